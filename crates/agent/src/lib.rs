@@ -1,0 +1,1 @@
+//! The Signet node agent as a library, its binary and its CLI.

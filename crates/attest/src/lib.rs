@@ -1,0 +1,1 @@
+//! Who is asking? Peer pinning, /proc, workload attestors and node attestors.

@@ -1,0 +1,1 @@
+//! Clock, tasks and shutdown, backoff, rate limits, bounded collections; no I/O, SPIFFE-free.

@@ -1,0 +1,1 @@
+//! What any long-running process of ours needs: HCL and JSON reader, logging, metrics, health, listeners.

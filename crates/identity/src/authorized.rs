@@ -1,0 +1,5 @@
+//! Which entries an agent is authorised for.
+
+/// The index of authorised entries.
+#[derive(Debug, Default)]
+pub struct AuthorizedIndex;

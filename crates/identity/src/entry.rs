@@ -1,0 +1,301 @@
+//! Registration entries.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use crate::{SelectorSet, SpiffeId, SpiffeIdError, TrustDomain};
+
+/// The longest hint in bytes (SPIRE's limit).
+pub const MAX_HINT_LEN: usize = 1024;
+/// The longest entry ID in bytes (SPIRE's limit).
+pub const MAX_ENTRY_ID_LEN: usize = 255;
+
+/// The ID of a registration entry: letters, digits, `.`, `_` and `-`, at most 255 bytes.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId(Arc<str>);
+
+impl EntryId {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for EntryId {
+    type Err = EntryError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.is_empty() {
+            return Err(EntryError::MissingId);
+        }
+        if text.len() > MAX_ENTRY_ID_LEN {
+            return Err(EntryError::IdTooLong);
+        }
+        if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
+            return Err(EntryError::IdCharacter);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+impl fmt::Display for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for EntryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Everything of an entry that its author decides. Unchecked: [`EntryDraft::check`] is the gate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryDraft {
+    /// The SPIFFE ID to issue.
+    pub spiffe_id: SpiffeId,
+    /// Whose children this entry belongs to: an agent, a node alias, or `/spire/server`.
+    pub parent_id: SpiffeId,
+    /// What a workload (or, under `/spire/server`, a node) must have; at least one.
+    pub selectors: SelectorSet,
+    /// Life of X.509-SVIDs, seconds; 0 for the server's default.
+    pub x509_svid_ttl: i32,
+    /// Life of JWT-SVIDs, seconds; 0 for the server's default.
+    pub jwt_svid_ttl: i32,
+    /// Foreign trust domains whose bundles the workload gets.
+    pub federates_with: Vec<TrustDomain>,
+    /// Whether the identity may call the server's admin API.
+    pub admin: bool,
+    /// Whether the identity may ask for an intermediate CA.
+    pub downstream: bool,
+    /// When the entry itself expires, Unix seconds; 0 for never.
+    pub expires_at: i64,
+    /// DNS names for X.509-SVIDs, in order; the first also becomes the CN.
+    pub dns_names: Vec<String>,
+    /// Whether agents push the SVID to a secret store instead of serving it.
+    pub store_svid: bool,
+    /// A hint for workloads with several identities.
+    pub hint: String,
+    /// Whether agents must not sign ahead of demand.
+    pub disable_x509_svid_prefetch: bool,
+    /// Whether JWT-SVIDs carry a `jti` (and are then never cached).
+    pub jwt_svid_include_jti: bool,
+}
+
+/// A stored registration entry: a checked draft and what the store decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The entry ID.
+    pub id: EntryId,
+    /// What its author decided.
+    pub body: EntryDraft,
+    /// 0 when created, +1 with every update.
+    pub revision_number: i64,
+    /// When it was created, Unix seconds.
+    pub created_at: i64,
+}
+
+impl std::ops::Deref for Entry {
+    type Target = EntryDraft;
+
+    fn deref(&self) -> &EntryDraft {
+        &self.body
+    }
+}
+
+/// Why an entry is refused. The texts are those SPIRE's API answers with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum EntryError {
+    /// A DNS name breaks a rule.
+    #[error("invalid DNS name: {0}")]
+    DnsName(String),
+    /// The hint is over 1024 bytes.
+    #[error("hint is too long, max length is 1024 characters")]
+    HintTooLong,
+    /// The entry ID has a character outside letters, digits, `.`, `_`, `-`.
+    #[error("invalid entry ID: only letters, digits, '.', '_' and '-' are allowed")]
+    IdCharacter,
+    /// The entry ID is over 255 bytes.
+    #[error("entry ID is too long, max length is 255 characters")]
+    IdTooLong,
+    /// No entry ID.
+    #[error("missing entry ID")]
+    MissingId,
+    /// A negative TTL or expiry.
+    #[error("{0} must not be negative")]
+    Negative(&'static str),
+    /// No selectors.
+    #[error("selector list is empty")]
+    NoSelectors,
+    /// The parent has no path.
+    #[error("invalid parent ID: path is empty")]
+    ParentWithoutPath,
+    /// The SPIFFE ID lies in `/spire`.
+    #[error("invalid spiffe ID: \"{0}\" is not a workload in the trust domain: path is in the reserved namespace")]
+    Reserved(SpiffeId),
+    /// An ID is not a SPIFFE ID.
+    #[error("invalid {0}: {1}")]
+    SpiffeId(&'static str, SpiffeIdError),
+    /// A store_svid entry with more than one selector type.
+    #[error("invalid selectors: selector types must be the same when store SVID is enabled")]
+    StoreSvidSelectors,
+    /// A store_svid entry that also disables prefetch.
+    #[error("disable_x509_svid_prefetch cannot be used with store_svid")]
+    StoreSvidWithoutPrefetch,
+    /// An ID of another trust domain.
+    #[error("invalid {0}: \"{1}\" is not a member of trust domain \"{2}\"")]
+    WrongTrustDomain(&'static str, SpiffeId, TrustDomain),
+    /// The SPIFFE ID has no path.
+    #[error("invalid spiffe ID: path is empty")]
+    WithoutPath,
+}
+
+impl EntryDraft {
+    /// An entry with the given ID, parent and selectors and nothing else.
+    pub fn new(spiffe_id: SpiffeId, parent_id: SpiffeId, selectors: SelectorSet) -> Self {
+        Self {
+            spiffe_id,
+            parent_id,
+            selectors,
+            x509_svid_ttl: 0,
+            jwt_svid_ttl: 0,
+            federates_with: Vec::new(),
+            admin: false,
+            downstream: false,
+            expires_at: 0,
+            dns_names: Vec::new(),
+            store_svid: false,
+            hint: String::new(),
+            disable_x509_svid_prefetch: false,
+            jwt_svid_include_jti: false,
+        }
+    }
+
+    /// Checks every rule of SPIRE's registration API for a server of `trust_domain`.
+    ///
+    /// # Errors
+    /// The first [`EntryError`] found.
+    pub fn check(&self, trust_domain: &TrustDomain) -> Result<(), EntryError> {
+        for (what, id) in [("parent ID", &self.parent_id), ("spiffe ID", &self.spiffe_id)] {
+            if !id.is_member_of(trust_domain) {
+                return Err(EntryError::WrongTrustDomain(what, id.clone(), trust_domain.clone()));
+            }
+        }
+        if self.parent_id.path().is_empty() {
+            return Err(EntryError::ParentWithoutPath);
+        }
+        if self.spiffe_id.path().is_empty() {
+            return Err(EntryError::WithoutPath);
+        }
+        if self.spiffe_id.is_reserved() {
+            return Err(EntryError::Reserved(self.spiffe_id.clone()));
+        }
+        if self.selectors.is_empty() {
+            return Err(EntryError::NoSelectors);
+        }
+        if self.hint.len() > MAX_HINT_LEN {
+            return Err(EntryError::HintTooLong);
+        }
+        for (what, value) in [
+            ("X509-SVID TTL", i64::from(self.x509_svid_ttl)),
+            ("JWT-SVID TTL", i64::from(self.jwt_svid_ttl)),
+            ("expiry", self.expires_at),
+        ] {
+            if value < 0 {
+                return Err(EntryError::Negative(what));
+            }
+        }
+        for name in &self.dns_names {
+            check_dns_name(name)?;
+        }
+        if self.store_svid {
+            let mut kinds = self.selectors.iter().map(crate::Selector::kind);
+            let first = kinds.next();
+            if kinds.any(|kind| Some(kind) != first) {
+                return Err(EntryError::StoreSvidSelectors);
+            }
+            if self.disable_x509_svid_prefetch {
+                return Err(EntryError::StoreSvidWithoutPrefetch);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks a DNS name for an X.509-SVID: ASCII labels of letters, digits and inner `-`, at most
+/// 63 bytes each and 255 in all; the first label may be `*`.
+///
+/// # Errors
+/// [`EntryError::DnsName`] with the reason.
+pub fn check_dns_name(name: &str) -> Result<(), EntryError> {
+    let fail = |why: &str| Err(EntryError::DnsName(format!("\"{name}\": {why}")));
+    if name.is_empty() {
+        return fail("empty or only whitespace");
+    }
+    if name.len() > 255 {
+        return fail("length exceeded");
+    }
+    let rest = name.strip_prefix("*.").unwrap_or(name);
+    for label in rest.split('.') {
+        if label.is_empty() {
+            return fail("label is empty");
+        }
+        if label.len() > 63 {
+            return fail("label length exceeded");
+        }
+        if label.starts_with('-') || label.ends_with('-') {
+            return fail("label does not match regex: starts or ends with '-'");
+        }
+        if !label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
+            return fail("label has a character other than letters, digits and '-'");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft() -> EntryDraft {
+        EntryDraft::new(
+            "spiffe://td/w".parse().unwrap(),
+            "spiffe://td/n".parse().unwrap(),
+            ["unix:uid:0".parse().unwrap()].into_iter().collect(),
+        )
+    }
+
+    #[test]
+    fn a_plain_entry_passes_and_each_broken_rule_is_named() {
+        let td: TrustDomain = "td".parse().unwrap();
+        assert_eq!(draft().check(&td), Ok(()));
+        let broken = |change: fn(&mut EntryDraft)| {
+            let mut draft = draft();
+            change(&mut draft);
+            draft.check(&td).unwrap_err()
+        };
+        assert_eq!(broken(|d| d.selectors = SelectorSet::default()), EntryError::NoSelectors);
+        assert_eq!(broken(|d| d.hint = "x".repeat(1025)), EntryError::HintTooLong);
+        assert_eq!(broken(|d| d.x509_svid_ttl = -1), EntryError::Negative("X509-SVID TTL"));
+        assert!(matches!(
+            broken(|d| d.spiffe_id = "spiffe://td/spire/x".parse().unwrap()),
+            EntryError::Reserved(_)
+        ));
+        assert!(matches!(
+            broken(|d| d.spiffe_id = "spiffe://other/x".parse().unwrap()),
+            EntryError::WrongTrustDomain(..)
+        ));
+        assert!(matches!(broken(|d| d.dns_names = vec!["a..b".into()]), EntryError::DnsName(_)));
+    }
+
+    #[test]
+    fn dns_names_may_have_one_leading_wildcard() {
+        for good in ["a", "a.b", "*.a.b", "a-1.b"] {
+            assert!(check_dns_name(good).is_ok(), "{good}");
+        }
+        for bad in ["", "*", "a.*.b", "-a", "a-", "ä.b", "a b", "*.*.a", &"x".repeat(64)] {
+            assert!(check_dns_name(bad).is_err(), "{bad}");
+        }
+    }
+}

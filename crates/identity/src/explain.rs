@@ -1,0 +1,1 @@
+//! Why a workload or an agent gets an identity, or none.

@@ -1,0 +1,1 @@
+//! Back ends of others: a bounded HTTP client with proxies and deadlines.

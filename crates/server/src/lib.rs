@@ -1,0 +1,1 @@
+//! The Signet server as a library, its binary and its CLI.

@@ -1,0 +1,1 @@
+//! The registration store: SQLite, migrations, change feed.

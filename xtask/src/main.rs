@@ -1,0 +1,3 @@
+//! The commands of the README.
+
+fn main() {}
