@@ -1,1 +1,19 @@
 //! Clock, tasks and shutdown, backoff, rate limits, bounded collections; no I/O, SPIFFE-free.
+//!
+//! Everything here is a value that is passed in: no globals, no statics. All waiting goes through
+//! tokio's clock, so that tests run on paused time.
+
+mod backoff;
+mod clock;
+mod lru;
+mod rate_limit;
+mod readiness;
+mod tasks;
+
+pub use backoff::{Backoff, Jitter};
+pub use clock::{Clock, SharedClock, SystemClock, TestClock, sleep_until};
+pub use lru::BoundedLru;
+pub use rate_limit::{RateLimitError, RateLimiter};
+pub use readiness::{Readiness, ReadyGuard};
+pub use tasks::{ShutdownError, Tasks};
+pub use tokio_util::sync::CancellationToken;
