@@ -1,0 +1,109 @@
+//! What can go wrong.
+
+use std::path::PathBuf;
+
+/// Why a store cannot be opened. Nothing was changed in the file.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The connection string names no file.
+    #[error("connection_string \"{0}\" names no database file")]
+    ConnectionString(String),
+    /// The file is damaged, or no SQLite database at all.
+    #[error(
+        "the database {path} is damaged or not an SQLite database ({why}): \
+         restore it from a backup, or move it away to start with an empty one"
+    )]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        why: String,
+    },
+    /// The file holds tables of some other program.
+    #[error("the database {path} belongs to another program (it has a table \"{table}\")")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// A table that is not ours.
+        table: String,
+    },
+    /// A newer version of this program wrote the file.
+    #[error(
+        "the database {path} has schema version {found}, newer than {known}, the newest that \
+         this version knows: run the version that wrote it"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// The version found.
+        found: i64,
+        /// The newest version known.
+        known: i64,
+    },
+    /// The file is SPIRE's own database.
+    #[error(
+        "the database {path} is SPIRE's: it was left untouched. Import it with \
+         `signet-server migrate -from-spire {path}` and name another file in connection_string"
+    )]
+    Spire {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Anything else that SQLite reports.
+    #[error("opening the database {path}")]
+    Sqlite {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite said.
+        #[source]
+        source: sqlx::Error,
+    },
+}
+
+/// Why an operation failed. A failed call changed nothing: its transaction was rolled back.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Another process held the database longer than the busy timeout.
+    #[error("{doing}: the database is locked by another process")]
+    Busy {
+        /// What was being done.
+        doing: &'static str,
+    },
+    /// The store was closed.
+    #[error("{doing}: the store is closed")]
+    Closed {
+        /// What was being done.
+        doing: &'static str,
+    },
+    /// A stored value breaks a rule, or the file is damaged.
+    #[error("{doing}: the database is damaged: {why}")]
+    Corrupt {
+        /// What was being done.
+        doing: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// The disk is full. Nothing was lost; the call may be repeated.
+    #[error("{doing}: the disk of the database is full; nothing was changed")]
+    Full {
+        /// What was being done.
+        doing: &'static str,
+    },
+    /// The file or its directory cannot be written.
+    #[error("{doing}: the database is read-only; nothing was changed")]
+    ReadOnly {
+        /// What was being done.
+        doing: &'static str,
+    },
+    /// Anything else that SQLite reports.
+    #[error("{doing}")]
+    Sqlite {
+        /// What was being done.
+        doing: &'static str,
+        /// What SQLite said.
+        #[source]
+        source: sqlx::Error,
+    },
+}
