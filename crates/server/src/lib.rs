@@ -1,1 +1,3 @@
 //! The Signet server as a library, its binary and its CLI.
+
+pub mod config;

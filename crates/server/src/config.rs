@@ -1,0 +1,164 @@
+//! The server's configuration: a file in SPIRE's form (HCL 1 or JSON), then flags, then defaults.
+//!
+//! A [`Config`] is fully checked: nothing is bound, opened or created while it is made, and no
+//! I/O happens besides reading the files it names as configuration.
+
+mod plugins;
+
+use std::{path::PathBuf, time::Duration};
+
+use signet_daemon::config::{Cidr, HealthSettings, LogSettings, TelemetrySettings};
+use signet_identity::{FederationRelationship, SpiffeId, TrustDomain};
+use signet_pki::KeyType;
+
+pub use plugins::{
+    Configured, CredentialComposer, DataStore, DiskKeyManager, DiskUpstream, HttpChallenge,
+    KeyManager, NodeAttestor, PluginSource, Plugins, SealKey, SqliteStore, UpstreamAuthority,
+    X509Pop, X509PopMode,
+};
+
+/// Everything `signet-server run` was told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file that was read.
+    pub file: PathBuf,
+    /// `trust_domain`, required.
+    pub trust_domain: TrustDomain,
+    /// `data_dir`, required: where the server keeps its files.
+    pub data_dir: PathBuf,
+    /// `bind_address`, default `0.0.0.0`: an address without brackets, or a host name.
+    pub bind_address: String,
+    /// `bind_port`, default 8081.
+    pub bind_port: u16,
+    /// `socket_path`: the local API socket, as an absolute path.
+    pub socket_path: PathBuf,
+    /// The `ca_*` keys, `jwt_key_type` included.
+    pub ca: CaSettings,
+    /// The default lifetimes.
+    pub ttl: TtlSettings,
+    /// `jwt_issuer`: the `iss` claim of JWT-SVIDs; none unless set.
+    pub jwt_issuer: Option<String>,
+    /// `disable_jwt_svids`, default false.
+    pub disable_jwt_svids: bool,
+    /// `admin_ids`: callers that are administrators without an entry; may be foreign.
+    pub admin_ids: Vec<SpiffeId>,
+    /// `audit_log_enabled`, default false.
+    pub audit_log_enabled: bool,
+    /// `ratelimit`.
+    pub ratelimit: RateLimits,
+    /// `prune_attested_nodes_*` and `prune_tofu_nodes`; none leaves expired agents in the store.
+    pub prune_nodes: Option<PruneNodes>,
+    /// `max_attested_node_info_staleness`, default 0: how old an agent's record in memory may be.
+    pub max_attested_node_info_staleness: Duration,
+    /// `max_store_staleness` (our own key), default 15 minutes: how long the server goes on
+    /// answering from memory when its store cannot be reached.
+    pub max_store_staleness: Duration,
+    /// `proxy_protocol_trusted_cidrs`: load balancers whose PROXY header is believed.
+    pub proxy_protocol_trusted_cidrs: Vec<Cidr>,
+    /// The `log_*` keys.
+    pub log: LogSettings,
+    /// `federation { federates_with … }`: relationships that the file fixes.
+    pub federates_with: Vec<FederationRelationship>,
+    /// `experimental`.
+    pub experimental: Experimental,
+    /// `plugins`.
+    pub plugins: Plugins,
+    /// `telemetry`.
+    pub telemetry: TelemetrySettings,
+    /// `health_checks`, when its listener is enabled.
+    pub health_checks: Option<HealthSettings>,
+    /// Sentences that are logged at start: settings that work, but not as one may think.
+    pub warnings: Vec<String>,
+}
+
+/// How the server's own authorities are made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaSettings {
+    /// `ca_key_type`, default P-256.
+    pub key_type: KeyType,
+    /// `jwt_key_type`, default `ca_key_type`.
+    pub jwt_key_type: KeyType,
+    /// `ca_subject`, default C=US, O=SPIFFE.
+    pub subject: CaSubject,
+    /// `ca_ttl`, default 24 hours: the lifetime of X.509 and JWT authorities.
+    pub ttl: Duration,
+}
+
+/// The subject of X.509 authorities.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaSubject {
+    /// The C attributes.
+    pub country: Vec<String>,
+    /// The O attributes.
+    pub organization: Vec<String>,
+    /// The CN attribute.
+    pub common_name: Option<String>,
+}
+
+impl Default for CaSubject {
+    fn default() -> Self {
+        Self {
+            country: vec!["US".to_owned()],
+            organization: vec!["SPIFFE".to_owned()],
+            common_name: None,
+        }
+    }
+}
+
+/// Lifetimes of what the server signs, unless an entry says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TtlSettings {
+    /// `default_x509_svid_ttl`, default 1 hour.
+    pub x509_svid: Duration,
+    /// `default_jwt_svid_ttl`, default 5 minutes.
+    pub jwt_svid: Duration,
+    /// `agent_ttl`, default `default_x509_svid_ttl`.
+    pub agent: Duration,
+}
+
+/// Which calls are limited by the caller's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimits {
+    /// `attestation`, default true.
+    pub attestation: bool,
+    /// `signing`, default true.
+    pub signing: bool,
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self { attestation: true, signing: true }
+    }
+}
+
+/// When records of expired agents are deleted; banned ones never are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PruneNodes {
+    /// `prune_attested_nodes_expired_for`: how long ago the agent's SVID must have expired.
+    pub expired_for: Duration,
+    /// `prune_attested_nodes_batch_size`, default 1000: how many are deleted at a time.
+    pub batch_size: u32,
+    /// `prune_tofu_nodes`, default false: whether agents that cannot attest again go too.
+    pub tofu: bool,
+}
+
+/// `experimental`, where SPIRE's own knobs still mean something here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Experimental {
+    /// `agent_spiffe_id_as_selector`, default false: agents also get a `spiffe_id:<ID>` selector.
+    pub agent_spiffe_id_as_selector: bool,
+    /// `prune_events_older_than`, default 12 hours: how long the store keeps its change feed.
+    pub prune_events_older_than: Duration,
+    /// `require_pq_kem`, default false: TLS 1.3 with hybrid post-quantum key exchange only.
+    pub require_pq_kem: bool,
+}
+
+impl Default for Experimental {
+    fn default() -> Self {
+        Self {
+            agent_spiffe_id_as_selector: false,
+            prune_events_older_than: Duration::from_secs(12 * 3600),
+            require_pq_kem: false,
+        }
+    }
+}
