@@ -1,1 +1,4 @@
-//! The wire: generated protobuf code, conversions to and from identity, connecting to server and agent sockets.
+//! The wire: generated protobuf code, conversions to and from identity, connecting to server and
+//! agent sockets.
+
+pub mod pb;
