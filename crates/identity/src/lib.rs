@@ -15,7 +15,7 @@ pub mod selector;
 pub mod spiffe_id;
 pub mod trust_domain;
 
-pub use authorized::AuthorizedIndex;
+pub use authorized::{AuthorizedIndex, IndexChange};
 pub use bundle::{Bundle, JwtAuthority, X509Authority};
 pub use entry::{Entry, EntryDraft, EntryError, EntryId};
 pub use federation::{BundleEndpointProfile, FederationRelationship};
