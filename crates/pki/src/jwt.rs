@@ -1,0 +1,10 @@
+//! JWT-SVIDs: signing and validation (JWT-SVID standard).
+
+mod sign;
+mod validate;
+
+pub use sign::{JwtClaims, JwtIssuer, JwtSignError, SignedJwt};
+pub use validate::{
+    JwtBundle, JwtError, LEEWAY, MAX_JWT_LEN, PeekedClaims, ValidatedJwt, peek_claims,
+    peek_subject, validate,
+};

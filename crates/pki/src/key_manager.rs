@@ -1,0 +1,86 @@
+//! Where private keys live: the `KeyManager` port, and its memory and disk implementations.
+
+use std::{fmt, path::PathBuf, sync::Arc};
+
+use async_trait::async_trait;
+
+use crate::{KeyError, KeyType, Signer};
+
+mod disk;
+mod memory;
+
+pub use disk::{DiskKeyManager, Sealing};
+pub use memory::MemoryKeyManager;
+
+/// Holds private keys under names. A name is stable (`x509-CA-A`); generating under a name that
+/// is in use replaces that key, and signers handed out earlier go on with the old one.
+#[async_trait]
+pub trait KeyManager: Send + Sync + fmt::Debug {
+    /// Makes a key and keeps it durably before it returns.
+    ///
+    /// # Errors
+    /// [`KeyManagerError`]; the earlier key of that name is then still in place.
+    async fn generate_key(
+        &self,
+        id: &str,
+        key_type: KeyType,
+    ) -> Result<Arc<dyn Signer>, KeyManagerError>;
+
+    /// The key of that name, or `None`.
+    ///
+    /// # Errors
+    /// [`KeyManagerError`] when the key's holder fails.
+    async fn get_key(&self, id: &str) -> Result<Option<Arc<dyn Signer>>, KeyManagerError>;
+
+    /// All keys, sorted by name.
+    ///
+    /// # Errors
+    /// [`KeyManagerError`] when the key's holder fails.
+    async fn list(&self) -> Result<Vec<(String, Arc<dyn Signer>)>, KeyManagerError>;
+}
+
+/// Why a key manager failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KeyManagerError {
+    /// A key name that is empty, longer than 255 bytes or holds control characters.
+    #[error("invalid key id, expected 1 to 255 printable bytes")]
+    BadId,
+    /// The key file is not what it should be.
+    #[error("key file {path} is corrupt: {reason}")]
+    Corrupt {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, without key material.
+        reason: String,
+    },
+    /// The key file could not be read or written.
+    #[error(transparent)]
+    File(#[from] crate::files::FileError),
+    /// Making or loading a key failed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// A remote key manager failed.
+    #[error("key manager {name}: {message}")]
+    Remote {
+        /// Which one.
+        name: &'static str,
+        /// What happened.
+        message: String,
+    },
+    /// The key file is sealed, and no (or a wrong) passphrase or key file was given; or the
+    /// other way round.
+    #[error("key file {path}: {reason}")]
+    Sealing {
+        /// The file.
+        path: PathBuf,
+        /// What to do.
+        reason: String,
+    },
+    /// The crypto library refused a key.
+    #[error(transparent)]
+    Sign(#[from] crate::SignError),
+    /// A background thread was cancelled.
+    #[error("the key manager is shutting down")]
+    Stopped,
+}
