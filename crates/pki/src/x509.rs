@@ -4,6 +4,7 @@ mod cert;
 mod csr;
 mod issue;
 mod name;
+pub mod path;
 mod verify;
 
 pub use cert::{CertError, Certificate, MAX_CERT_LEN, parse_chain, split_der_chain};

@@ -1,0 +1,323 @@
+//! The server's half of `x509pop`: verifies the chain, then challenges the key.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
+
+use signet_base::SharedClock;
+use signet_identity::{Selector, SelectorSet, SpiffeId, TrustDomain};
+use signet_pki::{
+    KeyAlgorithm,
+    digest::sha1_hex,
+    pop, random,
+    x509::{Certificate, path},
+};
+
+use super::{Answer, Challenge, KIND, NONCE_LEN, NonceChallenge, Payload, message};
+use crate::node::{
+    Challenger, MAX_PAYLOAD, NodeAttestError, NodeAttestation, NodeAttestorServer,
+    path_template::{PathTemplate, TemplateValue},
+};
+
+/// The key usage bit a leaf needs to prove its key.
+const DIGITAL_SIGNATURE: u16 = 1;
+
+/// Which certificates are believed.
+pub enum Mode {
+    /// Chains to these certificates (DER).
+    ExternalPki(Vec<Vec<u8>>),
+    /// X.509-SVIDs of this trust domain whose path starts with `svid_prefix`.
+    Spiffe {
+        /// Ends with `/`; `/spire-exchange/` by default.
+        svid_prefix: String,
+        /// The X.509 authorities of the trust domain now (DER).
+        authorities: Arc<dyn Fn() -> Vec<Vec<u8>> + Send + Sync>,
+    },
+}
+
+impl fmt::Debug for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ExternalPki(roots) => write!(f, "ExternalPki({} roots)", roots.len()),
+            Self::Spiffe { svid_prefix, .. } => write!(f, "Spiffe({svid_prefix})"),
+        }
+    }
+}
+
+/// Settings of the server's half, with SPIRE's names.
+#[derive(Debug)]
+pub struct X509PopServerConfig {
+    /// Which certificates are believed.
+    pub mode: Mode,
+    /// The path after `/spire/agent`; unset for `/x509pop/<fingerprint>` (`external_pki`) or
+    /// `/x509pop/<trimmed SVID path>` (`spiffe`).
+    pub agent_path_template: Option<PathTemplate>,
+    /// The most intermediates that are parsed; 4 by default.
+    pub max_intermediates: usize,
+    /// The largest RSA key that is verified, bits; 8192 by default.
+    pub max_rsa_key_size: u32,
+    /// Whether the peer's address must be an IP SAN of the leaf.
+    pub verify_client_ip: bool,
+}
+
+/// The server's half.
+#[derive(Debug)]
+pub struct X509PopServer {
+    trust_domain: TrustDomain,
+    config: X509PopServerConfig,
+    clock: SharedClock,
+}
+
+impl X509PopServer {
+    /// An attestor for agents of `trust_domain`.
+    pub fn new(trust_domain: TrustDomain, config: X509PopServerConfig, clock: SharedClock) -> Self {
+        Self { trust_domain, config, clock }
+    }
+
+    /// Parses within the limits and verifies the path; the chain, leaf first, with its root.
+    fn verify(&self, payload: &Payload) -> Result<(Certificate, Vec<Vec<u8>>), NodeAttestError> {
+        let (leaf_der, intermediates) = payload
+            .certificates
+            .split_first()
+            .ok_or_else(|| NodeAttestError::invalid("no certificate to attest"))?;
+        if intermediates.len() > self.config.max_intermediates {
+            return Err(NodeAttestError::invalid("too many intermediate certificates"));
+        }
+        let leaf = Certificate::from_der(&leaf_der.0).map_err(|e| {
+            NodeAttestError::invalid(format!("unable to parse leaf certificate: {e}"))
+        })?;
+        self.check_key_size(&leaf, "leaf certificate")?;
+        let mut others = Vec::with_capacity(intermediates.len());
+        for (at, der) in intermediates.iter().enumerate() {
+            let certificate = Certificate::from_der(&der.0).map_err(|e| {
+                NodeAttestError::invalid(format!(
+                    "unable to parse intermediate certificate {at}: {e}"
+                ))
+            })?;
+            self.check_key_size(&certificate, &format!("intermediate certificate {at}"))?;
+            others.push(der.0.as_slice());
+        }
+        let spiffe_roots;
+        let roots = match &self.config.mode {
+            Mode::ExternalPki(roots) => roots,
+            Mode::Spiffe { authorities, .. } => {
+                spiffe_roots = authorities();
+                &spiffe_roots
+            }
+        };
+        let chain =
+            path::verify_path(&leaf_der.0, &others, roots, self.clock.unix()).map_err(|e| {
+                NodeAttestError::denied(format!("certificate verification failed: {e}"))
+            })?;
+        Ok((leaf, chain))
+    }
+
+    fn check_key_size(&self, certificate: &Certificate, what: &str) -> Result<(), NodeAttestError> {
+        match certificate.public_key().map(|key| key.algorithm()) {
+            Ok(KeyAlgorithm::Rsa { bits }) if u32::from(bits) > self.config.max_rsa_key_size => {
+                Err(NodeAttestError::invalid(format!("{what} key size too large")))
+            }
+            Ok(_) => Ok(()),
+            Err(e) => Err(NodeAttestError::invalid(format!("{what}: {e}"))),
+        }
+    }
+
+    fn check_client_ip(
+        &self,
+        leaf: &Certificate,
+        peer: Option<IpAddr>,
+    ) -> Result<(), NodeAttestError> {
+        if !self.config.verify_client_ip {
+            return Ok(());
+        }
+        let peer = peer
+            .map(|ip| ip.to_canonical())
+            .ok_or_else(|| NodeAttestError::internal("client IP not available for verification"))?;
+        if path::ip_addresses(leaf.der()).iter().any(|ip| ip.to_canonical() == peer) {
+            return Ok(());
+        }
+        Err(NodeAttestError::denied(format!(
+            "client IP {peer} does not match any certificate IP SAN"
+        )))
+    }
+
+    /// Challenges the holder of the leaf's key.
+    async fn prove(
+        &self,
+        leaf: &Certificate,
+        challenger: &mut dyn Challenger,
+    ) -> Result<(), NodeAttestError> {
+        if leaf.key_usage().is_none_or(|bits| bits & DIGITAL_SIGNATURE == 0) {
+            return Err(NodeAttestError::internal(
+                "unable to generate challenge: certificate not intended for digital signature use",
+            ));
+        }
+        let key = leaf
+            .public_key()
+            .map_err(|e| NodeAttestError::invalid(format!("leaf certificate: {e}")))?;
+        let nonce: [u8; NONCE_LEN] = random::bytes()
+            .map_err(|e| NodeAttestError::internal(format!("unable to generate challenge: {e}")))?;
+        let wanted = Some(NonceChallenge { nonce: nonce.to_vec() });
+        let is_rsa = matches!(key.algorithm(), KeyAlgorithm::Rsa { .. });
+        let challenge = if is_rsa {
+            Challenge { rsa_signature: wanted, ecdsa_signature: None }
+        } else {
+            Challenge { rsa_signature: None, ecdsa_signature: wanted }
+        };
+        let challenge = serde_json::to_vec(&challenge)
+            .map_err(|e| NodeAttestError::internal(format!("unable to marshal challenge: {e}")))?;
+        let answer = challenger.challenge(challenge).await?;
+        if answer.len() > MAX_PAYLOAD {
+            return Err(NodeAttestError::invalid("challenge response is too long"));
+        }
+        let answer: Answer = serde_json::from_slice(&answer).map_err(|e| {
+            NodeAttestError::invalid(format!("unable to unmarshal challenge response: {e}"))
+        })?;
+        let failed = |why: &str| {
+            NodeAttestError::denied(format!("challenge response verification failed: {why}"))
+        };
+        if is_rsa {
+            let answer = answer.rsa_signature.ok_or_else(|| failed("expecting RSA response"))?;
+            let message =
+                message(&nonce, &answer.nonce).ok_or_else(|| failed("invalid response nonce"))?;
+            pop::verify_rsa_pss(key, &message, &answer.signature)
+                .map_err(|_| failed("RSA signature verify failed"))
+        } else {
+            let answer =
+                answer.ecdsa_signature.ok_or_else(|| failed("expecting ECDSA response"))?;
+            let message =
+                message(&nonce, &answer.nonce).ok_or_else(|| failed("invalid response nonce"))?;
+            pop::verify_ecdsa_rs(key, &message, &answer.r, &answer.s)
+                .map_err(|_| failed("ECDSA signature verify failed"))
+        }
+    }
+
+    fn agent_id(
+        &self,
+        leaf: &Certificate,
+        fingerprint: &str,
+        sans: &BTreeMap<String, String>,
+    ) -> Result<SpiffeId, NodeAttestError> {
+        let trimmed = match &self.config.mode {
+            Mode::ExternalPki(_) => String::new(),
+            Mode::Spiffe { svid_prefix, .. } => self.trimmed_path(leaf, svid_prefix)?,
+        };
+        let path = match (&self.config.agent_path_template, &self.config.mode) {
+            (None, Mode::ExternalPki(_)) => format!("/{KIND}/{fingerprint}"),
+            (None, Mode::Spiffe { .. }) => format!("/{KIND}/{trimmed}"),
+            (Some(template), _) => {
+                let values = self.template_values(leaf, fingerprint, trimmed, sans);
+                template
+                    .render(&values)
+                    .map_err(|e| NodeAttestError::internal(format!("making the agent ID: {e}")))?
+            }
+        };
+        SpiffeId::new(self.trust_domain.clone(), &format!("/spire/agent{path}"))
+            .map_err(|e| NodeAttestError::internal(format!("failed to make spiffe id: {e}")))
+    }
+
+    fn trimmed_path(&self, leaf: &Certificate, prefix: &str) -> Result<String, NodeAttestError> {
+        let mut ids = leaf.uris().iter().filter(|uri| uri.starts_with("spiffe://"));
+        let id =
+            ids.next().ok_or_else(|| NodeAttestError::denied("valid SVID x509 cert not found"))?;
+        let id: SpiffeId = id
+            .parse()
+            .map_err(|e| NodeAttestError::denied(format!("valid SVID x509 cert not found: {e}")))?;
+        if !id.is_member_of(&self.trust_domain) {
+            return Err(NodeAttestError::denied("x509 cert is of another trust domain"));
+        }
+        // An agent's or server's own SVID is no evidence for becoming another agent.
+        if id.is_reserved() {
+            return Err(NodeAttestError::denied("x509 cert is in the reserved namespace"));
+        }
+        id.path()
+            .strip_prefix(prefix)
+            .map(str::to_owned)
+            .ok_or_else(|| NodeAttestError::denied("x509 cert doesnt match SVID prefix"))
+    }
+
+    fn template_values(
+        &self,
+        leaf: &Certificate,
+        fingerprint: &str,
+        trimmed: String,
+        sans: &BTreeMap<String, String>,
+    ) -> TemplateValue {
+        let text = |value: &str| TemplateValue::Text(value.to_owned());
+        let map = |pairs: Vec<(&str, TemplateValue)>| {
+            TemplateValue::Map(pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())
+        };
+        let common_name = text(&leaf.subject().common_name);
+        let sans = sans.iter().map(|(key, value)| (key.as_str(), text(value))).collect();
+        map(vec![
+            ("Fingerprint", text(fingerprint)),
+            ("PluginName", text(KIND)),
+            ("SVIDPathTrimmed", TemplateValue::Text(trimmed)),
+            ("SerialNumberHex", TemplateValue::Text(serial_hex(leaf))),
+            ("Subject", map(vec![("CommonName", common_name)])),
+            ("TrustDomain", text(self.trust_domain.as_str())),
+            ("URISanSelectors", map(sans)),
+        ])
+    }
+
+    /// `x509pop://<trust domain>/<key>/<value>` of the leaf's URI SANs.
+    fn san_selectors(&self, leaf: &Certificate) -> BTreeMap<String, String> {
+        let prefix = format!("x509pop://{}/", self.trust_domain);
+        let mut found = BTreeMap::new();
+        for uri in leaf.uris() {
+            let Some(rest) = uri.strip_prefix(&prefix) else { continue };
+            match rest.trim_matches('/').split_once('/') {
+                Some((key, value)) => {
+                    found.insert(key.to_owned(), value.to_owned());
+                }
+                None => tracing::warn!(uri, "Cannot extract x509pop SAN selectors"),
+            }
+        }
+        found
+    }
+}
+
+#[async_trait::async_trait]
+impl NodeAttestorServer for X509PopServer {
+    fn kind(&self) -> &'static str {
+        KIND
+    }
+
+    async fn attest(
+        &self,
+        payload: &[u8],
+        peer: Option<IpAddr>,
+        challenger: &mut dyn Challenger,
+    ) -> Result<NodeAttestation, NodeAttestError> {
+        if payload.len() > MAX_PAYLOAD {
+            return Err(NodeAttestError::invalid("attestation payload is too long"));
+        }
+        let payload: Payload = serde_json::from_slice(payload)
+            .map_err(|e| NodeAttestError::invalid(format!("failed to unmarshal data: {e}")))?;
+        let (leaf, chain) = self.verify(&payload)?;
+        self.check_client_ip(&leaf, peer)?;
+        self.prove(&leaf, challenger).await?;
+
+        let fingerprint =
+            payload.certificates.first().map(|leaf| sha1_hex(&leaf.0)).unwrap_or_default();
+        let sans = self.san_selectors(&leaf);
+        let agent_id = self.agent_id(&leaf, &fingerprint, &sans)?;
+        let mut values = Vec::new();
+        let common_name = &leaf.subject().common_name;
+        if !common_name.is_empty() {
+            values.push(format!("subject:cn:{common_name}"));
+        }
+        values.extend(chain.iter().skip(1).map(|der| format!("ca:fingerprint:{}", sha1_hex(der))));
+        values.push(format!("serialnumber:{}", serial_hex(&leaf)));
+        values.extend(sans.iter().map(|(key, value)| format!("san:{key}:{value}")));
+        let selectors: SelectorSet = values
+            .iter()
+            .map(|value| Selector::new(KIND, value))
+            .collect::<Result<_, _>>()
+            .map_err(|e| NodeAttestError::internal(format!("making a selector: {e}")))?;
+        Ok(NodeAttestation { agent_id, selectors, can_reattest: true })
+    }
+}
+
+/// The serial number as lower-case hex with an even number of digits.
+fn serial_hex(certificate: &Certificate) -> String {
+    hex::encode(certificate.serial().as_bytes())
+}

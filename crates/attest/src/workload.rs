@@ -1,0 +1,146 @@
+//! Workload attestation: what a pinned caller *is*, as selectors.
+//!
+//! Nothing is kept between two attestations: `exec` changes a process's path and hash, but
+//! neither its pid nor its handle.
+
+pub mod unix;
+
+use std::{fmt, time::Duration};
+
+use futures_util::future::join_all;
+use signet_identity::{Selector, SelectorSet};
+
+use crate::peer::{PeerError, PinnedPeer};
+
+/// The most selectors kept from one attestation; more is an error, not a cut.
+pub const MAX_SELECTORS: usize = 4096;
+
+/// Finds out what a caller is.
+#[async_trait::async_trait]
+pub trait WorkloadAttestor: Send + Sync + fmt::Debug {
+    /// The attestor's name, which is also the type of its selectors.
+    fn name(&self) -> &'static str;
+
+    /// The selectors of `peer`, in the attestor's order; none when it knows nothing of it.
+    ///
+    /// # Errors
+    /// [`WorkloadAttestError`] when the caller could not be examined.
+    async fn attest(&self, peer: &PinnedPeer) -> Result<Vec<Selector>, WorkloadAttestError>;
+}
+
+/// Why an attestor could not examine a caller.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkloadAttestError {
+    /// What the attestor says.
+    #[error("{0}")]
+    Failed(String),
+    /// Something in `/proc` could not be read.
+    #[error(transparent)]
+    Proc(#[from] crate::procfs::ProcError),
+    /// The attestor did not answer within the deadline.
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+/// All configured workload attestors, run side by side with one deadline.
+#[derive(Debug)]
+pub struct WorkloadAttestors {
+    attestors: Vec<Box<dyn WorkloadAttestor>>,
+    deadline: Duration,
+}
+
+/// What one attestor found, for `explain` and the log.
+#[derive(Debug)]
+pub struct Finding {
+    /// The attestor's name.
+    pub attestor: &'static str,
+    /// Its selectors, or why there are none.
+    pub result: Result<Vec<Selector>, WorkloadAttestError>,
+}
+
+/// Why a caller could not be attested.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AttestError {
+    /// No attestor succeeded; the text joins what each said.
+    #[error("all workload attestors failed: {0}")]
+    AllFailed(String),
+    /// The caller is no longer who it was when it connected.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
+    /// More selectors than [`MAX_SELECTORS`].
+    #[error("{0} selectors were found, at most {MAX_SELECTORS} are accepted")]
+    TooMany(usize),
+}
+
+impl WorkloadAttestors {
+    /// Attestors with a deadline for each attestation.
+    pub fn new(attestors: Vec<Box<dyn WorkloadAttestor>>, deadline: Duration) -> Self {
+        Self { attestors, deadline }
+    }
+
+    /// The names of the configured attestors.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.attestors.iter().map(|attestor| attestor.name())
+    }
+
+    /// Examines `peer` with every attestor. The failure of some is logged and tolerated (as
+    /// SPIRE does); the failure of all is an error. The caller's liveness is checked last, so
+    /// that what was read is known to be the pinned process's.
+    ///
+    /// # Errors
+    /// [`AttestError`] when no attestor succeeds or the caller has gone or changed.
+    pub async fn attest(&self, peer: &PinnedPeer) -> Result<SelectorSet, AttestError> {
+        let findings = self.examine(peer).await;
+        peer.verify()?;
+        let mut selectors = Vec::new();
+        let mut failures = Vec::new();
+        let all = findings.len();
+        for finding in findings {
+            match finding.result {
+                Ok(found) => selectors.extend(found),
+                Err(error) => {
+                    tracing::warn!(
+                        pid = peer.pid(),
+                        attestor = finding.attestor,
+                        error = %error,
+                        "Workload attestor failed"
+                    );
+                    failures.push(format!("{}: {error}", finding.attestor));
+                }
+            }
+        }
+        if all > 0 && failures.len() == all {
+            return Err(AttestError::AllFailed(failures.join("; ")));
+        }
+        if selectors.len() > MAX_SELECTORS {
+            return Err(AttestError::TooMany(selectors.len()));
+        }
+        Ok(selectors.into_iter().collect())
+    }
+
+    /// Examines `peer` and keeps apart what each attestor found, for `explain`.
+    pub async fn examine(&self, peer: &PinnedPeer) -> Vec<Finding> {
+        match self.attestors.as_slice() {
+            // The usual case costs no allocation of a joined future.
+            [only] => vec![self.run(only.as_ref(), peer).await],
+            many => {
+                let mut running = Vec::with_capacity(many.len());
+                for attestor in many {
+                    running.push(self.run(attestor.as_ref(), peer));
+                }
+                join_all(running).await
+            }
+        }
+    }
+
+    async fn run(&self, attestor: &dyn WorkloadAttestor, peer: &PinnedPeer) -> Finding {
+        let attempt = attestor.attest(peer);
+        let result = match tokio::time::timeout(self.deadline, attempt).await {
+            Ok(result) => result,
+            Err(_) => Err(WorkloadAttestError::TimedOut(self.deadline)),
+        };
+        Finding { attestor: attestor.name(), result }
+    }
+}

@@ -1,0 +1,125 @@
+//! A caller is who it was when it connected, and nobody else.
+
+use std::{
+    io::{Read, Write},
+    os::unix::{
+        net::{UnixListener, UnixStream},
+        process::CommandExt,
+    },
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use signet_attest::{
+    peer::{PeerError, PinnedPeer},
+    procfs::ProcRoot,
+    workload::{
+        WorkloadAttestor, WorkloadAttestors,
+        unix::{UnixAttestor, UnixConfig},
+    },
+};
+use signet_identity::Selector;
+
+const SOCKET: &str = "SIGNET_TEST_SOCKET";
+
+/// Not a test of its own: the process the tests below talk to. It connects, waits for one byte,
+/// and then becomes `sleep`, which closes the connection.
+#[test]
+fn child() {
+    let Some(socket) = std::env::var_os(SOCKET) else { return };
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(b"!").unwrap();
+    let mut order = [0];
+    if stream.read(&mut order).unwrap_or(0) == 1 {
+        panic!("exec failed: {}", Command::new("/bin/sleep").arg("60").exec());
+    }
+}
+
+fn caller(dir: &Path) -> (Child, UnixStream) {
+    let socket = dir.join("s");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--nocapture"])
+        .env(SOCKET, &socket)
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut hello = [0];
+    stream.read_exact(&mut hello).unwrap();
+    (child, stream)
+}
+
+fn attestor() -> UnixAttestor {
+    UnixAttestor::new(UnixConfig { discover_workload_path: true, workload_size_limit: 0 })
+}
+
+fn value<'a>(selectors: &'a [Selector], key: &str) -> &'a str {
+    selectors.iter().find_map(|s| s.value().strip_prefix(key)).unwrap()
+}
+
+#[tokio::test]
+async fn exec_changes_the_selectors_of_the_same_caller() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut child, mut stream) = caller(dir.path());
+    let peer = PinnedPeer::from_socket(&stream, &ProcRoot::default()).unwrap();
+    assert_eq!(peer.pid(), child.id() as i32);
+    let before = attestor().attest(&peer).await.unwrap();
+    assert_eq!(value(&before, "path:"), std::env::current_exe().unwrap().to_str().unwrap());
+    stream.write_all(b"x").unwrap();
+    // exec closes the child's end: when this returns, it has happened.
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    let after = attestor().attest(&peer).await.unwrap();
+    peer.verify().unwrap();
+    assert!(value(&after, "path:").ends_with("/sleep"), "{after:?}");
+    assert_ne!(value(&before, "sha256:"), value(&after, "sha256:"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(matches!(peer.verify(), Err(PeerError::Exited(_))));
+    assert!(!peer.is_alive());
+}
+
+#[tokio::test]
+async fn a_caller_that_is_gone_gets_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut child, stream) = caller(dir.path());
+    let peer = PinnedPeer::from_socket(&stream, &ProcRoot::default()).unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let all = WorkloadAttestors::new(vec![Box::new(attestor())], Duration::from_secs(5));
+    assert!(all.attest(&peer).await.is_err());
+    assert!(PinnedPeer::from_socket(&stream, &ProcRoot::default()).is_err());
+    let own = nix::unistd::getuid().as_raw();
+    assert!(PinnedPeer::from_pid(peer.pid(), own, own, &ProcRoot::default()).is_err());
+}
+
+#[test]
+fn a_pid_of_another_user_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut child, _stream) = caller(dir.path());
+    let pid = child.id() as i32;
+    let status = PinnedPeer::from_named_pid(pid, &ProcRoot::default()).unwrap();
+    let pinned =
+        PinnedPeer::from_pid(pid, status.uid().wrapping_add(1), status.gid(), &ProcRoot::default());
+    assert!(matches!(pinned, Err(PeerError::Replaced(..))));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test]
+async fn an_executable_over_the_size_limit_is_an_error_and_a_negative_limit_never_hashes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut child, stream) = caller(dir.path());
+    let peer = PinnedPeer::from_socket(&stream, &ProcRoot::default()).unwrap();
+    let with = |workload_size_limit| {
+        UnixAttestor::new(UnixConfig { discover_workload_path: true, workload_size_limit })
+    };
+    let error = with(10).attest(&peer).await.unwrap_err();
+    assert!(error.to_string().contains("exceeds size limit"), "{error}");
+    let found = with(-1).attest(&peer).await.unwrap();
+    assert!(found.iter().any(|s| s.value().starts_with("path:")));
+    assert!(!found.iter().any(|s| s.value().starts_with("sha256:")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
