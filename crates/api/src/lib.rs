@@ -1,4 +1,23 @@
 //! The wire: generated protobuf code, conversions to and from identity, connecting to server and
 //! agent sockets.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`pb`] | generated types, clients and servers |
+//! | [`convert`] | every conversion to and from `signet_identity` |
+//! | [`status`] | gRPC statuses with SPIRE's details, statuses of batch items |
+//! | [`connect`] | channels over Unix sockets and over any byte stream |
+//! | [`encoded`] | responses encoded once for many streams |
+//! | [`workload`] | the Workload API server that serves them |
 
+pub mod connect;
+pub mod convert;
+pub mod encoded;
 pub mod pb;
+mod redacted;
+pub mod status;
+pub mod workload;
+
+/// The longest message a receiver takes, bytes: gRPC's default, and so the limit of every SPIRE
+/// peer. What is sent must be paged to fit.
+pub const MAX_MESSAGE_SIZE: usize = 4 * 1024 * 1024;
