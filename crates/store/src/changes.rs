@@ -1,8 +1,12 @@
 //! The change feed.
 
-use tokio::sync::watch;
+use sqlx::Row;
 
-use crate::{Store, StoreError};
+use crate::{
+    Store, StoreError,
+    fault::{Fault, doing},
+    store::newest_revision,
+};
 
 /// What a [`Change`] is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,25 +46,63 @@ pub enum Changes {
     },
 }
 
+impl ChangeKind {
+    /// How it is stored.
+    pub(crate) fn number(self) -> i64 {
+        match self {
+            Self::Entry => 1,
+            Self::Node => 2,
+            Self::Bundle => 3,
+            Self::Federation => 4,
+        }
+    }
+
+    fn from_number(number: i64) -> Result<Self, Fault> {
+        match number {
+            1 => Ok(Self::Entry),
+            2 => Ok(Self::Node),
+            3 => Ok(Self::Bundle),
+            4 => Ok(Self::Federation),
+            other => Err(Fault::corrupt("change feed", format_args!("kind {other}"))),
+        }
+    }
+}
+
 impl Store {
-    /// The newest revision, now and whenever it grows; 0 in a new database.
-    ///
-    /// A value appears after its transaction is on disk and is readable at once.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        todo!()
-    }
-
-    /// The newest revision now.
-    pub fn revision(&self) -> u64 {
-        todo!()
-    }
-
     /// The changes after `revision`, oldest first, at most `limit`.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot be read.
-    pub async fn changes_since(&self, _revision: u64, _limit: u32) -> Result<Changes, StoreError> {
-        todo!()
+    pub async fn changes_since(&self, revision: u64, limit: u32) -> Result<Changes, StoreError> {
+        doing("reading the change feed", async {
+            let mut conn = self.read().await?;
+            let rows = sqlx::query(
+                "SELECT revision, kind, key FROM changes WHERE revision > ? \
+                 ORDER BY revision LIMIT ?",
+            )
+            .bind(i64::try_from(revision).unwrap_or(i64::MAX))
+            .bind(i64::from(limit))
+            .fetch_all(&mut *conn)
+            .await?;
+            let mut changes = Vec::with_capacity(rows.len());
+            for row in rows {
+                changes.push(Change {
+                    revision: row.try_get::<i64, _>(0)?.cast_unsigned(),
+                    kind: ChangeKind::from_number(row.try_get(1)?)?,
+                    key: row.try_get(2)?,
+                });
+            }
+            let reached = match changes.first() {
+                Some(first) => first.revision == revision + 1,
+                None if limit == 0 => true,
+                None => newest_revision(&mut conn).await? == revision,
+            };
+            if reached {
+                return Ok(Changes::Since(changes));
+            }
+            Ok(Changes::Gone { newest: newest_revision(&mut conn).await? })
+        })
+        .await
     }
 
     /// Drops what the feed keeps no longer (see [`crate::StoreOptions`]); the newest change
@@ -68,7 +110,40 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot be written.
-    pub async fn prune_changes(&self, _now: i64) -> Result<u64, StoreError> {
-        todo!()
+    pub async fn prune_changes(&self, now: i64) -> Result<u64, StoreError> {
+        doing("pruning the change feed", async {
+            let newest = self.revision();
+            let by_rows = newest.saturating_sub(self.inner.options.changes_max_rows);
+            let too_old = now.saturating_sub(self.inner.options.changes_max_age);
+            let first_kept: Option<i64> = {
+                let mut conn = self.read().await?;
+                sqlx::query("SELECT min(revision) FROM changes WHERE at >= ?")
+                    .bind(too_old)
+                    .fetch_one(&mut *conn)
+                    .await?
+                    .try_get(0)?
+            };
+            let by_age = first_kept.map_or(newest, i64::cast_unsigned).saturating_sub(1);
+            let last_dropped = by_rows.max(by_age).min(newest.saturating_sub(1)).cast_signed();
+            let mut dropped = 0;
+            loop {
+                // In portions, so that other writers get their turn.
+                let mut writer = self.lock().await?;
+                let mut tx = writer.begin(now).await?;
+                let done = sqlx::query(
+                    "DELETE FROM changes WHERE revision IN (SELECT revision FROM changes \
+                     WHERE revision <= ? ORDER BY revision LIMIT 10000)",
+                )
+                .bind(last_dropped)
+                .execute(tx.conn()?)
+                .await?;
+                tx.commit().await?;
+                dropped += done.rows_affected();
+                if done.rows_affected() < 10_000 {
+                    return Ok(dropped);
+                }
+            }
+        })
+        .await
     }
 }

@@ -11,12 +11,18 @@ mod bundles;
 mod changes;
 mod entries;
 mod error;
+mod fault;
 mod federation;
 mod journal;
+mod json;
+mod listing;
 mod nodes;
+mod open;
 mod options;
 mod page;
+mod sql;
 mod store;
+mod terms;
 mod tokens;
 
 pub use bundles::{BundleUpdate, DeleteBundleMode, DeleteBundleOutcome};

@@ -72,7 +72,7 @@ impl StoreOptions {
             readers: 3,
             busy_timeout: Duration::from_secs(5),
             changes_max_age: 24 * 60 * 60,
-            changes_max_rows: 1_000_000,
+            changes_max_rows: 200_000,
         }
     }
 }

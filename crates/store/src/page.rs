@@ -19,6 +19,20 @@ impl PageRequest {
     pub fn first(size: u32) -> Self {
         Self { after: None, size: Some(size) }
     }
+
+    /// How many rows to read: one more than wanted, to see whether there are more.
+    pub(crate) fn limit(self) -> i64 {
+        self.size.map_or(i64::MAX, |size| i64::from(size) + 1)
+    }
+
+    /// Makes a page of what [`PageRequest::limit`] let through.
+    pub(crate) fn cut<T>(self, mut rows: Vec<(i64, T)>) -> Page<T> {
+        let size = self.size.map_or(usize::MAX, |size| size as usize);
+        let more = rows.len() > size;
+        rows.truncate(size);
+        let next = rows.last().filter(|_| more).map(|(row, _)| *row);
+        Page { items: rows.into_iter().map(|(_, item)| item).collect(), next }
+    }
 }
 
 /// A part of a list.
@@ -26,8 +40,6 @@ impl PageRequest {
 pub struct Page<T> {
     /// The items, by row ID (the order of creation).
     pub items: Vec<T>,
-    /// Where the next page starts; `None` when this was the last. Set only for a page request
-    /// with a size, as SPIRE does it: present whenever the page is full, so that the last page
-    /// may be followed by an empty one.
+    /// Where the next page starts; `None` when nothing follows.
     pub next: Option<i64>,
 }

@@ -1,8 +1,20 @@
-//! The handle.
+//! The handle: one connection that writes, a few that read.
 
-use std::sync::Arc;
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 
-use crate::{OpenError, StoreError, StoreOptions};
+use sqlx::{
+    Connection, Row, Sqlite, SqliteConnection, SqlitePool, Transaction, pool::PoolConnection,
+};
+use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard, watch};
+
+use crate::{
+    ChangeKind, OpenError, StoreError, StoreOptions,
+    fault::{Fault, doing},
+    open, sql,
+};
 
 /// The registration store. Cheap to clone; all clones share the connections.
 #[derive(Clone)]
@@ -10,7 +22,14 @@ pub struct Store {
     pub(crate) inner: Arc<Inner>,
 }
 
-pub(crate) struct Inner {}
+pub(crate) struct Inner {
+    /// `None` once closed.
+    writer: Mutex<Option<SqliteConnection>>,
+    /// `None` for a database in memory: then the writer reads too.
+    readers: Option<SqlitePool>,
+    revision: watch::Sender<u64>,
+    pub(crate) options: StoreOptions,
+}
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -23,8 +42,15 @@ impl Store {
     ///
     /// # Errors
     /// [`OpenError`]; the file is then as it was.
-    pub async fn open(_options: StoreOptions) -> Result<Self, OpenError> {
-        todo!()
+    pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
+        let opened = open::open(&options).await?;
+        let inner = Inner {
+            writer: Mutex::new(Some(opened.writer)),
+            readers: opened.readers,
+            revision: watch::Sender::new(opened.revision),
+            options,
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Whether the database answers a read.
@@ -32,13 +58,199 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when it does not.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        let _ = &self.inner;
-        todo!()
+        doing("checking the database", async {
+            let mut conn = self.read().await?;
+            sqlx::query("SELECT version FROM signet_schema").fetch_one(&mut *conn).await?;
+            Ok(())
+        })
+        .await
     }
 
     /// Waits for the running transaction, checkpoints the log into the database file and closes
     /// every connection. Later calls fail with [`StoreError::Closed`].
     pub async fn close(&self) {
-        todo!()
+        if let Some(readers) = &self.inner.readers {
+            readers.close().await;
+        }
+        let writer = self.inner.writer.lock().await.take();
+        if let Some(writer) = writer
+            && let Err(error) = writer.close().await
+        {
+            tracing::warn!(%error, "closing the database");
+        }
     }
+
+    /// The newest revision, now and whenever it grows; 0 in a new database.
+    ///
+    /// A value appears after its transaction is on disk and is readable at once.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.inner.revision.subscribe()
+    }
+
+    /// The newest revision now.
+    pub fn revision(&self) -> u64 {
+        *self.inner.revision.borrow()
+    }
+
+    /// A connection to read with.
+    pub(crate) async fn read(&self) -> Result<Reader<'_>, Fault> {
+        match &self.inner.readers {
+            Some(pool) => Ok(Reader::Pool(pool.acquire().await?)),
+            None => Ok(Reader::Writer(self.lock().await?.conn)),
+        }
+    }
+
+    /// Waits for the writing connection.
+    pub(crate) async fn lock(&self) -> Result<Writer<'_>, Fault> {
+        let guard = self.inner.writer.lock().await;
+        match MutexGuard::try_map(guard, Option::as_mut) {
+            Ok(conn) => Ok(Writer { store: self, conn }),
+            Err(_closed) => Err(Fault::Closed),
+        }
+    }
+
+    fn publish(&self, revision: u64) {
+        self.inner.revision.send_if_modified(|newest| {
+            let grown = revision > *newest;
+            *newest = (*newest).max(revision);
+            grown
+        });
+    }
+}
+
+/// A connection to read with.
+pub(crate) enum Reader<'s> {
+    Pool(PoolConnection<Sqlite>),
+    Writer(MappedMutexGuard<'s, SqliteConnection>),
+}
+
+impl Deref for Reader<'_> {
+    type Target = SqliteConnection;
+
+    fn deref(&self) -> &SqliteConnection {
+        match self {
+            Self::Pool(conn) => conn,
+            Self::Writer(conn) => conn,
+        }
+    }
+}
+
+impl DerefMut for Reader<'_> {
+    fn deref_mut(&mut self) -> &mut SqliteConnection {
+        match self {
+            Self::Pool(conn) => conn,
+            Self::Writer(conn) => conn,
+        }
+    }
+}
+
+/// The writing connection, held.
+pub(crate) struct Writer<'s> {
+    store: &'s Store,
+    conn: MappedMutexGuard<'s, SqliteConnection>,
+}
+
+impl Writer<'_> {
+    /// Begins a transaction that takes the write lock at once. Dropped, it is rolled back.
+    pub(crate) async fn begin(&mut self, now: i64) -> Result<Tx<'_>, Fault> {
+        let mut inner = self.conn.begin_with("BEGIN IMMEDIATE").await?;
+        let revision = newest_revision(&mut inner).await?;
+        self.store.publish(revision);
+        Ok(Tx {
+            store: self.store,
+            inner: Some(inner),
+            now,
+            revision,
+            changes: Vec::new(),
+            committing: false,
+        })
+    }
+}
+
+/// A write transaction.
+pub(crate) struct Tx<'w> {
+    store: &'w Store,
+    /// Taken by the commit.
+    inner: Option<Transaction<'w, Sqlite>>,
+    pub(crate) now: i64,
+    revision: u64,
+    changes: Vec<(ChangeKind, String)>,
+    committing: bool,
+}
+
+impl Tx<'_> {
+    /// The connection within the transaction.
+    pub(crate) fn conn(&mut self) -> Result<&mut SqliteConnection, Fault> {
+        match &mut self.inner {
+            Some(inner) => Ok(inner),
+            None => Err(Fault::Closed),
+        }
+    }
+
+    /// Notes a change for the feed.
+    pub(crate) fn changed(&mut self, kind: ChangeKind, key: impl Into<String>) {
+        self.changes.push((kind, key.into()));
+    }
+
+    /// The first row ID after all that `table` has.
+    pub(crate) async fn next_row(&mut self, table: &'static str) -> Result<i64, Fault> {
+        let text = format!("SELECT coalesce(max(id), 0) + 1 FROM {table}");
+        Ok(sql::query(text).fetch_one(self.conn()?).await?.try_get(0)?)
+    }
+
+    /// Writes the noted changes to the feed, commits, and tells the subscribers. Without a noted
+    /// change the transaction is committed all the same.
+    pub(crate) async fn commit(mut self) -> Result<(), Fault> {
+        let changes = std::mem::take(&mut self.changes);
+        let now = self.now;
+        for run in sql::runs(&changes) {
+            let text = format!(
+                "INSERT INTO changes (revision, kind, key, at) VALUES {}",
+                sql::values(run.len(), 4)
+            );
+            let mut query = sql::query(text);
+            for (kind, key) in run {
+                self.revision += 1;
+                query = query
+                    .bind(self.revision.cast_signed())
+                    .bind(kind.number())
+                    .bind(key.as_str())
+                    .bind(now);
+            }
+            query.execute(self.conn()?).await?;
+        }
+        self.committing = true;
+        if let Some(inner) = self.inner.take() {
+            inner.commit().await?;
+        }
+        self.committing = false;
+        if !changes.is_empty() {
+            self.store.publish(self.revision);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Tx<'_> {
+    /// A caller that gave up while the commit ran does not know whether it came to pass: look.
+    fn drop(&mut self) {
+        if !self.committing {
+            return;
+        }
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let store = self.store.clone();
+            runtime.spawn(async move {
+                if let Ok(mut writer) = store.lock().await
+                    && let Ok(revision) = newest_revision(&mut writer.conn).await
+                {
+                    store.publish(revision);
+                }
+            });
+        }
+    }
+}
+
+pub(crate) async fn newest_revision(conn: &mut SqliteConnection) -> Result<u64, Fault> {
+    let row = sqlx::query("SELECT coalesce(max(revision), 0) FROM changes").fetch_one(conn).await?;
+    Ok(row.try_get::<i64, _>(0)?.cast_unsigned())
 }

@@ -1,8 +1,12 @@
 //! Join tokens.
 
 use signet_identity::JoinToken;
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
-use crate::{CreateEntryOutcome, CreateOutcome, NewEntry, Store, StoreError};
+use crate::{
+    CreateEntryOutcome, CreateOutcome, NewEntry, Store, StoreError, entries,
+    fault::{Fault, doing},
+};
 
 /// What came of presenting a join token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +31,33 @@ impl Store {
     /// [`StoreError`]; then nothing was changed.
     pub async fn create_join_token(
         &self,
-        _token: JoinToken,
-        _entry: Option<NewEntry>,
-        _now: i64,
+        token: JoinToken,
+        entry: Option<NewEntry>,
+        now: i64,
     ) -> Result<CreateOutcome<Option<CreateEntryOutcome>>, StoreError> {
-        todo!()
+        doing("creating a join token", async {
+            let mut writer = self.lock().await?;
+            let mut tx = writer.begin(now).await?;
+            let done = sqlx::query(
+                "INSERT INTO join_tokens (token, expires_at, spent_by) VALUES (?, ?, ?) \
+                 ON CONFLICT (token) DO NOTHING",
+            )
+            .bind(&token.token)
+            .bind(token.expires_at)
+            .bind(token.spent_by.map(|hash| hash.to_vec()))
+            .execute(tx.conn()?)
+            .await?;
+            if done.rows_affected() == 0 {
+                return Ok(CreateOutcome::Exists);
+            }
+            let outcome = match entry {
+                Some(entry) => entries::write::create(&mut tx, vec![entry]).await?.pop(),
+                None => None,
+            };
+            tx.commit().await?;
+            Ok(CreateOutcome::Created(outcome))
+        })
+        .await
     }
 
     /// Spends a token: at most one key ever can. `csr_key_hash` is SHA-256 over the CSR's
@@ -41,26 +67,101 @@ impl Store {
     /// [`StoreError`]; then nothing was changed.
     pub async fn spend_join_token(
         &self,
-        _token: &str,
-        _csr_key_hash: [u8; 32],
-        _now: i64,
+        token: &str,
+        csr_key_hash: [u8; 32],
+        now: i64,
     ) -> Result<SpendOutcome, StoreError> {
-        todo!()
+        doing("spending a join token", async {
+            let mut writer = self.lock().await?;
+            let mut tx = writer.begin(now).await?;
+            let Some(found) = get(tx.conn()?, token).await? else {
+                return Ok(SpendOutcome::Unknown);
+            };
+            if found.expires_at < now {
+                return Ok(SpendOutcome::Expired);
+            }
+            match found.spent_by {
+                Some(key) if key == csr_key_hash => return Ok(SpendOutcome::SpentBefore),
+                Some(_) => return Ok(SpendOutcome::SpentByAnother),
+                None => {}
+            }
+            let done = sqlx::query(
+                "UPDATE join_tokens SET spent_by = ? WHERE token = ? AND spent_by IS NULL",
+            )
+            .bind(csr_key_hash.to_vec())
+            .bind(token)
+            .execute(tx.conn()?)
+            .await?;
+            if done.rows_affected() != 1 {
+                return Ok(SpendOutcome::SpentByAnother);
+            }
+            tx.commit().await?;
+            Ok(SpendOutcome::Spent)
+        })
+        .await
     }
 
     /// A token as stored, spent or not.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot be read.
-    pub async fn join_token(&self, _token: &str) -> Result<Option<JoinToken>, StoreError> {
-        todo!()
+    pub async fn join_token(&self, token: &str) -> Result<Option<JoinToken>, StoreError> {
+        doing("reading a join token", async {
+            let mut conn = self.read().await?;
+            get(&mut conn, token).await
+        })
+        .await
+    }
+
+    /// Every token, spent or not, by value.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot be read.
+    pub async fn join_tokens(&self) -> Result<Vec<JoinToken>, StoreError> {
+        doing("listing join tokens", async {
+            let mut conn = self.read().await?;
+            let rows = sqlx::query("SELECT token, expires_at, spent_by FROM join_tokens")
+                .fetch_all(&mut *conn)
+                .await?;
+            rows.iter().map(read).collect()
+        })
+        .await
     }
 
     /// Deletes tokens that expired before `expired_before`; returns how many.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was changed.
-    pub async fn prune_join_tokens(&self, _expired_before: i64) -> Result<u64, StoreError> {
-        todo!()
+    pub async fn prune_join_tokens(&self, expired_before: i64) -> Result<u64, StoreError> {
+        doing("pruning join tokens", async {
+            let mut writer = self.lock().await?;
+            let mut tx = writer.begin(expired_before).await?;
+            let done = sqlx::query("DELETE FROM join_tokens WHERE expires_at < ?")
+                .bind(expired_before)
+                .execute(tx.conn()?)
+                .await?;
+            tx.commit().await?;
+            Ok(done.rows_affected())
+        })
+        .await
     }
+}
+
+async fn get(conn: &mut SqliteConnection, token: &str) -> Result<Option<JoinToken>, Fault> {
+    let row = sqlx::query("SELECT token, expires_at, spent_by FROM join_tokens WHERE token = ?")
+        .bind(token)
+        .fetch_optional(conn)
+        .await?;
+    row.as_ref().map(read).transpose()
+}
+
+fn read(row: &SqliteRow) -> Result<JoinToken, Fault> {
+    let spent_by = match row.try_get::<Option<&[u8]>, _>(2)? {
+        Some(hash) => Some(
+            hash.try_into()
+                .map_err(|_| Fault::corrupt("join token", "spent by no SHA-256 hash"))?,
+        ),
+        None => None,
+    };
+    Ok(JoinToken { token: row.try_get(0)?, expires_at: row.try_get(1)?, spent_by })
 }
