@@ -1,1 +1,31 @@
-//! Who signs, and when: the CA state machine, journal, rotation; sees neither gRPC nor SQL.
+//! Who signs, and when: the CA state machine, its journal and rotation, and issuing.
+//!
+//! Two slots for each kind (X.509, JWT) take turns: an authority is *prepared* (its key made, its
+//! certificate signed, the journal written, the bundle extended), later *activated* (it signs),
+//! and then *old* (what it signed still verifies). One task, the [`Keeper`], owns the state;
+//! everyone else holds an [`Authority`], which issues from memory without a lock and sends
+//! operations to the keeper.
+//!
+//! No I/O of its own: keys, bundle, journal and upstream are ports; times come from a clock.
+//!
+//! Order of writing, so that a crash at any point loses nothing and leaks nothing that signs:
+//! key, journal (prepared), bundle, and only then activation: journal (active), memory.
+
+mod authority;
+mod error;
+pub mod issue;
+pub mod journal;
+mod keeper;
+mod operations;
+mod options;
+pub mod ports;
+mod slot;
+pub mod timing;
+mod view;
+
+pub use authority::Authority;
+pub use error::{AuthorityError, IssueError, OperationClass, OperationError};
+pub use issue::{JwtSvid, JwtSvidParams, WorkloadX509Params, X509Svid};
+pub use keeper::Keeper;
+pub use options::{AuthorityOptions, AuthorityPorts};
+pub use view::{AuthorityState, AuthorityView, KindView};

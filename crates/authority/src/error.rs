@@ -1,0 +1,129 @@
+//! What can go wrong.
+
+use signet_identity::SpiffeId;
+
+use crate::{journal::JournalError, ports::PortError};
+
+/// Why an authority could not be recovered, prepared or activated.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AuthorityError {
+    /// The bundle could not be read or written.
+    #[error("accessing the trust bundle")]
+    Bundle(#[source] PortError),
+    /// A CA certificate that was made, minted or journalled cannot be read.
+    #[error("reading the X.509 CA certificate")]
+    BadCertificate(#[source] signet_pki::x509::CertError),
+    /// A CA certificate could not be made, or does not match its key.
+    #[error("making the X.509 CA certificate")]
+    Certificate(#[source] signet_pki::x509::IssueError),
+    /// A credential composer failed.
+    #[error("composing the X.509 CA certificate")]
+    Composer(#[source] signet_pki::ports::PortError),
+    /// The request for an upstream-signed CA certificate could not be made.
+    #[error("making the request for the X.509 CA certificate")]
+    Csr(#[source] signet_pki::x509::CsrError),
+    /// The upstream authority answered with a CA that would not serve.
+    #[error("X509 CA minted by upstream authority is invalid: {0}")]
+    InvalidUpstreamCa(String),
+    /// The stored journal is not usable.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The journal could not be read or written.
+    #[error("accessing the CA journal")]
+    JournalStore(#[source] PortError),
+    /// The JWT key is of a kind that is not used.
+    #[error("using the JWT key")]
+    JwtKey(#[source] signet_pki::jwt::JwtSignError),
+    /// The key manager failed.
+    #[error("accessing the key manager")]
+    KeyManager(#[source] signet_pki::KeyManagerError),
+    /// The random generator failed.
+    #[error(transparent)]
+    Random(#[from] signet_pki::random::RandomError),
+    /// The task that owns the authorities has ended.
+    #[error("the server is shutting down")]
+    Stopped,
+    /// Something outside did not answer in time.
+    #[error("{0} did not answer in time")]
+    TimedOut(&'static str),
+    /// The upstream authority failed.
+    #[error("asking the upstream authority")]
+    Upstream(#[source] signet_pki::ports::PortError),
+}
+
+/// Which kind of answer an [`OperationError`] deserves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OperationClass {
+    /// The state of the server does not allow it at all.
+    FailedPrecondition,
+    /// It should have worked.
+    Internal,
+    /// The caller named the wrong authority.
+    InvalidArgument,
+    /// The server has no active authority yet.
+    Unavailable,
+    /// That kind of authority is switched off.
+    Unimplemented,
+}
+
+/// Why an operation on an authority was refused or failed. The texts are those that SPIRE's API
+/// answers with.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct OperationError {
+    class: OperationClass,
+    message: String,
+    #[source]
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl OperationError {
+    pub(crate) fn new(class: OperationClass, message: impl Into<String>) -> Self {
+        Self { class, message: message.into(), source: None }
+    }
+
+    pub(crate) fn because(
+        class: OperationClass,
+        message: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { class, message: message.into(), source: Some(source.into()) }
+    }
+
+    /// Which kind of answer it deserves.
+    pub fn class(&self) -> OperationClass {
+        self.class
+    }
+}
+
+/// Why something was not signed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IssueError {
+    /// A credential composer failed.
+    #[error("composing the credential")]
+    Composer(#[source] signet_pki::ports::PortError),
+    /// The ID is not of the trust domain.
+    #[error("{0} is not a member of the trust domain")]
+    Foreign(SpiffeId),
+    /// Signing the JWT-SVID failed.
+    #[error("signing the JWT-SVID")]
+    Jwt(#[from] signet_pki::jwt::JwtSignError),
+    /// JWT-SVIDs are switched off.
+    #[error("JWT functionality is disabled")]
+    JwtDisabled,
+    /// Nothing is active yet.
+    #[error("{0} is not available for signing")]
+    NotAvailable(&'static str),
+    /// The active authority has expired, or the clock is before its issue. A replacement has been
+    /// asked for.
+    #[error("{0} is not valid now")]
+    NotValidNow(&'static str),
+    /// The thread that signs was cancelled.
+    #[error("the server is shutting down")]
+    Stopped,
+    /// Signing the certificate failed.
+    #[error("signing the certificate")]
+    X509(#[from] signet_pki::x509::IssueError),
+}

@@ -1,0 +1,334 @@
+//! Issuing: what the active authorities sign, from memory and without a lock.
+
+use std::{sync::Arc, time::Duration};
+
+use signet_identity::SpiffeId;
+use signet_pki::{
+    PublicKey,
+    jwt::JwtClaims,
+    ports::{X509CaAttributes, X509SvidAttributes},
+    x509::{CaParams, Issued, Name, SvidParams},
+};
+
+use crate::{
+    Authority, IssueError,
+    authority::{JwtKey, X509Ca},
+    keeper::seconds,
+    timing,
+};
+
+const X509: &str = "X509 CA";
+const JWT: &str = "JWT key";
+
+/// An X.509-SVID or CA certificate with what is sent along.
+#[derive(Clone, Debug)]
+pub struct X509Svid {
+    /// DER certificates, leaf first; the root is not among them.
+    pub chain: Vec<Arc<[u8]>>,
+    /// The serial number, decimal.
+    pub serial_number: String,
+    /// When it expires, Unix seconds.
+    pub not_after: i64,
+}
+
+/// A JWT-SVID. The token is a secret: it prints as `(..)`.
+pub type JwtSvid = signet_pki::jwt::SignedJwt;
+
+/// What a workload's X.509-SVID is to say.
+#[derive(Clone, Copy, Debug)]
+pub struct WorkloadX509Params<'a> {
+    /// Whom it names.
+    pub spiffe_id: &'a SpiffeId,
+    /// The key it certifies.
+    pub public_key: &'a PublicKey,
+    /// Its life; `None` or zero for the default.
+    pub ttl: Option<Duration>,
+    /// DNS names; the first also becomes the common name.
+    pub dns_names: &'a [String],
+    /// The subject, when the asker chose one.
+    pub subject: Option<&'a Name>,
+}
+
+/// What a JWT-SVID is to say.
+#[derive(Clone, Copy, Debug)]
+pub struct JwtSvidParams<'a> {
+    /// Whom it names.
+    pub spiffe_id: &'a SpiffeId,
+    /// For whom it is, at least one; empty texts are dropped.
+    pub audience: &'a [String],
+    /// Its life; `None` or zero for the default.
+    pub ttl: Option<Duration>,
+    /// Whether it carries a random `jti`.
+    pub include_jti: bool,
+}
+
+impl Authority {
+    /// Signs a workload's X.509-SVID.
+    ///
+    /// # Errors
+    /// [`IssueError`], as for everything here.
+    pub async fn sign_workload_x509(
+        &self,
+        params: WorkloadX509Params<'_>,
+    ) -> Result<X509Svid, IssueError> {
+        let WorkloadX509Params { spiffe_id, public_key, ttl, dns_names, subject } = params;
+        let default_ttl = self.shared.options.x509_svid_ttl;
+        if self.shared.composers.is_empty() {
+            let svid = Svid { spiffe_id, public_key, ttl, default_ttl };
+            return self.sign_svid(svid, subject, dns_names, &[]).await;
+        }
+        let mut attributes = svid_attributes(subject, dns_names);
+        for composer in &self.shared.composers {
+            attributes = composer
+                .workload_x509_svid(spiffe_id, public_key, attributes)
+                .await
+                .map_err(IssueError::Composer)?;
+        }
+        self.sign_composed(Svid { spiffe_id, public_key, ttl, default_ttl }, attributes).await
+    }
+
+    /// Signs an agent's X.509-SVID.
+    ///
+    /// # Errors
+    /// [`IssueError`].
+    pub async fn sign_agent_x509(
+        &self,
+        spiffe_id: &SpiffeId,
+        public_key: &PublicKey,
+    ) -> Result<X509Svid, IssueError> {
+        let mut attributes = svid_attributes(None, &[]);
+        for composer in &self.shared.composers {
+            attributes = composer
+                .agent_x509_svid(spiffe_id, public_key, attributes)
+                .await
+                .map_err(IssueError::Composer)?;
+        }
+        let default_ttl = self.shared.options.agent_ttl;
+        self.sign_composed(Svid { spiffe_id, public_key, ttl: None, default_ttl }, attributes).await
+    }
+
+    /// Signs the server's own X.509-SVID, `spiffe://<td>/spire/server`.
+    ///
+    /// # Errors
+    /// [`IssueError`].
+    pub async fn sign_server_x509(&self, public_key: &PublicKey) -> Result<X509Svid, IssueError> {
+        let mut attributes = svid_attributes(None, &[]);
+        for composer in &self.shared.composers {
+            attributes =
+                composer.server_x509_svid(attributes).await.map_err(IssueError::Composer)?;
+        }
+        let spiffe_id = SpiffeId::server(self.shared.options.trust_domain.clone());
+        let default_ttl = self.shared.options.x509_svid_ttl;
+        let svid = Svid { spiffe_id: &spiffe_id, public_key, ttl: None, default_ttl };
+        self.sign_composed(svid, attributes).await
+    }
+
+    /// Signs the CA certificate of a downstream server; `ttl` is its wish.
+    ///
+    /// # Errors
+    /// [`IssueError`].
+    pub async fn sign_downstream_x509_ca(
+        &self,
+        public_key: &PublicKey,
+        ttl: Option<Duration>,
+    ) -> Result<X509Svid, IssueError> {
+        let ca = self.x509_ca()?;
+        let depth = ca.issuer.upstream_chain().len().max(1);
+        let subject = Name {
+            organizational_unit: vec![format!("DOWNSTREAM-{depth}")],
+            ..ca.issuer.certificate().subject().clone()
+        };
+        let mut attributes = X509CaAttributes { subject, extensions: Vec::new() };
+        for composer in &self.shared.composers {
+            attributes = composer.server_x509_ca(attributes).await.map_err(IssueError::Composer)?;
+        }
+        let now = self.shared.clock.unix();
+        let ttl = ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(self.shared.options.ca_ttl);
+        let params = CaParams {
+            trust_domain: self.shared.options.trust_domain.clone(),
+            subject: attributes.subject,
+            extensions: attributes.extensions,
+            now,
+            not_after: now.saturating_add(seconds(ttl)),
+        };
+        let key = public_key.clone();
+        let issued = on_ca(&ca, move |ca| ca.issuer.issue_ca(&key, &params)).await?;
+        Ok(with_chain(&ca, issued))
+    }
+
+    /// Signs a JWT-SVID.
+    ///
+    /// # Errors
+    /// [`IssueError`].
+    pub async fn sign_jwt_svid(&self, params: JwtSvidParams<'_>) -> Result<JwtSvid, IssueError> {
+        if self.shared.options.jwt_disabled {
+            return Err(IssueError::JwtDisabled);
+        }
+        self.must_be_member(params.spiffe_id)?;
+        let key = self.jwt_key()?;
+        let now = self.shared.clock.unix();
+        let ttl = params.ttl.filter(|ttl| !ttl.is_zero());
+        let ttl = ttl.unwrap_or(self.shared.options.jwt_svid_ttl);
+        let some_are_empty = params.audience.iter().any(String::is_empty);
+        let kept: Vec<String>;
+        let audience = if some_are_empty {
+            kept = params.audience.iter().filter(|a| !a.is_empty()).cloned().collect();
+            &kept
+        } else {
+            params.audience
+        };
+        let claims = JwtClaims {
+            spiffe_id: params.spiffe_id,
+            audience,
+            issued_at: now,
+            expires_at: now.saturating_add(seconds(ttl)).min(key.issuer.expires_at()),
+            issuer: self.shared.options.jwt_issuer.as_deref(),
+            jti: params.include_jti,
+        };
+        if self.shared.composers.is_empty() && !key.issuer.signer().may_block() {
+            return Ok(key.issuer.sign(&claims)?);
+        }
+        let mut claims = key.issuer.claims(&claims)?;
+        for composer in &self.shared.composers {
+            claims = composer
+                .workload_jwt_svid(params.spiffe_id, claims)
+                .await
+                .map_err(IssueError::Composer)?;
+        }
+        if !key.issuer.signer().may_block() {
+            return Ok(key.issuer.sign_claims(&claims)?);
+        }
+        let signed = tokio::task::spawn_blocking(move || key.issuer.sign_claims(&claims));
+        Ok(signed.await.map_err(|_| IssueError::Stopped)??)
+    }
+
+    async fn sign_composed(
+        &self,
+        svid: Svid<'_>,
+        attributes: X509SvidAttributes,
+    ) -> Result<X509Svid, IssueError> {
+        let X509SvidAttributes { subject, dns_names, extensions } = attributes;
+        self.sign_svid(svid, Some(&subject), &dns_names, &extensions).await
+    }
+
+    async fn sign_svid(
+        &self,
+        svid: Svid<'_>,
+        subject: Option<&Name>,
+        dns_names: &[String],
+        extensions: &[signet_pki::x509::Extension],
+    ) -> Result<X509Svid, IssueError> {
+        self.must_be_member(svid.spiffe_id)?;
+        let ca = self.x509_ca()?;
+        let now = self.shared.clock.unix();
+        let ttl = svid.ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(svid.default_ttl);
+        let not_after = now.saturating_add(seconds(ttl));
+        // SPIRE: the first DNS name is the common name, even over a subject that was asked for.
+        let named;
+        let subject = match (subject, dns_names.first()) {
+            (Some(subject), Some(first)) if subject.common_name != *first => {
+                named = Name { common_name: first.clone(), ..subject.clone() };
+                Some(&named)
+            }
+            (subject, _) => subject,
+        };
+        let params = SvidParams {
+            spiffe_id: svid.spiffe_id,
+            public_key: svid.public_key,
+            dns_names,
+            subject,
+            extensions,
+            now,
+            not_after,
+        };
+        if !ca.issuer.signer().may_block() {
+            return Ok(with_chain(&ca, ca.issuer.issue_svid(&params)?));
+        }
+        let (id, key) = (svid.spiffe_id.clone(), svid.public_key.clone());
+        let (dns_names, extensions) = (dns_names.to_vec(), extensions.to_vec());
+        let subject = subject.cloned();
+        let issued = on_ca(&ca, move |ca| {
+            ca.issuer.issue_svid(&SvidParams {
+                spiffe_id: &id,
+                public_key: &key,
+                dns_names: &dns_names,
+                subject: subject.as_ref(),
+                extensions: &extensions,
+                now,
+                not_after,
+            })
+        });
+        Ok(with_chain(&ca, issued.await?))
+    }
+
+    fn must_be_member(&self, id: &SpiffeId) -> Result<(), IssueError> {
+        if id.is_member_of(&self.shared.options.trust_domain) {
+            return Ok(());
+        }
+        Err(IssueError::Foreign(id.clone()))
+    }
+
+    fn x509_ca(&self) -> Result<Arc<X509Ca>, IssueError> {
+        let ca = self.shared.x509.load_full().ok_or(IssueError::NotAvailable(X509))?;
+        self.must_be_valid(X509, ca.issued_at, ca.issuer.certificate().not_after())?;
+        Ok(ca)
+    }
+
+    fn jwt_key(&self) -> Result<Arc<JwtKey>, IssueError> {
+        let key = self.shared.jwt.load_full().ok_or(IssueError::NotAvailable(JWT))?;
+        self.must_be_valid(JWT, key.issued_at, key.issuer.expires_at())?;
+        Ok(key)
+    }
+
+    /// Refuses to sign with what nobody would accept, and has the keeper look at once: after a
+    /// jump of the clock the next call finds a fresh authority.
+    fn must_be_valid(
+        &self,
+        what: &'static str,
+        issued_at: i64,
+        not_after: i64,
+    ) -> Result<(), IssueError> {
+        let now = self.shared.clock.unix();
+        if now < not_after && issued_at <= now.saturating_add(timing::BACKWARD_TOLERANCE) {
+            return Ok(());
+        }
+        self.shared.wake.notify_one();
+        Err(IssueError::NotValidNow(what))
+    }
+}
+
+struct Svid<'a> {
+    spiffe_id: &'a SpiffeId,
+    public_key: &'a PublicKey,
+    ttl: Option<Duration>,
+    default_ttl: Duration,
+}
+
+fn svid_attributes(subject: Option<&Name>, dns_names: &[String]) -> X509SvidAttributes {
+    let mut subject =
+        subject.filter(|name| !name.is_empty()).cloned().unwrap_or_else(Name::spire_svid);
+    if let Some(first) = dns_names.first() {
+        subject.common_name.clone_from(first);
+    }
+    X509SvidAttributes { subject, dns_names: dns_names.to_vec(), extensions: Vec::new() }
+}
+
+/// Issues on a blocking thread when the signer may block.
+async fn on_ca(
+    ca: &Arc<X509Ca>,
+    issue: impl FnOnce(&X509Ca) -> Result<Issued, signet_pki::x509::IssueError> + Send + 'static,
+) -> Result<Issued, IssueError> {
+    if !ca.issuer.signer().may_block() {
+        return Ok(issue(ca)?);
+    }
+    let ca = Arc::clone(ca);
+    let issued = tokio::task::spawn_blocking(move || issue(&ca));
+    Ok(issued.await.map_err(|_| IssueError::Stopped)??)
+}
+
+fn with_chain(ca: &X509Ca, issued: Issued) -> X509Svid {
+    let mut chain: Vec<Arc<[u8]>> = Vec::with_capacity(1 + ca.issuer.upstream_chain().len());
+    chain.push(issued.der.into());
+    chain.extend(ca.issuer.upstream_chain().iter().cloned());
+    X509Svid { chain, serial_number: issued.serial.to_string(), not_after: issued.not_after }
+}

@@ -1,0 +1,66 @@
+//! What an authority is told at its start.
+
+use std::{sync::Arc, time::Duration};
+
+use signet_identity::TrustDomain;
+use signet_pki::{CredentialComposer, KeyManager, KeyType, UpstreamAuthority, x509::Name};
+
+use crate::ports::{BundleStore, JournalStore};
+
+/// What the authorities are and how long what they sign lives.
+#[derive(Clone, Debug)]
+pub struct AuthorityOptions {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// The kind of the X.509 CA key.
+    pub x509_key_type: KeyType,
+    /// The kind of the JWT key.
+    pub jwt_key_type: KeyType,
+    /// The subject of the X.509 CA.
+    pub ca_subject: Name,
+    /// How long authorities live.
+    pub ca_ttl: Duration,
+    /// How long X.509-SVIDs live whose entry says nothing.
+    pub x509_svid_ttl: Duration,
+    /// How long JWT-SVIDs live whose entry says nothing.
+    pub jwt_svid_ttl: Duration,
+    /// How long agents' X.509-SVIDs live.
+    pub agent_ttl: Duration,
+    /// The `iss` claim of JWT-SVIDs, if any.
+    pub jwt_issuer: Option<String>,
+    /// Whether there are JWT-SVIDs at all.
+    pub jwt_disabled: bool,
+}
+
+impl AuthorityOptions {
+    /// SPIRE's defaults for a trust domain.
+    pub fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            trust_domain,
+            x509_key_type: KeyType::EcP256,
+            jwt_key_type: KeyType::EcP256,
+            ca_subject: Name::spiffe_ca(),
+            ca_ttl: Duration::from_secs(24 * 3600),
+            x509_svid_ttl: Duration::from_secs(3600),
+            jwt_svid_ttl: Duration::from_secs(300),
+            agent_ttl: Duration::from_secs(3600),
+            jwt_issuer: None,
+            jwt_disabled: false,
+        }
+    }
+}
+
+/// Who stands behind the authority.
+#[derive(Clone, Debug)]
+pub struct AuthorityPorts {
+    /// Holds the private keys.
+    pub keys: Arc<dyn KeyManager>,
+    /// Signs the X.509 CA; without it the CA signs itself.
+    pub upstream: Option<Arc<dyn UpstreamAuthority>>,
+    /// Keeps the journal.
+    pub journal: Arc<dyn JournalStore>,
+    /// Keeps the bundle.
+    pub bundle: Arc<dyn BundleStore>,
+    /// Adjust credentials before they are signed, in this order.
+    pub composers: Vec<Arc<dyn CredentialComposer>>,
+}

@@ -1,0 +1,204 @@
+//! The two slots of a kind, and what is in them.
+
+use std::sync::Arc;
+
+use crate::{
+    journal::{SlotId, Status},
+    timing,
+    view::{AuthorityState, KindView},
+};
+
+/// An authority in a slot.
+#[derive(Debug)]
+pub(crate) struct Held<T> {
+    pub status: Status,
+    pub issued_at: i64,
+    pub not_after: i64,
+    pub authority_id: String,
+    pub upstream_authority_id: String,
+    /// What signs; an old authority has let go of it.
+    pub material: Option<Arc<T>>,
+}
+
+impl<T> Held<T> {
+    /// Whether it could sign at `now`: it has its key, has not expired, and was not made in what
+    /// is now the future (the clock was set back).
+    fn is_usable(&self, now: i64) -> bool {
+        self.material.is_some()
+            && now < self.not_after
+            && self.issued_at <= now.saturating_add(timing::BACKWARD_TOLERANCE)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Slot<T> {
+    pub id: SlotId,
+    pub held: Option<Held<T>>,
+}
+
+/// The slots of a kind: `current` signs (or is empty), `next` holds its successor or predecessor.
+#[derive(Debug)]
+pub(crate) struct Slots<T> {
+    pub current: Slot<T>,
+    pub next: Slot<T>,
+}
+
+/// What a look at the clock asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    /// Nothing.
+    Nothing,
+    /// Prepare a successor; it is not yet its time.
+    Prepare,
+    /// The prepared successor's time has come.
+    Activate,
+    /// Nothing usable signs and nothing usable is prepared: prepare and activate at once.
+    Replace,
+}
+
+impl<T> Slots<T> {
+    pub(crate) fn empty() -> Self {
+        Self {
+            current: Slot { id: SlotId::A, held: None },
+            next: Slot { id: SlotId::B, held: None },
+        }
+    }
+
+    /// Recovered slots: the newest active authority is current, the newest of the others next.
+    /// Without an active one the next takes its place (it is then activated).
+    pub(crate) fn recovered(
+        active: Option<(SlotId, Held<T>)>,
+        other: Option<(SlotId, Held<T>)>,
+    ) -> Self {
+        match (active, other) {
+            (Some((id, held)), other) => Self {
+                current: Slot { id, held: Some(held) },
+                next: Slot {
+                    id: id.other(),
+                    held: other.filter(|(slot, _)| *slot == id.other()).map(|(_, held)| held),
+                },
+            },
+            (None, Some((id, held))) => Self {
+                current: Slot { id: id.other(), held: None },
+                next: Slot { id, held: Some(held) },
+            },
+            (None, None) => Self::empty(),
+        }
+    }
+
+    pub(crate) fn due(&self, now: i64) -> Due {
+        let prepared = self
+            .next
+            .held
+            .as_ref()
+            .is_some_and(|next| next.status == Status::Prepared && next.is_usable(now));
+        let Some(current) = self.current.held.as_ref().filter(|held| held.is_usable(now)) else {
+            return if prepared { Due::Activate } else { Due::Replace };
+        };
+        let activate = now >= timing::activate_at(current.issued_at, current.not_after);
+        match (prepared, activate) {
+            (true, true) => Due::Activate,
+            (false, true) => Due::Replace,
+            (false, false) if now >= timing::prepare_at(current.issued_at, current.not_after) => {
+                Due::Prepare
+            }
+            _ => Due::Nothing,
+        }
+    }
+
+    /// Makes next current; what was current becomes old and lets go of its key.
+    pub(crate) fn swap(&mut self) {
+        std::mem::swap(&mut self.current, &mut self.next);
+        if let Some(held) = &mut self.current.held {
+            held.status = Status::Active;
+        }
+        if let Some(held) = &mut self.next.held {
+            held.status = Status::Old;
+            held.material = None;
+        }
+    }
+
+    pub(crate) fn active(&self) -> Option<&Held<T>> {
+        self.current.held.as_ref().filter(|held| held.status == Status::Active)
+    }
+
+    pub(crate) fn view(&self) -> KindView {
+        let state = |slot: &Slot<T>| {
+            slot.held.as_ref().map(|held| AuthorityState {
+                authority_id: held.authority_id.clone(),
+                status: held.status,
+                slot: slot.id,
+                issued_at: held.issued_at,
+                expires_at: held.not_after,
+                upstream_authority_id: held.upstream_authority_id.clone(),
+            })
+        };
+        KindView {
+            active: state(&self.current).filter(|state| state.status == Status::Active),
+            next: state(&self.next),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: i64 = 86_400;
+
+    fn held(status: Status, issued_at: i64) -> Held<()> {
+        Held {
+            status,
+            issued_at,
+            not_after: issued_at + DAY,
+            authority_id: format!("{issued_at}"),
+            upstream_authority_id: String::new(),
+            material: (status != Status::Old).then(|| Arc::new(())),
+        }
+    }
+
+    fn slots(current: Option<Held<()>>, next: Option<Held<()>>) -> Slots<()> {
+        Slots {
+            current: Slot { id: SlotId::A, held: current },
+            next: Slot { id: SlotId::B, held: next },
+        }
+    }
+
+    #[test]
+    fn follows_the_clock_through_a_normal_life() {
+        let mut slots = slots(Some(held(Status::Active, 0)), None);
+        assert_eq!(slots.due(0), Due::Nothing);
+        assert_eq!(slots.due(DAY / 2 - 1), Due::Nothing);
+        assert_eq!(slots.due(DAY / 2), Due::Prepare);
+        slots.next.held = Some(held(Status::Prepared, DAY / 2));
+        assert_eq!(slots.due(DAY / 2), Due::Nothing);
+        assert_eq!(slots.due(DAY * 5 / 6), Due::Activate);
+        slots.swap();
+        assert_eq!(slots.due(DAY * 5 / 6), Due::Nothing);
+        assert_eq!((slots.current.id, slots.next.id), (SlotId::B, SlotId::A));
+        let view = slots.view();
+        assert_eq!(view.old().unwrap().authority_id, "0");
+        assert_eq!(view.active.unwrap().status, Status::Active);
+    }
+
+    #[test]
+    fn a_jump_forward_past_everything_asks_for_a_replacement() {
+        let slots = slots(Some(held(Status::Active, 0)), Some(held(Status::Prepared, DAY / 2)));
+        assert_eq!(slots.due(DAY + 1), Due::Activate, "the prepared one still lives");
+        assert_eq!(slots.due(10 * DAY), Due::Replace);
+    }
+
+    #[test]
+    fn a_jump_back_before_the_issue_asks_for_a_replacement() {
+        let slots = slots(Some(held(Status::Active, 10 * DAY)), Some(held(Status::Old, 9 * DAY)));
+        assert_eq!(slots.due(10 * DAY - timing::BACKWARD_TOLERANCE), Due::Nothing);
+        assert_eq!(slots.due(10 * DAY - timing::BACKWARD_TOLERANCE - 1), Due::Replace);
+    }
+
+    #[test]
+    fn an_old_authority_never_signs_again() {
+        let slots = slots(None, Some(held(Status::Old, 0)));
+        assert_eq!(slots.due(1), Due::Replace);
+        assert!(slots.view().active.is_none());
+    }
+}
