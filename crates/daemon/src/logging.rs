@@ -1,0 +1,133 @@
+//! Structured logs in the two shapes that SPIRE writes: logrus-like text and JSON lines.
+//!
+//! ```text
+//! time="2026-11-21T06:49:11.207441227Z" level=info msg="Opening database" subsystem_name=store
+//! {"level":"info","msg":"Opening database","subsystem_name":"store","time":"2026-…Z"}
+//! ```
+//!
+//! `time`, `level` and `msg` are always there. Other fields are those of the event, then those of
+//! the spans around it, sorted by name. `subsystem_name` is the event's own, or else the module
+//! that logged (`signet_server::ca` is `server.ca`). With source locations, `file` and `func` too.
+//! The level and the file can be changed while the program runs, through a [`LogHandle`].
+//! The stream is standard output unless a file is named.
+
+mod filter;
+mod format;
+mod layer;
+mod output;
+
+use std::{fmt, io, path::PathBuf, sync::Arc};
+
+use signet_base::SharedClock;
+use tracing::Subscriber;
+use tracing_subscriber::layer::SubscriberExt;
+
+use self::{filter::LevelSwitch, layer::LineLayer, output::Output};
+pub use crate::config::{LogFormat, LogLevel, LogSettings};
+
+/// Changes the log of a running program. Clones act on the same log.
+#[derive(Clone)]
+pub struct LogHandle {
+    level: Arc<LevelSwitch>,
+    output: Arc<Output>,
+    launch_level: LogLevel,
+}
+
+/// Why logging could not be set up or changed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LogError {
+    /// Another part of the process has set up logging before.
+    #[error("logging is set up already")]
+    AlreadySet,
+    /// The log file cannot be opened; when it is reopened, the old one stays in use.
+    #[error("opening log file {}", .path.display())]
+    Open {
+        /// The file's path.
+        path: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+}
+
+/// Sets up logging for the whole process.
+///
+/// # Errors
+/// [`LogError`] when the file cannot be opened or logging is set up already.
+pub fn init(settings: &LogSettings, clock: SharedClock) -> Result<LogHandle, LogError> {
+    let output = Arc::new(Output::open(settings.file.as_deref())?);
+    let (subscriber, handle) = build(settings, clock, output);
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadySet)?;
+    Ok(handle)
+}
+
+/// A subscriber that hands each line to `write`, and its handle; for tests and tools.
+pub fn with_writer(
+    settings: &LogSettings,
+    clock: SharedClock,
+    write: impl io::Write + Send + 'static,
+) -> (impl Subscriber + Send + Sync, LogHandle) {
+    build(settings, clock, Arc::new(Output::writer(Box::new(write))))
+}
+
+fn build(
+    settings: &LogSettings,
+    clock: SharedClock,
+    output: Arc<Output>,
+) -> (impl Subscriber + Send + Sync + use<>, LogHandle) {
+    let level = Arc::new(LevelSwitch::new(settings.level));
+    let layer = LineLayer {
+        clock,
+        format: settings.format,
+        source_location: settings.source_location,
+        level: Arc::clone(&level),
+        output: Arc::clone(&output),
+    };
+    let handle = LogHandle { level, output, launch_level: settings.level };
+    (tracing_subscriber::registry().with(layer), handle)
+}
+
+impl LogHandle {
+    /// The level in force.
+    pub fn level(&self) -> LogLevel {
+        self.level.get()
+    }
+
+    /// The level that the program was started with.
+    pub fn launch_level(&self) -> LogLevel {
+        self.launch_level
+    }
+
+    /// Changes the level at once, for all threads.
+    pub fn set_level(&self, level: LogLevel) {
+        self.level.set(level);
+        tracing::callsite::rebuild_interest_cache();
+    }
+
+    /// Goes back to the level that the program was started with.
+    pub fn reset_level(&self) {
+        self.set_level(self.launch_level);
+    }
+
+    /// Opens the log file anew by its name, after a log rotation. Without a file, does nothing.
+    ///
+    /// # Errors
+    /// [`LogError::Open`]; the file that was open stays in use.
+    pub fn reopen(&self) -> Result<(), LogError> {
+        self.output.reopen()
+    }
+
+    /// How many lines could not be written, for instance because the disk is full.
+    pub fn lost_lines(&self) -> u64 {
+        self.output.lost_lines()
+    }
+}
+
+impl fmt::Debug for LogHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LogHandle({})", self.level())
+    }
+}
+
+#[cfg(test)]
+mod tests;

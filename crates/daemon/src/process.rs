@@ -1,0 +1,179 @@
+//! The limits and marks of the process itself.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Seek, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    stat::{Mode, umask},
+};
+use rustix::fs::{FlockOperation, flock};
+use sd_notify::NotifyState;
+
+/// Raises the soft limit of open files to the hard one. Returns the limit now in force, and logs
+/// when it could not be raised.
+pub fn raise_nofile() -> u64 {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 0 };
+    if soft >= hard {
+        return soft;
+    }
+    match setrlimit(Resource::RLIMIT_NOFILE, hard, hard) {
+        Ok(()) => hard,
+        Err(error) => {
+            tracing::warn!(%error, soft, hard, "Cannot raise the limit of open files");
+            soft
+        }
+    }
+}
+
+/// Makes sure that new files are hidden from others and not writable by the group (umask 0027).
+/// A stricter umask stays.
+pub fn restrict_umask() {
+    const WANTED: Mode = Mode::S_IWGRP.union(Mode::S_IRWXO);
+    let before = umask(WANTED);
+    if before.contains(WANTED) {
+        umask(before);
+    } else {
+        umask(before.union(WANTED));
+        tracing::debug!(
+            before = format!("{:04o}", before.bits()),
+            now = format!("{:04o}", before.union(WANTED).bits()),
+            "Umask was too permissive"
+        );
+    }
+}
+
+/// The lock on a data directory: held while this lives, and by one process only.
+#[derive(Debug)]
+pub struct DirLock {
+    _file: File,
+}
+
+/// Why a data directory cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LockError {
+    /// Another process holds it.
+    #[error("data directory {} is in use by another process{}", .dir.display(), show(*.pid))]
+    Held {
+        /// The directory.
+        dir: PathBuf,
+        /// The process that says it holds it.
+        pid: Option<u32>,
+    },
+    /// The lock file cannot be opened or locked.
+    #[error("locking data directory {}", .dir.display())]
+    Io {
+        /// The directory.
+        dir: PathBuf,
+        /// What the system answered.
+        source: io::Error,
+    },
+}
+
+impl DirLock {
+    /// Locks `dir` (made if missing, mode 0700) through the file `name` in it, for instance
+    /// `signet-agent.lock`. The kernel lets go of it when the process ends, however it ends.
+    ///
+    /// # Errors
+    /// [`LockError`].
+    pub fn acquire(dir: &Path, name: &str) -> Result<Self, LockError> {
+        let failed = |source| LockError::Io { dir: dir.to_owned(), source };
+        if !dir.is_dir() {
+            use std::os::unix::fs::DirBuilderExt;
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(dir.join(name))
+            .map_err(failed)?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut text);
+                return Err(LockError::Held { dir: dir.to_owned(), pid: text.trim().parse().ok() });
+            }
+            Err(error) => return Err(failed(error.into())),
+        }
+        // The number is a help for people only; a full disk must not stop the program here.
+        let _ = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| writeln!(file, "{}", std::process::id()));
+        Ok(Self { _file: file })
+    }
+}
+
+fn show(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+}
+
+/// Tells systemd that the program is up; does nothing elsewhere.
+pub fn notify_ready() {
+    notify(&[NotifyState::Ready]);
+}
+
+/// Tells systemd that the program is on its way out; does nothing elsewhere.
+pub fn notify_stopping() {
+    notify(&[NotifyState::Stopping]);
+}
+
+/// Shows a line of status in systemd; does nothing elsewhere.
+pub fn notify_status(status: &str) {
+    notify(&[NotifyState::Status(status)]);
+}
+
+fn notify(state: &[NotifyState<'_>]) {
+    if std::env::var_os("NOTIFY_SOCKET").is_some()
+        && let Err(error) = sd_notify::notify(state)
+    {
+        tracing::debug!(%error, "Cannot notify the service manager");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limit_of_open_files_is_raised_to_the_hard_one() {
+        let now = raise_nofile();
+        assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (now, now));
+    }
+
+    #[test]
+    fn a_data_directory_has_one_holder_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("a/data");
+        let lock = DirLock::acquire(&data, "x.lock").unwrap();
+        let error = DirLock::acquire(&data, "x.lock").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "data directory {} is in use by another process (pid {})",
+                data.display(),
+                std::process::id()
+            )
+        );
+        drop(lock);
+        DirLock::acquire(&data, "x.lock").unwrap();
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_locked_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = DirLock::acquire(&file, "x.lock").unwrap_err();
+        assert!(error.to_string().ends_with("/file"), "{error}");
+    }
+}
