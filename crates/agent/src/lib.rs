@@ -1,3 +1,14 @@
 //! The Signet node agent as a library, its binary and its CLI.
+//!
+//! One task ([`sync`]) owns the truth that comes from the server and writes it into the
+//! [`cache`]; the endpoints read the cache and the workload attestors, and nothing else.
 
+pub mod cache;
+pub mod client;
 pub mod config;
+pub mod entry;
+pub mod jwt_cache;
+pub mod rotation;
+pub mod sealed;
+pub mod state;
+pub mod svid;

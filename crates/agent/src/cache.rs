@@ -1,0 +1,305 @@
+//! What workloads are served from: the entries of this agent, their X.509-SVIDs, the bundles,
+//! and one shared update per selector set.
+//!
+//! The manager task ([`crate::sync`]) is the only writer. Readers subscribe with a selector set;
+//! all readers of one set share a `watch` and, in it, one [`WorkloadUpdate`] whose encoded
+//! answers are made once. Only the sets whose update differs are woken.
+//!
+//! SVIDs are kept for at most `max_svids` entries (a soft limit: what a live subscription matches
+//! is never dropped). What is not kept is signed when a subscription asks.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use bytes::Bytes;
+use signet_base::Clock;
+use signet_identity::{Bundle, EntryId, SelectorSet, TrustDomain};
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    entry::{AgentEntry, EntryMap},
+    rotation::RotationRule,
+    svid::X509Svid,
+};
+
+mod inner;
+
+use inner::Inner;
+
+/// Bundles by trust domain, shared.
+pub type BundleMap = BTreeMap<TrustDomain, Arc<Bundle>>;
+
+/// An entry together with its SVID.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// The entry.
+    pub entry: Arc<AgentEntry>,
+    /// Its SVID, valid when the update was made.
+    pub svid: Arc<X509Svid>,
+}
+
+/// Everything a workload with certain selectors gets.
+#[derive(Debug)]
+pub struct WorkloadUpdate {
+    /// Identities in the order of their entry IDs, before equal hints are sorted out.
+    pub identities: Vec<Identity>,
+    /// How many entries match; more than `identities` when an SVID could not be had.
+    pub matched: usize,
+    /// The bundle of the agent's own trust domain.
+    pub bundle: Arc<Bundle>,
+    /// Bundles of the foreign trust domains the matching entries federate with, by name.
+    pub federated: Vec<Arc<Bundle>>,
+    /// Answers encoded once for all readers.
+    pub encoded: EncodedAnswers,
+}
+
+/// Encoded answers, each made by the first reader that needs it.
+#[derive(Debug, Default)]
+pub struct EncodedAnswers {
+    /// A framed `X509SVIDResponse`.
+    pub x509_svid: OnceLock<Bytes>,
+    /// A framed `X509BundlesResponse`.
+    pub x509_bundles: OnceLock<Bytes>,
+    /// A framed `JWTBundlesResponse`.
+    pub jwt_bundles: OnceLock<Bytes>,
+}
+
+impl WorkloadUpdate {
+    fn says_the_same(&self, other: &Self) -> bool {
+        let same_bundle = |a: &Arc<Bundle>, b: &Arc<Bundle>| Arc::ptr_eq(a, b) || a.same_content(b);
+        self.matched == other.matched
+            && self.identities.len() == other.identities.len()
+            && self.identities.iter().zip(&other.identities).all(|(a, b)| {
+                Arc::ptr_eq(&a.svid, &b.svid)
+                    && (Arc::ptr_eq(&a.entry, &b.entry) || a.entry == b.entry)
+            })
+            && same_bundle(&self.bundle, &other.bundle)
+            && self.federated.len() == other.federated.len()
+            && self.federated.iter().zip(&other.federated).all(|(a, b)| same_bundle(a, b))
+    }
+}
+
+/// An entry that needs a (new) SVID.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The entry.
+    pub entry: Arc<AgentEntry>,
+    /// When the present SVID expires, if there is one.
+    pub expires_at: Option<i64>,
+}
+
+/// What an update of the entries changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EntryChanges {
+    /// Entries that are new.
+    pub created: usize,
+    /// Entries whose content changed.
+    pub updated: usize,
+    /// Entries that are gone.
+    pub removed: usize,
+    /// Whether a bundle was added, changed or removed.
+    pub bundles: bool,
+}
+
+impl EntryChanges {
+    /// Whether nothing changed.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Entries, SVIDs and bundles as they can be put away and restored.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Entries by ID.
+    pub entries: EntryMap,
+    /// Bundles by trust domain.
+    pub bundles: BundleMap,
+    /// SVIDs by entry ID.
+    pub svids: BTreeMap<EntryId, Arc<X509Svid>>,
+}
+
+/// The cache. Shared by `Arc`.
+#[derive(Debug)]
+pub struct Cache {
+    inner: Mutex<Inner>,
+    bundles: watch::Sender<Arc<BundleMap>>,
+    demand: Notify,
+    clock: Arc<dyn Clock>,
+    max_svids: usize,
+}
+
+impl Cache {
+    /// A cache for an agent of `bundle`'s trust domain, keeping about `max_svids` SVIDs.
+    pub fn new(bundle: Arc<Bundle>, max_svids: usize, clock: Arc<dyn Clock>) -> Arc<Self> {
+        let bundles = BundleMap::from([(bundle.trust_domain.clone(), Arc::clone(&bundle))]);
+        Arc::new(Self {
+            inner: Mutex::new(Inner::new(bundle.trust_domain.clone(), bundles.clone())),
+            bundles: watch::Sender::new(Arc::new(bundles)),
+            demand: Notify::new(),
+            clock,
+            max_svids: max_svids.max(1),
+        })
+    }
+
+    /// Subscribes to what a workload with `selectors` gets. Cheap when the set is known.
+    pub fn subscribe(self: &Arc<Self>, selectors: SelectorSet) -> Subscription {
+        let now = self.clock.unix();
+        let (selectors, receiver, pending) = self.lock().join(selectors, now);
+        if pending {
+            self.demand.notify_one();
+        }
+        Subscription { cache: Arc::clone(self), selectors, receiver, fresh: true }
+    }
+
+    /// Completes when some subscription lacks an SVID that must be signed first.
+    pub async fn demanded(&self) {
+        self.demand.notified().await;
+    }
+
+    /// The entries a workload with `selectors` matches, in the order of their IDs.
+    pub fn matching(&self, selectors: &SelectorSet) -> Vec<Arc<AgentEntry>> {
+        self.lock().matching(selectors)
+    }
+
+    /// The bundles with which a workload with `selectors` validates: the own one first.
+    pub fn bundles_for(&self, selectors: &SelectorSet) -> Vec<Arc<Bundle>> {
+        let inner = self.lock();
+        let matched = inner.matching(selectors);
+        let (own, federated) = inner.bundles_of(&matched);
+        std::iter::once(own).chain(federated).collect()
+    }
+
+    /// All bundles, now and whenever one changes.
+    pub fn watch_bundles(&self) -> watch::Receiver<Arc<BundleMap>> {
+        self.bundles.subscribe()
+    }
+
+    /// The bundle of the agent's own trust domain.
+    pub fn own_bundle(&self) -> Arc<Bundle> {
+        self.lock().own_bundle()
+    }
+
+    /// Replaces entries and bundles by what the server says now and wakes the sets concerned.
+    ///
+    /// The own bundle stays when `bundles` lacks it: it is needed to know the server again. A
+    /// changed entry is to be signed anew; until that has succeeded or failed, its readers see
+    /// nothing of the change.
+    pub fn update(&self, entries: &EntryMap, bundles: BundleMap) -> EntryChanges {
+        let now = self.clock.unix();
+        let mut inner = self.lock();
+        let changes = inner.update(entries, bundles, now);
+        if changes.bundles {
+            let all = Arc::new(inner.bundles().clone());
+            self.bundles.send_replace(all);
+        }
+        changes
+    }
+
+    /// Stores what signing brought: an SVID, or `None` where it failed.
+    pub fn put(&self, signed: Vec<(EntryId, Option<Arc<X509Svid>>)>) {
+        let now = self.clock.unix();
+        self.lock().put(signed, now);
+    }
+
+    /// Marks for replacement the SVIDs for which `tainted` holds; returns how many. They are not
+    /// given to new subscribers unless signing fails.
+    pub fn taint(&self, tainted: impl Fn(&X509Svid) -> bool) -> usize {
+        self.lock().taint(tainted)
+    }
+
+    /// Entries that need signing: those with live subscriptions first, then those used last, as
+    /// many as the cache keeps. Drops the SVIDs used longest ago when there are too many.
+    pub fn wanted(&self, rule: RotationRule) -> Vec<Wanted> {
+        let now = self.clock.unix();
+        self.lock().wanted(now, rule, self.max_svids)
+    }
+
+    /// When the next SVID becomes due, Unix seconds; none when nothing is kept.
+    pub fn next_due(&self, rule: RotationRule) -> Option<i64> {
+        self.lock().next_due(rule)
+    }
+
+    /// Everything worth keeping over a restart.
+    pub fn snapshot(&self) -> Snapshot {
+        self.lock().snapshot()
+    }
+
+    /// All entries in the order of their IDs.
+    pub fn entries(&self) -> Vec<Arc<AgentEntry>> {
+        self.lock().entries()
+    }
+
+    /// How many SVIDs are kept.
+    pub fn svid_count(&self) -> usize {
+        self.lock().svid_count()
+    }
+
+    /// How many entries there are.
+    pub fn entry_count(&self) -> usize {
+        self.lock().entry_count()
+    }
+
+    /// How many subscriptions are open.
+    pub fn subscriber_count(&self) -> usize {
+        self.lock().subscriber_count()
+    }
+
+    /// The trust domains some entry federates with.
+    pub fn federated_with(&self) -> HashSet<TrustDomain> {
+        self.entries().iter().flat_map(|entry| entry.federates_with.iter().cloned()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic inside would be a bug of ours; the maps stay usable and the agent must serve.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A live subscription; dropping it ends it.
+#[derive(Debug)]
+pub struct Subscription {
+    cache: Arc<Cache>,
+    selectors: Arc<SelectorSet>,
+    receiver: watch::Receiver<Option<Arc<WorkloadUpdate>>>,
+    fresh: bool,
+}
+
+impl Subscription {
+    /// The first update once it is complete, then each one that differs from the last.
+    /// None when the cache is gone.
+    pub async fn next(&mut self) -> Option<Arc<WorkloadUpdate>> {
+        if !self.fresh {
+            self.receiver.changed().await.ok()?;
+        }
+        self.fresh = false;
+        let update = self.receiver.wait_for(Option::is_some).await.ok()?.clone();
+        self.receiver.mark_unchanged();
+        update
+    }
+
+    /// The update if it is complete at once.
+    pub fn ready(&mut self) -> Option<Arc<WorkloadUpdate>> {
+        let update = self.receiver.borrow_and_update().clone();
+        if update.is_some() {
+            self.fresh = false;
+        }
+        update
+    }
+
+    /// The selector set subscribed with.
+    pub fn selectors(&self) -> &SelectorSet {
+        &self.selectors
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.cache.lock().leave(&self.selectors);
+    }
+}
+
+#[cfg(test)]
+mod tests;

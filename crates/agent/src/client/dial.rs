@@ -1,0 +1,87 @@
+//! Opening one TLS connection to the server.
+
+use std::{fmt, io, time::Duration};
+
+use signet_remote::dial::Dialer;
+use tokio::net::TcpStream;
+use tokio_rustls::{
+    TlsConnector,
+    client::TlsStream,
+    rustls::{self, CertificateError, pki_types::ServerName},
+};
+
+use super::ClientError;
+
+/// How long a TCP connection may take, for all addresses of the server together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Where the server is, and how it is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// A host name or an address without brackets.
+    pub host: String,
+    /// The TCP port.
+    pub port: u16,
+    /// Opens connections, through a proxy if there is one.
+    pub dialer: Dialer,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Opens a connection and completes the handshake.
+pub(super) async fn connect(
+    target: &Target,
+    connector: TlsConnector,
+) -> Result<TlsStream<TcpStream>, ClientError> {
+    let failed = |message: String| ClientError::Connect { address: target.to_string(), message };
+    let tcp = match tokio::time::timeout(CONNECT_TIMEOUT, tcp(target)).await {
+        Ok(tcp) => tcp.map_err(|error| failed(error.to_string()))?,
+        Err(_) => return Err(failed(format!("no connection within {CONNECT_TIMEOUT:?}"))),
+    };
+    // Never sent and never checked: the server is known by its SPIFFE ID.
+    let name = ServerName::try_from("spire-server").map_err(|e| failed(e.to_string()))?;
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, connector.connect(name, tcp)).await {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(error)) if is_unknown_authority(&error) => {
+            Err(ClientError::UnknownAuthority { address: target.to_string() })
+        }
+        Ok(Err(error)) => Err(failed(format!("TLS handshake: {error}"))),
+        Err(_) => Err(failed(format!("no TLS handshake within {HANDSHAKE_TIMEOUT:?}"))),
+    }
+}
+
+async fn tcp(target: &Target) -> io::Result<TcpStream> {
+    let stream = target.dialer.connect(&target.host, target.port).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn is_unknown_authority(error: &io::Error) -> bool {
+    error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some_and(|error| {
+        matches!(error, rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_with_brackets_where_needed() {
+        let target = |host: &str| {
+            Target { host: host.into(), port: 8081, dialer: Dialer::direct() }.to_string()
+        };
+        assert_eq!(target("server"), "server:8081");
+        assert_eq!(target("::1"), "[::1]:8081");
+    }
+}

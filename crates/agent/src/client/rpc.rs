@@ -1,0 +1,392 @@
+//! The calls an agent makes.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use signet_api::{
+    convert,
+    pb::{
+        signet::api::push::v1::{self as push, push_client::PushClient},
+        spire::api::{
+            server::{
+                agent::v1::{
+                    AgentX509svidParams, AttestAgentRequest, PostStatusRequest, RenewAgentRequest,
+                    agent_client::AgentClient,
+                    attest_agent_request::{Params, Step as RequestStep},
+                    attest_agent_response::Step as ResponseStep,
+                },
+                bundle::v1::{
+                    GetBundleRequest, GetFederatedBundleRequest, bundle_client::BundleClient,
+                },
+                svid::v1::{
+                    BatchNewX509svidRequest, NewJwtsvidRequest, NewX509svidParams,
+                    svid_client::SvidClient,
+                },
+            },
+            types,
+        },
+    },
+    status,
+};
+use signet_attest::node::NodeAttestorAgent;
+use signet_identity::{Bundle, EntryId, SpiffeId, TrustDomain};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
+
+use super::{ClientError, MAX_ANSWER, RPC_TIMEOUT, ServerClient};
+use crate::jwt_cache::JwtSvid;
+
+/// How long a whole attestation may take, challenges included.
+const ATTEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many challenges a server may pose.
+const MAX_CHALLENGES: usize = 16;
+/// How long subscribing to notices may take.
+const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What attestation brought.
+#[derive(Clone, Debug)]
+pub struct Attested {
+    /// The agent's certificates, DER, leaf first.
+    pub chain: Vec<Vec<u8>>,
+    /// Whether the agent may attest again with the same evidence.
+    pub reattestable: bool,
+}
+
+/// One SVID to sign.
+#[derive(Clone, Debug)]
+pub struct SignRequest {
+    /// For which entry.
+    pub entry_id: EntryId,
+    /// The request, DER.
+    pub csr: Vec<u8>,
+}
+
+/// What came of a [`SignRequest`]: certificates (DER, leaf first), or why not.
+pub type NewSvid = Result<Vec<Box<[u8]>>, Status>;
+
+/// Where things stand on the server, as far as this agent is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Notice {
+    /// Which history the revisions belong to.
+    pub feed_id: String,
+    /// Newest change of the agent's entries.
+    pub entries_revision: u64,
+    /// Newest change of a bundle.
+    pub bundles_revision: u64,
+}
+
+/// A subscription to notices.
+#[derive(Debug)]
+pub struct NoticeStream(Streaming<push::Notice>);
+
+impl NoticeStream {
+    /// The next notice; none when the server ends the stream.
+    ///
+    /// # Errors
+    /// [`ClientError::Rpc`] when the stream fails.
+    pub async fn next(&mut self) -> Result<Option<Notice>, ClientError> {
+        let notice = self
+            .0
+            .message()
+            .await
+            .map_err(|status| ClientError::Rpc { method: "Subscribe", status: Box::new(status) })?;
+        Ok(notice.map(|notice| Notice {
+            feed_id: notice.feed_id,
+            entries_revision: notice.entries_revision,
+            bundles_revision: notice.bundles_revision,
+        }))
+    }
+}
+
+impl ServerClient {
+    /// Attests with `attestor` and has `csr` signed.
+    ///
+    /// # Errors
+    /// [`ClientError`]; `PermissionDenied` and `InvalidArgument` are the server's final word.
+    pub async fn attest(
+        &self,
+        attestor: &dyn NodeAttestorAgent,
+        csr: &[u8],
+    ) -> Result<Attested, ClientError> {
+        const METHOD: &str = "AttestAgent";
+        self.call(METHOD, ATTEST_TIMEOUT, |channel| async move {
+            let (payload, mut answerer) = attestor
+                .begin()
+                .await
+                .map_err(|error| Status::failed_precondition(error.to_string()))?;
+            let ended = || Status::internal("the server ended the attestation early");
+            let (requests, receiver) = mpsc::channel(2);
+            let send = async |step| {
+                requests.send(AttestAgentRequest { step: Some(step) }).await.map_err(|_| ended())
+            };
+            send(RequestStep::Params(Params {
+                data: Some(types::AttestationData {
+                    r#type: attestor.kind().to_owned(),
+                    payload: Bytes::from(payload),
+                }),
+                params: Some(AgentX509svidParams { csr: Bytes::copy_from_slice(csr) }),
+            }))
+            .await?;
+            let mut answers = AgentClient::new(channel)
+                .attest_agent(ReceiverStream::new(receiver))
+                .await?
+                .into_inner();
+            for _ in 0..=MAX_CHALLENGES {
+                match answers.message().await?.and_then(|answer| answer.step) {
+                    Some(ResponseStep::Challenge(challenge)) => {
+                        let response = answerer
+                            .answer(&challenge)
+                            .await
+                            .map_err(|error| Status::failed_precondition(error.to_string()))?;
+                        send(RequestStep::ChallengeResponse(Bytes::from(response))).await?;
+                    }
+                    Some(ResponseStep::Result(result)) => {
+                        let svid = result.svid.unwrap_or_default();
+                        return Ok(Attested {
+                            chain: svid.cert_chain.iter().map(|der| der.to_vec()).collect(),
+                            reattestable: result.reattestable,
+                        });
+                    }
+                    None => return Err(ended()),
+                }
+            }
+            Err(Status::internal("the server does not stop challenging"))
+        })
+        .await
+        .and_then(|attested| {
+            if attested.chain.is_empty() {
+                return Err(malformed(METHOD, "no certificate"));
+            }
+            Ok(attested)
+        })
+    }
+
+    /// Has a new SVID of this agent signed: certificates, DER, leaf first.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn renew(&self, csr: &[u8]) -> Result<Vec<Vec<u8>>, ClientError> {
+        const METHOD: &str = "RenewAgent";
+        let answer = self
+            .call(METHOD, RPC_TIMEOUT, |channel| {
+                let params = AgentX509svidParams { csr: Bytes::copy_from_slice(csr) };
+                let request = RenewAgentRequest { params: Some(params) };
+                async move { AgentClient::new(channel).renew_agent(request).await }
+            })
+            .await?
+            .into_inner();
+        let chain: Vec<Vec<u8>> =
+            answer.svid.unwrap_or_default().cert_chain.iter().map(|der| der.to_vec()).collect();
+        if chain.is_empty() {
+            return Err(malformed(METHOD, "no certificate"));
+        }
+        Ok(chain)
+    }
+
+    /// Tells the server which version this agent is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn post_status(&self, version: &str) -> Result<(), ClientError> {
+        self.call("PostStatus", RPC_TIMEOUT, |channel| {
+            let request = PostStatusRequest {
+                agent_version: version.to_owned(),
+                ..PostStatusRequest::default()
+            };
+            async move { AgentClient::new(channel).post_status(request).await }
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// The bundle of the own trust domain.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn bundle(&self) -> Result<Bundle, ClientError> {
+        const METHOD: &str = "GetBundle";
+        let answer = self
+            .call(METHOD, RPC_TIMEOUT, |channel| async move {
+                BundleClient::new(channel)
+                    .max_decoding_message_size(MAX_ANSWER)
+                    .get_bundle(GetBundleRequest::default())
+                    .await
+            })
+            .await?;
+        convert::bundle_from_pb(answer.get_ref())
+            .map_err(|error| malformed(METHOD, &error.to_string()))
+    }
+
+    /// The bundle of a foreign trust domain; none when the server has none.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn federated_bundle(
+        &self,
+        trust_domain: &TrustDomain,
+    ) -> Result<Option<Bundle>, ClientError> {
+        const METHOD: &str = "GetFederatedBundle";
+        let answer = self
+            .call(METHOD, RPC_TIMEOUT, |channel| {
+                let request = GetFederatedBundleRequest {
+                    trust_domain: trust_domain.to_string(),
+                    ..GetFederatedBundleRequest::default()
+                };
+                async move {
+                    BundleClient::new(channel)
+                        .max_decoding_message_size(MAX_ANSWER)
+                        .get_federated_bundle(request)
+                        .await
+                }
+            })
+            .await;
+        match answer {
+            Ok(answer) => convert::bundle_from_pb(answer.get_ref())
+                .map(Some)
+                .map_err(|error| malformed(METHOD, &error.to_string())),
+            Err(error) if error.code() == Some(Code::NotFound) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Has up to 500 X.509-SVIDs signed; the results are in the order of the requests.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the call as a whole fails.
+    pub async fn sign_x509(&self, requests: &[SignRequest]) -> Result<Vec<NewSvid>, ClientError> {
+        const METHOD: &str = "BatchNewX509SVID";
+        let answer = self
+            .call(METHOD, RPC_TIMEOUT, |channel| {
+                let params = requests
+                    .iter()
+                    .map(|request| NewX509svidParams {
+                        entry_id: request.entry_id.to_string(),
+                        csr: Bytes::copy_from_slice(&request.csr),
+                    })
+                    .collect();
+                async move {
+                    SvidClient::new(channel)
+                        .max_decoding_message_size(MAX_ANSWER)
+                        .batch_new_x509svid(BatchNewX509svidRequest { params })
+                        .await
+                }
+            })
+            .await?
+            .into_inner();
+        if answer.results.len() != requests.len() {
+            return Err(malformed(METHOD, "not one result for each request"));
+        }
+        Ok(answer
+            .results
+            .into_iter()
+            .map(|result| {
+                if let Some(failed) =
+                    result.status.as_ref().filter(|status| !status::is_ok(Some(status)))
+                {
+                    return Err(status::from_item(failed));
+                }
+                let chain: Vec<Box<[u8]>> = result
+                    .svid
+                    .unwrap_or_default()
+                    .cert_chain
+                    .iter()
+                    .map(|der| Box::from(&**der))
+                    .collect();
+                if chain.is_empty() {
+                    return Err(Status::internal("no certificate"));
+                }
+                Ok(chain)
+            })
+            .collect())
+    }
+
+    /// Has a JWT-SVID signed.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn sign_jwt(
+        &self,
+        entry_id: &EntryId,
+        audience: &[String],
+        deadline: Duration,
+    ) -> Result<JwtSvid, ClientError> {
+        const METHOD: &str = "NewJWTSVID";
+        let answer = self
+            .call(METHOD, deadline, |channel| {
+                let request = NewJwtsvidRequest {
+                    entry_id: entry_id.to_string(),
+                    audience: audience.to_vec(),
+                };
+                async move { SvidClient::new(channel).new_jwtsvid(request).await }
+            })
+            .await?
+            .into_inner();
+        let svid = answer.svid.ok_or_else(|| malformed(METHOD, "no SVID"))?;
+        if svid.issued_at == 0 || svid.expires_at == 0 || svid.issued_at > svid.expires_at {
+            return Err(malformed(METHOD, "issue or expiry time is absent or out of order"));
+        }
+        let spiffe_id: SpiffeId = convert::id_from_pb(svid.id.as_ref())
+            .map_err(|error| malformed(METHOD, &error.to_string()))?;
+        Ok(JwtSvid {
+            key_id: key_id(&svid.token),
+            token: Arc::from(svid.token),
+            spiffe_id,
+            issued_at: svid.issued_at,
+            expires_at: svid.expires_at,
+        })
+    }
+
+    /// Subscribes to notices of what changed.
+    ///
+    /// # Errors
+    /// [`ClientError`]; `Unimplemented` from a server without push.
+    pub async fn subscribe(&self, last: Option<&Notice>) -> Result<NoticeStream, ClientError> {
+        let request = push::SubscribeRequest {
+            feed_id: last.map(|notice| notice.feed_id.clone()).unwrap_or_default(),
+            entries_revision: last.map_or(0, |notice| notice.entries_revision),
+            bundles_revision: last.map_or(0, |notice| notice.bundles_revision),
+        };
+        let stream = self
+            .call("Subscribe", SUBSCRIBE_TIMEOUT, |channel| {
+                let request = request.clone();
+                async move { PushClient::new(channel).subscribe(request).await }
+            })
+            .await?;
+        Ok(NoticeStream(stream.into_inner()))
+    }
+}
+
+fn malformed(method: &'static str, reason: &str) -> ClientError {
+    ClientError::Malformed { method, reason: reason.to_owned() }
+}
+
+/// The key ID in a token's header; empty when there is none. The token comes from the server and
+/// is not judged here.
+fn key_id(token: &str) -> Box<str> {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+    #[derive(serde::Deserialize)]
+    struct Header {
+        kid: Box<str>,
+    }
+
+    token
+        .split_once('.')
+        .and_then(|(header, _)| URL_SAFE_NO_PAD.decode(header).ok())
+        .and_then(|header| serde_json::from_slice::<Header>(&header).ok())
+        .map_or_else(|| "".into(), |header| header.kid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn key_ids_are_read_from_token_headers() {
+        // {"alg":"ES256","kid":"k1","typ":"JWT"}
+        let token = "eyJhbGciOiJFUzI1NiIsImtpZCI6ImsxIiwidHlwIjoiSldUIn0.e30.AA";
+        assert_eq!(&*key_id(token), "k1");
+        assert_eq!(&*key_id("nonsense"), "");
+    }
+}

@@ -1,0 +1,183 @@
+//! JWT-SVIDs already signed, by SPIFFE ID and audience.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use signet_identity::SpiffeId;
+
+/// A signed JWT-SVID. The token is a bearer secret and is not shown by `Debug`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct JwtSvid {
+    /// The compact JWS.
+    pub token: Arc<str>,
+    /// Whose it is.
+    pub spiffe_id: SpiffeId,
+    /// When it was issued, Unix seconds.
+    pub issued_at: i64,
+    /// When it expires, Unix seconds.
+    pub expires_at: i64,
+    /// The key that signed it.
+    pub key_id: Box<str>,
+}
+
+impl fmt::Debug for JwtSvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "JwtSvid({}, expires_at: {}, ..)", self.spiffe_id, self.expires_at)
+    }
+}
+
+/// What a cached JWT-SVID is found by: the SPIFFE ID and the sorted audiences.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct JwtKey(Box<str>);
+
+impl JwtKey {
+    /// The key for `id` and `audience`, whose order and repetitions do not matter.
+    pub fn new(id: &SpiffeId, audience: &[String]) -> Self {
+        let mut sorted: Vec<&str> = audience.iter().map(String::as_str).collect();
+        sorted.sort_unstable();
+        sorted.dedup();
+        let mut key = id.to_string();
+        for one in sorted {
+            // Each part is led by its length: no two lists of audiences read the same.
+            key.push('\0');
+            key.push_str(&one.len().to_string());
+            key.push(':');
+            key.push_str(one);
+        }
+        Self(key.into())
+    }
+}
+
+/// A bounded cache of JWT-SVIDs; the one used longest ago leaves first.
+#[derive(Debug)]
+pub struct JwtCache {
+    max: usize,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    svids: HashMap<JwtKey, (JwtSvid, u64)>,
+    tick: u64,
+}
+
+impl JwtCache {
+    /// A cache of at most `max` tokens (at least one).
+    pub fn new(max: usize) -> Self {
+        Self { max: max.max(1), inner: Mutex::default() }
+    }
+
+    /// The cached token, expired or not.
+    pub fn get(&self, key: &JwtKey) -> Option<JwtSvid> {
+        let mut inner = self.lock();
+        inner.tick += 1;
+        let tick = inner.tick;
+        let (svid, used) = inner.svids.get_mut(key)?;
+        *used = tick;
+        Some(svid.clone())
+    }
+
+    /// Stores a token.
+    pub fn put(&self, key: JwtKey, svid: JwtSvid) {
+        let mut inner = self.lock();
+        inner.tick += 1;
+        let tick = inner.tick;
+        if inner.svids.len() >= self.max && !inner.svids.contains_key(&key) {
+            let oldest =
+                inner.svids.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone());
+            if let Some(oldest) = oldest {
+                inner.svids.remove(&oldest);
+            }
+        }
+        inner.svids.insert(key, (svid, tick));
+    }
+
+    /// Drops what tainted keys signed; returns how many tokens went.
+    pub fn taint(&self, key_ids: &HashSet<Box<str>>) -> usize {
+        let mut inner = self.lock();
+        let before = inner.svids.len();
+        inner.svids.retain(|_, (svid, _)| !key_ids.contains(&svid.key_id));
+        before - inner.svids.len()
+    }
+
+    /// Drops expired tokens.
+    pub fn prune(&self, now: i64) {
+        self.lock().svids.retain(|_, (svid, _)| svid.expires_at > now);
+    }
+
+    /// Drops everything.
+    pub fn clear(&self) {
+        self.lock().svids.clear();
+    }
+
+    /// How many tokens are cached.
+    pub fn len(&self) -> usize {
+        self.lock().svids.len()
+    }
+
+    /// Whether none is cached.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // Every critical section leaves the map whole, so a poisoned lock is still good.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> SpiffeId {
+        "spiffe://td/w".parse().unwrap()
+    }
+
+    fn key(audience: &[&str]) -> JwtKey {
+        JwtKey::new(&id(), &audience.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    fn svid(key_id: &str, expires_at: i64) -> JwtSvid {
+        JwtSvid {
+            token: "a.b.c".into(),
+            spiffe_id: id(),
+            issued_at: 0,
+            expires_at,
+            key_id: key_id.into(),
+        }
+    }
+
+    #[test]
+    fn audiences_are_a_set_and_cannot_be_confused() {
+        assert_eq!(key(&["a", "b"]), key(&["b", "a", "a"]));
+        assert_ne!(key(&["a", "b"]), key(&["a\u{0}1:b"]));
+        assert_ne!(key(&["ab"]), key(&["a", "b"]));
+    }
+
+    #[test]
+    fn the_one_used_longest_ago_leaves_first() {
+        let cache = JwtCache::new(2);
+        cache.put(key(&["a"]), svid("k", 10));
+        cache.put(key(&["b"]), svid("k", 10));
+        assert!(cache.get(&key(&["a"])).is_some());
+        cache.put(key(&["c"]), svid("k", 10));
+        assert!(cache.get(&key(&["a"])).is_some() && cache.get(&key(&["b"])).is_none());
+        assert_eq!(cache.len(), 2);
+    }
+
+    #[test]
+    fn tainted_and_expired_tokens_go() {
+        let cache = JwtCache::new(9);
+        cache.put(key(&["a"]), svid("bad", 10));
+        cache.put(key(&["b"]), svid("good", 10));
+        cache.put(key(&["c"]), svid("good", 20));
+        assert_eq!(cache.taint(&HashSet::from(["bad".into()])), 1);
+        cache.prune(10);
+        assert_eq!(cache.len(), 1);
+        assert!(!format!("{:?}", svid("k", 1)).contains("a.b.c"));
+    }
+}

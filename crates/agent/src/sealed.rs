@@ -1,0 +1,429 @@
+//! The sealed cache: what an agent that starts without its server may serve.
+//!
+//! One file in the data directory, sealed with the key of `svid_cache_key_file` (32 random bytes,
+//! by default on a tmpfs, so that a stolen disk opens nothing) and bound to the format version,
+//! the trust domain and the agent ID. Nothing in it is served to a workload that was not attested
+//! anew.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde::{Deserialize, Serialize};
+use signet_identity::{Bundle, EntryId, JwtAuthority, SpiffeId, TrustDomain, X509Authority};
+use signet_pki::{
+    files::{self, FileError},
+    seal::{SealError, SealKey},
+};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::{
+    cache::{BundleMap, Snapshot},
+    entry::{AgentEntry, EntryMap},
+    svid::X509Svid,
+};
+
+/// The file's name in the data directory.
+pub const FILE_NAME: &str = "svid-cache.sealed";
+/// The longest file read.
+const MAX_LEN: u64 = 256 * 1024 * 1024;
+/// Part of what the seal is bound to; a new format gets a new number.
+const FORMAT: &str = "signet-agent svid cache, format 1";
+
+/// Where the sealed cache is and what it is bound to.
+#[derive(Clone, Debug)]
+pub struct SealedCache {
+    path: PathBuf,
+    key_file: PathBuf,
+    context: Vec<u8>,
+}
+
+/// Why the sealed cache could not be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SealedCacheError {
+    /// The file could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The content is not what it should be, although the seal is whole.
+    #[error("sealed cache {path}: {reason}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The seal does not open: another key, trust domain or agent, or a changed file.
+    #[error("sealed cache {path}")]
+    Seal {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: SealError,
+    },
+}
+
+impl SealedCache {
+    /// The sealed cache of agent `id` in `data_dir`, sealed with the key in `key_file`.
+    pub fn new(data_dir: &Path, key_file: &Path, id: &SpiffeId) -> Self {
+        Self {
+            path: data_dir.join(FILE_NAME),
+            key_file: key_file.to_owned(),
+            context: format!("{FORMAT}\0{}\0{id}", id.trust_domain()).into_bytes(),
+        }
+    }
+
+    /// Opens the cache; `None` when there is no file or no key to open it with (a key file under
+    /// `/run` does not outlive a reboot). Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`SealedCacheError`] when the file cannot be opened; it should then be erased.
+    pub fn load(&self) -> Result<Option<Snapshot>, SealedCacheError> {
+        let Some(sealed) = files::read_bounded(&self.path, MAX_LEN)? else { return Ok(None) };
+        if !self.key_file.exists() {
+            return Ok(None);
+        }
+        let seal = |source| SealedCacheError::Seal { path: self.path.clone(), source };
+        let key = SealKey::from_file(&self.key_file).map_err(seal)?;
+        let plain = key.open(&self.context, &sealed).map_err(seal)?;
+        let stored: Stored =
+            serde_json::from_slice(&plain).map_err(|error| self.malformed(error.to_string()))?;
+        stored.into_snapshot().map(Some).map_err(|reason| self.malformed(reason))
+    }
+
+    /// Replaces the cache by `snapshot`, making the key file if there is none. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`SealedCacheError`]; the earlier file then stays.
+    pub fn store(&self, snapshot: &Snapshot) -> Result<(), SealedCacheError> {
+        let seal = |source| SealedCacheError::Seal { path: self.path.clone(), source };
+        if let Some(dir) = self.key_file.parent()
+            && !dir.as_os_str().is_empty()
+        {
+            std::fs::create_dir_all(dir).map_err(|source| {
+                SealedCacheError::File(FileError::Write { path: dir.to_owned(), source })
+            })?;
+        }
+        let key = SealKey::from_file_or_create(&self.key_file).map_err(seal)?;
+        let stored = Stored::from_snapshot(snapshot);
+        // Room for all of it at once: a buffer that grows leaves copies behind.
+        let mut plain = Zeroizing::new(Vec::with_capacity(stored.size_hint()));
+        serde_json::to_writer(&mut *plain, &stored)
+            .map_err(|error| self.malformed(error.to_string()))?;
+        let sealed = key.seal(&self.context, &plain).map_err(seal)?;
+        files::write_atomic(&self.path, &sealed, 0o600)?;
+        Ok(())
+    }
+
+    /// Removes the cache and its key. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`FileError`] when one of them could not be removed.
+    pub fn erase(&self) -> Result<(), FileError> {
+        // Without the key the rest is noise, so the key goes first.
+        let key = files::remove_durably(&self.key_file);
+        files::remove_durably(&self.path)?;
+        key
+    }
+
+    /// Where the cache is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn malformed(&self, reason: String) -> SealedCacheError {
+        SealedCacheError::Malformed { path: self.path.clone(), reason }
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    entries: Vec<StoredEntry>,
+    bundles: Vec<StoredBundle>,
+    svids: BTreeMap<String, StoredSvid>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredEntry {
+    id: String,
+    spiffe_id: String,
+    selectors: Vec<String>,
+    federates_with: Vec<String>,
+    admin: bool,
+    downstream: bool,
+    store_svid: bool,
+    hint: String,
+    created_at: i64,
+    revision_number: i64,
+    disable_x509_svid_prefetch: bool,
+    jwt_svid_include_jti: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredBundle {
+    trust_domain: String,
+    x509: Vec<(String, bool)>,
+    jwt: Vec<(String, String, i64, bool)>,
+    refresh_hint: i64,
+    sequence_number: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredSvid {
+    spiffe_id: String,
+    chain: Vec<String>,
+    key: String,
+    not_before: i64,
+    not_after: i64,
+}
+
+impl Drop for StoredSvid {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
+impl Stored {
+    fn from_snapshot(snapshot: &Snapshot) -> Self {
+        let entries = snapshot.entries.values().map(|entry| StoredEntry {
+            id: entry.id.to_string(),
+            spiffe_id: entry.spiffe_id.to_string(),
+            selectors: entry.selectors.iter().map(ToString::to_string).collect(),
+            federates_with: entry.federates_with.iter().map(ToString::to_string).collect(),
+            admin: entry.admin,
+            downstream: entry.downstream,
+            store_svid: entry.store_svid,
+            hint: entry.hint.to_string(),
+            created_at: entry.created_at,
+            revision_number: entry.revision_number,
+            disable_x509_svid_prefetch: entry.disable_x509_svid_prefetch,
+            jwt_svid_include_jti: entry.jwt_svid_include_jti,
+        });
+        let bundles = snapshot.bundles.values().map(|bundle| StoredBundle {
+            trust_domain: bundle.trust_domain.to_string(),
+            x509: bundle
+                .x509_authorities
+                .iter()
+                .map(|authority| (BASE64.encode(&authority.der), authority.tainted))
+                .collect(),
+            jwt: bundle
+                .jwt_authorities
+                .iter()
+                .map(|key| {
+                    let public_key = BASE64.encode(&key.public_key);
+                    (key.key_id.to_string(), public_key, key.expires_at, key.tainted)
+                })
+                .collect(),
+            refresh_hint: bundle.refresh_hint,
+            sequence_number: bundle.sequence_number,
+        });
+        let svids = snapshot.svids.iter().map(|(id, svid)| {
+            let stored = StoredSvid {
+                spiffe_id: svid.spiffe_id.to_string(),
+                chain: svid.chain.iter().map(|der| BASE64.encode(der)).collect(),
+                key: BASE64.encode(&*svid.key),
+                not_before: svid.not_before,
+                not_after: svid.not_after,
+            };
+            (id.to_string(), stored)
+        });
+        Self { entries: entries.collect(), bundles: bundles.collect(), svids: svids.collect() }
+    }
+
+    fn into_snapshot(self) -> Result<Snapshot, String> {
+        let text = |error: &dyn std::fmt::Display| error.to_string();
+        let mut entries = EntryMap::new();
+        for stored in self.entries {
+            let entry = stored.into_entry()?;
+            entries.insert(entry.id.clone(), Arc::new(entry));
+        }
+        let mut bundles = BundleMap::new();
+        for stored in self.bundles {
+            let bundle = stored.into_bundle()?;
+            bundles.insert(bundle.trust_domain.clone(), Arc::new(bundle));
+        }
+        let mut svids = BTreeMap::new();
+        for (id, stored) in &self.svids {
+            let id: EntryId = id.parse().map_err(|e| text(&e))?;
+            let chain = stored
+                .chain
+                .iter()
+                .map(|der| bytes(der).map(Vec::into_boxed_slice))
+                .collect::<Result<Vec<_>, _>>()?;
+            let spiffe_id = stored.spiffe_id.parse().map_err(|e| text(&e))?;
+            let key = Zeroizing::new(bytes(&stored.key)?);
+            let validity = (stored.not_before, stored.not_after);
+            svids.insert(id, X509Svid::new(spiffe_id, chain, key, validity));
+        }
+        Ok(Snapshot { entries, bundles, svids })
+    }
+
+    fn size_hint(&self) -> usize {
+        let svids: usize = self
+            .svids
+            .values()
+            .map(|svid| 512 + svid.key.len() + svid.chain.iter().map(String::len).sum::<usize>())
+            .sum();
+        let bundles: usize = self
+            .bundles
+            .iter()
+            .flat_map(|bundle| bundle.x509.iter().map(|(der, _)| der.len() + 64))
+            .sum();
+        let entries: usize = self
+            .entries
+            .iter()
+            .map(|entry| 512 + entry.selectors.iter().map(|s| s.len() + 8).sum::<usize>())
+            .sum();
+        svids + bundles + entries + 64 * 1024
+    }
+}
+
+impl StoredEntry {
+    fn into_entry(self) -> Result<AgentEntry, String> {
+        let parse_all = |names: Vec<String>| -> Result<Vec<TrustDomain>, String> {
+            names.iter().map(|name| name.parse().map_err(|e| format!("{e}"))).collect()
+        };
+        Ok(AgentEntry {
+            id: self.id.parse().map_err(|e| format!("{e}"))?,
+            spiffe_id: self.spiffe_id.parse().map_err(|e| format!("{e}"))?,
+            selectors: self
+                .selectors
+                .iter()
+                .map(|s| s.parse().map_err(|e| format!("{e}")))
+                .collect::<Result<_, _>>()?,
+            federates_with: parse_all(self.federates_with)?,
+            admin: self.admin,
+            downstream: self.downstream,
+            store_svid: self.store_svid,
+            hint: self.hint.into(),
+            created_at: self.created_at,
+            revision_number: self.revision_number,
+            disable_x509_svid_prefetch: self.disable_x509_svid_prefetch,
+            jwt_svid_include_jti: self.jwt_svid_include_jti,
+        })
+    }
+}
+
+impl StoredBundle {
+    fn into_bundle(self) -> Result<Bundle, String> {
+        let trust_domain: TrustDomain = self.trust_domain.parse().map_err(|e| format!("{e}"))?;
+        let mut bundle = Bundle::empty(trust_domain);
+        for (der, tainted) in self.x509 {
+            bundle.x509_authorities.push(X509Authority { der: bytes(&der)?.into(), tainted });
+        }
+        for (key_id, public_key, expires_at, tainted) in self.jwt {
+            bundle.jwt_authorities.push(JwtAuthority {
+                public_key: bytes(&public_key)?.into(),
+                key_id: key_id.into(),
+                expires_at,
+                tainted,
+            });
+        }
+        bundle.refresh_hint = self.refresh_hint;
+        bundle.sequence_number = self.sequence_number;
+        Ok(bundle)
+    }
+}
+
+fn bytes(text: &str) -> Result<Vec<u8>, String> {
+    BASE64.decode(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::entry::tests::entry;
+
+    fn agent() -> SpiffeId {
+        "spiffe://td/spire/agent/x".parse().unwrap()
+    }
+
+    fn snapshot() -> Snapshot {
+        let entry = AgentEntry {
+            federates_with: vec!["other".parse().unwrap()],
+            hint: "h".into(),
+            ..entry("a", &["unix:uid:1"])
+        };
+        let mut bundle = Bundle::empty("td".parse().unwrap());
+        bundle.x509_authorities.push(X509Authority { der: vec![1, 2].into(), tainted: false });
+        bundle.jwt_authorities.push(JwtAuthority {
+            public_key: vec![3].into(),
+            key_id: "k".into(),
+            expires_at: 5,
+            tainted: true,
+        });
+        let svid = X509Svid::new(
+            entry.spiffe_id.clone(),
+            vec![vec![1].into()],
+            Zeroizing::new(b"private key".to_vec()),
+            (10, 20),
+        );
+        Snapshot {
+            svids: BTreeMap::from([(entry.id.clone(), svid)]),
+            entries: EntryMap::from([(entry.id.clone(), Arc::new(entry))]),
+            bundles: BundleMap::from([(bundle.trust_domain.clone(), Arc::new(bundle))]),
+        }
+    }
+
+    #[test]
+    fn what_was_stored_comes_back_for_the_same_agent_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("run/key");
+        let cache = SealedCache::new(dir.path(), &key, &agent());
+        assert!(cache.load().unwrap().is_none());
+        cache.store(&snapshot()).unwrap();
+        let back = cache.load().unwrap().unwrap();
+        assert_eq!(back.entries, snapshot().entries);
+        assert_eq!(back.bundles, snapshot().bundles);
+        let id: EntryId = "a".parse().unwrap();
+        assert_eq!(*back.svids[&id].key, b"private key");
+        assert_eq!((back.svids[&id].not_before, back.svids[&id].not_after), (10, 20));
+
+        for other in ["spiffe://td/spire/agent/y", "spiffe://td2/spire/agent/x"] {
+            let other = SealedCache::new(dir.path(), &key, &other.parse().unwrap());
+            assert!(matches!(other.load(), Err(SealedCacheError::Seal { .. })));
+        }
+        let raw = std::fs::read(cache.path()).unwrap();
+        assert!(!raw.windows(7).any(|w| w == b"private"));
+        for path in [cache.path(), &key] {
+            assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn changed_cut_or_keyless_files_open_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key");
+        let cache = SealedCache::new(dir.path(), &key, &agent());
+        cache.store(&snapshot()).unwrap();
+        let whole = std::fs::read(cache.path()).unwrap();
+        for at in [0, whole.len() / 2, whole.len() - 1] {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            std::fs::write(cache.path(), &changed).unwrap();
+            assert!(cache.load().is_err());
+            std::fs::write(cache.path(), &whole[..at]).unwrap();
+            assert!(cache.load().is_err());
+        }
+        std::fs::write(cache.path(), &whole).unwrap();
+        std::fs::remove_file(&key).unwrap();
+        assert!(cache.load().unwrap().is_none(), "the key did not outlive a reboot");
+    }
+
+    #[test]
+    fn erasing_leaves_neither_cache_nor_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key");
+        let cache = SealedCache::new(dir.path(), &key, &agent());
+        cache.store(&snapshot()).unwrap();
+        cache.erase().unwrap();
+        assert!(!key.exists() && !cache.path().exists());
+        cache.erase().unwrap();
+    }
+}
