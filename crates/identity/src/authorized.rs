@@ -1,8 +1,14 @@
 //! Which entries an agent is authorised for.
 
-use std::{collections::HashSet, sync::Arc};
+mod slots;
 
-use crate::{Entry, EntryId, SelectorSet, SpiffeId, TrustDomain};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use crate::{Entry, EntryId, Selector, SelectorSet, SpiffeId, TrustDomain};
+use slots::{Slot, Slots};
 
 /// The index of authorised entries: all entries and the node selectors of all agents, kept so
 /// that "what may this agent have?" is answered from memory.
@@ -11,8 +17,20 @@ use crate::{Entry, EntryId, SelectorSet, SpiffeId, TrustDomain};
 /// every node alias (an entry parented to `/spire/server`) whose selectors the node all has;
 /// and, again and again, to the SPIFFE ID of each entry it gets. Alias entries themselves are
 /// not part of the answer. Cycles are cut.
+///
+/// Expiry is not looked at: an expired entry counts until it is pruned, as in SPIRE.
 #[derive(Debug)]
-pub struct AuthorizedIndex {}
+pub struct AuthorizedIndex {
+    trust_domain: TrustDomain,
+    server: SpiffeId,
+    slots: Slots,
+    /// Equal selector sets are held once.
+    selector_sets: HashSet<SelectorSet>,
+    /// Node aliases, each under one of its selectors.
+    aliases: HashMap<Selector, Vec<Slot>>,
+    agents: HashMap<SpiffeId, SelectorSet>,
+    agents_by_selector: HashMap<Selector, HashSet<SpiffeId>>,
+}
 
 /// A change for [`AuthorizedIndex::apply`].
 #[derive(Clone, Debug)]
@@ -29,57 +47,286 @@ pub enum IndexChange {
 
 impl AuthorizedIndex {
     /// An empty index for the entries and agents of `trust_domain`; others are ignored.
-    pub fn new(_trust_domain: TrustDomain) -> Self {
-        todo!()
+    pub fn new(trust_domain: TrustDomain) -> Self {
+        Self {
+            server: SpiffeId::server(trust_domain.clone()),
+            trust_domain,
+            slots: Slots::default(),
+            selector_sets: HashSet::new(),
+            aliases: HashMap::new(),
+            agents: HashMap::new(),
+            agents_by_selector: HashMap::new(),
+        }
     }
 
     /// Takes over a change without asking whom it concerns: for loading.
-    pub fn load(&mut self, _change: IndexChange) {
-        todo!()
+    pub fn load(&mut self, change: IndexChange) {
+        match change {
+            IndexChange::Entry(entry) => {
+                self.remove_entry(&entry.id);
+                self.insert_entry(entry);
+            }
+            IndexChange::EntryGone(id) => self.remove_entry(&id),
+            IndexChange::Node(agent, selectors) => {
+                self.remove_agent(&agent);
+                self.insert_agent(agent, selectors);
+            }
+            IndexChange::NodeGone(agent) => self.remove_agent(&agent),
+        }
     }
 
     /// Takes over changes and returns the agents whose answer may differ now.
-    pub fn apply(&mut self, _changes: impl IntoIterator<Item = IndexChange>) -> HashSet<SpiffeId> {
-        todo!()
+    pub fn apply(&mut self, changes: impl IntoIterator<Item = IndexChange>) -> HashSet<SpiffeId> {
+        let mut concerned = Concerned::default();
+        for change in changes {
+            let entry = match &change {
+                IndexChange::Entry(entry) => Some(entry.id.clone()),
+                IndexChange::EntryGone(id) => Some(id.clone()),
+                IndexChange::Node(agent, _) | IndexChange::NodeGone(agent) => {
+                    concerned.agents.insert(agent.clone());
+                    None
+                }
+            };
+            // Those who had it, and those who have it now.
+            if let Some(id) = &entry {
+                self.find_concerned(id, &mut concerned);
+            }
+            self.load(change);
+            if let Some(id) = &entry {
+                self.find_concerned(id, &mut concerned);
+            }
+        }
+        concerned.agents
     }
 
     /// The entries `agent` is authorised for, in no particular order, each once.
-    pub fn authorized(&self, _agent: &SpiffeId) -> Vec<Arc<Entry>> {
-        todo!()
+    pub fn authorized(&self, agent: &SpiffeId) -> Vec<Arc<Entry>> {
+        let mut found = Vec::new();
+        let mut parents = self.roots(agent);
+        let mut seen = parents.iter().cloned().collect::<HashSet<_>>();
+        while let Some(parent) = parents.pop() {
+            for entry in self.slots.children(parent) {
+                found.push(entry.clone());
+                let id = &entry.spiffe_id;
+                if self.slots.has_children(id) && *id != self.server && seen.insert(id) {
+                    parents.push(id);
+                }
+            }
+        }
+        found
     }
 
     /// The entry with this ID if `agent` is authorised for it, without building the whole set.
-    pub fn entry_for_agent(&self, _agent: &SpiffeId, _id: &EntryId) -> Option<Arc<Entry>> {
-        todo!()
+    pub fn entry_for_agent(&self, agent: &SpiffeId, id: &EntryId) -> Option<Arc<Entry>> {
+        let entry = self.slots.get(id)?;
+        let roots = self.roots(agent);
+        let mut seen = HashSet::new();
+        let mut parents = vec![&entry.parent_id];
+        while let Some(parent) = parents.pop() {
+            if roots.contains(&parent) {
+                return Some(entry.clone());
+            }
+            if *parent == self.server || !seen.insert(parent) {
+                continue;
+            }
+            parents.extend(self.slots.issuing(parent).map(|entry| &entry.parent_id));
+        }
+        None
     }
 
     /// The entry with this ID, whoever is authorised for it.
-    pub fn entry(&self, _id: &EntryId) -> Option<&Arc<Entry>> {
-        todo!()
+    pub fn entry(&self, id: &EntryId) -> Option<&Arc<Entry>> {
+        self.slots.get(id)
     }
 
     /// The entries that issue this SPIFFE ID (for the admin and downstream rights of a caller).
-    pub fn entries_of(&self, _spiffe_id: &SpiffeId) -> impl Iterator<Item = &Arc<Entry>> {
-        std::iter::empty()
+    pub fn entries_of(&self, spiffe_id: &SpiffeId) -> impl Iterator<Item = &Arc<Entry>> {
+        self.slots.issuing(spiffe_id)
+    }
+
+    /// The entries with this parent.
+    pub fn children_of(&self, parent: &SpiffeId) -> impl Iterator<Item = &Arc<Entry>> {
+        self.slots.children(parent)
     }
 
     /// All entries, in no particular order.
     pub fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
-        std::iter::empty()
+        self.slots.all()
     }
 
     /// The node selectors of an agent, if it is known.
-    pub fn node_selectors(&self, _agent: &SpiffeId) -> Option<&SelectorSet> {
-        todo!()
+    pub fn node_selectors(&self, agent: &SpiffeId) -> Option<&SelectorSet> {
+        self.agents.get(agent)
+    }
+
+    /// All agents with their node selectors, in no particular order.
+    pub fn agents(&self) -> impl Iterator<Item = (&SpiffeId, &SelectorSet)> {
+        self.agents.iter()
     }
 
     /// How many entries there are.
     pub fn len(&self) -> usize {
-        todo!()
+        self.slots.len()
     }
 
     /// Whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// The IDs that `agent` stands for itself: its own and those of its node aliases.
+    fn roots<'a>(&'a self, agent: &'a SpiffeId) -> Vec<&'a SpiffeId> {
+        if agent.trust_domain() != &self.trust_domain || *agent == self.server {
+            return Vec::new();
+        }
+        let mut roots = vec![agent];
+        if let Some(selectors) = self.agents.get(agent) {
+            for alias in self.aliases_for(selectors) {
+                if !roots.contains(&&alias.spiffe_id) {
+                    roots.push(&alias.spiffe_id);
+                }
+            }
+        }
+        roots
+    }
+
+    /// The node aliases of a node with these selectors.
+    fn aliases_for<'a>(
+        &'a self,
+        selectors: &'a SelectorSet,
+    ) -> impl Iterator<Item = &'a Arc<Entry>> {
+        selectors
+            .iter()
+            .filter_map(|selector| self.aliases.get(selector))
+            .flatten()
+            .filter_map(|slot| self.slots.at(*slot))
+            .filter(|alias| alias.selectors.is_subset_of(selectors))
+    }
+
+    fn insert_entry(&mut self, mut entry: Entry) {
+        let foreign = |id: &SpiffeId| id.trust_domain() != &self.trust_domain;
+        if foreign(&entry.spiffe_id) || foreign(&entry.parent_id) {
+            return;
+        }
+        let body = &mut entry.body;
+        body.spiffe_id = body.spiffe_id.clone().sharing(&self.trust_domain);
+        body.parent_id = body.parent_id.clone().sharing(&self.trust_domain);
+        match self.selector_sets.get(&body.selectors) {
+            Some(held) => body.selectors = held.clone(),
+            None => _ = self.selector_sets.insert(body.selectors.clone()),
+        }
+        let alias = (body.parent_id == self.server).then(|| body.selectors.clone());
+        let slot = self.slots.insert(entry);
+        if let Some(selectors) = alias
+            && let Some(key) = self.rarest(&selectors)
+        {
+            self.aliases.entry(key.clone()).or_default().push(slot);
+        }
+    }
+
+    /// The selector under which the fewest aliases are kept.
+    fn rarest<'a>(&self, selectors: &'a SelectorSet) -> Option<&'a Selector> {
+        selectors.iter().min_by_key(|selector| self.aliases.get(selector).map_or(0, Vec::len))
+    }
+
+    fn remove_entry(&mut self, id: &EntryId) {
+        let Some((slot, entry)) = self.slots.remove(id) else {
+            return;
+        };
+        if entry.parent_id == self.server {
+            for selector in &entry.selectors {
+                if let Some(held) = self.aliases.get_mut(selector) {
+                    held.retain(|other| *other != slot);
+                    if held.is_empty() {
+                        self.aliases.remove(selector);
+                    }
+                }
+            }
+        }
+        let selectors = entry.selectors.clone();
+        drop(entry);
+        if let Some(held) = self.selector_sets.take(&selectors) {
+            drop(selectors);
+            if held.is_shared() {
+                self.selector_sets.insert(held);
+            }
+        }
+    }
+
+    fn insert_agent(&mut self, agent: SpiffeId, selectors: SelectorSet) {
+        if agent.trust_domain() != &self.trust_domain {
+            return;
+        }
+        let agent = agent.sharing(&self.trust_domain);
+        for selector in &selectors {
+            self.agents_by_selector.entry(selector.clone()).or_default().insert(agent.clone());
+        }
+        self.agents.insert(agent, selectors);
+    }
+
+    fn remove_agent(&mut self, agent: &SpiffeId) {
+        let Some(selectors) = self.agents.remove(agent) else {
+            return;
+        };
+        for selector in &selectors {
+            if let Some(agents) = self.agents_by_selector.get_mut(selector) {
+                agents.remove(agent);
+                if agents.is_empty() {
+                    self.agents_by_selector.remove(selector);
+                }
+            }
+        }
+    }
+
+    /// Adds the agents that have, or through an alias may have, this entry or what hangs on it.
+    fn find_concerned(&self, id: &EntryId, concerned: &mut Concerned) {
+        let Some(entry) = self.slots.get(id) else {
+            return;
+        };
+        self.climb(entry, concerned);
+    }
+
+    fn climb(&self, entry: &Arc<Entry>, concerned: &mut Concerned) {
+        let mut entries = vec![entry];
+        while let Some(entry) = entries.pop() {
+            let parent = &entry.parent_id;
+            if *parent == self.server {
+                if concerned.aliases.insert(entry.selectors.clone()) {
+                    self.add_agents_with(&entry.selectors, &mut concerned.agents);
+                }
+                continue;
+            }
+            if !concerned.parents.insert(parent.clone()) {
+                continue;
+            }
+            // An agent need not be known here to ask for its entries.
+            if parent.is_agent() || self.agents.contains_key(parent) {
+                concerned.agents.insert(parent.clone());
+            }
+            entries.extend(self.slots.issuing(parent));
+        }
+    }
+
+    fn add_agents_with(&self, selectors: &SelectorSet, into: &mut HashSet<SpiffeId>) {
+        let none = HashSet::new();
+        let holders = |selector| self.agents_by_selector.get(selector).unwrap_or(&none);
+        let Some(fewest) = selectors.iter().map(holders).min_by_key(|agents| agents.len()) else {
+            return;
+        };
+        let has_all = |agent: &&SpiffeId| {
+            self.agents.get(*agent).is_some_and(|held| selectors.is_subset_of(held))
+        };
+        into.extend(fewest.iter().filter(has_all).cloned());
+    }
 }
+
+/// Whom a row of changes concerns, and what was looked at already.
+#[derive(Default)]
+struct Concerned {
+    agents: HashSet<SpiffeId>,
+    parents: HashSet<SpiffeId>,
+    aliases: HashSet<SelectorSet>,
+}
+
+#[cfg(test)]
+mod tests;

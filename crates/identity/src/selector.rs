@@ -1,6 +1,6 @@
 //! Selectors: what an attestor found out about a node or a workload.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 /// A selector: a type (the attestor's name) and a value, written `type:value`.
 ///
@@ -80,9 +80,10 @@ impl fmt::Debug for Selector {
     }
 }
 
-/// A set of selectors: sorted by type then value, without duplicates.
+/// A set of selectors: sorted by type then value, without duplicates. Cheap to clone: clones
+/// share it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SelectorSet(Box<[Selector]>);
+pub struct SelectorSet(Arc<[Selector]>);
 
 impl SelectorSet {
     /// The selectors in order.
@@ -108,6 +109,11 @@ impl SelectorSet {
     /// Whether `selector` is in the set.
     pub fn contains(&self, selector: &Selector) -> bool {
         self.0.binary_search(selector).is_ok()
+    }
+
+    /// Whether somebody else holds this very set too.
+    pub(crate) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 
     /// Whether every selector of `self` is in `other`.

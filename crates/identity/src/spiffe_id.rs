@@ -1,6 +1,6 @@
 //! SPIFFE IDs (SPIFFE-ID standard, section 2).
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::trust_domain::{TrustDomain, TrustDomainError};
 
@@ -13,11 +13,11 @@ pub const SERVER_PATH: &str = "/spire/server";
 /// A SPIFFE ID: `spiffe://<trust domain>[/<path>]`.
 ///
 /// Private fields; [`FromStr`] and [`SpiffeId::new`] are the only ways in, so a value is always
-/// valid.
+/// valid. Cheap to clone: clones share their texts.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SpiffeId {
     trust_domain: TrustDomain,
-    path: Box<str>,
+    path: Arc<str>,
 }
 
 /// Why a text is not a SPIFFE ID.
@@ -76,6 +76,14 @@ impl SpiffeId {
     /// The server's own ID, `spiffe://<td>/spire/server`.
     pub fn server(trust_domain: TrustDomain) -> Self {
         Self { trust_domain, path: SERVER_PATH.into() }
+    }
+
+    /// The same ID, sharing the text of an equal trust domain.
+    pub(crate) fn sharing(mut self, trust_domain: &TrustDomain) -> Self {
+        if self.trust_domain == *trust_domain {
+            self.trust_domain = trust_domain.clone();
+        }
+        self
     }
 
     /// The trust domain.
