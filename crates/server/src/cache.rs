@@ -1,0 +1,245 @@
+//! What the server answers from memory: entries, node selectors, agents' serial numbers, bundles.
+//!
+//! One task, [`Follower`], reads the store's change feed and writes; everyone else reads. A reader
+//! that must not miss a change that was committed before it was asked (a ban, a deletion) first
+//! awaits [`Cache::fresh`].
+
+mod follow;
+mod node;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError, RwLock},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use signet_identity::{
+    AuthorizedIndex, Bundle, Entry, EntryId, SelectorSet, SpiffeId, TrustDomain,
+};
+use signet_pki::{tls::BundleSource, x509::TrustBundle};
+use signet_store::Store;
+use tokio::{sync::watch, time::Instant};
+use tonic::Status;
+
+pub use follow::Follower;
+pub use node::NodeRow;
+
+/// How long a reader waits for the feed before it gives up.
+const FRESH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A bundle as it was last read.
+#[derive(Debug)]
+pub struct CachedBundle {
+    /// The bundle.
+    pub bundle: Bundle,
+    /// Its X.509 authorities, prepared for verification; `None` when they cannot be read.
+    pub trust: Option<Arc<TrustBundle>>,
+}
+
+/// The newest change of each kind that concerns a subscriber; revisions of the store's feed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Revisions {
+    /// Entries (for an agent: its own).
+    pub entries: u64,
+    /// Bundles.
+    pub bundles: u64,
+    /// Federation relationships.
+    pub relationships: u64,
+    /// Attested agents.
+    pub agents: u64,
+}
+
+/// The memory of the server. Share it in an `Arc`.
+pub struct Cache {
+    store: Store,
+    trust_domain: TrustDomain,
+    feed_id: String,
+    mirror: RwLock<Mirror>,
+    bundles: ArcSwap<HashMap<TrustDomain, Arc<CachedBundle>>>,
+    /// The revision that everything above reflects.
+    applied: watch::Sender<u64>,
+    /// When the store was last seen to work.
+    contact: Mutex<Instant>,
+    all: watch::Sender<Revisions>,
+    agents: Mutex<HashMap<SpiffeId, watch::Sender<Revisions>>>,
+}
+
+struct Mirror {
+    index: AuthorizedIndex,
+    nodes: HashMap<SpiffeId, NodeRow>,
+}
+
+impl Cache {
+    /// Reads everything from the store, and answers with the task that keeps it current.
+    ///
+    /// # Errors
+    /// [`signet_store::StoreError`] when the store cannot be read.
+    pub async fn load(
+        store: Store,
+        trust_domain: TrustDomain,
+        feed_id: String,
+    ) -> Result<(Arc<Self>, Follower), signet_store::StoreError> {
+        let cache = Arc::new(Self {
+            mirror: RwLock::new(Mirror {
+                index: AuthorizedIndex::new(trust_domain.clone()),
+                nodes: HashMap::new(),
+            }),
+            bundles: ArcSwap::default(),
+            applied: watch::Sender::new(0),
+            contact: Mutex::new(Instant::now()),
+            all: watch::Sender::new(Revisions::default()),
+            agents: Mutex::default(),
+            store,
+            trust_domain,
+            feed_id,
+        });
+        let follower = Follower::new(Arc::clone(&cache));
+        follower.reload().await?;
+        Ok((cache, follower))
+    }
+
+    /// Waits until every change that is committed now is visible here.
+    ///
+    /// # Errors
+    /// `Unavailable` when the feed does not catch up.
+    pub async fn fresh(&self) -> Result<(), Status> {
+        let target = self.store.revision();
+        if *self.applied.borrow() >= target {
+            return Ok(());
+        }
+        let mut applied = self.applied.subscribe();
+        let caught_up = applied.wait_for(|revision| *revision >= target);
+        match tokio::time::timeout(FRESH_DEADLINE, caught_up).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(Status::unavailable("the registration store does not answer")),
+        }
+    }
+
+    /// How long ago the store was last seen to work.
+    pub fn staleness(&self) -> Duration {
+        self.contact.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
+    /// The entries `agent` is authorised for, in no particular order.
+    pub fn authorized(&self, agent: &SpiffeId) -> Vec<Arc<Entry>> {
+        self.read().index.authorized(agent)
+    }
+
+    /// The entry with this ID if `agent` is authorised for it.
+    pub fn entry_for_agent(&self, agent: &SpiffeId, id: &EntryId) -> Option<Arc<Entry>> {
+        self.read().index.entry_for_agent(agent, id)
+    }
+
+    /// Those of `ids` that `agent` is authorised for; the lock is taken once.
+    pub fn entries_for_agent<'a>(
+        &self,
+        agent: &SpiffeId,
+        ids: impl IntoIterator<Item = &'a EntryId>,
+    ) -> Vec<Option<Arc<Entry>>> {
+        let mirror = self.read();
+        ids.into_iter().map(|id| mirror.index.entry_for_agent(agent, id)).collect()
+    }
+
+    /// The entries that issue this SPIFFE ID.
+    pub fn entries_of(&self, id: &SpiffeId) -> Vec<Arc<Entry>> {
+        self.read().index.entries_of(id).map(|entry| Arc::clone(entry)).collect()
+    }
+
+    /// How many entries there are.
+    pub fn entry_count(&self) -> usize {
+        self.read().index.len()
+    }
+
+    /// How many agents there are.
+    pub fn node_count(&self) -> usize {
+        self.read().nodes.len()
+    }
+
+    /// The serial numbers of an agent, if it is known.
+    pub fn node(&self, agent: &SpiffeId) -> Option<NodeRow> {
+        self.read().nodes.get(agent).cloned()
+    }
+
+    /// The node selectors of an agent, if it is known.
+    pub fn node_selectors(&self, agent: &SpiffeId) -> Option<SelectorSet> {
+        self.read().index.node_selectors(agent).cloned()
+    }
+
+    /// Looks at the index while it stands still: keep it short.
+    pub fn with_index<T>(&self, look: impl FnOnce(&AuthorizedIndex) -> T) -> T {
+        look(&self.read().index)
+    }
+
+    /// The bundle of a trust domain, own or foreign.
+    pub fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<CachedBundle>> {
+        self.bundles.load().get(trust_domain).cloned()
+    }
+
+    /// The server's own bundle, once there is one.
+    pub fn own_bundle(&self) -> Option<Arc<CachedBundle>> {
+        self.bundle(&self.trust_domain)
+    }
+
+    /// How many bundles there are, the own one included.
+    pub fn bundle_count(&self) -> usize {
+        self.bundles.load().len()
+    }
+
+    /// The revision of the store that is reflected here.
+    pub fn revision(&self) -> u64 {
+        *self.applied.borrow()
+    }
+
+    /// Names the history that revisions belong to.
+    pub fn feed_id(&self) -> &str {
+        &self.feed_id
+    }
+
+    /// The newest changes, now and as they come: those that concern `agent`, or all of them.
+    pub fn subscribe(&self, agent: Option<&SpiffeId>) -> watch::Receiver<Revisions> {
+        let Some(agent) = agent else { return self.all.subscribe() };
+        let now = *self.all.borrow();
+        let mut agents = self.subscribers();
+        // Those whose streams have ended are forgotten here, so that the map stays as small as
+        // the number of streams.
+        if agents.len() % 64 == 63 {
+            agents.retain(|_, sender| sender.receiver_count() > 0);
+        }
+        let sender = agents.entry(agent.clone()).or_insert_with(|| {
+            watch::Sender::new(Revisions { relationships: 0, agents: 0, ..now })
+        });
+        sender.subscribe()
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Mirror> {
+        self.mirror.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Mirror> {
+        self.mirror.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn subscribers(
+        &self,
+    ) -> std::sync::MutexGuard<'_, HashMap<SpiffeId, watch::Sender<Revisions>>> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn saw_store(&self) {
+        *self.contact.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+}
+
+impl BundleSource for Cache {
+    fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<TrustBundle>> {
+        self.bundles.load().get(trust_domain)?.trust.clone()
+    }
+}
+
+impl fmt::Debug for Cache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Cache(revision {})", self.revision())
+    }
+}

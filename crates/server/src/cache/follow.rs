@@ -1,0 +1,300 @@
+//! The task that keeps the memory in step with the store.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use signet_base::{Backoff, CancellationToken};
+use signet_identity::{
+    AttestedNode, AuthorizedIndex, Bundle, EntryId, IndexChange, SpiffeId, TrustDomain,
+};
+use signet_pki::x509::TrustBundle;
+use signet_store::{
+    Change, ChangeKind, Changes, EntryFilter, NodeFilter, PageRequest, Store, StoreError,
+};
+
+use super::{Cache, CachedBundle, NodeRow, Revisions};
+
+/// How many changes are taken over at a time.
+const BATCH: u32 = 1000;
+/// How many rows are loaded at a time.
+const PAGE: u32 = 1000;
+/// How often an idle store is asked whether it still works.
+const PING: Duration = Duration::from_secs(60);
+
+/// Follows the change feed. Its one owner runs it with [`Follower::run`].
+#[derive(Debug)]
+pub struct Follower {
+    cache: Arc<Cache>,
+}
+
+/// Changes of one batch, by what is to be read again.
+#[derive(Default)]
+struct Touched {
+    entries: Vec<EntryId>,
+    nodes: Vec<SpiffeId>,
+    bundles: HashSet<TrustDomain>,
+    relationships: bool,
+    newest: u64,
+}
+
+impl Follower {
+    pub(super) fn new(cache: Arc<Cache>) -> Self {
+        Self { cache }
+    }
+
+    /// Follows until the token is cancelled.
+    pub async fn run(self, token: CancellationToken) {
+        let mut revisions = self.cache.store.subscribe();
+        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        loop {
+            match self.catch_up().await {
+                Ok(()) => backoff.reset(),
+                Err(error) => {
+                    let delay = backoff.next_delay();
+                    tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        retry_ms = delay.as_millis() as u64,
+                        "Cannot follow the changes of the registration store"
+                    );
+                    if token.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
+                        return;
+                    }
+                    continue;
+                }
+            }
+            tokio::select! {
+                () = token.cancelled() => return,
+                changed = revisions.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(PING) => match self.cache.store.ping().await {
+                    Ok(()) => self.cache.saw_store(),
+                    Err(error) => tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "The registration store does not answer"
+                    ),
+                },
+            }
+        }
+    }
+
+    /// Takes over every change that is committed.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read; what was taken over stays.
+    pub async fn catch_up(&self) -> Result<(), StoreError> {
+        loop {
+            let applied = self.cache.revision();
+            if applied >= self.cache.store.revision() {
+                return Ok(());
+            }
+            match self.cache.store.changes_since(applied, BATCH).await? {
+                Changes::Since(changes) if changes.is_empty() => return Ok(()),
+                Changes::Since(changes) => self.apply(changes).await?,
+                Changes::Gone { newest } => {
+                    tracing::warn!(
+                        applied,
+                        newest,
+                        "The change feed has a gap: reading everything"
+                    );
+                    self.reload().await?;
+                }
+            }
+            self.cache.saw_store();
+        }
+    }
+
+    /// Reads everything anew.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then the memory is as it was.
+    pub(super) async fn reload(&self) -> Result<(), StoreError> {
+        let cache = &self.cache;
+        // What changes meanwhile comes again by the feed.
+        let revision = cache.store.revision();
+        let mut index = AuthorizedIndex::new(cache.trust_domain.clone());
+        let mut nodes = HashMap::new();
+        let mut page = PageRequest::first(PAGE);
+        loop {
+            let read = cache.store.list_entries(&EntryFilter::default(), page).await?;
+            for entry in read.items {
+                index.load(IndexChange::Entry(entry));
+            }
+            let Some(next) = read.next else { break };
+            page.after = Some(next);
+        }
+        let mut page = PageRequest::first(PAGE);
+        loop {
+            let read = cache.store.list_nodes(&NodeFilter::default(), page).await?;
+            for node in read.items {
+                nodes.insert(node.spiffe_id.clone(), NodeRow::from(&node));
+                index.load(IndexChange::Node(node.spiffe_id, node.selectors));
+            }
+            let Some(next) = read.next else { break };
+            page.after = Some(next);
+        }
+        let mut bundles = HashMap::new();
+        for bundle in cache.store.list_bundles(PageRequest::all()).await?.items {
+            bundles.insert(bundle.trust_domain.clone(), prepared(bundle));
+        }
+        {
+            let mut mirror = cache.write();
+            mirror.index = index;
+            mirror.nodes = nodes;
+        }
+        cache.bundles.store(Arc::new(bundles));
+        let all = Revisions {
+            entries: revision,
+            bundles: revision,
+            relationships: revision,
+            agents: revision,
+        };
+        cache.applied.send_replace(revision);
+        cache.all.send_replace(all);
+        for sender in cache.subscribers().values() {
+            sender.send_replace(Revisions { relationships: 0, agents: 0, ..all });
+        }
+        cache.saw_store();
+        Ok(())
+    }
+
+    async fn apply(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+        let touched = touched(changes);
+        let cache = &self.cache;
+        let mut updates = Vec::with_capacity(touched.entries.len() + touched.nodes.len());
+        let mut gone: HashSet<EntryId> = touched.entries.iter().cloned().collect();
+        if !touched.entries.is_empty() {
+            for entry in cache.store.entries(&touched.entries).await? {
+                gone.remove(&entry.id);
+                updates.push(IndexChange::Entry(entry));
+            }
+        }
+        updates.extend(gone.into_iter().map(IndexChange::EntryGone));
+        let rows = read_nodes(&cache.store, &touched.nodes).await?;
+        for (id, node) in &rows {
+            updates.push(match node {
+                Some(node) => IndexChange::Node(id.clone(), node.selectors.clone()),
+                None => IndexChange::NodeGone(id.clone()),
+            });
+        }
+        let mut bundles = Vec::with_capacity(touched.bundles.len());
+        for trust_domain in &touched.bundles {
+            let bundle = cache.store.bundle(trust_domain).await?;
+            bundles.push((trust_domain.clone(), bundle.map(prepared)));
+        }
+
+        let concerned = {
+            let mut mirror = cache.write();
+            for (id, node) in &rows {
+                match node {
+                    Some(node) => mirror.nodes.insert(id.clone(), NodeRow::from(node)),
+                    None => mirror.nodes.remove(id),
+                };
+            }
+            mirror.index.apply(updates)
+        };
+        if !bundles.is_empty() {
+            let mut all = HashMap::clone(&cache.bundles.load());
+            for (trust_domain, bundle) in bundles {
+                match bundle {
+                    Some(bundle) => all.insert(trust_domain, bundle),
+                    None => all.remove(&trust_domain),
+                };
+            }
+            cache.bundles.store(Arc::new(all));
+        }
+        cache.applied.send_replace(touched.newest);
+        self.announce(&touched, &concerned);
+        Ok(())
+    }
+
+    fn announce(&self, touched: &Touched, concerned: &HashSet<SpiffeId>) {
+        let newest = touched.newest;
+        self.cache.all.send_modify(|all| {
+            if !touched.entries.is_empty() {
+                all.entries = newest;
+            }
+            if !touched.nodes.is_empty() {
+                all.agents = newest;
+            }
+            if !touched.bundles.is_empty() {
+                all.bundles = newest;
+            }
+            if touched.relationships {
+                all.relationships = newest;
+            }
+        });
+        let agents = self.cache.subscribers();
+        let notify = |sender: &tokio::sync::watch::Sender<Revisions>, entries: bool| {
+            sender.send_modify(|revisions| {
+                if entries {
+                    revisions.entries = newest;
+                }
+                if !touched.bundles.is_empty() {
+                    revisions.bundles = newest;
+                }
+            });
+        };
+        if touched.bundles.is_empty() {
+            for id in concerned {
+                if let Some(sender) = agents.get(id) {
+                    notify(sender, true);
+                }
+            }
+        } else {
+            for (id, sender) in agents.iter() {
+                notify(sender, concerned.contains(id));
+            }
+        }
+    }
+}
+
+fn touched(changes: Vec<Change>) -> Touched {
+    let mut touched = Touched::default();
+    let mut seen: HashSet<(ChangeKind, String)> = HashSet::with_capacity(changes.len());
+    for Change { revision, kind, key } in changes {
+        touched.newest = touched.newest.max(revision);
+        if !seen.insert((kind, key.clone())) {
+            continue;
+        }
+        let readable = match kind {
+            ChangeKind::Entry => key.parse().map(|id| touched.entries.push(id)).is_ok(),
+            ChangeKind::Node => key.parse().map(|id| touched.nodes.push(id)).is_ok(),
+            ChangeKind::Bundle => key.parse().map(|td| touched.bundles.insert(td)).is_ok(),
+            ChangeKind::Federation => {
+                touched.relationships = true;
+                true
+            }
+        };
+        if !readable {
+            tracing::warn!(revision, ?kind, key, "The change feed names something unreadable");
+        }
+    }
+    touched
+}
+
+async fn read_nodes(
+    store: &Store,
+    ids: &[SpiffeId],
+) -> Result<Vec<(SpiffeId, Option<AttestedNode>)>, StoreError> {
+    let mut rows = Vec::with_capacity(ids.len());
+    for id in ids {
+        rows.push((id.clone(), store.node(id).await?));
+    }
+    Ok(rows)
+}
+
+fn prepared(bundle: Bundle) -> Arc<CachedBundle> {
+    let trust = match TrustBundle::from_bundle(&bundle) {
+        Ok(trust) => Some(Arc::new(trust)),
+        Err(error) => {
+            tracing::warn!(
+                trust_domain = %bundle.trust_domain, %error,
+                "A bundle holds an authority that cannot be read: its members cannot connect"
+            );
+            None
+        }
+    };
+    Arc::new(CachedBundle { bundle, trust })
+}
