@@ -11,6 +11,8 @@ mod expand;
 mod hcl;
 mod json;
 mod lexer;
+mod paths;
+mod plugins;
 mod settings;
 mod settings_decode;
 mod text;
@@ -22,6 +24,8 @@ pub use decode::{Block, Context};
 pub use duration::{DurationError, format_duration, parse_duration};
 pub use error::{ConfigError, Problem};
 pub use expand::expand_env;
+pub use paths::{absolute_path, socket_path};
+pub use plugins::{Configured, Plugin, PluginSource, plugins};
 pub use settings::{
     BadCidr, Cidr, HealthSettings, LogFormat, LogLevel, LogSettings, PrometheusSettings,
     TelemetrySettings, UnknownLogLevel,

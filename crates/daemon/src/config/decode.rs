@@ -29,13 +29,19 @@ use super::{
 pub struct Context {
     file: Arc<str>,
     problems: RefCell<Vec<(Pos, String)>>,
+    elsewhere: RefCell<Vec<ConfigError>>,
     warnings: RefCell<Vec<String>>,
 }
 
 impl Context {
     /// For a file of this name.
     pub fn new(file: impl Into<Arc<str>>) -> Self {
-        Self { file: file.into(), problems: RefCell::default(), warnings: RefCell::default() }
+        Self {
+            file: file.into(),
+            problems: RefCell::default(),
+            elsewhere: RefCell::default(),
+            warnings: RefCell::default(),
+        }
     }
 
     /// Reports a problem.
@@ -46,6 +52,16 @@ impl Context {
     /// Reports what works, but not as one may think; the text names the place.
     pub fn warn(&self, pos: Pos, message: impl Display) {
         self.warnings.borrow_mut().push(format!("{}:{pos}: {message}", self.file));
+    }
+
+    /// Reports what is wrong with another file that this one names.
+    pub fn absorb(&self, error: ConfigError) {
+        self.elsewhere.borrow_mut().push(error);
+    }
+
+    /// Passes on what another file's context warned about.
+    pub fn absorb_warnings(&self, warnings: Vec<String>) {
+        self.warnings.borrow_mut().extend(warnings);
     }
 
     /// What was warned about so far.
@@ -59,17 +75,17 @@ impl Context {
     /// [`ConfigError`] with what was reported, in the order of the file.
     pub fn finish<T>(&self, value: Option<T>) -> Result<T, ConfigError> {
         let mut problems = self.problems.take();
+        problems.sort_by_key(|(pos, _)| *pos);
+        let file = &self.file;
+        let at = |(pos, message)| Problem::At { file: file.to_string(), pos, message };
+        let here = ConfigError::new(problems.into_iter().map(at).collect());
+        let all = self.elsewhere.take().into_iter().fold(here, ConfigError::and);
         match value {
-            Some(value) if problems.is_empty() => Ok(value),
-            _ if problems.is_empty() => {
-                Err(ConfigError::general(format!("{}: the configuration is incomplete", self.file)))
+            Some(value) if all.problems().is_empty() => Ok(value),
+            None if all.problems().is_empty() => {
+                Err(ConfigError::general(format!("{file}: the configuration is incomplete")))
             }
-            _ => {
-                problems.sort_by_key(|(pos, _)| *pos);
-                let file = &self.file;
-                let at = |(pos, message)| Problem::At { file: file.to_string(), pos, message };
-                Err(ConfigError::new(problems.into_iter().map(at).collect()))
-            }
+            _ => Err(all),
         }
     }
 }
@@ -98,6 +114,25 @@ impl<'a> Block<'a> {
     ) -> Self {
         let items = items.map(|item| (item, Cell::new(false))).collect();
         Self { context, name, pos, items, asked: RefCell::default() }
+    }
+
+    /// A block without items, as if it stood at `pos`.
+    pub fn empty(context: &'a Context, name: impl Into<String>, pos: Pos) -> Self {
+        Self::new(context, name.into(), pos, [].iter())
+    }
+
+    /// Where problems of this block are collected.
+    pub fn context(&self) -> &'a Context {
+        self.context
+    }
+
+    /// Whether `key` is set to a block or a list of blocks.
+    pub fn holds_block(&self, key: &'static str) -> bool {
+        self.last(key).is_some_and(|item| match &item.value.value {
+            Value::Object(_) => true,
+            Value::List(list) => list.iter().any(|node| matches!(node.value, Value::Object(_))),
+            _ => false,
+        })
     }
 
     /// Gives the block another name in messages.
