@@ -6,3 +6,4 @@ pub mod caller;
 pub mod config;
 pub mod context;
 pub mod limits;
+pub mod service;

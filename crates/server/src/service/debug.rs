@@ -1,0 +1,80 @@
+//! `spire.api.server.debug.v1.Debug`: figures about the running server.
+
+use signet_api::{
+    convert::id_to_pb,
+    pb::spire::api::server::debug::v1::{self as pb, debug_server, get_info_response::Cert},
+};
+use signet_pki::x509::Certificate;
+use tonic::{Request, Response, Status};
+
+use crate::context::Context;
+
+/// The debug service.
+#[derive(Clone, Debug)]
+pub struct DebugService {
+    context: Context,
+}
+
+impl DebugService {
+    /// The service of a server.
+    pub fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    /// As a service for the router.
+    pub fn into_server(self) -> debug_server::DebugServer<Self> {
+        debug_server::DebugServer::new(self)
+    }
+
+    /// The server's own SVID up to the authority that it is verified with.
+    fn svid_chain(&self) -> Result<Vec<Cert>, Status> {
+        let unreadable = |_| Status::internal("failed to parse the server's certificates");
+        let chain = self.context.server_svid.borrow().clone();
+        let mut chain = signet_pki::x509::parse_chain(&chain).map_err(unreadable)?;
+        if let Some(root) = chain.last().and_then(|last| self.authority_of(last)) {
+            chain.push(root);
+        }
+        Ok(chain.iter().map(described).collect())
+    }
+
+    fn authority_of(&self, certificate: &Certificate) -> Option<Certificate> {
+        if certificate.is_self_signed() {
+            return None;
+        }
+        let bundle = self.context.cache.own_bundle()?;
+        let authorities = bundle.bundle.x509_authorities.iter();
+        authorities.filter_map(|authority| Certificate::from_der(&authority.der).ok()).find(
+            |authority| {
+                authority.raw_subject() == certificate.raw_issuer()
+                    && authority.public_key().is_ok_and(|key| certificate.is_signed_by(key))
+            },
+        )
+    }
+}
+
+#[tonic::async_trait]
+impl debug_server::Debug for DebugService {
+    async fn get_info(
+        &self,
+        _request: Request<pb::GetInfoRequest>,
+    ) -> Result<Response<pb::GetInfoResponse>, Status> {
+        self.context.cache.fresh().await?;
+        let cache = &self.context.cache;
+        let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+        Ok(Response::new(pb::GetInfoResponse {
+            svid_chain: self.svid_chain()?,
+            uptime: i32::try_from(self.context.started.elapsed().as_secs()).unwrap_or(i32::MAX),
+            agents_count: count(cache.node_count()),
+            federated_bundles_count: count(cache.bundle_count()),
+            entries_count: count(cache.entry_count()),
+        }))
+    }
+}
+
+fn described(certificate: &Certificate) -> Cert {
+    Cert {
+        id: certificate.spiffe_id().ok().as_ref().map(id_to_pb),
+        expires_at: certificate.not_after(),
+        subject: certificate.subject().to_string(),
+    }
+}

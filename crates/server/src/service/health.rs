@@ -1,0 +1,93 @@
+//! `grpc.health.v1.Health` on the local socket.
+
+use std::{pin::Pin, time::Duration};
+
+use futures_util::stream;
+use signet_api::pb::grpc::health::v1::{
+    HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
+    health_check_response::ServingStatus, health_server,
+};
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status};
+
+use crate::context::Context;
+
+/// How often a watched status is looked at again.
+const WATCH_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The health service.
+#[derive(Clone, Debug)]
+pub struct HealthService {
+    context: Context,
+}
+
+impl HealthService {
+    /// The service of a server.
+    pub fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    /// As a service for the router.
+    pub fn into_server(self) -> health_server::HealthServer<Self> {
+        health_server::HealthServer::new(self)
+    }
+
+    /// Serving means: the store answers, and there is a bundle to verify with.
+    async fn status(&self) -> ServingStatus {
+        let unhealthy = match self.context.store.bundle(&self.context.trust_domain).await {
+            Ok(Some(_)) => return ServingStatus::Serving,
+            Ok(None) => "bundle is missing",
+            Err(_) => "unable to fetch bundle",
+        };
+        tracing::warn!(reason = unhealthy, "Health check failed");
+        ServingStatus::NotServing
+    }
+}
+
+#[tonic::async_trait]
+impl health_server::Health for HealthService {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        only_whole(request.get_ref())?;
+        Ok(Response::new(HealthCheckResponse { status: self.status().await.into() }))
+    }
+
+    async fn list(
+        &self,
+        _request: Request<HealthListRequest>,
+    ) -> Result<Response<HealthListResponse>, Status> {
+        let status = HealthCheckResponse { status: self.status().await.into() };
+        Ok(Response::new(HealthListResponse { statuses: [(String::new(), status)].into() }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        only_whole(request.get_ref())?;
+        let states = stream::unfold((self.clone(), None), |(health, last)| async move {
+            loop {
+                if last.is_some() {
+                    tokio::time::sleep(WATCH_INTERVAL).await;
+                }
+                let now = health.status().await;
+                if last != Some(now) {
+                    let response = HealthCheckResponse { status: now.into() };
+                    return Some((Ok(response), (health, Some(now))));
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(states)))
+    }
+}
+
+fn only_whole(request: &HealthCheckRequest) -> Result<(), Status> {
+    if request.service.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid_argument("per-service health is not supported"))
+}
