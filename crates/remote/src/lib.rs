@@ -1,3 +1,3 @@
 //! Back ends of others: a bounded HTTP client with proxies and deadlines.
 
-pub mod dial;
+pub mod http;

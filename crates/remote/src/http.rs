@@ -1,0 +1,305 @@
+//! A bounded HTTP/1.1 client: every request has a deadline, every answer a largest size.
+//!
+//! No redirects are followed, nothing is kept between requests, and `HTTP_PROXY`, `HTTPS_PROXY`
+//! and `NO_PROXY` are honoured as Go programs do.
+
+mod connect;
+mod error;
+mod proxy;
+mod url;
+
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Request, Response, Uri,
+    header::{ACCEPT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT},
+};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
+
+use self::{connect::Route, url::Target};
+pub use self::{
+    connect::{ByteStream, connect_via_proxy},
+    error::HttpError,
+    proxy::{Proxies, ProxyUrlError},
+};
+
+/// How long a request may take unless told otherwise, connecting and reading included.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest body of an answer unless told otherwise, in bytes.
+const DEFAULT_MAX_BODY: usize = 4 * 1024 * 1024;
+/// The largest head of an answer, in bytes.
+const MAX_HEAD: usize = 64 * 1024;
+
+/// Which certificates a server may have.
+#[derive(Clone, Default)]
+#[non_exhaustive]
+pub enum Trust {
+    /// Those that the machine trusts.
+    #[default]
+    System,
+    /// Those that chain to one of these, and no others.
+    Roots(Vec<CertificateDer<'static>>),
+    /// What this configuration says; for SPIFFE authentication and client certificates.
+    Config(Arc<ClientConfig>),
+}
+
+/// The client. Clones share its settings.
+#[derive(Clone)]
+pub struct HttpClient {
+    tls: Arc<ClientConfig>,
+    proxies: Arc<Proxies>,
+    socket: Option<PathBuf>,
+    timeout: Duration,
+    max_body: usize,
+    user_agent: HeaderValue,
+}
+
+/// How a client is to behave; see [`HttpClient::builder`].
+#[derive(Clone, Default)]
+pub struct HttpClientBuilder {
+    trust: Trust,
+    proxies: Option<Proxies>,
+    socket: Option<PathBuf>,
+    timeout: Option<Duration>,
+    max_body: Option<usize>,
+}
+
+impl HttpClient {
+    /// System roots, proxies from the environment, 30 s, 4 MiB.
+    pub fn builder() -> HttpClientBuilder {
+        HttpClientBuilder::default()
+    }
+
+    /// Fetches `url`.
+    ///
+    /// # Errors
+    /// [`HttpError`]; an answer of any status is no error, see [`expect_success`].
+    pub async fn get(&self, url: &str) -> Result<Response<Bytes>, HttpError> {
+        self.send(request("GET", url)?.body(Bytes::new()).map_err(|_| HttpError::bad_url(url))?)
+            .await
+    }
+
+    /// Posts `body` to `url`.
+    ///
+    /// # Errors
+    /// [`HttpError`]; an answer of any status is no error, see [`expect_success`].
+    pub async fn post(
+        &self,
+        url: &str,
+        content_type: &'static str,
+        body: impl Into<Bytes>,
+    ) -> Result<Response<Bytes>, HttpError> {
+        let request = request("POST", url)?
+            .header(CONTENT_TYPE, HeaderValue::from_static(content_type))
+            .body(body.into())
+            .map_err(|_| HttpError::bad_url(url))?;
+        self.send(request).await
+    }
+
+    /// Sends a request with an absolute URL and reads the whole answer within the deadline.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let target = Target::of(request.uri())?;
+        let work = self.exchange(&target, request);
+        tokio::time::timeout(self.timeout, work)
+            .await
+            .map_err(|_| HttpError::TimedOut { server: target.to_string(), after: self.timeout })?
+    }
+
+    async fn exchange(
+        &self,
+        target: &Target,
+        request: Request<Bytes>,
+    ) -> Result<Response<Bytes>, HttpError> {
+        let route = Route::of(target, self.socket.as_deref(), &self.proxies);
+        let stream = connect::open(target, &route, &self.tls).await?;
+        let request = self.prepare(target, &route, request)?;
+        let failed = |source| HttpError::Exchange { server: target.to_string(), source };
+        let (mut sender, connection) = http1::Builder::new()
+            .max_buf_size(MAX_HEAD)
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(failed)?;
+        let exchange = async {
+            let (head, body) = sender.send_request(request).await.map_err(failed)?.into_parts();
+            let too_large =
+                || HttpError::TooLarge { server: target.to_string(), limit: self.max_body };
+            let body = Limited::new(body, self.max_body).collect().await;
+            let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
+                Ok(error) => failed(*error),
+                Err(_) => too_large(),
+            })?;
+            Ok(Response::from_parts(head, body.to_bytes()))
+        };
+        tokio::pin!(connection, exchange);
+        // The connection is driven here, not in a task: it ends with the request, come what may.
+        loop {
+            tokio::select! {
+                biased;
+                answer = &mut exchange => return answer,
+                ended = &mut connection => {
+                    ended.map_err(failed)?;
+                    return exchange.await;
+                }
+            }
+        }
+    }
+
+    fn prepare(
+        &self,
+        target: &Target,
+        route: &Route<'_>,
+        request: Request<Bytes>,
+    ) -> Result<Request<Full<Bytes>>, HttpError> {
+        let (mut head, body) = request.into_parts();
+        let bad = || HttpError::bad_url(&target.to_string());
+        head.headers.insert(HOST, target.host_header().parse().map_err(|_| bad())?);
+        head.headers.entry(USER_AGENT).or_insert_with(|| self.user_agent.clone());
+        head.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if let Some(authorization) = route.forward_authorization() {
+            head.headers.insert(http::header::PROXY_AUTHORIZATION, authorization);
+        }
+        if !route.is_forwarded() {
+            let path = head.uri.path_and_query().map_or("/", |path| path.as_str());
+            head.uri = path.parse::<Uri>().map_err(|_| bad())?;
+        }
+        Ok(Request::from_parts(head, Full::new(body)))
+    }
+}
+
+impl fmt::Debug for HttpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpClient")
+            .field("socket", &self.socket)
+            .field("timeout", &self.timeout)
+            .field("max_body", &self.max_body)
+            .finish_non_exhaustive()
+    }
+}
+
+impl HttpClientBuilder {
+    /// Sets which certificates a server may have.
+    #[must_use]
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.trust = trust;
+        self
+    }
+
+    /// Sets the proxies in place of the environment's.
+    #[must_use]
+    pub fn proxies(mut self, proxies: Proxies) -> Self {
+        self.proxies = Some(proxies);
+        self
+    }
+
+    /// Sends every request through this Unix socket, whatever the host in its URL.
+    #[must_use]
+    pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
+        self.socket = Some(path.into());
+        self
+    }
+
+    /// Sets how long a request may take in all.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets the largest body of an answer, in bytes.
+    #[must_use]
+    pub fn max_body(mut self, bytes: usize) -> Self {
+        self.max_body = Some(bytes);
+        self
+    }
+
+    /// Makes the client; the machine's roots are read here.
+    ///
+    /// # Errors
+    /// [`HttpError::Trust`] when there is no usable root certificate, [`HttpError::ProxyUrl`] when
+    /// a proxy of the environment is not understood.
+    pub fn build(self) -> Result<HttpClient, HttpError> {
+        let proxies = match self.proxies {
+            Some(proxies) => proxies,
+            None => Proxies::from_env()?,
+        };
+        Ok(HttpClient {
+            tls: client_config(self.trust)?,
+            proxies: Arc::new(proxies),
+            socket: self.socket,
+            timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
+            max_body: self.max_body.unwrap_or(DEFAULT_MAX_BODY),
+            user_agent: HeaderValue::from_static(concat!("signet/", env!("CARGO_PKG_VERSION"))),
+        })
+    }
+}
+
+impl fmt::Debug for HttpClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpClientBuilder").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System => f.write_str("System"),
+            Self::Roots(roots) => write!(f, "Roots({})", roots.len()),
+            Self::Config(_) => f.write_str("Config(..)"),
+        }
+    }
+}
+
+/// Turns an answer whose status is not 2xx into an error that shows the beginning of its body.
+///
+/// # Errors
+/// [`HttpError::Status`].
+pub fn expect_success(answer: Response<Bytes>, url: &str) -> Result<Bytes, HttpError> {
+    if answer.status().is_success() {
+        return Ok(answer.into_body());
+    }
+    let body = String::from_utf8_lossy(answer.body());
+    let body: String = body.trim().chars().filter(|c| !c.is_control()).take(200).collect();
+    Err(HttpError::Status { url: url::redacted(url), status: answer.status().as_u16(), body })
+}
+
+fn request(method: &str, url: &str) -> Result<http::request::Builder, HttpError> {
+    let uri: Uri = url.parse().map_err(|_| HttpError::bad_url(url))?;
+    Ok(Request::builder().method(method).uri(uri))
+}
+
+fn client_config(trust: Trust) -> Result<Arc<ClientConfig>, HttpError> {
+    let roots = match trust {
+        Trust::Config(config) => return Ok(config),
+        Trust::Roots(roots) => {
+            let mut store = RootCertStore::empty();
+            for root in roots {
+                store.add(root).map_err(|e| HttpError::Trust(e.to_string()))?;
+            }
+            store
+        }
+        Trust::System => {
+            let found = rustls_native_certs::load_native_certs();
+            let mut store = RootCertStore::empty();
+            store.add_parsable_certificates(found.certs);
+            for error in found.errors {
+                tracing::debug!(%error, "Cannot read a root certificate of the system");
+            }
+            store
+        }
+    };
+    // Without roots plain HTTP still works; TLS fails when it is tried, with its own words.
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| HttpError::Trust(e.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(Arc::new(config))
+}

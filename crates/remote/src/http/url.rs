@@ -1,0 +1,105 @@
+//! Where a request goes.
+
+use std::fmt;
+
+use http::Uri;
+
+use super::HttpError;
+
+/// The server of a URL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Target {
+    pub(super) tls: bool,
+    /// Without brackets.
+    pub(super) host: String,
+    pub(super) port: u16,
+}
+
+impl Target {
+    pub(super) fn of(uri: &Uri) -> Result<Self, HttpError> {
+        let bad = || HttpError::bad_url(&uri.to_string());
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(bad()),
+        };
+        let authority = uri.authority().ok_or_else(bad)?;
+        let host = bare(authority.host());
+        if host.is_empty() || authority.as_str().contains('@') {
+            return Err(bad());
+        }
+        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        Ok(Self { tls, host: host.to_owned(), port })
+    }
+
+    /// The `Host` header: without the port where it is the scheme's own.
+    pub(super) fn host_header(&self) -> String {
+        if self.port == if self.tls { 443 } else { 80 } {
+            bracketed(&self.host)
+        } else {
+            self.to_string()
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", bracketed(&self.host), self.port)
+    }
+}
+
+/// `[::1]` is `::1`.
+pub(super) fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
+}
+
+/// `::1` is `[::1]`.
+pub(super) fn bracketed(host: &str) -> String {
+    if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
+}
+
+/// A URL without user, password, query and fragment, fit for logs.
+pub(super) fn redacted(url: &str) -> String {
+    let end = url.find(['?', '#']).unwrap_or(url.len());
+    let url = url.get(..end).unwrap_or_default();
+    let (scheme, rest) = url.split_once("://").map_or(("", url), |(s, r)| (s, r));
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    format!("{scheme}{separator}{host}{path}")
+        .chars()
+        .filter(|c| !c.is_control())
+        .take(300)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_read_from_urls() {
+        let of = |url: &str| Target::of(&url.parse().unwrap());
+        let target = of("https://example.org/x?y").unwrap();
+        assert_eq!((target.tls, &*target.host, target.port), (true, "example.org", 443));
+        assert_eq!(target.host_header(), "example.org");
+        let target = of("http://[::1]:8080").unwrap();
+        assert_eq!(target.to_string(), "[::1]:8080");
+        assert_eq!(target.host_header(), "[::1]:8080");
+        for bad in ["/path", "ftp://example.org/", "https://user:secret@example.org/"] {
+            let error = of(bad).unwrap_err().to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_of_a_url_is_no_secret() {
+        for (url, want) in [
+            ("https://u:p@h:1/a/b?token=t#f", "https://h:1/a/b"),
+            ("u:p@h", "h"),
+            ("https://h", "https://h"),
+        ] {
+            assert_eq!(redacted(url), want);
+        }
+    }
+}
