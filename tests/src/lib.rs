@@ -1,1 +1,40 @@
 //! Harness for black-box tests of the built binaries.
+//!
+//! A test makes a [`Server`] and an [`Agent`] (or a [`Node`], which is both), drives them through
+//! their command lines and sockets, and looks from outside at what comes out. Every wait is for a
+//! condition with a deadline; everything started is ended and removed when the test is over; what
+//! the programs logged is printed when it fails.
+
+pub mod agent;
+pub mod bins;
+pub mod cli;
+pub mod clients;
+pub mod dir;
+pub mod node;
+pub mod process;
+pub mod server;
+pub mod wait;
+
+pub use agent::{Agent, AgentOptions};
+pub use cli::{Cli, Output};
+pub use clients::{Client, Lines};
+pub use dir::TestDir;
+pub use node::Node;
+pub use process::Process;
+pub use server::{Server, ServerOptions};
+pub use wait::{DEADLINE, eventually, eventually_within};
+
+/// Leaves a test early because the machine lacks something, and says so. Where nothing may be
+/// missing (`SIGNET_REQUIRE_ALL=1`) it fails instead.
+#[macro_export]
+macro_rules! skip {
+    ($($why:tt)*) => {{
+        let why = format!($($why)*);
+        assert!(
+            std::env::var_os("SIGNET_REQUIRE_ALL").is_none_or(|v| v != "1"),
+            "cannot be skipped here: {why}"
+        );
+        eprintln!("SKIPPED: {why}");
+        return;
+    }};
+}

@@ -1,0 +1,134 @@
+//! Builds the clients once, below `target/clients`.
+
+use std::{
+    collections::hash_map::DefaultHasher,
+    fs::{self, File},
+    hash::{Hash, Hasher},
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
+
+use super::Client;
+use crate::bins;
+
+type Built = Result<Vec<String>, String>;
+
+/// Builds a client, or says what is missing.
+pub fn prepare(client: Client) -> Result<(), String> {
+    prepare_words(client).map(drop)
+}
+
+/// The words that start a client.
+pub fn prepare_words(client: Client) -> Built {
+    static GO: OnceLock<Built> = OnceLock::new();
+    static JAVA: OnceLock<Built> = OnceLock::new();
+    static PYTHON: OnceLock<Built> = OnceLock::new();
+    match client {
+        Client::Go => GO.get_or_init(|| locked("go", go)).clone(),
+        Client::Java => JAVA.get_or_init(|| locked("java", java)).clone(),
+        Client::Python => PYTHON.get_or_init(|| locked("python", python)).clone(),
+        Client::Rust => Ok(vec![bins::own("rust-client").display().to_string()]),
+    }
+}
+
+/// The Go program, which is also a SPIRE agent and a SPIRE server. An error says what is missing.
+pub fn go_binary() -> Result<PathBuf, String> {
+    prepare_words(Client::Go).map(|words| PathBuf::from(&words[0]))
+}
+
+/// Runs `build` in the client's directory while no other test program does.
+fn locked(name: &str, build: fn(&Path, &Path) -> Built) -> Built {
+    let dir = bins::clients_dir().join(name);
+    let text = |e: std::io::Error| format!("{}: {e}", dir.display());
+    fs::create_dir_all(&dir).map_err(text)?;
+    let lock = File::create(dir.join("lock")).map_err(text)?;
+    lock.lock().map_err(text)?;
+    build(&bins::sources().join("clients").join(name), &dir)
+}
+
+fn go(sources: &Path, dir: &Path) -> Built {
+    let program = dir.join("clients");
+    // Go knows by itself when there is nothing to do.
+    tool(Command::new("go").current_dir(sources).args(["build", "-o"]).arg(&program).arg("."))?;
+    Ok(vec![program.display().to_string()])
+}
+
+fn java(sources: &Path, dir: &Path) -> Built {
+    let target = dir.join("target");
+    let done = || {
+        tool(
+            Command::new("mvn")
+                .current_dir(sources)
+                .args(["-q", "-B", "package"])
+                .arg(format!("-DbuildDirectory={}", target.display())),
+        )
+    };
+    once(dir, &[sources.join("pom.xml"), sources.join("src/main/java/test/Clients.java")], done)?;
+    tool(Command::new("java").arg("-version"))?;
+    let classpath = format!("{0}/classes:{0}/lib/*", target.display());
+    // A client lives for a second: compiling little is faster than compiling well.
+    let words = ["java", "-XX:TieredStopAtLevel=1", "-Xshare:auto", "-cp", &classpath];
+    Ok(words.iter().map(|&w| w.to_owned()).chain(["test.Clients".to_owned()]).collect())
+}
+
+fn python(sources: &Path, dir: &Path) -> Built {
+    let (venv, requirements) = (dir.join("venv"), sources.join("requirements.txt"));
+    let done = || {
+        tool(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+        tool(
+            Command::new(venv.join("bin/pip"))
+                .args(["install", "-q", "--disable-pip-version-check", "-r"])
+                .arg(&requirements),
+        )
+    };
+    once(dir, std::slice::from_ref(&requirements), done)?;
+    let script = sources.join("clients.py");
+    // `-B`: no caches beside the sources.
+    Ok(vec![
+        venv.join("bin/python3").display().to_string(),
+        "-B".to_owned(),
+        script.display().to_string(),
+    ])
+}
+
+/// Runs `build` unless it was already done for these very inputs.
+fn once(
+    dir: &Path,
+    inputs: &[PathBuf],
+    build: impl FnOnce() -> Result<(), String>,
+) -> Result<(), String> {
+    let mut hasher = DefaultHasher::new();
+    for input in inputs {
+        fs::read(input).map_err(|e| format!("{}: {e}", input.display()))?.hash(&mut hasher);
+    }
+    let stamp = format!("{:x}", hasher.finish());
+    let file = dir.join("stamp");
+    if fs::read_to_string(&file).is_ok_and(|old| old == stamp) {
+        return Ok(());
+    }
+    build()?;
+    fs::write(&file, stamp).map_err(|e| format!("{}: {e}", file.display()))
+}
+
+fn tool(command: &mut Command) -> Result<(), String> {
+    let output = command.output().map_err(|e| format!("{command:?}: {e}"))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(format!(
+        "{command:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    ))
+}
+
+/// A program on the search path.
+pub fn which(name: &str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+        .unwrap_or_else(|| PathBuf::from(name))
+}
