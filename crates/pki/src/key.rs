@@ -2,9 +2,21 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
+use aws_lc_rs::{
+    encoding::{AsDer, Pkcs8V1Der},
+    rsa::KeySize,
+    signature::{
+        ECDSA_P256_SHA256_ASN1_SIGNING as P256, ECDSA_P384_SHA384_ASN1_SIGNING as P384,
+        ECDSA_P521_SHA512_ASN1_SIGNING as P521, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair,
+        RsaKeyPair,
+    },
+};
 use zeroize::Zeroizing;
 
-use crate::{LocalSigner, SignError};
+use crate::{
+    LocalSigner, SignError,
+    der::{DerError, Reader, Writer, oid, tag},
+};
 
 /// The smallest RSA modulus that is accepted, bits.
 pub const MIN_RSA_BITS: usize = 2048;
@@ -120,6 +132,16 @@ impl KeyAlgorithm {
     pub fn key_type(self) -> Option<KeyType> {
         KeyType::ALL.into_iter().find(|kind| kind.algorithm() == self)
     }
+
+    /// Bytes of one coordinate of an EC point; `None` for RSA.
+    pub(crate) fn coordinate_len(self) -> Option<usize> {
+        match self {
+            Self::EcP256 => Some(32),
+            Self::EcP384 => Some(48),
+            Self::EcP521 => Some(66),
+            Self::Rsa { .. } => None,
+        }
+    }
 }
 
 /// A private key: PKCS#8 DER, wiped from memory when dropped.
@@ -135,8 +157,15 @@ impl PrivateKey {
     /// # Errors
     /// [`KeyError::Generate`] when the crypto library fails.
     pub fn generate(key_type: KeyType) -> Result<Self, KeyError> {
-        let _ = key_type;
-        todo!()
+        let failed = |_| KeyError::Generate(key_type);
+        let ec = |algorithm| EcdsaKeyPair::generate(algorithm).map_err(failed);
+        let rsa = |size| RsaKeyPair::generate(size).map_err(failed);
+        match key_type {
+            KeyType::EcP256 => Self::from_ec(KeyAlgorithm::EcP256, &ec(&P256)?),
+            KeyType::EcP384 => Self::from_ec(KeyAlgorithm::EcP384, &ec(&P384)?),
+            KeyType::Rsa2048 => Self::from_rsa(&rsa(KeySize::Rsa2048)?),
+            KeyType::Rsa4096 => Self::from_rsa(&rsa(KeySize::Rsa4096)?),
+        }
     }
 
     /// Reads PKCS#8, SEC1 (RFC 5915) or PKCS#1 DER.
@@ -144,8 +173,26 @@ impl PrivateKey {
     /// # Errors
     /// [`KeyError`] for anything else, and for key kinds and sizes that are not accepted.
     pub fn from_der(der: &[u8]) -> Result<Self, KeyError> {
-        let _ = der;
-        todo!()
+        const MALFORMED: KeyError = KeyError::Malformed("private key");
+        if der.len() > MAX_PRIVATE_KEY_LEN {
+            return Err(KeyError::TooLong { what: "private key", max: MAX_PRIVATE_KEY_LEN });
+        }
+        let ec = |curve| {
+            let (algorithm, signing) = ec_curve(curve).ok_or(KeyError::Unsupported)?;
+            let pair = EcdsaKeyPair::from_private_key_der(signing, der).map_err(|_| MALFORMED)?;
+            Self::from_ec(algorithm, &pair)
+        };
+        match private_key_form(der).map_err(|_| MALFORMED)? {
+            PrivateForm::Pkcs1 => {
+                Self::from_rsa(&RsaKeyPair::from_der(der).map_err(|_| MALFORMED)?)
+            }
+            PrivateForm::Pkcs8 { algorithm: oid::RSA, .. } => {
+                Self::from_rsa(&RsaKeyPair::from_pkcs8(der).map_err(|_| MALFORMED)?)
+            }
+            PrivateForm::Pkcs8 { algorithm: oid::EC_PUBLIC_KEY, curve: Some(curve) }
+            | PrivateForm::Sec1 { curve } => ec(curve),
+            PrivateForm::Pkcs8 { .. } => Err(KeyError::Unsupported),
+        }
     }
 
     /// Reads the first `PRIVATE KEY`, `EC PRIVATE KEY` or `RSA PRIVATE KEY` block of a PEM text;
@@ -154,8 +201,12 @@ impl PrivateKey {
     /// # Errors
     /// [`KeyError`] when there is none or it is not accepted.
     pub fn from_pem(text: &str) -> Result<Self, KeyError> {
-        let _ = text;
-        todo!()
+        let blocks = crate::pem::decode(text).map_err(|_| KeyError::Malformed("PEM"))?;
+        blocks
+            .iter()
+            .find(|b| matches!(&*b.label, "PRIVATE KEY" | "EC PRIVATE KEY" | "RSA PRIVATE KEY"))
+            .ok_or(KeyError::Malformed("PEM: it holds no private key"))
+            .and_then(|block| Self::from_der(&block.der))
     }
 
     /// PKCS#8 DER. A secret: give it to the key's owner only.
@@ -180,6 +231,22 @@ impl PrivateKey {
     pub fn signer(&self) -> Result<Arc<LocalSigner>, SignError> {
         LocalSigner::new(self).map(Arc::new)
     }
+
+    fn from_ec(algorithm: KeyAlgorithm, pair: &EcdsaKeyPair) -> Result<Self, KeyError> {
+        const MALFORMED: KeyError = KeyError::Malformed("private key");
+        let pkcs8 = pair.to_pkcs8v1().map_err(|_| MALFORMED)?.as_ref().to_vec();
+        let public = PublicKey::from_bits(algorithm, pair.public_key().as_ref())?;
+        Ok(Self { pkcs8: Zeroizing::new(pkcs8), public })
+    }
+
+    fn from_rsa(pair: &RsaKeyPair) -> Result<Self, KeyError> {
+        const MALFORMED: KeyError = KeyError::Malformed("private key");
+        let bits = rsa_bits(pair.public_key().as_ref()).map_err(|_| MALFORMED)?;
+        let algorithm = rsa_algorithm(bits)?;
+        let pkcs8: Pkcs8V1Der<'_> = pair.as_der().map_err(|_| MALFORMED)?;
+        let public = PublicKey::from_bits(algorithm, pair.public_key().as_ref())?;
+        Ok(Self { pkcs8: Zeroizing::new(pkcs8.as_ref().to_vec()), public })
+    }
 }
 
 impl fmt::Debug for PrivateKey {
@@ -198,13 +265,120 @@ pub struct PublicKey {
 }
 
 impl PublicKey {
-    /// Reads SubjectPublicKeyInfo DER; trailing bytes are refused.
+    /// Reads SubjectPublicKeyInfo DER; trailing bytes are refused, and so is a point that is not
+    /// on its curve.
     ///
     /// # Errors
     /// [`KeyError`] when it is malformed or of a kind or size that is not accepted.
     pub fn from_spki(der: &[u8]) -> Result<Self, KeyError> {
-        let _ = der;
-        todo!()
+        let key = Self::from_spki_unchecked(der)?;
+        if !crate::signer::is_valid_public(&key) {
+            return Err(KeyError::Malformed("public key"));
+        }
+        Ok(key)
+    }
+
+    /// As [`PublicKey::from_spki`], for keys that verify a signature next, which checks the point.
+    pub(crate) fn from_spki_unchecked(der: &[u8]) -> Result<Self, KeyError> {
+        const MALFORMED: KeyError = KeyError::Malformed("public key");
+        if der.len() > MAX_SPKI_LEN {
+            return Err(KeyError::TooLong { what: "public key", max: MAX_SPKI_LEN });
+        }
+        let mut outer = Reader::new(der);
+        let mut spki = outer.enter(tag::SEQUENCE).map_err(|_| MALFORMED)?;
+        let mut algorithm = spki.enter(tag::SEQUENCE).map_err(|_| MALFORMED)?;
+        let kind = algorithm.expect(tag::OID).map_err(|_| MALFORMED)?;
+        let parameters = algorithm.rest();
+        let bits = spki.bits().map_err(|_| MALFORMED)?;
+        spki.finish().and(outer.finish()).map_err(|_| MALFORMED)?;
+        let algorithm = match kind {
+            oid::EC_PUBLIC_KEY => {
+                let mut parameters = Reader::new(parameters);
+                let curve = parameters.expect(tag::OID).map_err(|_| KeyError::Unsupported)?;
+                parameters.finish().map_err(|_| MALFORMED)?;
+                ec_curve(curve).ok_or(KeyError::Unsupported)?.0
+            }
+            oid::RSA if parameters == [tag::NULL, 0] => {
+                rsa_algorithm(rsa_bits(bits).map_err(|_| MALFORMED)?)?
+            }
+            oid::RSA => return Err(MALFORMED),
+            _ => return Err(KeyError::Unsupported),
+        };
+        let point_len = match algorithm {
+            KeyAlgorithm::EcP256 => 65,
+            KeyAlgorithm::EcP384 => 97,
+            KeyAlgorithm::EcP521 => 133,
+            KeyAlgorithm::Rsa { .. } => bits.len(),
+        };
+        let is_ec = !matches!(algorithm, KeyAlgorithm::Rsa { .. });
+        if bits.len() != point_len || (is_ec && bits.first() != Some(&4)) {
+            return Err(MALFORMED);
+        }
+        Ok(Self { spki: der.into(), algorithm, bits_at: der.len() - bits.len() })
+    }
+
+    fn from_bits(algorithm: KeyAlgorithm, bits: &[u8]) -> Result<Self, KeyError> {
+        let mut writer = Writer::with_capacity(bits.len() + 32);
+        writer.sequence(|w| {
+            w.sequence(|w| match algorithm {
+                KeyAlgorithm::Rsa { .. } => {
+                    w.oid(oid::RSA);
+                    w.primitive(tag::NULL, &[]);
+                }
+                KeyAlgorithm::EcP256 | KeyAlgorithm::EcP384 | KeyAlgorithm::EcP521 => {
+                    w.oid(oid::EC_PUBLIC_KEY);
+                    w.oid(match algorithm {
+                        KeyAlgorithm::EcP256 => oid::P256,
+                        KeyAlgorithm::EcP384 => oid::P384,
+                        _ => oid::P521,
+                    });
+                }
+            });
+            w.bit_string(0, bits);
+        });
+        Self::from_spki_unchecked(&writer.into_bytes())
+    }
+
+    /// From an EC point: coordinates, big endian, each of the curve's size or shorter.
+    pub(crate) fn from_ec_point(
+        algorithm: KeyAlgorithm,
+        x: &[u8],
+        y: &[u8],
+    ) -> Result<Self, KeyError> {
+        let size = algorithm.coordinate_len().ok_or(KeyError::Unsupported)?;
+        let mut point = vec![4];
+        for coordinate in [x, y] {
+            let pad =
+                size.checked_sub(coordinate.len()).ok_or(KeyError::Malformed("public key"))?;
+            point.resize(point.len() + pad, 0);
+            point.extend_from_slice(coordinate);
+        }
+        let key = Self::from_bits(algorithm, &point)?;
+        Self::from_spki(&key.spki)
+    }
+
+    /// From an RSA modulus and exponent, big endian.
+    pub(crate) fn from_rsa_numbers(n: &[u8], e: &[u8]) -> Result<Self, KeyError> {
+        let mut writer = Writer::with_capacity(n.len() + e.len() + 16);
+        writer.sequence(|w| {
+            w.unsigned(n);
+            w.unsigned(e);
+        });
+        let bits = writer.into_bytes();
+        let count = rsa_bits(&bits).map_err(|_| KeyError::Malformed("public key"))?;
+        let key = Self::from_bits(rsa_algorithm(count)?, &bits)?;
+        Self::from_spki(&key.spki)
+    }
+
+    /// The two numbers of the key: coordinates (padded) of an EC point, or modulus and exponent.
+    pub(crate) fn numbers(&self) -> Option<(&[u8], &[u8])> {
+        match self.algorithm.coordinate_len() {
+            Some(size) => self.key_bits().get(1..)?.split_at_checked(size),
+            None => {
+                let mut numbers = Reader::new(self.key_bits()).enter(tag::SEQUENCE).ok()?;
+                Some((numbers.unsigned().ok()?, numbers.unsigned().ok()?))
+            }
+        }
     }
 
     /// SubjectPublicKeyInfo (PKIX) DER.
@@ -231,5 +405,148 @@ impl PublicKey {
 impl fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PublicKey({:?})", self.algorithm)
+    }
+}
+
+enum PrivateForm<'a> {
+    Pkcs1,
+    Pkcs8 { algorithm: &'a [u8], curve: Option<&'a [u8]> },
+    Sec1 { curve: &'a [u8] },
+}
+
+/// Tells the encodings apart by what follows the version.
+fn private_key_form(der: &[u8]) -> Result<PrivateForm<'_>, DerError> {
+    let mut outer = Reader::new(der);
+    let mut key = outer.enter(tag::SEQUENCE)?;
+    outer.finish()?;
+    let version = key.small_unsigned()?;
+    let next = key.next()?;
+    match (version, next.tag) {
+        (0, tag::SEQUENCE) => {
+            let mut inner = Reader::new(next.content);
+            let algorithm = inner.expect(tag::OID)?;
+            Ok(PrivateForm::Pkcs8 { algorithm, curve: inner.optional(tag::OID)? })
+        }
+        (0, tag::INTEGER) => Ok(PrivateForm::Pkcs1),
+        (1, tag::OCTET_STRING) => {
+            let curve = key.enter(tag::context_constructed(0))?.expect(tag::OID)?;
+            Ok(PrivateForm::Sec1 { curve })
+        }
+        _ => Err(DerError),
+    }
+}
+
+fn ec_curve(curve: &[u8]) -> Option<(KeyAlgorithm, &'static EcdsaSigningAlgorithm)> {
+    match curve {
+        oid::P256 => Some((KeyAlgorithm::EcP256, &P256)),
+        oid::P384 => Some((KeyAlgorithm::EcP384, &P384)),
+        oid::P521 => Some((KeyAlgorithm::EcP521, &P521)),
+        _ => None,
+    }
+}
+
+/// Length of the modulus of a PKCS#1 RSAPublicKey; the exponent must be odd, above 1 and below
+/// 2^32.
+fn rsa_bits(der: &[u8]) -> Result<usize, DerError> {
+    let mut outer = Reader::new(der);
+    let mut numbers = outer.enter(tag::SEQUENCE)?;
+    outer.finish()?;
+    let modulus = numbers.unsigned()?;
+    let exponent = numbers.small_unsigned()?;
+    numbers.finish()?;
+    if exponent < 3 || exponent % 2 == 0 {
+        return Err(DerError);
+    }
+    let first = modulus.first().ok_or(DerError)?;
+    Ok(modulus.len() * 8 - first.leading_zeros() as usize)
+}
+
+fn rsa_algorithm(bits: usize) -> Result<KeyAlgorithm, KeyError> {
+    if !(MIN_RSA_BITS..=MAX_RSA_BITS).contains(&bits) {
+        return Err(KeyError::RsaSize(bits));
+    }
+    u16::try_from(bits).map(|bits| KeyAlgorithm::Rsa { bits }).map_err(|_| KeyError::RsaSize(bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_key_types_are_those_of_spire() {
+        for kind in KeyType::ALL {
+            assert_eq!(kind.to_string().parse::<KeyType>().unwrap(), kind);
+            assert_eq!(kind.algorithm().key_type(), Some(kind));
+        }
+        assert!("ec-p521".parse::<KeyType>().is_err() && "".parse::<KeyType>().is_err());
+    }
+
+    #[test]
+    fn keys_read_back_from_every_encoding() {
+        for kind in [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048] {
+            let key = PrivateKey::generate(kind).unwrap();
+            assert_eq!(key.public_key().algorithm(), kind.algorithm());
+            let again = PrivateKey::from_pem(&key.to_pem()).unwrap();
+            assert_eq!(again.pkcs8_der(), key.pkcs8_der());
+            assert_eq!(
+                PublicKey::from_spki(key.public_key().spki_der()).unwrap(),
+                *key.public_key()
+            );
+            assert_eq!(format!("{key:?}"), "PrivateKey(..)");
+        }
+    }
+
+    #[test]
+    fn cut_or_extended_keys_are_refused() {
+        for kind in [KeyType::EcP256, KeyType::Rsa2048] {
+            let key = PrivateKey::generate(kind).unwrap();
+            let (private, public) = (key.pkcs8_der(), key.public_key().spki_der());
+            for end in 0..private.len() {
+                assert!(PrivateKey::from_der(&private[..end]).is_err(), "{kind} {end}");
+            }
+            for end in 0..public.len() {
+                assert!(PublicKey::from_spki(&public[..end]).is_err(), "{kind} {end}");
+            }
+            assert!(PrivateKey::from_der(&[private, &[0]].concat()).is_err());
+            assert!(PublicKey::from_spki(&[public, &[0]].concat()).is_err());
+        }
+    }
+
+    #[test]
+    fn changed_bytes_never_panic_and_points_stay_on_their_curve() {
+        let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+        let spki = key.public_key().spki_der().to_vec();
+        for at in 0..spki.len() {
+            for flip in [1, 0x80, 0xff] {
+                let mut bad = spki.clone();
+                bad[at] ^= flip;
+                assert!(PublicKey::from_spki(&bad).is_err(), "{at}");
+            }
+        }
+        let pkcs8 = key.pkcs8_der().to_vec();
+        for at in 0..pkcs8.len() {
+            let mut bad = pkcs8.clone();
+            bad[at] ^= 0x55;
+            drop(PrivateKey::from_der(&bad));
+        }
+    }
+
+    #[test]
+    fn small_and_huge_rsa_keys_are_refused_by_size() {
+        let number = |bits: usize| {
+            let mut n = vec![0xff; bits / 8];
+            n[0] = 0x80;
+            n
+        };
+        for bits in [1024, 2040, 8200, 16_384] {
+            let refused = PublicKey::from_rsa_numbers(&number(bits), &[1, 0, 1]).unwrap_err();
+            assert!(
+                matches!(refused, KeyError::RsaSize(n) if n == bits)
+                    || matches!(refused, KeyError::TooLong { .. }),
+                "{refused}"
+            );
+        }
+        assert!(PublicKey::from_rsa_numbers(&number(2048), &[2]).is_err());
+        assert!(PublicKey::from_rsa_numbers(&number(2048), &[1, 0, 0, 0, 1]).is_err());
     }
 }

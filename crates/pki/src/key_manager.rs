@@ -1,11 +1,17 @@
 //! Where private keys live: the `KeyManager` port, and its memory and disk implementations.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use async_trait::async_trait;
 
-use crate::{KeyError, KeyType, Signer};
+use crate::{KeyError, KeyType, PrivateKey, Signer};
 
+#[cfg(test)]
+mod conformance;
 mod disk;
 mod memory;
 
@@ -83,4 +89,30 @@ pub enum KeyManagerError {
     /// A background thread was cancelled.
     #[error("the key manager is shutting down")]
     Stopped,
+}
+
+/// Makes a key on a blocking thread: RSA takes long.
+async fn generate(key_type: KeyType) -> Result<(PrivateKey, Arc<dyn Signer>), KeyManagerError> {
+    blocking(move || {
+        let key = PrivateKey::generate(key_type)?;
+        let signer: Arc<dyn Signer> = key.signer()?;
+        Ok((key, signer))
+    })
+    .await
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, KeyManagerError> + Send + 'static,
+) -> Result<T, KeyManagerError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| KeyManagerError::Stopped)?
+}
+
+fn check_id(id: &str) -> Result<(), KeyManagerError> {
+    let good = (1..=255).contains(&id.len()) && !id.chars().any(char::is_control);
+    if good { Ok(()) } else { Err(KeyManagerError::BadId) }
+}
+
+/// A map of keys is whole whenever its lock is free, so a panic elsewhere does not matter.
+fn lock<T>(keys: &Mutex<T>) -> MutexGuard<'_, T> {
+    keys.lock().unwrap_or_else(PoisonError::into_inner)
 }

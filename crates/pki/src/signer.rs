@@ -2,6 +2,15 @@
 
 use std::{fmt, sync::Arc};
 
+use aws_lc_rs::{
+    digest,
+    rand::SystemRandom,
+    signature::{
+        self, EcdsaKeyPair, ParsedPublicKey, RsaKeyPair, RsaParameters, RsaPssSaltLength,
+        UnparsedPublicKey, VerificationAlgorithm,
+    },
+};
+
 use crate::{KeyAlgorithm, PrivateKey, PublicKey};
 
 /// How a message is hashed and signed. Variants name what is needed by X.509, JWS, TLS and
@@ -100,8 +109,8 @@ pub struct LocalSigner {
 }
 
 enum LocalKey {
-    Ecdsa(aws_lc_rs::signature::EcdsaKeyPair),
-    Rsa(aws_lc_rs::signature::RsaKeyPair),
+    Ecdsa(EcdsaKeyPair),
+    Rsa(Box<RsaKeyPair>),
 }
 
 impl LocalSigner {
@@ -110,13 +119,75 @@ impl LocalSigner {
     /// # Errors
     /// [`SignError::KeyRejected`] when the crypto library refuses it.
     pub fn new(key: &PrivateKey) -> Result<Self, SignError> {
-        let _ = key;
-        todo!()
+        let der = key.pkcs8_der();
+        let ec = |algorithm| EcdsaKeyPair::from_pkcs8(algorithm, der).map(LocalKey::Ecdsa);
+        let loaded = match key.public_key().algorithm() {
+            KeyAlgorithm::EcP256 => ec(&signature::ECDSA_P256_SHA256_ASN1_SIGNING),
+            KeyAlgorithm::EcP384 => ec(&signature::ECDSA_P384_SHA384_ASN1_SIGNING),
+            KeyAlgorithm::EcP521 => ec(&signature::ECDSA_P521_SHA512_ASN1_SIGNING),
+            KeyAlgorithm::Rsa { .. } => {
+                RsaKeyPair::from_pkcs8(der).map(|pair| LocalKey::Rsa(Box::new(pair)))
+            }
+        };
+        let key_pair = loaded.map_err(|_| SignError::KeyRejected)?;
+        Ok(Self { public: key.public_key().clone(), key: key_pair })
     }
 
     /// As a shared trait object.
     pub fn into_dyn(self) -> Arc<dyn Signer> {
         Arc::new(self)
+    }
+
+    fn sign_ecdsa(
+        &self,
+        pair: &EcdsaKeyPair,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+    ) -> Result<Vec<u8>, SignError> {
+        use SignatureAlgorithm as A;
+        let failed = |_| SignError::Failed("the crypto library refused to sign".to_owned());
+        let key = self.public.algorithm();
+        let signed = match (key, algorithm) {
+            (KeyAlgorithm::EcP256, A::EcdsaP256Sha256)
+            | (KeyAlgorithm::EcP384, A::EcdsaP384Sha384)
+            | (KeyAlgorithm::EcP521, A::EcdsaP521Sha512) => {
+                pair.sign(&SystemRandom::new(), message)
+            }
+            // aws-lc-rs has no signing with SHA-256 on these curves. ECDSA takes the digest as a
+            // number, so the same 256 bits behind leading zeroes give the same signature.
+            (KeyAlgorithm::EcP384, A::EcdsaP384Sha256) => {
+                sign_padded(pair, &digest::SHA384, message)
+            }
+            (KeyAlgorithm::EcP521, A::EcdsaP521Sha256) => {
+                sign_padded(pair, &digest::SHA512, message)
+            }
+            _ => return Err(SignError::WrongAlgorithm { key, algorithm }),
+        };
+        signed.map(|signature| signature.as_ref().to_vec()).map_err(failed)
+    }
+
+    fn sign_rsa(
+        &self,
+        pair: &RsaKeyPair,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+    ) -> Result<Vec<u8>, SignError> {
+        use SignatureAlgorithm as A;
+        let padding: &'static dyn signature::RsaEncoding = match algorithm {
+            A::RsaPkcs1Sha256 => &signature::RSA_PKCS1_SHA256,
+            A::RsaPkcs1Sha384 => &signature::RSA_PKCS1_SHA384,
+            A::RsaPkcs1Sha512 => &signature::RSA_PKCS1_SHA512,
+            A::RsaPssSha256 => &signature::RSA_PSS_SHA256,
+            A::RsaPssSha384 => &signature::RSA_PSS_SHA384,
+            A::RsaPssSha512 => &signature::RSA_PSS_SHA512,
+            _ => {
+                return Err(SignError::WrongAlgorithm { key: self.public.algorithm(), algorithm });
+            }
+        };
+        let mut out = vec![0; pair.public_modulus_len()];
+        pair.sign(padding, &SystemRandom::new(), message, &mut out)
+            .map_err(|_| SignError::Failed("the crypto library refused to sign".to_owned()))?;
+        Ok(out)
     }
 }
 
@@ -126,13 +197,140 @@ impl Signer for LocalSigner {
     }
 
     fn sign(&self, algorithm: SignatureAlgorithm, message: &[u8]) -> Result<Vec<u8>, SignError> {
-        let _ = (algorithm, message, &self.key);
-        todo!()
+        match &self.key {
+            LocalKey::Ecdsa(pair) => self.sign_ecdsa(pair, algorithm, message),
+            LocalKey::Rsa(pair) => self.sign_rsa(pair, algorithm, message),
+        }
     }
 }
 
 impl fmt::Debug for LocalSigner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "LocalSigner({:?}, ..)", self.public.algorithm())
+    }
+}
+
+/// A signature does not match the public key and message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the signature does not match the public key and message")]
+pub struct BadSignature;
+
+/// The digest of a signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hash {
+    Sha256,
+    Sha384,
+    Sha512,
+}
+
+/// Verifies ECDSA (DER signature) or RSA PKCS#1 v1.5, whichever the key is for.
+pub(crate) fn verify(
+    key: &PublicKey,
+    hash: Hash,
+    message: &[u8],
+    sig: &[u8],
+) -> Result<(), BadSignature> {
+    let algorithm: &'static dyn VerificationAlgorithm = match (key.algorithm(), hash) {
+        (KeyAlgorithm::EcP256, Hash::Sha256) => &signature::ECDSA_P256_SHA256_ASN1,
+        (KeyAlgorithm::EcP256, Hash::Sha384) => &signature::ECDSA_P256_SHA384_ASN1,
+        (KeyAlgorithm::EcP256, Hash::Sha512) => &signature::ECDSA_P256_SHA512_ASN1,
+        (KeyAlgorithm::EcP384, Hash::Sha256) => &signature::ECDSA_P384_SHA256_ASN1,
+        (KeyAlgorithm::EcP384, Hash::Sha384) => &signature::ECDSA_P384_SHA384_ASN1,
+        (KeyAlgorithm::EcP384, Hash::Sha512) => &signature::ECDSA_P384_SHA512_ASN1,
+        (KeyAlgorithm::EcP521, Hash::Sha256) => &signature::ECDSA_P521_SHA256_ASN1,
+        (KeyAlgorithm::EcP521, Hash::Sha384) => &signature::ECDSA_P521_SHA384_ASN1,
+        (KeyAlgorithm::EcP521, Hash::Sha512) => &signature::ECDSA_P521_SHA512_ASN1,
+        (KeyAlgorithm::Rsa { .. }, Hash::Sha256) => &signature::RSA_PKCS1_2048_8192_SHA256,
+        (KeyAlgorithm::Rsa { .. }, Hash::Sha384) => &signature::RSA_PKCS1_2048_8192_SHA384,
+        (KeyAlgorithm::Rsa { .. }, Hash::Sha512) => &signature::RSA_PKCS1_2048_8192_SHA512,
+    };
+    check(algorithm, key, message, sig)
+}
+
+/// Verifies RSA-PSS; `max_salt` for the longest salt, else one as long as the digest.
+pub(crate) fn verify_pss(
+    key: &PublicKey,
+    hash: Hash,
+    max_salt: bool,
+    message: &[u8],
+    sig: &[u8],
+) -> Result<(), BadSignature> {
+    const MAX_SALT_SHA256: RsaParameters =
+        signature::RSA_PSS_2048_8192_SHA256.with_pss_salt_length(RsaPssSaltLength::Max);
+    if !matches!(key.algorithm(), KeyAlgorithm::Rsa { .. }) {
+        return Err(BadSignature);
+    }
+    let algorithm: &'static dyn VerificationAlgorithm = match (hash, max_salt) {
+        (Hash::Sha256, true) => &MAX_SALT_SHA256,
+        (Hash::Sha256, false) => &signature::RSA_PSS_2048_8192_SHA256,
+        (Hash::Sha384, false) => &signature::RSA_PSS_2048_8192_SHA384,
+        (Hash::Sha512, false) => &signature::RSA_PSS_2048_8192_SHA512,
+        _ => return Err(BadSignature),
+    };
+    check(algorithm, key, message, sig)
+}
+
+/// Whether the crypto library takes the key: its point is on the curve.
+pub(crate) fn is_valid_public(key: &PublicKey) -> bool {
+    let algorithm: &'static dyn VerificationAlgorithm = match key.algorithm() {
+        KeyAlgorithm::EcP256 => &signature::ECDSA_P256_SHA256_ASN1,
+        KeyAlgorithm::EcP384 => &signature::ECDSA_P384_SHA384_ASN1,
+        KeyAlgorithm::EcP521 => &signature::ECDSA_P521_SHA512_ASN1,
+        KeyAlgorithm::Rsa { .. } => &signature::RSA_PKCS1_2048_8192_SHA256,
+    };
+    ParsedPublicKey::new(algorithm, key.key_bits()).is_ok()
+}
+
+fn check(
+    algorithm: &'static dyn VerificationAlgorithm,
+    key: &PublicKey,
+    message: &[u8],
+    sig: &[u8],
+) -> Result<(), BadSignature> {
+    UnparsedPublicKey::new(algorithm, key.key_bits()).verify(message, sig).map_err(|_| BadSignature)
+}
+
+fn sign_padded(
+    pair: &EcdsaKeyPair,
+    algorithm: &'static digest::Algorithm,
+    message: &[u8],
+) -> Result<signature::Signature, aws_lc_rs::error::Unspecified> {
+    let sum = crate::digest::sha256(message);
+    let mut padded = vec![0; algorithm.output_len().saturating_sub(sum.len())];
+    padded.extend_from_slice(&sum);
+    pair.sign_digest(&digest::Digest::import_less_safe(&padded, algorithm)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::KeyType;
+
+    #[test]
+    fn every_kind_of_key_signs_what_verifies() {
+        for kind in [KeyType::EcP256, KeyType::EcP384, KeyType::Rsa2048] {
+            let signer = PrivateKey::generate(kind).unwrap().signer().unwrap();
+            let hash = if kind == KeyType::EcP384 { Hash::Sha384 } else { Hash::Sha256 };
+            let sig = signer.sign_issued(b"message").unwrap();
+            verify(signer.public_key(), hash, b"message", &sig).unwrap();
+            assert!(verify(signer.public_key(), hash, b"messagE", &sig).is_err());
+            assert!(verify(signer.public_key(), Hash::Sha512, b"message", &sig).is_err());
+        }
+    }
+
+    #[test]
+    fn a_p384_key_signs_sha256_digests() {
+        let signer = PrivateKey::generate(KeyType::EcP384).unwrap().signer().unwrap();
+        let sig = signer.sign(SignatureAlgorithm::EcdsaP384Sha256, b"message").unwrap();
+        verify(signer.public_key(), Hash::Sha256, b"message", &sig).unwrap();
+    }
+
+    #[test]
+    fn a_key_refuses_the_algorithms_of_others() {
+        let signer = PrivateKey::generate(KeyType::EcP256).unwrap().signer().unwrap();
+        for wrong in [SignatureAlgorithm::EcdsaP384Sha384, SignatureAlgorithm::RsaPssSha256] {
+            let refused = signer.sign(wrong, b"m").unwrap_err();
+            assert!(matches!(refused, SignError::WrongAlgorithm { .. }));
+        }
     }
 }

@@ -1,12 +1,25 @@
 //! The `disk` upstream authority: a CA certificate and key in files, read anew at each mint.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use signet_base::Clock;
 use signet_identity::{TrustDomain, X509Authority};
 
-use crate::ports::{MintedCa, PortError, UpstreamAuthority};
+use crate::{
+    PrivateKey, Signer, files, pem,
+    ports::{MintedCa, PortError, UpstreamAuthority},
+    x509::{CaIssuer, CaParams, Certificate, Csr, Name, verify_ca},
+};
+
+/// The life of a minted CA when the caller has no wish, seconds: as SPIRE.
+const DEFAULT_TTL: Duration = Duration::from_secs(60 * 60);
+/// The longest file that is read, bytes.
+const MAX_FILE: u64 = 1024 * 1024;
 
 /// Where the files are.
 #[derive(Clone, Debug)]
@@ -25,6 +38,14 @@ pub struct DiskUpstream {
     config: DiskUpstreamConfig,
     trust_domain: TrustDomain,
     clock: Arc<dyn Clock>,
+    /// What was good last; used while the files are not.
+    loaded: Mutex<Arc<Loaded>>,
+}
+
+#[derive(Debug)]
+struct Loaded {
+    issuer: CaIssuer,
+    roots: Vec<X509Authority>,
 }
 
 impl DiskUpstream {
@@ -37,7 +58,25 @@ impl DiskUpstream {
         trust_domain: TrustDomain,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, PortError> {
-        Ok(Self { config, trust_domain, clock })
+        let loaded = Mutex::new(Arc::new(load(&config, clock.unix())?));
+        Ok(Self { config, trust_domain, clock, loaded })
+    }
+
+    /// Reads the files again. While they are broken (someone is replacing them) the last good
+    /// content stays in use, and a warning is logged.
+    async fn reload(&self) -> Result<Arc<Loaded>, PortError> {
+        let (config, now) = (self.config.clone(), self.clock.unix());
+        let read = tokio::task::spawn_blocking(move || load(&config, now))
+            .await
+            .map_err(|_| failed("shutting down"))?;
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        match read {
+            Ok(new) => *loaded = Arc::new(new),
+            Err(error) => {
+                tracing::warn!(%error, "upstream CA files cannot be used, staying with the last good ones");
+            }
+        }
+        Ok(loaded.clone())
     }
 }
 
@@ -48,11 +87,78 @@ impl UpstreamAuthority for DiskUpstream {
     }
 
     async fn mint_x509_ca(&self, csr: &[u8], ttl: Duration) -> Result<MintedCa, PortError> {
-        let _ = (csr, ttl, &self.config, &self.trust_domain, &self.clock);
-        todo!()
+        let csr = Csr::from_der(csr).map_err(failed)?;
+        let wanted = self.trust_domain.id_string();
+        if csr.uris() != [wanted.as_str()] {
+            return Err(failed(format!("the CSR must have exactly one URI SAN, {wanted}")));
+        }
+        let loaded = self.reload().await?;
+        let now = self.clock.unix();
+        let ttl = if ttl.is_zero() { DEFAULT_TTL } else { ttl };
+        let params = CaParams {
+            trust_domain: self.trust_domain.clone(),
+            subject: Name::default(),
+            extensions: Vec::new(),
+            now,
+            not_after: now.saturating_add(ttl.as_secs().try_into().unwrap_or(i64::MAX)),
+        };
+        let issued = loaded.issuer.issue_ca_from_csr(&csr, &params).map_err(failed)?;
+        let mut chain: Vec<Arc<[u8]>> = vec![issued.der.into()];
+        chain.extend(loaded.issuer.upstream_chain().iter().cloned());
+        Ok(MintedCa { chain, upstream_roots: loaded.roots.clone() })
     }
 
     async fn upstream_roots(&self) -> Result<Option<Vec<X509Authority>>, PortError> {
-        todo!()
+        Ok(Some(self.reload().await?.roots.clone()))
     }
+}
+
+fn load(config: &DiskUpstreamConfig, now: i64) -> Result<Loaded, PortError> {
+    let key_path = &config.key_file_path;
+    let key = PrivateKey::from_pem(&read(key_path)?).map_err(|e| in_file(key_path, &e))?;
+    let signer: Arc<dyn Signer> = key.signer().map_err(|e| in_file(key_path, &e))?;
+    let chain = certificates(&config.cert_file_path)?;
+    let (ca, _) = chain.split_first().ok_or_else(|| failed("no certificate"))?;
+    let (roots, upstream_chain) = match &config.bundle_file_path {
+        Some(path) => (certificates(path)?, chain.clone()),
+        None if chain.len() == 1 => (chain.clone(), Vec::new()),
+        None => {
+            return Err(in_file(
+                &config.cert_file_path,
+                &"holds several certificates: set bundle_file_path to the roots",
+            ));
+        }
+    };
+    let ders = |certificates: &[Certificate]| -> Vec<Arc<[u8]>> {
+        certificates.iter().map(|c| c.der().clone()).collect()
+    };
+    verify_ca(&ders(&chain), &ders(&roots), now)
+        .map_err(|e| in_file(&config.cert_file_path, &e))?;
+    let issuer = CaIssuer::new(ca.clone(), ders(&upstream_chain), signer)
+        .map_err(|e| in_file(&config.cert_file_path, &e))?;
+    let roots = ders(&roots).into_iter().map(|der| X509Authority { der, tainted: false }).collect();
+    Ok(Loaded { issuer, roots })
+}
+
+fn certificates(path: &Path) -> Result<Vec<Certificate>, PortError> {
+    let ders = pem::decode_certificates(&read(path)?).map_err(|e| in_file(path, &e))?;
+    ders.iter().map(|der| Certificate::from_der(der).map_err(|e| in_file(path, &e))).collect()
+}
+
+fn read(path: &Path) -> Result<zeroize::Zeroizing<String>, PortError> {
+    let bytes = files::read_bounded(path, MAX_FILE)
+        .map_err(|error| match &error {
+            files::FileError::Read { source, .. } => failed(format!("{error}: {source}")),
+            _ => failed(&error),
+        })?
+        .ok_or_else(|| in_file(path, &"does not exist"))?;
+    String::from_utf8(bytes).map(Into::into).map_err(|_| in_file(path, &"is not text"))
+}
+
+fn in_file(path: &Path, what: &dyn std::fmt::Display) -> PortError {
+    failed(format!("{}: {what}", path.display()))
+}
+
+fn failed(message: impl std::fmt::Display) -> PortError {
+    PortError::Failed { name: "disk", message: message.to_string() }
 }

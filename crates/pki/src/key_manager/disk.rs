@@ -1,14 +1,31 @@
 //! Keys in one file, in SPIRE's format, optionally sealed.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+};
 
 use async_trait::async_trait;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, Zeroizing};
 
-use super::{KeyManager, KeyManagerError};
-use crate::{KeyType, PrivateKey, Signer, seal::SealKey};
+use super::{KeyManager, KeyManagerError, blocking, check_id, generate, lock};
+use crate::{
+    KeyType, PrivateKey, Signer, files,
+    seal::{self, SealError, SealKey},
+};
+
+/// The longest key file that is read, bytes.
+const MAX_KEY_FILE: u64 = 16 * 1024 * 1024;
+
+/// What a sealed key file is authenticated as.
+const SEAL_CONTEXT: &[u8] = b"signet key file";
 
 /// Whether the key file is sealed, and with what.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub enum Sealing {
     /// SPIRE's own format, PKCS#8 in the clear, file mode 0600.
     #[default]
@@ -19,19 +36,44 @@ pub enum Sealing {
 
 /// SPIRE's `disk` key manager: `{"keys":{"<id>":"<base64 PKCS#8>"}}`, mode 0600, replaced
 /// atomically.
-#[derive(Debug)]
 pub struct DiskKeyManager {
     path: PathBuf,
+    sealing: Sealing,
+    keys: Mutex<Keys>,
+    /// Held from reading the map until its successor is on disk.
+    writing: tokio::sync::Mutex<()>,
+}
+
+type Keys = BTreeMap<String, (PrivateKey, Arc<dyn Signer>)>;
+
+/// The file's content. Base64 of secrets: wiped after use.
+#[derive(Default, Deserialize, Serialize)]
+struct Document {
+    keys: Option<BTreeMap<String, String>>,
+}
+
+impl Drop for Document {
+    fn drop(&mut self) {
+        self.keys.iter_mut().flat_map(BTreeMap::values_mut).for_each(Zeroize::zeroize);
+    }
 }
 
 impl DiskKeyManager {
     /// Loads the file, or starts without keys when there is none (it is created by the first key).
+    /// With a passphrase this takes some tenths of a second of CPU.
     ///
     /// # Errors
     /// [`KeyManagerError`]: unreadable, others may read it, corrupt, or sealed otherwise.
     pub fn open(path: impl Into<PathBuf>, sealing: Sealing) -> Result<Self, KeyManagerError> {
-        let _ = sealing;
-        Ok(Self { path: path.into() })
+        let path = path.into();
+        let (keys, to_be_sealed) = match files::read_secret(&path, MAX_KEY_FILE)? {
+            Some(bytes) => load(&path, &bytes, &sealing)?,
+            None => (Keys::new(), false),
+        };
+        if to_be_sealed {
+            store(&path, &sealing, &keys)?;
+        }
+        Ok(Self { path, sealing, keys: Mutex::new(keys), writing: tokio::sync::Mutex::default() })
     }
 
     /// Puts an existing key under a name (migration from another key manager).
@@ -39,8 +81,29 @@ impl DiskKeyManager {
     /// # Errors
     /// [`KeyManagerError`] when it cannot be stored.
     pub async fn import(&self, id: &str, key: PrivateKey) -> Result<(), KeyManagerError> {
-        let _ = (id, key, &self.path);
-        todo!()
+        let signer: Arc<dyn Signer> = key.signer()?;
+        self.insert(id, key, signer).await
+    }
+
+    /// All keys with their private halves, sorted by name (migration to another key manager).
+    pub fn export(&self) -> Vec<(String, PrivateKey)> {
+        lock(&self.keys).iter().map(|(id, (key, _))| (id.clone(), key.clone())).collect()
+    }
+
+    async fn insert(
+        &self,
+        id: &str,
+        key: PrivateKey,
+        signer: Arc<dyn Signer>,
+    ) -> Result<(), KeyManagerError> {
+        check_id(id)?;
+        let _writing = self.writing.lock().await;
+        let mut next = lock(&self.keys).clone();
+        next.insert(id.to_owned(), (key, signer));
+        let (path, sealing) = (self.path.clone(), self.sealing.clone());
+        let next = blocking(move || store(&path, &sealing, &next).map(|()| next)).await?;
+        *lock(&self.keys) = next;
+        Ok(())
     }
 }
 
@@ -51,16 +114,182 @@ impl KeyManager for DiskKeyManager {
         id: &str,
         key_type: KeyType,
     ) -> Result<Arc<dyn Signer>, KeyManagerError> {
-        let _ = (id, key_type);
-        todo!()
+        check_id(id)?;
+        let (key, signer) = generate(key_type).await?;
+        self.insert(id, key, signer.clone()).await?;
+        Ok(signer)
     }
 
     async fn get_key(&self, id: &str) -> Result<Option<Arc<dyn Signer>>, KeyManagerError> {
-        let _ = id;
-        todo!()
+        Ok(lock(&self.keys).get(id).map(|(_, signer)| signer.clone()))
     }
 
     async fn list(&self) -> Result<Vec<(String, Arc<dyn Signer>)>, KeyManagerError> {
-        todo!()
+        Ok(lock(&self.keys).iter().map(|(id, (_, key))| (id.clone(), key.clone())).collect())
+    }
+}
+
+impl fmt::Debug for DiskKeyManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DiskKeyManager({})", self.path.display())
+    }
+}
+
+/// The keys, and whether the file is in the clear and should not be.
+fn load(path: &Path, bytes: &[u8], sealing: &Sealing) -> Result<(Keys, bool), KeyManagerError> {
+    match (sealing, seal::is_sealed(bytes)) {
+        (Sealing::Off, false) => Ok((parse(path, bytes)?, false)),
+        (Sealing::With(_), false) => Ok((parse(path, bytes)?, true)),
+        (Sealing::With(key), true) => {
+            let plain =
+                key.open(SEAL_CONTEXT, bytes).map_err(|error| sealing_error(path, &error))?;
+            Ok((parse(path, &plain)?, false))
+        }
+        (Sealing::Off, true) => Err(KeyManagerError::Sealing {
+            path: path.to_owned(),
+            reason: "the file is sealed: configure the passphrase or key file it was sealed with"
+                .to_owned(),
+        }),
+    }
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Keys, KeyManagerError> {
+    let corrupt = |reason| KeyManagerError::Corrupt { path: path.to_owned(), reason };
+    // The parser's own text may repeat content: only its place is passed on.
+    let document: Document = serde_json::from_slice(bytes).map_err(|error| {
+        corrupt(format!(
+            "line {}, column {}: expected JSON {{\"keys\": {{\"<id>\": \"<base64 PKCS#8>\"}}}}",
+            error.line(),
+            error.column()
+        ))
+    })?;
+    let mut keys = Keys::new();
+    for (id, text) in document.keys.iter().flatten() {
+        let bad = |what: &dyn fmt::Display| corrupt(format!("key {id:?}: {what}"));
+        let der = STANDARD.decode(text).map(Zeroizing::new).map_err(|_| bad(&"not base64"))?;
+        let key = PrivateKey::from_der(&der).map_err(|error| bad(&error))?;
+        let signer: Arc<dyn Signer> = key.signer().map_err(|error| bad(&error))?;
+        keys.insert(id.clone(), (key, signer));
+    }
+    Ok(keys)
+}
+
+fn store(path: &Path, sealing: &Sealing, keys: &Keys) -> Result<(), KeyManagerError> {
+    let encoded = keys.iter().map(|(id, (key, _))| (id.clone(), STANDARD.encode(key.pkcs8_der())));
+    let document = Document { keys: Some(encoded.collect()) };
+    let mut json = Zeroizing::new(Vec::with_capacity(64 * 1024));
+    let tabs = serde_json::ser::PrettyFormatter::with_indent(b"\t");
+    let mut serializer = serde_json::Serializer::with_formatter(&mut *json, tabs);
+    document.serialize(&mut serializer).map_err(|_| KeyManagerError::Corrupt {
+        path: path.to_owned(),
+        reason: "the keys cannot be written as JSON".to_owned(),
+    })?;
+    match sealing {
+        Sealing::Off => files::write_atomic(path, &json, 0o600)?,
+        Sealing::With(key) => {
+            let sealed =
+                key.seal(SEAL_CONTEXT, &json).map_err(|error| sealing_error(path, &error))?;
+            files::write_atomic(path, &sealed, 0o600)?;
+        }
+    }
+    Ok(())
+}
+
+fn sealing_error(path: &Path, error: &SealError) -> KeyManagerError {
+    KeyManagerError::Sealing { path: path.to_owned(), reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt};
+
+    use super::*;
+
+    fn seal_key(byte: u8) -> SealKey {
+        SealKey::from_bytes(Zeroizing::new([byte; 32]))
+    }
+
+    #[tokio::test]
+    async fn keeps_the_promises_of_a_key_manager() {
+        let dir = tempfile::tempdir().unwrap();
+        let plain = DiskKeyManager::open(dir.path().join("a"), Sealing::Off).unwrap();
+        super::super::conformance::check(&plain).await;
+        let sealed =
+            DiskKeyManager::open(dir.path().join("b"), Sealing::With(seal_key(1))).unwrap();
+        super::super::conformance::check(&sealed).await;
+    }
+
+    #[tokio::test]
+    async fn keys_outlive_the_process_in_the_format_of_spire() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.json");
+        let keys = DiskKeyManager::open(&path, Sealing::Off).unwrap();
+        let made = keys.generate_key("x509-CA-A", KeyType::EcP256).await.unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let document: serde_json::Value =
+            serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        let text = document["keys"]["x509-CA-A"].as_str().unwrap();
+        let key = PrivateKey::from_der(&STANDARD.decode(text).unwrap()).unwrap();
+        assert_eq!(key.public_key(), made.public_key());
+
+        let again = DiskKeyManager::open(&path, Sealing::Off).unwrap();
+        let found = again.get_key("x509-CA-A").await.unwrap().unwrap();
+        assert_eq!(found.public_key(), made.public_key());
+        assert_eq!(again.export().len(), 1);
+        again.import("other", key).await.unwrap();
+        assert_eq!(DiskKeyManager::open(&path, Sealing::Off).unwrap().export().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_plain_file_is_sealed_when_asked_and_opens_only_with_its_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.json");
+        let plain = DiskKeyManager::open(&path, Sealing::Off).unwrap();
+        let made = plain.generate_key("a", KeyType::EcP256).await.unwrap();
+        drop(DiskKeyManager::open(&path, Sealing::With(seal_key(1))).unwrap());
+        assert!(seal::is_sealed(&fs::read(&path).unwrap()));
+        let sealed = DiskKeyManager::open(&path, Sealing::With(seal_key(1))).unwrap();
+        let found = sealed.get_key("a").await.unwrap().unwrap();
+        assert_eq!(found.public_key(), made.public_key());
+        for wrong in [Sealing::Off, Sealing::With(seal_key(2))] {
+            let error = DiskKeyManager::open(&path, wrong).unwrap_err();
+            assert!(matches!(error, KeyManagerError::Sealing { .. }));
+            assert!(error.to_string().contains("keys.json"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_corrupt_file_is_named_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("keys.json");
+        let secret = "c2VjcmV0IHNlY3JldA==";
+        for content in [
+            String::new(),
+            "{".to_owned(),
+            "[]".to_owned(),
+            format!(r#"{{"keys": "{secret}"}}"#),
+            format!(r#"{{"keys": {{"a": "{secret}"}}}}"#),
+            r#"{"keys": {"a": "*"}}"#.to_owned(),
+        ] {
+            files::write_atomic(&path, content.as_bytes(), 0o600).unwrap();
+            let error = DiskKeyManager::open(&path, Sealing::Off).unwrap_err().to_string();
+            assert!(error.contains("keys.json") && error.contains("corrupt"), "{error}");
+            assert!(!error.contains(secret), "{error}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), content);
+        }
+        files::write_atomic(&path, b"{\"keys\":null}", 0o600).unwrap();
+        DiskKeyManager::open(&path, Sealing::Off).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+        let error = DiskKeyManager::open(&path, Sealing::Off).unwrap_err().to_string();
+        assert!(error.contains("0644"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_key_that_cannot_be_stored_is_not_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gone/keys.json");
+        let keys = DiskKeyManager::open(&path, Sealing::Off).unwrap();
+        assert!(keys.generate_key("a", KeyType::EcP256).await.is_err());
+        assert!(keys.get_key("a").await.unwrap().is_none());
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use super::{KeyManager, KeyManagerError};
+use super::{KeyManager, KeyManagerError, check_id, generate, lock};
 use crate::{KeyType, Signer};
 
 /// A key manager without persistence: a new CA on each start (SPIRE's `memory`).
@@ -30,16 +30,27 @@ impl KeyManager for MemoryKeyManager {
         id: &str,
         key_type: KeyType,
     ) -> Result<Arc<dyn Signer>, KeyManagerError> {
-        let _ = (id, key_type, &self.keys);
-        todo!()
+        check_id(id)?;
+        let (_, signer) = generate(key_type).await?;
+        lock(&self.keys).insert(id.to_owned(), signer.clone());
+        Ok(signer)
     }
 
     async fn get_key(&self, id: &str) -> Result<Option<Arc<dyn Signer>>, KeyManagerError> {
-        let _ = id;
-        todo!()
+        Ok(lock(&self.keys).get(id).cloned())
     }
 
     async fn list(&self) -> Result<Vec<(String, Arc<dyn Signer>)>, KeyManagerError> {
-        todo!()
+        Ok(lock(&self.keys).iter().map(|(id, key)| (id.clone(), key.clone())).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn keeps_the_promises_of_a_key_manager() {
+        super::super::conformance::check(&MemoryKeyManager::new()).await;
     }
 }

@@ -4,11 +4,20 @@ use std::sync::Arc;
 
 use signet_identity::{SpiffeId, SpiffeIdError};
 
-use super::Name;
-use crate::{KeyError, PublicKey};
+use super::{Name, Oid, Serial};
+use crate::{
+    KeyError, PublicKey,
+    der::{DerError, Reader, oid, tag},
+    signer::{self, Hash},
+};
 
 /// The longest certificate that is read, bytes.
 pub const MAX_CERT_LEN: usize = 64 * 1024;
+
+/// The most certificates that a chain may hold.
+pub const MAX_CHAIN: usize = 16;
+
+const MAX_EXTENSIONS: usize = 64;
 
 /// Why bytes are not a certificate we use.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -38,7 +47,7 @@ pub struct Certificate(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     der: Arc<[u8]>,
-    serial: super::Serial,
+    serial: Serial,
     subject: Name,
     raw_subject: Vec<u8>,
     raw_issuer: Vec<u8>,
@@ -52,6 +61,8 @@ struct Inner {
     key_usage: Option<u16>,
     subject_key_id: Vec<u8>,
     authority_key_id: Vec<u8>,
+    /// Where the signed part is in `der`, the hash, and the signature.
+    signed: (std::ops::Range<usize>, Option<Hash>, Vec<u8>),
 }
 
 impl Certificate {
@@ -61,8 +72,10 @@ impl Certificate {
     /// [`CertError`]. A key of a kind we do not use is no error here, but in
     /// [`Certificate::public_key`].
     pub fn from_der(der: &[u8]) -> Result<Self, CertError> {
-        let _ = der;
-        todo!()
+        if der.len() > MAX_CERT_LEN {
+            return Err(CertError::TooLong);
+        }
+        read(der).map(|inner| Self(Arc::new(inner)))
     }
 
     /// The DER bytes.
@@ -70,7 +83,7 @@ impl Certificate {
         &self.0.der
     }
     /// The serial number.
-    pub fn serial(&self) -> &super::Serial {
+    pub fn serial(&self) -> &Serial {
         &self.0.serial
     }
     /// The subject.
@@ -137,12 +150,16 @@ impl Certificate {
     }
     /// Whether subject and issuer are the same and the key signed itself.
     pub fn is_self_signed(&self) -> bool {
-        todo!()
+        self.0.raw_subject == self.0.raw_issuer
+            && self.public_key().is_ok_and(|key| self.is_signed_by(key))
     }
     /// Whether `issuer`'s key signed this certificate (names are not compared).
     pub fn is_signed_by(&self, issuer: &PublicKey) -> bool {
-        let _ = issuer;
-        todo!()
+        let (range, hash, signature) = &self.0.signed;
+        match (self.0.der.get(range.clone()), hash) {
+            (Some(signed), Some(hash)) => signer::verify(issuer, *hash, signed, signature).is_ok(),
+            _ => false,
+        }
     }
     /// The one URI SAN as a SPIFFE ID.
     ///
@@ -169,6 +186,182 @@ pub fn parse_chain<T: AsRef<[u8]>>(ders: &[T]) -> Result<Vec<Certificate>, CertE
 /// # Errors
 /// [`CertError::Malformed`] when the bytes do not end with the end of a certificate.
 pub fn split_der_chain(bytes: &[u8]) -> Result<Vec<&[u8]>, CertError> {
-    let _ = bytes;
-    todo!()
+    let mut reader = Reader::new(bytes);
+    let mut ders = Vec::new();
+    while !reader.is_empty() {
+        match reader.next() {
+            Ok(value) if value.tag == tag::SEQUENCE && ders.len() < MAX_CHAIN => {
+                ders.push(value.raw);
+            }
+            _ => return Err(CertError::Malformed("certificate chain")),
+        }
+    }
+    Ok(ders)
+}
+
+/// Extensions of a certificate or a CSR that we look at.
+#[derive(Debug, Default)]
+pub(super) struct Extensions {
+    pub(super) uris: Vec<String>,
+    pub(super) dns_names: Vec<String>,
+    pub(super) is_ca: bool,
+    pub(super) key_usage: Option<u16>,
+    pub(super) subject_key_id: Vec<u8>,
+    pub(super) authority_key_id: Vec<u8>,
+    /// All others.
+    pub(super) others: Vec<super::Extension>,
+}
+
+impl Extensions {
+    /// Reads the content of a SEQUENCE OF Extension; one that comes twice is refused.
+    pub(super) fn read(mut list: Reader<'_>) -> Result<Self, DerError> {
+        let mut out = Self::default();
+        let mut seen: Vec<&[u8]> = Vec::new();
+        while !list.is_empty() {
+            let mut extension = list.enter(tag::SEQUENCE)?;
+            let id = extension.expect(tag::OID)?;
+            let critical = extension.optional(tag::BOOLEAN)?.is_some_and(|b| b == [0xff]);
+            let value = extension.expect(tag::OCTET_STRING)?;
+            extension.finish()?;
+            if seen.contains(&id) || seen.len() == MAX_EXTENSIONS {
+                return Err(DerError);
+            }
+            seen.push(id);
+            out.take(id, critical, value)?;
+        }
+        Ok(out)
+    }
+
+    fn take(&mut self, id: &[u8], critical: bool, value: &[u8]) -> Result<(), DerError> {
+        let mut reader = Reader::new(value);
+        match id {
+            oid::SUBJECT_ALT_NAME => {
+                let mut names = reader.enter(tag::SEQUENCE)?;
+                while !names.is_empty() {
+                    let name = names.next()?;
+                    let list = match name.tag {
+                        0x82 => &mut self.dns_names,
+                        0x86 => &mut self.uris,
+                        _ => continue,
+                    };
+                    list.push(ascii(name.content)?);
+                }
+            }
+            oid::BASIC_CONSTRAINTS => {
+                let mut constraints = reader.enter(tag::SEQUENCE)?;
+                self.is_ca = constraints.optional(tag::BOOLEAN)?.is_some_and(|b| b != [0]);
+            }
+            oid::KEY_USAGE => self.key_usage = Some(key_usage(reader.expect(tag::BIT_STRING)?)?),
+            oid::SUBJECT_KEY_ID => {
+                self.subject_key_id = reader.expect(tag::OCTET_STRING)?.to_vec();
+            }
+            oid::AUTHORITY_KEY_ID => {
+                let mut ids = reader.enter(tag::SEQUENCE)?;
+                let id = ids.optional(tag::context(0))?;
+                self.authority_key_id = id.unwrap_or_default().to_vec();
+            }
+            _ => {
+                let (oid, value) = (Oid::from_content(id), value.to_vec());
+                self.others.push(super::Extension { oid, critical, value });
+                return Ok(());
+            }
+        }
+        reader.finish()
+    }
+}
+
+/// The hash of a signature algorithm we verify ourselves; others are left to path validation.
+pub(super) fn signature_hash(algorithm: &[u8], is_ec: bool) -> Option<Hash> {
+    let mut reader = Reader::new(algorithm);
+    let id = reader.expect(tag::OID).ok()?;
+    let is_rsa_form = reader.rest() == [tag::NULL, 0];
+    match (id, is_ec) {
+        (oid::ECDSA_SHA256, true) if reader.is_empty() => Some(Hash::Sha256),
+        (oid::ECDSA_SHA384, true) if reader.is_empty() => Some(Hash::Sha384),
+        (oid::ECDSA_SHA512, true) if reader.is_empty() => Some(Hash::Sha512),
+        (oid::RSA_SHA256, false) if is_rsa_form => Some(Hash::Sha256),
+        (oid::RSA_SHA384, false) if is_rsa_form => Some(Hash::Sha384),
+        (oid::RSA_SHA512, false) if is_rsa_form => Some(Hash::Sha512),
+        _ => None,
+    }
+}
+
+fn read(der: &[u8]) -> Result<Inner, CertError> {
+    const MALFORMED: CertError = CertError::Malformed("certificate");
+    let bad = |_: DerError| MALFORMED;
+    let mut outer = Reader::new(der);
+    let mut certificate = outer.enter(tag::SEQUENCE).map_err(bad)?;
+    outer.finish().map_err(bad)?;
+    let before = der.len() - certificate.rest().len();
+    let signed = certificate.next().map_err(bad)?;
+    let range = before..before + signed.raw.len();
+    let algorithm = certificate.expect(tag::SEQUENCE).map_err(bad)?;
+    let signature = certificate.bits().map_err(bad)?;
+    certificate.finish().map_err(bad)?;
+    if signed.tag != tag::SEQUENCE {
+        return Err(MALFORMED);
+    }
+
+    let mut tbs = Reader::new(signed.content);
+    tbs.optional(tag::context_constructed(0)).map_err(bad)?;
+    let serial = Serial::from_bytes(tbs.expect(tag::INTEGER).map_err(bad)?);
+    let inner_algorithm = tbs.expect(tag::SEQUENCE).map_err(bad)?;
+    let issuer = tbs.next().map_err(bad)?;
+    let mut validity = tbs.enter(tag::SEQUENCE).map_err(bad)?;
+    let (not_before, not_after) = (validity.time().map_err(bad)?, validity.time().map_err(bad)?);
+    validity.finish().map_err(bad)?;
+    let subject = tbs.next().map_err(bad)?;
+    let spki = tbs.next().map_err(bad)?;
+    for unique_id in [1, 2] {
+        tbs.optional(tag::context(unique_id)).map_err(bad)?;
+    }
+    let extensions = match tbs.optional(tag::context_constructed(3)).map_err(bad)? {
+        Some(explicit) => {
+            let mut explicit = Reader::new(explicit);
+            let list = explicit.enter(tag::SEQUENCE).map_err(bad)?;
+            explicit.finish().map_err(bad)?;
+            Extensions::read(list).map_err(|_| CertError::Malformed("certificate extensions"))?
+        }
+        None => Extensions::default(),
+    };
+    tbs.finish().map_err(bad)?;
+    if algorithm != inner_algorithm {
+        return Err(MALFORMED);
+    }
+
+    let key = PublicKey::from_spki(spki.raw);
+    // The signature is the issuer's: its kind of key shows in the algorithm.
+    let hash = signature_hash(algorithm, true).or_else(|| signature_hash(algorithm, false));
+    Ok(Inner {
+        der: der.into(),
+        serial,
+        subject: Name::from_der(subject.raw)?,
+        raw_subject: subject.raw.to_vec(),
+        raw_issuer: issuer.raw.to_vec(),
+        not_before,
+        not_after,
+        uris: extensions.uris,
+        dns_names: extensions.dns_names,
+        key_error: key.as_ref().err().cloned(),
+        public_key: key.ok(),
+        is_ca: extensions.is_ca,
+        key_usage: extensions.key_usage,
+        subject_key_id: extensions.subject_key_id,
+        authority_key_id: extensions.authority_key_id,
+        signed: (range, hash, signature.to_vec()),
+    })
+}
+
+/// Named bits, the first of RFC 5280 as bit 0.
+fn key_usage(content: &[u8]) -> Result<u16, DerError> {
+    let (_unused, bytes) = content.split_first().ok_or(DerError)?;
+    let octet = |at: usize| bytes.get(at).copied().unwrap_or_default().reverse_bits();
+    Ok(u16::from(octet(0)) | u16::from(octet(1)) << 8)
+}
+
+fn ascii(bytes: &[u8]) -> Result<String, DerError> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.is_ascii() => Ok(text.to_owned()),
+        _ => Err(DerError),
+    }
 }

@@ -2,8 +2,16 @@
 
 use signet_identity::SpiffeId;
 
-use super::{Extension, Name};
-use crate::{KeyError, PublicKey, SignError, Signer};
+use super::{
+    Extension, Name,
+    cert::{Extensions, signature_hash},
+    issue::{write_signature_algorithm, write_subject_alt_name},
+};
+use crate::{
+    KeyAlgorithm, KeyError, PublicKey, SignError, Signer,
+    der::{DerError, Reader, Writer, oid, tag},
+    signer,
+};
 
 /// The longest CSR that is read, bytes.
 pub const MAX_CSR_LEN: usize = 16 * 1024;
@@ -32,13 +40,15 @@ pub enum CsrError {
     UnsupportedSignature,
 }
 
-/// A CSR, read and bounded. Its signature is checked by [`Csr::verify`] or [`Csr::from_der`].
+/// A CSR, read and bounded; [`Csr::from_der`] also checks its signature.
 #[derive(Clone, Debug)]
 pub struct Csr {
     public_key: PublicKey,
     subject: Name,
+    raw_subject: Vec<u8>,
     uris: Vec<String>,
     dns_names: Vec<String>,
+    extensions: Vec<Extension>,
 }
 
 impl Csr {
@@ -47,8 +57,9 @@ impl Csr {
     /// # Errors
     /// [`CsrError`].
     pub fn from_der(der: &[u8]) -> Result<Self, CsrError> {
-        let _ = der;
-        todo!()
+        let parts = Parts::read(der)?;
+        let key = parts.verified_key()?;
+        parts.into_csr(key)
     }
 
     /// Reads a DER CSR without checking its signature: for a stock SPIRE agent's attestation,
@@ -57,8 +68,9 @@ impl Csr {
     /// # Errors
     /// [`CsrError`].
     pub fn from_der_unverified(der: &[u8]) -> Result<Self, CsrError> {
-        let _ = der;
-        todo!()
+        let parts = Parts::read(der)?;
+        let key = PublicKey::from_spki(parts.spki)?;
+        parts.into_csr(key)
     }
 
     /// Reads only what issuing needs, the public key, and checks the signature: the hot path.
@@ -66,8 +78,7 @@ impl Csr {
     /// # Errors
     /// [`CsrError`].
     pub fn verified_public_key(der: &[u8]) -> Result<PublicKey, CsrError> {
-        let _ = der;
-        todo!()
+        Parts::read(der)?.verified_key()
     }
 
     /// The public key.
@@ -78,6 +89,10 @@ impl Csr {
     pub fn subject(&self) -> &Name {
         &self.subject
     }
+    /// DER of the subject, byte for byte.
+    pub fn raw_subject(&self) -> &[u8] {
+        &self.raw_subject
+    }
     /// The URI SANs.
     pub fn uris(&self) -> &[String] {
         &self.uris
@@ -85,6 +100,11 @@ impl Csr {
     /// The DNS SANs.
     pub fn dns_names(&self) -> &[String] {
         &self.dns_names
+    }
+    /// The extensions it asks for, but those every certificate of ours has anyway (names, key
+    /// usage, basic constraints, key identifiers).
+    pub fn extensions(&self) -> &[Extension] {
+        &self.extensions
     }
 }
 
@@ -118,6 +138,120 @@ impl CsrParams {
 /// # Errors
 /// [`CsrError::Sign`] when the signer fails.
 pub fn create_csr(params: &CsrParams, signer: &dyn Signer) -> Result<Vec<u8>, CsrError> {
-    let _ = (params, signer);
-    todo!()
+    let key = signer.public_key();
+    let has_names = params.uri.is_some() || !params.dns_names.is_empty();
+    let mut info = Writer::with_capacity(512);
+    info.sequence(|w| {
+        w.unsigned(&[]);
+        w.raw(&params.subject.to_der());
+        w.raw(key.spki_der());
+        w.constructed(tag::context_constructed(0), |w| {
+            if !has_names && params.extensions.is_empty() {
+                return;
+            }
+            w.sequence(|w| {
+                w.oid(oid::EXTENSION_REQUEST);
+                w.constructed(tag::SET, |w| {
+                    w.sequence(|w| {
+                        if has_names {
+                            let uri = params.uri.as_ref().map(ToString::to_string);
+                            write_subject_alt_name(w, false, &params.dns_names, uri.as_deref());
+                        }
+                        for extension in &params.extensions {
+                            extension.write(w);
+                        }
+                    });
+                });
+            });
+        });
+    });
+    let info = info.into_bytes();
+    let signature = signer.sign_issued(&info)?;
+    let mut csr = Writer::with_capacity(info.len() + signature.len() + 32);
+    csr.sequence(|w| {
+        w.raw(&info);
+        write_signature_algorithm(w, key.algorithm());
+        w.bit_string(0, &signature);
+    });
+    Ok(csr.into_bytes())
+}
+
+/// A CSR taken apart, nothing copied.
+struct Parts<'a> {
+    info: &'a [u8],
+    subject: &'a [u8],
+    spki: &'a [u8],
+    attributes: &'a [u8],
+    algorithm: &'a [u8],
+    signature: &'a [u8],
+}
+
+impl<'a> Parts<'a> {
+    fn read(der: &'a [u8]) -> Result<Self, CsrError> {
+        if der.len() > MAX_CSR_LEN {
+            return Err(CsrError::TooLong);
+        }
+        Self::read_der(der).map_err(|_| CsrError::Malformed("not a PKCS#10 request in DER"))
+    }
+
+    fn read_der(der: &'a [u8]) -> Result<Self, DerError> {
+        let mut outer = Reader::new(der);
+        let mut csr = outer.enter(tag::SEQUENCE)?;
+        outer.finish()?;
+        let info = csr.next()?;
+        let algorithm = csr.expect(tag::SEQUENCE)?;
+        let signature = csr.bits()?;
+        csr.finish()?;
+        if info.tag != tag::SEQUENCE {
+            return Err(DerError);
+        }
+        let mut fields = Reader::new(info.content);
+        if fields.small_unsigned()? != 0 {
+            return Err(DerError);
+        }
+        let subject = fields.next()?.raw;
+        let spki = fields.next()?.raw;
+        let attributes = fields.optional(tag::context_constructed(0))?.unwrap_or_default();
+        fields.finish()?;
+        Ok(Self { info: info.raw, subject, spki, attributes, algorithm, signature })
+    }
+
+    fn verified_key(&self) -> Result<PublicKey, CsrError> {
+        let key = PublicKey::from_spki_unchecked(self.spki)?;
+        let is_ec = !matches!(key.algorithm(), KeyAlgorithm::Rsa { .. });
+        let hash = signature_hash(self.algorithm, is_ec).ok_or(CsrError::UnsupportedSignature)?;
+        signer::verify(&key, hash, self.info, self.signature)
+            .map_err(|_| CsrError::BadSignature)?;
+        Ok(key)
+    }
+
+    fn into_csr(self, public_key: PublicKey) -> Result<Csr, CsrError> {
+        let subject =
+            Name::from_der(self.subject).map_err(|_| CsrError::Malformed("bad subject"))?;
+        let extensions = requested_extensions(self.attributes)
+            .map_err(|_| CsrError::Malformed("bad extension request"))?;
+        Ok(Csr {
+            public_key,
+            subject,
+            raw_subject: self.subject.to_vec(),
+            uris: extensions.uris,
+            dns_names: extensions.dns_names,
+            extensions: extensions.others,
+        })
+    }
+}
+
+/// The extensions of the first extension request; other attributes are skipped.
+fn requested_extensions(attributes: &[u8]) -> Result<Extensions, DerError> {
+    let mut attributes = Reader::new(attributes);
+    while !attributes.is_empty() {
+        let mut attribute = attributes.enter(tag::SEQUENCE)?;
+        if attribute.expect(tag::OID)? == oid::EXTENSION_REQUEST {
+            let mut values = attribute.enter(tag::SET)?;
+            let list = values.enter(tag::SEQUENCE)?;
+            values.finish().and(attribute.finish())?;
+            return Extensions::read(list);
+        }
+    }
+    Ok(Extensions::default())
 }

@@ -1,11 +1,15 @@
 //! Issuing: SVIDs and CA certificates.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use signet_identity::{SpiffeId, TrustDomain};
 
-use super::{CertError, Certificate, Name, Oid};
-use crate::{PublicKey, SignError, Signer, random::RandomError};
+use super::{CertError, Certificate, Csr, Name, Oid};
+use crate::{
+    KeyAlgorithm, KeyError, PublicKey, SignError, Signer,
+    der::{Writer, oid, tag},
+    random::{self, RandomError},
+};
 
 /// How far before now a certificate starts to be valid, seconds, against clock skew.
 pub const NOT_BEFORE_CUSHION: i64 = 10;
@@ -20,7 +24,12 @@ impl Serial {
     /// # Errors
     /// [`RandomError`].
     pub fn random() -> Result<Self, RandomError> {
-        todo!()
+        loop {
+            let serial = Self::from_bytes(&random::bytes::<16>()?);
+            if !serial.0.is_empty() {
+                return Ok(serial);
+            }
+        }
     }
 
     /// From big-endian bytes; leading zeroes are dropped.
@@ -38,8 +47,26 @@ impl Serial {
 impl std::fmt::Display for Serial {
     /// Decimal, as SPIRE stores and prints serials.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let _ = f;
-        todo!()
+        if self.0.len() <= 16 {
+            let value = self.0.iter().fold(0_u128, |sum, &b| sum << 8 | u128::from(b));
+            return write!(f, "{value}");
+        }
+        // Schoolbook: digits in base 10^9, most significant last.
+        let mut digits: Vec<u64> = vec![0];
+        for &byte in &self.0 {
+            let mut carry = u64::from(byte);
+            for digit in &mut digits {
+                let value = *digit * 256 + carry;
+                *digit = value % 1_000_000_000;
+                carry = value / 1_000_000_000;
+            }
+            if carry > 0 {
+                digits.push(carry);
+            }
+        }
+        let mut digits = digits.into_iter().rev();
+        write!(f, "{}", digits.next().unwrap_or_default())?;
+        digits.try_for_each(|digit| write!(f, "{digit:09}"))
     }
 }
 
@@ -60,6 +87,12 @@ pub struct Extension {
     pub value: Vec<u8>,
 }
 
+impl Extension {
+    pub(super) fn write(&self, w: &mut Writer) {
+        w.extension(self.oid.content(), self.critical, |w| w.raw(&self.value));
+    }
+}
+
 /// Why a certificate could not be issued.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -67,6 +100,9 @@ pub enum IssueError {
     /// The CA certificate is not usable.
     #[error("CA certificate")]
     Ca(#[source] CertError),
+    /// The CA certificate's key is not usable.
+    #[error("CA certificate")]
+    CaKey(#[source] KeyError),
     /// The CA certificate is not for the signer's key.
     #[error("the CA certificate does not match its key")]
     KeyMismatch,
@@ -138,21 +174,25 @@ pub struct CaIssuer {
     certificate: Certificate,
     upstream_chain: Vec<Arc<[u8]>>,
     signer: Arc<dyn Signer>,
+    template: Template,
 }
 
 impl CaIssuer {
-    /// `chain` is the CA's own certificate first, then the intermediates up to but without the
-    /// root, as they are to be sent after a leaf; a self-signed CA has one certificate, which is
-    /// not sent (`sends_self` false).
+    /// `upstream_chain` is what is sent after each leaf: nothing for a self-signed CA, else the
+    /// CA's own certificate and the intermediates up to but without the root.
     ///
     /// # Errors
-    /// [`IssueError`] when the certificate is not usable or is not the signer's.
+    /// [`IssueError`] when the certificate's key is not the signer's.
     pub fn new(
         certificate: Certificate,
         upstream_chain: Vec<Arc<[u8]>>,
         signer: Arc<dyn Signer>,
     ) -> Result<Self, IssueError> {
-        Ok(Self { certificate, upstream_chain, signer })
+        if certificate.public_key().map_err(IssueError::CaKey)? != signer.public_key() {
+            return Err(IssueError::KeyMismatch);
+        }
+        let template = Template::new(&certificate, signer.public_key().algorithm());
+        Ok(Self { certificate, upstream_chain, signer, template })
     }
 
     /// The CA certificate.
@@ -175,18 +215,78 @@ impl CaIssuer {
     /// # Errors
     /// [`IssueError`].
     pub fn issue_svid(&self, params: &SvidParams<'_>) -> Result<Issued, IssueError> {
-        let _ = params;
-        todo!()
+        let subject = match (params.subject, params.dns_names.first()) {
+            (Some(subject), _) => Cow::Owned(subject.to_der()),
+            (None, Some(dns_name)) => {
+                let name = Name { common_name: dns_name.clone(), ..Name::spire_svid() };
+                Cow::Owned(name.to_der())
+            }
+            (None, None) => Cow::Borrowed(&*self.template.svid_subject),
+        };
+        let uri = params.spiffe_id.to_string();
+        let tbs = Tbs {
+            subject: &subject,
+            key: params.public_key,
+            not_before: params.now - NOT_BEFORE_CUSHION,
+            not_after: self.cap(params.now, params.not_after)?,
+            usage: &self.template.svid_usage,
+            authority_key_id: &self.template.authority_key_id,
+            dns_names: params.dns_names,
+            uri: Some(&uri),
+            extensions: params.extensions,
+        };
+        let issuer = self.certificate.raw_subject();
+        tbs.issue(&Serial::random()?, issuer, &self.template.algorithm, &*self.signer)
     }
 
-    /// Issues a CA certificate for another key (downstream server, or as an upstream authority).
-    /// With `subject` of `params` as given; AKI is this CA's key identifier.
+    /// Issues a CA certificate for another key (a downstream server's), with the subject of
+    /// `params` as it is.
     ///
     /// # Errors
     /// [`IssueError`].
     pub fn issue_ca(&self, key: &PublicKey, params: &CaParams) -> Result<Issued, IssueError> {
-        let _ = (key, params);
-        todo!()
+        let uri = params.trust_domain.id_string();
+        self.issue_ca_named(key, &params.subject.to_der(), &uri, &params.extensions, params)
+    }
+
+    /// Issues the CA certificate a CSR asks for, as an upstream authority does: its subject byte
+    /// for byte, the trust domain of `params` as URI SAN, and its further extensions.
+    ///
+    /// # Errors
+    /// [`IssueError`].
+    pub fn issue_ca_from_csr(&self, csr: &Csr, params: &CaParams) -> Result<Issued, IssueError> {
+        let uri = params.trust_domain.id_string();
+        self.issue_ca_named(csr.public_key(), csr.raw_subject(), &uri, csr.extensions(), params)
+    }
+
+    fn issue_ca_named(
+        &self,
+        key: &PublicKey,
+        subject: &[u8],
+        uri: &str,
+        extensions: &[Extension],
+        params: &CaParams,
+    ) -> Result<Issued, IssueError> {
+        let tbs = Tbs {
+            subject,
+            key,
+            not_before: params.now - NOT_BEFORE_CUSHION,
+            not_after: self.cap(params.now, params.not_after)?,
+            usage: &ca_usage(),
+            authority_key_id: &self.template.authority_key_id,
+            dns_names: &[],
+            uri: Some(uri),
+            extensions,
+        };
+        let issuer = self.certificate.raw_subject();
+        tbs.issue(&Serial::random()?, issuer, &self.template.algorithm, &*self.signer)
+    }
+
+    fn cap(&self, now: i64, not_after: i64) -> Result<i64, IssueError> {
+        match self.certificate.not_after() {
+            end if end <= now => Err(IssueError::CaExpired),
+            end => Ok(not_after.min(end)),
+        }
     }
 }
 
@@ -195,6 +295,198 @@ impl CaIssuer {
 /// # Errors
 /// [`IssueError`].
 pub fn self_sign_ca(signer: &dyn Signer, params: &CaParams) -> Result<Issued, IssueError> {
-    let _ = (signer, params);
-    todo!()
+    let serial = Serial::random()?;
+    let mut subject = params.subject.clone();
+    if subject.serial_number.is_empty() {
+        subject.serial_number = serial.to_string();
+    }
+    let subject = subject.to_der();
+    let tbs = Tbs {
+        subject: &subject,
+        key: signer.public_key(),
+        not_before: params.now - NOT_BEFORE_CUSHION,
+        not_after: params.not_after,
+        usage: &ca_usage(),
+        authority_key_id: &[],
+        dns_names: &[],
+        uri: Some(&params.trust_domain.id_string()),
+        extensions: &params.extensions,
+    };
+    tbs.issue(&serial, &subject, &signature_algorithm(signer.public_key().algorithm()), signer)
+}
+
+/// What every certificate of one CA shares, as DER.
+#[derive(Debug)]
+struct Template {
+    algorithm: Vec<u8>,
+    svid_subject: Vec<u8>,
+    svid_usage: Vec<u8>,
+    authority_key_id: Vec<u8>,
+}
+
+impl Template {
+    fn new(ca: &Certificate, algorithm: KeyAlgorithm) -> Self {
+        let mut authority_key_id = Writer::default();
+        if !ca.subject_key_id().is_empty() {
+            authority_key_id.extension(oid::AUTHORITY_KEY_ID, false, |w| {
+                w.sequence(|w| w.primitive(tag::context(0), ca.subject_key_id()));
+            });
+        }
+        Self {
+            algorithm: signature_algorithm(algorithm),
+            svid_subject: Name::spire_svid().to_der(),
+            svid_usage: svid_usage(),
+            authority_key_id: authority_key_id.into_bytes(),
+        }
+    }
+}
+
+/// A certificate to be signed.
+struct Tbs<'a> {
+    subject: &'a [u8],
+    key: &'a PublicKey,
+    not_before: i64,
+    not_after: i64,
+    /// Key usage, extended key usage and basic constraints, DER.
+    usage: &'a [u8],
+    /// The extension, DER; empty for none.
+    authority_key_id: &'a [u8],
+    dns_names: &'a [String],
+    uri: Option<&'a str>,
+    extensions: &'a [Extension],
+}
+
+impl Tbs<'_> {
+    fn issue(
+        &self,
+        serial: &Serial,
+        issuer: &[u8],
+        algorithm: &[u8],
+        signer: &dyn Signer,
+    ) -> Result<Issued, IssueError> {
+        let mut tbs = Writer::with_capacity(1024);
+        tbs.sequence(|w| {
+            w.constructed(tag::context_constructed(0), |w| w.unsigned(&[2]));
+            w.unsigned(serial.as_bytes());
+            w.raw(algorithm);
+            w.raw(issuer);
+            w.sequence(|w| {
+                w.time(self.not_before);
+                w.time(self.not_after);
+            });
+            w.raw(self.subject);
+            w.raw(self.key.spki_der());
+            w.constructed(tag::context_constructed(3), |w| {
+                w.sequence(|w| self.write_extensions(w));
+            });
+        });
+        let tbs = tbs.into_bytes();
+        let signature = signer.sign_issued(&tbs)?;
+        let mut certificate = Writer::with_capacity(tbs.len() + signature.len() + 32);
+        certificate.sequence(|w| {
+            w.raw(&tbs);
+            w.raw(algorithm);
+            w.bit_string(0, &signature);
+        });
+        Ok(Issued {
+            der: certificate.into_bytes(),
+            serial: serial.clone(),
+            not_before: self.not_before,
+            not_after: self.not_after,
+        })
+    }
+
+    fn write_extensions(&self, w: &mut Writer) {
+        w.raw(self.usage);
+        w.extension(oid::SUBJECT_KEY_ID, false, |w| {
+            w.primitive(tag::OCTET_STRING, &self.key.subject_key_id());
+        });
+        w.raw(self.authority_key_id);
+        // RFC 5280 4.2.1.6: critical when the subject says nothing.
+        write_subject_alt_name(w, self.subject == [tag::SEQUENCE, 0], self.dns_names, self.uri);
+        for extension in self.extensions {
+            extension.write(w);
+        }
+    }
+}
+
+/// DNS names first, then the URI.
+pub(super) fn write_subject_alt_name(
+    w: &mut Writer,
+    critical: bool,
+    dns_names: &[String],
+    uri: Option<&str>,
+) {
+    w.extension(oid::SUBJECT_ALT_NAME, critical, |w| {
+        w.sequence(|w| {
+            for name in dns_names {
+                w.primitive(tag::context(2), name.as_bytes());
+            }
+            if let Some(uri) = uri {
+                w.primitive(tag::context(6), uri.as_bytes());
+            }
+        });
+    });
+}
+
+/// The AlgorithmIdentifier of what a key of this kind signs certificates with.
+pub(super) fn write_signature_algorithm(w: &mut Writer, key: KeyAlgorithm) {
+    w.sequence(|w| match key {
+        KeyAlgorithm::EcP256 => w.oid(oid::ECDSA_SHA256),
+        KeyAlgorithm::EcP384 => w.oid(oid::ECDSA_SHA384),
+        KeyAlgorithm::EcP521 => w.oid(oid::ECDSA_SHA512),
+        KeyAlgorithm::Rsa { .. } => {
+            w.oid(oid::RSA_SHA256);
+            w.primitive(tag::NULL, &[]);
+        }
+    });
+}
+
+fn signature_algorithm(key: KeyAlgorithm) -> Vec<u8> {
+    let mut writer = Writer::default();
+    write_signature_algorithm(&mut writer, key);
+    writer.into_bytes()
+}
+
+fn svid_usage() -> Vec<u8> {
+    let mut writer = Writer::default();
+    // digitalSignature, keyEncipherment, keyAgreement
+    writer.extension(oid::KEY_USAGE, true, |w| w.bit_string(3, &[0b1010_1000]));
+    writer.extension(oid::EXT_KEY_USAGE, false, |w| {
+        w.sequence(|w| {
+            w.oid(oid::SERVER_AUTH);
+            w.oid(oid::CLIENT_AUTH);
+        });
+    });
+    writer.extension(oid::BASIC_CONSTRAINTS, true, |w| w.sequence(|_| ()));
+    writer.into_bytes()
+}
+
+fn ca_usage() -> Vec<u8> {
+    let mut writer = Writer::default();
+    // keyCertSign, cRLSign
+    writer.extension(oid::KEY_USAGE, true, |w| w.bit_string(1, &[0b0000_0110]));
+    writer.extension(oid::BASIC_CONSTRAINTS, true, |w| w.sequence(Writer::boolean_true));
+    writer.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serials_print_as_decimal_of_any_length() {
+        for (bytes, text) in [
+            (&[][..], "0"),
+            (&[0, 0, 1, 0], "256"),
+            (&[0xff; 16], "340282366920938463463374607431768211455"),
+            (&[0xff; 20], "1461501637330902918203684832716283019655932542975"),
+            (
+                &[1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                "340282366920938463463374607431768211456",
+            ),
+        ] {
+            assert_eq!(Serial::from_bytes(bytes).to_string(), text);
+        }
+    }
 }
