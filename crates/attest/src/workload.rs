@@ -3,6 +3,7 @@
 //! Nothing is kept between two attestations: `exec` changes a process's path and hash, but
 //! neither its pid nor its handle.
 
+pub mod container;
 pub mod unix;
 
 use std::{fmt, time::Duration};
