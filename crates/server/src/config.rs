@@ -3,7 +3,12 @@
 //! A [`Config`] is fully checked: nothing is bound, opened or created while it is made, and no
 //! I/O happens besides reading the files it names as configuration.
 
+mod database;
+mod federation;
+mod flags;
+mod load;
 mod plugins;
+mod plugins_decode;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -11,6 +16,7 @@ use signet_daemon::config::{Cidr, HealthSettings, LogSettings, TelemetrySettings
 use signet_identity::{FederationRelationship, SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 
+pub use flags::RunFlags;
 pub use plugins::{
     Configured, CredentialComposer, DataStore, DiskKeyManager, DiskUpstream, HttpChallenge,
     KeyManager, NodeAttestor, PluginSource, Plugins, SealKey, SqliteStore, UpstreamAuthority,

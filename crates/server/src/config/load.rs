@@ -1,0 +1,295 @@
+//! Making a [`Config`] from a file and flags.
+
+use std::{path::PathBuf, time::Duration};
+
+use signet_daemon::{
+    config::{
+        Block, ConfigError, Context, Document, format_duration, health_checks, log_settings,
+        socket_path, telemetry,
+    },
+    program::Program,
+};
+use signet_identity::{SpiffeId, TrustDomain};
+use signet_pki::KeyType;
+
+use super::{
+    CaSettings, CaSubject, Config, Experimental, PruneNodes, RateLimits, RunFlags, TtlSettings,
+    federation, plugins_decode,
+};
+
+/// No SVID is promised a longer life than this, however long the authority lives.
+const MAX_SVID_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What part of an authority's life is promised to the SVIDs it signs.
+const CA_TTL_PARTS: u32 = 6;
+
+const NO_PROFILER: &str = "there is no profiler to switch on; use perf or another system profiler";
+const FEED: &str = "it has no effect: every change reaches the server's memory and its agents at \
+                    once, nothing is reloaded at intervals";
+
+impl Config {
+    /// Reads the file that the flags name, puts the flags over it, and checks everything.
+    ///
+    /// `env` looks up environment variables for `-expandEnv`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with everything that is wrong, by file, line and column.
+    pub fn load(
+        program: Program,
+        flags: &RunFlags,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let document =
+            signet_daemon::config::read(&flags.config, flags.expand_env.then_some(env))?;
+        Self::from_document(program, flags, &document)
+    }
+
+    /// Checks a file that has been read already.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn from_document(
+        program: Program,
+        flags: &RunFlags,
+        document: &Document,
+    ) -> Result<Self, ConfigError> {
+        let context = Context::new(document.file.clone());
+        let config = decode(program, flags, &context, document);
+        let warnings = context.take_warnings();
+        let mut config = context.finish(config)?;
+        config.warnings.extend(warnings);
+        Ok(config)
+    }
+}
+
+fn decode(
+    program: Program,
+    flags: &RunFlags,
+    context: &Context,
+    document: &Document,
+) -> Option<Config> {
+    let root = Block::root(context, document);
+    let telemetry = telemetry(&root);
+    let health_checks = health_checks(&root);
+    let plugins = plugins_decode::plugins(&root);
+    let Some(server) = root.block("server") else {
+        root.missing("server");
+        root.finish();
+        return None;
+    };
+    root.finish();
+
+    let trust_domain = trust_domain(&server, flags.trust_domain.as_deref());
+    let data_dir = server.path("data_dir");
+    let data_dir = set(&flags.data_dir).or(data_dir);
+    let data_dir = server.required("data_dir", data_dir);
+    let bind_address = server.text("bind_address");
+    let bind_address = flags.bind_address.clone().filter(|text| !text.is_empty()).or(bind_address);
+    let bind_port = server.integer::<u16>("bind_port");
+    let socket = server.path("socket_path");
+    let socket =
+        set(&flags.socket_path).or(socket).unwrap_or_else(|| program.server_socket().into());
+    let socket_path = socket_path(&server, "socket_path", &socket);
+    let ca = ca(&server);
+    let ttl = ttl(&server, ca.ttl);
+    let log = log_settings(&server, &flags.log());
+    let federates_with = federation::relationships(&server);
+    let experimental = experimental(&server);
+    let prune_nodes = prune_nodes(&server);
+    let ratelimit = rate_limits(&server);
+    let zero = Duration::ZERO;
+    let node_staleness = server.duration("max_attested_node_info_staleness").unwrap_or(zero);
+    let store_staleness =
+        server.duration("max_store_staleness").unwrap_or(Duration::from_secs(15 * 60));
+    for key in ["profiling_enabled", "profiling_port", "profiling_freq", "profiling_names"] {
+        server.refuse(key, NO_PROFILER);
+    }
+    let jwt_issuer = server.text("jwt_issuer");
+    let disable_jwt_svids = server.flag("disable_jwt_svids");
+    let admin_ids = server.parsed_list::<SpiffeId>("admin_ids");
+    let audit_log_enabled = server.flag("audit_log_enabled");
+    let proxy_protocol_trusted_cidrs = server.parsed_list("proxy_protocol_trusted_cidrs");
+    server.finish();
+
+    Some(Config {
+        file: PathBuf::from(&*document.file),
+        trust_domain: trust_domain?,
+        data_dir: data_dir?,
+        bind_address: bind_address
+            .map_or_else(|| "0.0.0.0".to_owned(), |text| text.trim_matches(['[', ']']).to_owned()),
+        bind_port: flags.server_port.or(bind_port).unwrap_or(8081),
+        socket_path: socket_path?,
+        ca,
+        ttl,
+        jwt_issuer,
+        disable_jwt_svids,
+        admin_ids,
+        audit_log_enabled,
+        ratelimit,
+        prune_nodes,
+        max_attested_node_info_staleness: node_staleness,
+        max_store_staleness: store_staleness,
+        proxy_protocol_trusted_cidrs,
+        log,
+        federates_with,
+        experimental,
+        plugins: plugins?,
+        telemetry,
+        health_checks,
+        warnings: Vec::new(),
+    })
+}
+
+/// A path flag that is set to something.
+fn set(flag: &Option<PathBuf>) -> Option<PathBuf> {
+    flag.clone().filter(|path| !path.as_os_str().is_empty())
+}
+
+fn trust_domain(server: &Block<'_>, flag: Option<&str>) -> Option<TrustDomain> {
+    let text = server.text("trust_domain");
+    let text = flag.filter(|text| !text.is_empty()).map(ToOwned::to_owned).or(text);
+    let text = server.required("trust_domain", text)?;
+    match TrustDomain::from_name_or_id(&text) {
+        Ok(trust_domain) => Some(trust_domain),
+        Err(error) => {
+            server.error("trust_domain", format_args!("{text:?}: {error}"));
+            None
+        }
+    }
+}
+
+fn ca(server: &Block<'_>) -> CaSettings {
+    let key_type = server.parsed::<KeyType>("ca_key_type").unwrap_or(KeyType::EcP256);
+    let subject = server.block("ca_subject").and_then(|block| {
+        let subject = CaSubject {
+            country: block.texts("country"),
+            organization: block.texts("organization"),
+            common_name: block.text("common_name"),
+        };
+        let empty = subject.country.is_empty()
+            && subject.organization.is_empty()
+            && subject.common_name.is_none();
+        block.finish();
+        if empty {
+            server.warn("ca_subject", "it is empty, so the default C=US, O=SPIFFE is used");
+        }
+        (!empty).then_some(subject)
+    });
+    CaSettings {
+        key_type,
+        jwt_key_type: server.parsed("jwt_key_type").unwrap_or(key_type),
+        subject: subject.unwrap_or_default(),
+        ttl: lifetime(server, "ca_ttl").unwrap_or(Duration::from_secs(24 * 3600)),
+    }
+}
+
+/// A duration of which 0 counts as not set.
+fn lifetime(server: &Block<'_>, key: &'static str) -> Option<Duration> {
+    server.duration(key).filter(|duration| !duration.is_zero())
+}
+
+fn ttl(server: &Block<'_>, ca_ttl: Duration) -> TtlSettings {
+    let x509_svid = lifetime(server, "default_x509_svid_ttl").unwrap_or(Duration::from_secs(3600));
+    let jwt_svid = lifetime(server, "default_jwt_svid_ttl").unwrap_or(Duration::from_secs(300));
+    let agent = lifetime(server, "agent_ttl");
+    warn_of_short_svids(server, "default_x509_svid_ttl", x509_svid, ca_ttl);
+    warn_of_short_svids(server, "default_jwt_svid_ttl", jwt_svid, ca_ttl);
+    if let Some(agent) = agent {
+        warn_of_short_svids(server, "agent_ttl", agent, ca_ttl);
+    }
+    TtlSettings { x509_svid, jwt_svid, agent: agent.unwrap_or(x509_svid) }
+}
+
+/// Warns when an authority may be replaced too early for SVIDs to get their whole lifetime.
+fn warn_of_short_svids(server: &Block<'_>, key: &'static str, ttl: Duration, ca_ttl: Duration) {
+    let most = MAX_SVID_TTL.min(ca_ttl / CA_TTL_PARTS);
+    if ttl <= most {
+        return;
+    }
+    let most_text = format_duration(most);
+    let advice = if ttl <= MAX_SVID_TTL {
+        let enough = format_duration(ttl.saturating_mul(CA_TTL_PARTS));
+        format!("set it to {most_text} or less, or ca_ttl to {enough} or more")
+    } else if ca_ttl < MAX_SVID_TTL * CA_TTL_PARTS {
+        let (cap, enough) =
+            (format_duration(MAX_SVID_TTL), format_duration(MAX_SVID_TTL * CA_TTL_PARTS));
+        format!("set it to {cap} or less, and ca_ttl to {enough} or more")
+    } else {
+        format!("set it to {most_text} or less")
+    };
+    let (ttl, ca_ttl) = (format_duration(ttl), format_duration(ca_ttl));
+    server.warn(
+        key,
+        format_args!(
+            "{ttl} is too long for a ca_ttl of {ca_ttl}, SVIDs may get a shorter life when the \
+             authority is replaced; {advice}"
+        ),
+    );
+}
+
+fn rate_limits(server: &Block<'_>) -> RateLimits {
+    let mut limits = RateLimits::default();
+    if let Some(block) = server.block("ratelimit") {
+        limits.attestation = block.boolean("attestation").unwrap_or(true);
+        limits.signing = block.boolean("signing").unwrap_or(true);
+        block.finish();
+    }
+    limits
+}
+
+fn prune_nodes(server: &Block<'_>) -> Option<PruneNodes> {
+    let expired_for = server.duration("prune_attested_nodes_expired_for");
+    let batch_size = server.integer::<u32>("prune_attested_nodes_batch_size");
+    let tofu = server.flag("prune_tofu_nodes");
+    if expired_for.is_none() {
+        for key in ["prune_attested_nodes_batch_size", "prune_tofu_nodes"] {
+            if server.pos_of(key).is_some() && (tofu || batch_size.is_some()) {
+                server.warn(key, "it has no effect unless prune_attested_nodes_expired_for is set");
+            }
+        }
+    }
+    let batch_size = batch_size.filter(|size| *size > 0).unwrap_or(1000);
+    Some(PruneNodes { expired_for: expired_for?, batch_size, tofu })
+}
+
+fn experimental(server: &Block<'_>) -> Experimental {
+    let mut settings = Experimental::default();
+    let Some(block) = server.block("experimental") else {
+        return settings;
+    };
+    settings.agent_spiffe_id_as_selector = block.flag("agent_spiffe_id_as_selector");
+    settings.require_pq_kem = block.flag("require_pq_kem");
+    if let Some(age) = lifetime(&block, "prune_events_older_than") {
+        settings.prune_events_older_than = age;
+    }
+    for key in [
+        "cache_reload_interval",
+        "full_cache_reload_interval",
+        "event_timeout",
+        "sql_transaction_timeout",
+    ] {
+        if block.duration(key).is_some() {
+            block.warn(key, FEED);
+        }
+    }
+    if block.flag("events_based_cache") {
+        block.warn("events_based_cache", FEED);
+    }
+    block.refuse(
+        "auth_opa_policy_engine",
+        "policies are not scripted here; who may call what is fixed, and admin_ids or entries \
+         with -admin make a caller an administrator",
+    );
+    const WIT: &str = "WIT-SVIDs are not part of this release; use X.509- or JWT-SVIDs";
+    for key in ["wit_issuer", "wit_key_type"] {
+        block.refuse(key, WIT);
+    }
+    for flag in block.texts("feature_flags") {
+        match flag.as_str() {
+            "wit-svid" => block.error("feature_flags", format_args!("{flag:?}: {WIT}")),
+            _ => block.error("feature_flags", format_args!("unknown feature flag {flag:?}")),
+        }
+    }
+    block.refuse("named_pipe_name", "named pipes belong to Windows; use server { socket_path }");
+    block.finish();
+    settings
+}
