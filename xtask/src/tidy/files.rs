@@ -1,0 +1,125 @@
+//! What may stand in a file, and how long it may be.
+
+use std::{fs, path::Path, process::Command};
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::root;
+
+/// The longest Rust file, in lines.
+const MAX_LINES: usize = 600;
+
+/// A text, where it is at home (beginnings of paths), and what to do elsewhere. Only in Rust files
+/// below `crates/`, before their tests.
+const AT_HOME: &[(&str, &[&str], &str)] = &[
+    ("SystemTime::now", &["crates/base/src/clock.rs"], "take a signet_base::Clock"),
+    ("UnboundedSender", &[], "bound the queue"),
+    ("allow(unsafe_code", &[], "there is no unsafe code"),
+    ("\"/proc", &["crates/attest/"], "only attest reads /proc"),
+    ("sqlx::", &["crates/store/"], "only store writes SQL"),
+    ("unbounded_channel", &[], "bound the queue"),
+];
+
+/// What may stand nowhere. Written in halves, so that this file may stand here itself.
+const NOWHERE: &[(&str, &str, &str)] = &[
+    ("FIX", "ME", "finish it, or write an issue"),
+    ("to", "do!(", "finish it"),
+    ("unimple", "mented!(", "finish it"),
+    ("#[ig", "nore", "a test that matters runs in CI, or it does not exist"),
+    ("/wo", "rk/", "no path of one machine"),
+    ("/ro", "ot/.cargo", "no path of one machine"),
+    ("/ho", "me/", "no path of one machine"),
+];
+
+pub(super) fn problems() -> Result<Vec<String>> {
+    let mut problems = Vec::new();
+    for path in tracked()? {
+        // Deleted but not committed yet, or not a text.
+        let Ok(text) = fs::read_to_string(root().join(&path)) else { continue };
+        problems.extend(check(&path, &text));
+    }
+    Ok(problems)
+}
+
+/// The files that git knows.
+fn tracked() -> Result<Vec<String>> {
+    let output = Command::new("git")
+        .current_dir(root())
+        .args(["ls-files", "-z"])
+        .output()
+        .context("running git ls-files")?;
+    if !output.status.success() {
+        bail!("git ls-files: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    let list = String::from_utf8(output.stdout).context("a path is not UTF-8")?;
+    Ok(list.split('\0').filter(|path| !path.is_empty()).map(str::to_owned).collect())
+}
+
+fn check(path: &str, text: &str) -> Vec<String> {
+    let mut problems = Vec::new();
+    let rust = path.ends_with(".rs");
+    if rust && text.lines().count() > MAX_LINES {
+        problems.push(format!("{path}: more than {MAX_LINES} lines; split it by noun"));
+    }
+    if rust && Path::new(path).file_name().is_some_and(|name| name == "mod.rs") {
+        problems.push(format!("{path}: name the file after its module"));
+    }
+    let in_crates = rust && path.starts_with("crates/") && !is_test(path);
+    let mut in_tests = false;
+    for (number, line) in (1..).zip(text.lines()) {
+        for (first, second, why) in NOWHERE {
+            if line.contains(&format!("{first}{second}")) {
+                problems.push(format!("{path}:{number}: {first}{second}: {why}"));
+            }
+        }
+        // By convention the tests are the end of a file.
+        in_tests |= line.starts_with("#[cfg(test)]");
+        let code = line.trim_start();
+        if !in_crates || in_tests || code.starts_with("//") {
+            continue;
+        }
+        for (what, homes, why) in AT_HOME {
+            if code.contains(what) && !homes.iter().any(|home| path.starts_with(home)) {
+                problems.push(format!("{path}:{number}: {what}: {why}"));
+            }
+        }
+    }
+    problems
+}
+
+fn is_test(path: &str) -> bool {
+    path.contains("/tests/") || path.ends_with("/tests.rs") || path.starts_with("crates/testkit/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rule_finds_its_violation() {
+        let long = "x\n".repeat(MAX_LINES + 1);
+        let path = format!("see {}{}", "/wo", "rk/x");
+        for (file, text) in [
+            ("crates/a/src/b.rs", long.as_str()),
+            ("crates/a/src/b/mod.rs", ""),
+            ("docs/x.md", path.as_str()),
+            ("crates/a/src/b.rs", "let t = SystemTime::now();"),
+            ("crates/server/src/b.rs", "sqlx::query(\"\")"),
+        ] {
+            assert_eq!(check(file, text).len(), 1, "{file}");
+        }
+    }
+
+    #[test]
+    fn tests_comments_and_homes_are_free() {
+        for (file, text) in [
+            ("crates/base/src/clock.rs", "SystemTime::now()"),
+            ("crates/a/src/b.rs", "// SystemTime::now()"),
+            ("crates/a/src/b.rs", "#[cfg(test)]\nmod tests { SystemTime::now() }"),
+            ("crates/a/tests/b.rs", "SystemTime::now()"),
+            ("crates/a/src/b/tests.rs", "SystemTime::now()"),
+        ] {
+            assert_eq!(check(file, text), Vec::<String>::new(), "{file}");
+        }
+    }
+}
