@@ -111,7 +111,7 @@ impl EntryFilter {
     fn plan(&self) -> Plan {
         let mut plan = Plan::default();
         if let Some(id) = &self.spiffe_id {
-            plan.and(terms::spiffe_id(id));
+            plan.within(terms::spiffe_id(id));
         }
         if let Some(id) = &self.parent_id {
             plan.and(terms::parent(id));

@@ -1,5 +1,7 @@
 //! Lists by criteria: the rarest criterion drives, the inverted index narrows, the row decides.
 
+use std::ops::RangeInclusive;
+
 use signet_identity::{MatchBehavior, Selector};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
@@ -32,6 +34,8 @@ pub(crate) trait Listed: Sized + Send {
 pub(crate) struct Plan {
     /// Each of these holds.
     all: Vec<Term>,
+    /// A term within this range holds.
+    range: Option<RangeInclusive<Term>>,
     /// At least one of each of these holds.
     any: Vec<Vec<Term>>,
 }
@@ -39,6 +43,10 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn and(&mut self, term: Term) {
         self.all.push(term);
+    }
+
+    pub(crate) fn within(&mut self, range: RangeInclusive<Term>) {
+        self.range = Some(range);
     }
 
     /// A comparison of sets, `terms` being those of the filter's members.
@@ -64,6 +72,8 @@ enum Driver {
     Table,
     /// The rows of `term` that also have all of `joined`.
     Term { term: Term, joined: Vec<Term> },
+    /// The rows of a term in this range.
+    Range(RangeInclusive<Term>),
     /// The rows of any of these.
     Any(Vec<Term>),
 }
@@ -139,18 +149,23 @@ async fn choose(
     index: Index,
     mut plan: Plan,
 ) -> Result<Driver, Fault> {
+    if let Some(range) = plan.range.take()
+        && (plan.all.is_empty() || weigh(conn, index, &range).await? < WEIGH)
+    {
+        return Ok(Driver::Range(range));
+    }
     plan.all.sort_unstable();
     plan.all.dedup();
     let mut weighed = Vec::with_capacity(plan.all.len());
     for term in plan.all {
-        weighed.push((weigh(conn, index, term).await?, term));
+        weighed.push((weigh(conn, index, &(term..=term)).await?, term));
     }
     weighed.sort_unstable();
     let mut best_any: Option<(i64, Vec<Term>)> = None;
     for group in plan.any {
         let mut weight = 0;
         for term in &group {
-            weight += weigh(conn, index, *term).await?;
+            weight += weigh(conn, index, &(*term..=*term)).await?;
         }
         if best_any.as_ref().is_none_or(|(best, _)| weight < *best) {
             best_any = Some((weight, group));
@@ -167,12 +182,17 @@ async fn choose(
     })
 }
 
-async fn weigh(conn: &mut SqliteConnection, index: Index, term: Term) -> Result<i64, Fault> {
+async fn weigh(
+    conn: &mut SqliteConnection,
+    index: Index,
+    range: &RangeInclusive<Term>,
+) -> Result<i64, Fault> {
     let text = format!(
-        "SELECT count(*) FROM (SELECT 1 FROM {} WHERE term = ? LIMIT {WEIGH}) AS some",
+        "SELECT count(*) FROM (SELECT 1 FROM {} WHERE term BETWEEN ? AND ? LIMIT {WEIGH}) AS some",
         index.table()
     );
-    Ok(sql::query(text).bind(term).fetch_one(conn).await?.try_get(0)?)
+    let query = sql::query(text).bind(*range.start()).bind(*range.end());
+    Ok(query.fetch_one(conn).await?.try_get(0)?)
 }
 
 async fn read_chunk<T: Listed>(
@@ -209,6 +229,18 @@ async fn read_chunk<T: Listed>(
             }
             Ok(query.bind(limit).fetch_all(conn).await?)
         }
+        Driver::Range(range) => {
+            // A row may have two terms in the range by chance: `IN` counts it once.
+            let text = format!(
+                "SELECT {} FROM {} WHERE id IN (SELECT row FROM {} \
+                 WHERE term BETWEEN ? AND ? AND row > ?) ORDER BY id LIMIT ?",
+                T::COLUMNS,
+                T::TABLE,
+                T::INDEX.table()
+            );
+            let query = sql::query(text).bind(*range.start()).bind(*range.end()).bind(after);
+            Ok(query.bind(limit).fetch_all(conn).await?)
+        }
         Driver::Any(terms) => {
             let mut ids = Vec::new();
             for term in terms {
@@ -236,7 +268,7 @@ pub(crate) async fn by_ids<T: Listed>(
     ids: &[i64],
 ) -> Result<Vec<SqliteRow>, Fault> {
     let mut rows = Vec::with_capacity(ids.len());
-    for run in sql::runs(ids) {
+    for run in sql::runs(ids, 1) {
         let text = format!(
             "SELECT {} FROM {} WHERE id IN ({}) ORDER BY id",
             T::COLUMNS,
@@ -259,7 +291,7 @@ pub(crate) async fn by_keys<T: Listed, K: AsRef<str>>(
     keys: &[K],
 ) -> Result<Vec<(i64, T)>, Fault> {
     let mut found = Vec::with_capacity(keys.len());
-    for run in sql::runs(keys) {
+    for run in sql::runs(keys, 1) {
         let text = format!(
             "SELECT {} FROM {} WHERE {column} IN ({})",
             T::COLUMNS,

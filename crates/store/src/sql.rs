@@ -2,18 +2,16 @@
 
 use sqlx::{AssertSqlSafe, Sqlite, query::Query, sqlite::SqliteArguments};
 
-/// Row counts of multi-row statements. Few different ones, so that the texts are few and stay
-/// in the statement cache.
-const SIZES: [usize; 4] = [64, 16, 4, 1];
+/// The most rows that one statement takes.
+const MOST_ROWS: usize = 256;
+/// The most parameters that one statement takes (SQLite's own limit is 32,766).
+const MOST_PARAMETERS: usize = 1_024;
 
-/// Splits `items` into runs of the [`SIZES`].
-pub(crate) fn runs<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
-    std::iter::from_fn(move || {
-        let size = SIZES.into_iter().find(|size| *size <= items.len())?;
-        let (run, rest) = items.split_at(size);
-        items = rest;
-        Some(run)
-    })
+/// Splits `items` into runs for one statement each, of `columns` parameters an item. All but the
+/// last are of one size, and a caller's batches mostly are too: the statements are found in the
+/// connection's cache.
+pub(crate) fn runs<T>(items: &[T], columns: usize) -> std::slice::Chunks<'_, T> {
+    items.chunks((MOST_PARAMETERS / columns.max(1)).clamp(1, MOST_ROWS))
 }
 
 /// `(?,?),(?,?)`: `rows` rows of `columns` parameters.
@@ -37,13 +35,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_cover_everything_once_with_few_sizes() {
-        for count in [0, 1, 3, 4, 50, 63, 64, 65, 500] {
-            let items: Vec<usize> = (0..count).collect();
-            let covered: Vec<usize> = runs(&items).flatten().copied().collect();
+    fn runs_cover_everything_once_within_the_limits() {
+        let items: Vec<usize> = (0..3_000).collect();
+        for columns in [1, 2, 14, 5_000] {
+            let covered: Vec<usize> = runs(&items, columns).flatten().copied().collect();
             assert_eq!(covered, items);
-            assert!(runs(&items).all(|run| SIZES.contains(&run.len())));
         }
+        assert!(runs(&items, 14).all(|run| run.len() * 14 <= MOST_PARAMETERS));
     }
 
     #[test]

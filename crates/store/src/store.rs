@@ -203,7 +203,7 @@ impl Tx<'_> {
     pub(crate) async fn commit(mut self) -> Result<(), Fault> {
         let changes = std::mem::take(&mut self.changes);
         let now = self.now;
-        for run in sql::runs(&changes) {
+        for run in sql::runs(&changes, 4) {
             let text = format!(
                 "INSERT INTO changes (revision, kind, key, at) VALUES {}",
                 sql::values(run.len(), 4)

@@ -17,7 +17,7 @@ pub(crate) async fn known_trust_domains(
     wanted: &[&TrustDomain],
 ) -> Result<HashSet<TrustDomain>, Fault> {
     let mut known = HashSet::new();
-    for run in sql::runs(wanted) {
+    for run in sql::runs(wanted, 1) {
         let text = format!(
             "SELECT trust_domain FROM bundles WHERE trust_domain IN ({})",
             sql::list(run.len())

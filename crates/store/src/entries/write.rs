@@ -53,7 +53,7 @@ pub(crate) async fn create(
 
 /// Inserts rows and their terms.
 async fn insert(tx: &mut Tx<'_>, created: &[(i64, Entry)]) -> Result<(), Fault> {
-    for run in sql::runs(created) {
+    for run in sql::runs(created, rows::WIDTH) {
         let text = format!(
             "INSERT INTO entries ({}) VALUES {}",
             Entry::COLUMNS,
@@ -180,7 +180,7 @@ pub(crate) async fn rewrite(
 
 /// Deletes rows and their terms.
 pub(crate) async fn delete(tx: &mut Tx<'_>, found: &[(i64, Entry)]) -> Result<(), Fault> {
-    for run in sql::runs(found) {
+    for run in sql::runs(found, 1) {
         let text = format!("DELETE FROM entries WHERE id IN ({})", sql::list(run.len()));
         let mut query = sql::query(text);
         for (row, _) in run {

@@ -1,0 +1,119 @@
+//! Measures the store: `cargo run --release -p signet-store --example bench -- [ENTRIES]`.
+//!
+//! Prints one JSON line for each measure.
+
+use std::time::Instant;
+
+use signet_identity::{EntryDraft, MatchBehavior, SelectorSet};
+use signet_store::{EntryFilter, NewEntry, PageRequest, Store, StoreOptions};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let existing: usize = match std::env::args().nth(1) {
+        Some(count) => count.parse()?,
+        None => 50_000,
+    };
+    let dir = match std::env::args().nth(2) {
+        Some(path) => tempfile::tempdir_in(path)?,
+        None => tempfile::tempdir()?,
+    };
+    let store = Store::open(StoreOptions::file(dir.path().join("bench.db"))).await?;
+    create(&store, 0, existing, 500, "fill").await?;
+    create(&store, existing, 5_000, 50, "create, batches of 50").await?;
+    create(&store, existing + 5_000, 10_000, 500, "create, batches of 500").await?;
+    create(&store, existing + 15_000, 200, 1, "create one by one").await?;
+
+    let started = Instant::now();
+    let mut after = Some(0);
+    let mut read = 0;
+    while let Some(row) = after {
+        let page = PageRequest { after: Some(row), size: Some(1_000) };
+        let page = store.list_entries(&EntryFilter::default(), page).await?;
+        read += page.items.len();
+        after = page.next;
+    }
+    report("read all", read, started);
+
+    let filter = EntryFilter {
+        selectors: Some((selectors(7)?, MatchBehavior::Superset)),
+        parent_id: Some("spiffe://example.org/spire/agent/join_token/a".parse()?),
+        ..EntryFilter::default()
+    };
+    let started = Instant::now();
+    let found = store.list_entries(&filter, PageRequest::all()).await?.items.len();
+    report("list by a rare selector", found, started);
+    let filter = EntryFilter { selectors: None, ..filter };
+    let started = Instant::now();
+    let found = store.count_entries(&filter).await?;
+    report("count by a common parent", usize::try_from(found)?, started);
+    println!("{{\"measure\":\"rss_kib\",\"value\":{}}}", rss_kib());
+
+    let ids = (0..5_000).map(id).collect::<Result<Vec<_>, _>>()?;
+    let started = Instant::now();
+    for ids in ids.chunks(50) {
+        store.delete_entries(ids.to_vec(), 0).await?;
+    }
+    report("delete, batches of 50", ids.len(), started);
+    store.close().await;
+    Ok(())
+}
+
+async fn create(
+    store: &Store,
+    first: usize,
+    count: usize,
+    batch: usize,
+    what: &str,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let started = Instant::now();
+    let mut at = first;
+    while at < first + count {
+        let entries = (at..at + batch).map(entry).collect::<Result<Vec<_>, _>>()?;
+        store.create_entries(entries, 1_700_000_000).await?;
+        at += batch;
+    }
+    report(what, count, started);
+    Ok(())
+}
+
+fn entry(number: usize) -> Result<NewEntry, Box<dyn std::error::Error>> {
+    let draft = EntryDraft::new(
+        format!("spiffe://example.org/workload/{number}").parse()?,
+        "spiffe://example.org/spire/agent/join_token/a".parse()?,
+        selectors(number)?,
+    );
+    Ok(NewEntry { id: id(number)?, draft })
+}
+
+fn selectors(number: usize) -> Result<SelectorSet, Box<dyn std::error::Error>> {
+    Ok([format!("unix:uid:{number}").parse()?].into_iter().collect())
+}
+
+/// As random as a UUID, and the same each time.
+fn id(number: usize) -> Result<signet_identity::EntryId, signet_identity::EntryError> {
+    let a = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let b = (a ^ (a >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    format!(
+        "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
+        b >> 32,
+        b & 0xffff,
+        a >> 52,
+        b >> 52,
+        a & 0xffff_ffff_ffff
+    )
+    .parse()
+}
+
+fn report(measure: &str, count: usize, started: Instant) {
+    let seconds = started.elapsed().as_secs_f64();
+    let rate = count as f64 / seconds;
+    println!(
+        "{{\"measure\":\"{measure}\",\"count\":{count},\"seconds\":{seconds:.4},\"per_second\":{rate:.0}}}"
+    );
+}
+
+fn rss_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.trim().trim_end_matches("kB").trim().parse().ok()).unwrap_or(0)
+}
