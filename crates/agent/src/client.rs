@@ -83,6 +83,9 @@ pub enum ClientError {
     },
 }
 
+/// Why an agent that was evicted must attest anew.
+pub const EVICTED: &str = "the server does not know it";
+
 /// What the server says of this agent when it refuses it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
@@ -99,7 +102,7 @@ impl ClientError {
         match signet_api::status::denied_reason(status)? {
             Reason::AgentBanned => Some(Refusal::Banned),
             Reason::AgentExpired => Some(Refusal::Reattest("its SVID has expired")),
-            Reason::AgentNotAttested => Some(Refusal::Reattest("the server does not know it")),
+            Reason::AgentNotAttested => Some(Refusal::Reattest(EVICTED)),
             Reason::AgentNotActive => Some(Refusal::Reattest("its SVID is not the active one")),
             Reason::AgentMustReattest => Some(Refusal::Reattest("it must attest to renew")),
             _ => None,

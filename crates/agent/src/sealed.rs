@@ -119,14 +119,14 @@ impl SealedCache {
         Ok(())
     }
 
-    /// Removes the cache and its key. Blocks on the disk.
+    /// Removes the cache in `data_dir` and its key. Blocks on the disk.
     ///
     /// # Errors
     /// [`FileError`] when one of them could not be removed.
-    pub fn erase(&self) -> Result<(), FileError> {
+    pub fn erase_at(data_dir: &Path, key_file: &Path) -> Result<(), FileError> {
         // Without the key the rest is noise, so the key goes first.
-        let key = files::remove_durably(&self.key_file);
-        files::remove_durably(&self.path)?;
+        let key = files::remove_durably(key_file);
+        files::remove_durably(&data_dir.join(FILE_NAME))?;
         key
     }
 
@@ -422,8 +422,8 @@ mod tests {
         let key = dir.path().join("key");
         let cache = SealedCache::new(dir.path(), &key, &agent());
         cache.store(&snapshot()).unwrap();
-        cache.erase().unwrap();
+        SealedCache::erase_at(dir.path(), &key).unwrap();
         assert!(!key.exists() && !cache.path().exists());
-        cache.erase().unwrap();
+        SealedCache::erase_at(dir.path(), &key).unwrap();
     }
 }

@@ -46,6 +46,9 @@ pub enum StateError {
     /// The file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The change was not made because the program ends.
+    #[error("writing the agent's state was interrupted: {0}")]
+    Interrupted(String),
 }
 
 /// The agent's own SVID as it was stored.

@@ -1,8 +1,8 @@
 //! Opening one TLS connection to the server.
 
-use std::{fmt, io, time::Duration};
+use std::{error::Error as _, fmt, io, time::Duration};
 
-use signet_remote::dial::Dialer;
+use signet_remote::http::{HttpError, Proxies, connect_via_proxy};
 use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
@@ -18,14 +18,14 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Where the server is, and how it is reached.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Target {
     /// A host name or an address without brackets.
     pub host: String,
     /// The TCP port.
     pub port: u16,
-    /// Opens connections, through a proxy if there is one.
-    pub dialer: Dialer,
+    /// The proxies of the environment.
+    pub proxies: Proxies,
 }
 
 impl fmt::Display for Target {
@@ -45,7 +45,10 @@ pub(super) async fn connect(
 ) -> Result<TlsStream<TcpStream>, ClientError> {
     let failed = |message: String| ClientError::Connect { address: target.to_string(), message };
     let tcp = match tokio::time::timeout(CONNECT_TIMEOUT, tcp(target)).await {
-        Ok(tcp) => tcp.map_err(|error| failed(error.to_string()))?,
+        Ok(tcp) => tcp.map_err(|error| {
+            let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+            failed(format!("{error}{cause}"))
+        })?,
         Err(_) => return Err(failed(format!("no connection within {CONNECT_TIMEOUT:?}"))),
     };
     // Never sent and never checked: the server is known by its SPIFFE ID.
@@ -60,10 +63,8 @@ pub(super) async fn connect(
     }
 }
 
-async fn tcp(target: &Target) -> io::Result<TcpStream> {
-    let stream = target.dialer.connect(&target.host, target.port).await?;
-    stream.set_nodelay(true)?;
-    Ok(stream)
+async fn tcp(target: &Target) -> Result<TcpStream, HttpError> {
+    connect_via_proxy(&target.proxies, &target.host, target.port).await
 }
 
 fn is_unknown_authority(error: &io::Error) -> bool {
@@ -79,7 +80,7 @@ mod tests {
     #[test]
     fn addresses_are_written_with_brackets_where_needed() {
         let target = |host: &str| {
-            Target { host: host.into(), port: 8081, dialer: Dialer::direct() }.to_string()
+            Target { host: host.into(), port: 8081, proxies: Proxies::none() }.to_string()
         };
         assert_eq!(target("server"), "server:8081");
         assert_eq!(target("::1"), "[::1]:8081");

@@ -1,0 +1,248 @@
+//! Who the agent is: its own SVID, and the two slots its keys take turns in.
+
+use std::{path::PathBuf, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use signet_identity::SpiffeId;
+use signet_pki::{
+    KeyManager, KeyManagerError, KeyType, Signer, digest, files,
+    tls::{TlsError, TlsIdentity},
+    x509::{CertError, Certificate, parse_chain},
+};
+
+use crate::rotation::{self, RotationRule};
+
+/// The names of the agent's keys, SPIRE's own.
+const SLOTS: [&str; 2] = ["agent-svid-A", "agent-svid-B"];
+/// Notes which key a join token was sent with.
+const PENDING_FILE: &str = "join-token-attempt.json";
+
+/// The agent's SVID with its key.
+#[derive(Clone, Debug)]
+pub struct AgentIdentity {
+    /// The agent ID.
+    pub id: SpiffeId,
+    /// Certificates, leaf first.
+    pub chain: Vec<Certificate>,
+    /// The leaf's key.
+    pub key: AgentKey,
+    /// Whether the agent may attest again with the same evidence.
+    pub reattestable: bool,
+}
+
+/// A key of the agent.
+#[derive(Clone, Debug)]
+pub struct AgentKey {
+    /// Its name in the key manager.
+    pub slot: &'static str,
+    /// What signs with it.
+    pub signer: Arc<dyn Signer>,
+}
+
+/// Why an SVID cannot be the agent's.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdentityError {
+    /// A certificate is refused.
+    #[error(transparent)]
+    Cert(#[from] CertError),
+    /// No certificate at all.
+    #[error("the agent's SVID has no certificate")]
+    Empty,
+    /// The certificate is for another key.
+    #[error("the agent's SVID is not for its key")]
+    OtherKey,
+}
+
+impl AgentIdentity {
+    /// An identity from certificates (DER, leaf first) and the leaf's key.
+    ///
+    /// # Errors
+    /// [`IdentityError`] when they do not belong together.
+    pub fn new(
+        chain: &[Vec<u8>],
+        key: AgentKey,
+        reattestable: bool,
+    ) -> Result<Self, IdentityError> {
+        let chain = parse_chain(chain)?;
+        let leaf = chain.first().ok_or(IdentityError::Empty)?;
+        let matches = leaf
+            .public_key()
+            .is_ok_and(|public| public.spki_der() == key.signer.public_key().spki_der());
+        if !matches {
+            return Err(IdentityError::OtherKey);
+        }
+        Ok(Self { id: leaf.spiffe_id()?, chain, key, reattestable })
+    }
+
+    /// When the SVID expires, Unix seconds.
+    pub fn not_after(&self) -> i64 {
+        self.chain.first().map_or(0, Certificate::not_after)
+    }
+
+    /// Whether the SVID has expired at `now`, or will within a second.
+    pub fn expired(&self, now: i64) -> bool {
+        now + 1 >= self.not_after()
+    }
+
+    /// When the SVID is to be renewed, Unix seconds.
+    pub fn due_at(&self, rule: RotationRule) -> i64 {
+        self.chain.first().map_or(0, |leaf| {
+            rule.x509_due_at(leaf.not_before(), leaf.not_after(), rotation::draw(leaf.der()))
+        })
+    }
+
+    /// The certificates, DER, leaf first.
+    pub fn chain_der(&self) -> Vec<Vec<u8>> {
+        self.chain.iter().map(|certificate| certificate.der().to_vec()).collect()
+    }
+
+    /// What is presented to the server.
+    ///
+    /// # Errors
+    /// [`TlsError`] when TLS cannot use it.
+    pub fn tls(&self) -> Result<TlsIdentity, TlsError> {
+        let chain: Vec<Arc<[u8]>> = self.chain.iter().map(|c| Arc::clone(c.der())).collect();
+        TlsIdentity::new(&chain, Arc::clone(&self.key.signer))
+    }
+}
+
+/// The agent's keys in its key manager.
+#[derive(Debug)]
+pub struct AgentKeys {
+    manager: Arc<dyn KeyManager>,
+    pending_path: PathBuf,
+    pending: std::sync::Mutex<Option<Pending>>,
+}
+
+/// A join token that was, or is about to be, sent with a certain key.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Pending {
+    key_id: String,
+    token_sha256: String,
+}
+
+impl std::fmt::Debug for Pending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pending({}, ..)", self.key_id)
+    }
+}
+
+impl AgentKeys {
+    /// The keys in `manager`; what is pending is noted in `data_dir`.
+    pub fn new(manager: Arc<dyn KeyManager>, data_dir: &std::path::Path) -> Self {
+        let pending_path = data_dir.join(PENDING_FILE);
+        let pending = files::read_bounded(&pending_path, 4096)
+            .ok()
+            .flatten()
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Self { manager, pending_path, pending: std::sync::Mutex::new(pending) }
+    }
+
+    /// The key of a certificate; none when it is not there.
+    ///
+    /// # Errors
+    /// [`KeyManagerError`].
+    pub async fn key_of(&self, leaf: &Certificate) -> Result<Option<AgentKey>, KeyManagerError> {
+        let Ok(public) = leaf.public_key() else { return Ok(None) };
+        for slot in SLOTS {
+            if let Some(signer) = self.manager.get_key(slot).await?
+                && signer.public_key().spki_der() == public.spki_der()
+            {
+                return Ok(Some(AgentKey { slot, signer }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// A new key in the slot that `current` does not take. It is durable before this returns.
+    ///
+    /// # Errors
+    /// [`KeyManagerError`]; the current key is never touched.
+    pub async fn fresh(&self, current: Option<&AgentKey>) -> Result<AgentKey, KeyManagerError> {
+        let [a, b] = SLOTS;
+        let slot = if current.is_some_and(|key| key.slot == a) { b } else { a };
+        let signer = self.manager.generate_key(slot, KeyType::EcP256).await?;
+        Ok(AgentKey { slot, signer })
+    }
+
+    /// The key to spend a join token with: the one it was sent with before, if any, so that a
+    /// server that binds the token to the key answers again after a lost reply.
+    ///
+    /// # Errors
+    /// [`KeyManagerError`].
+    pub async fn for_token(
+        &self,
+        token: &str,
+        current: Option<&AgentKey>,
+    ) -> Result<AgentKey, KeyManagerError> {
+        let token_sha256 = digest::sha256_hex(token.as_bytes());
+        let pending = self.lock().clone();
+        if let Some(pending) = pending.filter(|pending| pending.token_sha256 == token_sha256)
+            && let Some(slot) = SLOTS.into_iter().find(|slot| *slot == pending.key_id)
+            && let Some(signer) = self.manager.get_key(slot).await?
+        {
+            return Ok(AgentKey { slot, signer });
+        }
+        let key = self.fresh(current).await?;
+        let pending = Pending { key_id: key.slot.to_owned(), token_sha256 };
+        if let Ok(text) = serde_json::to_vec(&pending)
+            && let Err(error) = files::write_atomic(&self.pending_path, &text, 0o600)
+        {
+            // Attesting is still possible; only a reply lost together with this process is not
+            // recovered from.
+            tracing::warn!(error = %error, "Could not note the join token attempt");
+        }
+        *self.lock() = Some(pending);
+        Ok(key)
+    }
+
+    /// Notes that no token is pending any more.
+    pub fn settled(&self) {
+        if self.lock().take().is_some()
+            && let Err(error) = files::remove_durably(&self.pending_path)
+        {
+            tracing::warn!(error = %error, "Could not remove the note of the join token attempt");
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Pending>> {
+        self.pending.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use signet_pki::MemoryKeyManager;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn keys_take_turns_and_the_current_one_is_never_touched() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = AgentKeys::new(Arc::new(MemoryKeyManager::new()), dir.path());
+        let a = keys.fresh(None).await.unwrap();
+        let b = keys.fresh(Some(&a)).await.unwrap();
+        assert_eq!((a.slot, b.slot), ("agent-svid-A", "agent-svid-B"));
+        assert_eq!(keys.fresh(Some(&b)).await.unwrap().slot, "agent-svid-A");
+        let held = keys.manager.get_key("agent-svid-B").await.unwrap().unwrap();
+        assert_eq!(held.public_key().spki_der(), b.signer.public_key().spki_der());
+    }
+
+    #[tokio::test]
+    async fn one_token_is_always_sent_with_one_key_even_after_a_crash() {
+        let dir = tempfile::tempdir().unwrap();
+        let manager: Arc<dyn KeyManager> = Arc::new(MemoryKeyManager::new());
+        let spki = |key: &AgentKey| key.signer.public_key().spki_der().to_vec();
+        let keys = AgentKeys::new(Arc::clone(&manager), dir.path());
+        let first = spki(&keys.for_token("t1", None).await.unwrap());
+        assert_eq!(spki(&keys.for_token("t1", None).await.unwrap()), first);
+        let after_crash = AgentKeys::new(Arc::clone(&manager), dir.path());
+        assert_eq!(spki(&after_crash.for_token("t1", None).await.unwrap()), first);
+        assert_ne!(spki(&after_crash.for_token("t2", None).await.unwrap()), first);
+        after_crash.settled();
+        assert!(!dir.path().join(PENDING_FILE).exists());
+        let note = Pending { key_id: "k".into(), token_sha256: "secret".into() };
+        assert!(!format!("{note:?}").contains("secret"));
+    }
+}

@@ -1,0 +1,200 @@
+//! How the agent first learns whom to trust.
+//!
+//! A bundle that was cached by an earlier run wins over every source.
+
+use std::{path::Path, time::Duration};
+
+use signet_identity::TrustDomain;
+use signet_pki::{files, jwks, x509};
+use signet_remote::http::{HttpClient, HttpError, expect_success};
+
+use crate::config::{Bootstrap, BundleFormat};
+
+/// The longest bundle read, bytes.
+const MAX_BUNDLE: u64 = 4 * 1024 * 1024;
+/// How long fetching the bundle may take.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why there is no bundle to begin with.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootstrapError {
+    /// The bundle is there and is none.
+    #[error("trust bundle {from}: {reason}")]
+    Content {
+        /// The file or URL.
+        from: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The URL could not be fetched.
+    #[error("trust_bundle_url: {0}")]
+    Fetch(String),
+    /// The file could not be read.
+    #[error("trust_bundle_path: {0}")]
+    File(String),
+}
+
+/// What to put into the query of a bundle URL behind a Unix socket, as SPIRE does: the socket's
+/// server may choose by it.
+#[derive(Clone, Debug)]
+pub struct BundleQuery {
+    /// Whether the agent was bootstrapped before.
+    pub rebootstrap: bool,
+    /// How often the source was asked, this time included.
+    pub attempts: i64,
+    /// Since when, Unix seconds.
+    pub since: i64,
+    /// The server's host.
+    pub server_address: String,
+    /// The server's port.
+    pub server_port: u16,
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+}
+
+/// Asks the configured source: X.509 authorities, DER. `None` for `insecure_bootstrap`.
+///
+/// # Errors
+/// [`BootstrapError`].
+pub async fn fetch_bundle(
+    source: &Bootstrap,
+    query: &BundleQuery,
+) -> Result<Option<Vec<Vec<u8>>>, BootstrapError> {
+    match source {
+        Bootstrap::Insecure => Ok(None),
+        Bootstrap::Path { path, format } => {
+            let file = path.clone();
+            let bytes = tokio::task::spawn_blocking(move || read(&file))
+                .await
+                .map_err(|error| BootstrapError::File(error.to_string()))??;
+            parse(&bytes, *format, &query.trust_domain, &path.display().to_string()).map(Some)
+        }
+        Bootstrap::Url { url, unix_socket, format } => {
+            let mut builder = HttpClient::builder()
+                .timeout(FETCH_TIMEOUT)
+                .max_body(usize::try_from(MAX_BUNDLE).unwrap_or(usize::MAX));
+            let mut address = url.clone();
+            if let Some(socket) = unix_socket {
+                builder = builder.socket(socket);
+                address = with_query(url, query);
+            }
+            let fetched = |error: HttpError| BootstrapError::Fetch(chain(&error));
+            let client = builder.build().map_err(fetched)?;
+            let answer = client.get(&address).await.map_err(fetched)?;
+            let body = expect_success(answer, url).map_err(fetched)?;
+            parse(&body, *format, &query.trust_domain, url).map(Some)
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, BootstrapError> {
+    match files::read_bounded(path, MAX_BUNDLE) {
+        Ok(Some(bytes)) => Ok(bytes),
+        Ok(None) => Err(BootstrapError::File(format!("{}: no such file", path.display()))),
+        Err(error) => Err(BootstrapError::File(chain(&error))),
+    }
+}
+
+fn parse(
+    bytes: &[u8],
+    format: BundleFormat,
+    trust_domain: &TrustDomain,
+    from: &str,
+) -> Result<Vec<Vec<u8>>, BootstrapError> {
+    let fail = |reason: String| BootstrapError::Content { from: from.to_owned(), reason };
+    let bundle = match format {
+        BundleFormat::Pem => jwks::decode_pem(trust_domain.clone(), bytes),
+        BundleFormat::Spiffe => jwks::decode_spiffe(trust_domain.clone(), bytes),
+    };
+    let bundle = bundle.map_err(|error| fail(chain(&error)))?;
+    if bundle.x509_authorities.is_empty() {
+        return Err(fail("no certificates found in trust bundle".to_owned()));
+    }
+    let ders: Vec<Vec<u8>> = bundle.x509_authorities.iter().map(|a| a.der.to_vec()).collect();
+    x509::parse_chain(&ders).map_err(|error| fail(error.to_string()))?;
+    Ok(ders)
+}
+
+fn with_query(url: &str, query: &BundleQuery) -> String {
+    let since = time::OffsetDateTime::from_unix_timestamp(query.since)
+        .ok()
+        .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())
+        .unwrap_or_default();
+    let mode = if query.rebootstrap { "rebootstrap" } else { "bootstrap" };
+    let pairs = [
+        ("spiffe-trust-domain", query.trust_domain.to_string()),
+        ("spire-attest-mode", mode.to_owned()),
+        ("spire-attest-start-time", since),
+        ("spire-connection-attempts", query.attempts.to_string()),
+        ("spire-server-address", query.server_address.clone()),
+        ("spire-server-port", query.server_port.to_string()),
+    ];
+    let mut address = url.to_owned();
+    for (at, (name, value)) in pairs.iter().enumerate() {
+        address.push(if at == 0 && !url.contains('?') { '?' } else { '&' });
+        address.push_str(name);
+        address.push('=');
+        for byte in value.bytes() {
+            match byte {
+                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                    address.push(byte as char);
+                }
+                other => address.push_str(&format!("%{other:02X}")),
+            }
+        }
+    }
+    address
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn query() -> BundleQuery {
+        BundleQuery {
+            rebootstrap: false,
+            attempts: 3,
+            since: 1_700_000_000,
+            server_address: "srv".into(),
+            server_port: 8081,
+            trust_domain: "td".parse().unwrap(),
+        }
+    }
+
+    #[test]
+    fn sockets_are_told_what_the_agent_wants() {
+        assert_eq!(
+            with_query("http://x/bundle", &query()),
+            "http://x/bundle?spiffe-trust-domain=td&spire-attest-mode=bootstrap\
+             &spire-attest-start-time=2023-11-14T22%3A13%3A20Z&spire-connection-attempts=3\
+             &spire-server-address=srv&spire-server-port=8081"
+        );
+        assert!(with_query("http://x/?a=b", &query()).starts_with("http://x/?a=b&spiffe-"));
+    }
+
+    #[tokio::test]
+    async fn missing_and_empty_bundles_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bundle.pem");
+        let source = Bootstrap::Path { path: path.clone(), format: BundleFormat::Pem };
+        let error = fetch_bundle(&source, &query()).await.unwrap_err().to_string();
+        assert!(error.contains("bundle.pem: no such file"), "{error}");
+        std::fs::write(&path, "").unwrap();
+        let error = fetch_bundle(&source, &query()).await.unwrap_err().to_string();
+        assert!(error.contains("bundle.pem"), "{error}");
+        assert!(fetch_bundle(&Bootstrap::Insecure, &query()).await.unwrap().is_none());
+    }
+}

@@ -1,0 +1,147 @@
+//! JWT-SVIDs on demand: from the cache while they are fresh, else signed by the server.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use signet_base::SharedClock;
+
+use crate::{
+    client::{ClientError, RPC_TIMEOUT},
+    entry::AgentEntry,
+    jwt_cache::{JwtKey, JwtSvid},
+    rotation::{RotationRule, draw},
+    sync::Shared,
+};
+
+/// More callers than this, waiting for different tokens at once, are turned away.
+const MAX_FLIGHTS: usize = 10_000;
+
+/// Gives out JWT-SVIDs. Shared by `Arc`.
+#[derive(Debug)]
+pub struct JwtService {
+    shared: Arc<Shared>,
+    clock: SharedClock,
+    hit_timeout: Duration,
+    flights: Mutex<HashMap<JwtKey, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl JwtService {
+    /// A service on `shared`; a renewal takes at most `hit_timeout` while the cached token is
+    /// still valid.
+    pub fn new(shared: Arc<Shared>, hit_timeout: Duration) -> Self {
+        let clock = Arc::clone(&shared.clock);
+        Self { shared, clock, hit_timeout, flights: Mutex::default() }
+    }
+
+    /// A JWT-SVID of `entry` for `audience`.
+    ///
+    /// A cached token is given while less than half its life has passed, and beyond that while it
+    /// is valid and the server does not answer. An entry that wants a `jti` gets a new token each
+    /// time. Callers that want the same token at once share one request.
+    ///
+    /// # Errors
+    /// [`ClientError`] when there is no valid token to give.
+    pub async fn fetch(
+        &self,
+        entry: &AgentEntry,
+        audience: &[String],
+    ) -> Result<JwtSvid, ClientError> {
+        if entry.jwt_svid_include_jti {
+            return self.sign(entry, audience, RPC_TIMEOUT).await;
+        }
+        let key = JwtKey::new(&entry.spiffe_id, audience);
+        if let Some(svid) = self.fresh(&key) {
+            return Ok(svid);
+        }
+        let flight = self.flight(&key)?;
+        let result = {
+            let _guard = flight.lock().await;
+            // Whoever was first may have brought it.
+            match self.fresh(&key) {
+                Some(svid) => Ok(svid),
+                None => self.renew(entry, audience, &key).await,
+            }
+        };
+        drop(flight);
+        self.land(&key);
+        result
+    }
+
+    async fn renew(
+        &self,
+        entry: &AgentEntry,
+        audience: &[String],
+        key: &JwtKey,
+    ) -> Result<JwtSvid, ClientError> {
+        let valid = |svid: &JwtSvid| svid.expires_at > self.clock.unix();
+        let cached = self.shared.jwt_cache.get(key).filter(valid);
+        let deadline = if cached.is_some() { self.hit_timeout } else { RPC_TIMEOUT };
+        match (self.sign(entry, audience, deadline).await, cached) {
+            (Ok(svid), _) => {
+                self.shared.jwt_cache.put(key.clone(), svid.clone());
+                Ok(svid)
+            }
+            (Err(error), Some(cached)) if valid(&cached) => {
+                tracing::warn!(
+                    spiffe_id = %entry.spiffe_id,
+                    error = %error,
+                    "Unable to renew JWT; returning cached copy"
+                );
+                Ok(cached)
+            }
+            (Err(error), _) => Err(error),
+        }
+    }
+
+    async fn sign(
+        &self,
+        entry: &AgentEntry,
+        audience: &[String],
+        deadline: Duration,
+    ) -> Result<JwtSvid, ClientError> {
+        let result = self.shared.client.sign_jwt(&entry.id, audience, deadline).await;
+        if let Err(error) = &result
+            && error.refusal().is_some()
+        {
+            // The manager is to hear of it from the server itself.
+            self.shared.kick.notify_one();
+        }
+        let svid = result?;
+        if svid.spiffe_id != entry.spiffe_id {
+            return Err(ClientError::Malformed {
+                method: "NewJWTSVID",
+                reason: format!("a token for {}", svid.spiffe_id),
+            });
+        }
+        Ok(svid)
+    }
+
+    fn fresh(&self, key: &JwtKey) -> Option<JwtSvid> {
+        let svid = self.shared.jwt_cache.get(key)?;
+        let rule = RotationRule::default();
+        let spread = draw(svid.token.as_bytes());
+        (!rule.jwt_due(self.clock.unix(), svid.issued_at, svid.expires_at, spread)).then_some(svid)
+    }
+
+    fn flight(&self, key: &JwtKey) -> Result<Arc<tokio::sync::Mutex<()>>, ClientError> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(flight) = flights.get(key) {
+            return Ok(Arc::clone(flight));
+        }
+        if flights.len() >= MAX_FLIGHTS {
+            return Err(ClientError::Local("too many JWT-SVIDs are being signed".to_owned()));
+        }
+        Ok(Arc::clone(flights.entry(key.clone()).or_default()))
+    }
+
+    /// Forgets a flight nobody waits for any more.
+    fn land(&self, key: &JwtKey) {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        if flights.get(key).is_some_and(|flight| Arc::strong_count(flight) == 1) {
+            flights.remove(key);
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! Becoming and staying attested.
+
+use std::{sync::Arc, time::Duration};
+
+use signet_attest::node::join_token;
+use signet_base::Backoff;
+use signet_pki::{
+    tls::{BundleSource, StaticBundles},
+    x509::{CsrParams, TrustBundle, create_csr, parse_chain},
+};
+use tonic::Code;
+
+use super::{Fatal, Manager, Shared};
+use crate::{
+    agent_identity::{AgentIdentity, AgentKey},
+    bootstrap::{BundleQuery, fetch_bundle},
+    client::{Attested, ClientError, EVICTED, ServerClient, tls_config},
+    config::{RebootstrapMode, SvidCache},
+    sealed::SealedCache,
+};
+
+/// The pauses between attempts to attest.
+const MIN_PAUSE: Duration = Duration::from_secs(5);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
+/// How often the bundle is asked for right after an attestation.
+const BUNDLE_ATTEMPTS: u32 = 3;
+
+impl Manager {
+    /// Takes up what an earlier run left: SVID, key, bundle and, behind the scenes, the sealed
+    /// cache.
+    pub(super) async fn load_stored(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let bundle = shared.state.bundle();
+        if !bundle.is_empty()
+            && let Err(error) = shared.bundles.set(&shared.settings.trust_domain, &bundle)
+        {
+            tracing::warn!(error = %error, "The stored bundle is of no use");
+        }
+        let Some(stored) = shared.state.svid() else {
+            tracing::debug!("No pre-existing agent SVID found. Will perform node attestation");
+            return;
+        };
+        let chain = match parse_chain(&stored.chain) {
+            Ok(chain) => chain,
+            Err(error) => {
+                tracing::warn!(error = %error, "The stored SVID is of no use");
+                return;
+            }
+        };
+        let Some(leaf) = chain.first() else { return };
+        let id = match leaf.spiffe_id() {
+            Ok(id) if id.is_member_of(&shared.settings.trust_domain) => id,
+            Ok(id) => {
+                tracing::warn!(
+                    spiffe_id = %id,
+                    "The stored SVID is of another trust domain; attesting anew"
+                );
+                self.erase_sealed().await;
+                if let Err(error) = self.forget_trust().await {
+                    tracing::warn!(error = %error, "Could not forget it");
+                }
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "The stored SVID is of no use");
+                return;
+            }
+        };
+        self.load_sealed(&id).await;
+        let key = match shared.keys.key_of(leaf).await {
+            Ok(Some(key)) => key,
+            Ok(None) => {
+                tracing::warn!("SVID recovered, but no SVID key found. Generating new keypair");
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "The agent's keys cannot be read");
+                return;
+            }
+        };
+        if bundle.is_empty() {
+            tracing::warn!("SVID recovered, but no bundle; attesting anew");
+            return;
+        }
+        match AgentIdentity::new(&stored.chain, key, stored.reattestable) {
+            Ok(identity) => {
+                let expired = identity.expired(shared.clock.unix());
+                tracing::info!(
+                    spiffe_id = %identity.id,
+                    expires_at = identity.not_after(),
+                    expired,
+                    "SVID loaded"
+                );
+                self.identity = Some(Arc::new(identity));
+            }
+            Err(error) => tracing::warn!(error = %error, "The stored SVID is of no use"),
+        }
+    }
+
+    /// Puts the sealed cache's content into the cache. It is not served before the server had
+    /// its say or could not be reached.
+    async fn load_sealed(&mut self, id: &signet_identity::SpiffeId) {
+        let SvidCache::Sealed { key_file } = &self.shared.settings.svid_cache else { return };
+        let sealed = SealedCache::new(&self.shared.settings.data_dir, key_file, id);
+        let loaded = tokio::task::spawn_blocking(move || sealed.load()).await;
+        match loaded {
+            Ok(Ok(Some(snapshot))) => {
+                let (entries, svids) = (snapshot.entries.len(), snapshot.svids.len());
+                self.shared.cache.update(&snapshot.entries, snapshot.bundles);
+                self.shared
+                    .cache
+                    .put(snapshot.svids.into_iter().map(|(id, svid)| (id, Some(svid))).collect());
+                self.entries = Arc::new(snapshot.entries);
+                tracing::info!(entries, svids, "Sealed cache opened");
+            }
+            Ok(Ok(None)) => {}
+            Ok(Err(error)) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(error = %error, cause = ?cause, "Erasing a sealed cache that does not open");
+                self.erase_sealed().await;
+            }
+            Err(error) => tracing::warn!(error = %error, "Could not read the sealed cache"),
+        }
+    }
+
+    /// With `rebootstrap_mode = "always"` the agent must be able to attest again.
+    pub(super) fn check_rebootstrap_mode(&self) -> Result<(), Fatal> {
+        match (&self.identity, self.shared.settings.rebootstrap_mode) {
+            (Some(identity), RebootstrapMode::Always) if !identity.reattestable => {
+                Err(Fatal::NotReattestable)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Attests, trying again until it succeeds or cannot.
+    pub(super) async fn attest_until_done(
+        &mut self,
+        reason: &str,
+    ) -> Result<Arc<AgentIdentity>, Fatal> {
+        let shared = Arc::clone(&self.shared);
+        let Some(attestor) = &shared.attestor else {
+            return Err(self.cannot_attest(reason, "it has no join token").await);
+        };
+        tracing::info!(reason, node_attestor_type = attestor.kind(), "Starting node attestation");
+        let mut backoff = Backoff::new(MIN_PAUSE, MAX_PAUSE).with_jitter(0.1);
+        let previous = self.identity.as_ref().map(|identity| identity.key.clone());
+        let mut previous = match previous {
+            Some(key) => Some(key),
+            None => shared.stored_key().await,
+        };
+        loop {
+            let timer = shared.metrics.new_svid.start(&[attestor.kind()]);
+            let result = shared.attest_once(previous.as_ref()).await;
+            timer.done(super::shared::status_of(&result));
+            let error = match result {
+                Ok(identity) => {
+                    if !identity.reattestable && shared.settings.memory_keys {
+                        tracing::warn!(
+                            "This agent cannot attest again and its key is only in memory: after \
+                             a restart it will need a new join token"
+                        );
+                    }
+                    tracing::info!(
+                        spiffe_id = %identity.id,
+                        reattestable = identity.reattestable,
+                        "Node attestation was successful"
+                    );
+                    return Ok(Arc::new(identity));
+                }
+                Err(error) => error,
+            };
+            match error.code() {
+                Some(Code::PermissionDenied) => {
+                    self.erase_sealed().await;
+                    return Err(Fatal::Refused(error));
+                }
+                Some(Code::InvalidArgument) if attestor.kind() == join_token::KIND => {
+                    let why = format!("its join token was refused ({error})");
+                    return Err(self.cannot_attest(reason, &why).await);
+                }
+                _ => {}
+            }
+            if error.is_unknown_authority() && !shared.state.bundle().is_empty() {
+                let reattestable = attestor.kind() != join_token::KIND;
+                if shared.untrusted(reattestable).await {
+                    tracing::warn!("Trust bundle and server do not agree, rebootstrapping");
+                    self.erase_sealed().await;
+                    self.forget_trust().await?;
+                    previous = None;
+                }
+            }
+            let pause = backoff.next_delay();
+            tracing::warn!(error = %error, retry_in = ?pause, "Node attestation failed");
+            shared.unreachable();
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// Attesting is over: what is valid is served until it expires, then the agent gives up.
+    async fn cannot_attest(&mut self, reason: &str, why: &str) -> Fatal {
+        let shared = Arc::clone(&self.shared);
+        let id = match (&self.identity, shared.state.svid()) {
+            (Some(identity), _) => Some(identity.id.to_string()),
+            (None, Some(stored)) => parse_chain(&stored.chain)
+                .ok()
+                .and_then(|chain| chain.first()?.spiffe_id().ok())
+                .map(|id| id.to_string()),
+            (None, None) => None,
+        };
+        let was = id.map(|id| format!(" (it was {id})")).unwrap_or_default();
+        let advice = format!(
+            "{why}{was}: make a new token on the server with `signet-server token generate \
+             -spiffeID <the ID the node's entries have as parent>` and start the agent again with \
+             -joinToken or join_token_file"
+        );
+        if reason == EVICTED {
+            if let Err(error) = shared.on_disk(|state| state.delete_svid()).await {
+                tracing::error!(error = %error, "Failed to remove SVID");
+            }
+        } else {
+            loop {
+                let now = shared.clock.unix();
+                let valid = shared.cache.snapshot().svids.values().any(|svid| !svid.expired(now));
+                if !valid {
+                    break;
+                }
+                tracing::error!(
+                    reason,
+                    advice,
+                    "The agent must attest anew and cannot; serving what is still valid"
+                );
+                shared.unreachable();
+                tokio::time::sleep(MAX_PAUSE).await;
+            }
+        }
+        Fatal::MustAttest { reason: reason.to_owned(), advice }
+    }
+
+    /// Forgets SVID and bundle, so that the next attestation begins with the bundle source.
+    pub(super) async fn forget_trust(&mut self) -> Result<(), Fatal> {
+        let now = self.shared.clock.unix();
+        self.identity = None;
+        self.shared.tls_identity.clear();
+        self.shared
+            .on_disk(move |state| state.force_rebootstrap(now))
+            .await
+            .map_err(|error| Fatal::State(error.to_string()))
+    }
+
+    /// The server has banned this agent: nothing of it stays.
+    pub(super) async fn banned(&mut self) -> Fatal {
+        self.erase_sealed().await;
+        if let Err(error) = self.shared.on_disk(|state| state.delete_svid()).await {
+            tracing::error!(error = %error, "Failed to remove SVID");
+        }
+        let id = match &self.identity {
+            Some(identity) => identity.id.clone(),
+            None => signet_identity::SpiffeId::of_trust_domain(
+                self.shared.settings.trust_domain.clone(),
+            ),
+        };
+        tracing::error!(spiffe_id = %id, "Agent is banned: removing SVID and shutting down");
+        Fatal::Banned { id }
+    }
+}
+
+impl Shared {
+    /// The key of the stored SVID, whatever became of that.
+    async fn stored_key(&self) -> Option<AgentKey> {
+        let chain = parse_chain(&self.state.svid()?.chain).ok()?;
+        self.keys.key_of(chain.first()?).await.ok()?
+    }
+
+    /// One attestation from end to end; what it brought is durable when this returns.
+    async fn attest_once(&self, current: Option<&AgentKey>) -> Result<AgentIdentity, ClientError> {
+        let local = |error: &dyn std::fmt::Display| ClientError::Local(error.to_string());
+        let cached = self.state.bundle();
+        let authorities = if cached.is_empty() { self.ask_source().await? } else { Some(cached) };
+        let client = self.anonymous_client(authorities.as_deref())?;
+        let (attested, key) = self.attest_with(&client, current).await?;
+        let identity = AgentIdentity::new(&attested.chain, key, attested.reattestable)
+            .map_err(|e| local(&e))?;
+        if !identity.id.is_member_of(&self.settings.trust_domain) {
+            return Err(local(&format!("the server made this agent {}", identity.id)));
+        }
+        let bundle = self.bundle_after(&client, authorities).await?;
+        self.bundles.set(&self.settings.trust_domain, &bundle).map_err(|e| local(&e))?;
+        let (chain, reattestable) = (attested.chain, attested.reattestable);
+        self.on_disk(move |state| state.store_attestation(&chain, reattestable, &bundle))
+            .await
+            .map_err(|e| local(&e))?;
+        self.keys.settled();
+        Ok(identity)
+    }
+
+    /// Has a new SVID made for the agent, by attesting again or by renewing.
+    pub(super) async fn renew(
+        &self,
+        present: &AgentIdentity,
+    ) -> Result<AgentIdentity, ClientError> {
+        let timer = self.metrics.rotate.start(&[]);
+        let result = self.renew_inner(present).await;
+        timer.done(super::shared::status_of(&result));
+        result
+    }
+
+    async fn renew_inner(&self, present: &AgentIdentity) -> Result<AgentIdentity, ClientError> {
+        let local = |error: &dyn std::fmt::Display| ClientError::Local(error.to_string());
+        if present.reattestable && self.attestor.is_some() {
+            let bundle = self.state.bundle();
+            let client = self.anonymous_client(Some(&bundle))?;
+            let (attested, key) = self.attest_with(&client, Some(&present.key)).await?;
+            return AgentIdentity::new(&attested.chain, key, attested.reattestable)
+                .map_err(|e| local(&e));
+        }
+        let key = self.keys.fresh(Some(&present.key)).await.map_err(|e| local(&e))?;
+        let csr = create_csr(&CsrParams::agent(), &*key.signer).map_err(|e| local(&e))?;
+        let chain = self.client.renew(&csr).await?;
+        AgentIdentity::new(&chain, key, false).map_err(|e| local(&e))
+    }
+
+    async fn attest_with(
+        &self,
+        client: &ServerClient,
+        current: Option<&AgentKey>,
+    ) -> Result<(Attested, AgentKey), ClientError> {
+        let local = |error: &dyn std::fmt::Display| ClientError::Local(error.to_string());
+        let attestor =
+            self.attestor.as_deref().ok_or_else(|| local(&"there is no node attestor"))?;
+        // The key is durable before the request leaves: a lost reply can be asked for again.
+        let key = match &self.settings.join_token {
+            Some(token) => self.keys.for_token(token.expose(), current).await,
+            None => self.keys.fresh(current).await,
+        }
+        .map_err(|e| local(&e))?;
+        let csr = create_csr(&CsrParams::agent(), &*key.signer).map_err(|e| local(&e))?;
+        let attested = client.attest(attestor, &csr).await?;
+        Ok((attested, key))
+    }
+
+    /// Asks the configured source whom to trust; none for `insecure_bootstrap`.
+    async fn ask_source(&self) -> Result<Option<Vec<Vec<u8>>>, ClientError> {
+        let now = self.clock.unix();
+        self.on_disk(move |state| state.note_bootstrap_attempt(now))
+            .await
+            .map_err(|error| ClientError::Local(error.to_string()))?;
+        let attempts = self.state.connection_attempts();
+        let rebootstrap = self.state.was_bootstrapped();
+        let mode = if rebootstrap { "rebootstrap" } else { "bootstrap" };
+        self.metrics.bootstrapped.set(&[], 0.0);
+        self.metrics.bootstrap_attempts.set(&[mode], attempts as f64);
+        let target = self.client.target();
+        let query = BundleQuery {
+            rebootstrap,
+            attempts,
+            since: self.state.untrusted_since().unwrap_or(now),
+            server_address: target.host.clone(),
+            server_port: target.port,
+            trust_domain: self.settings.trust_domain.clone(),
+        };
+        fetch_bundle(&self.settings.bootstrap, &query)
+            .await
+            .map_err(|error| ClientError::Local(error.to_string()))
+    }
+
+    /// A client that presents nothing and knows the server by `authorities`.
+    fn anonymous_client(
+        &self,
+        authorities: Option<&[Vec<u8>]>,
+    ) -> Result<ServerClient, ClientError> {
+        let trust_domain = &self.settings.trust_domain;
+        let bundles: Option<Arc<dyn BundleSource>> = match authorities {
+            Some(ders) => {
+                let bundle = TrustBundle::new(trust_domain.clone(), ders)
+                    .map_err(|error| ClientError::Local(error.to_string()))?;
+                Some(Arc::new(StaticBundles(vec![Arc::new(bundle)])))
+            }
+            None => {
+                tracing::warn!(
+                    "Insecure bootstrap enabled; skipping server certificate verification"
+                );
+                None
+            }
+        };
+        let pq = self.settings.require_pq_kem;
+        let tls = tls_config(trust_domain, bundles, None, Arc::clone(&self.clock), pq)?;
+        Ok(ServerClient::new(self.client.target().clone(), tls))
+    }
+
+    /// The server's bundle right after attesting. Once attested, losing it must not lose the
+    /// attestation: the bundle at hand does until the next sync.
+    async fn bundle_after(
+        &self,
+        client: &ServerClient,
+        authorities: Option<Vec<Vec<u8>>>,
+    ) -> Result<Vec<Vec<u8>>, ClientError> {
+        let mut attempt = 1;
+        loop {
+            match client.bundle().await {
+                Ok(bundle) if !bundle.x509_authorities.is_empty() => {
+                    return Ok(bundle.x509_authorities.iter().map(|a| a.der.to_vec()).collect());
+                }
+                Ok(_) => {
+                    return Err(ClientError::Malformed {
+                        method: "GetBundle",
+                        reason: "the bundle is empty".to_owned(),
+                    });
+                }
+                Err(error) if attempt >= BUNDLE_ATTEMPTS => {
+                    let Some(authorities) = authorities else { return Err(error) };
+                    tracing::warn!(error = %error, "Failed to get updated bundle");
+                    return Ok(authorities);
+                }
+                Err(_) => attempt += 1,
+            }
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! What the manager shares with its own parts and with the endpoints.
+
+use std::{sync::Arc, time::Duration};
+
+use arc_swap::ArcSwapOption;
+use signet_attest::node::NodeAttestorAgent;
+use signet_base::SharedClock;
+use signet_identity::{Bundle, TrustDomain};
+use signet_pki::{
+    KeyType,
+    tls::{BundleSource, SwappableIdentity},
+    x509::{CertError, TrustBundle},
+};
+use tokio::sync::{Notify, watch};
+
+use crate::{
+    agent_identity::{AgentIdentity, AgentKeys},
+    cache::Cache,
+    client::{ClientError, ServerClient},
+    config::{Bootstrap, JoinTokenText, RebootstrapMode, SvidCache},
+    jwt_cache::JwtCache,
+    metrics::AgentMetrics,
+    rotation::RotationRule,
+    state::{AgentState, StateError},
+};
+
+/// What the manager was told.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// Where the first bundle comes from.
+    pub bootstrap: Bootstrap,
+    /// What to do when the server is not to be trusted for long.
+    pub rebootstrap_mode: RebootstrapMode,
+    /// For how long it must be so.
+    pub rebootstrap_delay: Duration,
+    /// When SVIDs are due.
+    pub rule: RotationRule,
+    /// How often a server without push is asked.
+    pub sync_interval: Duration,
+    /// Whether `SyncAuthorizedEntries` is tried.
+    pub use_sync: bool,
+    /// The kind of workload keys.
+    pub workload_key_type: KeyType,
+    /// Whether TLS must use hybrid post-quantum key exchange.
+    pub require_pq_kem: bool,
+    /// The join token, if there is one.
+    pub join_token: Option<JoinTokenText>,
+    /// Whether the key manager forgets.
+    pub memory_keys: bool,
+    /// What outlasts a restart.
+    pub svid_cache: SvidCache,
+    /// Where the agent keeps its files.
+    pub data_dir: std::path::PathBuf,
+}
+
+/// How the agent stands.
+#[derive(Clone, Debug, Default)]
+pub struct Status {
+    /// Who the agent is, once attested.
+    pub identity: Option<Arc<AgentIdentity>>,
+    /// The last successful sync, Unix seconds; 0 for never.
+    pub last_sync: i64,
+    /// Whether the server answered at the last try.
+    pub server_reachable: bool,
+    /// Whether there is something to serve workloads from.
+    pub serving: bool,
+}
+
+/// Everything the manager's parts use. Shared by `Arc`.
+#[derive(Debug)]
+pub struct Shared {
+    /// What the manager was told.
+    pub settings: Settings,
+    /// The wall clock.
+    pub clock: SharedClock,
+    /// What workloads are served from.
+    pub cache: Arc<Cache>,
+    /// JWT-SVIDs at hand.
+    pub jwt_cache: JwtCache,
+    /// What is kept on disk.
+    pub state: Arc<AgentState>,
+    /// The agent's own keys.
+    pub keys: AgentKeys,
+    /// Whom the server is known by.
+    pub bundles: Arc<AgentBundles>,
+    /// What the agent presents to the server.
+    pub tls_identity: Arc<SwappableIdentity>,
+    /// The conversation with the server.
+    pub client: Arc<ServerClient>,
+    /// How the node proves what it is; none without a join token.
+    pub attestor: Option<Box<dyn NodeAttestorAgent>>,
+    /// How the agent stands.
+    pub status: watch::Sender<Status>,
+    /// Makes the manager sync at once.
+    pub kick: Notify,
+    /// What is measured.
+    pub metrics: AgentMetrics,
+}
+
+impl Shared {
+    /// Tells the server which version this is; a failure is only logged.
+    pub(super) async fn greet(&self) {
+        let version = env!("CARGO_PKG_VERSION");
+        match self.client.post_status(version).await {
+            Ok(()) => {}
+            Err(error) if error.is_unimplemented() => {
+                tracing::debug!("The server does not take agent versions");
+            }
+            Err(error) if error.is_unreachable() => {}
+            Err(error) => {
+                tracing::warn!(error = %error, agent_version = version, "Failed to post agent status");
+            }
+        }
+    }
+
+    /// Notes a sync that went well.
+    pub(super) fn synced(&self) {
+        let now = self.clock.unix();
+        let was_serving = self.status.borrow().serving;
+        self.status.send_modify(|status| {
+            status.last_sync = now;
+            status.server_reachable = true;
+            status.serving = true;
+        });
+        if !was_serving {
+            tracing::info!(entries = self.cache.entry_count(), "First sync with the server done");
+        }
+        self.metrics.bootstrapped.set(&[], 1.0);
+        if self.state.untrusted_since().is_some()
+            && let Err(error) = self.state.note_trusted()
+        {
+            tracing::warn!(error = %error, "Could not store the bootstrap state");
+        }
+        self.note_sizes();
+    }
+
+    /// Notes that the server did not answer; what was cached is served from now on.
+    pub(super) fn unreachable(&self) {
+        let cached = self.cache.entry_count() > 0;
+        self.status.send_modify(|status| {
+            status.server_reachable = false;
+            if cached && !status.serving {
+                status.serving = true;
+                tracing::warn!("The server cannot be reached; serving what the sealed cache holds");
+            }
+        });
+    }
+
+    /// Notes that the server could not be trusted; true when it is time to bootstrap again.
+    pub(super) async fn untrusted(&self, reattestable: bool) -> bool {
+        let mode = self.settings.rebootstrap_mode;
+        let now = self.clock.unix();
+        if mode == RebootstrapMode::Never || !reattestable {
+            tracing::error!(
+                "The server presents an authority that this agent does not know. If the server's \
+                 authority was replaced on purpose, stop the agent, remove agent-data.json from \
+                 its data directory, give it the new trust bundle and start it again (or set \
+                 rebootstrap_mode)"
+            );
+            return false;
+        }
+        let since = self.state.note_untrusted(now).unwrap_or(now);
+        let delay = i64::try_from(self.settings.rebootstrap_delay.as_secs()).unwrap_or(i64::MAX);
+        let left = since.saturating_add(delay) - now;
+        if left > 0 {
+            tracing::info!(
+                time_left_secs = left,
+                "Trust bundle and server do not agree, ignoring for now"
+            );
+        }
+        left <= 0
+    }
+
+    /// Keeps the own bundle on disk.
+    pub(super) async fn keep_bundle(&self, bundle: &Bundle) -> Result<(), StateError> {
+        let ders: Vec<Vec<u8>> = bundle.x509_authorities.iter().map(|a| a.der.to_vec()).collect();
+        if ders.is_empty() || self.state.bundle() == ders {
+            return Ok(());
+        }
+        self.on_disk(move |state| state.store_bundle(&ders)).await
+    }
+
+    /// Keeps the agent's SVID on disk.
+    pub(super) async fn keep_svid(&self, identity: &AgentIdentity) -> Result<(), StateError> {
+        let (chain, reattestable) = (identity.chain_der(), identity.reattestable);
+        self.on_disk(move |state| state.store_svid(&chain, reattestable)).await
+    }
+
+    /// Runs a change of the state on a blocking thread.
+    pub(super) async fn on_disk(
+        &self,
+        change: impl FnOnce(&AgentState) -> Result<(), StateError> + Send + 'static,
+    ) -> Result<(), StateError> {
+        let state = Arc::clone(&self.state);
+        match tokio::task::spawn_blocking(move || change(&state)).await {
+            Ok(result) => result,
+            Err(error) => Err(StateError::Interrupted(error.to_string())),
+        }
+    }
+
+    pub(super) fn note_sizes(&self) {
+        self.jwt_cache.prune(self.clock.unix());
+        self.metrics.record_map_size.set_len(&[], self.cache.entry_count());
+        self.metrics.svid_map_size.set_len(&[], self.cache.svid_count());
+        self.metrics.jwt_cache_size.set_len(&[], self.jwt_cache.len());
+    }
+}
+
+/// The bundle the server is known by; replaced as the server's own changes.
+#[derive(Debug, Default)]
+pub struct AgentBundles(ArcSwapOption<TrustBundle>);
+
+impl AgentBundles {
+    /// Uses `bundle` for the next handshakes; one without usable authorities changes nothing.
+    pub fn replace(&self, bundle: &Bundle) {
+        if bundle.x509_authorities.is_empty() {
+            return;
+        }
+        let same = self.0.load().as_ref().is_some_and(|present| {
+            present.authorities().iter().eq(bundle.x509_authorities.iter().map(|a| &a.der))
+        });
+        if same {
+            return;
+        }
+        match TrustBundle::from_bundle(bundle) {
+            Ok(trust) => self.0.store(Some(Arc::new(trust))),
+            Err(error) => {
+                tracing::error!(error = %error, "The server's bundle holds no usable authority");
+            }
+        }
+    }
+
+    /// Uses certificates (DER).
+    ///
+    /// # Errors
+    /// [`CertError`] when one cannot be read.
+    pub fn set(&self, trust_domain: &TrustDomain, ders: &[Vec<u8>]) -> Result<(), CertError> {
+        self.0.store(Some(Arc::new(TrustBundle::new(trust_domain.clone(), ders)?)));
+        Ok(())
+    }
+
+    /// The bundle now.
+    pub fn get(&self) -> Option<Arc<TrustBundle>> {
+        self.0.load_full()
+    }
+}
+
+impl BundleSource for AgentBundles {
+    fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<TrustBundle>> {
+        self.0.load_full().filter(|bundle| bundle.trust_domain() == trust_domain)
+    }
+}
+
+/// The name of a call's outcome for metrics.
+pub(super) fn status_of<T>(result: &Result<T, ClientError>) -> &'static str {
+    match result {
+        Ok(_) => "OK",
+        Err(error) => match error.code() {
+            Some(code) => signet_daemon::metrics::status_name(code as i32),
+            None if matches!(error, ClientError::TimedOut { .. }) => "DeadlineExceeded",
+            None => "Unavailable",
+        },
+    }
+}
