@@ -4,6 +4,7 @@
 //! neither its pid nor its handle.
 
 pub mod container;
+pub mod k8s;
 pub mod unix;
 
 use std::{fmt, time::Duration};
