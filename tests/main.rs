@@ -1,4 +1,8 @@
 //! Black-box tests of the built binaries. Each file holds the promises of one area.
 
+#[path = "tests/spire_agent.rs"]
+mod spire_agent;
+#[path = "tests/spire_server.rs"]
+mod spire_server;
 #[path = "tests/workload.rs"]
 mod workload;

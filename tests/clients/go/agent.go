@@ -44,7 +44,7 @@ type spireAgent struct {
 
 // runSpireAgent reads one command per line from standard input and answers each with one JSON line:
 //
-//	attest TOKEN | attest-same-key TOKEN | bundle | status | sync | authorized | sign ENTRY... |
+//	attest TOKEN | attest-same-key TOKEN | bundle | status | sync | authorized | sign ENTRY[=truncated|=signature]... |
 //	jwt ENTRY AUDIENCE | renew | federated TD
 //
 // A refused call is an answer, not an end: {"code": "PermissionDenied", "message": ..., "reason": ...}.
@@ -288,7 +288,8 @@ func (a *spireAgent) renew(ctx context.Context) (object, error) {
 
 func (a *spireAgent) sign(ctx context.Context, entries []string) (object, error) {
 	request := &svidv1.BatchNewX509SVIDRequest{}
-	for _, entry := range entries {
+	for _, word := range entries {
+		entry, flaw, _ := strings.Cut(word, "=")
 		key, err := newKey()
 		if err != nil {
 			return nil, err
@@ -297,9 +298,9 @@ func (a *spireAgent) sign(ctx context.Context, entries []string) (object, error)
 		if err != nil {
 			return nil, err
 		}
-		if entry == "bad-csr" {
+		if flaw == "truncated" {
 			csr = csr[:len(csr)/2]
-		} else if entry == "bad-signature" {
+		} else if flaw == "signature" {
 			csr[len(csr)-1] ^= 1
 		}
 		request.Params = append(request.Params, &svidv1.NewX509SVIDParams{EntryId: entry, Csr: csr})

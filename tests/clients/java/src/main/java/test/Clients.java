@@ -32,7 +32,18 @@ import javax.net.ssl.SSLSocket;
 
 /** Speaks to the Workload API with java-spiffe; each command prints JSON lines. */
 public final class Clients {
-    public static void main(String[] args) throws Exception {
+    public static void main(String[] args) {
+        try {
+            run(args);
+            System.exit(0);
+        } catch (Throwable e) {
+            // Threads of the library would keep the program alive.
+            System.err.println("error: " + e);
+            System.exit(1);
+        }
+    }
+
+    private static void run(String[] args) throws Exception {
         switch (args.length == 0 ? "" : args[0]) {
             case "x509" -> {
                 try (WorkloadApiClient client = DefaultWorkloadApiClient.newClient()) {
@@ -50,7 +61,6 @@ public final class Clients {
                 System.exit(64);
             }
         }
-        System.exit(0);
     }
 
     private static String describe(X509Context context) {
