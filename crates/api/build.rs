@@ -37,12 +37,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), for_reflection.encode_to_vec())?;
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
     // Byte fields share the buffer they were read from, and are shared by the messages they go to.
     tonic_prost_build::configure()
         .bytes(".")
         .btree_map(".")
         .skip_debug(SECRETS)
-        .compile_fds(descriptors)?;
+        .compile_fds_with_config(descriptors, config)?;
     Ok(())
 }
 

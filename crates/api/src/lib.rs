@@ -7,12 +7,14 @@
 //! | [`convert`] | every conversion to and from `signet_identity` |
 //! | [`status`] | gRPC statuses with SPIRE's details, statuses of batch items |
 //! | [`connect`] | channels over Unix sockets and over any byte stream |
+//! | [`json`] | messages as JSON for people and scripts |
 //! | [`encoded`] | responses encoded once for many streams |
 //! | [`workload`] | the Workload API server that serves them |
 
 pub mod connect;
 pub mod convert;
 pub mod encoded;
+pub mod json;
 pub mod pb;
 mod redacted;
 pub mod status;

@@ -1,5 +1,6 @@
 //! What any long-running process of ours needs: HCL and JSON reader, logging, metrics, health, listeners.
 
+pub mod cli;
 pub mod config;
 pub mod health;
 pub mod http;

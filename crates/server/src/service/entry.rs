@@ -295,7 +295,7 @@ impl entry_server::Entry for EntryService {
 }
 
 fn entry_missing() -> types::Status {
-    status::item(Code::NotFound, "failed to update entry: record not found")
+    status::item(Code::NotFound, "failed to update entry")
 }
 
 fn unknown_bundle(what: &str, trust_domain: &TrustDomain) -> types::Status {

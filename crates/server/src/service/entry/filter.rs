@@ -107,7 +107,8 @@ fn read(
         }
         filter.federates_with = Some(read);
     }
-    filter.downstream = parts.by_downstream;
+    // As in SPIRE, whose CLI always sends it, `false` filters nothing.
+    filter.downstream = parts.by_downstream.filter(|downstream| *downstream);
     Ok(filter)
 }
 
@@ -139,7 +140,7 @@ mod tests {
         };
         let filter = read(good.clone()).unwrap();
         assert_eq!(filter.selectors.unwrap().1, MatchBehavior::Superset);
-        assert_eq!((filter.hint, filter.downstream), (None, Some(false)));
+        assert_eq!((filter.hint, filter.downstream), (None, None));
 
         let reserved = pb::list_entries_request::Filter {
             by_spiffe_id: id("/spire/agent/x"),

@@ -1,0 +1,203 @@
+//! `signet.api.server.explain.v1.Explain`: why a workload behind an agent gets what it gets.
+
+use signet_api::{
+    convert::{agent_id_from_pb, id_to_pb, selectors_from_pb, selectors_to_pb},
+    pb::signet::api::server::explain::v1::{
+        self as pb,
+        explain_entries_response::{AgentState, Alias, Match},
+        explain_server,
+    },
+    status,
+};
+use signet_identity::{
+    AuthorizedIndex, SelectorSet, SpiffeId,
+    explain::{self, Candidate, NearMiss},
+};
+use tonic::{Code, Request, Response, Status};
+
+use crate::{audit::Audit, context::Context};
+
+/// How many aliases are listed: those that apply first.
+const MAX_ALIASES: usize = 20;
+/// How many steps from the agent to an entry are followed.
+const MAX_DEPTH: usize = 16;
+
+/// The explain service: for local and admin callers, never for agents.
+#[derive(Clone, Debug)]
+pub struct ExplainService {
+    context: Context,
+}
+
+impl ExplainService {
+    /// The service of this server.
+    pub fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    /// As a service for the router.
+    pub fn into_server(self) -> explain_server::ExplainServer<Self> {
+        explain_server::ExplainServer::new(self)
+    }
+
+    fn agent_state(&self, agent: &SpiffeId) -> AgentState {
+        match self.context.cache.node(agent) {
+            None => AgentState::Unknown,
+            Some(row) if row.serial_number.is_empty() => AgentState::Banned,
+            Some(row) if row.expires_at < self.context.clock.unix() => AgentState::Expired,
+            Some(_) => AgentState::Active,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl explain_server::Explain for ExplainService {
+    async fn explain_entries(
+        &self,
+        request: Request<pb::ExplainEntriesRequest>,
+    ) -> Result<Response<pb::ExplainEntriesResponse>, Status> {
+        let audit = Audit::of(&request);
+        let request = request.into_inner();
+        let invalid = |what: &str, error| status::wrap(Code::InvalidArgument, what, error);
+        let agent = agent_id_from_pb(&self.context.trust_domain, request.agent_id.as_ref())
+            .map_err(|error| invalid("invalid agent ID", error))?;
+        let found = selectors_from_pb(&request.selectors)
+            .map_err(|error| invalid("failed to parse selectors", error))?;
+        audit.field("spiffe_id", &agent);
+        self.context.cache.fresh().await?;
+        let agent_state = self.agent_state(&agent);
+        let now = self.context.clock.unix();
+        let context = self.context.clone();
+        // Every entry is looked at: off the threads that answer calls.
+        let explained = tokio::task::spawn_blocking(move || {
+            context.cache.with_index(|index| explained(index, &agent, &found, now))
+        });
+        let mut response =
+            explained.await.map_err(|_| Status::unavailable("the server is stopping"))?;
+        response.agent_state = agent_state.into();
+        Ok(Response::new(response))
+    }
+}
+
+fn explained(
+    index: &AuthorizedIndex,
+    agent: &SpiffeId,
+    found: &SelectorSet,
+    now: i64,
+) -> pb::ExplainEntriesResponse {
+    let explanation = explain::for_agent(index, agent, found, now);
+    let node_selectors = &explanation.node_selectors;
+    let mut matches = Vec::new();
+    for candidate in &explanation.authorized.matching {
+        let is_expired = explanation.expired.iter().any(|it| it.entry_id == candidate.entry_id);
+        let note = if is_expired {
+            "matches, but the entry has expired and is pruned soon"
+        } else {
+            "matches and is issued"
+        };
+        matches.push(to_pb(index, agent, candidate, true, &[], note.to_owned()));
+    }
+    for withheld in &explanation.withheld {
+        let note = format!("matches, but the agent is not sent it: {}", withheld.reason);
+        matches.push(to_pb(index, agent, &withheld.entry, false, &[], note));
+    }
+    if explanation.more_withheld > 0
+        && let Some(last) = matches.last_mut()
+    {
+        last.note.push_str(&format!(
+            " (and {} more matching entries are not sent to it)",
+            explanation.more_withheld
+        ));
+    }
+    let near_misses = explanation.authorized.near_misses.iter().map(|miss: &NearMiss| {
+        let lacks: Vec<_> = miss.lacks.iter().map(|lack| lack.wanted.clone()).collect();
+        to_pb(index, agent, &miss.entry, true, &lacks, miss.to_string())
+    });
+    let authorized = explanation.authorized.matching.len()
+        + explanation.authorized.near_misses.len()
+        + explanation.authorized.others;
+    pb::ExplainEntriesResponse {
+        agent_state: AgentState::Unspecified.into(),
+        node_selectors: selectors_to_pb(node_selectors),
+        aliases: aliases(index, node_selectors),
+        near_misses: near_misses.collect(),
+        matches,
+        authorized_entries: u32::try_from(authorized).unwrap_or(u32::MAX),
+    }
+}
+
+fn to_pb(
+    index: &AuthorizedIndex,
+    agent: &SpiffeId,
+    candidate: &Candidate,
+    authorized: bool,
+    missing: &[signet_identity::Selector],
+    note: String,
+) -> Match {
+    let entry = index.entry(&candidate.entry_id);
+    let parent = entry.map(|entry| entry.parent_id.clone());
+    let path = match &parent {
+        Some(parent) if authorized => path(index, agent, parent),
+        _ => Vec::new(),
+    };
+    Match {
+        entry_id: candidate.entry_id.to_string(),
+        spiffe_id: Some(id_to_pb(&candidate.spiffe_id)),
+        parent_id: parent.as_ref().map(id_to_pb),
+        selectors: selectors_to_pb(&candidate.selectors),
+        hint: entry.map(|entry| entry.hint.clone()).unwrap_or_default(),
+        authorized,
+        path: path.iter().map(id_to_pb).collect(),
+        missing: missing
+            .iter()
+            .map(|selector| signet_api::pb::spire::api::types::Selector {
+                r#type: selector.kind().to_owned(),
+                value: selector.value().to_owned(),
+            })
+            .collect(),
+        note,
+    }
+}
+
+/// From the agent down to an entry's parent: the parents of the parents, turned round.
+fn path(index: &AuthorizedIndex, agent: &SpiffeId, parent: &SpiffeId) -> Vec<SpiffeId> {
+    let mut steps = vec![parent.clone()];
+    while let Some(last) = steps.last() {
+        if last == agent || steps.len() >= MAX_DEPTH {
+            break;
+        }
+        let above = index
+            .entries_of(last)
+            .map(|entry| if entry.parent_id.is_server() { agent } else { &entry.parent_id })
+            .find(|above| !steps.contains(above))
+            .cloned();
+        match above {
+            Some(above) => steps.push(above),
+            None => break,
+        }
+    }
+    steps.reverse();
+    steps
+}
+
+/// The node aliases, those that apply to the node first.
+fn aliases(index: &AuthorizedIndex, node_selectors: &SelectorSet) -> Vec<Alias> {
+    let mut found: Vec<_> = index
+        .entries()
+        .filter(|entry| entry.parent_id.is_server())
+        .map(|entry| {
+            let missing: SelectorSet =
+                entry.selectors.missing_from(node_selectors).cloned().collect();
+            (missing, entry)
+        })
+        .collect();
+    found.sort_by(|(a, x), (b, y)| a.len().cmp(&b.len()).then_with(|| x.id.cmp(&y.id)));
+    found
+        .into_iter()
+        .take(MAX_ALIASES)
+        .map(|(missing, entry)| Alias {
+            entry_id: entry.id.to_string(),
+            spiffe_id: Some(id_to_pb(&entry.spiffe_id)),
+            missing: selectors_to_pb(&missing),
+        })
+        .collect()
+}
