@@ -6,8 +6,8 @@ mod provider;
 mod server;
 mod verifier;
 
-pub use client::{ServerCheck, client_config};
+pub use client::{ServerCheck, client_config, no_server_name};
 pub use identity::{SwappableIdentity, TlsIdentity};
-pub use provider::{TlsError, TlsOptions};
+pub use provider::{ALPN_H2, TlsError, TlsOptions};
 pub use server::{ClientPolicy, server_config};
-pub use verifier::{BundleSource, Peer, StaticBundles, peer_of};
+pub use verifier::{BundleSource, Peer, StaticBundles, is_unknown_authority, peer_of};

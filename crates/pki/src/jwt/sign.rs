@@ -2,10 +2,16 @@
 
 use std::sync::Arc;
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::Serialize;
 use serde_json::{Map, Value};
 use signet_identity::SpiffeId;
 
-use crate::{SignError, Signer, random::RandomError};
+use crate::{
+    KeyAlgorithm, SignError, Signer,
+    der::ecdsa_numbers,
+    random::{self, RandomError},
+};
 
 /// What a JWT-SVID says.
 #[derive(Clone, Copy, Debug)]
@@ -68,6 +74,28 @@ pub struct JwtIssuer {
     key_id: Arc<str>,
     expires_at: i64,
     signer: Arc<dyn Signer>,
+    /// The encoded header with its dot.
+    header: String,
+}
+
+/// The claims, in the order of their names as SPIRE writes them.
+#[derive(Serialize)]
+struct Payload<'a> {
+    aud: &'a [String],
+    exp: i64,
+    iat: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jti: Option<String>,
+    sub: String,
+}
+
+#[derive(Serialize)]
+struct Header<'a> {
+    alg: &'static str,
+    kid: &'a str,
+    typ: &'static str,
 }
 
 impl JwtIssuer {
@@ -80,7 +108,17 @@ impl JwtIssuer {
         expires_at: i64,
         signer: Arc<dyn Signer>,
     ) -> Result<Self, JwtSignError> {
-        Ok(Self { key_id: key_id.into(), expires_at, signer })
+        let key_id = key_id.into();
+        let alg = match signer.public_key().algorithm() {
+            KeyAlgorithm::EcP256 => "ES256",
+            KeyAlgorithm::EcP384 => "ES384",
+            KeyAlgorithm::Rsa { .. } => "RS256",
+            KeyAlgorithm::EcP521 => return Err(JwtSignError::UnsupportedKey),
+        };
+        let header = Header { alg, kid: &key_id, typ: "JWT" };
+        let json = serde_json::to_vec(&header).map_err(JwtSignError::Encode)?;
+        let header = format!("{}.", URL_SAFE_NO_PAD.encode(json));
+        Ok(Self { key_id, expires_at, signer, header })
     }
 
     /// The key ID.
@@ -103,8 +141,9 @@ impl JwtIssuer {
     /// # Errors
     /// [`JwtSignError`].
     pub fn sign(&self, claims: &JwtClaims<'_>) -> Result<SignedJwt, JwtSignError> {
-        let _ = claims;
-        todo!()
+        let payload = self.payload(claims)?;
+        let json = serde_json::to_vec(&payload).map_err(JwtSignError::Encode)?;
+        self.sign_json(&json, payload.iat, payload.exp)
     }
 
     /// The claims as a JSON object, for composers that change them; sign with
@@ -113,8 +152,10 @@ impl JwtIssuer {
     /// # Errors
     /// [`JwtSignError`].
     pub fn claims(&self, claims: &JwtClaims<'_>) -> Result<Map<String, Value>, JwtSignError> {
-        let _ = claims;
-        todo!()
+        match serde_json::to_value(self.payload(claims)?).map_err(JwtSignError::Encode)? {
+            Value::Object(map) => Ok(map),
+            _ => Ok(Map::new()),
+        }
     }
 
     /// Signs a JSON object of claims as it is; `iat` and `exp` are read from it.
@@ -122,7 +163,60 @@ impl JwtIssuer {
     /// # Errors
     /// [`JwtSignError`].
     pub fn sign_claims(&self, claims: &Map<String, Value>) -> Result<SignedJwt, JwtSignError> {
-        let _ = claims;
-        todo!()
+        let time = |name| claims.get(name).and_then(Value::as_i64).unwrap_or_default();
+        let json = serde_json::to_vec(claims).map_err(JwtSignError::Encode)?;
+        self.sign_json(&json, time("iat"), time("exp"))
     }
+
+    fn payload<'a>(&self, claims: &JwtClaims<'a>) -> Result<Payload<'a>, JwtSignError> {
+        if claims.audience.is_empty() {
+            return Err(JwtSignError::NoAudience);
+        }
+        let jti = match claims.jti {
+            true => Some(URL_SAFE_NO_PAD.encode(random::uuid_v4_bytes()?)),
+            false => None,
+        };
+        Ok(Payload {
+            aud: claims.audience,
+            exp: claims.expires_at.min(self.expires_at),
+            iat: claims.issued_at,
+            iss: claims.issuer,
+            jti,
+            sub: claims.spiffe_id.to_string(),
+        })
+    }
+
+    fn sign_json(
+        &self,
+        json: &[u8],
+        issued_at: i64,
+        expires_at: i64,
+    ) -> Result<SignedJwt, JwtSignError> {
+        let mut token = String::with_capacity(self.header.len() + json.len() * 4 / 3 + 360);
+        token.push_str(&self.header);
+        URL_SAFE_NO_PAD.encode_string(json, &mut token);
+        let signature = self.signer.sign_issued(token.as_bytes())?;
+        token.push('.');
+        match self.signer.public_key().algorithm().coordinate_len() {
+            Some(size) => {
+                let fixed = fixed_width(&signature, size)?;
+                URL_SAFE_NO_PAD.encode_string(fixed, &mut token);
+            }
+            None => URL_SAFE_NO_PAD.encode_string(signature, &mut token),
+        }
+        Ok(SignedJwt { token, issued_at, expires_at })
+    }
+}
+
+/// The form of JWS: r and s, each as long as the curve's coordinates (RFC 7518 3.4).
+fn fixed_width(der: &[u8], size: usize) -> Result<Vec<u8>, SignError> {
+    let bad = || SignError::Failed("the signer returned no DER signature".to_owned());
+    let (r, s) = ecdsa_numbers(der).map_err(|_| bad())?;
+    let mut out = Vec::with_capacity(2 * size);
+    for number in [r, s] {
+        let pad = size.checked_sub(number.len()).ok_or_else(bad)?;
+        out.resize(out.len() + pad, 0);
+        out.extend_from_slice(number);
+    }
+    Ok(out)
 }

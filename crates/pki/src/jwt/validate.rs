@@ -2,10 +2,16 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use signet_identity::{Bundle, JwtAuthority, SpiffeId, SpiffeIdError, TrustDomain};
 
-use crate::{KeyError, PublicKey};
+use crate::{
+    KeyAlgorithm, KeyError, PublicKey,
+    der::ecdsa_signature,
+    signer::{self, BadSignature, Hash},
+};
 
 /// How far clocks may differ, seconds.
 pub const LEEWAY: i64 = 60;
@@ -75,8 +81,11 @@ impl JwtBundle {
     /// # Errors
     /// [`KeyError`] of the first key that is refused.
     pub fn new(trust_domain: TrustDomain, keys: &[JwtAuthority]) -> Result<Self, KeyError> {
-        let _ = keys;
-        Ok(Self { trust_domain, keys: Arc::default() })
+        let keys = keys
+            .iter()
+            .map(|key| Ok((key.key_id.clone(), PublicKey::from_spki(&key.public_key)?)))
+            .collect::<Result<HashMap<_, _>, KeyError>>()?;
+        Ok(Self { trust_domain, keys: Arc::new(keys) })
     }
 
     /// Prepares a bundle's JWT authorities.
@@ -122,8 +131,37 @@ pub fn validate<'a>(
     now: i64,
     bundles: impl FnOnce(&TrustDomain) -> Option<&'a JwtBundle>,
 ) -> Result<ValidatedJwt, JwtError> {
-    let _ = (token, audience, now, bundles(&TrustDomain::from_name_or_id("x").expect("")));
-    todo!()
+    let parts = Parts::split(token)?;
+    let header: Header = parts.header()?;
+    header.check()?;
+    let kid = header.kid.filter(|kid| !kid.is_empty()).ok_or(JwtError::Missing("kid"))?;
+    let mut claims = parts.claims()?;
+    let subject = text(&claims, "sub")?.filter(|sub| !sub.is_empty());
+    let id: SpiffeId = subject.ok_or(JwtError::Missing("sub"))?.parse()?;
+    let expires_at = time(&claims, "exp")?.ok_or(JwtError::Missing("exp"))?;
+    let not_before = time(&claims, "nbf")?;
+    let issued_at = time(&claims, "iat")?;
+    let token_audience = audience_of(&claims)?;
+
+    let trust_domain = id.trust_domain();
+    let bundle = bundles(trust_domain).ok_or_else(|| JwtError::NoBundle(trust_domain.clone()))?;
+    let key = bundle
+        .key(&kid)
+        .ok_or_else(|| JwtError::UnknownKey { kid, trust_domain: trust_domain.clone() })?;
+    verify_signature(&header.alg, key, parts.signed, &parts.signature()?)?;
+
+    if now > expires_at.saturating_add(LEEWAY) {
+        return Err(JwtError::Expired);
+    }
+    let future = |at: Option<i64>| at.is_some_and(|at| now.saturating_add(LEEWAY) < at);
+    if future(not_before) || future(issued_at) {
+        return Err(JwtError::NotYetValid);
+    }
+    if !audience.iter().any(|wanted| token_audience.contains(wanted)) {
+        return Err(JwtError::Audience);
+    }
+    claims.insert("aud".to_owned(), token_audience.iter().cloned().map(Value::String).collect());
+    Ok(ValidatedJwt { id, audience: token_audience, expires_at, claims })
 }
 
 /// What a token says of its times, not verified: for caches of tokens from a trusted peer.
@@ -140,8 +178,11 @@ pub struct PeekedClaims {
 /// # Errors
 /// [`JwtError`] when it is not a token at all.
 pub fn peek_claims(token: &str) -> Result<PeekedClaims, JwtError> {
-    let _ = token;
-    todo!()
+    let claims = Parts::split(token)?.claims()?;
+    Ok(PeekedClaims {
+        issued_at: time(&claims, "iat")?.unwrap_or_default(),
+        expires_at: time(&claims, "exp")?.unwrap_or_default(),
+    })
 }
 
 /// Reads `sub` without verifying anything.
@@ -149,6 +190,144 @@ pub fn peek_claims(token: &str) -> Result<PeekedClaims, JwtError> {
 /// # Errors
 /// [`JwtError`] when it is not a token at all or has no SPIFFE ID as subject.
 pub fn peek_subject(token: &str) -> Result<SpiffeId, JwtError> {
-    let _ = token;
-    todo!()
+    let claims = Parts::split(token)?.claims()?;
+    Ok(text(&claims, "sub")?.ok_or(JwtError::Missing("sub"))?.parse()?)
+}
+
+/// A compact serialisation taken apart.
+struct Parts<'a> {
+    header: &'a str,
+    payload: &'a str,
+    signature: &'a str,
+    /// Header and payload with the dot between: what is signed.
+    signed: &'a str,
+}
+
+/// The fields of a header that we look at.
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    typ: Option<String>,
+    cty: Option<Value>,
+    enc: Option<Value>,
+    zip: Option<Value>,
+    crit: Option<Value>,
+}
+
+impl<'a> Parts<'a> {
+    fn split(token: &'a str) -> Result<Self, JwtError> {
+        if token.len() > MAX_JWT_LEN {
+            return Err(JwtError::TooLong);
+        }
+        let malformed = || JwtError::Malformed("expected three parts");
+        let (signed, signature) = token.rsplit_once('.').ok_or_else(malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or_else(malformed)?;
+        match payload.matches('.').count() {
+            0 => Ok(Self { header, payload, signature, signed }),
+            // Five parts are a JWE.
+            2 => Err(JwtError::Nested),
+            _ => Err(malformed()),
+        }
+    }
+
+    fn header(&self) -> Result<Header, JwtError> {
+        let bad = JwtError::Malformed("header is not a JSON object with alg");
+        let json = URL_SAFE_NO_PAD.decode(self.header).map_err(|_| bad.clone())?;
+        serde_json::from_slice(&json).map_err(|_| bad)
+    }
+
+    fn claims(&self) -> Result<Map<String, Value>, JwtError> {
+        let bad = JwtError::Malformed("payload is not a JSON object");
+        let json = URL_SAFE_NO_PAD.decode(self.payload).map_err(|_| bad.clone())?;
+        serde_json::from_slice(&json).map_err(|_| bad)
+    }
+
+    fn signature(&self) -> Result<Vec<u8>, JwtError> {
+        let bad = JwtError::Malformed("signature is not base64url");
+        URL_SAFE_NO_PAD.decode(self.signature).map_err(|_| bad)
+    }
+}
+
+impl Header {
+    fn check(&self) -> Result<(), JwtError> {
+        if self.cty.is_some() || self.enc.is_some() || self.zip.is_some() {
+            return Err(JwtError::Nested);
+        }
+        if self.crit.is_some() {
+            return Err(JwtError::Malformed("critical header extensions are not understood"));
+        }
+        match self.typ.as_deref() {
+            None | Some("" | "JWT" | "JOSE") => Ok(()),
+            Some(_) => Err(JwtError::Type),
+        }
+    }
+}
+
+fn verify_signature(
+    alg: &str,
+    key: &PublicKey,
+    signed: &str,
+    signature: &[u8],
+) -> Result<(), JwtError> {
+    let is_rsa = matches!(key.algorithm(), KeyAlgorithm::Rsa { .. });
+    let message = signed.as_bytes();
+    let rsa = |hash| signer::verify(key, hash, message, signature);
+    let pss = |hash| signer::verify_pss(key, hash, false, message, signature);
+    let ecdsa = |hash| {
+        let size = key.algorithm().coordinate_len().filter(|size| signature.len() == 2 * size);
+        let (r, s) = size.and_then(|n| signature.split_at_checked(n)).ok_or(BadSignature)?;
+        signer::verify(key, hash, message, &ecdsa_signature(r, s))
+    };
+    let verified = match (alg, key.algorithm()) {
+        ("RS256", _) if is_rsa => rsa(Hash::Sha256),
+        ("RS384", _) if is_rsa => rsa(Hash::Sha384),
+        ("RS512", _) if is_rsa => rsa(Hash::Sha512),
+        ("PS256", _) if is_rsa => pss(Hash::Sha256),
+        ("PS384", _) if is_rsa => pss(Hash::Sha384),
+        ("PS512", _) if is_rsa => pss(Hash::Sha512),
+        ("ES256", KeyAlgorithm::EcP256) => ecdsa(Hash::Sha256),
+        ("ES384", KeyAlgorithm::EcP384) => ecdsa(Hash::Sha384),
+        ("ES512", KeyAlgorithm::EcP521) => ecdsa(Hash::Sha512),
+        _ => return Err(JwtError::Algorithm),
+    };
+    verified.map_err(|BadSignature| JwtError::BadSignature)
+}
+
+fn text<'a>(
+    claims: &'a Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<&'a str>, JwtError> {
+    match claims.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(_) => Err(JwtError::Missing(name)),
+    }
+}
+
+/// A NumericDate, whole seconds; fractions are cut off.
+fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64>, JwtError> {
+    match claims.get(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Number(number)) => match (number.as_i64(), number.as_f64()) {
+            (Some(whole), _) => Ok(Some(whole)),
+            // 2^53: above it a float is no longer a whole number of seconds.
+            (None, Some(fraction)) if fraction.abs() < 9_007_199_254_740_992.0 => {
+                Ok(Some(fraction as i64))
+            }
+            _ => Err(JwtError::Missing(name)),
+        },
+        Some(_) => Err(JwtError::Missing(name)),
+    }
+}
+
+fn audience_of(claims: &Map<String, Value>) -> Result<Vec<String>, JwtError> {
+    let bad = || JwtError::Missing("aud");
+    match claims.get("aud") {
+        Some(Value::String(one)) => Ok(vec![one.clone()]),
+        Some(Value::Array(list)) => {
+            list.iter().map(|v| v.as_str().map(str::to_owned).ok_or_else(bad)).collect()
+        }
+        _ => Err(bad()),
+    }
 }

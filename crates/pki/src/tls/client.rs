@@ -2,11 +2,16 @@
 
 use std::sync::Arc;
 
-use rustls::ClientConfig;
+use rustls::{ClientConfig, client::Resumption};
+use rustls_pki_types::ServerName;
 use signet_base::Clock;
 use signet_identity::{SpiffeId, TrustDomain};
 
-use super::{BundleSource, SwappableIdentity, TlsError, TlsOptions};
+use super::{
+    BundleSource, SwappableIdentity, TlsError, TlsOptions,
+    provider::{ALPN_H2, ClockTime, provider, versions},
+    verifier::SpiffeServerVerifier,
+};
 
 /// How the server's certificate is checked.
 #[derive(Clone, Debug)]
@@ -44,6 +49,24 @@ pub fn client_config(
     clock: Arc<dyn Clock>,
     options: TlsOptions,
 ) -> Result<Arc<ClientConfig>, TlsError> {
-    let _ = (check, identity, clock, options);
-    todo!()
+    let provider = provider(options);
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = SpiffeServerVerifier { check, algorithms };
+    let builder = ClientConfig::builder_with_details(provider, Arc::new(ClockTime(clock)))
+        .with_protocol_versions(versions(options))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier));
+    let mut config = match identity {
+        Some(identity) => builder.with_client_cert_resolver(identity),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    config.enable_sni = false;
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// What rustls wants as a name: never looked at, never sent.
+pub fn no_server_name() -> ServerName<'static> {
+    ServerName::IpAddress(std::net::IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED).into())
 }

@@ -3,10 +3,16 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
-use rustls::sign::CertifiedKey;
+use rustls::{
+    SignatureScheme,
+    client::ResolvesClientCert,
+    server::{ClientHello, ResolvesServerCert},
+    sign::{self, CertifiedKey, SigningKey},
+};
+use rustls_pki_types::CertificateDer;
 
 use super::TlsError;
-use crate::{Signer, x509::Certificate};
+use crate::{KeyAlgorithm, SignatureAlgorithm, Signer, x509::Certificate};
 
 /// A certificate chain with its signer.
 #[derive(Clone, Debug)]
@@ -21,8 +27,13 @@ impl TlsIdentity {
     /// # Errors
     /// [`TlsError`] when the leaf is not for the signer's key.
     pub fn new(chain: &[Arc<[u8]>], signer: Arc<dyn Signer>) -> Result<Self, TlsError> {
-        let _ = (chain, signer);
-        todo!()
+        let leaf = Certificate::from_der(chain.first().ok_or(TlsError::Empty)?)?;
+        if leaf.public_key()? != signer.public_key() {
+            return Err(TlsError::KeyMismatch);
+        }
+        let chain = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+        let key = Arc::new(CertifiedKey::new(chain, Arc::new(TlsKey(signer))));
+        Ok(Self { leaf, key })
     }
 
     /// The leaf.
@@ -65,5 +76,77 @@ impl SwappableIdentity {
     /// The identity now.
     pub fn get(&self) -> Option<Arc<TlsIdentity>> {
         self.0.load_full()
+    }
+}
+
+impl ResolvesServerCert for SwappableIdentity {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        self.0.load().as_ref().map(|identity| identity.key.clone())
+    }
+}
+
+impl ResolvesClientCert for SwappableIdentity {
+    fn resolve(
+        &self,
+        _root_hint_subjects: &[&[u8]],
+        _schemes: &[SignatureScheme],
+    ) -> Option<Arc<CertifiedKey>> {
+        self.0.load().as_ref().map(|identity| identity.key.clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        self.0.load().is_some()
+    }
+}
+
+/// A signer as rustls wants it.
+#[derive(Debug)]
+struct TlsKey(Arc<dyn Signer>);
+
+#[derive(Debug)]
+struct TlsSigner {
+    signer: Arc<dyn Signer>,
+    scheme: SignatureScheme,
+    algorithm: SignatureAlgorithm,
+}
+
+impl SigningKey for TlsKey {
+    fn choose_scheme(&self, offered: &[SignatureScheme]) -> Option<Box<dyn sign::Signer>> {
+        use SignatureAlgorithm as A;
+        use SignatureScheme as S;
+        let able: &[_] = match self.0.public_key().algorithm() {
+            KeyAlgorithm::EcP256 => &[(S::ECDSA_NISTP256_SHA256, A::EcdsaP256Sha256)],
+            KeyAlgorithm::EcP384 => &[(S::ECDSA_NISTP384_SHA384, A::EcdsaP384Sha384)],
+            KeyAlgorithm::EcP521 => &[(S::ECDSA_NISTP521_SHA512, A::EcdsaP521Sha512)],
+            KeyAlgorithm::Rsa { .. } => &[
+                (S::RSA_PSS_SHA256, A::RsaPssSha256),
+                (S::RSA_PSS_SHA384, A::RsaPssSha384),
+                (S::RSA_PSS_SHA512, A::RsaPssSha512),
+                (S::RSA_PKCS1_SHA256, A::RsaPkcs1Sha256),
+                (S::RSA_PKCS1_SHA384, A::RsaPkcs1Sha384),
+                (S::RSA_PKCS1_SHA512, A::RsaPkcs1Sha512),
+            ],
+        };
+        let &(scheme, algorithm) = able.iter().find(|(scheme, _)| offered.contains(scheme))?;
+        Some(Box::new(TlsSigner { signer: self.0.clone(), scheme, algorithm }))
+    }
+
+    fn algorithm(&self) -> rustls::SignatureAlgorithm {
+        match self.0.public_key().algorithm() {
+            KeyAlgorithm::Rsa { .. } => rustls::SignatureAlgorithm::RSA,
+            _ => rustls::SignatureAlgorithm::ECDSA,
+        }
+    }
+}
+
+impl sign::Signer for TlsSigner {
+    fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rustls::Error> {
+        self.signer
+            .sign(self.algorithm, message)
+            .map_err(|error| rustls::Error::General(error.to_string()))
+    }
+
+    fn scheme(&self) -> SignatureScheme {
+        self.scheme
     }
 }

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use rustls::ServerConfig;
+use rustls::{ServerConfig, server::NoServerSessionStorage};
 use signet_base::Clock;
 use signet_identity::{SpiffeId, TrustDomain};
 
-use super::{BundleSource, SwappableIdentity, TlsError, TlsOptions};
+use super::{
+    BundleSource, SwappableIdentity, TlsError, TlsOptions,
+    provider::{ALPN_H2, ClockTime, provider, versions},
+    verifier::SpiffeClientVerifier,
+};
 
 /// Who may connect with a certificate. Connecting without one is always possible (attestation).
 #[derive(Clone, Debug)]
@@ -30,6 +34,15 @@ pub fn server_config(
     clock: Arc<dyn Clock>,
     options: TlsOptions,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let _ = (identity, bundles, policy, clock, options);
-    todo!()
+    let provider = provider(options);
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = SpiffeClientVerifier { bundles, policy, algorithms };
+    let mut config = ServerConfig::builder_with_details(provider, Arc::new(ClockTime(clock)))
+        .with_protocol_versions(versions(options))?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(identity);
+    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(Arc::new(config))
 }

@@ -2,10 +2,19 @@
 
 use std::{fmt, sync::Arc};
 
-use rustls_pki_types::CertificateDer;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use signet_identity::{SpiffeId, TrustDomain};
 
-use crate::x509::{CertError, Certificate, TrustBundle};
+use super::{ClientPolicy, ServerCheck};
+use crate::x509::{
+    CertError, Certificate, TrustBundle, VerifiedSvid, VerifyError, check_leaf, verify_svid,
+};
 
 /// Where verification finds the bundle of a trust domain. Read at each handshake.
 pub trait BundleSource: Send + Sync + fmt::Debug {
@@ -41,4 +50,196 @@ pub fn peer_of(certs: Option<&[CertificateDer<'_>]>) -> Result<Option<Peer>, Cer
     let Some(leaf) = certs.and_then(<[_]>::first) else { return Ok(None) };
     let leaf = Certificate::from_der(leaf)?;
     Ok(Some(Peer { id: leaf.spiffe_id()?, leaf }))
+}
+
+/// Whether a handshake failed because the peer's certificate leads to no authority we know: what
+/// re-bootstrapping is for. Looks through the chain of causes.
+pub fn is_unknown_authority(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An io::Error hides the error it was made of from `source`.
+        let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        let rustls = error
+            .downcast_ref::<rustls::Error>()
+            .or_else(|| inner.and_then(|inner| inner.downcast_ref()));
+        if let Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) = rustls {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// Verifies the certificates of clients.
+#[derive(Debug)]
+pub(super) struct SpiffeClientVerifier {
+    pub(super) bundles: Arc<dyn BundleSource>,
+    pub(super) policy: ClientPolicy,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// Verifies the certificate of a server, by what is expected of it.
+#[derive(Debug)]
+pub(super) struct SpiffeServerVerifier {
+    pub(super) check: ServerCheck,
+    pub(super) algorithms: WebPkiSupportedAlgorithms,
+}
+
+/// Why a peer was refused. rustls shows the `Debug` form of its source, so that is the text too.
+#[derive(thiserror::Error)]
+#[error("{0}")]
+struct Refusal(String);
+
+impl fmt::Debug for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl SpiffeClientVerifier {
+    fn check(&self, id: &SpiffeId) -> Result<(), rustls::Error> {
+        let ClientPolicy { trust_domain, admin_ids } = &self.policy;
+        if id.is_member_of(trust_domain) || admin_ids.contains(id) {
+            return Ok(());
+        }
+        Err(unexpected(id, format_args!("a member of {trust_domain} or an admin")))
+    }
+}
+
+impl ClientCertVerifier for SpiffeClientVerifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let svid = verify(&*self.bundles, end_entity, intermediates, now)?;
+        self.check(&svid.id)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+impl ServerCertVerifier for SpiffeServerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let (svid, expected) = match &self.check {
+            ServerCheck::Id { id, bundles } => {
+                (verify(&**bundles, end_entity, intermediates, now)?, id)
+            }
+            ServerCheck::InsecureId { id } => {
+                (check_leaf(end_entity).map_err(certificate_error)?, id)
+            }
+            ServerCheck::Member { trust_domain, bundles } => {
+                let svid = verify(&**bundles, end_entity, intermediates, now)?;
+                if !svid.id.is_member_of(trust_domain) {
+                    let expected = format_args!("a member of {trust_domain}");
+                    return Err(unexpected(&svid.id, expected));
+                }
+                return Ok(ServerCertVerified::assertion());
+            }
+        };
+        if svid.id != *expected {
+            return Err(unexpected(&svid.id, format_args!("{expected}")));
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Verifies against the bundle of the leaf's own trust domain.
+fn verify(
+    bundles: &dyn BundleSource,
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Result<VerifiedSvid, rustls::Error> {
+    let claimed = check_leaf(end_entity).map_err(certificate_error)?;
+    let trust_domain = claimed.id.trust_domain();
+    let bundle = bundles
+        .bundle(trust_domain)
+        .ok_or_else(|| certificate_error(VerifyError::NoBundle(trust_domain.clone())))?;
+    let mut chain: Vec<&[u8]> = vec![end_entity];
+    chain.extend(intermediates.iter().map(AsRef::<[u8]>::as_ref));
+    let now = now.as_secs().try_into().unwrap_or(i64::MAX);
+    verify_svid(&chain, &bundle, now).map_err(certificate_error)
+}
+
+fn certificate_error(error: VerifyError) -> rustls::Error {
+    let kind = match error {
+        VerifyError::Expired => CertificateError::Expired,
+        VerifyError::NotYetValid => CertificateError::NotValidYet,
+        VerifyError::UnknownAuthority(_) | VerifyError::NoBundle(_) => {
+            CertificateError::UnknownIssuer
+        }
+        VerifyError::Cert(CertError::Malformed(_) | CertError::TooLong) => {
+            CertificateError::BadEncoding
+        }
+        error => return refusal(error.to_string()),
+    };
+    rustls::Error::InvalidCertificate(kind)
+}
+
+fn unexpected(found: &SpiffeId, expected: fmt::Arguments<'_>) -> rustls::Error {
+    refusal(format!("unexpected peer ID {found}, expected {expected}"))
+}
+
+fn refusal(text: String) -> rustls::Error {
+    rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Refusal(text)))))
 }

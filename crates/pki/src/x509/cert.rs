@@ -1,6 +1,6 @@
 //! Reading certificates.
 
-use std::sync::Arc;
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use signet_identity::{SpiffeId, SpiffeIdError};
 
@@ -41,10 +41,9 @@ pub enum CertError {
 }
 
 /// A certificate, read once. Cheap to clone.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Certificate(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
     der: Arc<[u8]>,
     serial: Serial,
@@ -55,6 +54,7 @@ struct Inner {
     not_after: i64,
     uris: Vec<String>,
     dns_names: Vec<String>,
+    ip_addresses: Vec<IpAddr>,
     public_key: Option<PublicKey>,
     key_error: Option<KeyError>,
     is_ca: bool,
@@ -113,6 +113,10 @@ impl Certificate {
     /// The DNS SANs.
     pub fn dns_names(&self) -> &[String] {
         &self.0.dns_names
+    }
+    /// The IP address SANs.
+    pub fn ip_addresses(&self) -> &[IpAddr] {
+        &self.0.ip_addresses
     }
     /// The public key.
     ///
@@ -173,6 +177,12 @@ impl Certificate {
     }
 }
 
+impl fmt::Debug for Certificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Certificate({}, serial {})", self.0.subject, self.0.serial)
+    }
+}
+
 /// Reads a chain of DER certificates, leaf first.
 ///
 /// # Errors
@@ -204,6 +214,7 @@ pub fn split_der_chain(bytes: &[u8]) -> Result<Vec<&[u8]>, CertError> {
 pub(super) struct Extensions {
     pub(super) uris: Vec<String>,
     pub(super) dns_names: Vec<String>,
+    pub(super) ip_addresses: Vec<IpAddr>,
     pub(super) is_ca: bool,
     pub(super) key_usage: Option<u16>,
     pub(super) subject_key_id: Vec<u8>,
@@ -242,6 +253,10 @@ impl Extensions {
                     let list = match name.tag {
                         0x82 => &mut self.dns_names,
                         0x86 => &mut self.uris,
+                        0x87 => {
+                            self.ip_addresses.push(ip_address(name.content)?);
+                            continue;
+                        }
                         _ => continue,
                     };
                     list.push(ascii(name.content)?);
@@ -342,6 +357,7 @@ fn read(der: &[u8]) -> Result<Inner, CertError> {
         not_after,
         uris: extensions.uris,
         dns_names: extensions.dns_names,
+        ip_addresses: extensions.ip_addresses,
         key_error: key.as_ref().err().cloned(),
         public_key: key.ok(),
         is_ca: extensions.is_ca,
@@ -357,6 +373,13 @@ fn key_usage(content: &[u8]) -> Result<u16, DerError> {
     let (_unused, bytes) = content.split_first().ok_or(DerError)?;
     let octet = |at: usize| bytes.get(at).copied().unwrap_or_default().reverse_bits();
     Ok(u16::from(octet(0)) | u16::from(octet(1)) << 8)
+}
+
+fn ip_address(bytes: &[u8]) -> Result<IpAddr, DerError> {
+    <[u8; 4]>::try_from(bytes)
+        .map(IpAddr::from)
+        .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
+        .map_err(|_| DerError)
 }
 
 fn ascii(bytes: &[u8]) -> Result<String, DerError> {

@@ -3,19 +3,9 @@
 use std::net::IpAddr;
 
 use rustls_pki_types::{CertificateDer, UnixTime};
-use webpki::{
-    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, anchor_from_trusted_cert,
-};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use webpki::{EndEntityCert, anchor_from_trusted_cert};
 
-/// Accepts a leaf for whatever purpose it was issued.
-struct AnyUsage;
-
-impl ExtendedKeyUsageValidator for AnyUsage {
-    fn validate(&self, _purposes: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
-        Ok(())
-    }
-}
+use super::{Certificate, verify::AnyUsage};
 
 /// Why no path was found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -71,14 +61,5 @@ pub fn verify_path(
 
 /// The IP address SANs of a DER certificate; none when it cannot be read.
 pub fn ip_addresses(der: &[u8]) -> Vec<IpAddr> {
-    let Ok((_, certificate)) = X509Certificate::from_der(der) else { return Vec::new() };
-    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
-    let address = |name: &GeneralName<'_>| match name {
-        GeneralName::IPAddress(bytes) => <[u8; 4]>::try_from(*bytes)
-            .map(IpAddr::from)
-            .or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from))
-            .ok(),
-        _ => None,
-    };
-    names.value.general_names.iter().filter_map(address).collect()
+    Certificate::from_der(der).map(|cert| cert.ip_addresses().to_vec()).unwrap_or_default()
 }

@@ -216,7 +216,7 @@ pub(crate) fn check_leaf(der: &[u8]) -> Result<VerifiedSvid, VerifyError> {
 }
 
 /// X.509-SVIDs are not bound to one side of TLS: extended key usage is not looked at, as in SPIRE.
-struct AnyUsage;
+pub(super) struct AnyUsage;
 
 impl ExtendedKeyUsageValidator for AnyUsage {
     fn validate(&self, usages: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
