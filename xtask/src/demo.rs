@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use crate::run;
+use crate::run::{bin_dir, cargo};
 use programs::Programs;
 
 const TRUST_DOMAIN: &str = "demo.test";
@@ -19,10 +19,11 @@ const TRUST_DOMAIN: &str = "demo.test";
 const LIFETIME: u32 = 20;
 
 /// Runs the demo from start to end and removes everything it made.
-pub fn run() -> anyhow::Result<()> {
+pub(crate) fn run() -> anyhow::Result<()> {
     step("Building signet-server and signet-agent");
-    let bin = run::build_programs()?;
-    let mut programs = Programs::new(bin)?;
+    let args = ["build", "--locked", "-p", "signet-server", "-p", "signet-agent", "--bins"];
+    crate::run::run(&mut cargo(&args))?;
+    let mut programs = Programs::new(bin_dir()?)?;
 
     step("Starting the server with an embedded store");
     programs.start_server()?;
@@ -111,5 +112,10 @@ fn eventually<T>(
 
 /// A command that ran to its end.
 fn finished(command: &mut Command) -> anyhow::Result<String> {
-    run::captured(command)
+    let output = command.output().with_context(|| crate::run::shown(command))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{}: {}\n{said}", crate::run::shown(command), output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

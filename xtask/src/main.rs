@@ -1,17 +1,17 @@
-//! The commands of the README: `cargo xtask demo`, `cargo xtask test`, and what developers need.
+//! The commands of the README.
 
 mod demo;
 mod run;
 mod test;
-#[cfg(test)]
 mod tidy;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+/// What a developer or a newcomer does with this repository.
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "Builds, shows and tests Signet")]
+#[command(name = "cargo xtask")]
 struct Args {
     #[command(subcommand)]
     command: Command,
@@ -19,20 +19,19 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Start a server and an agent on this machine, fetch identities, show a rotation and a refusal
+    /// Show the whole thing at work on this machine, in temporary directories, and clean up
     Demo,
-    /// Build, check the formatting, and run all tests
-    Test {
-        /// Arguments for `cargo test`, and after another `--` for the test programs
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        args: Vec<String>,
-    },
+    /// Run every test that CI runs
+    Test(test::Options),
+    /// Check the shape of the tree: edges between crates, file sizes, what may be used where
+    Tidy,
 }
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Demo => demo::run(),
-        Command::Test { args } => test::run(&args),
+        Command::Test(options) => test::run(&options),
+        Command::Tidy => tidy::run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

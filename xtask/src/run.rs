@@ -1,52 +1,56 @@
 //! Running other programs.
 
 use std::{
-    ffi::OsString,
+    env,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, Result, bail};
 
-/// The top of the project.
-pub fn root() -> &'static Path {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here)
+/// The root of the repository.
+pub(crate) fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("."))
 }
 
-/// `cargo`, run from the top of the project.
-pub fn cargo() -> Command {
-    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or(OsString::from("cargo")));
-    command.current_dir(root());
+/// The cargo that runs this.
+pub(crate) fn cargo(args: &[&str]) -> Command {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root()).args(args);
     command
 }
 
-/// Runs a command whose output people see, and fails if it does.
-pub fn checked(command: &mut Command) -> anyhow::Result<()> {
-    let status = command.status().with_context(|| format!("starting {command:?}"))?;
+/// Where cargo puts what it builds in the profile `dev`.
+pub(crate) fn bin_dir() -> Result<PathBuf> {
+    let metadata = metadata()?;
+    let target = metadata.get("target_directory").and_then(|dir| dir.as_str());
+    Ok(Path::new(target.context("cargo metadata names no target directory")?).join("debug"))
+}
+
+/// What `cargo metadata` says of the workspace's own packages.
+pub(crate) fn metadata() -> Result<serde_json::Value> {
+    let mut command = cargo(&["metadata", "--format-version=1", "--no-deps", "--locked"]);
+    let output = command.output().context("running cargo metadata")?;
+    if !output.status.success() {
+        bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    serde_json::from_slice(&output.stdout).context("reading the output of cargo metadata")
+}
+
+/// Runs a command to its end; its output is seen as it comes.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    eprintln!("$ {}", shown(command));
+    let status = command.status().with_context(|| shown(command))?;
     if !status.success() {
-        bail!("{command:?}: {status}");
+        bail!("{}: {status}", shown(command));
     }
     Ok(())
 }
 
-/// Runs a command and returns what it wrote to standard output.
-pub fn captured(command: &mut Command) -> anyhow::Result<String> {
-    let output =
-        command.stdin(Stdio::null()).output().with_context(|| format!("starting {command:?}"))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{command:?}: {}\n{said}", output.status);
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-/// Builds server and agent and returns the directory that they are in.
-pub fn build_programs() -> anyhow::Result<PathBuf> {
-    checked(cargo().args(["build", "-p", "signet-server", "-p", "signet-agent", "--bins"]))?;
-    let metadata =
-        captured(cargo().args(["metadata", "--format-version", "1", "--no-deps", "--offline"]))?;
-    let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
-    let target = metadata["target_directory"].as_str().context("no target directory")?;
-    Ok(Path::new(target).join("debug"))
+/// A command as a person would type it.
+pub(crate) fn shown(command: &Command) -> String {
+    let program = Path::new(command.get_program());
+    let program = program.file_name().unwrap_or(command.get_program());
+    let words = std::iter::once(program).chain(command.get_args());
+    words.map(|word| word.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }

@@ -1,45 +1,97 @@
-//! `cargo xtask test`: everything that must hold before a change lands.
+//! `cargo xtask test`: what CI runs.
 
 use std::{
+    env,
     io::{BufRead, BufReader},
-    process::Stdio,
+    process::{Command, Stdio},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, Result, bail};
 
-use crate::run;
+use crate::run::{cargo, shown};
 
-/// Builds the programs, checks the formatting, runs all tests, and repeats cargo's closing lines.
-pub fn run(args: &[String]) -> anyhow::Result<()> {
-    run::checked(run::cargo().args(["fmt", "--all", "--check"]))
-        .context("some files are not formatted: run `cargo fmt --all`")?;
-    // The black-box tests start the programs as they are built here.
-    run::build_programs()?;
-    let mut command = run::cargo();
-    command.args(["test", "--workspace"]);
-    if !args.iter().any(|arg| arg == "--no-fail-fast") {
-        command.arg("--no-fail-fast");
+/// How much is tested.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Leave out the end-to-end tests, which start the built programs
+    #[arg(long)]
+    quick: bool,
+    /// Also run clippy, with warnings as errors
+    #[arg(long)]
+    lint: bool,
+    /// Only tests whose name contains this
+    filter: Option<String>,
+}
+
+/// Checks the formatting, builds the programs, runs every test (the tidy test among them).
+///
+/// All steps run even when one fails, so that one run shows everything that is wrong.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut failed = Vec::new();
+    let mut step = |name: &'static str, args: &[&str]| {
+        let mut command = cargo(args);
+        if env::var_os("CI").is_some() {
+            // In CI nothing may be missing: a test that is skipped fails.
+            command.env("SIGNET_REQUIRE_ALL", "1");
+        }
+        let done = match name {
+            "tests" => tests(&mut command),
+            _ => crate::run::run(&mut command),
+        };
+        if let Err(error) = done {
+            eprintln!("error: {error:#}");
+            failed.push(name);
+            return false;
+        }
+        true
+    };
+    step("formatting", &["fmt", "--all", "--check"]);
+    // The end-to-end tests look for the programs beside themselves.
+    let built = step("build", &["build", "--locked", "--workspace", "--bins"]);
+    if built {
+        let mut args = vec!["test", "--locked", "--workspace", "--no-fail-fast"];
+        if options.quick {
+            args.extend(["--exclude", "e2e"]);
+        }
+        if let Some(filter) = &options.filter {
+            args.extend(["--", filter.as_str()]);
+        }
+        step("tests", &args);
     }
-    if std::env::var_os("RUST_TEST_THREADS").is_none() {
-        // Most black-box tests wait for something, so more of them than cores may run at once.
+    if options.lint {
+        let args = ["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        step("lints", &args);
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    eprintln!("all good");
+    Ok(())
+}
+
+/// Runs cargo's tests and repeats their closing lines at the end, where people look.
+fn tests(command: &mut Command) -> Result<()> {
+    if env::var_os("RUST_TEST_THREADS").is_none() {
+        // Most end-to-end tests wait for something, so more of them than cores may run at once.
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         command.env("RUST_TEST_THREADS", cores.max(4).to_string());
     }
-    let mut child = command.args(args).stdout(Stdio::piped()).spawn().context("starting cargo")?;
+    eprintln!("$ {}", shown(command));
+    let mut child = command.stdout(Stdio::piped()).spawn().with_context(|| shown(command))?;
     let mut closing = Vec::new();
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {
-            let line = line?;
+            let line = line.context("reading the output of cargo test")?;
             println!("{line}");
             if line.starts_with("test result:") || line.ends_with("... FAILED") {
                 closing.push(line);
             }
         }
     }
-    let status = child.wait()?;
+    let status = child.wait().context("waiting for cargo test")?;
     println!("\n{}", closing.join("\n"));
     if !status.success() {
-        bail!("cargo test: {status}");
+        bail!("{}: {status}", shown(command));
     }
     Ok(())
 }
