@@ -5,9 +5,11 @@ mod identity;
 mod provider;
 mod server;
 mod verifier;
+mod web;
 
 pub use client::{ServerCheck, client_config, no_server_name};
 pub use identity::{SwappableIdentity, TlsIdentity};
 pub use provider::{ALPN_H2, TlsError, TlsOptions};
 pub use server::{ClientPolicy, server_config};
 pub use verifier::{BundleSource, Peer, StaticBundles, is_unknown_authority, peer_of};
+pub use web::{WebCheck, web_client_config};

@@ -10,13 +10,13 @@ mod url;
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{
     HeaderValue, Request, Response, Uri,
     header::{ACCEPT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT},
 };
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::client::conn::http1;
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
 
@@ -106,17 +106,71 @@ impl HttpClient {
     /// [`HttpError`].
     pub async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let target = Target::of(request.uri())?;
-        let work = self.exchange(&target, request);
+        let max = self.max_body;
+        let whole = async |head: http::response::Parts, body: Incoming| {
+            let body = Limited::new(body, max).collect().await;
+            let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
+                Ok(source) => HttpError::Exchange { server: target.to_string(), source: *source },
+                Err(_) => HttpError::TooLarge { server: target.to_string(), limit: max },
+            })?;
+            Ok(Response::from_parts(head, body.to_bytes()))
+        };
+        self.bounded(&target, self.exchange(&target, request, whole)).await
+    }
+
+    /// Sends a request with an absolute URL and hands on the body of a successful answer piece by
+    /// piece, without ever holding more than a few pieces. Ends early, without an error, when the
+    /// receiver has gone. The body of any other answer is returned, cut after 64 KiB.
+    ///
+    /// # Errors
+    /// [`HttpError`].
+    pub async fn stream(
+        &self,
+        request: Request<Bytes>,
+        pieces: tokio::sync::mpsc::Sender<Bytes>,
+    ) -> Result<Response<Bytes>, HttpError> {
+        let target = Target::of(request.uri())?;
+        let max = self.max_body;
+        let hand_on = async |head: http::response::Parts, mut body: Incoming| {
+            let mut seen = 0usize;
+            let mut kept = BytesMut::new();
+            while let Some(frame) = body.frame().await {
+                let frame = frame
+                    .map_err(|source| HttpError::Exchange { server: target.to_string(), source })?;
+                let Ok(data) = frame.into_data() else { continue };
+                seen = seen.saturating_add(data.len());
+                if !head.status.is_success() {
+                    kept.extend_from_slice(&data);
+                    if seen >= MAX_HEAD {
+                        break;
+                    }
+                } else if seen > max {
+                    return Err(HttpError::TooLarge { server: target.to_string(), limit: max });
+                } else if pieces.send(data).await.is_err() {
+                    break;
+                }
+            }
+            Ok(Response::from_parts(head, kept.freeze()))
+        };
+        self.bounded(&target, self.exchange(&target, request, hand_on)).await
+    }
+
+    async fn bounded<T>(
+        &self,
+        target: &Target,
+        work: impl Future<Output = Result<T, HttpError>>,
+    ) -> Result<T, HttpError> {
         tokio::time::timeout(self.timeout, work)
             .await
             .map_err(|_| HttpError::TimedOut { server: target.to_string(), after: self.timeout })?
     }
 
-    async fn exchange(
+    async fn exchange<T>(
         &self,
         target: &Target,
         request: Request<Bytes>,
-    ) -> Result<Response<Bytes>, HttpError> {
+        read: impl AsyncFnOnce(http::response::Parts, Incoming) -> Result<T, HttpError>,
+    ) -> Result<T, HttpError> {
         let route = Route::of(target, self.socket.as_deref(), &self.proxies);
         let stream = connect::open(target, &route, &self.tls).await?;
         let request = self.prepare(target, &route, request)?;
@@ -128,14 +182,7 @@ impl HttpClient {
             .map_err(failed)?;
         let exchange = async {
             let (head, body) = sender.send_request(request).await.map_err(failed)?.into_parts();
-            let too_large =
-                || HttpError::TooLarge { server: target.to_string(), limit: self.max_body };
-            let body = Limited::new(body, self.max_body).collect().await;
-            let body = body.map_err(|error| match error.downcast::<hyper::Error>() {
-                Ok(error) => failed(*error),
-                Err(_) => too_large(),
-            })?;
-            Ok(Response::from_parts(head, body.to_bytes()))
+            read(head, body).await
         };
         tokio::pin!(connection, exchange);
         // The connection is driven here, not in a task: it ends with the request, come what may.

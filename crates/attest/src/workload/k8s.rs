@@ -6,6 +6,7 @@
 //! name that the workload itself could have made. A pod that the kubelet knows, with a container
 //! it does not know *yet*, is waited for, within a bound: nothing below it is looked at.
 
+pub mod kubelet;
 pub mod pods;
 
 use std::{fmt, sync::Arc, time::Duration};

@@ -1,0 +1,124 @@
+//! TLS to servers of the web's kind: a kubelet, an API server. Host names count here.
+
+use std::sync::Arc;
+
+use rustls::{
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::{
+        Resumption, WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor,
+    },
+    crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    server::ParsedCertificate,
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use signet_base::Clock;
+
+use super::{
+    SwappableIdentity, TlsError, TlsOptions,
+    provider::{ClockTime, provider, versions},
+};
+
+/// How far a server's certificate is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WebCheck {
+    /// The chain, not the name: for a server that is reached by an address its certificate does
+    /// not have, such as the kubelet at 127.0.0.1.
+    Chain,
+    /// The chain and the host name.
+    ChainAndName,
+    /// Nothing but that the server holds the key of what it presents.
+    Nothing,
+}
+
+/// A client's TLS configuration for HTTP/1.1: roots as DER certificates, and our certificate when
+/// there is one and the server asks.
+///
+/// # Errors
+/// [`TlsError`] when a root cannot be used.
+pub fn web_client_config(
+    check: WebCheck,
+    roots: &[Vec<u8>],
+    identity: Option<Arc<SwappableIdentity>>,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let options = TlsOptions::default();
+    let provider = provider(options);
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(CertificateDer::from(root.as_slice()))?;
+    }
+    let store = Arc::new(store);
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier: Arc<dyn ServerCertVerifier> = match check {
+        WebCheck::ChainAndName => {
+            WebPkiServerVerifier::builder_with_provider(store, Arc::clone(&provider))
+                .build()
+                .map_err(|error| rustls::Error::General(error.to_string()))?
+        }
+        WebCheck::Chain => Arc::new(Nameless { roots: Some(store), algorithms }),
+        WebCheck::Nothing => Arc::new(Nameless { roots: None, algorithms }),
+    };
+    let builder = ClientConfig::builder_with_details(provider, Arc::new(ClockTime(clock)))
+        .with_protocol_versions(versions(options))?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier);
+    let mut config = match identity {
+        Some(identity) => builder.with_client_cert_resolver(identity),
+        None => builder.with_no_client_auth(),
+    };
+    config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// Checks the chain where roots are set, and never the name.
+#[derive(Debug)]
+struct Nameless {
+    roots: Option<Arc<RootCertStore>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for Nameless {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if let Some(roots) = &self.roots {
+            verify_server_cert_signed_by_trust_anchor(
+                &ParsedCertificate::try_from(leaf)?,
+                roots,
+                intermediates,
+                now,
+                self.algorithms.all,
+            )?;
+        }
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, signed, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, signed, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
