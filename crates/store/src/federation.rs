@@ -189,7 +189,10 @@ fn read(row: &SqliteRow) -> Result<FederationRelationship, Fault> {
 }
 
 /// Writes a relationship, new or old.
-async fn put(tx: &mut Tx<'_>, relationship: &FederationRelationship) -> Result<(), Fault> {
+pub(crate) async fn put(
+    tx: &mut Tx<'_>,
+    relationship: &FederationRelationship,
+) -> Result<(), Fault> {
     let endpoint_spiffe_id = match &relationship.profile {
         BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => {
             Some(endpoint_spiffe_id.to_string())

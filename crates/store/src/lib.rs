@@ -9,6 +9,7 @@
 
 mod bundles;
 mod changes;
+mod contents;
 mod entries;
 mod error;
 mod fault;
@@ -20,6 +21,7 @@ mod nodes;
 mod open;
 mod options;
 mod page;
+pub mod spire;
 mod sql;
 mod store;
 mod terms;
@@ -27,6 +29,7 @@ mod tokens;
 
 pub use bundles::{BundleUpdate, DeleteBundleMode, DeleteBundleOutcome};
 pub use changes::{Change, ChangeKind, Changes};
+pub use contents::Contents;
 pub use entries::{CreateEntryOutcome, EntryFilter, EntryUpdate, NewEntry, UpdateEntryOutcome};
 pub use error::{OpenError, StoreError};
 pub use federation::FederationUpdate;

@@ -10,7 +10,7 @@ use crate::{
     terms,
 };
 
-mod rows;
+pub(crate) mod rows;
 
 /// Which nodes are wanted; all conditions hold together. The default accepts every node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

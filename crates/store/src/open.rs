@@ -115,7 +115,7 @@ fn judge(path: &Path, tables: &[String]) -> Result<(), OpenError> {
 }
 
 /// The file holds join tokens: nobody else may read it, whatever the umask.
-fn create_private(path: &Path) -> std::io::Result<()> {
+pub(crate) fn create_private(path: &Path) -> std::io::Result<()> {
     let mut options = std::fs::OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]

@@ -6,6 +6,7 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use crate::{
     CreateEntryOutcome, CreateOutcome, NewEntry, Store, StoreError, entries,
     fault::{Fault, doing},
+    store::Tx,
 };
 
 /// What came of presenting a join token.
@@ -38,16 +39,7 @@ impl Store {
         doing("creating a join token", async {
             let mut writer = self.lock().await?;
             let mut tx = writer.begin(now).await?;
-            let done = sqlx::query(
-                "INSERT INTO join_tokens (token, expires_at, spent_by) VALUES (?, ?, ?) \
-                 ON CONFLICT (token) DO NOTHING",
-            )
-            .bind(&token.token)
-            .bind(token.expires_at)
-            .bind(token.spent_by.map(|hash| hash.to_vec()))
-            .execute(tx.conn()?)
-            .await?;
-            if done.rows_affected() == 0 {
+            if !insert(&mut tx, &token).await? {
                 return Ok(CreateOutcome::Exists);
             }
             let outcome = match entry {
@@ -145,6 +137,20 @@ impl Store {
         })
         .await
     }
+}
+
+/// Stores a token unless it exists; answers whether it did.
+pub(crate) async fn insert(tx: &mut Tx<'_>, token: &JoinToken) -> Result<bool, Fault> {
+    let done = sqlx::query(
+        "INSERT INTO join_tokens (token, expires_at, spent_by) VALUES (?, ?, ?) \
+         ON CONFLICT (token) DO NOTHING",
+    )
+    .bind(&token.token)
+    .bind(token.expires_at)
+    .bind(token.spent_by.map(|hash| hash.to_vec()))
+    .execute(tx.conn()?)
+    .await?;
+    Ok(done.rows_affected() > 0)
 }
 
 async fn get(conn: &mut SqliteConnection, token: &str) -> Result<Option<JoinToken>, Fault> {

@@ -52,7 +52,7 @@ pub(crate) async fn create(
 }
 
 /// Inserts rows and their terms.
-async fn insert(tx: &mut Tx<'_>, created: &[(i64, Entry)]) -> Result<(), Fault> {
+pub(crate) async fn insert(tx: &mut Tx<'_>, created: &[(i64, Entry)]) -> Result<(), Fault> {
     for run in sql::runs(created, rows::WIDTH) {
         let text = format!(
             "INSERT INTO entries ({}) VALUES {}",
