@@ -3,7 +3,11 @@
 //! A [`Config`] is fully checked: nothing is bound, opened or created while it is made, and no
 //! I/O happens besides reading the files it names as configuration.
 
+mod bootstrap;
+mod flags;
+mod load;
 mod plugins;
+mod plugins_decode;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -12,6 +16,7 @@ use signet_identity::{SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 use zeroize::Zeroizing;
 
+pub use flags::RunFlags;
 pub use plugins::{
     Configured, HttpChallenge, KeyManager, NodeAttestor, PluginSource, Plugins, UnixAttestor,
     WorkloadAttestor, X509Pop, X509PopSource,

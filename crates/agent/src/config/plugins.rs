@@ -1,6 +1,8 @@
 //! The agent's `plugins {}`: one typed value for each plugin that this build has.
 
-use std::{ops::Deref, path::PathBuf};
+use std::path::PathBuf;
+
+pub use signet_daemon::config::{Configured, PluginSource};
 
 /// The agent's plugins, each kind with as many as it allows.
 #[derive(Clone, Debug)]
@@ -11,32 +13,6 @@ pub struct Plugins {
     pub node_attestor: Option<Configured<NodeAttestor>>,
     /// `WorkloadAttestor`: at least one.
     pub workload_attestors: Vec<Configured<WorkloadAttestor>>,
-}
-
-/// A plugin's settings and where they came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Configured<T> {
-    /// The settings.
-    pub settings: T,
-    /// Where they came from.
-    pub source: PluginSource,
-}
-
-impl<T> Deref for Configured<T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.settings
-    }
-}
-
-/// Where a plugin's settings came from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PluginSource {
-    /// `plugin_data` (or nothing): fixed until the next start.
-    Inline,
-    /// `plugin_data_file`: read again on SIGUSR1.
-    File(PathBuf),
 }
 
 /// Where the agent's private key is.

@@ -85,7 +85,8 @@ fn sqlite_path(text: &str) -> Result<Option<PathBuf>, String> {
     let path = match path.strip_prefix("file:") {
         Some(uri) => match uri.strip_prefix("//") {
             Some(rest) => {
-                let (host, path) = rest.split_at_checked(rest.find('/').unwrap_or(rest.len()))
+                let (host, path) = rest
+                    .split_at_checked(rest.find('/').unwrap_or(rest.len()))
                     .unwrap_or((rest, ""));
                 if !(host.is_empty() || host == "localhost") {
                     return Err(format!("the database must be on this host, not on {host:?}"));

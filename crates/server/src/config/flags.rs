@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
-use signet_daemon::config::{LogFlags, LogFormat, LogLevel, log_format};
+use signet_daemon::{
+    cli::parse_bool,
+    config::{LogFlags, LogFormat, LogLevel, log_format},
+};
 
 /// Flags of `signet-server run` and `validate`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -25,7 +28,8 @@ pub struct RunFlags {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",
-        default_value_t = false,
+        default_value = "false",
+        value_parser = parse_bool,
         hide_default_value = true,
         value_name = "BOOL"
     )]
@@ -45,7 +49,8 @@ pub struct RunFlags {
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "true",
-        default_value_t = false,
+        default_value = "false",
+        value_parser = parse_bool,
         hide_default_value = true,
         value_name = "BOOL"
     )]

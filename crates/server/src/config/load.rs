@@ -38,8 +38,7 @@ impl Config {
         flags: &RunFlags,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        let document =
-            signet_daemon::config::read(&flags.config, flags.expand_env.then_some(env))?;
+        let document = signet_daemon::config::read(&flags.config, flags.expand_env.then_some(env))?;
         Self::from_document(program, flags, &document)
     }
 

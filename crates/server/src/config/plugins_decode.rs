@@ -264,9 +264,8 @@ fn refuse_node_attestor(plugin: &Plugin<'_>) {
                 "this node attestor {LATER}; use x509pop, http_challenge or join_token"
             ));
         }
-        _ => plugin.refuse(
-            "unknown node attestor; this build has http_challenge, join_token and x509pop",
-        ),
+        _ => plugin
+            .refuse("unknown node attestor; this build has http_challenge, join_token and x509pop"),
     }
 }
 

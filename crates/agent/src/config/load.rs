@@ -1,0 +1,335 @@
+//! Making a [`Config`] from a file and flags.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use signet_daemon::{
+    config::{
+        Block, ConfigError, Context, Document, absolute_path, health_checks, log_settings,
+        socket_path, telemetry,
+    },
+    program::Program,
+};
+use signet_identity::{SpiffeId, TrustDomain};
+use signet_pki::KeyType;
+
+use super::{
+    Config, Experimental, KeyManager, RunFlags, SdsSettings, SvidCache, WorkloadRateLimits,
+    bootstrap, plugins_decode,
+};
+
+/// The least that `availability_target` may be.
+const MIN_AVAILABILITY: Duration = Duration::from_secs(24 * 3600);
+/// Where the sealed cache's key is unless configured: gone after a reboot.
+const DEFAULT_KEY_FILE: &str = "/run/signet-agent/svid_cache.key";
+const DEFAULT_CACHE_SIZE: usize = 1000;
+
+const NO_PROFILER: &str = "there is no profiler to switch on; use perf or another system profiler";
+
+impl Config {
+    /// Reads the file that the flags name, puts the flags over it, and checks everything.
+    ///
+    /// `env` looks up environment variables for `-expandEnv`. A `join_token_file` is read as well.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with everything that is wrong, by file, line and column.
+    pub fn load(
+        program: Program,
+        flags: &RunFlags,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let document = signet_daemon::config::read(&flags.config, flags.expand_env.then_some(env))?;
+        Self::from_document(program, flags, &document)
+    }
+
+    /// Checks a file that has been read already.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn from_document(
+        program: Program,
+        flags: &RunFlags,
+        document: &Document,
+    ) -> Result<Self, ConfigError> {
+        let context = Context::new(document.file.clone());
+        let config = decode(program, flags, &context, document);
+        let warnings = context.take_warnings();
+        let mut config = context.finish(config)?;
+        config.warnings.extend(warnings);
+        Ok(config)
+    }
+}
+
+fn decode(
+    program: Program,
+    flags: &RunFlags,
+    context: &Context,
+    document: &Document,
+) -> Option<Config> {
+    let root = Block::root(context, document);
+    let telemetry = telemetry(&root);
+    let health_checks = health_checks(&root);
+    let Some(agent) = root.block("agent") else {
+        root.missing("agent");
+        plugins_decode::plugins(&root, false);
+        root.finish();
+        return None;
+    };
+    let join_token = bootstrap::join_token(&agent, flags);
+    let plugins = plugins_decode::plugins(&root, join_token.is_some());
+    root.finish();
+
+    let trust_domain = trust_domain(&agent, flags.trust_domain.as_deref());
+    let server_address = agent.text("server_address");
+    let server_address =
+        flags.server_address.clone().filter(|text| !text.is_empty()).or(server_address);
+    let server_address = agent.required("server_address", server_address);
+    let server_port = agent.port("server_port");
+    let server_port = flags.server_port.filter(|port| *port != 0).or(server_port);
+    let server_port = agent.required("server_port", server_port);
+    let data_dir = agent.path("data_dir");
+    let data_dir = set(&flags.data_dir).or(data_dir).unwrap_or_else(|| ".".into());
+    let bootstrap = bootstrap::bootstrap(&agent, flags);
+    let (rebootstrap_mode, rebootstrap_delay) = bootstrap::rebootstrap(&agent, flags);
+    let disable_workload_api = flags.disable_workload_api | agent.flag("disable_workload_api");
+    let disable_sds_api = flags.disable_sds_api | agent.flag("disable_sds_api");
+    let sockets = sockets(program, flags, &agent, !(disable_workload_api && disable_sds_api));
+    let log = log_settings(&agent, &flags.log());
+    let key_manager = plugins.as_ref().map(|plugins| &plugins.key_manager.settings);
+    let svid_cache = svid_cache(&agent, key_manager);
+    let authorized_delegates = delegates(&agent, trust_domain.as_ref());
+    let sds = sds(&agent);
+    let experimental = experimental(&agent);
+    for key in ["profiling_enabled", "profiling_port", "profiling_freq", "profiling_names"] {
+        agent.refuse(key, NO_PROFILER);
+    }
+    let workload_key_type = workload_key_type(&agent);
+    let availability_target = agent.duration("availability_target");
+    if availability_target.is_some_and(|target| target < MIN_AVAILABILITY) {
+        agent.error("availability_target", "it must be at least 24h");
+    }
+    let x509_svid_cache_max_size = cache_size(&agent, "x509_svid_cache_max_size");
+    let jwt_svid_cache_max_size = cache_size(&agent, "jwt_svid_cache_max_size");
+    let verifiers = agent.flag("allow_unauthenticated_verifiers");
+    let allowed_foreign_jwt_claims = agent.texts("allowed_foreign_jwt_claims");
+    let log_selectors = agent.texts("log_selectors");
+    agent.finish();
+
+    let (socket_path, admin_socket_path) = sockets?;
+    Some(Config {
+        file: PathBuf::from(&*document.file),
+        trust_domain: trust_domain?,
+        server_address: server_address?.trim_matches(['[', ']']).to_owned(),
+        server_port: server_port?,
+        data_dir,
+        socket_path,
+        admin_socket_path,
+        disable_workload_api,
+        disable_sds_api,
+        bootstrap: bootstrap?,
+        rebootstrap_mode,
+        rebootstrap_delay,
+        join_token,
+        workload_key_type,
+        availability_target,
+        x509_svid_cache_max_size,
+        jwt_svid_cache_max_size,
+        allow_unauthenticated_verifiers: flags.allow_unauthenticated_verifiers | verifiers,
+        allowed_foreign_jwt_claims,
+        authorized_delegates,
+        sds,
+        svid_cache,
+        log,
+        log_selectors,
+        experimental,
+        plugins: plugins?,
+        telemetry,
+        health_checks,
+        warnings: Vec::new(),
+    })
+}
+
+/// A path flag that is set to something.
+fn set(flag: &Option<PathBuf>) -> Option<PathBuf> {
+    flag.clone().filter(|path| !path.as_os_str().is_empty())
+}
+
+fn trust_domain(agent: &Block<'_>, flag: Option<&str>) -> Option<TrustDomain> {
+    let text = agent.text("trust_domain");
+    let text = flag.filter(|text| !text.is_empty()).map(ToOwned::to_owned).or(text);
+    let text = agent.required("trust_domain", text)?;
+    match TrustDomain::from_name_or_id(&text) {
+        Ok(trust_domain) => Some(trust_domain),
+        Err(error) => {
+            agent.error("trust_domain", format_args!("{text:?}: {error}"));
+            None
+        }
+    }
+}
+
+/// The public and the admin socket.
+///
+/// The admin socket may not lie below the directory of the public one: that directory is handed
+/// to workloads, often as a whole.
+fn sockets(
+    program: Program,
+    flags: &RunFlags,
+    agent: &Block<'_>,
+    public: bool,
+) -> Option<(Option<PathBuf>, Option<PathBuf>)> {
+    let socket = agent.path("socket_path");
+    let socket = set(&flags.socket_path).or(socket);
+    let socket = socket.unwrap_or_else(|| program.agent_socket().into());
+    let socket = if public { Some(socket_path(agent, "socket_path", &socket)?) } else { None };
+    let admin = match agent.path("admin_socket_path") {
+        Some(path) => Some(socket_path(agent, "admin_socket_path", &path)?),
+        None => None,
+    };
+    let shared = socket.as_deref().and_then(Path::parent);
+    if let (Some(admin), Some(shared)) = (&admin, shared)
+        && admin.starts_with(shared)
+    {
+        let message = format!(
+            "it cannot lie in or below {}, the directory of the Workload API's socket, which \
+             workloads are given",
+            shared.display()
+        );
+        agent.error("admin_socket_path", message);
+    }
+    Some((socket, admin))
+}
+
+fn delegates(agent: &Block<'_>, trust_domain: Option<&TrustDomain>) -> Vec<SpiffeId> {
+    let delegates = agent.parsed_list::<SpiffeId>("authorized_delegates");
+    for id in &delegates {
+        if let Some(trust_domain) = trust_domain
+            && !(id.is_member_of(trust_domain) && !id.path().is_empty())
+        {
+            let message = format!("{id} is not an identity of {trust_domain}");
+            agent.error("authorized_delegates", message);
+        }
+    }
+    delegates
+}
+
+fn workload_key_type(agent: &Block<'_>) -> KeyType {
+    let key_type = agent.parsed::<KeyType>("workload_x509_svid_key_type");
+    if key_type == Some(KeyType::Rsa4096) {
+        let message = "rsa-4096 is not for workloads; use rsa-2048, ec-p256 or ec-p384";
+        agent.error("workload_x509_svid_key_type", message);
+    }
+    key_type.unwrap_or(KeyType::EcP256)
+}
+
+fn cache_size(agent: &Block<'_>, key: &'static str) -> usize {
+    agent.integer::<usize>(key).filter(|size| *size > 0).unwrap_or(DEFAULT_CACHE_SIZE)
+}
+
+fn svid_cache(agent: &Block<'_>, key_manager: Option<&KeyManager>) -> SvidCache {
+    let key_file = agent.path("svid_cache_key_file");
+    let sealed = || SvidCache::Sealed {
+        key_file: match &key_file {
+            Some(path) => absolute_path(path).unwrap_or_else(|_| path.clone()),
+            None => DEFAULT_KEY_FILE.into(),
+        },
+    };
+    let mode = agent.text("svid_cache");
+    if mode.as_deref() == Some("off") && key_file.is_some() {
+        agent.error("svid_cache_key_file", "it has no use with svid_cache = \"off\"");
+    }
+    match mode.as_deref() {
+        Some("sealed") => sealed(),
+        Some("off") => SvidCache::Off,
+        None if key_file.is_some() => sealed(),
+        None => match key_manager {
+            Some(KeyManager::Disk { .. }) => sealed(),
+            _ => SvidCache::Off,
+        },
+        Some(other) => {
+            agent.error("svid_cache", format_args!("found {other:?}, expected sealed or off"));
+            SvidCache::Off
+        }
+    }
+}
+
+fn sds(agent: &Block<'_>) -> SdsSettings {
+    let mut settings = SdsSettings::default();
+    let Some(block) = agent.block("sds") else {
+        return settings;
+    };
+    for (key, into) in [
+        ("default_svid_name", &mut settings.default_svid_name),
+        ("default_bundle_name", &mut settings.default_bundle_name),
+        ("default_all_bundles_name", &mut settings.default_all_bundles_name),
+    ] {
+        if let Some(name) = block.text(key) {
+            *into = name;
+        }
+    }
+    settings.disable_spiffe_cert_validation = block.flag("disable_spiffe_cert_validation");
+    if settings.default_all_bundles_name == settings.default_bundle_name {
+        block.warn(
+            "default_all_bundles_name",
+            "it is the same as default_bundle_name, which wins; choose distinct names",
+        );
+    }
+    block.finish();
+    settings
+}
+
+fn experimental(agent: &Block<'_>) -> Experimental {
+    let mut settings = Experimental::default();
+    let Some(block) = agent.block("experimental") else {
+        return settings;
+    };
+    if let Some(interval) = block.duration("sync_interval").filter(|time| !time.is_zero()) {
+        settings.sync_interval = interval;
+    }
+    if let Some(timeout) = block.duration("jwt_svid_cache_hit_timeout") {
+        if !(5..30).contains(&timeout.as_secs()) {
+            block.error("jwt_svid_cache_hit_timeout", "it must be at least 5s and less than 30s");
+        }
+        settings.jwt_svid_cache_hit_timeout = timeout;
+    }
+    settings.use_sync_authorized_entries =
+        block.boolean("use_sync_authorized_entries").unwrap_or(true);
+    settings.require_pq_kem = block.flag("require_pq_kem");
+    if let Some(limits) = block.block("ratelimit") {
+        settings.ratelimit = rate_limits(&limits);
+        limits.finish();
+    }
+    block.refuse(
+        "broker",
+        "the Broker API is not in this release; use authorized_delegates and the Delegated \
+         Identity API on admin_socket_path",
+    );
+    for flag in block.texts("feature_flags") {
+        match flag.as_str() {
+            "wit-svid" => block.error(
+                "feature_flags",
+                "WIT-SVIDs are not part of this release; use X.509- or JWT-SVIDs",
+            ),
+            _ => block.error("feature_flags", format_args!("unknown feature flag {flag:?}")),
+        }
+    }
+    const PIPES: &str = "named pipes belong to Windows; use socket_path or admin_socket_path";
+    for key in ["named_pipe_name", "admin_named_pipe_name"] {
+        block.refuse(key, PIPES);
+    }
+    block.finish();
+    settings
+}
+
+fn rate_limits(block: &Block<'_>) -> WorkloadRateLimits {
+    let limit = |key| block.integer::<u32>(key).unwrap_or(0);
+    WorkloadRateLimits {
+        fetch_x509_svid: limit("fetch_x509_svid"),
+        fetch_jwt_svid: limit("fetch_jwt_svid"),
+        fetch_x509_bundles: limit("fetch_x509_bundles"),
+        fetch_jwt_bundles: limit("fetch_jwt_bundles"),
+        stream_secrets: limit("stream_secrets"),
+        fetch_secrets: limit("fetch_secrets"),
+    }
+}

@@ -1,0 +1,213 @@
+//! What the agent makes of its configuration.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use signet_agent::config::{
+    Bootstrap, BundleFormat, Config, KeyManager, NodeAttestor, RebootstrapMode, RunFlags,
+    SvidCache, WorkloadAttestor, X509PopSource,
+};
+use signet_daemon::{config::parse, program::Program};
+use signet_pki::KeyType;
+
+const PLUGINS: &str = r#"
+plugins {
+    KeyManager "disk" { plugin_data { directory = "/k" } }
+    NodeAttestor "join_token" { plugin_data {} }
+    WorkloadAttestor "unix" { plugin_data {} }
+}"#;
+
+fn load(text: &str, flags: &RunFlags) -> Result<Config, String> {
+    let document = parse("a.conf", text).unwrap();
+    Config::from_document(Program::Signet, flags, &document).map_err(|error| error.to_string())
+}
+
+/// A file with `agent` between the braces of `agent {}` after what is required.
+fn agent(agent: &str) -> String {
+    format!(
+        "agent {{ trust_domain = \"td\" server_address = \"s\" server_port = \"8081\"\n\
+         {agent}\n}}{PLUGINS}"
+    )
+}
+
+fn good(text: &str) -> Config {
+    let text = agent(&format!("trust_bundle_path = \"b\" {text}"));
+    load(&text, &RunFlags::default()).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn bad(text: &str) -> String {
+    match load(&agent(text), &RunFlags::default()) {
+        Ok(_) => panic!("{text} was accepted"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn every_sample_is_accepted() {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/samples");
+    let mut read = 0;
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with("agent") {
+            let flags = RunFlags { config: path.clone(), ..RunFlags::default() };
+            let config = Config::load(Program::Signet, &flags, &|_| None);
+            assert!(config.is_ok(), "{}", config.unwrap_err());
+            read += 1;
+        }
+    }
+    assert!(read >= 3);
+}
+
+#[test]
+fn the_defaults_are_those_of_spire() {
+    let config = good("");
+    assert_eq!(config.data_dir, PathBuf::from("."));
+    assert_eq!(config.socket_path, Some("/tmp/signet-agent/public/api.sock".into()));
+    assert_eq!(config.admin_socket_path, None);
+    assert_eq!(config.workload_key_type, KeyType::EcP256);
+    assert_eq!(config.rebootstrap_mode, RebootstrapMode::Never);
+    assert_eq!(config.rebootstrap_delay, Duration::from_secs(600));
+    assert_eq!((config.x509_svid_cache_max_size, config.jwt_svid_cache_max_size), (1000, 1000));
+    assert_eq!(config.sds.default_bundle_name, "ROOTCA");
+    assert_eq!(config.experimental.sync_interval, Duration::from_secs(5));
+    assert!(config.experimental.use_sync_authorized_entries);
+    assert!(matches!(config.bootstrap, Bootstrap::Path { format: BundleFormat::Pem, .. }));
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+#[test]
+fn spire_names_bring_spire_paths() {
+    let document = parse("a.conf", &agent("insecure_bootstrap = true")).unwrap();
+    let config = Config::from_document(Program::Spire, &RunFlags::default(), &document).unwrap();
+    assert_eq!(config.socket_path, Some("/tmp/spire-agent/public/api.sock".into()));
+}
+
+#[test]
+fn exactly_one_source_of_the_first_bundle_is_configured() {
+    assert!(matches!(
+        load(&agent("insecure_bootstrap = true"), &RunFlags::default()).unwrap().bootstrap,
+        Bootstrap::Insecure
+    ));
+    let url = agent("trust_bundle_url = \"https://x\" trust_bundle_format = \"spiffe\"");
+    assert!(matches!(
+        load(&url, &RunFlags::default()).unwrap().bootstrap,
+        Bootstrap::Url { format: BundleFormat::Spiffe, unix_socket: None, .. }
+    ));
+    for (text, wanted) in [
+        ("", "trust_bundle_path, trust_bundle_url or insecure_bootstrap must be configured"),
+        ("insecure_bootstrap = true trust_bundle_path = \"b\"", "only one of"),
+        ("insecure_bootstrap = true trust_bundle_url = \"https://b\"", "only one of"),
+        ("trust_bundle_path = \"b\" trust_bundle_url = \"https://b\"", "only one of"),
+        ("trust_bundle_spiffe_workload_api = \"unix:///x\"", "does not come from another"),
+        ("trust_bundle_url = \"http://b\"", "starts with https://"),
+        (
+            "trust_bundle_url = \"https://b\" trust_bundle_unix_socket = \"/s\"",
+            "starts with http:// together with trust_bundle_unix_socket",
+        ),
+        (
+            "trust_bundle_url = \"http://b?a=1&spire-x=1\" trust_bundle_unix_socket = \"/s\"",
+            "the query parameter \"spire-x\" is reserved",
+        ),
+        (
+            "trust_bundle_path = \"b\" trust_bundle_unix_socket = \"/s\"",
+            "it needs a trust_bundle_url",
+        ),
+        ("trust_bundle_path = \"b\" trust_bundle_format = \"der\"", "expected pem or spiffe"),
+        ("insecure_bootstrap = true rebootstrap_mode = \"auto\"", "cannot bootstrap again"),
+    ] {
+        let error = bad(text);
+        assert!(error.contains(wanted), "{text}: {error}");
+    }
+}
+
+#[test]
+fn wrong_values_are_refused_with_their_place() {
+    for (text, wanted) in [
+        ("x = 1", "a.conf:2:25: unknown key \"x\" in agent {}"),
+        ("rebootstrap_mode = \"often\"", "expected never, auto or always"),
+        ("availability_target = \"23h\"", "it must be at least 24h"),
+        ("x509_svid_cache_max_size = -1", "-1 is out of range"),
+        ("workload_x509_svid_key_type = \"rsa-4096\"", "rsa-4096 is not for workloads"),
+        ("authorized_delegates = [\"spiffe://other/x\"]", "is not an identity of td"),
+        ("svid_cache = \"open\"", "expected sealed or off"),
+        ("svid_cache = \"off\" svid_cache_key_file = \"k\"", "no use with svid_cache"),
+        ("admin_socket_path = \"/tmp/signet-agent/public/a.sock\"", "it cannot lie in or below"),
+        ("admin_socket_path = \"/tmp/signet-agent/x/../public/d/a.sock\"", "it cannot lie in"),
+        ("experimental { jwt_svid_cache_hit_timeout = \"30s\" }", "at least 5s and less than 30s"),
+        ("experimental { broker { socket_path = \"/b\" } }", "the Broker API is not in this"),
+        ("experimental { named_pipe_name = \"x\" }", "named pipes belong to Windows"),
+        ("experimental { ratelimit { fetch_secrets = -1 } }", "-1 is out of range"),
+        ("sds { x = 1 }", "unknown key \"x\" in sds {}"),
+        ("join_token = \"a\" join_token_file = \"b\"", "only one of join_token and"),
+        ("join_token_file = \"/no/such/token\"", "/no/such/token"),
+    ] {
+        let error = bad(&format!("trust_bundle_path = \"b\" {text}"));
+        assert!(error.contains(wanted), "{text}: {error}");
+    }
+}
+
+#[test]
+fn the_sealed_cache_is_on_by_default_only_with_keys_on_disk() {
+    let key_file = PathBuf::from("/run/signet-agent/svid_cache.key");
+    assert_eq!(good("").svid_cache, SvidCache::Sealed { key_file });
+    assert_eq!(good("svid_cache = \"off\"").svid_cache, SvidCache::Off);
+    let memory = agent("trust_bundle_path = \"b\"")
+        .replace("\"disk\" { plugin_data { directory = \"/k\" } }", "memory {}");
+    let config = load(&memory, &RunFlags::default()).unwrap();
+    assert_eq!(config.plugins.key_manager.settings, KeyManager::Memory);
+    assert_eq!(config.svid_cache, SvidCache::Off);
+}
+
+#[test]
+fn a_join_token_comes_from_flag_key_or_file_and_is_never_printed() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("token");
+    fs::write(&file, " secret-token\n").unwrap();
+    let config = good(&format!("join_token_file = {file:?}"));
+    assert_eq!(config.join_token.as_ref().unwrap().expose(), "secret-token");
+    assert!(!format!("{config:?}").contains("secret-token"));
+    fs::write(&file, "\n").unwrap();
+    let error = bad(&format!("trust_bundle_path = \"b\" join_token_file = {file:?}"));
+    assert!(error.contains("holds no join token"), "{error}");
+}
+
+#[test]
+fn an_agent_with_both_apis_disabled_has_no_public_socket() {
+    let config = good("disable_workload_api = true disable_sds_api = true");
+    assert_eq!(config.socket_path, None);
+    assert!(good("disable_workload_api = true").socket_path.is_some());
+}
+
+#[test]
+fn plugins_become_typed_values_or_are_refused() {
+    let with = |plugins: &str| {
+        let text = format!(
+            "agent {{ trust_domain = \"td\" server_address = \"s\" server_port = 1 \
+             insecure_bootstrap = true }} plugins {{ KeyManager memory {{}} {plugins} }}"
+        );
+        load(&text, &RunFlags::default())
+    };
+    let config = with(
+        "NodeAttestor x509pop { plugin_data { private_key_path = \"k\" certificate_path = \"c\" } }
+         WorkloadAttestor unix { plugin_data { discover_workload_path = true \
+         workload_size_limit = -1 } }",
+    )
+    .unwrap();
+    let node = config.plugins.node_attestor.unwrap();
+    let NodeAttestor::X509Pop(pop) = node.settings else { panic!() };
+    assert!(matches!(pop.source, X509PopSource::Files { intermediates_path: None, .. }));
+    let WorkloadAttestor::Unix(unix) = &config.plugins.workload_attestors[0].settings;
+    assert_eq!((unix.discover_workload_path, unix.workload_size_limit), (true, -1));
+    for (plugins, wanted) in [
+        ("", "exactly one NodeAttestor is expected, found 0"),
+        ("", "at least one WorkloadAttestor is expected"),
+        ("NodeAttestor x509pop {}", "private_key_path must be configured"),
+        ("NodeAttestor k8s_psat {}", "arrives with Kubernetes support"),
+        ("WorkloadAttestor k8s {}", "arrives with container support"),
+        ("WorkloadAttestor x {}", "unknown workload attestor"),
+        ("SVIDStore gcp_secretmanager {}", "SVID stores arrive in a later release"),
+        ("Notifier x {}", "unknown kind of plugin"),
+    ] {
+        let error = with(plugins).unwrap_err();
+        assert!(error.contains(wanted), "{plugins}: {error}");
+    }
+}

@@ -1,0 +1,305 @@
+//! What the server makes of its configuration.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use signet_daemon::{
+    config::{LogFormat, LogLevel, PluginSource, parse},
+    program::Program,
+};
+use signet_identity::BundleEndpointProfile;
+use signet_pki::KeyType;
+use signet_server::config::{
+    Config, DataStore, KeyManager, NodeAttestor, RunFlags, SealKey, UpstreamAuthority, X509PopMode,
+};
+
+const PLUGINS: &str = r#"
+plugins {
+    DataStore "sql" { plugin_data { database_type = "sqlite3" connection_string = "d.sqlite3" } }
+    KeyManager "memory" { plugin_data {} }
+}"#;
+
+fn load(text: &str, flags: &RunFlags) -> Result<Config, String> {
+    let document = parse("s.conf", text).unwrap();
+    Config::from_document(Program::Signet, flags, &document).map_err(|error| error.to_string())
+}
+
+/// A file with `server` between the braces of `server {}` after what is required.
+fn server(server: &str) -> String {
+    format!("server {{\n trust_domain = \"td\"\n data_dir = \"/d\"\n{server}\n}}{PLUGINS}")
+}
+
+fn good(text: &str) -> Config {
+    load(&server(text), &RunFlags::default()).unwrap_or_else(|error| panic!("{text}: {error}"))
+}
+
+fn bad(text: &str) -> String {
+    match load(&server(text), &RunFlags::default()) {
+        Ok(_) => panic!("{text} was accepted"),
+        Err(error) => error,
+    }
+}
+
+#[test]
+fn every_sample_is_accepted() {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/samples");
+    let mut read = 0;
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_name().unwrap().to_str().unwrap().starts_with("server") {
+            let flags = RunFlags { config: path.clone(), ..RunFlags::default() };
+            let config = Config::load(Program::Signet, &flags, &|_| None);
+            assert!(config.is_ok(), "{}", config.unwrap_err());
+            read += 1;
+        }
+    }
+    assert!(read >= 3);
+}
+
+#[test]
+fn the_defaults_are_those_of_spire() {
+    let config = good("");
+    assert_eq!((config.bind_address.as_str(), config.bind_port), ("0.0.0.0", 8081));
+    assert_eq!(config.socket_path, PathBuf::from("/tmp/signet-server/private/api.sock"));
+    assert_eq!(config.ca.key_type, KeyType::EcP256);
+    assert_eq!(config.ca.jwt_key_type, KeyType::EcP256);
+    assert_eq!(config.ca.ttl, Duration::from_secs(24 * 3600));
+    assert_eq!(config.ca.subject.country, ["US"]);
+    assert_eq!(config.ca.subject.organization, ["SPIFFE"]);
+    assert_eq!(config.ttl.x509_svid, Duration::from_secs(3600));
+    assert_eq!(config.ttl.jwt_svid, Duration::from_secs(300));
+    assert_eq!(config.ttl.agent, Duration::from_secs(3600));
+    assert!(config.ratelimit.attestation && config.ratelimit.signing);
+    assert!(config.prune_nodes.is_none() && config.health_checks.is_none());
+    assert_eq!((config.log.level, config.log.format), (LogLevel::Info, LogFormat::Text));
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+#[test]
+fn spire_names_bring_spire_paths() {
+    let document = parse("s.conf", &server("")).unwrap();
+    let config = Config::from_document(Program::Spire, &RunFlags::default(), &document).unwrap();
+    assert_eq!(config.socket_path, PathBuf::from("/tmp/spire-server/private/api.sock"));
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let flags = RunFlags {
+        bind_address: Some("127.0.0.1".to_owned()),
+        server_port: Some(0),
+        data_dir: Some("/flag".into()),
+        log_level: Some(LogLevel::Debug),
+        socket_path: Some("/flag.sock".into()),
+        trust_domain: Some("spiffe://flag.example".to_owned()),
+        ..RunFlags::default()
+    };
+    let text = server("bind_port = 1 bind_address = \"[::1]\" log_level = \"WARN\"");
+    let config = load(&text, &flags).unwrap();
+    assert_eq!((config.bind_address.as_str(), config.bind_port), ("127.0.0.1", 0));
+    assert_eq!(config.data_dir, PathBuf::from("/flag"));
+    assert_eq!(config.log.level, LogLevel::Debug);
+    assert_eq!(config.socket_path, PathBuf::from("/flag.sock"));
+    assert_eq!(config.trust_domain.as_str(), "flag.example");
+    assert_eq!(load(&text, &RunFlags::default()).unwrap().bind_address, "::1");
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let error = load("", &RunFlags::default()).unwrap_err();
+    assert!(error.contains("plugins must be configured in the file"), "{error}");
+    assert!(error.contains("server must be configured in the file"), "{error}");
+    let error = load("server {} plugins {}", &RunFlags::default()).unwrap_err();
+    for wanted in [
+        "trust_domain must be configured in server {}",
+        "data_dir must be configured in server {}",
+        "exactly one DataStore is expected, found 0",
+        "exactly one KeyManager is expected, found 0",
+    ] {
+        assert!(error.contains(wanted), "{error}");
+    }
+}
+
+#[test]
+fn wrong_values_are_refused_with_their_place() {
+    for (text, wanted) in [
+        ("trust_domain = \"Not/One\"", "s.conf:4:1: trust_domain: \"Not/One\":"),
+        ("bind_port = 70000", "s.conf:4:1: bind_port: 70000 is out of range"),
+        ("ca_key_type = \"dsa\"", "s.conf:4:1: ca_key_type:"),
+        ("ca_ttl = \"1d\"", "s.conf:4:1: ca_ttl: not a duration"),
+        ("ca_ttl = \"-1h\"", "s.conf:4:1: ca_ttl: a duration cannot be negative"),
+        ("log_level = \"LOUD\"", "s.conf:4:1: log_level: not a log level"),
+        ("log_format = \"xml\"", "s.conf:4:1: log_format: found \"xml\""),
+        ("admin_ids = [\"x\"]", "s.conf:4:1: admin_ids: \"x\":"),
+        ("proxy_protocol_trusted_cidrs = [\"10.0.0.0\"]", "proxy_protocol_trusted_cidrs"),
+        ("unheard_of = 1", "s.conf:4:1: unknown key \"unheard_of\" in server {}"),
+        ("ratelimit { singing = true }", "unknown key \"singing\" in ratelimit {}; did you mean"),
+        ("experimental { x = 1 }", "unknown key \"x\" in experimental {}"),
+        ("ca_subject { x = 1 }", "unknown key \"x\" in ca_subject {}"),
+        ("profiling_enabled = true", "profiling_enabled: there is no profiler"),
+        ("experimental { wit_issuer = \"x\" }", "wit_issuer: WIT-SVIDs are not part"),
+        ("experimental { feature_flags = [\"wit-svid\"] }", "WIT-SVIDs are not part"),
+        ("experimental { feature_flags = [\"x\"] }", "unknown feature flag \"x\""),
+        ("experimental { named_pipe_name = \"x\" }", "named pipes belong to Windows"),
+        (
+            "experimental { auth_opa_policy_engine { local { rego_path = \"x\" } } }",
+            "auth_opa_policy_engine: policies are not scripted here",
+        ),
+        ("federation { bundle_endpoint { port = 1 } }", "this release serves no bundle endpoint"),
+        ("federation { federates_with \"a\" {} }", "bundle_endpoint_url must be configured"),
+        (
+            "federation { federates_with \"a\" { bundle_endpoint_url = \"http://x\" } }",
+            "expected an https:// URL",
+        ),
+        (
+            "federation { federates_with \"a\" { bundle_endpoint_url = \"https://x\" \
+             bundle_endpoint_profile \"https_spiffe\" {} } }",
+            "endpoint_spiffe_id must be configured",
+        ),
+        (&format!("socket_path = \"/{}\"", "x".repeat(107)), "longer than a socket's path may be"),
+    ] {
+        let error = bad(text);
+        assert!(error.contains(wanted), "{text}: {error}");
+    }
+}
+
+#[test]
+fn federation_is_read_as_typed_relationships() {
+    let config = good(
+        "federation { federates_with \"a.example\" { bundle_endpoint_url = \"HTTPS://a\" \
+         bundle_endpoint_profile \"https_web\" {} } federates_with { \"b.example\" { \
+         bundle_endpoint_url = \"https://b\" bundle_endpoint_profile \"https_spiffe\" { \
+         endpoint_spiffe_id = \"spiffe://b.example/x\" } } } }",
+    );
+    let [a, b] = config.federates_with.as_slice() else { panic!("{:?}", config.federates_with) };
+    assert_eq!(a.profile, BundleEndpointProfile::HttpsWeb);
+    assert_eq!(b.trust_domain.as_str(), "b.example");
+    assert!(matches!(&b.profile, BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id }
+        if endpoint_spiffe_id.path() == "/x"));
+    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+}
+
+#[test]
+fn svids_that_may_be_cut_short_are_warned_about() {
+    for (text, advice) in [
+        ("default_x509_svid_ttl = \"6h\"", "set it to 4h or less, or ca_ttl to 36h or more"),
+        ("agent_ttl = \"200h\"", "set it to 168h or less, and ca_ttl to 1008h or more"),
+        ("ca_ttl = \"2000h\" default_jwt_svid_ttl = \"200h\"", "set it to 168h or less"),
+    ] {
+        let warnings = good(text).warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].ends_with(advice), "{warnings:?}");
+    }
+    assert!(good("default_x509_svid_ttl = \"4h\"").warnings.is_empty());
+}
+
+fn with_plugins(plugins: &str) -> Result<Config, String> {
+    let text =
+        format!("server {{ trust_domain = \"td\" data_dir = \"/d\" }}\nplugins {{ {plugins} }}");
+    load(&text, &RunFlags::default())
+}
+
+const STORE: &str =
+    "DataStore sql { plugin_data { database_type = \"sqlite3\" connection_string = \"d\" } }";
+
+#[test]
+fn plugins_become_typed_values() {
+    let config = with_plugins(&format!(
+        "{STORE} KeyManager \"disk\" {{ plugin_data {{ keys_path = \"k\" seal_key_file = \"s\" }} }}
+         NodeAttestor \"x509pop\" {{ plugin_data {{ mode = \"spiffe\" spiffe_prefix = \"/p\" }} }}
+         NodeAttestor {{ join_token {{}} }}
+         UpstreamAuthority disk {{ plugin_data {{ cert_file_path = \"c\" key_file_path = \"y\" }} }}
+         KeyManager \"aws_kms\" {{ enabled = false plugin_data {{ region = \"x\" }} }}
+         CredentialComposer uniqueid {{}}"
+    ))
+    .unwrap();
+    let DataStore::Sqlite(store) = &config.plugins.data_store;
+    assert_eq!(store.path.as_deref(), Some("d".as_ref()));
+    let KeyManager::Disk(disk) = &config.plugins.key_manager.settings else { panic!() };
+    assert_eq!(disk.seal, Some(SealKey::KeyFile("s".into())));
+    let names: Vec<_> = config.plugins.node_attestors.iter().map(|plugin| plugin.name()).collect();
+    assert_eq!(names, ["x509pop", "join_token"]);
+    let NodeAttestor::X509Pop(pop) = &config.plugins.node_attestors[0].settings else { panic!() };
+    assert_eq!(pop.mode, X509PopMode::Spiffe { svid_prefix: "/p/".to_owned() });
+    let Some(upstream) = &config.plugins.upstream_authority else { panic!() };
+    let UpstreamAuthority::Disk(upstream) = &upstream.settings;
+    assert_eq!(upstream.bundle_file_path, None);
+    assert_eq!(config.plugins.credential_composers.len(), 1);
+}
+
+#[test]
+fn plugins_that_do_not_exist_here_are_refused_with_what_to_use() {
+    for (plugin, wanted) in [
+        ("KeyManager \"aws_kms\" {}", "is not in this release; use KeyManager \"disk\""),
+        ("KeyManager \"x\" {}", "unknown key manager"),
+        ("NodeAttestor \"k8s_psat\" {}", "arrives with Kubernetes support"),
+        ("NodeAttestor \"aws_iid\" {}", "use x509pop, http_challenge or join_token"),
+        ("UpstreamAuthority \"vault\" {}", "use UpstreamAuthority \"disk\""),
+        ("Notifier \"k8sbundle\" {}", "notifiers arrive with"),
+        ("BundlePublisher \"aws_s3\" {}", "bundle publishers arrive"),
+        ("WorkloadAttestor \"unix\" {}", "unknown kind of plugin"),
+        ("NodeAttestor \"join_token\" { plugin_cmd = \"/x\" }", "external plugins are not"),
+        (
+            "NodeAttestor \"join_token\" { plugin_data { a = 1 } }",
+            "unknown key \"a\" in NodeAttestor",
+        ),
+        ("NodeAttestor \"join_token\" { data {} }", "unknown key \"data\" in NodeAttestor"),
+        ("NodeAttestor \"x509pop\" {}", "ca_bundle_path or ca_bundle_paths must be configured"),
+        ("NodeAttestor \"http_challenge\" { plugin_data { tofu = false } }", "tofu: it cannot"),
+        ("NodeAttestor a {} NodeAttestor a {}", "plugin NodeAttestor \"a\" is declared more than"),
+        (
+            "DataStore sql { plugin_data { database_type = \"postgres\" connection_string = \"\" } }",
+            "PostgreSQL arrives in a later release",
+        ),
+        (
+            "DataStore sql { plugin_data { database_type \"aws_mysql\" { region = \"x\" } } }",
+            "MySQL is not supported",
+        ),
+    ] {
+        let error = with_plugins(plugin).unwrap_err();
+        assert!(error.contains(wanted), "{plugin}: {error}");
+    }
+}
+
+#[test]
+fn a_plugin_data_file_is_read_and_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("upstream.conf");
+    fs::write(&file, "cert_file_path = \"c1\"\nkey_file_path = \"k\"").unwrap();
+    let config = with_plugins(&format!(
+        "{STORE} KeyManager memory {{}} UpstreamAuthority \"disk\" {{ plugin_data_file = {file:?} }}"
+    ))
+    .unwrap();
+    let cert = |plugins: &signet_server::config::Plugins| {
+        let upstream = plugins.upstream_authority.as_ref().unwrap();
+        assert_eq!(upstream.source, PluginSource::File(file.clone()));
+        let UpstreamAuthority::Disk(disk) = &upstream.settings;
+        disk.cert_file_path.clone()
+    };
+    assert_eq!(cert(&config.plugins), PathBuf::from("c1"));
+    fs::write(&file, "{\"cert_file_path\": \"c2\", \"key_file_path\": \"k\"}").unwrap();
+    assert_eq!(cert(&config.plugins.reload().unwrap()), PathBuf::from("c2"));
+    fs::write(&file, "cert_file_path = \"c3\"\nkey = \"k\"").unwrap();
+    let error = config.plugins.reload().unwrap_err().to_string();
+    assert!(error.contains("upstream.conf:2:1: unknown key \"key\""), "{error}");
+    assert!(error.contains("key_file_path must be configured"), "{error}");
+}
+
+#[test]
+fn the_environment_is_expanded_only_when_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("server.conf");
+    fs::write(&file, server("jwt_issuer = \"https://$HOST_NAME\"")).unwrap();
+    let issuer = |expand_env| {
+        let flags = RunFlags { config: file.clone(), expand_env, ..RunFlags::default() };
+        let env = |name: &str| (name == "HOST_NAME").then(|| "oidc.example".to_owned());
+        Config::load(Program::Signet, &flags, &env).unwrap().jwt_issuer.unwrap()
+    };
+    assert_eq!(issuer(true), "https://oidc.example");
+    assert_eq!(issuer(false), "https://$HOST_NAME");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let flags = RunFlags { config: "/no/such/file.conf".into(), ..RunFlags::default() };
+    let error = Config::load(Program::Signet, &flags, &|_| None).unwrap_err().to_string();
+    assert_eq!(error, "/no/such/file.conf: there is no such file; name it with -config");
+}
