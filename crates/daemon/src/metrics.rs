@@ -13,6 +13,7 @@ mod family;
 mod serve;
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     fmt,
     sync::{Arc, Mutex, PoisonError},
@@ -75,12 +76,13 @@ impl Metrics {
         let prefix = settings.metric_prefix.as_deref().unwrap_or(prefix);
         let mut labels = Vec::new();
         if settings.hostname_label && !host.is_empty() {
-            labels.push(("host".into(), sanitize(host).into()));
+            labels.push(("host".into(), sanitize(host).into_owned().into()));
         }
         if settings.trust_domain_label {
-            labels.push(("trust_domain".into(), sanitize(trust_domain).into()));
+            labels.push(("trust_domain".into(), sanitize(trust_domain).into_owned().into()));
         }
-        let registry = Registry::with_prefix_and_labels(sanitize(prefix), labels.into_iter());
+        let registry =
+            Registry::with_prefix_and_labels(sanitize(prefix).into_owned(), labels.into_iter());
         Self(Arc::new(Mutex::new(Inner { registry, families: BTreeMap::new() })))
     }
 
@@ -115,6 +117,11 @@ impl Metrics {
             count: self.family(key, help, &labels, Kind::Counter),
             elapsed_ms: self.family(&elapsed, help, &labels, Kind::Milliseconds),
         }
+    }
+
+    /// The names of all metrics without their prefix, sorted; used or not.
+    pub fn names(&self) -> Vec<String> {
+        self.lock().families.keys().cloned().collect()
     }
 
     /// All metrics in Prometheus' text format.
@@ -274,7 +281,10 @@ pub fn status_name(code: i32) -> &'static str {
 
 /// Each run of characters outside `[A-Za-z0-9_]`, with an underscore after it, becomes one
 /// underscore.
-fn sanitize(text: &str) -> String {
+fn sanitize(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+        return Cow::Borrowed(text);
+    }
     let mut clean = String::with_capacity(text.len());
     let mut in_run = false;
     for c in text.chars() {
@@ -288,7 +298,7 @@ fn sanitize(text: &str) -> String {
             in_run = c != '_';
         }
     }
-    clean
+    Cow::Owned(clean)
 }
 
 fn owned(labels: &[&str]) -> Vec<String> {

@@ -37,7 +37,7 @@ impl EncodeMetric for Shared {
     }
 
     fn is_empty(&self) -> bool {
-        self.0.snapshot().is_empty()
+        self.0.is_empty()
     }
 }
 

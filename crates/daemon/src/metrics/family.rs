@@ -1,8 +1,8 @@
 //! One metric with its label values.
 
 use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
+    borrow::Cow,
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 /// How many combinations of label values one metric keeps.
@@ -37,7 +37,8 @@ impl Kind {
 pub(super) struct Family {
     pub(super) kind: Kind,
     pub(super) labels: Vec<&'static str>,
-    series: Mutex<HashMap<Vec<String>, Series>>,
+    /// Sorted by label values, so that a lookup needs no owned key.
+    series: Mutex<Vec<(Vec<String>, Series)>>,
 }
 
 /// The state of one combination of label values; which field is used depends on the kind.
@@ -84,24 +85,48 @@ impl Family {
 
     /// All series, sorted by label values.
     pub(super) fn snapshot(&self) -> Vec<(Vec<String>, Series)> {
-        let mut all: Vec<_> =
-            self.lock().iter().map(|(labels, series)| (labels.clone(), series.clone())).collect();
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        all
+        self.lock().clone()
+    }
+
+    /// Whether nothing was counted yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
     }
 
     fn with(&self, labels: &[&str], change: impl FnOnce(&mut Series)) {
         debug_assert_eq!(labels.len(), self.labels.len(), "labels of {:?}", self.labels);
-        let key: Vec<String> = labels.iter().map(|value| super::sanitize(value)).collect();
+        let clean: Vec<Cow<'_, str>> = labels.iter().map(|value| super::sanitize(value)).collect();
         let mut series = self.lock();
-        if series.len() >= MAX_SERIES && !series.contains_key(&key) {
-            change(series.entry(vec!["other".to_owned(); self.labels.len()]).or_default());
-        } else {
-            change(series.entry(key).or_default());
+        let mut found = find(&series, &clean);
+        let mut key: Vec<String> = Vec::new();
+        if found.is_err() {
+            key = clean.into_iter().map(Cow::into_owned).collect();
+            if series.len() >= MAX_SERIES {
+                key = vec!["other".to_owned(); labels.len()];
+                let other: Vec<_> = key.iter().map(|value| Cow::Borrowed(value.as_str())).collect();
+                found = find(&series, &other);
+            }
+        }
+        let at = match found {
+            Ok(at) => at,
+            Err(at) => {
+                series.insert(at, (key, Series::default()));
+                at
+            }
+        };
+        if let Some((_, series)) = series.get_mut(at) {
+            change(series);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Vec<String>, Series>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<(Vec<String>, Series)>> {
         self.series.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where a series is, or where it belongs.
+fn find(series: &[(Vec<String>, Series)], labels: &[Cow<'_, str>]) -> Result<usize, usize> {
+    series.binary_search_by(|(have, _)| {
+        have.iter().map(String::as_str).cmp(labels.iter().map(Cow::as_ref))
+    })
 }
