@@ -1,9 +1,18 @@
 //! The Signet server as a library, its binary and its CLI.
 
+pub mod app;
+pub mod attestors;
 pub mod audit;
+pub mod authz;
 pub mod cache;
 pub mod caller;
 pub mod config;
 pub mod context;
+pub mod gate;
+pub mod identity;
 pub mod limits;
+pub mod listen;
+pub mod plugins;
+pub mod ports;
+pub mod run;
 pub mod service;

@@ -4,11 +4,17 @@
 //! ([`crate::caller::Caller`]), answers with SPIRE's codes and texts, and reports to the call's
 //! [`crate::audit::Audit`].
 
+pub mod agent;
 pub mod bundle;
 pub mod debug;
 pub mod entry;
+pub mod explain;
 pub mod health;
 pub mod localauthority;
 pub mod logger;
+pub mod push;
 mod shared;
+pub mod svid;
 pub mod trustdomain;
+
+pub(crate) use shared::chain;

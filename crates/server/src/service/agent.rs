@@ -278,9 +278,7 @@ impl agent_server::Agent for AgentService {
         let version = request.into_inner().agent_version;
         audit.field("spiffe_id", id);
         if version.len() > MAX_VERSION_LEN {
-            return Err(Status::invalid_argument(
-                "agent version is too long (max 255 characters)",
-            ));
+            return Err(Status::invalid_argument("agent version is too long (max 255 characters)"));
         }
         if !version.is_empty() {
             audit.field("agent_version", &version);

@@ -6,9 +6,7 @@ use bytes::Bytes;
 use signet_api::{
     convert::{id_to_pb, workload_id_from_pb},
     pb::spire::api::{
-        server::svid::v1::{
-            self as pb, batch_new_x509svid_response, svid_server,
-        },
+        server::svid::v1::{self as pb, batch_new_x509svid_response, svid_server},
         types,
     },
     status,
@@ -22,7 +20,12 @@ use signet_pki::{
 use tonic::{Code, Request, Response, Status};
 
 use super::shared::chain;
-use crate::{audit::Audit, caller::{Caller, Role}, context::Context, limits::Limit};
+use crate::{
+    audit::Audit,
+    caller::{Caller, Role},
+    context::Context,
+    limits::Limit,
+};
 
 /// After so many signatures of a batch others get their turn.
 const YIELD_AFTER: usize = 8;
@@ -133,10 +136,9 @@ impl svid_server::Svid for SvidService {
             }
             error => status::wrap(Code::InvalidArgument, "malformed CSR", error),
         })?;
-        let invalid_uri =
-            |error: &dyn std::fmt::Display| {
-                status::wrap(Code::InvalidArgument, "CSR URI SAN is invalid", error)
-            };
+        let invalid_uri = |error: &dyn std::fmt::Display| {
+            status::wrap(Code::InvalidArgument, "CSR URI SAN is invalid", error)
+        };
         let id = match csr.uris() {
             [] => return Err(Status::invalid_argument("CSR URI SAN is required")),
             [uri] => uri.parse::<SpiffeId>().map_err(|error| invalid_uri(&error))?,
@@ -293,8 +295,7 @@ impl svid_server::Svid for SvidService {
         if !matches!(caller.role, Role::Downstream(_)) {
             return Err(Status::internal("caller is not a downstream workload"));
         }
-        let public_key =
-            Csr::verified_public_key(&request.csr).map_err(|error| bad_csr(&error))?;
+        let public_key = Csr::verified_public_key(&request.csr).map_err(|error| bad_csr(&error))?;
         let svid = self
             .context
             .authority
@@ -387,7 +388,9 @@ fn wildcard_overlap(names: &[String]) -> Option<String> {
         .filter(|name| !name.starts_with("*."))
         .filter_map(|name| Some((name, name.split_once('.')?.1)))
         .find(|(_, rest)| wildcards.contains(rest))
-        .map(|(name, rest)| format!("name \"{name}\" overlaps with an existing wildcard name *.{rest}"))
+        .map(|(name, rest)| {
+            format!("name \"{name}\" overlaps with an existing wildcard name *.{rest}")
+        })
 }
 
 #[cfg(test)]

@@ -30,8 +30,7 @@ use crate::{audit::Audit, caller::Caller};
 const MESSAGE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a whole attestation may take.
 const ATTEST_DEADLINE: Duration = Duration::from_secs(120);
-const TOKEN_UNUSABLE: &str =
-    "failed to attest: join token does not exist or has already been used";
+const TOKEN_UNUSABLE: &str = "failed to attest: join token does not exist or has already been used";
 
 type Reply = Result<pb::AttestAgentResponse, Status>;
 

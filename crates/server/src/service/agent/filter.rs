@@ -1,7 +1,7 @@
 //! The filter of ListAgents and CountAgents.
 
 use signet_api::{
-    convert::{selector_match_from_pb, selectors_from_pb},
+    convert::selector_match_from_pb,
     pb::spire::api::{
         server::agent::v1::{count_agents_request, list_agents_request},
         types,
@@ -51,13 +51,7 @@ impl Filter {
     /// As the store has it. A time that cannot be read is no condition, as in SPIRE.
     pub(super) fn checked(self, audit: &Audit) -> Result<NodeFilter, Status> {
         let bad = |error| status::wrap(Code::InvalidArgument, "failed to parse selectors", error);
-        let selectors = match self.selectors {
-            None => None,
-            Some(by) => {
-                let set = selectors_from_pb(&by.selectors).map_err(bad)?;
-                Some((set, selector_match_from_pb(by.r#match).map_err(bad)?))
-            }
-        };
+        let selectors = self.selectors.as_ref().map(selector_match_from_pb).transpose();
         if !self.attestation_type.is_empty() {
             audit.field("attestation_type", &self.attestation_type);
         }
@@ -66,7 +60,7 @@ impl Filter {
             banned: self.banned,
             can_reattest: self.can_reattest,
             expires_before: go_time(&self.expires_before),
-            selectors,
+            selectors: selectors.map_err(bad)?,
         })
     }
 }
@@ -92,7 +86,8 @@ mod tests {
         assert_eq!(go_time("1970-01-01 01:00:10 +0100 +01"), Some(10));
         assert_eq!(go_time("2026-11-21 06:49:11 +0000 +00"), Some(1_795_243_751));
         assert_eq!(go_time("2026-11-20 22:49:11 -0800 -08"), Some(1_795_243_751));
-        for bad in ["", "2026-11-21", "2026-11-21 06:49:11 +0000", "2026-13-21 06:49:11 +0000 +00"] {
+        for bad in ["", "2026-11-21", "2026-11-21 06:49:11 +0000", "2026-13-21 06:49:11 +0000 +00"]
+        {
             assert_eq!(go_time(bad), None, "{bad}");
         }
     }

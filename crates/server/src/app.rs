@@ -1,0 +1,382 @@
+//! A server: built from its configuration, then running.
+//!
+//! [`App::build`] opens the store and the keys, makes or recovers the authorities, and binds the
+//! sockets; nothing is served before [`App::spawn`].
+
+mod health;
+mod prune;
+mod reload;
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use signet_api::MAX_MESSAGE_SIZE;
+use signet_authority::{Authority, AuthorityError, AuthorityOptions, AuthorityPorts, Keeper};
+use signet_base::{CancellationToken, SharedClock, Tasks};
+use signet_daemon::{
+    health::{Health, HealthServer},
+    listen::{ListenError, UnixOptions, UnixSocket, bind_host, bind_unix},
+    logging::LogHandle,
+    metrics::{Metrics, MetricsServer},
+    process::{DirLock, LockError},
+};
+use signet_pki::{
+    random::{self, RandomError},
+    tls::{ClientPolicy, TlsError, TlsOptions, server_config},
+    x509::Name,
+};
+use signet_store::{OpenError, Store, StoreError, StoreOptions};
+use tokio::{net::TcpListener, time::Instant};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tonic::{service::Routes, transport::Server};
+
+use crate::{
+    attestors::Attestors,
+    cache::{Cache, Follower},
+    config::{Config, DataStore},
+    context::Context,
+    gate::Gate,
+    identity::{IdentityError, ServerIdentity},
+    limits::Limits,
+    listen,
+    plugins::{self, PluginError},
+    ports::AuthorityStore,
+    service,
+};
+
+/// After this age a network connection is asked to go away, so that agents spread over servers.
+const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3 * 60);
+/// How many calls one connection may have open.
+const MAX_STREAMS: u32 = 1_000;
+/// Flow control: how much a peer may send ahead on a connection and on a stream.
+const WINDOW: u32 = 1024 * 1024;
+/// How often a silent connection is asked whether it still lives, and how long it may take.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Why a server cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The authorities cannot be made or recovered.
+    #[error("setting up the certificate authority")]
+    Authority(#[from] AuthorityError),
+    /// The data directory is in use or cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] LockError),
+    /// The server's own SVID cannot be made.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// A socket cannot be bound.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// Signals cannot be handled.
+    #[error("handling signals")]
+    Signal(#[source] std::io::Error),
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A plugin cannot be used.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// The random generator failed.
+    #[error(transparent)]
+    Random(#[from] RandomError),
+    /// The reflection service cannot be made.
+    #[error("describing the API for reflection")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    /// The store cannot be read.
+    #[error("reading the registration store")]
+    Store(#[from] StoreError),
+    /// TLS cannot be set up.
+    #[error("setting up TLS")]
+    Tls(#[from] TlsError),
+}
+
+/// A server that is bound and not yet running.
+#[derive(Debug)]
+pub struct App {
+    context: Context,
+    keeper: Keeper,
+    follower: Follower,
+    identity: ServerIdentity,
+    attestors: Attestors,
+    tcp: TcpListener,
+    tls: Arc<tokio_rustls::rustls::ServerConfig>,
+    local: UnixSocket,
+    metrics: Option<MetricsServer>,
+    health: Option<HealthServer>,
+    lock: DirLock,
+}
+
+/// What [`App::spawn`] leaves to be held while the server runs.
+#[derive(Debug)]
+pub struct Running {
+    store: Store,
+    _lock: DirLock,
+}
+
+impl App {
+    /// Opens, recovers and binds everything.
+    ///
+    /// # Errors
+    /// [`BuildError`]; what was bound or opened is closed again.
+    pub async fn build(
+        config: Config,
+        clock: SharedClock,
+        log: LogHandle,
+    ) -> Result<Self, BuildError> {
+        let config = Arc::new(config);
+        let trust_domain = config.trust_domain.clone();
+        for warning in &config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let lock = DirLock::acquire(&config.data_dir, "signet-server.lock")?;
+        let store = Store::open(store_options(&config)).await?;
+        let (keeper, authority) = Self::authority(&config, &store, &clock).await?;
+        let feed_id = random::uuid_v4()?;
+        let (cache, follower) = Cache::load(store.clone(), trust_domain.clone(), feed_id).await?;
+        tracing::info!(
+            entries = cache.entry_count(),
+            agents = cache.node_count(),
+            "Registrations loaded"
+        );
+        let settings = config.plugins.node_attestors.iter().map(|plugin| &plugin.settings);
+        let attestors =
+            Attestors::new(plugins::node_attestors(settings, &trust_domain, &cache, &clock)?);
+        let identity = ServerIdentity::new(authority.clone(), Arc::clone(&clock)).await?;
+        let policy = ClientPolicy {
+            trust_domain: trust_domain.clone(),
+            admin_ids: config.admin_ids.clone().into(),
+        };
+        let tls = server_config(
+            identity.tls(),
+            Arc::clone(&cache) as _,
+            policy,
+            Arc::clone(&clock),
+            TlsOptions { require_pq_kem: config.experimental.require_pq_kem },
+        )?;
+
+        let tcp = bind_host(&config.bind_address, config.bind_port).await?;
+        let modes = UnixOptions { dir_mode: Some(0o750), socket_mode: 0o770 };
+        let local = bind_unix(&config.socket_path, modes).await?;
+        let host = hostname();
+        let metrics = Metrics::new(&config.telemetry, "spire_server", trust_domain.as_str(), &host);
+        let metrics_server = match &config.telemetry.prometheus {
+            Some(settings) => Some(MetricsServer::bind(settings, metrics.clone()).await?),
+            None => None,
+        };
+        let health = Health::new();
+        let health_server = match &config.health_checks {
+            Some(settings) => Some(HealthServer::bind(settings, health.clone()).await?),
+            None => None,
+        };
+        let context = Context {
+            trust_domain,
+            limits: Limits::new(config.ratelimit),
+            config,
+            store,
+            cache,
+            authority,
+            clock,
+            metrics,
+            health,
+            log,
+            server_svid: identity.chain(),
+            started: Instant::now(),
+        };
+        health::register(&context);
+        Ok(Self {
+            context,
+            keeper,
+            follower,
+            identity,
+            attestors,
+            tcp,
+            tls,
+            local,
+            metrics: metrics_server,
+            health: health_server,
+            lock,
+        })
+    }
+
+    async fn authority(
+        config: &Config,
+        store: &Store,
+        clock: &SharedClock,
+    ) -> Result<(Keeper, Authority), BuildError> {
+        let trust_domain = &config.trust_domain;
+        let port =
+            Arc::new(AuthorityStore::new(store.clone(), trust_domain.clone(), Arc::clone(clock)));
+        let plugins = &config.plugins;
+        let settings = plugins.upstream_authority.as_ref().map(|plugin| &plugin.settings);
+        let composers = plugins.credential_composers.iter().map(|plugin| plugin.settings.clone());
+        let ports = AuthorityPorts {
+            keys: plugins::key_manager(&plugins.key_manager)?,
+            upstream: plugins::upstream(settings, trust_domain, clock)?,
+            journal: Arc::clone(&port) as _,
+            bundle: port,
+            composers: plugins::composers(composers),
+        };
+        let subject = Name {
+            country: config.ca.subject.country.clone(),
+            organization: config.ca.subject.organization.clone(),
+            common_name: config.ca.subject.common_name.clone().unwrap_or_default(),
+            ..Name::default()
+        };
+        let options = AuthorityOptions {
+            trust_domain: trust_domain.clone(),
+            x509_key_type: config.ca.key_type,
+            jwt_key_type: config.ca.jwt_key_type,
+            ca_subject: subject,
+            ca_ttl: config.ca.ttl,
+            x509_svid_ttl: config.ttl.x509_svid,
+            jwt_svid_ttl: config.ttl.jwt_svid,
+            agent_ttl: config.ttl.agent,
+            jwt_issuer: config.jwt_issuer.clone(),
+            jwt_disabled: config.disable_jwt_svids,
+        };
+        let (mut keeper, authority) = Keeper::open(options, ports, Arc::clone(clock)).await?;
+        keeper.tick().await?;
+        Ok((keeper, authority))
+    }
+
+    /// Where the network API listens.
+    ///
+    /// # Errors
+    /// What the system answers.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.tcp.local_addr()
+    }
+
+    /// Where the local API listens.
+    pub fn socket_path(&self) -> &PathBuf {
+        &self.context.config.socket_path
+    }
+
+    /// What the services share.
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Starts everything. The server runs until the tasks end; hold what is returned, and close it
+    /// then.
+    ///
+    /// # Errors
+    /// [`BuildError`] when the API cannot be described or signals cannot be handled.
+    pub fn spawn(self, tasks: &Tasks) -> Result<Running, BuildError> {
+        let Self { context, keeper, follower, identity, attestors, tcp, tls, local, .. } = self;
+        let token = tasks.token();
+        let network = Self::routes(&context, &attestors, token);
+        let nearby = Self::local_routes(&context, &attestors, token)?;
+        let gate = Gate::new(context.clone());
+        let address = tcp.local_addr().map(|address| address.to_string()).unwrap_or_default();
+        let trusted = context.config.proxy_protocol_trusted_cidrs.clone();
+        reload::spawn(tasks, &context, &attestors)?;
+        prune::spawn(tasks, &context);
+        tasks.spawn("ca", keeper.run(token.clone()));
+        tasks.spawn("change_feed", follower.run(token.clone()));
+        tasks.spawn("server_svid", identity.run(token.clone()));
+
+        let remote = ReceiverStream::new(listen::tcp(tasks, tcp, tls, trusted));
+        let remote = remote.map(Ok::<_, std::io::Error>);
+        let mut server = http2().max_connection_age(MAX_CONNECTION_AGE).layer(gate.clone());
+        let stopped = token.clone().cancelled_owned();
+        tasks.spawn_critical(
+            "server_api",
+            server.add_routes(network).serve_with_incoming_shutdown(remote, stopped),
+        );
+        let near = ReceiverStream::new(listen::local(tasks, local));
+        let near = near.map(Ok::<_, std::io::Error>);
+        let mut server = http2().layer(gate);
+        let stopped = token.clone().cancelled_owned();
+        tasks.spawn_critical(
+            "local_api",
+            server.add_routes(nearby).serve_with_incoming_shutdown(near, stopped),
+        );
+        if let Some(metrics) = self.metrics {
+            metrics.spawn(tasks);
+        }
+        if let Some(health) = self.health {
+            health.spawn(tasks);
+        }
+        tracing::info!(
+            address,
+            socket = %context.config.socket_path.display(),
+            trust_domain = %context.trust_domain,
+            "Server APIs are served"
+        );
+        Ok(Running { store: context.store, _lock: self.lock })
+    }
+
+    /// The services on the network; the local socket has these and more.
+    fn routes(context: &Context, attestors: &Attestors, token: &CancellationToken) -> Routes {
+        let agent = service::agent::AgentService::new(context.clone(), attestors.clone());
+        let agent = agent.into_server().max_decoding_message_size(MAX_MESSAGE_SIZE);
+        let entry = service::entry::EntryService::new(context.clone());
+        Routes::new(agent)
+            .add_service(service::bundle::BundleService::new(context.clone()).into_server())
+            .add_service(entry.into_server())
+            .add_service(
+                service::localauthority::LocalAuthorityService::new(context.clone()).into_server(),
+            )
+            .add_service(
+                service::push::PushService::new(context.clone(), token.clone()).into_server(),
+            )
+            .add_service(service::svid::SvidService::new(context.clone()).into_server())
+            .add_service(service::explain::ExplainService::new(context.clone()).into_server())
+            .add_service(
+                service::trustdomain::TrustDomainService::new(context.clone()).into_server(),
+            )
+    }
+
+    fn local_routes(
+        context: &Context,
+        attestors: &Attestors,
+        token: &CancellationToken,
+    ) -> Result<Routes, BuildError> {
+        let describe = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(signet_api::pb::FILE_DESCRIPTOR_SET)
+        };
+        Ok(Self::routes(context, attestors, token)
+            .add_service(service::debug::DebugService::new(context.clone()).into_server())
+            .add_service(service::health::HealthService::new(context.clone()).into_server())
+            .add_service(service::logger::LoggerService::new(context.log.clone()).into_server())
+            .add_service(describe().build_v1()?)
+            .add_service(describe().build_v1alpha()?))
+    }
+}
+
+impl Running {
+    /// Writes the store's log back and closes it; after the tasks have ended.
+    pub async fn close(self) {
+        self.store.close().await;
+    }
+}
+
+fn http2() -> Server {
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .initial_connection_window_size(WINDOW)
+        .initial_stream_window_size(WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+}
+
+fn store_options(config: &Config) -> StoreOptions {
+    let DataStore::Sqlite(sqlite) = &config.plugins.data_store;
+    let mut options = match &sqlite.path {
+        Some(path) => StoreOptions::file(path),
+        None => StoreOptions::memory(),
+    };
+    options.changes_max_age =
+        i64::try_from(config.experimental.prune_events_older_than.as_secs()).unwrap_or(i64::MAX);
+    options
+}
+
+fn hostname() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map(|name| name.trim().to_owned())
+        .unwrap_or_default()
+}

@@ -1,0 +1,124 @@
+//! The loops that delete what has expired.
+
+use std::time::Duration;
+
+use signet_base::{CancellationToken, Jitter, Tasks};
+
+use crate::context::Context;
+
+/// How often expired entries are looked for.
+const ENTRIES: Duration = Duration::from_secs(5 * 60);
+/// How often expired agents are looked for, give or take a quarter.
+const NODES: Duration = Duration::from_secs(60 * 60);
+/// How often expired join tokens and old changes are looked for.
+const TOKENS: Duration = Duration::from_secs(60 * 60);
+/// How many entries are deleted in one transaction.
+const BATCH: u32 = 1000;
+/// How long an expired join token is kept: until then its user is told that it expired.
+const TOKEN_GRACE: i64 = 24 * 3600;
+
+/// Starts the loops.
+pub(super) fn spawn(tasks: &Tasks, context: &Context) {
+    let token = tasks.token();
+    tasks.spawn("prune_entries", {
+        let (context, token) = (context.clone(), token.clone());
+        async move {
+            while wait(&token, ENTRIES, 0.0).await {
+                entries(&context).await;
+            }
+        }
+    });
+    if context.config.prune_nodes.is_some() {
+        tasks.spawn("prune_nodes", {
+            let (context, token) = (context.clone(), token.clone());
+            async move {
+                while wait(&token, NODES, 0.25).await {
+                    nodes(&context, &token).await;
+                }
+            }
+        });
+    }
+    tasks.spawn("prune_tokens", {
+        let (context, token) = (context.clone(), token.clone());
+        async move {
+            while wait(&token, TOKENS, 0.25).await {
+                tokens(&context).await;
+            }
+        }
+    });
+}
+
+/// Sleeps; `false` once the token is cancelled.
+async fn wait(token: &CancellationToken, interval: Duration, spread: f64) -> bool {
+    let interval = Jitter::new().spread(interval, spread);
+    token.run_until_cancelled(tokio::time::sleep(interval)).await.is_some()
+}
+
+async fn entries(context: &Context) {
+    loop {
+        let now = context.clock.unix();
+        match context.store.prune_entries(now, BATCH, now).await {
+            Ok(pruned) => {
+                for entry in &pruned {
+                    tracing::info!(
+                        entry_id = %entry.id,
+                        spiffe_id = %entry.spiffe_id,
+                        parent_id = %entry.parent_id,
+                        "Pruned an expired registration"
+                    );
+                }
+                if pruned.len() < BATCH as usize {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "Failed pruning registration entries"
+                );
+                return;
+            }
+        }
+    }
+}
+
+async fn nodes(context: &Context, token: &CancellationToken) {
+    let Some(settings) = context.config.prune_nodes else { return };
+    while !token.is_cancelled() {
+        let now = context.clock.unix();
+        let age = i64::try_from(settings.expired_for.as_secs()).unwrap_or(i64::MAX);
+        let limit = now.saturating_sub(age);
+        match context.store.prune_nodes(limit, settings.tofu, settings.batch_size, now).await {
+            Ok(pruned) => {
+                for id in &pruned {
+                    tracing::info!(spiffe_id = %id, "Pruned an expired agent");
+                }
+                if u32::try_from(pruned.len()).is_ok_and(|count| count < settings.batch_size) {
+                    return;
+                }
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "Failed pruning attested nodes"
+                );
+                return;
+            }
+        }
+    }
+}
+
+async fn tokens(context: &Context) {
+    let now = context.clock.unix();
+    let pruned = context.store.prune_join_tokens(now.saturating_sub(TOKEN_GRACE)).await;
+    match pruned {
+        Ok(0) => {}
+        Ok(count) => tracing::debug!(count, "Pruned expired join tokens"),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "Failed pruning join tokens")
+        }
+    }
+    if let Err(error) = context.store.prune_changes(now).await {
+        tracing::error!(error = &error as &dyn std::error::Error, "Failed pruning the change feed");
+    }
+}

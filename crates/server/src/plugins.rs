@@ -1,0 +1,195 @@
+//! Making the back ends that the configuration names.
+
+use std::{fs, path::Path, sync::Arc};
+
+use signet_attest::node::{
+    NodeAttestorServer,
+    http_challenge::server::{HttpChallengeServer, HttpChallengeServerConfig, NetworkFetcher},
+    path_template::PathTemplate,
+    x509pop::server::{Mode, X509PopServer, X509PopServerConfig},
+};
+use signet_base::SharedClock;
+use signet_identity::TrustDomain;
+use signet_pki::{
+    CredentialComposer, DiskKeyManager, KeyManager, MemoryKeyManager, UpstreamAuthority,
+    key_manager::Sealing,
+    pem,
+    seal::SealKey,
+    upstream_disk::{DiskUpstream, DiskUpstreamConfig},
+};
+use signet_remote::http::Proxies;
+use zeroize::Zeroizing;
+
+use crate::{cache::Cache, config};
+
+/// Why a plugin cannot be used; names the plugin and what is wrong.
+#[derive(Debug, thiserror::Error)]
+#[error("{kind} \"{name}\": {why}")]
+pub struct PluginError {
+    kind: &'static str,
+    name: String,
+    why: String,
+}
+
+impl PluginError {
+    fn new(kind: &'static str, name: impl Into<String>, why: impl std::fmt::Display) -> Self {
+        Self { kind, name: name.into(), why: why.to_string() }
+    }
+}
+
+/// Opens the key manager. With a passphrase this takes some tenths of a second of CPU.
+///
+/// # Errors
+/// [`PluginError`] when the key file or what it is sealed with cannot be read.
+pub fn key_manager(settings: &config::KeyManager) -> Result<Arc<dyn KeyManager>, PluginError> {
+    const KIND: &str = "KeyManager";
+    match settings {
+        config::KeyManager::Memory => Ok(Arc::new(MemoryKeyManager::new())),
+        config::KeyManager::Disk(disk) => {
+            let failed = |error: &dyn std::error::Error| {
+                PluginError::new(KIND, "disk", crate::service::chain(error))
+            };
+            let sealing = match &disk.seal {
+                None => Sealing::Off,
+                Some(config::SealKey::KeyFile(path)) => {
+                    Sealing::With(SealKey::from_file(path).map_err(|e| failed(&e))?)
+                }
+                Some(config::SealKey::PassphraseFile(path)) => {
+                    let passphrase =
+                        passphrase(path).map_err(|why| PluginError::new(KIND, "disk", why))?;
+                    Sealing::With(SealKey::from_passphrase(passphrase).map_err(|e| failed(&e))?)
+                }
+            };
+            let opened = DiskKeyManager::open(&disk.keys_path, sealing).map_err(|e| failed(&e))?;
+            Ok(Arc::new(opened))
+        }
+    }
+}
+
+/// Opens the upstream authority, if there is one.
+///
+/// # Errors
+/// [`PluginError`] when its files are not right.
+pub fn upstream(
+    settings: Option<&config::UpstreamAuthority>,
+    trust_domain: &TrustDomain,
+    clock: &SharedClock,
+) -> Result<Option<Arc<dyn UpstreamAuthority>>, PluginError> {
+    let Some(config::UpstreamAuthority::Disk(disk)) = settings else { return Ok(None) };
+    let files = DiskUpstreamConfig {
+        cert_file_path: disk.cert_file_path.clone(),
+        key_file_path: disk.key_file_path.clone(),
+        bundle_file_path: disk.bundle_file_path.clone(),
+    };
+    let opened = DiskUpstream::open(files, trust_domain.clone(), Arc::clone(clock));
+    let opened = opened.map_err(|error| {
+        PluginError::new("UpstreamAuthority", "disk", crate::service::chain(&error))
+    })?;
+    Ok(Some(Arc::new(opened)))
+}
+
+/// The credential composers, in their order.
+pub fn composers(
+    settings: impl IntoIterator<Item = config::CredentialComposer>,
+) -> Vec<Arc<dyn CredentialComposer>> {
+    settings
+        .into_iter()
+        .map(|composer| match composer {
+            config::CredentialComposer::UniqueId => {
+                Arc::new(signet_pki::composer::UniqueId) as Arc<dyn CredentialComposer>
+            }
+        })
+        .collect()
+}
+
+/// The node attestors but `join_token`, which is part of the agent service.
+///
+/// # Errors
+/// [`PluginError`] when a CA bundle cannot be read or settings contradict each other.
+pub fn node_attestors<'a>(
+    settings: impl IntoIterator<Item = &'a config::NodeAttestor>,
+    trust_domain: &TrustDomain,
+    cache: &Arc<Cache>,
+    clock: &SharedClock,
+) -> Result<Vec<Arc<dyn NodeAttestorServer>>, PluginError> {
+    let mut all: Vec<Arc<dyn NodeAttestorServer>> = Vec::new();
+    for attestor in settings {
+        let failed =
+            |why: &dyn std::fmt::Display| PluginError::new("NodeAttestor", attestor.name(), why);
+        match attestor {
+            config::NodeAttestor::JoinToken => {}
+            config::NodeAttestor::X509Pop(x509pop) => {
+                let template = x509pop.agent_path_template.as_deref().map(PathTemplate::parse);
+                let config = X509PopServerConfig {
+                    mode: x509pop_mode(&x509pop.mode, cache).map_err(|why| failed(&why))?,
+                    agent_path_template: template.transpose().map_err(|e| failed(&e))?,
+                    max_intermediates: usize::try_from(x509pop.max_intermediates)
+                        .unwrap_or(usize::MAX),
+                    max_rsa_key_size: x509pop.max_rsa_key_size,
+                    verify_client_ip: x509pop.verify_client_ip,
+                };
+                let server = X509PopServer::new(trust_domain.clone(), config, Arc::clone(clock));
+                all.push(Arc::new(server));
+            }
+            config::NodeAttestor::HttpChallenge(http) => {
+                let patterns = http.allowed_dns_patterns.iter().map(|pattern| {
+                    pattern.parse().map_err(|error| {
+                        failed(&format!("allowed_dns_patterns \"{pattern}\": {error}"))
+                    })
+                });
+                let config = HttpChallengeServerConfig {
+                    allowed_dns_patterns: patterns.collect::<Result<_, _>>()?,
+                    required_port: http.required_port,
+                    allow_non_root_ports: Some(http.allow_non_root_ports),
+                    tofu: Some(http.tofu),
+                };
+                let proxies = Proxies::from_env().map_err(|why| failed(&why))?;
+                let fetcher = NetworkFetcher::new(proxies).map_err(|why| failed(&why))?;
+                let server =
+                    HttpChallengeServer::new(trust_domain.clone(), config, Box::new(fetcher))
+                        .map_err(|error| failed(&error))?;
+                all.push(Arc::new(server));
+            }
+        }
+    }
+    Ok(all)
+}
+
+fn x509pop_mode(mode: &config::X509PopMode, cache: &Arc<Cache>) -> Result<Mode, String> {
+    match mode {
+        config::X509PopMode::ExternalPki { ca_bundle_paths } => {
+            let mut roots = Vec::new();
+            for path in ca_bundle_paths {
+                let text = fs::read_to_string(path)
+                    .map_err(|error| format!("reading {}: {error}", path.display()))?;
+                let found = pem::decode_certificates(&text)
+                    .map_err(|error| format!("{}: {error}", path.display()))?;
+                roots.extend(found);
+            }
+            Ok(Mode::ExternalPki(roots))
+        }
+        config::X509PopMode::Spiffe { svid_prefix } => {
+            let cache = Arc::clone(cache);
+            let authorities = move || {
+                let bundle = cache.own_bundle();
+                let authorities = bundle.iter().flat_map(|own| &own.bundle.x509_authorities);
+                authorities.map(|authority| authority.der.to_vec()).collect()
+            };
+            Ok(Mode::Spiffe {
+                svid_prefix: svid_prefix.clone(),
+                authorities: Arc::new(authorities),
+            })
+        }
+    }
+}
+
+/// The first line of a passphrase file.
+fn passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let text = fs::read_to_string(path).map(Zeroizing::new);
+    let text = text.map_err(|error| format!("reading {}: {error}", path.display()))?;
+    let line = text.lines().next().unwrap_or_default();
+    if line.is_empty() {
+        return Err(format!("{}: the first line is empty, expected a passphrase", path.display()));
+    }
+    Ok(Zeroizing::new(line.as_bytes().to_vec()))
+}

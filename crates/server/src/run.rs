@@ -1,0 +1,110 @@
+//! `signet-server run` and `validate`.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::Context as _;
+use signet_base::{SystemClock, Tasks};
+use signet_daemon::{logging, process, program::Program, signal};
+
+use crate::{
+    app::App,
+    config::{Config, RunFlags},
+};
+
+/// How long open calls may take to end after the signal to stop.
+const GRACE: Duration = Duration::from_secs(10);
+/// The exit code for wrong usage or configuration.
+pub const EXIT_USAGE: u8 = 64;
+/// The most threads that serve calls, however many processors there are: each costs memory.
+const MAX_WORKERS: usize = 16;
+
+/// Runs the server until it is told to stop.
+pub fn run(program: Program, flags: &RunFlags) -> ExitCode {
+    let config = match load(program, flags) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}: {error:#}", program.server_name());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Checks the configuration as [`run`] does, and opens, binds and creates nothing.
+pub fn validate(program: Program, flags: &RunFlags) -> ExitCode {
+    match load(program, flags) {
+        Ok(config) => {
+            for warning in &config.warnings {
+                eprintln!("warning: {warning}");
+            }
+            println!("{} server configuration file is valid.", name(program));
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+fn name(program: Program) -> &'static str {
+    match program {
+        Program::Signet => "Signet",
+        Program::Spire => "SPIRE",
+    }
+}
+
+fn load(program: Program, flags: &RunFlags) -> Result<Config, ExitCode> {
+    Config::load(program, flags, &|name| std::env::var(name).ok()).map_err(|error| {
+        eprintln!("{}: {error:#}", program.server_name());
+        ExitCode::from(EXIT_USAGE)
+    })
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()
+        .context("starting threads")?;
+    runtime.block_on(async {
+        let clock = SystemClock::shared();
+        let log = logging::init(&config.log, std::sync::Arc::clone(&clock))?;
+        process::restrict_umask();
+        process::raise_nofile();
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            trust_domain = %config.trust_domain,
+            data_dir = %config.data_dir.display(),
+            admin_ids = ?config.admin_ids,
+            "Configured"
+        );
+        let tasks = Tasks::new();
+        signal::end_on_signal(&tasks).context("handling signals")?;
+        let app = match App::build(config, clock, log).await {
+            Ok(app) => app,
+            Err(error) => {
+                tracing::error!(error = %crate::service::chain(&error), "The server cannot start");
+                return Err(error.into());
+            }
+        };
+        let running = app.spawn(&tasks)?;
+        process::notify_ready();
+        tasks.token().cancelled().await;
+        process::notify_stopping();
+        let ended = tasks.shutdown(GRACE).await;
+        running.close().await;
+        match ended {
+            Ok(()) => tracing::info!("Server stopped gracefully"),
+            Err(signet_base::ShutdownError::Unfinished(left)) => {
+                tracing::info!(?left, "Server stopped; open calls were cut off");
+            }
+            Err(error) => {
+                tracing::error!(%error, "Fatal run error");
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    })
+}
