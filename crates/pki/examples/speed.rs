@@ -1,7 +1,10 @@
 //! What one X.509-SVID and one JWT-SVID cost, in microseconds of CPU:
 //! `cargo run --release -p signet-pki --example speed`.
 
-use std::time::{Duration, Instant};
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 use signet_identity::SpiffeId;
 use signet_pki::{
@@ -13,9 +16,9 @@ use signet_pki::{
     },
 };
 
-type Outcome = Result<(), Box<dyn std::error::Error>>;
+type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-fn main() -> Outcome {
+fn main() -> Outcome<()> {
     let id: SpiffeId = "spiffe://example.org/ns/default/sa/web".parse()?;
     let signer = PrivateKey::generate(KeyType::EcP256)?.signer()?;
     let (now, not_after) = (1_800_000_000, 1_800_086_400);
@@ -42,18 +45,14 @@ fn main() -> Outcome {
             not_after,
         })
     };
-    measure("P-256 sign alone", || {
-        Ok(drop(signer.sign(SignatureAlgorithm::EcdsaP256Sha256, &csr)?))
-    })?;
-    measure("CSR read and verified", || Ok(drop(Csr::verified_public_key(&csr)?)))?;
-    measure("CSR read whole and verified", || Ok(drop(Csr::from_der(&csr)?)))?;
-    measure("X.509-SVID issued", || Ok(drop(svid(signer.public_key())?)))?;
-    measure("CSR verified and X.509-SVID issued", || {
-        Ok(drop(svid(&Csr::verified_public_key(&csr)?)?))
-    })?;
+    measure("P-256 sign alone", || Ok(signer.sign(SignatureAlgorithm::EcdsaP256Sha256, &csr)?))?;
+    measure("CSR read and verified", || Ok(Csr::verified_public_key(&csr)?))?;
+    measure("CSR read whole and verified", || Ok(Csr::from_der(&csr)?))?;
+    measure("X.509-SVID issued", || Ok(svid(signer.public_key())?))?;
+    measure("CSR verified and X.509-SVID issued", || Ok(svid(&Csr::verified_public_key(&csr)?)?))?;
     let leaf = svid(signer.public_key())?.der;
-    measure("X.509-SVID verified", || Ok(drop(verify_svid(&[&leaf], &trust, now)?)))?;
-    measure("certificate read", || Ok(drop(Certificate::from_der(&leaf)?)))?;
+    measure("X.509-SVID verified", || Ok(verify_svid(&[&leaf], &trust, now)?))?;
+    measure("certificate read", || Ok(Certificate::from_der(&leaf)?))?;
     let jwt = JwtIssuer::new("k".repeat(32), not_after, signer.clone())?;
     let audience = ["audience".to_owned()];
     let claims = JwtClaims {
@@ -64,7 +63,7 @@ fn main() -> Outcome {
         issuer: None,
         jti: false,
     };
-    measure("JWT-SVID signed", || Ok(drop(jwt.sign(&claims)?)))?;
+    measure("JWT-SVID signed", || Ok(jwt.sign(&claims)?))?;
     let token = jwt.sign(&claims)?.token;
     let authority = signet_identity::JwtAuthority {
         public_key: signer.public_key().spki_der().into(),
@@ -73,24 +72,22 @@ fn main() -> Outcome {
         tainted: false,
     };
     let bundle = JwtBundle::new(trust_domain, &[authority])?;
-    measure("JWT-SVID validated", || {
-        Ok(drop(validate(&token, &audience, now, |_| Some(&bundle))?))
-    })?;
-    measure("P-256 key made", || Ok(drop(PrivateKey::generate(KeyType::EcP256)?)))?;
+    measure("JWT-SVID validated", || Ok(validate(&token, &audience, now, |_| Some(&bundle))?))?;
+    measure("P-256 key made", || Ok(PrivateKey::generate(KeyType::EcP256)?))?;
     measure("P-256 key made and CSR written", || {
         let signer = PrivateKey::generate(KeyType::EcP256)?.signer()?;
-        Ok(drop(create_csr(&CsrParams::workload(id.clone()), &*signer)?))
+        Ok(create_csr(&CsrParams::workload(id.clone()), &*signer)?)
     })
 }
 
 /// The best of several rounds: the machine may be busy with other things.
-fn measure(what: &str, mut work: impl FnMut() -> Outcome) -> Outcome {
+fn measure<T>(what: &str, mut work: impl FnMut() -> Outcome<T>) -> Outcome<()> {
     const COUNT: u32 = 500;
     let mut best = Duration::MAX;
     for _ in 0..10 {
         let start = Instant::now();
         for _ in 0..COUNT {
-            work()?;
+            black_box(work()?);
         }
         best = best.min(start.elapsed());
     }

@@ -1,5 +1,12 @@
 //! Bundle documents.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests, which may panic"
+)]
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use signet_identity::{Bundle, JwtAuthority, TrustDomain, X509Authority};

@@ -1,5 +1,12 @@
 //! JWT-SVIDs, cross-checked with the jsonwebtoken crate, and the ways to attack their validation.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests, which may panic"
+)]
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use signet_identity::{JwtAuthority, SpiffeId, TrustDomain};

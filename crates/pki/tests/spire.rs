@@ -1,5 +1,12 @@
 //! Against what a real SPIRE 1.15.3 server wrote (`data/spire-1.15.3`).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests, which may panic"
+)]
+
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use signet_identity::TrustDomain;

@@ -1,5 +1,12 @@
 //! Handshakes between our two sides, in memory.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests, which may panic"
+)]
+
 use std::{sync::Arc, time::SystemTime};
 
 use signet_base::Clock;

@@ -1,5 +1,12 @@
 //! The `disk` upstream authority.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests, which may panic"
+)]
+
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use signet_base::{Clock, SystemClock};

@@ -1,6 +1,13 @@
 //! Issued certificates, CSRs and verification, cross-checked with independent readers and writers
 //! (x509-parser, rcgen).
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "helpers of tests, which may panic"
+)]
+
 use std::sync::Arc;
 
 use signet_identity::{SpiffeId, TrustDomain};

@@ -1,5 +1,7 @@
 //! What every key manager promises; each implementation runs it.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests, which may panic")]
+
 use super::{KeyManager, KeyManagerError};
 use crate::{KeyType, signer};
 
