@@ -1,5 +1,9 @@
 //! Black-box tests of the built binaries. Each file holds the promises of one area.
 
+#[path = "tests/authorities.rs"]
+mod authorities;
+#[path = "tests/cli_server.rs"]
+mod cli_server;
 #[path = "tests/spire_agent.rs"]
 mod spire_agent;
 #[path = "tests/spire_server.rs"]
