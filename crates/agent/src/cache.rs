@@ -13,7 +13,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
-use bytes::Bytes;
+use signet_api::encoded::Framed;
 use signet_base::Clock;
 use signet_identity::{Bundle, EntryId, SelectorSet, TrustDomain};
 use tokio::sync::{Notify, watch};
@@ -58,12 +58,12 @@ pub struct WorkloadUpdate {
 /// Encoded answers, each made by the first reader that needs it.
 #[derive(Debug, Default)]
 pub struct EncodedAnswers {
-    /// A framed `X509SVIDResponse`.
-    pub x509_svid: OnceLock<Bytes>,
-    /// A framed `X509BundlesResponse`.
-    pub x509_bundles: OnceLock<Bytes>,
-    /// A framed `JWTBundlesResponse`.
-    pub jwt_bundles: OnceLock<Bytes>,
+    /// An `X509SVIDResponse`.
+    pub x509_svid: OnceLock<Framed>,
+    /// An `X509BundlesResponse`.
+    pub x509_bundles: OnceLock<Framed>,
+    /// An `JWTBundlesResponse`.
+    pub jwt_bundles: OnceLock<Framed>,
 }
 
 impl WorkloadUpdate {

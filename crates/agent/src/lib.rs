@@ -3,17 +3,26 @@
 //! One task ([`sync`]) owns the truth that comes from the server and writes it into the
 //! [`cache`]; the endpoints read the cache and the workload attestors, and nothing else.
 
+pub mod admin;
 pub mod agent_identity;
+pub mod app;
 pub mod bootstrap;
 pub mod cache;
+pub mod cli;
 pub mod client;
 pub mod config;
+pub mod endpoint;
 pub mod entry;
+pub mod health;
 pub mod jwt;
 pub mod jwt_cache;
 pub mod metrics;
 pub mod rotation;
+pub mod run;
 pub mod sealed;
 pub mod state;
 pub mod svid;
 pub mod sync;
+pub mod workload;
+pub mod workload_api;
+pub mod x509pop_source;

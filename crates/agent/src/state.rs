@@ -250,6 +250,10 @@ impl AgentState {
 }
 
 fn decode(bytes: &[u8]) -> Result<Data, String> {
+    // A sequence would do for a struct, too.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err("expected a JSON object".to_owned());
+    }
     let json: Json = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
     Ok(Data {
         svid: decode_certificates("svid", json.svid)?,
@@ -267,9 +271,12 @@ fn decode_certificates(field: &str, all: Option<Vec<String>>) -> Result<Vec<Vec<
         let pem_bytes = BASE64.decode(text).map_err(|error| format!("{field}: {error}"))?;
         let pem_text = String::from_utf8(pem_bytes)
             .map_err(|_| format!("{field}: a certificate is not PEM text"))?;
-        ders.extend(
-            pem::decode_certificates(&pem_text).map_err(|error| format!("{field}: {error}"))?,
-        );
+        let decoded =
+            pem::decode_certificates(&pem_text).map_err(|error| format!("{field}: {error}"))?;
+        if decoded.is_empty() {
+            return Err(format!("{field}: a certificate is not PEM text"));
+        }
+        ders.extend(decoded);
     }
     Ok(ders)
 }

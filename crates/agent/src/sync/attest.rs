@@ -139,7 +139,7 @@ impl Manager {
         reason: &str,
     ) -> Result<Arc<AgentIdentity>, Fatal> {
         let shared = Arc::clone(&self.shared);
-        let Some(attestor) = &shared.attestor else {
+        let Some(attestor) = shared.attestor.load_full() else {
             return Err(self.cannot_attest(reason, "it has no join token").await);
         };
         tracing::info!(reason, node_attestor_type = attestor.kind(), "Starting node attestation");
@@ -307,7 +307,7 @@ impl Shared {
 
     async fn renew_inner(&self, present: &AgentIdentity) -> Result<AgentIdentity, ClientError> {
         let local = |error: &dyn std::fmt::Display| ClientError::Local(error.to_string());
-        if present.reattestable && self.attestor.is_some() {
+        if present.reattestable && self.attestor.load().is_some() {
             let bundle = self.state.bundle();
             let client = self.anonymous_client(Some(&bundle))?;
             let (attested, key) = self.attest_with(&client, Some(&present.key)).await?;
@@ -327,7 +327,7 @@ impl Shared {
     ) -> Result<(Attested, AgentKey), ClientError> {
         let local = |error: &dyn std::fmt::Display| ClientError::Local(error.to_string());
         let attestor =
-            self.attestor.as_deref().ok_or_else(|| local(&"there is no node attestor"))?;
+            self.attestor.load_full().ok_or_else(|| local(&"there is no node attestor"))?;
         // The key is durable before the request leaves: a lost reply can be asked for again.
         let key = match &self.settings.join_token {
             Some(token) => self.keys.for_token(token.expose(), current).await,
@@ -335,7 +335,7 @@ impl Shared {
         }
         .map_err(|e| local(&e))?;
         let csr = create_csr(&CsrParams::agent(), &*key.signer).map_err(|e| local(&e))?;
-        let attested = client.attest(attestor, &csr).await?;
+        let attested = client.attest(&**attestor, &csr).await?;
         Ok((attested, key))
     }
 

@@ -90,7 +90,7 @@ pub struct Shared {
     /// The conversation with the server.
     pub client: Arc<ServerClient>,
     /// How the node proves what it is; none without a join token.
-    pub attestor: Option<Box<dyn NodeAttestorAgent>>,
+    pub attestor: ArcSwapOption<Box<dyn NodeAttestorAgent>>,
     /// How the agent stands.
     pub status: watch::Sender<Status>,
     /// Makes the manager sync at once.

@@ -1,0 +1,78 @@
+//! The admin socket: for whoever runs the node, and for the delegates they trust.
+
+mod debug;
+mod delegated;
+mod explain;
+mod logger;
+
+use std::sync::Arc;
+
+use http::Request;
+use hyper::body::Incoming as RequestBody;
+use signet_api::pb::{
+    signet::api::agent::explain::v1::explain_server::ExplainServer,
+    spire::{
+        agent::debug::v1::debug_server::DebugServer,
+        api::agent::{
+            delegatedidentity::v1::delegated_identity_server::DelegatedIdentityServer,
+            logger::v1::logger_server::LoggerServer,
+        },
+    },
+};
+use signet_attest::procfs::ProcRoot;
+use signet_base::CancellationToken;
+use signet_daemon::logging::LogHandle;
+use signet_identity::SpiffeId;
+use tokio::time::Instant;
+use tonic::{body::Body, service::Routes};
+use tower::Service as _;
+
+use crate::{endpoint::Answer, jwt::JwtService, sync::Shared, workload::CallerAttestor};
+
+/// What the admin services work with.
+#[derive(Clone, Debug)]
+pub struct AdminContext {
+    /// The manager's truth.
+    pub shared: Arc<Shared>,
+    /// Attests callers and named processes.
+    pub attestor: Arc<CallerAttestor>,
+    /// Gives out JWT-SVIDs.
+    pub jwt: Arc<JwtService>,
+    /// Changes the log level; none where logging is not ours.
+    pub log: Option<LogHandle>,
+    /// Who may use the Delegated Identity API.
+    pub delegates: Vec<SpiffeId>,
+    /// Where processes are read from.
+    pub proc_root: ProcRoot,
+    /// When the program started.
+    pub started: Instant,
+    /// Ends the streams.
+    pub stop: CancellationToken,
+}
+
+/// The services of the admin socket.
+#[derive(Clone)]
+pub struct AdminApi(Routes);
+
+impl AdminApi {
+    /// All services on `context`, and `others`.
+    pub fn new(context: AdminContext, others: Routes) -> Self {
+        let mut routes = others
+            .add_service(DebugServer::new(debug::Debug::new(context.clone())))
+            .add_service(DelegatedIdentityServer::new(delegated::Delegated::new(context.clone())))
+            .add_service(ExplainServer::new(explain::Explain::new(context.clone())));
+        if let Some(log) = context.log {
+            routes = routes.add_service(LoggerServer::new(logger::Logger::new(log)));
+        }
+        Self(routes.prepare())
+    }
+}
+
+impl Answer for AdminApi {
+    async fn answer(&self, request: Request<RequestBody>) -> http::Response<Body> {
+        match self.0.clone().call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}

@@ -1,0 +1,504 @@
+//! The agent as a whole: [`App::build`] opens what the configuration names, [`App::spawn`] starts
+//! it.
+
+use std::{
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use signet_api::pb::{FILE_DESCRIPTOR_SET, grpc::health::v1::health_server::HealthServer};
+use signet_attest::{
+    node::{
+        NodeAttestError, NodeAttestorAgent,
+        http_challenge::agent::{HttpChallengeAgent, HttpChallengeAgentConfig},
+        join_token::JoinTokenAgent,
+        x509pop::agent::{FileSource, X509PopAgent},
+    },
+    procfs::ProcRoot,
+    workload::{
+        WorkloadAttestors,
+        unix::{UnixAttestor, UnixConfig},
+    },
+};
+use signet_base::{CancellationToken, SharedClock, Tasks};
+use signet_daemon::{
+    health::{Health, HealthServer as HttpHealth},
+    listen::{ListenError, UnixOptions, UnixSocket, bind_unix},
+    logging::LogHandle,
+    metrics::{Metrics, MetricsServer},
+    process::{self, DirLock, LockError},
+    signal::UserSignal,
+};
+use signet_identity::Bundle;
+use signet_pki::{
+    DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager, key_manager::Sealing,
+    tls::SwappableIdentity,
+};
+use signet_remote::http::{Proxies, ProxyUrlError};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+use tonic::service::Routes;
+
+use crate::{
+    admin::{AdminApi, AdminContext},
+    agent_identity::AgentKeys,
+    cache::Cache,
+    client::{ClientError, ServerClient, Target, tls_config},
+    config::{self, Config, NodeAttestor, Plugins, WorkloadAttestor, X509PopSource},
+    endpoint,
+    health::AgentHealth,
+    jwt::JwtService,
+    jwt_cache::JwtCache,
+    metrics::AgentMetrics,
+    rotation::RotationRule,
+    state::{AgentState, StateError},
+    sync::{AgentBundles, Manager, Settings, Shared, Status},
+    workload::CallerAttestor,
+    workload_api::{Handler, PublicApi, WorkloadApiSettings},
+};
+
+/// How long the attestors may take for one workload.
+const ATTEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Held while the agent runs, so that no second one uses the directory.
+const LOCK_FILE: &str = "signet-agent.lock";
+
+/// The agent, built and not running.
+#[derive(Debug)]
+pub struct App {
+    shared: Arc<Shared>,
+    attestor: Arc<CallerAttestor>,
+    jwt: Arc<JwtService>,
+    config: Config,
+    log: Option<LogHandle>,
+    metrics: AgentMetrics,
+    metrics_server: Option<MetricsServer>,
+    http_health: Option<HttpHealth>,
+    health: AgentHealth,
+    proc_root: ProcRoot,
+    started: Instant,
+    lock: DirLock,
+}
+
+/// Why the agent could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The data directory cannot be used.
+    #[error("data_dir {}: {reason}", .path.display())]
+    DataDir {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The key manager cannot be opened.
+    #[error("KeyManager")]
+    Keys(#[from] KeyManagerError),
+    /// A socket or port cannot be bound.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// The data directory is in use.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The node attestor cannot be used.
+    #[error("NodeAttestor")]
+    NodeAttestor(#[from] NodeAttestError),
+    /// `HTTPS_PROXY` is not understood.
+    #[error(transparent)]
+    Proxy(#[from] ProxyUrlError),
+    /// The agent's state cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// TLS cannot be set up.
+    #[error("TLS: {0}")]
+    Tls(ClientError),
+    /// Something that only a later build has.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+impl App {
+    /// Opens the data directory, keys and state, and binds the ports for metrics and health. The
+    /// sockets of the APIs are bound once there is something to serve.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn build(
+        config: Config,
+        clock: SharedClock,
+        log: Option<LogHandle>,
+    ) -> Result<Self, BuildError> {
+        create_dir(&config.data_dir)?;
+        let lock = DirLock::acquire(&config.data_dir, LOCK_FILE)?;
+        let state = Arc::new(AgentState::open(&config.data_dir)?);
+        let keys = open_keys(&config)?;
+        let registry = Metrics::new(
+            &config.telemetry,
+            "spire_agent",
+            config.trust_domain.as_str(),
+            &process::hostname(),
+        );
+        let metrics = AgentMetrics::new(&registry);
+        let attestor = CallerAttestor::new(
+            workload_attestors(&config.plugins),
+            config.log_selectors.clone(),
+            metrics.clone(),
+        );
+        let shared = Arc::new(shared(&config, clock, state, keys, metrics.clone())?);
+        let hit_timeout = config.experimental.jwt_svid_cache_hit_timeout;
+        let jwt = Arc::new(JwtService::new(Arc::clone(&shared), hit_timeout));
+        let health = AgentHealth::new(shared.status.subscribe(), config.socket_path.clone());
+        let metrics_server = match &config.telemetry.prometheus {
+            Some(settings) => Some(MetricsServer::bind(settings, registry).await?),
+            None => None,
+        };
+        let http_health = match &config.health_checks {
+            Some(settings) => {
+                let checks = Health::new();
+                checks.add("agent", Arc::new(health.clone()));
+                Some(HttpHealth::bind(settings, checks).await?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            shared,
+            attestor,
+            jwt,
+            log,
+            metrics,
+            metrics_server,
+            http_health,
+            health,
+            proc_root: ProcRoot::from_env(),
+            started: Instant::now(),
+            lock,
+            config,
+        })
+    }
+
+    /// How the agent stands, now and later.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.shared.status.subscribe()
+    }
+
+    /// Starts everything; it ends with `tasks`.
+    pub fn spawn(self, tasks: &Tasks) {
+        for warning in &self.config.warnings {
+            tracing::warn!("{warning}");
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        self.metrics.started.set(&[version, self.config.trust_domain.as_str()], 1.0);
+        if let Some(server) = self.metrics_server {
+            server.spawn(tasks);
+        }
+        if let Some(server) = self.http_health {
+            server.spawn(tasks);
+        }
+        report_uptime(&self.metrics, self.started, tasks);
+        match UserSignal::usr1() {
+            Ok(signal) => {
+                let (config, shared) = (self.config.clone(), Arc::clone(&self.shared));
+                let attestor = Arc::clone(&self.attestor);
+                reconfigure_on(signal, config, shared, attestor, tasks);
+            }
+            Err(error) => tracing::warn!(error = %error, "SIGUSR1 is not heard"),
+        }
+
+        let manager = Manager::new(Arc::clone(&self.shared));
+        let stop = tasks.token().clone();
+        let lock = self.lock;
+        tasks.spawn_critical("manager", async move {
+            let result = manager.run(stop).await;
+            drop(lock);
+            result
+        });
+
+        let admin = AdminContext {
+            shared: Arc::clone(&self.shared),
+            attestor: Arc::clone(&self.attestor),
+            jwt: Arc::clone(&self.jwt),
+            log: self.log,
+            delegates: self.config.authorized_delegates.clone(),
+            proc_root: self.proc_root.clone(),
+            started: self.started,
+            stop: tasks.token().clone(),
+        };
+        let handler = (!self.config.disable_workload_api).then(|| {
+            Handler::new(
+                WorkloadApiSettings {
+                    trust_domain: self.config.trust_domain.clone(),
+                    allow_unauthenticated_verifiers: self.config.allow_unauthenticated_verifiers,
+                    allowed_foreign_jwt_claims: self.config.allowed_foreign_jwt_claims.clone(),
+                    rate_limits: self.config.experimental.ratelimit,
+                },
+                self.attestor,
+                Arc::clone(&self.shared.cache),
+                self.jwt,
+                (self.metrics.clone(), Arc::clone(&self.shared.clock)),
+                tasks.token().clone(),
+            )
+        });
+        let sockets = Sockets {
+            public: self.config.socket_path,
+            admin: self.config.admin_socket_path,
+            handler,
+            context: admin,
+            health: self.health,
+            metrics: self.metrics,
+            proc_root: self.proc_root,
+        };
+        let status = self.shared.status.subscribe();
+        let spawner = tasks.clone();
+        tasks.spawn_critical("sockets", async move { sockets.open(status, &spawner).await });
+    }
+}
+
+/// The sockets, opened when there is something to serve.
+struct Sockets {
+    public: Option<PathBuf>,
+    admin: Option<PathBuf>,
+    handler: Option<Arc<Handler>>,
+    context: AdminContext,
+    health: AgentHealth,
+    metrics: AgentMetrics,
+    proc_root: ProcRoot,
+}
+
+impl Sockets {
+    async fn open(
+        self,
+        mut status: watch::Receiver<Status>,
+        tasks: &Tasks,
+    ) -> Result<(), ListenError> {
+        let stop: &CancellationToken = tasks.token();
+        // The admin socket is there from the start: it helps to find out what is wrong.
+        if let Some(path) = &self.admin {
+            let socket = bind(path, 0o770).await?;
+            tracing::info!(address = %path.display(), "Starting admin APIs");
+            let others = common_routes(
+                &self.health,
+                &[
+                    "spire.agent.debug.v1.Debug",
+                    "spire.api.agent.delegatedidentity.v1.DelegatedIdentity",
+                    "spire.api.agent.logger.v1.Logger",
+                    "signet.api.agent.explain.v1.Explain",
+                ],
+            );
+            let api = AdminApi::new(self.context, others);
+            endpoint::serve("admin", socket, api, self.proc_root.clone(), None, tasks);
+        }
+        let Some(path) = &self.public else { return Ok(()) };
+        match stop.run_until_cancelled(status.wait_for(|status| status.serving)).await {
+            Some(Ok(_)) => {}
+            _ => return Ok(()),
+        }
+        let socket = bind(path, 0o777).await?;
+        tracing::info!(address = %path.display(), "Starting Workload API");
+        let others = common_routes(&self.health, &["SpiffeWorkloadAPI"]);
+        let api = PublicApi::new(self.handler, others.prepare());
+        endpoint::serve("public", socket, api, self.proc_root, Some(self.metrics), tasks);
+        Ok(())
+    }
+}
+
+async fn bind(path: &Path, socket_mode: u32) -> Result<UnixSocket, ListenError> {
+    bind_unix(path, UnixOptions { dir_mode: Some(0o755), socket_mode }).await
+}
+
+/// Health and reflection.
+fn common_routes(health: &AgentHealth, services: &[&str]) -> Routes {
+    let mut routes = Routes::new(HealthServer::new(health.clone()));
+    let names = || services.iter().copied().chain(["grpc.health.v1.Health"]);
+    let builder = || {
+        let builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
+        names().fold(builder, |builder, name| builder.with_service_name(name))
+    };
+    match builder().build_v1() {
+        Ok(service) => routes = routes.add_service(service),
+        Err(error) => tracing::warn!(error = %error, "No reflection"),
+    }
+    match builder().build_v1alpha() {
+        Ok(service) => routes = routes.add_service(service),
+        Err(error) => tracing::warn!(error = %error, "No reflection"),
+    }
+    routes
+}
+
+fn shared(
+    config: &Config,
+    clock: SharedClock,
+    state: Arc<AgentState>,
+    keys: Arc<dyn KeyManager>,
+    metrics: AgentMetrics,
+) -> Result<Shared, BuildError> {
+    let target = Target {
+        host: config.server_address.clone(),
+        port: config.server_port,
+        proxies: Proxies::from_env()?,
+    };
+    let bundles = Arc::new(AgentBundles::default());
+    let tls_identity = Arc::new(SwappableIdentity::empty());
+    let tls = tls_config(
+        &config.trust_domain,
+        Some(Arc::clone(&bundles) as _),
+        Some(Arc::clone(&tls_identity)),
+        Arc::clone(&clock),
+        config.experimental.require_pq_kem,
+    )
+    .map_err(BuildError::Tls)?;
+    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
+    let settings = Settings {
+        trust_domain: config.trust_domain.clone(),
+        bootstrap: config.bootstrap.clone(),
+        rebootstrap_mode: config.rebootstrap_mode,
+        rebootstrap_delay: config.rebootstrap_delay,
+        rule: RotationRule { availability_target: config.availability_target.map_or(0, seconds) },
+        sync_interval: config.experimental.sync_interval.max(Duration::from_millis(100)),
+        use_sync: config.experimental.use_sync_authorized_entries,
+        workload_key_type: config.workload_key_type,
+        require_pq_kem: config.experimental.require_pq_kem,
+        join_token: config.join_token.clone(),
+        memory_keys: config.plugins.key_manager.settings == config::KeyManager::Memory,
+        svid_cache: config.svid_cache.clone(),
+        data_dir: config.data_dir.clone(),
+    };
+    let empty = Arc::new(Bundle::empty(config.trust_domain.clone()));
+    Ok(Shared {
+        cache: Cache::new(empty, config.x509_svid_cache_max_size, Arc::clone(&clock)),
+        jwt_cache: JwtCache::new(config.jwt_svid_cache_max_size),
+        state,
+        keys: AgentKeys::new(keys, &config.data_dir),
+        bundles,
+        tls_identity,
+        client: Arc::new(ServerClient::new(target, tls)),
+        attestor: ArcSwapOption::from(node_attestor(config, &config.plugins)?.map(Arc::new)),
+        status: watch::Sender::new(Status::default()),
+        kick: Notify::new(),
+        metrics,
+        settings,
+        clock,
+    })
+}
+
+/// A join token takes the place of the configured attestor.
+fn node_attestor(
+    config: &Config,
+    plugins: &Plugins,
+) -> Result<Option<Box<dyn NodeAttestorAgent>>, BuildError> {
+    if let Some(token) = &config.join_token {
+        return Ok(Some(Box::new(JoinTokenAgent::new(token.expose())?)));
+    }
+    let Some(attestor) = &plugins.node_attestor else { return Ok(None) };
+    Ok(match &attestor.settings {
+        NodeAttestor::JoinToken => None,
+        NodeAttestor::HttpChallenge(settings) => {
+            Some(Box::new(HttpChallengeAgent::new(HttpChallengeAgentConfig {
+                hostname: settings.hostname.clone().unwrap_or_default(),
+                agentname: settings.agentname.clone(),
+                port: settings.port,
+                advertised_port: settings.advertised_port.unwrap_or_default(),
+            })?))
+        }
+        NodeAttestor::X509Pop(settings) => match &settings.source {
+            X509PopSource::Files { private_key_path, certificate_path, intermediates_path } => {
+                let source = FileSource {
+                    private_key_path: private_key_path.clone(),
+                    certificate_path: certificate_path.clone(),
+                    intermediates_path: intermediates_path.clone(),
+                };
+                Some(Box::new(X509PopAgent::new(Box::new(source))))
+            }
+            X509PopSource::WorkloadApi { endpoint } => Some(Box::new(X509PopAgent::new(Box::new(
+                crate::x509pop_source::WorkloadApiSource::new(endpoint)?,
+            )))),
+        },
+    })
+}
+
+fn workload_attestors(plugins: &Plugins) -> WorkloadAttestors {
+    let attestors = plugins
+        .workload_attestors
+        .iter()
+        .map(|attestor| match &attestor.settings {
+            WorkloadAttestor::Unix(settings) => Box::new(UnixAttestor::new(UnixConfig {
+                discover_workload_path: settings.discover_workload_path,
+                workload_size_limit: settings.workload_size_limit,
+            })) as _,
+        })
+        .collect();
+    WorkloadAttestors::new(attestors, ATTEST_TIMEOUT)
+}
+
+fn open_keys(config: &Config) -> Result<Arc<dyn KeyManager>, BuildError> {
+    Ok(match &config.plugins.key_manager.settings {
+        config::KeyManager::Disk { directory } => {
+            create_dir(directory)?;
+            Arc::new(DiskKeyManager::open(directory.join("keys.json"), Sealing::Off)?)
+        }
+        config::KeyManager::Memory => Arc::new(MemoryKeyManager::new()),
+    })
+}
+
+fn create_dir(path: &Path) -> Result<(), BuildError> {
+    let fail =
+        |error: io::Error| BuildError::DataDir { path: path.to_owned(), reason: error.to_string() };
+    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(fail)?;
+    if std::fs::metadata(path).map_err(fail)?.is_dir() {
+        Ok(())
+    } else {
+        Err(fail(io::Error::from(io::ErrorKind::NotADirectory)))
+    }
+}
+
+/// Reads each `plugin_data_file` again on SIGUSR1.
+fn reconfigure_on(
+    mut signal: UserSignal,
+    config: Config,
+    shared: Arc<Shared>,
+    attestor: Arc<CallerAttestor>,
+    tasks: &Tasks,
+) {
+    let token = tasks.token().clone();
+    tasks.spawn("reconfigurer", async move {
+        let mut plugins = config.plugins.clone();
+        while signal.recv(&token).await {
+            let next = match plugins.reload() {
+                Ok(next) => next,
+                Err(error) => {
+                    tracing::error!(error = %error, "Failed to reconfigure plugins; nothing changed");
+                    continue;
+                }
+            };
+            match node_attestor(&config, &next) {
+                Ok(attestor) => shared.attestor.store(attestor.map(Arc::new)),
+                Err(error) => {
+                    tracing::error!(error = %error, "Failed to reconfigure the node attestor");
+                    continue;
+                }
+            }
+            attestor.replace(workload_attestors(&next));
+            plugins = next;
+            tracing::info!("Plugins reconfigured");
+        }
+    });
+}
+
+fn report_uptime(metrics: &AgentMetrics, started: Instant, tasks: &Tasks) {
+    let (metrics, token) = (metrics.clone(), tasks.token().clone());
+    tasks.spawn("uptime", async move {
+        loop {
+            metrics.uptime.set(&[], started.elapsed().as_millis() as f64);
+            let pause = tokio::time::sleep(Duration::from_secs(10));
+            if token.run_until_cancelled(pause).await.is_none() {
+                return;
+            }
+        }
+    });
+}

@@ -1,0 +1,186 @@
+//! Serving gRPC on a Unix socket: each connection belongs to one pinned process and ends with it.
+
+use std::{
+    convert::Infallible,
+    os::fd::{AsRawFd, RawFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::{Request, Response};
+use hyper::{body::Incoming as RequestBody, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use signet_attest::{
+    peer::{PeerError, PinnedPeer},
+    procfs::ProcRoot,
+};
+use signet_base::{CancellationToken, Tasks};
+use signet_daemon::listen::{Incoming, UnixSocket};
+use tokio::{io::Interest, io::unix::AsyncFd, net::UnixStream, sync::OwnedSemaphorePermit};
+use tonic::body::Body;
+
+use crate::metrics::AgentMetrics;
+
+/// How many connections are served at once; more wait in the kernel's queue.
+pub const MAX_CONNECTIONS: usize = 16_384;
+/// How many calls one connection may have open.
+const MAX_STREAMS: u32 = 128;
+/// The longest head of a request, bytes.
+const MAX_HEAD: u32 = 16 * 1024;
+/// How much of a request may be on its way before it is read. Requests are small.
+const WINDOW: u32 = 64 * 1024;
+/// How much of an answer waits for a slow reader.
+const SEND_BUFFER: usize = 64 * 1024;
+/// How long open calls may take to end once the program stops.
+const STOP_GRACE: Duration = Duration::from_secs(3);
+/// How often a process is looked at that the kernel gives no handle on.
+const LIVENESS_CHECK: Duration = Duration::from_secs(2);
+/// How long a connection may stay without any open call.
+const IDLE_PING: Duration = Duration::from_secs(600);
+
+/// The process at the other end of a connection, in the extensions of each of its requests.
+#[derive(Clone, Debug)]
+pub struct Caller(Arc<CallerState>);
+
+#[derive(Debug)]
+struct CallerState {
+    peer: Result<PinnedPeer, PeerError>,
+    own: bool,
+}
+
+impl Caller {
+    /// The pinned process.
+    ///
+    /// # Errors
+    /// Why it could not be pinned when it connected.
+    pub fn peer(&self) -> Result<&PinnedPeer, &PeerError> {
+        self.0.peer.as_ref()
+    }
+
+    /// Whether it is this very process.
+    pub fn is_self(&self) -> bool {
+        self.0.own
+    }
+
+    /// Its pid, for logs; 0 when it could not be pinned.
+    pub fn pid(&self) -> i32 {
+        self.0.peer.as_ref().map_or(0, PinnedPeer::pid)
+    }
+}
+
+impl AsRawFd for Caller {
+    fn as_raw_fd(&self) -> RawFd {
+        let pidfd = self.0.peer.as_ref().ok().and_then(PinnedPeer::pidfd);
+        // Asked only where there is a pidfd; -1 is no descriptor and is refused by the kernel.
+        pidfd.map_or(-1, |fd| fd.as_raw_fd())
+    }
+}
+
+/// What answers the requests of a socket.
+pub trait Answer: Clone + Send + Sync + 'static {
+    /// Answers one request; errors are statuses.
+    fn answer(&self, request: Request<RequestBody>) -> impl Future<Output = Response<Body>> + Send;
+}
+
+/// Serves a socket until the tasks end.
+pub fn serve<A: Answer>(
+    name: &'static str,
+    socket: UnixSocket,
+    answer: A,
+    proc_root: ProcRoot,
+    metrics: Option<AgentMetrics>,
+    tasks: &Tasks,
+) {
+    let token = tasks.token().clone();
+    let mut incoming = Incoming::new(name, socket, MAX_CONNECTIONS, token.clone());
+    let spawner = tasks.clone();
+    tasks.spawn(name, async move {
+        let own_pid = i32::try_from(std::process::id()).unwrap_or(0);
+        while let Some(connection) = incoming.next().await {
+            let (stream, permit) = connection.into_parts();
+            // Pinned before a byte is read: from here on the connection is this process's.
+            let peer = PinnedPeer::from_socket(&stream, &proc_root);
+            let own = peer.as_ref().is_ok_and(|peer| peer.pid() == own_pid);
+            let caller = Caller(Arc::new(CallerState { peer, own }));
+            if let (Some(metrics), Ok(peer)) = (&metrics, caller.peer()) {
+                metrics.pinned.inc(&[peer.mode().as_str()]);
+            }
+            let guard = metrics.as_ref().filter(|_| !own).map(|metrics| {
+                metrics.connection.inc(&[]);
+                metrics.connections.hold(&[])
+            });
+            let work = connection_task(stream, permit, caller, answer.clone(), token.clone());
+            spawner.spawn(name, async move {
+                work.await;
+                drop(guard);
+            });
+        }
+    });
+}
+
+async fn connection_task<A: Answer>(
+    stream: UnixStream,
+    permit: OwnedSemaphorePermit,
+    caller: Caller,
+    answer: A,
+    token: CancellationToken,
+) {
+    let service = {
+        let caller = caller.clone();
+        service_fn(move |mut request: Request<RequestBody>| {
+            request.extensions_mut().insert(caller.clone());
+            let answer = answer.clone();
+            async move { Ok::<_, Infallible>(answer.answer(request).await) }
+        })
+    };
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD)
+        .max_send_buf_size(SEND_BUFFER)
+        .auto_date_header(false)
+        .keep_alive_interval(IDLE_PING);
+    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        ended = connection.as_mut() => {
+            if let Err(error) = ended {
+                tracing::debug!(pid = caller.pid(), error = %error, "Connection ended with an error");
+            }
+        }
+        // Dropping the connection ends its streams: nobody who inherited the socket goes on.
+        () = gone(&caller) => tracing::debug!(pid = caller.pid(), "Caller has exited"),
+        () = token.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            // What is still open after the grace is cut off.
+            let _ = tokio::time::timeout(STOP_GRACE, connection).await;
+        }
+    }
+    drop(permit);
+}
+
+/// Completes when the caller's process has exited.
+async fn gone(caller: &Caller) {
+    let Ok(peer) = caller.peer() else { return std::future::pending().await };
+    if peer.pidfd().is_some() {
+        #[allow(
+            deprecated,
+            reason = "its replacement is unsafe; the pidfd belongs to the peer that the caller \
+                      keeps alive, so it is neither closed nor reused while it is watched"
+        )]
+        let watched = AsyncFd::with_interest(caller.clone(), Interest::READABLE);
+        match watched {
+            Ok(pidfd) => {
+                if pidfd.readable().await.is_ok() {
+                    return;
+                }
+            }
+            Err(error) => tracing::debug!(error = %error, "Cannot watch a pidfd"),
+        }
+    }
+    while peer.is_alive() {
+        tokio::time::sleep(LIVENESS_CHECK).await;
+    }
+}

@@ -1,0 +1,121 @@
+//! `signet-agent run` and `validate`.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use signet_base::{ShutdownError, SystemClock, Tasks};
+use signet_daemon::{logging, process, program::Program, signal};
+
+use crate::{
+    app::App,
+    config::{Config, RunFlags},
+};
+
+/// How long open calls may take to end after the signal to stop.
+const GRACE: Duration = Duration::from_secs(10);
+/// The exit code for wrong usage or configuration.
+pub const EXIT_USAGE: u8 = 64;
+/// Threads for slow work: hashing, the disk, many keys. Each costs memory.
+const MAX_BLOCKING_THREADS: usize = 4;
+/// Such a thread ends when it had nothing to do for this long.
+const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(2);
+
+/// Runs the agent until it is told to stop.
+pub fn run(program: Program, flags: &RunFlags) -> ExitCode {
+    let config = match load(program, flags) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{}: {error:#}", program.agent_name());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Checks the configuration as [`run`] does, and opens, binds and creates nothing.
+pub fn validate(program: Program, flags: &RunFlags) -> ExitCode {
+    match load(program, flags) {
+        Ok(config) => {
+            for warning in &config.warnings {
+                eprintln!("warning: {warning}");
+            }
+            let name = match program {
+                Program::Signet => "Signet",
+                Program::Spire => "SPIRE",
+            };
+            println!("{name} agent configuration file is valid.");
+            ExitCode::SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
+fn load(program: Program, flags: &RunFlags) -> Result<Config, ExitCode> {
+    Config::load(program, flags, &|name| std::env::var(name).ok()).map_err(|error| {
+        eprintln!("{}: {error:#}", program.agent_name());
+        ExitCode::from(EXIT_USAGE)
+    })
+}
+
+fn serve(config: Config) -> anyhow::Result<()> {
+    // One thread answers everything: calls are short, and hopping between threads costs more.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .thread_keep_alive(BLOCKING_KEEP_ALIVE)
+        .build()
+        .context("starting threads")?;
+    let result = runtime.block_on(live(config));
+    // A blocking thread that hangs on the disk must not keep the program.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn live(config: Config) -> anyhow::Result<()> {
+    let clock = SystemClock::shared();
+    let log = logging::init(&config.log, Arc::clone(&clock))?;
+    process::restrict_umask();
+    process::raise_nofile();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        trust_domain = %config.trust_domain,
+        data_dir = %config.data_dir.display(),
+        "Starting agent"
+    );
+    let tasks = Tasks::new();
+    signal::end_on_signal(&tasks).context("handling signals")?;
+    signal::reopen_log_on_usr2(&tasks, log.clone()).context("handling signals")?;
+    let app = match App::build(config, clock, Some(log)).await {
+        Ok(app) => app,
+        Err(error) => {
+            let error = anyhow::Error::new(error);
+            tracing::error!(error = format!("{error:#}"), "The agent cannot start");
+            return Err(error);
+        }
+    };
+    let mut status = app.status();
+    app.spawn(&tasks);
+    tokio::select! {
+        () = tasks.token().cancelled() => {}
+        ready = status.wait_for(|status| status.serving) => {
+            drop(ready);
+            process::notify_ready();
+            tasks.token().cancelled().await;
+        }
+    }
+    process::notify_stopping();
+    match tasks.shutdown(GRACE).await {
+        Ok(()) => tracing::info!("Agent stopped gracefully"),
+        Err(ShutdownError::Unfinished(left)) => {
+            tracing::info!(?left, "Agent stopped; open calls were cut off");
+        }
+        Err(error) => {
+            tracing::error!(error = %error, "Fatal run error");
+            return Err(error.into());
+        }
+    }
+    Ok(())
+}

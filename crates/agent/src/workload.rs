@@ -1,0 +1,147 @@
+//! Who is calling, as the workload attestors see it: what every endpoint begins with.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use signet_attest::workload::WorkloadAttestors;
+use signet_identity::SelectorSet;
+use tonic::{Request, Status};
+
+use crate::{endpoint::Caller, metrics::AgentMetrics};
+
+/// Attests the callers of the endpoints.
+#[derive(Debug)]
+pub struct CallerAttestor {
+    attestors: ArcSwap<WorkloadAttestors>,
+    log_selectors: Vec<String>,
+    metrics: AgentMetrics,
+}
+
+impl CallerAttestor {
+    /// An attestor of callers; `log_selectors` are prefixes of selectors that may be logged.
+    pub fn new(
+        attestors: WorkloadAttestors,
+        log_selectors: Vec<String>,
+        metrics: AgentMetrics,
+    ) -> Arc<Self> {
+        Arc::new(Self { attestors: ArcSwap::from_pointee(attestors), log_selectors, metrics })
+    }
+
+    /// The attestors themselves.
+    pub fn attestors(&self) -> Arc<WorkloadAttestors> {
+        self.attestors.load_full()
+    }
+
+    /// Uses other attestors from the next call on.
+    pub fn replace(&self, attestors: WorkloadAttestors) {
+        self.attestors.store(Arc::new(attestors));
+    }
+
+    /// The caller of a request.
+    ///
+    /// # Errors
+    /// `Internal` when the connection has none: a mistake of ours.
+    pub fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
+        request
+            .extensions()
+            .get::<Caller>()
+            .cloned()
+            .ok_or_else(|| Status::internal("the connection has no caller"))
+    }
+
+    /// The caller's selectors, read anew each time.
+    ///
+    /// # Errors
+    /// `Unavailable` when the caller cannot be attested; the cause is logged, not told.
+    pub async fn attest(&self, caller: &Caller) -> Result<SelectorSet, Status> {
+        let failed = || Status::unavailable("workload attestation failed");
+        let peer = caller.peer().map_err(|error| {
+            tracing::error!(error = %error, "Workload attestation failed");
+            failed()
+        })?;
+        let timer = self.metrics.attestation.start(&[]);
+        match self.attestors.load_full().attest(peer).await {
+            Ok(selectors) => {
+                timer.done("OK");
+                self.metrics.discovered_selectors.set_len(&[], selectors.len());
+                tracing::debug!(
+                    pid = peer.pid(),
+                    selectors = selectors.len(),
+                    "PID attested to have selectors"
+                );
+                Ok(selectors)
+            }
+            Err(error) => {
+                timer.done("Unavailable");
+                tracing::error!(pid = peer.pid(), error = %error, "Workload attestation failed");
+                Err(failed())
+            }
+        }
+    }
+
+    /// The refusal of a caller that no entry matches. It names no entry and no selector, but how
+    /// whoever runs this node can find out.
+    pub fn no_identity(&self, caller: &Caller, selectors: &SelectorSet) -> Status {
+        let pid = caller.pid();
+        if !caller.is_self() {
+            let loggable = self.loggable(selectors);
+            tracing::error!(
+                pid,
+                registered = false,
+                selectors = (!loggable.is_empty()).then_some(loggable),
+                r#type = "audit",
+                "No identity issued"
+            );
+        }
+        Status::permission_denied(format!(
+            "no identity issued; `signet-agent explain -pid {pid}` on this node says why"
+        ))
+    }
+
+    fn loggable(&self, selectors: &SelectorSet) -> String {
+        let mut out = String::new();
+        for selector in selectors {
+            let text = selector.to_string();
+            let allowed = self.log_selectors.iter().any(|prefix| {
+                text.strip_prefix(prefix.as_str())
+                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+            });
+            if allowed {
+                if !out.is_empty() {
+                    out.push(',');
+                }
+                out.push_str(&text);
+            }
+        }
+        out
+    }
+}
+
+/// Entries match, but no valid SVID of them is at hand.
+pub fn no_valid_svid(matched: usize) -> Status {
+    Status::unavailable(format!(
+        "{matched} registration entries match, but no valid X509-SVID of them is at hand; the \
+         agent keeps asking its server"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use signet_daemon::metrics::Metrics;
+
+    use super::*;
+
+    #[test]
+    fn only_selectors_with_an_allowed_prefix_are_logged() {
+        let attestor = CallerAttestor::new(
+            WorkloadAttestors::new(Vec::new(), Duration::from_secs(1)),
+            vec!["unix:uid".into(), "k8s:ns:default".into()],
+            AgentMetrics::new(&Metrics::detached()),
+        );
+        let all = ["k8s:ns:default", "k8s:ns:default2", "unix:uid:1", "unix:user:x"];
+        let set: SelectorSet = all.iter().map(|s| s.parse().unwrap()).collect();
+        assert_eq!(attestor.loggable(&set), "k8s:ns:default,unix:uid:1");
+    }
+}

@@ -1,0 +1,423 @@
+//! The SPIFFE Workload API on the public socket.
+
+use std::{collections::HashSet, pin::Pin, sync::Arc};
+
+use http::Request as HttpRequest;
+use hyper::body::Incoming as RequestBody;
+use signet_api::{
+    encoded::Framed,
+    pb::workload as pb,
+    workload::{SECURITY_HEADER, WorkloadApi, WorkloadApiServer},
+};
+use signet_base::{CancellationToken, RateLimiter, SharedClock};
+use signet_identity::{SelectorSet, SpiffeId, TrustDomain};
+use tokio_stream::Stream;
+use tonic::{Request, Status, body::Body, service::Routes};
+use tower::Service as _;
+
+use crate::{
+    cache::{Cache, Subscription, WorkloadUpdate},
+    config::WorkloadRateLimits,
+    endpoint::{Answer, Caller},
+    entry::without_duplicate_hints,
+    jwt::JwtService,
+    metrics::AgentMetrics,
+    workload::{CallerAttestor, no_valid_svid},
+};
+
+mod encode;
+mod validate;
+
+pub use encode::{jwt_bundles, x509_bundle};
+use validate::Validator;
+
+const METHODS: &str = "/SpiffeWorkloadAPI/";
+/// The longest request, bytes: a token to validate and little else.
+const MAX_REQUEST: usize = 256 * 1024;
+/// The most audiences of one JWT-SVID.
+const MAX_AUDIENCES: usize = 64;
+/// The longest audience, bytes.
+const MAX_AUDIENCE_LEN: usize = 4096;
+
+/// What the Workload API was told.
+#[derive(Clone, Debug)]
+pub struct WorkloadApiSettings {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// Whether bundles are given to those without an identity.
+    pub allow_unauthenticated_verifiers: bool,
+    /// Claims of foreign tokens that are passed on besides `sub`, `exp` and `aud`.
+    pub allowed_foreign_jwt_claims: Vec<String>,
+    /// Limits by selector set.
+    pub rate_limits: WorkloadRateLimits,
+}
+
+/// The Workload API.
+#[derive(Debug)]
+pub struct Handler {
+    attestor: Arc<CallerAttestor>,
+    cache: Arc<Cache>,
+    jwt: Arc<JwtService>,
+    metrics: AgentMetrics,
+    validator: Validator,
+    allow_unauthenticated: bool,
+    limits: Limits,
+    stop: CancellationToken,
+}
+
+#[derive(Debug)]
+struct Limits {
+    x509_svid: Option<RateLimiter<SelectorSet>>,
+    jwt_svid: Option<RateLimiter<SelectorSet>>,
+    x509_bundles: Option<RateLimiter<SelectorSet>>,
+    jwt_bundles: Option<RateLimiter<SelectorSet>>,
+}
+
+type Frames = Pin<Box<dyn Stream<Item = Result<Framed, Status>> + Send>>;
+type Encode = fn(&WorkloadUpdate) -> Result<Framed, Status>;
+type Same = fn(&WorkloadUpdate, &WorkloadUpdate) -> bool;
+
+impl Handler {
+    /// A handler that ends its streams when `stop` is cancelled.
+    pub fn new(
+        settings: WorkloadApiSettings,
+        attestor: Arc<CallerAttestor>,
+        cache: Arc<Cache>,
+        jwt: Arc<JwtService>,
+        (metrics, clock): (AgentMetrics, SharedClock),
+        stop: CancellationToken,
+    ) -> Arc<Self> {
+        let limit = |rate: u32| (rate > 0).then(|| RateLimiter::new(rate));
+        let rates = settings.rate_limits;
+        let allowed: HashSet<String> = settings.allowed_foreign_jwt_claims.into_iter().collect();
+        Arc::new(Self {
+            attestor,
+            cache,
+            jwt,
+            metrics,
+            validator: Validator::new(settings.trust_domain, allowed, clock),
+            allow_unauthenticated: settings.allow_unauthenticated_verifiers,
+            limits: Limits {
+                x509_svid: limit(rates.fetch_x509_svid),
+                jwt_svid: limit(rates.fetch_jwt_svid),
+                x509_bundles: limit(rates.fetch_x509_bundles),
+                jwt_bundles: limit(rates.fetch_jwt_bundles),
+            },
+            stop,
+        })
+    }
+
+    fn limit(
+        &self,
+        limiter: Option<&RateLimiter<SelectorSet>>,
+        method: &'static str,
+        caller: &Caller,
+        selectors: &SelectorSet,
+    ) -> Result<(), Status> {
+        let Some(limiter) = limiter.filter(|_| !caller.is_self()) else { return Ok(()) };
+        limiter.try_acquire(selectors, 1).map_err(|_| {
+            self.metrics.rate_limited.inc(&[method]);
+            Status::unavailable(format!("rate limit exceeded for {METHODS}{method}"))
+        })
+    }
+
+    /// Whether the update is for nobody, as far as this stream is concerned.
+    fn refusal(
+        &self,
+        stream: &StreamOf,
+        update: &WorkloadUpdate,
+        selectors: &SelectorSet,
+    ) -> Option<Status> {
+        let nobody = || Some(self.attestor.no_identity(&stream.caller, selectors));
+        match stream.kind {
+            Kind::Svids if update.matched == 0 => nobody(),
+            Kind::Svids if update.identities.is_empty() => Some(no_valid_svid(update.matched)),
+            Kind::Bundles if update.matched == 0 && !self.allow_unauthenticated => nobody(),
+            _ => None,
+        }
+    }
+
+    /// Subscribes with what the caller is, and answers each update that says something new.
+    async fn stream(
+        self: Arc<Self>,
+        stream: StreamOf,
+        limiter: Option<&RateLimiter<SelectorSet>>,
+    ) -> Result<Frames, Status> {
+        let selectors = self.attestor.attest(&stream.caller).await?;
+        self.limit(limiter, stream.method, &stream.caller, &selectors)?;
+        let mut subscription = self.cache.subscribe(selectors);
+        let first = match subscription.ready() {
+            Some(update) => update,
+            None => self.next(&mut subscription).await?,
+        };
+        if let Some(refusal) = self.refusal(&stream, &first, subscription.selectors()) {
+            return Err(refusal);
+        }
+        let frame = (stream.encode)(&first)?;
+        stream.log(&first);
+        let state = Some((self, stream, subscription, first));
+        let rest = futures_util::stream::unfold(state, |state| async move {
+            let (handler, stream, mut subscription, last) = state?;
+            loop {
+                let update = match handler.next(&mut subscription).await {
+                    Ok(update) => update,
+                    Err(status) => return Some((Err(status), None)),
+                };
+                if let Some(refusal) = handler.refusal(&stream, &update, subscription.selectors()) {
+                    return Some((Err(refusal), None));
+                }
+                if (stream.same)(&last, &update) {
+                    continue;
+                }
+                let frame = (stream.encode)(&update);
+                stream.log(&update);
+                return Some((frame, Some((handler, stream, subscription, update))));
+            }
+        });
+        let once = futures_util::stream::once(std::future::ready(Ok(frame)));
+        Ok(Box::pin(futures_util::StreamExt::chain(once, rest)))
+    }
+
+    async fn next(&self, subscription: &mut Subscription) -> Result<Arc<WorkloadUpdate>, Status> {
+        let stopping = || Status::unavailable("the agent is stopping");
+        tokio::select! {
+            update = subscription.next() => update.ok_or_else(stopping),
+            () = self.stop.cancelled() => Err(stopping()),
+        }
+    }
+}
+
+/// One open stream.
+struct StreamOf {
+    caller: Caller,
+    method: &'static str,
+    kind: Kind,
+    encode: Encode,
+    same: Same,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Svids,
+    Bundles,
+}
+
+impl StreamOf {
+    fn log(&self, update: &WorkloadUpdate) {
+        if self.kind == Kind::Svids && !self.caller.is_self() {
+            for identity in &update.identities {
+                tracing::debug!(
+                    pid = self.caller.pid(),
+                    spiffe_id = %identity.entry.spiffe_id,
+                    expires_at = identity.svid.not_after,
+                    "Fetched X.509 SVID"
+                );
+            }
+        }
+    }
+}
+
+/// The API as tonic serves it: a handle on the shared [`Handler`].
+#[derive(Clone, Debug)]
+pub struct Api(pub Arc<Handler>);
+
+#[tonic::async_trait]
+impl WorkloadApi for Api {
+    type Frames = Frames;
+
+    async fn fetch_x509_svid(
+        &self,
+        request: Request<pb::X509svidRequest>,
+    ) -> Result<Frames, Status> {
+        let stream = StreamOf {
+            caller: CallerAttestor::caller(&request)?,
+            method: "FetchX509SVID",
+            kind: Kind::Svids,
+            encode: encode::x509_svids,
+            same: |_, _| false,
+        };
+        Arc::clone(&self.0).stream(stream, self.0.limits.x509_svid.as_ref()).await
+    }
+
+    async fn fetch_x509_bundles(
+        &self,
+        request: Request<pb::X509BundlesRequest>,
+    ) -> Result<Frames, Status> {
+        let stream = StreamOf {
+            caller: CallerAttestor::caller(&request)?,
+            method: "FetchX509Bundles",
+            kind: Kind::Bundles,
+            encode: encode::x509_bundles,
+            same: encode::same_x509_bundles,
+        };
+        Arc::clone(&self.0).stream(stream, self.0.limits.x509_bundles.as_ref()).await
+    }
+
+    async fn fetch_jwt_svid(
+        &self,
+        request: Request<pb::JwtsvidRequest>,
+    ) -> Result<pb::JwtsvidResponse, Status> {
+        let caller = CallerAttestor::caller(&request)?;
+        let request = request.into_inner();
+        check_audience(&request.audience)?;
+        let wanted: Option<SpiffeId> = match request.spiffe_id.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|error| {
+                Status::invalid_argument(format!("invalid requested SPIFFE ID: {error}"))
+            })?),
+        };
+        let handler = &self.0;
+        let selectors = handler.attestor.attest(&caller).await?;
+        handler.limit(handler.limits.jwt_svid.as_ref(), "FetchJWTSVID", &caller, &selectors)?;
+        let entries = without_duplicate_hints(handler.cache.matching(&selectors), |entry| entry);
+        let mut svids = Vec::with_capacity(entries.len());
+        for entry in entries {
+            if wanted.as_ref().is_some_and(|id| *id != entry.spiffe_id) {
+                continue;
+            }
+            let svid = handler.jwt.fetch(&entry, &request.audience).await.map_err(|error| {
+                tracing::error!(
+                    spiffe_id = %entry.spiffe_id,
+                    error = %error,
+                    "Could not fetch JWT-SVID"
+                );
+                Status::unavailable(format!("could not fetch JWT-SVID: {error}"))
+            })?;
+            tracing::debug!(spiffe_id = %entry.spiffe_id, pid = caller.pid(), "Fetched JWT SVID");
+            svids.push(pb::Jwtsvid {
+                spiffe_id: entry.spiffe_id.to_string(),
+                svid: svid.token.to_string(),
+                hint: entry.hint.to_string(),
+            });
+        }
+        if svids.is_empty() {
+            return Err(handler.attestor.no_identity(&caller, &selectors));
+        }
+        Ok(pb::JwtsvidResponse { svids })
+    }
+
+    async fn fetch_jwt_bundles(
+        &self,
+        request: Request<pb::JwtBundlesRequest>,
+    ) -> Result<Frames, Status> {
+        let stream = StreamOf {
+            caller: CallerAttestor::caller(&request)?,
+            method: "FetchJWTBundles",
+            kind: Kind::Bundles,
+            encode: encode::jwt_bundles_of,
+            same: encode::same_jwt_bundles,
+        };
+        Arc::clone(&self.0).stream(stream, self.0.limits.jwt_bundles.as_ref()).await
+    }
+
+    async fn validate_jwt_svid(
+        &self,
+        request: Request<pb::ValidateJwtsvidRequest>,
+    ) -> Result<pb::ValidateJwtsvidResponse, Status> {
+        let caller = CallerAttestor::caller(&request)?;
+        let request = request.into_inner();
+        if request.audience.is_empty() {
+            return Err(Status::invalid_argument("audience must be specified"));
+        }
+        if request.svid.is_empty() {
+            return Err(Status::invalid_argument("svid must be specified"));
+        }
+        let selectors = self.0.attestor.attest(&caller).await?;
+        let bundles = self.0.cache.bundles_for(&selectors);
+        self.0.validator.validate(&request.svid, &request.audience, &bundles)
+    }
+
+    async fn fetch_wit_svid(&self, _: Request<pb::WitsvidRequest>) -> Result<Frames, Status> {
+        Err(Status::unimplemented("fetching WIT-SVIDs is not implemented"))
+    }
+
+    async fn fetch_wit_bundles(&self, _: Request<pb::WitBundlesRequest>) -> Result<Frames, Status> {
+        Err(Status::unimplemented("fetching WIT bundles is not implemented"))
+    }
+}
+
+/// Audiences are needed, and few and short enough to be kept in a cache.
+pub(crate) fn check_audience(audience: &[String]) -> Result<(), Status> {
+    if audience.is_empty() {
+        return Err(Status::invalid_argument("audience must be specified"));
+    }
+    if audience.len() > MAX_AUDIENCES || audience.iter().any(|one| one.len() > MAX_AUDIENCE_LEN) {
+        return Err(Status::invalid_argument(format!(
+            "more than {MAX_AUDIENCES} audiences, or one longer than {MAX_AUDIENCE_LEN} bytes"
+        )));
+    }
+    Ok(())
+}
+
+/// The public socket: the Workload API, which demands its header, and whatever else is routed.
+#[derive(Clone)]
+pub struct PublicApi {
+    workload: Option<WorkloadApiServer<Api>>,
+    others: Routes,
+}
+
+impl PublicApi {
+    /// Serves `workload` (unless disabled) and `others`.
+    pub fn new(workload: Option<Arc<Handler>>, others: Routes) -> Self {
+        let server =
+            |handler| WorkloadApiServer::new(Arc::new(Api(handler))).max_request_size(MAX_REQUEST);
+        Self { workload: workload.map(server), others }
+    }
+}
+
+impl Answer for PublicApi {
+    async fn answer(&self, request: HttpRequest<RequestBody>) -> http::Response<Body> {
+        let answer = if request.uri().path().starts_with(METHODS) {
+            if !has_security_header(&request) {
+                return Status::invalid_argument("security header missing from request")
+                    .into_http();
+            }
+            match &self.workload {
+                Some(server) => server.clone().call(request).await,
+                None => {
+                    return Status::unimplemented("unknown service SpiffeWorkloadAPI").into_http();
+                }
+            }
+        } else {
+            self.others.clone().call(request).await
+        };
+        match answer {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// Exactly one header `workload.spiffe.io: true`.
+fn has_security_header<B>(request: &HttpRequest<B>) -> bool {
+    let mut values = request.headers().get_all(SECURITY_HEADER).iter();
+    values.next().is_some_and(|value| value == "true") && values.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_security_header_is_exactly_one_true() {
+        let request = |values: &[&str]| {
+            let mut request = HttpRequest::builder();
+            for value in values {
+                request = request.header(SECURITY_HEADER, *value);
+            }
+            request.body(()).unwrap()
+        };
+        assert!(has_security_header(&request(&["true"])));
+        for bad in [&[][..], &["false"], &["True"], &["true", "true"], &["true,true"]] {
+            assert!(!has_security_header(&request(bad)), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn audiences_are_needed_and_bounded() {
+        assert!(check_audience(&["a".into()]).is_ok());
+        assert!(check_audience(&[]).is_err());
+        assert!(check_audience(&vec!["a".into(); MAX_AUDIENCES + 1]).is_err());
+        assert!(check_audience(&["a".repeat(MAX_AUDIENCE_LEN + 1)]).is_err());
+    }
+}
