@@ -37,6 +37,7 @@ pub struct Metrics(Arc<Mutex<Inner>>);
 struct Inner {
     registry: Registry,
     families: BTreeMap<String, Arc<Family>>,
+    before_reading: Vec<Arc<dyn Fn() + Send + Sync>>,
 }
 
 /// A number that only grows.
@@ -83,7 +84,11 @@ impl Metrics {
         }
         let registry =
             Registry::with_prefix_and_labels(sanitize(prefix).into_owned(), labels.into_iter());
-        Self(Arc::new(Mutex::new(Inner { registry, families: BTreeMap::new() })))
+        Self(Arc::new(Mutex::new(Inner {
+            registry,
+            families: BTreeMap::new(),
+            before_reading: Vec::new(),
+        })))
     }
 
     /// An empty registry without labels, for tests and for parts that nobody measures.
@@ -119,6 +124,13 @@ impl Metrics {
         }
     }
 
+    /// Has `refresh` called before each reading, to set gauges that nobody else keeps up to date.
+    ///
+    /// It must not wait, and must not read the metrics itself.
+    pub fn before_reading(&self, refresh: impl Fn() + Send + Sync + 'static) {
+        self.lock().before_reading.push(Arc::new(refresh));
+    }
+
     /// The names of all metrics without their prefix, sorted; used or not.
     pub fn names(&self) -> Vec<String> {
         self.lock().families.keys().cloned().collect()
@@ -126,6 +138,10 @@ impl Metrics {
 
     /// All metrics in Prometheus' text format.
     pub fn encode(&self) -> String {
+        let refresh = self.lock().before_reading.clone();
+        for refresh in refresh {
+            refresh();
+        }
         let mut text = String::new();
         // Writing to a string cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &self.lock().registry);

@@ -30,6 +30,11 @@ pub fn raise_nofile() -> u64 {
     }
 }
 
+/// The name of this machine; empty when it has none that can be written.
+pub fn hostname() -> String {
+    nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok()).unwrap_or_default()
+}
+
 /// Makes sure that new files are hidden from others and not writable by the group (umask 0027).
 /// A stricter umask stays.
 pub fn restrict_umask() {

@@ -17,7 +17,7 @@ use signet_daemon::{
     listen::{ListenError, UnixOptions, UnixSocket, bind_host, bind_unix},
     logging::LogHandle,
     metrics::{Metrics, MetricsServer},
-    process::{DirLock, LockError},
+    process::{DirLock, LockError, hostname},
 };
 use signet_pki::{
     random::{self, RandomError},
@@ -38,6 +38,7 @@ use crate::{
     identity::{IdentityError, ServerIdentity},
     limits::Limits,
     listen,
+    metrics::ServerMetrics,
     plugins::{self, PluginError},
     ports::AuthorityStore,
     service,
@@ -178,12 +179,14 @@ impl App {
             cache,
             authority,
             clock,
+            counted: ServerMetrics::new(&metrics),
             metrics,
             health,
             log,
             server_svid: identity.chain(),
             started: Instant::now(),
         };
+        context.counted.show(&context);
         health::register(&context);
         Ok(Self {
             context,
@@ -373,10 +376,4 @@ fn store_options(config: &Config) -> StoreOptions {
     options.changes_max_age =
         i64::try_from(config.experimental.prune_events_older_than.as_secs()).unwrap_or(i64::MAX);
     options
-}
-
-fn hostname() -> String {
-    std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .map(|name| name.trim().to_owned())
-        .unwrap_or_default()
 }

@@ -9,7 +9,7 @@ use signet_identity::TrustDomain;
 use signet_store::Store;
 use tokio::{sync::watch, time::Instant};
 
-use crate::{cache::Cache, config::Config, limits::Limits};
+use crate::{cache::Cache, config::Config, limits::Limits, metrics::ServerMetrics};
 
 /// The parts of a running server, shared by its services. Cheap to clone.
 #[derive(Clone)]
@@ -31,6 +31,8 @@ pub struct Context {
     pub clock: SharedClock,
     /// Metrics.
     pub metrics: Metrics,
+    /// What is counted where it happens.
+    pub counted: ServerMetrics,
     /// Health checks of all parts.
     pub health: Health,
     /// The log level at run time.

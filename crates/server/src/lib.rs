@@ -12,6 +12,7 @@ pub mod gate;
 pub mod identity;
 pub mod limits;
 pub mod listen;
+pub mod metrics;
 pub mod plugins;
 pub mod ports;
 pub mod run;

@@ -80,6 +80,15 @@ fn label_values_from_outside_grow_nothing_and_break_nothing() {
 }
 
 #[test]
+fn gauges_are_refreshed_before_each_reading() {
+    let metrics = Metrics::detached();
+    let gauge = metrics.gauge(&["reads"], "R", &[]);
+    metrics.before_reading(move || gauge.add(&[], 1.0));
+    assert!(metrics.encode().contains("signet_reads 1.0\n"));
+    assert!(metrics.encode().contains("signet_reads 2.0\n"));
+}
+
+#[test]
 fn settings_choose_prefix_and_labels() {
     let settings = TelemetrySettings {
         metric_prefix: Some("my.prefix".into()),

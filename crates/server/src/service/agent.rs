@@ -188,6 +188,7 @@ impl agent_server::Agent for AgentService {
         let public_key = Csr::verified_public_key(&params.csr).map_err(|error| bad_csr(&error))?;
         let signed = self.context.authority.sign_agent_x509(id, &public_key).await;
         let svid = signed.map_err(|error| sign_failed("failed to sign X509 SVID", &error))?;
+        self.context.counted.signed_x509.inc(&[]);
         let (serial, not_after) = (svid.serial_number.clone(), svid.not_after);
         let updated = store.update_node(id, self.context.clock.unix(), move |node| {
             // Banned meanwhile: a new serial number would lift that.

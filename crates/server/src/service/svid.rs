@@ -74,6 +74,7 @@ impl SvidService {
             })
             .await
             .map_err(|error| sign_failed("failed to sign X509-SVID", &error))?;
+        self.context.counted.signed_x509.inc(&[]);
         Ok(x509_to_pb(&entry.spiffe_id, svid))
     }
 
@@ -98,6 +99,7 @@ impl SvidService {
             })
             .await
             .map_err(|error| sign_failed("failed to sign JWT-SVID", &error))?;
+        self.context.counted.signed_jwt.inc(&[]);
         Ok(types::Jwtsvid {
             token: signed.token,
             id: Some(id_to_pb(id)),
@@ -171,6 +173,7 @@ impl svid_server::Svid for SvidService {
             })
             .await
             .map_err(|error| sign_failed("failed to sign X509-SVID", &error))?;
+        self.context.counted.signed_x509.inc(&[]);
         audit.field("spiffe_id", &id);
         audit.field("serial_num", &svid.serial_number);
         audit.field("expires_at", svid.not_after);
@@ -302,6 +305,7 @@ impl svid_server::Svid for SvidService {
             .sign_downstream_x509_ca(&public_key, ttl(request.preferred_ttl))
             .await
             .map_err(|error| sign_failed("failed to sign downstream X.509 CA", &error))?;
+        self.context.counted.signed_ca.inc(&[]);
         let bundle = self.context.cache.own_bundle();
         let bundle = bundle.ok_or_else(|| Status::not_found("bundle not found"))?;
         audit.field("expires_at", svid.not_after);

@@ -111,6 +111,7 @@ impl AgentService {
         }
         let signed = self.context.authority.sign_agent_x509(&agent_id, &public_key).await;
         let svid = signed.map_err(|error| sign_failed("failed to sign X509 SVID", &error))?;
+        self.context.counted.signed_x509.inc(&[]);
         let node = AttestedNode {
             spiffe_id: agent_id.clone(),
             attestation_type: params.kind,

@@ -1,0 +1,87 @@
+//! What the server measures besides its RPCs, under SPIRE's names.
+
+use std::sync::Arc;
+
+use signet_daemon::metrics::{Counter, Gauge, Metrics};
+
+use crate::context::Context;
+
+/// The server's metrics. Clones share them.
+#[derive(Clone, Debug)]
+pub struct ServerMetrics {
+    /// `server_ca_sign_jwt_svid`.
+    pub signed_jwt: Counter,
+    /// `server_ca_sign_x509_ca_svid`: authorities of downstream servers.
+    pub signed_ca: Counter,
+    /// `server_ca_sign_x509_svid`: those of workloads and agents.
+    pub signed_x509: Counter,
+    agents: Gauge,
+    ca_expiration: Gauge,
+    ca_failed: Gauge,
+    ca_ttl: Gauge,
+    entries: Gauge,
+    started: Gauge,
+    staleness: Gauge,
+    uptime: Gauge,
+}
+
+impl ServerMetrics {
+    /// Registers everything.
+    pub fn new(m: &Metrics) -> Self {
+        let signed = |what: &str, help: &str| m.counter(&["server_ca", "sign", what], help, &[]);
+        let rotate = |what: &str, help: &str| {
+            m.gauge(&["manager", "x509_ca", "rotate", what], help, &["trust_domain_id"])
+        };
+        Self {
+            signed_jwt: signed("jwt_svid", "JWT-SVIDs signed"),
+            signed_ca: signed("x509_ca_svid", "Downstream X.509 authorities signed"),
+            signed_x509: signed("x509_svid", "X.509-SVIDs signed"),
+            agents: m.gauge(&["node", "agents_by_id_cache", "count"], "Agents in memory", &[]),
+            ca_expiration: rotate("expiration", "When the active X.509 CA expires, Unix seconds"),
+            ca_failed: m.gauge(
+                &["ca", "manager", "failed_rotations"],
+                "Rotations of authorities that failed in a row",
+                &[],
+            ),
+            ca_ttl: rotate("ttl", "Seconds until the active X.509 CA expires"),
+            entries: m.gauge(
+                &["entry", "entries_by_entryid_cache", "count"],
+                "Registration entries in memory",
+                &[],
+            ),
+            started: m.gauge(&["started"], "1", &["version", "trust_domain_id"]),
+            staleness: m.gauge(
+                &["entry", "cache", "staleness_seconds"],
+                "How old what is in memory may be",
+                &[],
+            ),
+            uptime: m.gauge(&["uptime_in_ms"], "Milliseconds since the start", &[]),
+        }
+    }
+
+    /// Shows the state of a server at each reading.
+    pub fn show(&self, context: &Context) {
+        let trust_domain = context.trust_domain.as_str();
+        self.started.set(&[env!("CARGO_PKG_VERSION"), trust_domain], 1.0);
+        let me = self.clone();
+        // Not the context itself: it holds the metrics, which would then hold themselves.
+        let (cache, authority) = (Arc::clone(&context.cache), context.authority.clone());
+        let (clock, started) = (Arc::clone(&context.clock), context.started);
+        let trust_domain = context.trust_domain.clone();
+        context.metrics.before_reading(move || {
+            let trust_domain = trust_domain.as_str();
+            me.uptime.set(&[], started.elapsed().as_secs_f64() * 1e3);
+            me.entries.set_len(&[], cache.entry_count());
+            me.agents.set_len(&[], cache.node_count());
+            me.staleness.set(&[], cache.staleness().as_secs_f64());
+            let view = authority.view();
+            let view = view.borrow();
+            me.ca_failed.set(&[], f64::from(view.failed_rotations));
+            if let Some(active) = &view.x509.active {
+                let left = active.expires_at.saturating_sub(clock.unix());
+                me.ca_expiration.set(&[trust_domain], active.expires_at as f64);
+                me.ca_ttl.set(&[trust_domain], left as f64);
+            }
+        });
+    }
+}
