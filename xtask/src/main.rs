@@ -1,5 +1,6 @@
 //! The commands of the README.
 
+mod bench;
 mod demo;
 mod run;
 mod test;
@@ -19,6 +20,8 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Measure CPU, memory and delays of the release builds; prints JSON lines
+    Bench(bench::Options),
     /// Show the whole thing at work on this machine, in temporary directories, and clean up
     Demo,
     /// Run every test that CI runs
@@ -29,6 +32,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let done = match Args::parse().command {
+        Command::Bench(options) => bench::run(&options),
         Command::Demo => demo::run(),
         Command::Test(options) => test::run(&options),
         Command::Tidy => tidy::run(),

@@ -1,0 +1,108 @@
+//! What is measured, what must be reached, and the lines that say so.
+
+use std::io::Write;
+
+use serde_json::json;
+
+/// A measure and its goal.
+#[derive(Clone, Copy, Debug)]
+pub struct Goal {
+    /// Its name.
+    pub measure: &'static str,
+    /// What the value counts.
+    pub unit: &'static str,
+    /// What must be reached.
+    pub goal: f64,
+    /// What SPIRE 1.15.3 reached.
+    pub spire: f64,
+    /// Whether more is better.
+    pub more_is_better: bool,
+}
+
+const fn at_most(measure: &'static str, unit: &'static str, goal: f64, spire: f64) -> Goal {
+    Goal { measure, unit, goal, spire, more_is_better: false }
+}
+
+const fn at_least(measure: &'static str, unit: &'static str, goal: f64, spire: f64) -> Goal {
+    Goal { measure, unit, goal, spire, more_is_better: true }
+}
+
+/// Agent at rest with two entries.
+pub const AGENT_RSS_IDLE: Goal = at_most("agent_rss_idle", "MB", 12.0, 63.0);
+/// Agent with a thousand open streams.
+pub const AGENT_RSS_STREAMS: Goal = at_most("agent_rss_1000_streams", "MB", 48.0, 126.0);
+/// One X.509-SVID over a new connection, with attestation.
+pub const AGENT_FETCH: Goal = at_most("agent_cpu_fetch_new_connection", "ms", 0.2, 0.62);
+/// One cached JWT-SVID.
+pub const AGENT_JWT: Goal = at_most("agent_cpu_jwt_cached", "ms", 0.1, 0.35);
+/// From the answer of the server to the update of an open stream.
+pub const PROPAGATE_CREATE: Goal = at_most("propagate_create_p99", "ms", 50.0, 5000.0);
+/// The same for a deletion.
+pub const PROPAGATE_DELETE: Goal = at_most("propagate_delete_p99", "ms", 50.0, 5000.0);
+/// Server at rest with two entries.
+pub const SERVER_RSS_IDLE: Goal = at_most("server_rss_idle", "MB", 20.0, 91.0);
+/// Server with all entries of the measure of scale.
+pub const SERVER_RSS_ENTRIES: Goal = at_most("server_rss_entries", "MB", 70.0, 199.0);
+/// One X.509-SVID signed, in batches of 50.
+pub const SERVER_X509: Goal = at_most("server_cpu_x509_svid", "ms", 0.12, 0.33);
+/// One JWT-SVID signed.
+pub const SERVER_JWT: Goal = at_most("server_cpu_jwt_svid", "ms", 0.1, 0.39);
+/// One agent attested with a join token, the making of the token included.
+pub const SERVER_ATTEST: Goal = at_most("server_cpu_attest", "ms", 1.5, 3.5);
+/// Entries created in batches of 50 on top of those that are there.
+pub const CREATE_50: Goal = at_least("create_entries_batch_50", "1/s", 6000.0, 100.0);
+/// Entries created in batches of 500.
+pub const CREATE_500: Goal = at_least("create_entries_batch_500", "1/s", 12_000.0, 100.0);
+/// Server at rest with all entries.
+pub const SERVER_IDLE: Goal = at_most("server_cpu_idle_entries", "% of a core", 0.5, 13.0);
+
+/// Prints each measure as it comes, and remembers whether all goals were met.
+#[derive(Debug)]
+pub struct Report {
+    small: bool,
+    missed: Vec<&'static str>,
+}
+
+impl Report {
+    /// With `small`, reaching half of a goal is enough: the machine is shared and the work short.
+    pub fn new(small: bool) -> Self {
+        Self { small, missed: Vec::new() }
+    }
+
+    /// Prints one measure.
+    pub fn add(&mut self, goal: Goal, value: f64, more: &serde_json::Value) {
+        // How often the value fits into the goal, or the goal into the value.
+        let reached = match goal.more_is_better {
+            true => value / goal.goal,
+            false => goal.goal / value.max(f64::MIN_POSITIVE),
+        };
+        let mut line = json!({
+            "measure": goal.measure,
+            "value": (value * 10_000.0).round() / 10_000.0,
+            "unit": goal.unit,
+            "goal": goal.goal,
+            "spire": goal.spire,
+            "met": reached >= 1.0,
+        });
+        if let (Some(line), Some(more)) = (line.as_object_mut(), more.as_object()) {
+            line.extend(more.clone());
+        }
+        println!("{line}");
+        drop(std::io::stdout().flush());
+        if reached < if self.small { 0.5 } else { 1.0 } {
+            self.missed.push(goal.measure);
+        }
+    }
+
+    /// Whether everything that had to be reached was.
+    ///
+    /// # Errors
+    /// None; the shape is that of the caller.
+    pub fn finish(self) -> anyhow::Result<bool> {
+        if !self.missed.is_empty() {
+            let how = if self.small { "below half of the goal" } else { "goal missed" };
+            eprintln!("{how}: {}", self.missed.join(", "));
+        }
+        Ok(self.missed.is_empty())
+    }
+}

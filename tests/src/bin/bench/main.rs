@@ -1,0 +1,119 @@
+//! Measures the built programs: what `cargo xtask bench` runs.
+//!
+//! One JSON line for each measure: `{"measure", "value", "unit", "goal", "spire", "met"}`, where
+//! `spire` is what SPIRE 1.15.3 needed for the same work on the same kind of machine. CPU is what
+//! the measured process itself used, by its own clock, divided by the operations done.
+
+mod agent;
+mod client;
+mod goals;
+mod programs;
+mod server;
+mod usage;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context, bail};
+
+use crate::{goals::Report, programs::Programs};
+
+/// How much work is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Sizes {
+    /// Workload API calls over new connections.
+    pub fetches: usize,
+    /// Workload API calls for cached JWT-SVIDs.
+    pub tokens: usize,
+    /// Streams held open at once.
+    pub streams: usize,
+    /// Entries created and deleted under an open stream.
+    pub changes: usize,
+    /// X.509-SVIDs signed, in batches of 50.
+    pub signed: usize,
+    /// JWT-SVIDs signed.
+    pub signed_tokens: usize,
+    /// Agents attested.
+    pub attested: usize,
+    /// Entries in the store for the measures of scale.
+    pub entries: usize,
+    /// Entries created for each measured batch size on top of those.
+    pub created: usize,
+    /// Seconds of doing nothing.
+    pub idle: u64,
+}
+
+const FULL: Sizes = Sizes {
+    fetches: 4000,
+    tokens: 10_000,
+    streams: 1000,
+    changes: 100,
+    signed: 10_000,
+    signed_tokens: 5000,
+    attested: 300,
+    entries: 50_000,
+    created: 5000,
+    idle: 30,
+};
+
+const SMALL: Sizes = Sizes {
+    fetches: 500,
+    tokens: 1000,
+    streams: 1000,
+    changes: 20,
+    signed: 2000,
+    signed_tokens: 500,
+    attested: 50,
+    entries: 10_000,
+    created: 2000,
+    idle: 10,
+};
+
+struct Options {
+    small: bool,
+    server: PathBuf,
+    agent: PathBuf,
+}
+
+fn options() -> anyhow::Result<Options> {
+    let mut small = false;
+    let (mut server, mut agent) = (None, None);
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut path = || args.next().map(PathBuf::from).with_context(|| format!("{arg} PATH"));
+        match arg.as_str() {
+            "--small" => small = true,
+            "--server" => server = Some(path()?),
+            "--agent" => agent = Some(path()?),
+            _ => bail!("usage: bench [--small] [--server PROGRAM] [--agent PROGRAM]"),
+        }
+    }
+    Ok(Options {
+        small,
+        server: server.unwrap_or_else(e2e::bins::server),
+        agent: agent.unwrap_or_else(e2e::bins::agent),
+    })
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run().await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:?}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> anyhow::Result<bool> {
+    let options = options()?;
+    let sizes = if options.small { SMALL } else { FULL };
+    usage::raise_open_files()?;
+    let mut report = Report::new(options.small);
+    let mut programs = Programs::start(&options.server, &options.agent)?;
+    agent::measure(&mut programs, sizes, &mut report).await?;
+    server::measure(&mut programs, sizes, &mut report).await?;
+    programs.stop();
+    report.finish()
+}

@@ -1,0 +1,42 @@
+//! `cargo xtask bench`: what the programs need, measured on release builds.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Context, Result};
+
+use crate::run::{bin_dir, cargo};
+
+/// What is measured, and how.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Less work, and fail only below half of a goal: for shared machines
+    #[arg(long)]
+    small: bool,
+    /// Measure this server instead of ours
+    #[arg(long, value_name = "PROGRAM", requires = "agent")]
+    server: Option<PathBuf>,
+    /// Measure this agent instead of ours
+    #[arg(long, value_name = "PROGRAM", requires = "server")]
+    agent: Option<PathBuf>,
+}
+
+/// Builds everything in release mode and runs the measuring client; it prints JSON lines.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut packages = vec!["-p", "e2e", "--bin", "bench"];
+    if options.server.is_none() {
+        packages.extend(["-p", "signet-server", "--bin", "signet-server"]);
+        packages.extend(["-p", "signet-agent", "--bin", "signet-agent"]);
+    }
+    crate::run::run(cargo(&["build", "--locked", "--release"]).args(packages))?;
+    let release = bin_dir()?.parent().context("the target directory")?.join("release");
+    let mut bench = Command::new(release.join("bench"));
+    if options.small {
+        bench.arg("--small");
+    }
+    for (flag, program) in [("--server", &options.server), ("--agent", &options.agent)] {
+        if let Some(program) = program {
+            bench.arg(flag).arg(program);
+        }
+    }
+    crate::run::run(&mut bench)
+}
