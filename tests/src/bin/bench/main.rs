@@ -111,7 +111,7 @@ async fn run() -> anyhow::Result<bool> {
     let sizes = if options.small { SMALL } else { FULL };
     usage::raise_open_files()?;
     let mut report = Report::new(options.small);
-    let mut programs = Programs::start(&options.server, &options.agent)?;
+    let mut programs = Programs::start(&options.server, &options.agent).await?;
     agent::measure(&mut programs, sizes, &mut report).await?;
     server::measure(&mut programs, sizes, &mut report).await?;
     programs.stop();

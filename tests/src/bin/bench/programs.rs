@@ -4,16 +4,27 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
-use e2e::{Process, TestDir, eventually, node::caller};
+use e2e::{Process, TestDir, node::caller};
+use signet_api::pb::spire::api::server::{
+    agent::v1::{CreateJoinTokenRequest, agent_client::AgentClient},
+    entry::v1::entry_client::EntryClient,
+};
+
+use crate::client::{admin, create, entry, id, open_stream};
 
 /// The trust domain.
 pub const TRUST_DOMAIN: &str = "example.org";
 /// The alias of the agent.
 pub const NODE: &str = "/node1";
+
+/// How long a program may take to be ready.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two questions whether it is.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// Both programs; SPIRE's own can be put in their place.
 #[derive(Debug)]
@@ -29,7 +40,7 @@ pub struct Programs {
 
 impl Programs {
     /// Starts both and registers two workloads, one of which is the caller.
-    pub fn start(server: &Path, agent: &Path) -> anyhow::Result<Self> {
+    pub async fn start(server: &Path, agent: &Path) -> anyhow::Result<Self> {
         let dir = TestDir::new();
         for name in ["server", "agent", "pub", "adm"] {
             dir.subdir(name);
@@ -43,8 +54,8 @@ impl Programs {
             agent: None,
             server: None,
         };
-        programs.start_server();
-        programs.start_agent()?;
+        programs.start_server().await?;
+        programs.start_agent().await?;
         Ok(programs)
     }
 
@@ -84,7 +95,7 @@ impl Programs {
         }
     }
 
-    fn start_server(&mut self) {
+    async fn start_server(&mut self) -> anyhow::Result<()> {
         let config = self.write(
             "server.conf",
             r#"server {
@@ -110,31 +121,23 @@ plugins {
         );
         let mut command = Command::new(&self.server_program);
         command.args(["run", "-config"]).arg(config);
-        let mut server = Process::start("server", &mut command, &self.dir.join("server.log"));
-        eventually("the server is healthy", || {
-            server.assert_running();
-            self.server_says(&["healthcheck"]).ok()
-        });
-        self.server = Some(server);
+        self.server = Some(Process::start("server", &mut command, &self.dir.join("server.log")));
+        let end = Instant::now() + PATIENCE;
+        while let Err(error) = admin(self).await {
+            self.server_pid()?;
+            anyhow::ensure!(Instant::now() < end, "the server is not ready: {error:#}");
+            tokio::time::sleep(PAUSE).await;
+        }
+        Ok(())
     }
 
-    fn start_agent(&mut self) -> anyhow::Result<()> {
-        let id = |path: &str| format!("spiffe://{TRUST_DOMAIN}{path}");
-        let made = self.server_says(&["token", "generate", "-spiffeID", &id(NODE)])?;
-        let token = made.trim().strip_prefix("Token: ").context("no token")?.to_owned();
-        for (path, selector) in [("/w1", caller().as_str()), ("/w2", "unix:uid:4294967")] {
-            let (id, parent) = (id(path), id(NODE));
-            self.server_says(&[
-                "entry",
-                "create",
-                "-spiffeID",
-                &id,
-                "-parentID",
-                &parent,
-                "-selector",
-                selector,
-            ])?;
-        }
+    async fn start_agent(&mut self) -> anyhow::Result<()> {
+        let channel = admin(self).await?;
+        let request = CreateJoinTokenRequest { ttl: 600, token: String::new(), agent_id: id(NODE) };
+        let token = AgentClient::new(channel.clone()).create_join_token(request).await?;
+        let token = token.into_inner().value;
+        let both = vec![entry(NODE, "/w1", &caller()), entry(NODE, "/w2", "unix:uid:4294967")];
+        create(&mut EntryClient::new(channel), both).await?;
         let config = self.write(
             "agent.conf",
             r#"agent {
@@ -156,16 +159,15 @@ plugins {
         );
         let mut command = Command::new(&self.agent_program);
         command.args(["run", "-config"]).arg(config).args(["-joinToken", &token]);
-        let mut agent = Process::start("agent", &mut command, &self.dir.join("agent.log"));
-        eventually("the agent serves an SVID", || {
-            agent.assert_running();
-            let mut fetch = Command::new(&self.agent_program);
-            fetch.args(["api", "fetch", "x509", "-socketPath"]).arg(self.agent_socket());
-            finished(&mut fetch).ok()
-        });
-        self.agent = Some(agent);
+        self.agent = Some(Process::start("agent", &mut command, &self.dir.join("agent.log")));
+        let end = Instant::now() + PATIENCE;
+        while let Err(error) = open_stream(&self.agent_socket()).await {
+            self.agent_pid()?;
+            anyhow::ensure!(Instant::now() < end, "the agent is not ready: {error:#}");
+            tokio::time::sleep(PAUSE).await;
+        }
         // What the start used is not what resting needs.
-        std::thread::sleep(Duration::from_secs(3));
+        tokio::time::sleep(Duration::from_secs(3)).await;
         Ok(())
     }
 
@@ -176,18 +178,4 @@ plugins {
             .replace("TRUST_DOMAIN", TRUST_DOMAIN);
         self.dir.write(name, text)
     }
-
-    fn server_says(&self, args: &[&str]) -> anyhow::Result<String> {
-        let mut command = Command::new(&self.server_program);
-        finished(command.args(args).arg("-socketPath").arg(self.server_socket()))
-    }
-}
-
-fn finished(command: &mut Command) -> anyhow::Result<String> {
-    let output = command.output().context("starting a command")?;
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), output.stderr);
-    if !output.status.success() {
-        anyhow::bail!("{command:?}: {out}{}", String::from_utf8_lossy(&err));
-    }
-    Ok(out.into_owned())
 }
