@@ -3,6 +3,11 @@
 //! The writer fills in lengths when a constructed value ends. The reader takes one value after the
 //! other, refuses indefinite and non-minimal lengths and multi-byte tags, and never recurses.
 
+pub mod oid;
+mod reader;
+
+pub use reader::{Reader, Value};
+
 /// Tags of the types we use.
 pub mod tag {
     /// BOOLEAN
@@ -45,50 +50,6 @@ pub mod tag {
     pub const fn context_constructed(number: u8) -> u8 {
         0xa0 | number
     }
-}
-
-/// Content octets of the object identifiers we use.
-pub mod oid {
-    /// 1.2.840.10045.2.1
-    pub const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
-    /// 1.2.840.10045.3.1.7
-    pub const P256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
-    /// 1.3.132.0.34
-    pub const P384: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x22];
-    /// 1.3.132.0.35
-    pub const P521: &[u8] = &[0x2b, 0x81, 0x04, 0x00, 0x23];
-    /// 1.2.840.113549.1.1.1
-    pub const RSA: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01];
-    /// 1.2.840.113549.1.1.11
-    pub const RSA_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b];
-    /// 1.2.840.113549.1.1.12
-    pub const RSA_SHA384: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0c];
-    /// 1.2.840.113549.1.1.13
-    pub const RSA_SHA512: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0d];
-    /// 1.2.840.10045.4.3.2
-    pub const ECDSA_SHA256: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x02];
-    /// 1.2.840.10045.4.3.3
-    pub const ECDSA_SHA384: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x03];
-    /// 1.2.840.10045.4.3.4
-    pub const ECDSA_SHA512: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, 0x04];
-    /// 1.2.840.113549.1.9.14
-    pub const EXTENSION_REQUEST: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x0e];
-    /// 2.5.29.14
-    pub const SUBJECT_KEY_ID: &[u8] = &[0x55, 0x1d, 0x0e];
-    /// 2.5.29.15
-    pub const KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x0f];
-    /// 2.5.29.17
-    pub const SUBJECT_ALT_NAME: &[u8] = &[0x55, 0x1d, 0x11];
-    /// 2.5.29.19
-    pub const BASIC_CONSTRAINTS: &[u8] = &[0x55, 0x1d, 0x13];
-    /// 2.5.29.35
-    pub const AUTHORITY_KEY_ID: &[u8] = &[0x55, 0x1d, 0x23];
-    /// 2.5.29.37
-    pub const EXT_KEY_USAGE: &[u8] = &[0x55, 0x1d, 0x25];
-    /// 1.3.6.1.5.5.7.3.1
-    pub const SERVER_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x01];
-    /// 1.3.6.1.5.5.7.3.2
-    pub const CLIENT_AUTH: &[u8] = &[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x02];
 }
 
 /// The bytes are not the DER that was expected.
@@ -217,170 +178,6 @@ impl Writer {
             }
             w.constructed(tag::OCTET_STRING, fill);
         });
-    }
-}
-
-/// One DER value.
-#[derive(Clone, Copy, Debug)]
-pub struct Value<'a> {
-    /// Its tag.
-    pub tag: u8,
-    /// What is inside.
-    pub content: &'a [u8],
-    /// The whole of it, tag and length too.
-    pub raw: &'a [u8],
-}
-
-/// Reads DER values one after the other.
-#[derive(Clone, Copy, Debug)]
-pub struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    /// At the start of `bytes`.
-    pub fn new(bytes: &'a [u8]) -> Self {
-        Self(bytes)
-    }
-
-    /// Whether everything was read.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// What was not read yet.
-    pub fn rest(&self) -> &'a [u8] {
-        self.0
-    }
-
-    /// Nothing may follow.
-    ///
-    /// # Errors
-    /// [`DerError`] when something does.
-    pub fn finish(&self) -> Result<(), DerError> {
-        if self.0.is_empty() { Ok(()) } else { Err(DerError) }
-    }
-
-    /// The next value.
-    ///
-    /// # Errors
-    /// [`DerError`] when the bytes end too early or are not DER.
-    #[allow(clippy::should_implement_trait, reason = "fallible, and an end is an error here")]
-    pub fn next(&mut self) -> Result<Value<'a>, DerError> {
-        let (&tag, rest) = self.0.split_first().ok_or(DerError)?;
-        if tag & 0x1f == 0x1f {
-            return Err(DerError);
-        }
-        let (&first, rest) = rest.split_first().ok_or(DerError)?;
-        let (length, rest) = match first {
-            0..=0x7f => (usize::from(first), rest),
-            0x81..=0x84 => {
-                let (octets, rest) =
-                    rest.split_at_checked(usize::from(first & 0x7f)).ok_or(DerError)?;
-                let length = octets.iter().fold(0, |sum, &b| sum << 8 | usize::from(b));
-                if octets.first() == Some(&0) || length < 0x80 {
-                    return Err(DerError);
-                }
-                (length, rest)
-            }
-            _ => return Err(DerError),
-        };
-        let (content, after) = rest.split_at_checked(length).ok_or(DerError)?;
-        let raw = self.0.get(..self.0.len() - after.len()).ok_or(DerError)?;
-        self.0 = after;
-        Ok(Value { tag, content, raw })
-    }
-
-    /// The next value, which must have this tag.
-    ///
-    /// # Errors
-    /// [`DerError`].
-    pub fn expect(&mut self, tag: u8) -> Result<&'a [u8], DerError> {
-        let value = self.next()?;
-        if value.tag == tag { Ok(value.content) } else { Err(DerError) }
-    }
-
-    /// A reader of the content of the next value, which must have this tag.
-    ///
-    /// # Errors
-    /// [`DerError`].
-    pub fn enter(&mut self, tag: u8) -> Result<Self, DerError> {
-        self.expect(tag).map(Self)
-    }
-
-    /// The next value if it has this tag.
-    ///
-    /// # Errors
-    /// [`DerError`] when it has the tag and is broken.
-    pub fn optional(&mut self, tag: u8) -> Result<Option<&'a [u8]>, DerError> {
-        if self.0.first() == Some(&tag) { self.expect(tag).map(Some) } else { Ok(None) }
-    }
-
-    /// An INTEGER that is not negative, as big-endian bytes without a leading zero.
-    ///
-    /// # Errors
-    /// [`DerError`].
-    pub fn unsigned(&mut self) -> Result<&'a [u8], DerError> {
-        match self.expect(tag::INTEGER)? {
-            [0] => Ok(&[]),
-            [0, next, ..] if next & 0x80 == 0 => Err(DerError),
-            [0, rest @ ..] => Ok(rest),
-            content @ [first, ..] if first & 0x80 == 0 => Ok(content),
-            _ => Err(DerError),
-        }
-    }
-
-    /// An INTEGER that fits 32 bits and is not negative.
-    ///
-    /// # Errors
-    /// [`DerError`].
-    pub fn small_unsigned(&mut self) -> Result<u32, DerError> {
-        let bytes = self.unsigned()?;
-        if bytes.len() > 4 {
-            return Err(DerError);
-        }
-        Ok(bytes.iter().fold(0, |sum, &b| sum << 8 | u32::from(b)))
-    }
-
-    /// A BIT STRING of whole bytes.
-    ///
-    /// # Errors
-    /// [`DerError`].
-    pub fn bits(&mut self) -> Result<&'a [u8], DerError> {
-        match self.expect(tag::BIT_STRING)? {
-            [0, rest @ ..] => Ok(rest),
-            _ => Err(DerError),
-        }
-    }
-
-    /// UTCTime or GeneralizedTime as RFC 5280 writes them, in Unix seconds.
-    ///
-    /// # Errors
-    /// [`DerError`].
-    pub fn time(&mut self) -> Result<i64, DerError> {
-        let value = self.next()?;
-        let (text, year_digits) = match value.tag {
-            tag::UTC_TIME => (value.content, 2),
-            tag::GENERALIZED_TIME => (value.content, 4),
-            _ => return Err(DerError),
-        };
-        let text = text.strip_suffix(b"Z").ok_or(DerError)?;
-        if text.len() != year_digits + 10 || !text.iter().all(u8::is_ascii_digit) {
-            return Err(DerError);
-        }
-        let (year, rest) = text.split_at_checked(year_digits).ok_or(DerError)?;
-        let number =
-            |digits: &[u8]| digits.iter().fold(0_i32, |sum, &d| sum * 10 + i32::from(d - b'0'));
-        let mut fields =
-            rest.chunks_exact(2).map(|pair| u8::try_from(number(pair)).unwrap_or(u8::MAX));
-        let mut field = || fields.next().ok_or(DerError);
-        let year = match number(year) {
-            short @ 0..50 if year_digits == 2 => 2000 + short,
-            short if year_digits == 2 => 1900 + short,
-            full => full,
-        };
-        let month = time::Month::try_from(field()?).map_err(|_| DerError)?;
-        let date = time::Date::from_calendar_date(year, month, field()?).map_err(|_| DerError)?;
-        let at = date.with_hms(field()?, field()?, field()?).map_err(|_| DerError)?;
-        Ok(at.assume_utc().unix_timestamp())
     }
 }
 

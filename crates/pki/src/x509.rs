@@ -5,14 +5,15 @@ mod csr;
 mod issue;
 mod name;
 pub mod path;
+mod serial;
 mod verify;
 
 pub use cert::{CertError, Certificate, MAX_CERT_LEN, MAX_CHAIN, parse_chain, split_der_chain};
 pub use csr::{Csr, CsrError, CsrParams, MAX_CSR_LEN, create_csr};
 pub use issue::{
-    CaIssuer, CaParams, Extension, IssueError, Issued, NOT_BEFORE_CUSHION, Serial, SvidParams,
-    self_sign_ca,
+    CaIssuer, CaParams, Extension, IssueError, Issued, NOT_BEFORE_CUSHION, SvidParams, self_sign_ca,
 };
 pub use name::{Name, Oid};
+pub use serial::Serial;
 pub(crate) use verify::check_leaf;
 pub use verify::{MAX_AUTHORITIES, TrustBundle, VerifiedSvid, VerifyError, verify_ca, verify_svid};
