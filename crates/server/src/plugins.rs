@@ -42,28 +42,34 @@ impl PluginError {
 /// # Errors
 /// [`PluginError`] when the key file or what it is sealed with cannot be read.
 pub fn key_manager(settings: &config::KeyManager) -> Result<Arc<dyn KeyManager>, PluginError> {
-    const KIND: &str = "KeyManager";
     match settings {
         config::KeyManager::Memory => Ok(Arc::new(MemoryKeyManager::new())),
-        config::KeyManager::Disk(disk) => {
-            let failed = |error: &dyn std::error::Error| {
-                PluginError::new(KIND, "disk", crate::service::chain(error))
-            };
-            let sealing = match &disk.seal {
-                None => Sealing::Off,
-                Some(config::SealKey::KeyFile(path)) => {
-                    Sealing::With(SealKey::from_file(path).map_err(|e| failed(&e))?)
-                }
-                Some(config::SealKey::PassphraseFile(path)) => {
-                    let passphrase =
-                        passphrase(path).map_err(|why| PluginError::new(KIND, "disk", why))?;
-                    Sealing::With(SealKey::from_passphrase(passphrase).map_err(|e| failed(&e))?)
-                }
-            };
-            let opened = DiskKeyManager::open(&disk.keys_path, sealing).map_err(|e| failed(&e))?;
-            Ok(Arc::new(opened))
-        }
+        config::KeyManager::Disk(disk) => Ok(Arc::new(disk_key_manager(disk)?)),
     }
+}
+
+/// Opens the key manager `disk`, as [`key_manager`] does.
+///
+/// # Errors
+/// As [`key_manager`].
+pub(crate) fn disk_key_manager(
+    disk: &config::DiskKeyManager,
+) -> Result<DiskKeyManager, PluginError> {
+    const KIND: &str = "KeyManager";
+    let failed = |error: &dyn std::error::Error| {
+        PluginError::new(KIND, "disk", crate::service::chain(error))
+    };
+    let sealing = match &disk.seal {
+        None => Sealing::Off,
+        Some(config::SealKey::KeyFile(path)) => {
+            Sealing::With(SealKey::from_file(path).map_err(|e| failed(&e))?)
+        }
+        Some(config::SealKey::PassphraseFile(path)) => {
+            let passphrase = passphrase(path).map_err(|why| PluginError::new(KIND, "disk", why))?;
+            Sealing::With(SealKey::from_passphrase(passphrase).map_err(|e| failed(&e))?)
+        }
+    };
+    DiskKeyManager::open(&disk.keys_path, sealing).map_err(|e| failed(&e))
 }
 
 /// Opens the upstream authority, if there is one.

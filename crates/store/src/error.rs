@@ -6,9 +6,6 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The connection string names no file.
-    #[error("connection_string \"{0}\" names no database file")]
-    ConnectionString(String),
     /// The file is damaged, or no SQLite database at all.
     #[error(
         "the database {path} is damaged or not an SQLite database ({why}): \
@@ -39,6 +36,19 @@ pub enum OpenError {
         /// The version found.
         found: i64,
         /// The newest version known.
+        known: i64,
+    },
+    /// An older version of this program wrote the file, and migrations are disabled.
+    #[error(
+        "the database {path} has schema version {found}, this version needs {known}, and \
+         disable_migration forbids to migrate it"
+    )]
+    Outdated {
+        /// The file.
+        path: PathBuf,
+        /// The version found.
+        found: i64,
+        /// The version needed.
         known: i64,
     },
     /// The file is SPIRE's own database.

@@ -210,6 +210,13 @@ impl Store {
 /// Deletes the entries that a join token's agent ID was given with: parented to the agent, with
 /// the one selector `spiffe_id:<agent ID>`.
 async fn delete_token_entries(tx: &mut Tx<'_>, agent: &SpiffeId) -> Result<(), Fault> {
+    // The token with it: whoever holds its key could otherwise attest again until it expires.
+    if let Some((_, token)) = agent.path().rsplit_once('/') {
+        sqlx::query("DELETE FROM join_tokens WHERE token = ? AND spent_by IS NOT NULL")
+            .bind(token)
+            .execute(tx.conn()?)
+            .await?;
+    }
     let mut plan = Plan::default();
     plan.and(terms::parent(agent));
     let Ok(selector) = Selector::new("spiffe_id", &agent.to_string()) else {

@@ -49,7 +49,7 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Opened, OpenError> {
     .pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string());
 
     let mut writer = SqliteConnection::connect_with(&connect).await.map_err(sqlite)?;
-    migrate(&mut writer, &path).await?;
+    migrate(&mut writer, &path, options.disable_migration).await?;
     let revision = newest_revision(&mut writer).await.map_err(|fault| fault_error(&path, fault))?;
     let readers = match options.location {
         Location::Memory => None,
@@ -126,7 +126,11 @@ pub(crate) fn create_private(path: &Path) -> std::io::Result<()> {
     }
 }
 
-async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
+async fn migrate(
+    conn: &mut SqliteConnection,
+    path: &Path,
+    disabled: bool,
+) -> Result<(), OpenError> {
     let sqlite = |source| sqlite_error(path, source);
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     let found = version(conn).await.map_err(sqlite)?;
@@ -135,6 +139,9 @@ async fn migrate(conn: &mut SqliteConnection, path: &Path) -> Result<(), OpenErr
     }
     if found == known {
         return Ok(());
+    }
+    if disabled && found > 0 {
+        return Err(OpenError::Outdated { path: path.to_owned(), found, known });
     }
     let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(sqlite)?;
     // Another process may have been faster.

@@ -1,0 +1,211 @@
+//! `signet-server migrate`: moving a trust domain from SPIRE here, and back.
+//!
+//! What was there before is never changed; what is new is written beside its place and then put
+//! into it. The CA journal and the keys go along, so agents and workloads go on with the SVIDs
+//! they have: nobody attests again.
+
+mod from_spire;
+mod journal;
+mod keys;
+mod report;
+mod to_spire;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use signet_base::SystemClock;
+use signet_daemon::{
+    cli::{EXIT_FAILED, EXIT_USAGE, Output, parse_bool},
+    program::Program,
+};
+
+use crate::config::{Config, DataStore, KeyManager, RunFlags};
+
+pub use report::Report;
+
+/// Flags of `signet-server migrate`.
+#[derive(Clone, Debug, clap::Args)]
+#[command(
+    about = "Move a trust domain from SPIRE to Signet, or back",
+    long_about = "Move a trust domain from SPIRE to Signet, or back.\n\n\
+        Both servers must be stopped. With -from-spire, the registration database of SPIRE 1.15 \
+        (SQLite) is imported into the store that the configuration file names, which must not \
+        exist yet, and the keys are copied to its key manager. With -to-spire, a database for \
+        SPIRE is written. Nothing that exists is changed."
+)]
+pub struct MigrateFlags {
+    /// SPIRE's database file to import
+    #[arg(
+        long = "from-spire",
+        alias = "fromSpire",
+        value_name = "DB",
+        required_unless_present = "to_spire"
+    )]
+    pub from_spire: Option<PathBuf>,
+    /// Database file to write for SPIRE; must not exist
+    #[arg(long = "to-spire", alias = "toSpire", value_name = "DB", conflicts_with = "from_spire")]
+    pub to_spire: Option<PathBuf>,
+    /// Signet's configuration file: trust domain, store and key manager are taken from it
+    #[arg(long = "config", value_name = "FILE", default_value = "conf/server/server.conf")]
+    pub config: PathBuf,
+    /// Replace $NAME and ${NAME} in the configuration file by environment variables
+    #[arg(
+        long = "expandEnv",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        default_value = "false",
+        value_parser = parse_bool,
+        hide_default_value = true,
+        value_name = "BOOL"
+    )]
+    pub expand_env: bool,
+    /// SPIRE's keys.json: where it is (-from-spire) or is to be written (-to-spire). Without it
+    /// the two share the file that keys_path names
+    #[arg(long = "keys", value_name = "FILE")]
+    pub keys: Option<PathBuf>,
+    /// Say what would be done, and do nothing
+    #[arg(long = "dryRun", alias = "dry-run")]
+    pub dry_run: bool,
+    /// Leave out rows that cannot be carried over, instead of refusing
+    #[arg(long = "skipInvalid", alias = "skip-invalid")]
+    pub skip_invalid: bool,
+    /// Form of what is printed
+    #[arg(long = "output", value_name = "FORMAT", value_enum, default_value_t)]
+    pub output: Output,
+}
+
+/// Why a migration was not done. Nothing was changed, unless the text says so.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum MigrateError {
+    /// What is to be written is there already.
+    #[error("{path} exists already: {hint}")]
+    Exists {
+        /// The file.
+        path: PathBuf,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A file could not be put into its place.
+    #[error("writing {path}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What happened.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The CA journal cannot be read.
+    #[error("reading the CA journal")]
+    Journal(#[from] signet_authority::journal::JournalError),
+    /// A key file cannot be read or written.
+    #[error(transparent)]
+    Keys(#[from] signet_pki::key_manager::KeyManagerError),
+    /// The key manager of the configuration cannot be opened.
+    #[error(transparent)]
+    KeyManager(#[from] crate::plugins::PluginError),
+    /// A server runs on the data directory.
+    #[error("the server must be stopped first")]
+    Running(#[from] signet_daemon::process::LockError),
+    /// The store of the configuration cannot be opened.
+    #[error(transparent)]
+    Open(#[from] signet_store::OpenError),
+    /// Rows cannot be carried over.
+    #[error("{} rows cannot be carried over (-skipInvalid leaves them out):\n  {}", .0.len(), .0.join("\n  "))]
+    Skipped(Vec<String>),
+    /// SPIRE's database cannot be read or written.
+    #[error(transparent)]
+    Spire(#[from] signet_store::spire::SpireError),
+    /// The store cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] signet_store::StoreError),
+    /// The database is of another trust domain.
+    #[error("{path} has no bundle of the configured trust domain {wanted}, but of {found}")]
+    TrustDomain {
+        /// The database.
+        path: PathBuf,
+        /// What the configuration says.
+        wanted: String,
+        /// Whose bundles there are.
+        found: String,
+    },
+    /// The flags and the configuration do not fit together.
+    #[error("{0}")]
+    Usage(String),
+}
+
+/// Runs the command and prints what came of it.
+pub fn run(program: Program, flags: &MigrateFlags) -> ExitCode {
+    let name = program.server_name();
+    let run_flags = RunFlags {
+        config: flags.config.clone(),
+        expand_env: flags.expand_env,
+        ..RunFlags::default()
+    };
+    let config = match Config::load(program, &run_flags, &|name| std::env::var(name).ok()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("{name}: starting: {error}");
+            return ExitCode::from(EXIT_FAILED);
+        }
+    };
+    match runtime.block_on(migrate(&config, flags, SystemClock::shared().unix())) {
+        Ok(report) => {
+            match flags.output {
+                Output::Pretty => print!("{report}"),
+                Output::Json => println!("{}", report.json()),
+            }
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let usage = matches!(error, MigrateError::Usage(_));
+            eprintln!("{name}: {:#}", anyhow::Error::new(error));
+            ExitCode::from(if usage { EXIT_USAGE } else { EXIT_FAILED })
+        }
+    }
+}
+
+/// Does what the flags say. `now` is Unix seconds.
+///
+/// # Errors
+/// [`MigrateError`]; then nothing was changed, but that keys may have been copied already.
+pub async fn migrate(
+    config: &Config,
+    flags: &MigrateFlags,
+    now: i64,
+) -> Result<Report, MigrateError> {
+    match (&flags.from_spire, &flags.to_spire) {
+        (Some(database), None) => from_spire::import(config, flags, database, now).await,
+        (None, Some(database)) => to_spire::export(config, flags, database, now).await,
+        _ => Err(MigrateError::Usage("give either -from-spire or -to-spire".to_owned())),
+    }
+}
+
+/// The store's file.
+fn store_path(config: &Config) -> Result<&PathBuf, MigrateError> {
+    let DataStore::Sqlite(sqlite) = &config.plugins.data_store;
+    sqlite.path.as_ref().ok_or_else(|| {
+        MigrateError::Usage(format!(
+            "connection_string in {} names a database in memory, which ends with the program",
+            config.file.display()
+        ))
+    })
+}
+
+/// The settings of the disk key manager, if that is the one.
+fn disk_keys(config: &Config) -> Option<&crate::config::DiskKeyManager> {
+    match &*config.plugins.key_manager {
+        KeyManager::Disk(disk) => Some(disk),
+        KeyManager::Memory => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,224 @@
+//! From SPIRE.
+
+use std::path::{Path, PathBuf};
+
+use signet_authority::journal::Journal;
+use signet_daemon::process::DirLock;
+use signet_store::{
+    Contents, Store, StoreOptions,
+    spire::{self, SpireContents},
+};
+
+use super::{MigrateError, MigrateFlags, Report, disk_keys, journal, keys::Keys, store_path};
+use crate::{config::Config, plugins, ports::JOURNAL_NAME};
+
+/// Imports SPIRE's database, its CA journal and its keys.
+pub(super) async fn import(
+    config: &Config,
+    flags: &MigrateFlags,
+    database: &Path,
+    now: i64,
+) -> Result<Report, MigrateError> {
+    let to = store_path(config)?;
+    if same_file(to, database) {
+        return Err(MigrateError::Usage(format!(
+            "connection_string in {} names SPIRE's own database: name another file, which will be \
+             created",
+            config.file.display()
+        )));
+    }
+    let found = spire::read(database).await?;
+    if !found.skipped.is_empty() && !flags.skip_invalid {
+        return Err(MigrateError::Skipped(found.skipped));
+    }
+    check_trust_domain(config, database, &found.contents)?;
+    if to.exists() {
+        return Err(MigrateError::Exists {
+            path: to.clone(),
+            hint: "a migration fills a new store; move this one away or name another file in \
+                   connection_string",
+        });
+    }
+    let mut report = Report::new(database.to_owned(), to.clone(), &found.contents, flags.dry_run);
+    report.skipped.clone_from(&found.skipped);
+
+    let source = match (&flags.keys, disk_keys(config)) {
+        (Some(path), _) => Some(path),
+        (None, Some(disk)) => Some(&disk.keys_path),
+        (None, None) => None,
+    };
+    let keys = source.map(|path| Keys::of_spire(path)).transpose()?;
+    let journal = choose_journal(&found, keys.as_ref(), &mut report)?;
+    if let Some(journal) = &journal {
+        report.authorities(journal);
+    }
+    let copy = keys_to_copy(config, source, keys.as_ref(), &mut report)?;
+    if flags.dry_run {
+        return Ok(report);
+    }
+
+    let _lock = DirLock::acquire(&config.data_dir, "signet-server.lock")?;
+    if let (true, Some(keys), Some(disk)) = (copy, &keys, disk_keys(config)) {
+        keys.add_to(&plugins::disk_key_manager(disk)?).await?;
+    }
+    let unfinished = Unfinished::beside(to);
+    fill(&unfinished.0, &found.contents, journal.as_ref(), now).await?;
+    unfinished.rename(to).map_err(|source| MigrateError::Io { path: to.clone(), source })?;
+    Ok(report)
+}
+
+fn same_file(a: &Path, b: &Path) -> bool {
+    match (a.canonicalize(), b.canonicalize()) {
+        (Ok(a), Ok(b)) => a == b,
+        _ => false,
+    }
+}
+
+fn check_trust_domain(
+    config: &Config,
+    database: &Path,
+    contents: &Contents,
+) -> Result<(), MigrateError> {
+    let bundles = &contents.bundles;
+    if bundles.is_empty() || bundles.iter().any(|it| it.trust_domain == config.trust_domain) {
+        return Ok(());
+    }
+    let names: Vec<&str> = bundles.iter().map(|bundle| bundle.trust_domain.as_str()).collect();
+    Err(MigrateError::TrustDomain {
+        path: database.to_owned(),
+        wanted: config.trust_domain.to_string(),
+        found: names.join(", "),
+    })
+}
+
+/// The journal of the server whose keys these are, as SPIRE itself would choose it.
+fn choose_journal(
+    found: &SpireContents,
+    keys: Option<&Keys>,
+    report: &mut Report,
+) -> Result<Option<Journal>, MigrateError> {
+    let ids = keys.map(Keys::subject_key_ids).transpose()?.unwrap_or_default();
+    let mine = found.journals.iter().find(|it| ids.contains(&it.active_x509_authority_id));
+    let Some(mine) = mine else {
+        report.notes.push(
+            "no CA journal belongs to the keys: the server will make new authorities. Agents and \
+             workloads go on, because the old ones stay in the bundle"
+                .to_owned(),
+        );
+        return Ok(None);
+    };
+    let others = found.journals.len() - 1;
+    if others > 0 {
+        report.notes.push(format!("{others} CA journals of other servers are not carried over"));
+    }
+    let (journal, left_out) = journal::from_spire(mine);
+    report.notes.extend(left_out);
+    Ok(Some(journal))
+}
+
+/// Whether the keys are to be written to the configured key manager.
+fn keys_to_copy(
+    config: &Config,
+    source: Option<&PathBuf>,
+    keys: Option<&Keys>,
+    report: &mut Report,
+) -> Result<bool, MigrateError> {
+    let (Some(source), Some(keys)) = (source, keys) else {
+        report.notes.push(
+            "the configured key manager is \"memory\": the server will make new authorities"
+                .to_owned(),
+        );
+        return Ok(false);
+    };
+    if keys.is_empty() {
+        report.notes.push(format!("there are no keys in {}", source.display()));
+        return Ok(false);
+    }
+    report.keys = keys.names();
+    let Some(disk) = disk_keys(config) else {
+        report.notes.push(
+            "the configured key manager is \"memory\": the keys are not carried over, and the \
+             server will make new authorities"
+                .to_owned(),
+        );
+        report.keys.clear();
+        return Ok(false);
+    };
+    if same_file(source, &disk.keys_path) {
+        if disk.seal.is_some() {
+            report.notes.push(format!(
+                "the server will seal {} when it starts: SPIRE can then no longer read it",
+                disk.keys_path.display()
+            ));
+        }
+        return Ok(false);
+    }
+    if disk.keys_path.exists() && !Keys::configured(disk)?.same_as(keys) {
+        return Err(MigrateError::Exists {
+            path: disk.keys_path.clone(),
+            hint: "it holds other keys; move it away or name another file in keys_path",
+        });
+    }
+    report.keys_to = Some(disk.keys_path.clone());
+    Ok(true)
+}
+
+/// Makes a whole store of a file that does not exist.
+async fn fill(
+    path: &Path,
+    contents: &Contents,
+    journal: Option<&Journal>,
+    now: i64,
+) -> Result<(), MigrateError> {
+    let store = Store::open(StoreOptions::file(path)).await?;
+    let filled = async {
+        store.import(contents, now).await?;
+        if let Some(journal) = journal {
+            store.put_journal(JOURNAL_NAME, &journal.encode()?, now).await?;
+        }
+        Ok(())
+    };
+    let filled = filled.await;
+    store.close().await;
+    filled
+}
+
+/// A database that is removed, with what SQLite puts beside it, unless it was renamed.
+struct Unfinished(PathBuf);
+
+impl Unfinished {
+    fn beside(path: &Path) -> Self {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{}.unfinished", std::process::id()));
+        let unfinished = Self(name.into());
+        unfinished.remove();
+        unfinished
+    }
+
+    fn rename(&self, to: &Path) -> std::io::Result<()> {
+        let mut log = self.0.as_os_str().to_owned();
+        log.push("-wal");
+        if Path::new(&log).exists() {
+            return Err(std::io::Error::other("the database was not closed cleanly"));
+        }
+        std::fs::File::open(&self.0)?.sync_all()?;
+        std::fs::rename(&self.0, to)?;
+        let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty());
+        std::fs::File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    }
+
+    fn remove(&self) {
+        for suffix in ["", "-wal", "-shm", "-journal"] {
+            let mut name = self.0.as_os_str().to_owned();
+            name.push(suffix);
+            // Best effort: mostly there is nothing to remove.
+            drop(std::fs::remove_file(name));
+        }
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}

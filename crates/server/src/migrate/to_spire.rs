@@ -1,0 +1,116 @@
+//! Back to SPIRE.
+
+use std::path::Path;
+
+use signet_authority::journal::Journal;
+use signet_daemon::process::DirLock;
+use signet_pki::{DiskKeyManager, key_manager::Sealing};
+use signet_store::{
+    Store, StoreOptions,
+    spire::{self, SpireContents},
+};
+
+use super::{MigrateError, MigrateFlags, Report, disk_keys, journal, keys::Keys, store_path};
+use crate::{config::Config, ports::JOURNAL_NAME};
+
+/// Writes a database for SPIRE, and its keys.
+pub(super) async fn export(
+    config: &Config,
+    flags: &MigrateFlags,
+    database: &Path,
+    now: i64,
+) -> Result<Report, MigrateError> {
+    let from = store_path(config)?;
+    if !from.exists() {
+        return Err(MigrateError::Usage(format!(
+            "there is no store {}, which connection_string in {} names",
+            from.display(),
+            config.file.display()
+        )));
+    }
+    if database.exists() {
+        return Err(MigrateError::Exists {
+            path: database.to_owned(),
+            hint: "name a file that does not exist",
+        });
+    }
+    let _lock = if flags.dry_run {
+        None
+    } else {
+        Some(DirLock::acquire(&config.data_dir, "signet-server.lock")?)
+    };
+    let (contents, journal) = read(from).await?;
+    let mut report = Report::new(from.clone(), database.to_owned(), &contents, flags.dry_run);
+    let spent = contents.join_tokens.len() - report.join_tokens;
+    if spent > 0 {
+        report.notes.push(format!("{spent} join tokens that were spent are left out"));
+    }
+    let journals = match &journal {
+        Some(journal) => {
+            report.authorities(journal);
+            vec![journal::to_spire(journal)]
+        }
+        None => Vec::new(),
+    };
+    let keys = keys(config, flags, &mut report)?;
+    if flags.dry_run {
+        return Ok(report);
+    }
+    if let (Some(keys), Some(path)) = (keys, &report.keys_to) {
+        keys.add_to(&DiskKeyManager::open(path, Sealing::Off)?).await?;
+    }
+    let contents = SpireContents { contents, journals, ..SpireContents::default() };
+    spire::write(database, &contents, now).await?;
+    Ok(report)
+}
+
+async fn read(path: &Path) -> Result<(signet_store::Contents, Option<Journal>), MigrateError> {
+    let store = Store::open(StoreOptions::file(path)).await?;
+    let read = async {
+        let contents = store.export().await?;
+        let journal = store.journal(JOURNAL_NAME).await?;
+        Ok((contents, journal.map(|data| Journal::decode(&data)).transpose()?))
+    };
+    let read = read.await;
+    store.close().await;
+    read
+}
+
+/// The keys to write, if any; where is in the report.
+fn keys(
+    config: &Config,
+    flags: &MigrateFlags,
+    report: &mut Report,
+) -> Result<Option<Keys>, MigrateError> {
+    let Some(disk) = disk_keys(config) else {
+        report.notes.push(
+            "the configured key manager is \"memory\": SPIRE will make new authorities".to_owned(),
+        );
+        return Ok(None);
+    };
+    let keys = Keys::configured(disk)?;
+    report.keys = keys.names();
+    match &flags.keys {
+        Some(path) if path.exists() && !Keys::of_spire(path)?.same_as(&keys) => {
+            Err(MigrateError::Exists {
+                path: path.clone(),
+                hint: "it holds other keys; move it away or name another file with -keys",
+            })
+        }
+        Some(path) => {
+            report.keys_to = Some(path.clone());
+            Ok(Some(keys))
+        }
+        None if disk.seal.is_some() => Err(MigrateError::Usage(format!(
+            "{} is sealed, which SPIRE cannot read: name a file for its keys with -keys",
+            disk.keys_path.display()
+        ))),
+        None => {
+            report.notes.push(format!(
+                "keys_path of SPIRE's configuration must name {}",
+                disk.keys_path.display()
+            ));
+            Ok(None)
+        }
+    }
+}
