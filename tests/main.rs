@@ -1,9 +1,19 @@
 //! Black-box tests of the built binaries. Each file holds the promises of one area.
 
+#[path = "tests/attestors.rs"]
+mod attestors;
 #[path = "tests/authorities.rs"]
 mod authorities;
+#[path = "tests/bad_input.rs"]
+mod bad_input;
 #[path = "tests/cli_server.rs"]
 mod cli_server;
+#[path = "tests/config.rs"]
+mod config;
+#[path = "tests/grpc.rs"]
+mod grpc;
+#[path = "tests/resilience.rs"]
+mod resilience;
 #[path = "tests/spire_agent.rs"]
 mod spire_agent;
 #[path = "tests/spire_server.rs"]

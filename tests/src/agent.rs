@@ -96,7 +96,13 @@ impl Agent {
             || "insecure_bootstrap = true".to_owned(),
             |path| format!("trust_bundle_path = \"{}\"", path.display()),
         );
-        // The key of the sealed cache must outlive the agent's process and nothing else.
+        // Each agent of a test has its own key. With `SIGNET_TEST_PLAIN=1` no keys of ours are used,
+        // so that the tests themselves can be tried on SPIRE's programs.
+        let own = match std::env::var_os("SIGNET_TEST_PLAIN") {
+            Some(_) => "",
+            None if o.agent.contains("svid_cache") => "",
+            None => "svid_cache_key_file = \"DIR/svid_cache.key\"",
+        };
         let config = format!(
             r#"agent {{
     data_dir = "DIR/data"
@@ -107,6 +113,7 @@ impl Agent {
     admin_socket_path = "DIR/adm/admin.sock"
     trust_domain = "{td}"
     {bootstrap}
+    {own}
     {agent}
 }}
 plugins {{

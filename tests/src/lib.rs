@@ -12,6 +12,7 @@ pub mod clients;
 pub mod dir;
 pub mod node;
 pub mod process;
+pub mod raw;
 pub mod server;
 pub mod wait;
 
@@ -19,6 +20,7 @@ pub use agent::{Agent, AgentOptions};
 pub use cli::{Cli, Output};
 pub use clients::{Client, Lines};
 pub use dir::TestDir;
+pub use nix::sys::signal::Signal;
 pub use node::Node;
 pub use process::Process;
 pub use server::{Server, ServerOptions};

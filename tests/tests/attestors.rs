@@ -1,0 +1,225 @@
+//! Nodes that prove themselves with more than a token.
+
+use std::{path::PathBuf, sync::Arc};
+
+use e2e::{
+    Agent, AgentOptions, Client, Server, ServerOptions, TestDir, eventually, node::caller,
+    server::free_port, skip,
+};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use serde_json::Value;
+
+/// A CA of machines, and what it issued.
+struct Machines {
+    files: Arc<TestDir>,
+    issuer: Issuer<'static, KeyPair>,
+    ca: PathBuf,
+}
+
+impl Machines {
+    fn new() -> Self {
+        let files = Arc::new(TestDir::new());
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(DnType::CommonName, "machines");
+        let ca = files.write("ca.pem", params.self_signed(&key).expect("a certificate").pem());
+        Self { files, issuer: Issuer::new(params, key), ca }
+    }
+
+    /// The agent's node attestor block for a new machine.
+    fn machine(&self, name: &str, digital_signature: bool) -> String {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.key_usages = vec![match digital_signature {
+            true => KeyUsagePurpose::DigitalSignature,
+            false => KeyUsagePurpose::KeyEncipherment,
+        }];
+        let cert = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let cert = self.files.write(format!("{name}.pem"), cert.pem());
+        let key = self.files.write(format!("{name}.key"), key.serialize_pem());
+        format!(
+            "NodeAttestor \"x509pop\" {{ plugin_data {{ certificate_path = \"{}\", private_key_path = \"{}\" }} }}",
+            cert.display(),
+            key.display()
+        )
+    }
+
+    fn server(&self, server: &str) -> Server {
+        Server::start(ServerOptions {
+            server: server.to_owned(),
+            plugins: format!(
+                "NodeAttestor \"x509pop\" {{ plugin_data {{ ca_bundle_path = \"{}\" }} }}",
+                self.ca.display()
+            ),
+            ..ServerOptions::default()
+        })
+    }
+}
+
+fn options(server: &Server, node_attestor: String) -> AgentOptions {
+    AgentOptions {
+        port: server.port(),
+        bundle: Some(server.bundle_file()),
+        node_attestor,
+        ..AgentOptions::default()
+    }
+}
+
+fn the_agent(server: &Server) -> Value {
+    let agents = server.cli().json("agent list");
+    assert_eq!(agents["agents"].as_array().map(Vec::len), Some(1), "{agents}");
+    agents["agents"][0].clone()
+}
+
+fn selectors(agent: &Value) -> Vec<String> {
+    let list = agent["selectors"].as_array().expect("selectors");
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    list.iter().map(|s| format!("{}:{}", text(&s["type"]), text(&s["value"]))).collect()
+}
+
+#[test]
+fn a_machine_certificate_attests_a_node_and_its_selectors_choose_entries() {
+    if let Err(why) = Client::Go.prepare() {
+        skip!("{why}");
+    }
+    let machines = Machines::new();
+    let server = machines.server("");
+    server
+        .cli()
+        .line("entry create -node -spiffeID spiffe://example.org/pool -selector x509pop:subject:cn:host1")
+        .ok();
+    server.register("/pool", "/workload", &[&caller()], "");
+    let options = options(&server, machines.machine("host1", true));
+    let agent = Agent::start_in(server.dir(), "agent", options);
+    let attested = the_agent(&server);
+    assert_eq!(attested["attestation_type"], "x509pop");
+    assert_eq!(attested["can_reattest"], true);
+    let path = attested["id"]["path"].as_str().expect("a path");
+    let print = path.strip_prefix("/spire/agent/x509pop/").expect("the place of x509pop agents");
+    assert!(print.len() == 40 && print.bytes().all(|b| b.is_ascii_hexdigit()), "{path}");
+    let selectors = selectors(&attested);
+    assert!(selectors.contains(&"x509pop:subject:cn:host1".to_owned()), "{selectors:?}");
+    assert!(selectors.iter().any(|s| s.starts_with("x509pop:ca:fingerprint:")), "{selectors:?}");
+    let mut watch = Client::Go.start(&agent.socket(), &["watch"]);
+    watch.find("the identity of the pool", |line| {
+        line["svids"][0]["id"] == "spiffe://example.org/workload"
+    });
+}
+
+#[test]
+fn a_machine_that_cannot_prove_itself_is_refused() {
+    let machines = Machines::new();
+    let server = machines.server("");
+    let strangers = Machines::new();
+    for (name, attestor) in
+        [("stranger", strangers.machine("host", true)), ("unfit", machines.machine("host", false))]
+    {
+        let mut agent = Agent::prepare_in(server.dir(), name, options(&server, attestor));
+        agent.launch();
+        eventually("a refusal in the agent's log", || {
+            let log = agent.log();
+            (log.contains("certificate") || log.contains("attest")).then_some(())
+        });
+        assert!(!agent.socket().exists(), "{name} serves nobody");
+    }
+    // The other's certificate with a key of one's own.
+    let stolen = machines.machine("host2", true).replace("host2.key", "host.key");
+    let mut agent = Agent::prepare_in(server.dir(), "stolen", options(&server, stolen));
+    agent.launch();
+    let code = agent.process().wait(e2e::DEADLINE);
+    assert_ne!(code, 0);
+    assert_eq!(server.cli().json("agent count")["count"], 0);
+}
+
+#[test]
+fn an_evicted_machine_attests_again_without_a_restart() {
+    if let Err(why) = Client::Go.prepare() {
+        skip!("{why}");
+    }
+    let machines = Machines::new();
+    let server = machines.server("");
+    let mut agent =
+        Agent::start_in(server.dir(), "agent", options(&server, machines.machine("host1", true)));
+    let before = the_agent(&server);
+    let path = before["id"]["path"].as_str().expect("a path").to_owned();
+    server.register(&path, "/workload", &[&caller()], "");
+    let mut watch = Client::Go.start(&agent.socket(), &["watch"]);
+    watch.find("the identity", |line| line["svids"][0]["id"].is_string());
+    server.cli().line(&format!("agent evict -spiffeID spiffe://example.org{path}")).ok();
+    eventually("the agent is back", || {
+        (server.cli().json("agent count")["count"] == 1).then_some(())
+    });
+    agent.process().assert_running();
+    assert_ne!(the_agent(&server)["x509svid_serial_number"], before["x509svid_serial_number"]);
+    let again = server.register(&path, "/after", &[&caller()], "");
+    watch.find("what was registered since", |line| line.to_string().contains("/after"));
+    server.delete(&again);
+}
+
+#[test]
+fn a_machine_renews_by_attesting_again() {
+    let machines = Machines::new();
+    let server = machines.server("agent_ttl = \"20s\"");
+    let _agent =
+        Agent::start_in(server.dir(), "agent", options(&server, machines.machine("host1", true)));
+    let first = the_agent(&server)["x509svid_serial_number"].clone();
+    eventually("a new serial number", || {
+        (the_agent(&server)["x509svid_serial_number"] != first).then_some(())
+    });
+}
+
+#[test]
+fn a_banned_machine_is_kept_out_until_it_is_evicted() {
+    let machines = Machines::new();
+    let server = machines.server("");
+    let mut agent =
+        Agent::start_in(server.dir(), "agent", options(&server, machines.machine("host1", true)));
+    let path = the_agent(&server)["id"]["path"].as_str().expect("a path").to_owned();
+    server.cli().line(&format!("agent ban -spiffeID spiffe://example.org{path}")).ok();
+    assert_ne!(agent.process().wait(e2e::DEADLINE), 0);
+    agent.launch();
+    assert_ne!(agent.process().wait(e2e::DEADLINE), 0, "a ban outlives a restart");
+    assert_eq!(the_agent(&server)["banned"], true);
+    server.cli().line(&format!("agent evict -spiffeID spiffe://example.org{path}")).ok();
+    agent.launch();
+    agent.ready();
+    assert_eq!(the_agent(&server)["banned"], false);
+}
+
+#[test]
+fn a_host_name_is_proved_over_http() {
+    let port = free_port();
+    let server = Server::start(ServerOptions {
+        plugins: "NodeAttestor \"http_challenge\" { plugin_data { allowed_dns_patterns = [\"^localhost$\"] } }"
+            .to_owned(),
+        ..ServerOptions::default()
+    });
+    let attestor = |hostname: &str| {
+        format!(
+            "NodeAttestor \"http_challenge\" {{ plugin_data {{ hostname = \"{hostname}\", port = {port} }} }}"
+        )
+    };
+    let mut wrong =
+        Agent::prepare_in(server.dir(), "wrong", options(&server, attestor("127.0.0.1")));
+    wrong.launch();
+    assert_ne!(wrong.process().wait(e2e::DEADLINE), 0, "a name outside the patterns");
+    let _agent = Agent::start_in(server.dir(), "agent", options(&server, attestor("localhost")));
+    let attested = the_agent(&server);
+    assert_eq!(attested["id"]["path"], "/spire/agent/http_challenge/localhost");
+    assert_eq!(selectors(&attested), ["http_challenge:hostname:localhost"]);
+    assert_eq!(attested["can_reattest"], false, "trust on first use is the default");
+}
+
+#[test]
+fn an_attestor_the_server_does_not_know_is_named() {
+    let machines = Machines::new();
+    let server = Server::start(ServerOptions::default());
+    let mut agent =
+        Agent::prepare_in(server.dir(), "agent", options(&server, machines.machine("host1", true)));
+    agent.launch();
+    eventually("the agent says so", || agent.log().contains("x509pop").then_some(()));
+    assert!(!agent.socket().exists());
+}

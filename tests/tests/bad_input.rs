@@ -1,0 +1,256 @@
+//! Whatever comes in on a socket: a clear error or a closed connection, and everyone else is served.
+
+use e2e::{
+    AgentOptions, Client, Node, ServerOptions, eventually,
+    raw::{Door, PREFACE, Rude, frame, nonsense},
+    server::free_port,
+    skip,
+};
+use tonic::{Code, Status};
+
+use crate::grpc;
+
+const HEALTH: &str =
+    "health_checks { listener_enabled = true, bind_address = \"127.0.0.1\", bind_port = \"PORT\" }";
+
+fn node() -> (Node, u16, u16) {
+    let (server_health, agent_health) = (free_port(), free_port());
+    let top = |port: u16| HEALTH.replace("PORT", &port.to_string());
+    let node = Node::with(
+        ServerOptions { top: top(server_health), ..ServerOptions::default() },
+        AgentOptions { top: top(agent_health), ..AgentOptions::default() },
+    );
+    (node, server_health, agent_health)
+}
+
+fn doors(node: &Node, server_health: u16, agent_health: u16) -> Vec<(&'static str, Door)> {
+    vec![
+        ("the server's API socket", Door::Unix(node.server.socket())),
+        ("the server's TCP port", Door::Tcp(node.server.port())),
+        ("the Workload API socket", Door::Unix(node.agent.socket())),
+        ("the admin socket", Door::Unix(node.agent.admin_socket())),
+        ("the server's health port", Door::Tcp(server_health)),
+        ("the agent's health port", Door::Tcp(agent_health)),
+    ]
+}
+
+fn healthy(node: &mut Node) {
+    node.server.process().assert_running();
+    node.agent.process().assert_running();
+    node.server.cli().line("healthcheck").ok();
+    node.agent.cli().line("healthcheck").ok();
+    node.server.cli().line("entry count").ok();
+}
+
+#[test]
+fn nonsense_on_any_socket_harms_nobody() {
+    let (mut node, server_health, agent_health) = node();
+    std::thread::scope(|scope| {
+        for (door_name, door) in doors(&node, server_health, agent_health) {
+            for (name, bytes) in nonsense() {
+                let door = door.clone();
+                scope.spawn(move || {
+                    let mut rude =
+                        door.open().unwrap_or_else(|e| panic!("{name}: {door_name}: {e}"));
+                    let _ = rude.write(&bytes);
+                    // Half of the connections are dropped at once, half are left to be answered.
+                    if bytes.len() % 2 == 0 {
+                        rude.rest();
+                    }
+                });
+            }
+        }
+    });
+    healthy(&mut node);
+}
+
+#[test]
+fn slow_clients_do_not_keep_others_out() {
+    let (mut node, server_health, agent_health) = node();
+    let mut slow: Vec<Rude> = Vec::new();
+    for (name, door) in doors(&node, server_health, agent_health) {
+        for _ in 0..40 {
+            let mut rude = door.open().unwrap_or_else(|e| panic!("{name}: {e}"));
+            rude.write(&PREFACE[..5]).expect("five bytes");
+            slow.push(rude);
+            // A request whose message never comes in full.
+            let mut rude = door.open().unwrap_or_else(|e| panic!("{name}: {e}"));
+            let _ = rude
+                .write(&[PREFACE.to_vec(), frame(4, 0, 0, &[]), vec![0, 0, 100, 1, 4]].concat());
+            slow.push(rude);
+        }
+    }
+    healthy(&mut node);
+    drop(slow);
+    healthy(&mut node);
+}
+
+#[test]
+fn the_workload_api_wants_its_header_first() {
+    let (node, ..) = node();
+    let rt = grpc::runtime();
+    for method in
+        ["FetchX509SVID", "FetchX509Bundles", "FetchJWTSVID", "FetchJWTBundles", "ValidateJWTSVID"]
+    {
+        let path = format!("/SpiffeWorkloadAPI/{method}");
+        let refused = rt.block_on(grpc::call(&node.agent.socket(), &path, &[], &[]));
+        let refused = refused.expect_err("a refusal");
+        assert_eq!(refused.code(), Code::InvalidArgument, "{method}: {refused}");
+        assert!(refused.message().contains("security header missing"), "{method}: {refused}");
+        let twice = [("workload.spiffe.io", "true"), ("workload.spiffe.io", "true")];
+        for headers in [&[("workload.spiffe.io", "false")][..], &twice[..]] {
+            let refused = rt.block_on(grpc::call(&node.agent.socket(), &path, headers, &[]));
+            assert_eq!(
+                refused.expect_err("a refusal").code(),
+                Code::InvalidArgument,
+                "{headers:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn malformed_and_oversized_messages_get_an_error() {
+    let (mut node, ..) = node();
+    node.register_caller("/workload", "");
+    let rt = grpc::runtime();
+    let header = [("workload.spiffe.io", "true")];
+    let refused = |socket: std::path::PathBuf, path: &str, bytes: &[u8]| -> Status {
+        rt.block_on(grpc::call(&socket, path, &header, bytes)).expect_err("a refusal")
+    };
+    // A field that says it is longer than the message.
+    let truncated = [0x0a, 0x7f, b'x'];
+    let sockets = [
+        (node.agent.socket(), "/SpiffeWorkloadAPI/FetchJWTSVID"),
+        (node.agent.socket(), "/SpiffeWorkloadAPI/ValidateJWTSVID"),
+        (node.agent.admin_socket(), "/spire.api.agent.logger.v1.Logger/SetLogLevel"),
+        (node.server.socket(), "/spire.api.server.entry.v1.Entry/BatchCreateEntry"),
+        (node.server.socket(), "/spire.api.server.svid.v1.SVID/MintX509SVID"),
+        (node.server.socket(), "/spire.api.server.bundle.v1.Bundle/BatchSetFederatedBundle"),
+    ];
+    for (socket, path) in sockets {
+        let code = refused(socket.clone(), path, &truncated).code();
+        assert!(matches!(code, Code::Internal | Code::InvalidArgument), "{path}: {code:?}");
+        let huge = vec![0u8; 5 << 20];
+        let code = refused(socket.clone(), path, &huge).code();
+        assert!(
+            matches!(
+                code,
+                Code::ResourceExhausted
+                    | Code::OutOfRange
+                    | Code::Internal
+                    | Code::Unavailable
+                    | Code::Unknown
+            ),
+            "{path}: {code:?}"
+        );
+        assert_eq!(refused(socket, "/no.such.Service/Method", &[]).code(), Code::Unimplemented);
+    }
+    healthy(&mut node);
+}
+
+#[test]
+fn the_operators_services_are_not_on_the_workload_socket() {
+    let (node, ..) = node();
+    let rt = grpc::runtime();
+    for path in [
+        "/spire.api.server.entry.v1.Entry/ListEntries",
+        "/spire.api.agent.logger.v1.Logger/GetLogger",
+        "/spire.agent.debug.v1.Debug/GetInfo",
+        "/spire.api.agent.delegatedidentity.v1.DelegatedIdentity/SubscribeToX509Bundles",
+    ] {
+        let header = [("workload.spiffe.io", "true")];
+        let refused = rt.block_on(grpc::call(&node.agent.socket(), path, &header, &[]));
+        assert_eq!(refused.expect_err("a refusal").code(), Code::Unimplemented, "{path}");
+    }
+}
+
+#[test]
+fn only_admins_and_agents_get_in_over_tcp() {
+    if let Err(why) = Client::Go.prepare() {
+        skip!("{why}");
+    }
+    let (node, ..) = node();
+    let foreign = e2e::Server::start(ServerOptions {
+        trust_domain: "other.test".to_owned(),
+        ..ServerOptions::default()
+    });
+    node.server.register("/anywhere", "/admin", &["unix:uid:4"], "-admin");
+    node.server.register("/anywhere", "/plain", &["unix:uid:4"], "");
+    let bundle = node.server.bundle_file();
+    let visit = |server: Option<&e2e::Server>, path: &str| {
+        let mut args = vec![
+            "visit".to_owned(),
+            "-addr".to_owned(),
+            format!("127.0.0.1:{}", node.server.port()),
+            "-bundle".to_owned(),
+            bundle.display().to_string(),
+        ];
+        if let Some(server) = server {
+            let dir = server.dir().subdir(format!("mint{}", path.replace('/', "-")));
+            let id = format!("spiffe://{}{path}", server.trust_domain());
+            let write = dir.display().to_string();
+            server.cli().run(["x509", "mint", "-spiffeID", &id, "-write", &write]).ok();
+            for (flag, file) in [("-cert", "svid.pem"), ("-key", "key.pem")] {
+                args.extend([flag.to_owned(), dir.join(file).display().to_string()]);
+            }
+        }
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        Client::Go.run(&node.agent.socket(), &args).json()
+    };
+    let admin = eventually("the admin entry is known", || {
+        let admin = visit(Some(&node.server), "/admin");
+        admin["count_entries"].is_i64().then_some(admin)
+    });
+    assert_eq!(admin["list_agents"], "ok", "{admin}");
+    assert_eq!(admin["post_status"]["code"], "PermissionDenied", "no agent: {admin}");
+    for (server, path) in [(None, ""), (Some(&node.server), "/plain")] {
+        let seen = visit(server, path);
+        for call in ["count_entries", "list_agents", "post_status", "authorized_entries"] {
+            assert_eq!(seen[call]["code"], "PermissionDenied", "{path:?} {call}: {seen}");
+        }
+        assert_eq!(seen["get_bundle"], "example.org", "{seen}");
+    }
+    let stranger = visit(Some(&foreign), "/admin");
+    for call in ["count_entries", "list_agents", "post_status", "authorized_entries", "get_bundle"]
+    {
+        assert_eq!(stranger[call]["code"], "Unavailable", "no handshake: {call}: {stranger}");
+    }
+}
+
+#[test]
+fn an_agent_refuses_a_server_of_another_trust_domain() {
+    let (node, ..) = node();
+    let foreign = e2e::Server::start(ServerOptions {
+        trust_domain: "other.test".to_owned(),
+        ..ServerOptions::default()
+    });
+    // The right bundle, the wrong server: TLS fails, and nothing is believed.
+    let options = AgentOptions {
+        port: foreign.port(),
+        bundle: Some(node.server.bundle_file()),
+        token: Some(foreign.token("/node")),
+        ..AgentOptions::default()
+    };
+    let mut agent = e2e::Agent::prepare_in(node.server.dir(), "misled", options);
+    agent.launch();
+    eventually("the agent says what is wrong", || {
+        let log = agent.log();
+        (log.contains("certificate") || log.contains("authority")).then_some(())
+    });
+    assert!(!agent.socket().exists(), "it serves nobody");
+    assert_eq!(foreign.cli().json("agent count")["count"], 0);
+}
+
+#[test]
+fn many_rude_clients_leave_room_for_a_polite_one() {
+    let (node, ..) = node();
+    node.register_caller("/workload", "");
+    let door = Door::Unix(node.agent.socket());
+    let held: Vec<_> = (0..300).filter_map(|_| door.open().ok()).collect();
+    assert!(held.len() > 100, "connections are accepted");
+    eventually("a polite client is served", || {
+        (node.agent.cli().line("api fetch x509 -timeout 5s").code == 0).then_some(())
+    });
+    drop(held);
+}
