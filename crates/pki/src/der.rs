@@ -181,6 +181,22 @@ impl Writer {
     }
 }
 
+/// Whether `der` is exactly one signed structure in DER: a SEQUENCE of what is signed, the
+/// algorithm and the signature. x509-parser also takes BER forms of these outer headers, which no
+/// signature covers.
+pub(crate) fn is_signed_structure(der: &[u8]) -> bool {
+    let check = || {
+        let mut outer = Reader::new(der);
+        let mut parts = outer.enter(tag::SEQUENCE)?;
+        outer.finish()?;
+        parts.expect(tag::SEQUENCE)?;
+        parts.enter(tag::SEQUENCE)?.expect(tag::OID)?;
+        parts.bits()?;
+        parts.finish()
+    };
+    check().is_ok()
+}
+
 /// Splits an ECDSA signature (SEQUENCE of r and s) into its numbers, big endian, no leading zero.
 pub(crate) fn ecdsa_numbers(signature: &[u8]) -> Result<(&[u8], &[u8]), DerError> {
     let mut outer = Reader::new(signature);

@@ -3,11 +3,18 @@
 use std::{fmt, net::IpAddr, sync::Arc};
 
 use signet_identity::{SpiffeId, SpiffeIdError};
+use x509_parser::{
+    asn1_rs::Tag,
+    certificate::X509Certificate,
+    extensions::{GeneralName, ParsedExtension, X509Extension},
+    prelude::FromDer,
+    x509::AlgorithmIdentifier,
+};
 
 use super::{Name, Oid, Serial};
 use crate::{
     KeyError, PublicKey,
-    der::{DerError, Reader, oid, tag},
+    der::{DerError, Reader, is_signed_structure, oid, tag},
     signer::{self, Hash},
 };
 
@@ -224,76 +231,79 @@ pub(super) struct Extensions {
 }
 
 impl Extensions {
-    /// Reads the content of a SEQUENCE OF Extension; one that comes twice is refused.
-    pub(super) fn read(mut list: Reader<'_>) -> Result<Self, DerError> {
+    /// Takes what we look at; an extension that comes twice, or one of ours that is malformed, is
+    /// refused.
+    pub(super) fn read(list: &[X509Extension<'_>]) -> Result<Self, DerError> {
+        if list.len() > MAX_EXTENSIONS {
+            return Err(DerError);
+        }
         let mut out = Self::default();
-        let mut seen: Vec<&[u8]> = Vec::new();
-        while !list.is_empty() {
-            let mut extension = list.enter(tag::SEQUENCE)?;
-            let id = extension.expect(tag::OID)?;
-            let critical = extension.optional(tag::BOOLEAN)?.is_some_and(|b| b == [0xff]);
-            let value = extension.expect(tag::OCTET_STRING)?;
-            extension.finish()?;
-            if seen.contains(&id) || seen.len() == MAX_EXTENSIONS {
+        for (at, extension) in list.iter().enumerate() {
+            if list.iter().take(at).any(|earlier| earlier.oid == extension.oid) {
                 return Err(DerError);
             }
-            seen.push(id);
-            out.take(id, critical, value)?;
+            out.take(extension)?;
         }
         Ok(out)
     }
 
-    fn take(&mut self, id: &[u8], critical: bool, value: &[u8]) -> Result<(), DerError> {
-        let mut reader = Reader::new(value);
-        match id {
-            oid::SUBJECT_ALT_NAME => {
-                let mut names = reader.enter(tag::SEQUENCE)?;
-                while !names.is_empty() {
-                    let name = names.next()?;
-                    let list = match name.tag {
-                        0x82 => &mut self.dns_names,
-                        0x86 => &mut self.uris,
-                        0x87 => {
-                            self.ip_addresses.push(ip_address(name.content)?);
-                            continue;
-                        }
-                        _ => continue,
-                    };
-                    list.push(ascii(name.content)?);
+    fn take(&mut self, extension: &X509Extension<'_>) -> Result<(), DerError> {
+        match extension.parsed_extension() {
+            ParsedExtension::SubjectAlternativeName(names) => {
+                for name in &names.general_names {
+                    self.take_name(name)?;
                 }
             }
-            oid::BASIC_CONSTRAINTS => {
-                let mut constraints = reader.enter(tag::SEQUENCE)?;
-                self.is_ca = constraints.optional(tag::BOOLEAN)?.is_some_and(|b| b != [0]);
+            ParsedExtension::BasicConstraints(constraints) => self.is_ca = constraints.ca,
+            ParsedExtension::KeyUsage(usage) => self.key_usage = Some(usage.flags),
+            ParsedExtension::SubjectKeyIdentifier(id) => self.subject_key_id = id.0.to_vec(),
+            ParsedExtension::AuthorityKeyIdentifier(ids) => {
+                self.authority_key_id =
+                    ids.key_identifier.as_ref().map(|id| id.0.to_vec()).unwrap_or_default();
             }
-            oid::KEY_USAGE => self.key_usage = Some(key_usage(reader.expect(tag::BIT_STRING)?)?),
-            oid::SUBJECT_KEY_ID => {
-                self.subject_key_id = reader.expect(tag::OCTET_STRING)?.to_vec();
-            }
-            oid::AUTHORITY_KEY_ID => {
-                let mut ids = reader.enter(tag::SEQUENCE)?;
-                let id = ids.optional(tag::context(0))?;
-                self.authority_key_id = id.unwrap_or_default().to_vec();
-            }
-            _ => {
-                let (oid, value) = (Oid::from_content(id), value.to_vec());
-                self.others.push(super::Extension { oid, critical, value });
-                return Ok(());
-            }
+            ParsedExtension::ParseError { .. } if is_read(extension) => return Err(DerError),
+            _ => self.others.push(super::Extension {
+                oid: Oid::from_content(extension.oid.as_bytes()),
+                critical: extension.critical,
+                value: extension.value.to_vec(),
+            }),
         }
-        reader.finish()
+        Ok(())
+    }
+
+    fn take_name(&mut self, name: &GeneralName<'_>) -> Result<(), DerError> {
+        match name {
+            GeneralName::URI(uri) => self.uris.push(ascii(uri)?),
+            GeneralName::DNSName(name) => self.dns_names.push(ascii(name)?),
+            GeneralName::IPAddress(bytes) => self.ip_addresses.push(ip_address(bytes)?),
+            GeneralName::Invalid(..) => return Err(DerError),
+            _ => {}
+        }
+        Ok(())
     }
 }
 
+/// Whether [`Extensions`] reads this extension.
+fn is_read(extension: &X509Extension<'_>) -> bool {
+    matches!(
+        extension.oid.as_bytes(),
+        oid::SUBJECT_ALT_NAME
+            | oid::BASIC_CONSTRAINTS
+            | oid::KEY_USAGE
+            | oid::SUBJECT_KEY_ID
+            | oid::AUTHORITY_KEY_ID
+    )
+}
+
 /// The hash of a signature algorithm we verify ourselves; others are left to path validation.
-pub(super) fn signature_hash(algorithm: &[u8], is_ec: bool) -> Option<Hash> {
-    let mut reader = Reader::new(algorithm);
-    let id = reader.expect(tag::OID).ok()?;
-    let is_rsa_form = reader.rest() == [tag::NULL, 0];
-    match (id, is_ec) {
-        (oid::ECDSA_SHA256, true) if reader.is_empty() => Some(Hash::Sha256),
-        (oid::ECDSA_SHA384, true) if reader.is_empty() => Some(Hash::Sha384),
-        (oid::ECDSA_SHA512, true) if reader.is_empty() => Some(Hash::Sha512),
+pub(super) fn signature_hash(algorithm: &AlgorithmIdentifier<'_>, is_ec: bool) -> Option<Hash> {
+    let parameters = algorithm.parameters.as_ref();
+    let is_ec_form = parameters.is_none();
+    let is_rsa_form = parameters.is_some_and(|p| p.tag() == Tag::Null && p.data.is_empty());
+    match (algorithm.algorithm.as_bytes(), is_ec) {
+        (oid::ECDSA_SHA256, true) if is_ec_form => Some(Hash::Sha256),
+        (oid::ECDSA_SHA384, true) if is_ec_form => Some(Hash::Sha384),
+        (oid::ECDSA_SHA512, true) if is_ec_form => Some(Hash::Sha512),
         (oid::RSA_SHA256, false) if is_rsa_form => Some(Hash::Sha256),
         (oid::RSA_SHA384, false) if is_rsa_form => Some(Hash::Sha384),
         (oid::RSA_SHA512, false) if is_rsa_form => Some(Hash::Sha512),
@@ -303,58 +313,29 @@ pub(super) fn signature_hash(algorithm: &[u8], is_ec: bool) -> Option<Hash> {
 
 fn read(der: &[u8]) -> Result<Inner, CertError> {
     const MALFORMED: CertError = CertError::Malformed("certificate");
-    let bad = |_: DerError| MALFORMED;
-    let mut outer = Reader::new(der);
-    let mut certificate = outer.enter(tag::SEQUENCE).map_err(bad)?;
-    outer.finish().map_err(bad)?;
-    let before = der.len() - certificate.rest().len();
-    let signed = certificate.next().map_err(bad)?;
-    let range = before..before + signed.raw.len();
-    let algorithm = certificate.expect(tag::SEQUENCE).map_err(bad)?;
-    let signature = certificate.bits().map_err(bad)?;
-    certificate.finish().map_err(bad)?;
-    if signed.tag != tag::SEQUENCE {
+    let (rest, certificate) = X509Certificate::from_der(der).map_err(|_| MALFORMED)?;
+    let tbs = &certificate.tbs_certificate;
+    let is_der = rest.is_empty() && is_signed_structure(der);
+    if !is_der || certificate.signature_algorithm != tbs.signature {
         return Err(MALFORMED);
     }
+    let signed: &[u8] = tbs.as_ref();
+    let start = offset_of(der, signed).ok_or(MALFORMED)?;
+    let extensions = Extensions::read(tbs.extensions())
+        .map_err(|_| CertError::Malformed("certificate extensions"))?;
 
-    let mut tbs = Reader::new(signed.content);
-    tbs.optional(tag::context_constructed(0)).map_err(bad)?;
-    let serial = Serial::from_bytes(tbs.expect(tag::INTEGER).map_err(bad)?);
-    let inner_algorithm = tbs.expect(tag::SEQUENCE).map_err(bad)?;
-    let issuer = tbs.next().map_err(bad)?;
-    let mut validity = tbs.enter(tag::SEQUENCE).map_err(bad)?;
-    let (not_before, not_after) = (validity.time().map_err(bad)?, validity.time().map_err(bad)?);
-    validity.finish().map_err(bad)?;
-    let subject = tbs.next().map_err(bad)?;
-    let spki = tbs.next().map_err(bad)?;
-    for unique_id in [1, 2] {
-        tbs.optional(tag::context(unique_id)).map_err(bad)?;
-    }
-    let extensions = match tbs.optional(tag::context_constructed(3)).map_err(bad)? {
-        Some(explicit) => {
-            let mut explicit = Reader::new(explicit);
-            let list = explicit.enter(tag::SEQUENCE).map_err(bad)?;
-            explicit.finish().map_err(bad)?;
-            Extensions::read(list).map_err(|_| CertError::Malformed("certificate extensions"))?
-        }
-        None => Extensions::default(),
-    };
-    tbs.finish().map_err(bad)?;
-    if algorithm != inner_algorithm {
-        return Err(MALFORMED);
-    }
-
-    let key = PublicKey::from_spki(spki.raw);
+    let key = PublicKey::from_spki(tbs.subject_pki.raw);
     // The signature is the issuer's: its kind of key shows in the algorithm.
+    let algorithm = &certificate.signature_algorithm;
     let hash = signature_hash(algorithm, true).or_else(|| signature_hash(algorithm, false));
     Ok(Inner {
         der: der.into(),
-        serial,
-        subject: Name::from_der(subject.raw)?,
-        raw_subject: subject.raw.to_vec(),
-        raw_issuer: issuer.raw.to_vec(),
-        not_before,
-        not_after,
+        serial: Serial::from_bytes(tbs.raw_serial()),
+        subject: Name::from_parsed(&tbs.subject)?,
+        raw_subject: tbs.subject.as_raw().to_vec(),
+        raw_issuer: tbs.issuer.as_raw().to_vec(),
+        not_before: tbs.validity.not_before.timestamp(),
+        not_after: tbs.validity.not_after.timestamp(),
         uris: extensions.uris,
         dns_names: extensions.dns_names,
         ip_addresses: extensions.ip_addresses,
@@ -364,15 +345,14 @@ fn read(der: &[u8]) -> Result<Inner, CertError> {
         key_usage: extensions.key_usage,
         subject_key_id: extensions.subject_key_id,
         authority_key_id: extensions.authority_key_id,
-        signed: (range, hash, signature.to_vec()),
+        signed: (start..start + signed.len(), hash, certificate.signature_value.data.to_vec()),
     })
 }
 
-/// Named bits, the first of RFC 5280 as bit 0.
-fn key_usage(content: &[u8]) -> Result<u16, DerError> {
-    let (_unused, bytes) = content.split_first().ok_or(DerError)?;
-    let octet = |at: usize| bytes.get(at).copied().unwrap_or_default().reverse_bits();
-    Ok(u16::from(octet(0)) | u16::from(octet(1)) << 8)
+/// Where `part`, a slice of `whole`, starts in it.
+fn offset_of(whole: &[u8], part: &[u8]) -> Option<usize> {
+    let start = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
+    (whole.get(start..start + part.len())? == part).then_some(start)
 }
 
 fn ip_address(bytes: &[u8]) -> Result<IpAddr, DerError> {
@@ -382,9 +362,6 @@ fn ip_address(bytes: &[u8]) -> Result<IpAddr, DerError> {
         .map_err(|_| DerError)
 }
 
-fn ascii(bytes: &[u8]) -> Result<String, DerError> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) if text.is_ascii() => Ok(text.to_owned()),
-        _ => Err(DerError),
-    }
+fn ascii(text: &str) -> Result<String, DerError> {
+    if text.is_ascii() { Ok(text.to_owned()) } else { Err(DerError) }
 }

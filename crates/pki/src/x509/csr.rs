@@ -1,6 +1,10 @@
 //! Certificate signing requests: reading, checking, making.
 
 use signet_identity::SpiffeId;
+use x509_parser::{
+    certification_request::X509CertificationRequest, cri_attributes::ParsedCriAttribute,
+    prelude::FromDer, x509::X509Version,
+};
 
 use super::{
     Extension, Name,
@@ -9,7 +13,7 @@ use super::{
 };
 use crate::{
     KeyAlgorithm, KeyError, PublicKey, SignError, Signer,
-    der::{DerError, Reader, Writer, oid, tag},
+    der::{Writer, is_signed_structure, oid, tag},
     signer,
 };
 
@@ -69,7 +73,7 @@ impl Csr {
     /// [`CsrError`].
     pub fn from_der_unverified(der: &[u8]) -> Result<Self, CsrError> {
         let parts = Parts::read(der)?;
-        let key = PublicKey::from_spki(parts.spki)?;
+        let key = PublicKey::from_spki(parts.spki())?;
         parts.into_csr(key)
     }
 
@@ -177,81 +181,55 @@ pub fn create_csr(params: &CsrParams, signer: &dyn Signer) -> Result<Vec<u8>, Cs
 }
 
 /// A CSR taken apart, nothing copied.
-struct Parts<'a> {
-    info: &'a [u8],
-    subject: &'a [u8],
-    spki: &'a [u8],
-    attributes: &'a [u8],
-    algorithm: &'a [u8],
-    signature: &'a [u8],
-}
+struct Parts<'a>(X509CertificationRequest<'a>);
 
 impl<'a> Parts<'a> {
     fn read(der: &'a [u8]) -> Result<Self, CsrError> {
+        const MALFORMED: CsrError = CsrError::Malformed("not a PKCS#10 request in DER");
         if der.len() > MAX_CSR_LEN {
             return Err(CsrError::TooLong);
         }
-        Self::read_der(der).map_err(|_| CsrError::Malformed("not a PKCS#10 request in DER"))
+        let (rest, csr) = X509CertificationRequest::from_der(der).map_err(|_| MALFORMED)?;
+        let is_der = rest.is_empty() && is_signed_structure(der);
+        if !is_der || csr.certification_request_info.version != X509Version::V1 {
+            return Err(MALFORMED);
+        }
+        Ok(Self(csr))
     }
 
-    fn read_der(der: &'a [u8]) -> Result<Self, DerError> {
-        let mut outer = Reader::new(der);
-        let mut csr = outer.enter(tag::SEQUENCE)?;
-        outer.finish()?;
-        let info = csr.next()?;
-        let algorithm = csr.expect(tag::SEQUENCE)?;
-        let signature = csr.bits()?;
-        csr.finish()?;
-        if info.tag != tag::SEQUENCE {
-            return Err(DerError);
-        }
-        let mut fields = Reader::new(info.content);
-        if fields.small_unsigned()? != 0 {
-            return Err(DerError);
-        }
-        let subject = fields.next()?.raw;
-        let spki = fields.next()?.raw;
-        let attributes = fields.optional(tag::context_constructed(0))?.unwrap_or_default();
-        fields.finish()?;
-        Ok(Self { info: info.raw, subject, spki, attributes, algorithm, signature })
+    fn spki(&self) -> &'a [u8] {
+        self.0.certification_request_info.subject_pki.raw
     }
 
     fn verified_key(&self) -> Result<PublicKey, CsrError> {
-        let key = PublicKey::from_spki_unchecked(self.spki)?;
+        let key = PublicKey::from_spki_unchecked(self.spki())?;
         let is_ec = !matches!(key.algorithm(), KeyAlgorithm::Rsa { .. });
-        let hash = signature_hash(self.algorithm, is_ec).ok_or(CsrError::UnsupportedSignature)?;
-        signer::verify(&key, hash, self.info, self.signature)
-            .map_err(|_| CsrError::BadSignature)?;
+        let hash = signature_hash(&self.0.signature_algorithm, is_ec)
+            .ok_or(CsrError::UnsupportedSignature)?;
+        let (signed, signature) =
+            (self.0.certification_request_info.raw, &self.0.signature_value.data);
+        signer::verify(&key, hash, signed, signature).map_err(|_| CsrError::BadSignature)?;
         Ok(key)
     }
 
     fn into_csr(self, public_key: PublicKey) -> Result<Csr, CsrError> {
+        let info = &self.0.certification_request_info;
         let subject =
-            Name::from_der(self.subject).map_err(|_| CsrError::Malformed("bad subject"))?;
-        let extensions = requested_extensions(self.attributes)
+            Name::from_parsed(&info.subject).map_err(|_| CsrError::Malformed("bad subject"))?;
+        // The first extension request counts; other attributes are skipped.
+        let requested = info.iter_attributes().find_map(|a| match a.parsed_attribute() {
+            ParsedCriAttribute::ExtensionRequest(request) => Some(request.extensions.as_slice()),
+            _ => None,
+        });
+        let extensions = Extensions::read(requested.unwrap_or_default())
             .map_err(|_| CsrError::Malformed("bad extension request"))?;
         Ok(Csr {
             public_key,
             subject,
-            raw_subject: self.subject.to_vec(),
+            raw_subject: info.subject.as_raw().to_vec(),
             uris: extensions.uris,
             dns_names: extensions.dns_names,
             extensions: extensions.others,
         })
     }
-}
-
-/// The extensions of the first extension request; other attributes are skipped.
-fn requested_extensions(attributes: &[u8]) -> Result<Extensions, DerError> {
-    let mut attributes = Reader::new(attributes);
-    while !attributes.is_empty() {
-        let mut attribute = attributes.enter(tag::SEQUENCE)?;
-        if attribute.expect(tag::OID)? == oid::EXTENSION_REQUEST {
-            let mut values = attribute.enter(tag::SET)?;
-            let list = values.enter(tag::SEQUENCE)?;
-            values.finish().and(attribute.finish())?;
-            return Extensions::read(list);
-        }
-    }
-    Ok(Extensions::default())
 }

@@ -3,7 +3,12 @@
 use std::fmt;
 
 use super::CertError;
-use crate::der::{DerError, Reader, Writer, tag};
+use x509_parser::{
+    asn1_rs::{Any, Tag},
+    x509::X509Name,
+};
+
+use crate::der::{DerError, Writer, tag};
 
 /// An object identifier: the content octets of its DER encoding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -133,28 +138,17 @@ impl Name {
         writer.into_bytes()
     }
 
-    /// Reads an RDNSequence; attributes without a field here go to [`Name::unknown`].
+    /// Takes over a name that was read; attributes without a field here go to
+    /// [`Name::unknown`].
     ///
     /// # Errors
-    /// [`CertError::Malformed`].
-    pub fn from_der(der: &[u8]) -> Result<Self, CertError> {
-        Self::read(der).map_err(|_| CertError::Malformed("distinguished name"))
-    }
-
-    fn read(der: &[u8]) -> Result<Self, DerError> {
-        let mut outer = Reader::new(der);
-        let mut rdns = outer.enter(tag::SEQUENCE)?;
-        outer.finish()?;
+    /// [`CertError::Malformed`] when a value is not text of its type.
+    pub(super) fn from_parsed(parsed: &X509Name<'_>) -> Result<Self, CertError> {
         let mut name = Self::default();
-        while !rdns.is_empty() {
-            let mut rdn = rdns.enter(tag::SET)?;
-            while !rdn.is_empty() {
-                let mut attribute = rdn.enter(tag::SEQUENCE)?;
-                let oid = attribute.expect(tag::OID)?;
-                let value = text_of(attribute.next()?)?;
-                attribute.finish()?;
-                name.add(oid, value);
-            }
+        for attribute in parsed.iter_attributes() {
+            let value = text_of(attribute.attr_value())
+                .map_err(|_| CertError::Malformed("distinguished name"))?;
+            name.add(attribute.attr_type().as_bytes(), value);
         }
         Ok(name)
     }
@@ -240,22 +234,23 @@ fn write_rdn(w: &mut Writer, oid: &[u8], values: &[String]) {
     w.constructed(tag::SET, |w| attributes.iter().for_each(|attribute| w.raw(attribute)));
 }
 
-fn text_of(value: crate::der::Value<'_>) -> Result<String, DerError> {
+fn text_of(value: &Any<'_>) -> Result<String, DerError> {
     let latin1 = |bytes: &[u8]| bytes.iter().map(|&b| char::from(b)).collect();
-    match value.tag {
-        tag::UTF8_STRING | tag::PRINTABLE_STRING | tag::IA5_STRING => {
-            String::from_utf8(value.content.to_vec()).map_err(|_| DerError)
+    let content = value.data;
+    match value.tag() {
+        Tag::Utf8String | Tag::PrintableString | Tag::Ia5String => {
+            String::from_utf8(content.to_vec()).map_err(|_| DerError)
         }
-        tag::BMP_STRING if value.content.len().is_multiple_of(2) => {
-            let units = value.content.chunks_exact(2).map(|pair| match pair {
+        Tag::BmpString if content.len().is_multiple_of(2) => {
+            let units = content.chunks_exact(2).map(|pair| match pair {
                 &[high, low] => u16::from_be_bytes([high, low]),
                 _ => 0,
             });
             char::decode_utf16(units).collect::<Result<_, _>>().map_err(|_| DerError)
         }
         // Teletex, numeric and other strings: shown, never compared.
-        tag::TELETEX_STRING | 0x12 => Ok(latin1(value.content)),
-        _ => Ok(hex::encode(value.raw)),
+        Tag::TeletexString | Tag::NumericString => Ok(latin1(content)),
+        _ => Ok(hex::encode(content)),
     }
 }
 
@@ -311,7 +306,13 @@ fn escape(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use x509_parser::prelude::FromDer;
+
     use super::*;
+
+    fn read(der: &[u8]) -> Result<Name, CertError> {
+        Name::from_parsed(&X509Name::from_der(der).unwrap().1)
+    }
 
     #[test]
     fn object_identifiers_read_back() {
@@ -330,13 +331,13 @@ mod tests {
         name.common_name = "a,b.example".to_owned();
         name.serial_number = "123".to_owned();
         assert_eq!(name.to_string(), r"SERIALNUMBER=123,CN=a\,b.example,O=SPIRE,C=US");
-        assert_eq!(Name::from_der(&name.to_der()).unwrap(), name);
+        assert_eq!(read(&name.to_der()).unwrap(), name);
         let unique = Name {
             extra: vec![(Oid::from_dotted("2.5.4.45").unwrap(), "ab".to_owned())],
             ..Name::default()
         };
         assert_eq!(unique.to_string(), "2.5.4.45=#13026162");
-        let read = Name::from_der(&unique.to_der()).unwrap();
+        let read = read(&unique.to_der()).unwrap();
         assert_eq!(read.to_string(), "2.5.4.45=#13026162");
         assert!(!read.is_empty() && read.to_der() == [0x30, 0]);
     }
@@ -346,15 +347,15 @@ mod tests {
         let name = Name { organization: vec!["b".to_owned(), "a".to_owned()], ..Name::default() };
         let der = name.to_der();
         assert_eq!(der[2], tag::SET);
-        assert_eq!(Name::from_der(&der).unwrap().organization, ["a", "b"]);
+        assert_eq!(read(&der).unwrap().organization, ["a", "b"]);
         let wide = Name { common_name: "ä&".to_owned(), ..Name::default() };
-        assert_eq!(Name::from_der(&wide.to_der()).unwrap(), wide);
+        assert_eq!(read(&wide.to_der()).unwrap(), wide);
     }
 
     #[test]
     fn an_extra_attribute_replaces_the_field_it_names() {
         let mut name = Name::spire_svid();
         name.extra.push((Oid::from_dotted("2.5.4.10").unwrap(), "Other".to_owned()));
-        assert_eq!(Name::from_der(&name.to_der()).unwrap().organization, ["Other"]);
+        assert_eq!(read(&name.to_der()).unwrap().organization, ["Other"]);
     }
 }
