@@ -257,4 +257,16 @@ mod tests {
             assert!(got.is_err(), "{bytes:?}");
         }
     }
+
+    #[test]
+    fn no_bytes_make_the_parsers_panic_or_invent_a_client() {
+        let mut random = signet_base::Jitter::from_seed(1);
+        for _ in 0..20_000 {
+            let length = (random.next_u64() % 60) as usize;
+            let bytes: Vec<u8> = (0..length).map(|_| random.next_u64() as u8).collect();
+            let _ = parse_v2(random.next_u64() as u8, random.next_u64() as u8, &bytes);
+            let line = format!("PROXY TCP4 {}", String::from_utf8_lossy(&bytes));
+            assert!(parse_v1(&line).is_err());
+        }
+    }
 }
