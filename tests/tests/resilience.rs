@@ -71,13 +71,13 @@ fn a_server_killed_at_any_moment_keeps_what_it_confirmed() {
 
 #[test]
 fn an_agent_killed_at_any_moment_comes_back_as_itself() {
-    let mut node = Node::with(ServerOptions::with("agent_ttl = \"6s\""), AgentOptions::default());
+    let mut node = Node::with(ServerOptions::with("agent_ttl = \"12s\""), AgentOptions::default());
     node.register_caller("/workload", "-x509SVIDTTL 6");
     serves(&node, "/workload");
     let id = node.agent_id();
     for round in 0..10u64 {
-        // Renewals come every three seconds: the kills fall before, into and after them.
-        std::thread::sleep(Duration::from_millis(350 * (round % 4)));
+        // Renewals come every six seconds: the kills fall before, into and after them.
+        std::thread::sleep(Duration::from_millis(450 * (round % 4)));
         node.agent.process().kill();
         node.agent.restart();
         serves(&node, "/workload");
