@@ -1,0 +1,323 @@
+//! The command line of `signet-agent`.
+//!
+//! The commands, flags and texts are those of SPIRE's agent; `explain` and `completion` are our
+//! own. What went wrong is written to standard error; the exit code is 0 when the command did what
+//! it was asked to, 1 when it failed, 64 when the command line or the configuration is wrong.
+
+mod admin;
+mod connect;
+mod explain;
+mod jwt;
+mod print;
+mod x509;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+use signet_daemon::{
+    cli::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, parse},
+    program::Program,
+};
+
+use crate::config::{Config, RunFlags};
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CliError {
+    /// It was asked wrongly.
+    #[error("{0}")]
+    Usage(String),
+    /// It failed.
+    #[error("{0}")]
+    Failed(String),
+    /// What it has to say cannot be written.
+    #[error("writing the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// Where a command writes to.
+pub(crate) struct Terminal<'a> {
+    out: &'a mut dyn Write,
+    err: &'a mut dyn Write,
+    program: Program,
+}
+
+#[derive(Debug, Parser)]
+#[command(version, about = "Workload identity agent, compatible with SPIRE")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Ask the Workload API, as a workload does
+    #[command(subcommand)]
+    Api(ApiCommand),
+    /// Print a script that completes this program's commands in a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Look into a running agent
+    #[command(subcommand)]
+    Debug(DebugCommand),
+    /// Say which selectors a process has, which entries match it, and what the others lack
+    Explain(explain::Flags),
+    /// Ask whether the agent can serve
+    Healthcheck(admin::HealthFlags),
+    /// Read and set the log level of a running agent
+    #[command(subcommand)]
+    Logger(admin::LoggerCommand),
+    /// Run the agent
+    Run(Box<RunFlags>),
+    /// Check a configuration file
+    Validate(Box<RunFlags>),
+}
+
+#[derive(Debug, Subcommand)]
+enum ApiCommand {
+    /// Fetch X.509-SVIDs, or with `jwt` JWT-SVIDs
+    Fetch(FetchCommand),
+    /// Validate an SVID
+    #[command(subcommand)]
+    Validate(ValidateCommand),
+    /// Print X.509-SVIDs as they are renewed, until interrupted
+    Watch(x509::WatchFlags),
+}
+
+#[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+struct FetchCommand {
+    #[command(subcommand)]
+    kind: Option<FetchKind>,
+    #[command(flatten)]
+    x509: x509::FetchFlags,
+}
+
+#[derive(Debug, Subcommand)]
+enum FetchKind {
+    /// Fetch a JWT-SVID and the bundles to validate it with
+    Jwt(jwt::FetchFlags),
+    /// Fetch X.509-SVIDs
+    X509(x509::FetchFlags),
+}
+
+#[derive(Debug, Subcommand)]
+enum ValidateCommand {
+    /// Validate a JWT-SVID
+    Jwt(jwt::ValidateFlags),
+}
+
+#[derive(Debug, Subcommand)]
+enum DebugCommand {
+    /// Print what the agent holds and when it last heard from its server
+    Getinfo(admin::AdminFlags),
+}
+
+/// Does what the command line of the process says; `run` runs the agent.
+pub fn main(run: impl FnOnce(Program, &RunFlags) -> ExitCode) -> ExitCode {
+    let program = Program::from_argv0(&std::env::args_os().next().unwrap_or_default());
+    let cli = match parse::<Cli>(program.agent_name(), std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(code) => return code.into(),
+    };
+    if let Command::Run(flags) = cli.command {
+        return run(program, &flags);
+    }
+    let (mut out, mut err) = (io::stdout().lock(), io::stderr());
+    let mut terminal = Terminal { out: &mut out, err: &mut err, program };
+    execute(cli.command, &mut terminal).into()
+}
+
+/// Runs a command other than `run` to its end and gives the exit code.
+fn execute(command: Command, terminal: &mut Terminal<'_>) -> u8 {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = writeln!(terminal.err, "starting: {error}");
+            return EXIT_FAILED;
+        }
+    };
+    let result = runtime.block_on(dispatch(command, terminal));
+    let result = result.and_then(|()| Ok(terminal.out.flush()?));
+    match result {
+        Ok(()) => EXIT_DONE,
+        // Nobody reads on: that is not a failure of ours.
+        Err(CliError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_DONE,
+        Err(error) => {
+            let _ = writeln!(terminal.err, "{error}");
+            match error {
+                CliError::Usage(_) => EXIT_USAGE,
+                CliError::Failed(_) | CliError::Output(_) => EXIT_FAILED,
+            }
+        }
+    }
+}
+
+async fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> Result<(), CliError> {
+    match command {
+        Command::Api(ApiCommand::Fetch(fetch)) => match fetch.kind {
+            None => x509::fetch(&fetch.x509, terminal).await,
+            Some(FetchKind::X509(flags)) => x509::fetch(&flags, terminal).await,
+            Some(FetchKind::Jwt(flags)) => jwt::fetch(&flags, terminal).await,
+        },
+        Command::Api(ApiCommand::Validate(ValidateCommand::Jwt(flags))) => {
+            jwt::validate(&flags, terminal).await
+        }
+        Command::Api(ApiCommand::Watch(flags)) => x509::watch(&flags, terminal).await,
+        Command::Completion { shell } => completion(shell, terminal),
+        Command::Debug(DebugCommand::Getinfo(flags)) => admin::getinfo(&flags, terminal).await,
+        Command::Explain(flags) => explain::explain(&flags, terminal).await,
+        Command::Healthcheck(flags) => admin::healthcheck(&flags, terminal).await,
+        Command::Logger(command) => admin::logger(&command, terminal).await,
+        Command::Run(_) => Err(CliError::Usage("the agent is already running".to_owned())),
+        Command::Validate(flags) => validate(&flags, terminal),
+    }
+}
+
+fn completion(shell: clap_complete::Shell, terminal: &mut Terminal<'_>) -> Result<(), CliError> {
+    let name = terminal.program.agent_name();
+    let mut command = Cli::command().name(name).bin_name(name);
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command, name, &mut script);
+    Ok(terminal.out.write_all(&script)?)
+}
+
+/// Checks the configuration as `run` does, and opens, binds and creates nothing.
+fn validate(flags: &RunFlags, terminal: &mut Terminal<'_>) -> Result<(), CliError> {
+    let family = match terminal.program {
+        Program::Signet => "Signet",
+        Program::Spire => "SPIRE",
+    };
+    match Config::load(terminal.program, flags, &environment) {
+        Ok(config) => {
+            for warning in &config.warnings {
+                writeln!(terminal.err, "warning: {warning}")?;
+            }
+            Ok(writeln!(terminal.out, "{family} agent configuration file is valid.")?)
+        }
+        Err(error) => {
+            Err(CliError::Usage(format!("{family} agent configuration file is invalid:\n{error}")))
+        }
+    }
+}
+
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsString;
+
+    use signet_daemon::cli::try_parse;
+
+    use super::*;
+
+    fn read(line: &str) -> Result<Cli, clap::Error> {
+        try_parse("signet-agent", line.split(' ').map(OsString::from))
+    }
+
+    fn run(line: &str) -> (u8, String, String) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let mut terminal = Terminal { out: &mut out, err: &mut err, program: Program::Spire };
+        let code = execute(read(line).unwrap().command, &mut terminal);
+        (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+    }
+
+    #[test]
+    fn every_command_and_flag_of_spire_is_read() {
+        for line in [
+            "a run -config f -allowUnauthenticatedVerifiers -dataDir d -disableSDSAPI \
+             -disableWorkloadAPI=false -expandEnv -insecureBootstrap -joinToken t -joinTokenFile f \
+             -logFile f -logFormat json -logLevel DEBUG -logSourceLocation -rebootstrapDelay 5m \
+             -rebootstrapMode auto -serverAddress h -serverPort 1 -socketPath s -trustBundle b \
+             -trustBundleFormat pem -trustBundleUrl u -trustDomain t",
+            "a validate -config=f",
+            "a api fetch",
+            "a api fetch -socketPath s -silent -timeout 1s -write d -output json",
+            "a api fetch x509 -silent -instance i",
+            "a api fetch jwt -audience a,b -spiffeID spiffe://td/x -timeout 1s -format json",
+            "a api validate jwt -audience a -svid s -output pretty",
+            "a api watch -socketPath s",
+            "a healthcheck -shallow -verbose -socketPath s",
+            "a debug getinfo -output json -socketPath s",
+            "a logger get",
+            "a logger set -level debug",
+            "a logger reset -output json",
+            "a explain -pid 1",
+            "a explain -selector unix:uid:0 -selector unix:gid:0",
+            "a completion bash",
+        ] {
+            let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(read(&line).is_ok(), "{line}: {}", read(&line).unwrap_err());
+        }
+        let Command::Run(flags) = read("a run -disableSDSAPI -expandEnv=0").unwrap().command else {
+            panic!()
+        };
+        assert!(flags.disable_sds_api && !flags.expand_env);
+        for line in ["a", "a nosuch", "a api fetch -nosuch", "a run -serverPort x", "a api"] {
+            assert!(read(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_token_on_the_command_line_is_not_shown() {
+        let shown = format!("{:?}", read("a run -joinToken secret").unwrap());
+        assert!(!shown.contains("secret"), "{shown}");
+    }
+
+    #[test]
+    fn what_is_missing_is_wrong_usage() {
+        for (line, wanted) in [
+            ("a api fetch jwt", "audience must be specified\n"),
+            ("a api validate jwt -audience a", "svid must be specified\n"),
+            ("a api validate jwt -svid a", "audience must be specified\n"),
+            ("a logger set", "Error: a value (-level) must be set\n"),
+            ("a logger set -level zz", "Error: the value \"zz\" is not a valid setting\n"),
+            ("a explain", "one of -pid and -selector must be specified\n"),
+            ("a explain -selector x", "not a selector: \"x\"; expected type:value\n"),
+        ] {
+            assert_eq!(run(line), (EXIT_USAGE, String::new(), wanted.to_owned()), "{line}");
+        }
+    }
+
+    #[test]
+    fn an_agent_that_is_not_there_is_named() {
+        let (code, out, err) = run("a api fetch -socketPath /nonexistent/x.sock");
+        assert_eq!((code, out.as_str()), (EXIT_FAILED, ""));
+        assert!(err.contains("/nonexistent/x.sock"), "{err}");
+        let (code, out, err) = run("a healthcheck -socketPath /nonexistent/x.sock -verbose");
+        assert_eq!((code, out.as_str()), (EXIT_FAILED, "Checking agent health...\n"));
+        assert!(err.starts_with("Failed to check health: "), "{err}");
+        assert!(err.ends_with("Agent is unhealthy: unable to determine health\n"), "{err}");
+        let (code, _, err) = run("a debug getinfo -socketPath /nonexistent/x.sock");
+        assert!(code == EXIT_FAILED && err.starts_with("Error: "), "{err}");
+    }
+
+    #[test]
+    fn validate_says_whether_the_file_is_valid() {
+        let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/samples/agent.conf");
+        let (code, out, err) = run(&format!("a validate -config {sample}"));
+        assert_eq!(
+            (code, out.as_str(), err.as_str()),
+            (EXIT_DONE, "SPIRE agent configuration file is valid.\n", "")
+        );
+        let (code, _, err) = run("a validate -config /nonexistent.conf");
+        assert_eq!(code, EXIT_USAGE);
+        assert!(
+            err.starts_with("SPIRE agent configuration file is invalid:\n/nonexistent"),
+            "{err}"
+        );
+    }
+
+    #[test]
+    fn completions_are_printed() {
+        let (code, out, _) = run("a completion bash");
+        assert!(code == EXIT_DONE && out.contains("healthcheck"));
+    }
+}

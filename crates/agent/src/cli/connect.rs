@@ -1,0 +1,110 @@
+//! Reaching the agent's sockets.
+
+use std::{path::PathBuf, time::Duration};
+
+use signet_api::connect::{self, ConnectError};
+use signet_daemon::{cli::socket_path, config::parse_duration, program::Program};
+use tonic::{Code, Request, Status, transport::Channel};
+
+use super::{CliError, environment};
+
+/// The header that every call of the Workload API carries.
+const SECURITY_HEADER: &str = "workload.spiffe.io";
+/// How long an agent may take to answer on its admin socket.
+const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where the public socket is.
+#[derive(Debug, clap::Args)]
+pub(super) struct PublicSocket {
+    /// Unix socket of the Workload API
+    #[arg(long = "socketPath", value_name = "PATH")]
+    socket_path: Option<PathBuf>,
+    /// Name that takes the place of %i in the variable SPIRE_AGENT_PUBLIC_SOCKET_TEMPLATE
+    #[arg(long = "instance", value_name = "NAME")]
+    instance: Option<String>,
+}
+
+impl PublicSocket {
+    pub(super) async fn connect(&self, program: Program) -> Result<Channel, CliError> {
+        let path = socket_path(
+            self.socket_path.as_deref(),
+            self.instance.as_deref(),
+            "SPIRE_AGENT_PUBLIC_SOCKET_TEMPLATE",
+            "SPIRE_AGENT_PUBLIC_SOCKET",
+            program.agent_socket(),
+            environment,
+        )
+        .map_err(CliError::Usage)?;
+        connect::unix(path).await.map_err(|error| failed(&error))
+    }
+}
+
+/// Where the admin socket is.
+#[derive(Debug, clap::Args)]
+pub(super) struct AdminSocket {
+    /// Unix socket of the admin API; the agent opens it where admin_socket_path says
+    #[arg(long = "socketPath", value_name = "PATH")]
+    socket_path: Option<PathBuf>,
+}
+
+impl AdminSocket {
+    pub(super) async fn connect(&self, program: Program) -> Result<Channel, CliError> {
+        let path = self.socket_path.clone();
+        let path = path.unwrap_or_else(|| program.agent_admin_socket().into());
+        connect::unix(path).await.map_err(|error| failed(&error))
+    }
+}
+
+/// Waits for an answer on the admin socket.
+pub(super) async fn admin<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, CliError> {
+    within(ADMIN_TIMEOUT, call).await.map(tonic::Response::into_inner)
+}
+
+/// A request with the header that the Workload API asks for.
+pub(super) fn workload<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request
+        .metadata_mut()
+        .insert(SECURITY_HEADER, tonic::metadata::MetadataValue::from_static("true"));
+    request
+}
+
+/// Waits for an answer for as long as `timeout`, for ever when it is 0.
+pub(super) async fn within<T>(
+    timeout: Duration,
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, CliError> {
+    let answer = if timeout.is_zero() {
+        call.await
+    } else {
+        let late = || Status::deadline_exceeded("context deadline exceeded");
+        tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(late()))
+    };
+    answer.map_err(|status| CliError::Failed(describe(&status)))
+}
+
+/// A status in the words that people who know gRPC's Go programs look for.
+pub(super) fn describe(status: &Status) -> String {
+    let code = match status.code() {
+        Code::Cancelled => "Canceled".to_owned(),
+        Code::Ok => "OK".to_owned(),
+        code => format!("{code:?}"),
+    };
+    match connect::connection_failure(status) {
+        Some(error) => format!("rpc error: code = {code} desc = connection error: {error}"),
+        None => format!("rpc error: code = {code} desc = {}", status.message()),
+    }
+}
+
+fn failed(error: &ConnectError) -> CliError {
+    let cause = std::error::Error::source(error);
+    let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
+    CliError::Failed(format!("rpc error: code = Unavailable desc = {error}{cause}"))
+}
+
+/// Reads a `-timeout`.
+pub(super) fn timeout(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
+}

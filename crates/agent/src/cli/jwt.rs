@@ -1,0 +1,135 @@
+//! `api fetch jwt` and `api validate jwt`.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use signet_api::{
+    json,
+    pb::workload::{
+        JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest,
+        spiffe_workload_api_client::SpiffeWorkloadApiClient,
+    },
+};
+use signet_daemon::cli::Output;
+use tonic::{Code, Status};
+
+use super::{
+    CliError, Terminal,
+    connect::{PublicSocket, describe, timeout, within, workload},
+};
+
+/// Flags of `api fetch jwt`.
+#[derive(Debug, clap::Args)]
+pub(super) struct FetchFlags {
+    #[command(flatten)]
+    socket: PublicSocket,
+    /// How long to wait for each answer; 0 waits for ever
+    #[arg(long = "timeout", value_name = "DURATION", default_value = "5s", value_parser = timeout)]
+    timeout: Duration,
+    /// Whom the token is for, separated by commas
+    #[arg(long = "audience", value_name = "LIST")]
+    audience: Option<String>,
+    /// Which of the caller's identities to fetch a token of; all of them unless set
+    #[arg(long = "spiffeID", value_name = "ID", default_value = "", hide_default_value = true)]
+    spiffe_id: String,
+    /// Form of the output
+    #[arg(long = "output", value_name = "FORM", default_value = "pretty")]
+    output: Output,
+    /// The old name of -output
+    #[arg(long = "format", value_name = "FORM", hide = true)]
+    format: Option<Output>,
+}
+
+/// Flags of `api validate jwt`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ValidateFlags {
+    #[command(flatten)]
+    socket: PublicSocket,
+    /// How long to wait for an answer; 0 waits for ever
+    #[arg(long = "timeout", value_name = "DURATION", default_value = "5s", value_parser = timeout)]
+    timeout: Duration,
+    /// Whom the token must be for
+    #[arg(long = "audience", value_name = "TEXT")]
+    audience: Option<String>,
+    /// The token
+    #[arg(long = "svid", value_name = "TOKEN")]
+    svid: Option<String>,
+    /// Form of the output
+    #[arg(long = "output", value_name = "FORM", default_value = "pretty")]
+    output: Output,
+}
+
+/// Fetches a JWT-SVID of each identity, and the bundles to validate them with.
+pub(super) async fn fetch(flags: &FetchFlags, terminal: &mut Terminal<'_>) -> Result<(), CliError> {
+    let audience = given(&flags.audience, "audience")?;
+    let channel = flags.socket.connect(terminal.program).await?;
+    let mut client = SpiffeWorkloadApiClient::new(channel);
+    let bundles = within(flags.timeout, async {
+        let request = workload(JwtBundlesRequest {});
+        let mut stream = client.fetch_jwt_bundles(request).await?.into_inner();
+        stream.message().await?.ok_or_else(|| Status::unavailable("the stream ended unanswered"))
+    })
+    .await?;
+    let request = JwtsvidRequest {
+        audience: audience.split(',').map(ToOwned::to_owned).collect(),
+        spiffe_id: flags.spiffe_id.clone(),
+    };
+    let svids = within(flags.timeout, client.fetch_jwtsvid(workload(request))).await?.into_inner();
+    if flags.format.unwrap_or(flags.output) == Output::Json {
+        let both = vec![json::to_value(&svids), json::to_value(&bundles)];
+        return terminal.json_value(&Value::Array(both));
+    }
+    let out = &mut terminal.out;
+    for svid in &svids.svids {
+        writeln!(out, "token({}):\n\t{}", svid.spiffe_id, svid.svid)?;
+        if !svid.hint.is_empty() {
+            writeln!(out, "hint({}):\n\t{}", svid.spiffe_id, svid.hint)?;
+        }
+    }
+    let mut sorted: Vec<_> = bundles.bundles.iter().collect();
+    sorted.sort();
+    for (id, bundle) in sorted {
+        writeln!(out, "bundle({id}):\n\t{}", String::from_utf8_lossy(bundle))?;
+    }
+    Ok(())
+}
+
+/// Asks the agent whether a token is valid.
+pub(super) async fn validate(
+    flags: &ValidateFlags,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    let audience = given(&flags.audience, "audience")?.to_owned();
+    let svid = given(&flags.svid, "svid")?.to_owned();
+    let channel = flags.socket.connect(terminal.program).await?;
+    let mut client = SpiffeWorkloadApiClient::new(channel);
+    let request = workload(ValidateJwtsvidRequest { audience, svid });
+    let answer = within(flags.timeout, async {
+        // Kept apart: a token that is not valid is an answer.
+        Ok(client.validate_jwtsvid(request).await)
+    })
+    .await?;
+    let response = match answer {
+        Ok(response) => response.into_inner(),
+        Err(status) if status.code() == Code::InvalidArgument => {
+            return Err(CliError::Failed(format!("SVID is not valid: {}", status.message())));
+        }
+        Err(status) => {
+            let status = describe(&status);
+            return Err(CliError::Failed(format!("unable to validate JWT SVID: {status}")));
+        }
+    };
+    if flags.output == Output::Json {
+        return terminal.json(&response);
+    }
+    let claims = json::to_value(&response).get("claims").map(json::to_line).unwrap_or_default();
+    writeln!(terminal.out, "SVID is valid.")?;
+    writeln!(terminal.out, "SPIFFE ID : {}", response.spiffe_id)?;
+    Ok(writeln!(terminal.out, "Claims    : {claims}")?)
+}
+
+fn given<'a>(flag: &'a Option<String>, name: &str) -> Result<&'a str, CliError> {
+    flag.as_deref()
+        .filter(|text| !text.is_empty())
+        .ok_or_else(|| CliError::Usage(format!("{name} must be specified")))
+}
