@@ -5,11 +5,12 @@
 //! parse with [`parse`].
 
 use std::{
+    collections::HashSet,
     ffi::OsString,
     path::{Path, PathBuf},
 };
 
-use clap::{Command, error::ErrorKind};
+use clap::{ArgAction, Command, error::ErrorKind};
 
 /// The command did what it was asked to.
 pub const EXIT_DONE: u8 = 0;
@@ -56,8 +57,11 @@ pub fn try_parse<C: clap::Parser>(
     name: &'static str,
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<C, clap::Error> {
-    let command = prepared(C::command().name(name).bin_name(name));
-    let matches = command.try_get_matches_from(go_flags(args))?;
+    let command = command::<C>(name);
+    let mut switches = HashSet::new();
+    collect_switches(&command, &mut switches);
+    let args = go_flags(args).into_iter().filter_map(|arg| switch(arg, &switches));
+    let matches = command.try_get_matches_from(args)?;
     C::from_arg_matches(&matches)
 }
 
@@ -84,6 +88,27 @@ pub fn go_flags(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     out
 }
 
+/// The flags without a value, of the command and all below it.
+fn collect_switches(command: &Command, switches: &mut HashSet<String>) {
+    let flags =
+        command.get_arguments().filter(|arg| matches!(arg.get_action(), ArgAction::SetTrue));
+    switches.extend(flags.filter_map(|arg| arg.get_long().map(ToOwned::to_owned)));
+    command.get_subcommands().for_each(|command| collect_switches(command, switches));
+}
+
+/// `--admin=true` is `--admin`, and `--admin=false` is nothing.
+fn switch(arg: OsString, switches: &HashSet<String>) -> Option<OsString> {
+    let value = arg.to_str().and_then(|text| {
+        let (name, value) = text.strip_prefix("--")?.split_once('=')?;
+        switches.contains(name).then(|| Some((name, parse_bool(value).ok()?))).flatten()
+    });
+    match value {
+        Some((_, false)) => None,
+        Some((name, true)) => Some(format!("--{name}").into()),
+        None => Some(arg),
+    }
+}
+
 fn is_long_flag(text: &str) -> bool {
     let Some(name) = text.strip_prefix('-') else { return false };
     let mut chars = name.chars();
@@ -95,7 +120,10 @@ fn is_long_flag(text: &str) -> bool {
 fn prepared(command: Command) -> Command {
     command
         .args_override_self(true)
-        .mut_args(|arg| arg.allow_negative_numbers(true))
+        .mut_args(|arg| {
+            let takes_values = arg.get_action().takes_values();
+            if takes_values { arg.allow_negative_numbers(true) } else { arg }
+        })
         .mut_subcommands(prepared)
 }
 
@@ -155,8 +183,7 @@ mod tests {
     struct Example {
         #[arg(long = "socketPath")]
         socket_path: Option<String>,
-        #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true",
-              default_value = "false", value_parser = parse_bool)]
+        #[arg(long)]
         admin: bool,
         #[arg(long)]
         ttl: Option<i32>,
@@ -182,7 +209,8 @@ mod tests {
             assert_eq!(example.socket_path.as_deref(), Some("/s"));
             assert_eq!((example.ttl, example.admin), (Some(-5), true));
         }
-        assert!(!read(&["-admin", "-admin=f"]).unwrap().admin);
+        assert!(!read(&["-admin=f"]).unwrap().admin);
+        assert!(read(&["-admin=perhaps"]).is_err());
         let lists = read(&["-selector", "a:b", "-selector=c:d", "-data", "-"]).unwrap();
         assert_eq!(lists.selector, ["a:b", "c:d"]);
         assert_eq!(lists.data.as_deref(), Some("-"));

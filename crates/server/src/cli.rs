@@ -1,0 +1,179 @@
+//! The command line of `signet-server`.
+//!
+//! Commands, flags and output are SPIRE's (`spire-server`); what differs is in
+//! `docs/compatibility.md`. Exit codes: 0 done, 1 failed (also when one item of a batch did),
+//! 64 wrong usage or configuration.
+
+pub mod agent;
+pub mod bundle;
+pub mod debug;
+pub mod entry;
+pub mod env;
+pub mod federation;
+pub mod healthcheck;
+pub mod jwt;
+pub mod localauthority;
+pub mod logger;
+pub mod text;
+pub mod token;
+pub mod upstreamauthority;
+pub mod x509;
+
+use std::{ffi::OsString, process::ExitCode};
+
+use signet_daemon::{
+    cli::{self, EXIT_DONE, EXIT_FAILED},
+    program::Program,
+};
+
+use self::env::{CliError, Env};
+use crate::{
+    config::RunFlags,
+    migrate::{self, MigrateFlags},
+    run,
+};
+
+const AFTER_HELP: &str = "\
+Flags take one dash or two, and a value after a space or `=`. `signet-server help COMMAND` says
+more about a command.
+
+A first identity:
+  signet-server run -config server.conf
+  signet-server token generate -spiffeID spiffe://example.org/my-node
+  signet-server entry create -parentID spiffe://example.org/my-node \\
+      -spiffeID spiffe://example.org/my-service -selector unix:uid:1000";
+
+/// The command line.
+#[derive(Debug, clap::Parser)]
+#[command(
+    version,
+    about = "Workload identity server, compatible with SPIRE",
+    after_help = AFTER_HELP,
+    disable_version_flag = true,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+pub struct Cli {
+    /// Print the version
+    #[arg(short = 'v', short_alias = 'V', long = "version", action = clap::ArgAction::Version)]
+    version: Option<bool>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Look after attested agents
+    #[command(subcommand)]
+    Agent(agent::Command),
+    /// Look after trust bundles
+    #[command(subcommand)]
+    Bundle(bundle::Command),
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Show figures about the running server
+    #[command(subcommand)]
+    Debug(debug::Command),
+    /// Say which workloads get which identities
+    #[command(subcommand)]
+    Entry(entry::Command),
+    /// Look after relationships with foreign trust domains
+    #[command(subcommand)]
+    Federation(federation::Command),
+    /// Check that the server is well
+    Healthcheck(healthcheck::Flags),
+    /// Make JWT-SVIDs by hand
+    #[command(subcommand)]
+    Jwt(jwt::Command),
+    /// Replace the server's own authorities
+    #[command(subcommand)]
+    Localauthority(localauthority::Command),
+    /// Change the log level of the running server
+    #[command(subcommand)]
+    Logger(logger::Command),
+    // Its own help text says what it does.
+    #[allow(missing_docs, reason = "the flags carry the text")]
+    Migrate(Box<MigrateFlags>),
+    /// Run the server
+    Run(Box<RunFlags>),
+    /// Make join tokens for agents
+    #[command(subcommand)]
+    Token(token::Command),
+    /// Give up compromised upstream authorities
+    #[command(subcommand)]
+    Upstreamauthority(upstreamauthority::Command),
+    /// Check a configuration file
+    Validate(Box<RunFlags>),
+    /// Make X.509-SVIDs by hand
+    #[command(subcommand)]
+    X509(x509::Command),
+}
+
+/// The program: reads the process's command line and does what it says.
+pub fn main() -> ExitCode {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let program = Program::from_argv0(args.first().map(OsString::as_os_str).unwrap_or_default());
+    let command = match cli::parse::<Cli>(program.server_name(), args) {
+        Ok(cli) => cli.command,
+        Err(code) => return ExitCode::from(code),
+    };
+    match command {
+        Command::Migrate(flags) => migrate::run(program, &flags),
+        Command::Run(flags) => run::run(program, &flags),
+        Command::Validate(flags) => run::validate(program, &flags),
+        command => ExitCode::from(client(command, &mut Env::process(program))),
+    }
+}
+
+/// Runs a command that talks to a server; complaints go to `env.err`. Returns the exit code.
+pub fn client(command: Command, env: &mut Env) -> u8 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(command, env)),
+        Err(error) => Err(CliError::failed(format!("starting: {error}"))),
+    };
+    let done = done.and_then(|()| Ok(env.out.flush()?));
+    match done {
+        Ok(()) => EXIT_DONE,
+        // Whoever read the output has seen enough.
+        Err(CliError::Print(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            EXIT_FAILED
+        }
+        Err(error) => {
+            // Nobody is left to tell when even this cannot be printed.
+            let _ = env.complain(format_args!("Error: {error}"));
+            error.exit_code()
+        }
+    }
+}
+
+async fn dispatch(command: Command, env: &mut Env) -> Result<(), CliError> {
+    match command {
+        Command::Agent(command) => agent::run(command, env).await,
+        Command::Bundle(command) => bundle::run(command, env).await,
+        Command::Completion { shell } => {
+            let name = env.program.server_name();
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut cli::command::<Cli>(name), name, &mut script);
+            Ok(env.out.write_all(&script)?)
+        }
+        Command::Debug(command) => debug::run(command, env).await,
+        Command::Entry(command) => entry::run(command, env).await,
+        Command::Federation(command) => federation::run(command, env).await,
+        Command::Healthcheck(flags) => healthcheck::run(flags, env).await,
+        Command::Jwt(command) => jwt::run(command, env).await,
+        Command::Localauthority(command) => localauthority::run(command, env).await,
+        Command::Logger(command) => logger::run(command, env).await,
+        Command::Token(command) => token::run(command, env).await,
+        Command::Upstreamauthority(command) => upstreamauthority::run(command, env).await,
+        Command::X509(command) => x509::run(command, env).await,
+        Command::Migrate(_) | Command::Run(_) | Command::Validate(_) => {
+            Err(CliError::failed("this command does not talk to a server"))
+        }
+    }
+}

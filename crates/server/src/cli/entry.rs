@@ -1,0 +1,309 @@
+//! `entry`: registration entries.
+
+mod data;
+mod explain;
+mod flags;
+mod print;
+
+use signet_api::{
+    pb::spire::api::{
+        server::entry::v1::{self as pb, entry_client::EntryClient},
+        types,
+    },
+    status,
+};
+use signet_daemon::cli::Output;
+use tonic::{Code, transport::Channel};
+
+use self::flags::{CreateFlags, FilterFlags, UpdateFlags};
+use super::{
+    env::{CliError, CommonFlags, Env, code_name},
+    text,
+};
+
+/// How many entries are asked for, or sent, at a time.
+const BATCH: usize = 500;
+
+/// The commands.
+#[derive(Debug, clap::Subcommand)]
+pub enum Command {
+    /// Count entries
+    Count(CountFlags),
+    /// Create an entry, or many from a file
+    #[command(after_help = CREATE_EXAMPLE)]
+    Create(Box<CreateFlags>),
+    /// Delete an entry, or many from a file
+    Delete(DeleteFlags),
+    /// Say why a workload behind an agent gets the identities it gets
+    #[command(after_help = explain::EXAMPLE)]
+    Explain(explain::Flags),
+    /// Show entries
+    Show(ShowFlags),
+    /// Replace an entry, or many from a file
+    Update(Box<UpdateFlags>),
+}
+
+const CREATE_EXAMPLE: &str = "\
+Example: processes of user 1000 on one agent get spiffe://example.org/web
+
+  signet-server entry create -spiffeID spiffe://example.org/web \\
+      -parentID spiffe://example.org/spire/agent/join_token/... -selector unix:uid:1000
+
+A file for -data holds {\"entries\": [{\"spiffe_id\": \"spiffe://...\", \"parent_id\": \"spiffe://...\",
+\"selectors\": [{\"type\": \"unix\", \"value\": \"uid:1000\"}], ...}]}.";
+
+/// Which entries to count.
+#[derive(Debug, clap::Args)]
+pub struct CountFlags {
+    #[command(flatten)]
+    filter: FilterFlags,
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+/// Which entries to delete.
+#[derive(Debug, clap::Args)]
+pub struct DeleteFlags {
+    /// ID of the entry to delete
+    #[arg(long = "entryID", value_name = "ID")]
+    entry_id: Option<String>,
+    /// File with {"ids": ["...", ...]}, or - for standard input
+    #[arg(long = "file", value_name = "FILE", conflicts_with = "entry_id")]
+    file: Option<String>,
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+/// Which entries to show.
+#[derive(Debug, clap::Args)]
+pub struct ShowFlags {
+    /// Only the entry with this ID
+    #[arg(long = "entryID", value_name = "ID")]
+    entry_id: Option<String>,
+    #[command(flatten)]
+    filter: FilterFlags,
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+/// Runs a command.
+///
+/// # Errors
+/// [`CliError`].
+pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
+    match command {
+        Command::Count(flags) => count(flags, env).await,
+        Command::Create(flags) => create(*flags, env).await,
+        Command::Delete(flags) => delete(flags, env).await,
+        Command::Explain(flags) => explain::run(flags, env).await,
+        Command::Show(flags) => show(flags, env).await,
+        Command::Update(flags) => update(*flags, env).await,
+    }
+}
+
+async fn count(flags: CountFlags, env: &mut Env) -> Result<(), CliError> {
+    let filter = flags.filter.read()?;
+    let filter = pb::count_entries_request::Filter {
+        by_spiffe_id: filter.by_spiffe_id,
+        by_parent_id: filter.by_parent_id,
+        by_selectors: filter.by_selectors,
+        by_federates_with: filter.by_federates_with,
+        by_hint: filter.by_hint,
+        by_downstream: filter.by_downstream,
+    };
+    let mut client = EntryClient::new(env.connect(&flags.common.socket).await?);
+    let request = pb::CountEntriesRequest { filter: Some(filter) };
+    let response = client.count_entries(request).await?.into_inner();
+    if flags.common.output == Output::Json {
+        return env.json(&response);
+    }
+    let n = usize::try_from(response.count).unwrap_or_default();
+    env.line(text::counted(n, "registration entry", "registration entries"))
+}
+
+async fn create(flags: CreateFlags, env: &mut Env) -> Result<(), CliError> {
+    let entries = flags.entries(env)?;
+    let mut client = EntryClient::new(env.connect(&flags.common().socket).await?);
+    let mut results = Vec::with_capacity(entries.len());
+    for batch in entries.chunks(BATCH) {
+        let request = pb::BatchCreateEntryRequest { entries: batch.to_vec(), output_mask: None };
+        let response = client.batch_create_entry(request).await;
+        let answers = response.map_err(CliError::call("failed to create entries"))?.into_inner();
+        results.extend(answers.results.into_iter().map(|one| (one.status, one.entry)));
+    }
+    let results = echoed(entries, results);
+    if flags.common().output == Output::Json {
+        let results = results.iter().cloned().map(|(status, entry)| {
+            pb::batch_create_entry_response::Result { status: Some(status), entry: Some(entry) }
+        });
+        env.json(&pb::BatchCreateEntryResponse { results: results.collect() })?;
+    } else {
+        print_results(env, "create", &results)?;
+    }
+    all_good(&results, "failed to create one or more entries")
+}
+
+async fn update(flags: UpdateFlags, env: &mut Env) -> Result<(), CliError> {
+    let entries = flags.entries(env)?;
+    let mut client = EntryClient::new(env.connect(&flags.common().socket).await?);
+    let mut results = Vec::with_capacity(entries.len());
+    for batch in entries.chunks(BATCH) {
+        let request = pb::BatchUpdateEntryRequest {
+            entries: batch.to_vec(),
+            input_mask: None,
+            output_mask: None,
+        };
+        let response = client.batch_update_entry(request).await;
+        let answers = response.map_err(CliError::call("failed to update entries"))?.into_inner();
+        results.extend(answers.results.into_iter().map(|one| (one.status, one.entry)));
+    }
+    let results = echoed(entries, results);
+    if flags.common().output == Output::Json {
+        let results = results.iter().cloned().map(|(status, entry)| {
+            pb::batch_update_entry_response::Result { status: Some(status), entry: Some(entry) }
+        });
+        env.json(&pb::BatchUpdateEntryResponse { results: results.collect() })?;
+    } else {
+        print_results(env, "update", &results)?;
+    }
+    all_good(&results, "failed to update one or more entries")
+}
+
+async fn delete(flags: DeleteFlags, env: &mut Env) -> Result<(), CliError> {
+    let ids = match (&flags.entry_id, &flags.file) {
+        (_, Some(file)) => data::ids(&env.read(file)?, file)?,
+        (Some(id), None) if !id.is_empty() => vec![id.clone()],
+        _ => return Err(CliError::usage("an entry ID is required: name it with -entryID")),
+    };
+    let mut client = EntryClient::new(env.connect(&flags.common.socket).await?);
+    let mut results = Vec::with_capacity(ids.len());
+    for batch in ids.chunks(BATCH) {
+        let request = pb::BatchDeleteEntryRequest { ids: batch.to_vec() };
+        let response = client.batch_delete_entry(request).await;
+        let response = response.map_err(CliError::call("failed to delete entries"))?;
+        results.extend(response.into_inner().results);
+    }
+    let failed = results.iter().filter(|one| !status::is_ok(one.status.as_ref())).count();
+    if flags.common.output == Output::Json {
+        env.json(&pb::BatchDeleteEntryResponse { results: results.clone() })?;
+    } else {
+        for one in &results {
+            let status = one.status.clone().unwrap_or_else(status::item_ok);
+            if status::is_ok(Some(&status)) {
+                env.line(format_args!("Deleted entry with ID: {}", one.id))?;
+            } else {
+                env.complain(format_args!(
+                    "Failed to delete entry with ID {} (code: {}, msg: {:?})",
+                    one.id,
+                    code_name(Code::from(status.code)),
+                    status.message
+                ))?;
+            }
+        }
+        let good = results.len() - failed;
+        env.line(match (good, failed) {
+            (good, 0) => format!("\nDeleted {good} entries successfully"),
+            (0, failed) => format!("\nFailed to delete {failed} entries"),
+            (good, failed) => format!(
+                "\nDeleted {good} entries successfully, but failed to delete {failed} entries"
+            ),
+        })?;
+    }
+    if failed > 0 {
+        return Err(CliError::failed("failed to delete one or more entries"));
+    }
+    Ok(())
+}
+
+async fn show(flags: ShowFlags, env: &mut Env) -> Result<(), CliError> {
+    let entry_id = flags.entry_id.as_deref().filter(|id| !id.is_empty());
+    if entry_id.is_some() && flags.filter.names_something() {
+        return Err(CliError::usage("the -entryID flag can't be combined with others"));
+    }
+    let filter = flags.filter.read()?;
+    let mut client = EntryClient::new(env.connect(&flags.common.socket).await?);
+    let mut entries = match entry_id {
+        Some(id) => {
+            let request = pb::GetEntryRequest { id: id.to_owned(), output_mask: None };
+            let entry = client.get_entry(request).await;
+            let what = format!("error fetching entry ID {id}");
+            vec![entry.map_err(CliError::call(what))?.into_inner()]
+        }
+        None => all(&mut client, filter).await?,
+    };
+    print::sort(&mut entries);
+    if flags.common.output == Output::Json {
+        return env.json(&pb::ListEntriesResponse { entries, next_page_token: String::new() });
+    }
+    env.line(format_args!("Found {}", text::counted(entries.len(), "entry", "entries")))?;
+    for entry in &entries {
+        env.line(print::entry(entry))?;
+    }
+    Ok(())
+}
+
+async fn all(
+    client: &mut EntryClient<Channel>,
+    filter: pb::list_entries_request::Filter,
+) -> Result<Vec<types::Entry>, CliError> {
+    let mut entries = Vec::new();
+    let mut request = pb::ListEntriesRequest {
+        filter: Some(filter),
+        output_mask: None,
+        page_size: i32::try_from(BATCH).unwrap_or(i32::MAX),
+        page_token: String::new(),
+    };
+    loop {
+        let page = client.list_entries(request.clone()).await;
+        let page = page.map_err(CliError::call("error fetching entries"))?.into_inner();
+        entries.extend(page.entries);
+        if page.next_page_token.is_empty() {
+            return Ok(entries);
+        }
+        request.page_token = page.next_page_token;
+    }
+}
+
+type Outcome = (types::Status, types::Entry);
+
+/// Each outcome with its entry: as stored, or, when it failed, as it was asked for.
+fn echoed(
+    asked: Vec<types::Entry>,
+    results: Vec<(Option<types::Status>, Option<types::Entry>)>,
+) -> Vec<Outcome> {
+    let mut results = results.into_iter();
+    asked
+        .into_iter()
+        .map(|asked| {
+            let (status, entry) = results.next().unwrap_or_else(|| {
+                (Some(status::item(Code::Internal, "no answer for this entry")), None)
+            });
+            let status = status.unwrap_or_else(status::item_ok);
+            let entry = if status::is_ok(Some(&status)) { entry } else { None };
+            (status, entry.unwrap_or(asked))
+        })
+        .collect()
+}
+
+fn print_results(env: &mut Env, verb: &str, results: &[Outcome]) -> Result<(), CliError> {
+    let is_good = |(status, _): &&Outcome| status::is_ok(Some(status));
+    for (_, entry) in results.iter().filter(is_good) {
+        env.line(print::entry(entry))?;
+    }
+    for (status, entry) in results.iter().filter(|one| !is_good(one)) {
+        env.complain(format_args!(
+            "Failed to {verb} the following entry (code: {}, msg: {:?}):",
+            code_name(Code::from(status.code)),
+            status.message
+        ))?;
+        env.complain(print::entry(entry))?;
+    }
+    Ok(())
+}
+
+fn all_good(results: &[Outcome], otherwise: &str) -> Result<(), CliError> {
+    if results.iter().all(|(status, _)| status::is_ok(Some(status))) {
+        return Ok(());
+    }
+    Err(CliError::failed(otherwise))
+}

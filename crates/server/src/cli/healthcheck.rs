@@ -1,0 +1,54 @@
+//! `healthcheck`: is the server well?
+
+use signet_api::pb::grpc::health::v1::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use super::env::{CliError, Env, SocketFlags};
+
+/// The flags of `healthcheck`.
+#[derive(Debug, clap::Args)]
+pub struct Flags {
+    #[command(flatten)]
+    socket: SocketFlags,
+    /// Accepted, as SPIRE does; the check is the same
+    #[arg(long = "shallow")]
+    shallow: bool,
+    /// Say more
+    #[arg(long = "verbose")]
+    verbose: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// [`CliError`] when the server is not well, or cannot be asked.
+pub async fn run(flags: Flags, env: &mut Env) -> Result<(), CliError> {
+    if flags.verbose {
+        env.line("Checking server health...")?;
+    }
+    let status = match check(&flags, env).await {
+        Ok(status) => status,
+        Err(error @ CliError::Usage(_)) => return Err(error),
+        Err(error) => {
+            if flags.verbose {
+                env.complain(format_args!("Failed to check health: {error}"))?;
+            }
+            return Err(CliError::failed(
+                "server is unhealthy: unable to determine health (-verbose says why)",
+            ));
+        }
+    };
+    if status != ServingStatus::Serving {
+        let why =
+            format!("server is unhealthy: server returned status \"{}\"", status.as_str_name());
+        return Err(CliError::failed(why));
+    }
+    env.line("Server is healthy.")
+}
+
+async fn check(flags: &Flags, env: &Env) -> Result<ServingStatus, CliError> {
+    let mut client = HealthClient::new(env.connect(&flags.socket).await?);
+    let response = client.check(HealthCheckRequest { service: String::new() }).await?;
+    Ok(response.into_inner().status())
+}

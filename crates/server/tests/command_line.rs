@@ -1,0 +1,122 @@
+//! Every command and flag of SPIRE's `spire-server` is understood, and mistakes are told apart.
+
+use std::ffi::OsString;
+
+use signet_daemon::cli::{EXIT_DONE, EXIT_USAGE, parse, try_parse};
+use signet_server::cli::Cli;
+
+fn read(line: &str) -> Result<Cli, clap::Error> {
+    let args = std::iter::once("signet-server").chain(line.split_whitespace());
+    try_parse("signet-server", args.map(OsString::from))
+}
+
+const COMMON: &str = "-socketPath /s -instance i -output json";
+
+#[test]
+fn every_command_and_flag_of_spire_is_understood() {
+    let entry = "-spiffeID spiffe://td/w -parentID spiffe://td/n -selector a:b -selector c:d \
+                 -dns x -dns y -federatesWith z -admin -downstream -storeSVID -hint h -entryID e \
+                 -entryExpiry 7 -x509SVIDTTL 1 -jwtSVIDTTL 2 -jwtSVIDIncludeJTI \
+                 -disableX509SVIDPrefetch -data -";
+    let entry_filter = "-spiffeID i -parentID p -selector a:b -matchSelectorsOn exact \
+                        -federatesWith td -matchFederatesWithOn any -downstream -hint h";
+    let agent_filter = "-selector a:b -matchSelectorsOn subset -attestationType t -banned true \
+                        -canReattest false -expiresBefore x";
+    let federation = "-trustDomain td -bundleEndpointURL u -bundleEndpointProfile https_spiffe \
+                      -endpointSpiffeID i -trustDomainBundlePath p -trustDomainBundleFormat spiffe";
+    let client = [
+        "token generate -spiffeID i -ttl 60".to_owned(),
+        format!("entry create -node {entry}"),
+        format!("entry update {entry}"),
+        format!("entry show {entry_filter}"),
+        "entry show -entryID e".to_owned(),
+        format!("entry count {entry_filter}"),
+        "entry delete -entryID e".to_owned(),
+        "entry delete -file -".to_owned(),
+        "entry explain -agent i -selectors a:b,c:d".to_owned(),
+        format!("agent list {agent_filter}"),
+        format!("agent count {agent_filter}"),
+        "agent show -spiffeID i".to_owned(),
+        "agent ban -spiffeID i".to_owned(),
+        "agent evict -spiffeID i".to_owned(),
+        "agent purge -expiredFor 1h30m -dryRun".to_owned(),
+        "bundle show -format spiffe".to_owned(),
+        "bundle list -id td -format pem".to_owned(),
+        "bundle set -id td -path f -format spiffe".to_owned(),
+        "bundle delete -id td -mode dissociate".to_owned(),
+        "bundle count".to_owned(),
+        format!("federation create {federation}"),
+        format!("federation update {federation}"),
+        "federation create -data -".to_owned(),
+        "federation list".to_owned(),
+        "federation show -trustDomain td".to_owned(),
+        "federation delete -id td".to_owned(),
+        "federation refresh -id td".to_owned(),
+        "x509 mint -spiffeID i -dns a -dns b -ttl 1h -write d".to_owned(),
+        "jwt mint -spiffeID i -audience a -audience b -ttl 5m -write f".to_owned(),
+        "localauthority x509 show".to_owned(),
+        "localauthority x509 prepare".to_owned(),
+        "localauthority x509 activate -authorityID i".to_owned(),
+        "localauthority x509 taint -authorityID i".to_owned(),
+        "localauthority x509 revoke -authorityID i".to_owned(),
+        "localauthority jwt show".to_owned(),
+        "localauthority jwt prepare".to_owned(),
+        "localauthority jwt activate -authorityID i".to_owned(),
+        "localauthority jwt taint -authorityID i".to_owned(),
+        "localauthority jwt revoke -authorityID i".to_owned(),
+        "upstreamauthority taint -subjectKeyID i".to_owned(),
+        "upstreamauthority revoke -subjectKeyID i".to_owned(),
+        "logger get".to_owned(),
+        "logger set -level WARNING".to_owned(),
+        "logger reset".to_owned(),
+        "debug getinfo".to_owned(),
+    ];
+    for line in client {
+        let line = format!("{line} {COMMON}");
+        assert!(read(&line).is_ok(), "{line}: {}", read(&line).unwrap_err());
+    }
+    let run = "-config f -bindAddress a -serverPort 1 -dataDir d -expandEnv -logFile l \
+               -logFormat json -logLevel DEBUG -logSourceLocation -socketPath s -trustDomain t";
+    for line in [
+        format!("run {run}"),
+        format!("validate {run}"),
+        "healthcheck -socketPath /s -instance i -shallow -verbose".to_owned(),
+        "completion bash".to_owned(),
+    ] {
+        assert!(read(&line).is_ok(), "{line}: {}", read(&line).unwrap_err());
+    }
+}
+
+#[test]
+fn a_wrong_command_line_exits_64_and_help_exits_0() {
+    let code = |line: &str| {
+        let args = std::iter::once("signet-server").chain(line.split_whitespace());
+        parse::<Cli>("signet-server", args.map(OsString::from)).map(drop)
+    };
+    for line in [
+        "",
+        "nosuch",
+        "entry",
+        "entry nosuch",
+        "entry show -nosuch",
+        "agent show",
+        "agent list -matchSelectorsOn zz",
+        "logger set -level loud",
+        "healthcheck -output json",
+        "bundle delete -id x -mode zz",
+    ] {
+        assert_eq!(code(line), Err(EXIT_USAGE), "{line}");
+    }
+    for line in ["-h", "--help", "-version", "-v", "entry -h", "entry create -help", "help entry"] {
+        assert_eq!(code(line), Err(EXIT_DONE), "{line}");
+    }
+}
+
+#[test]
+fn help_names_every_flag_and_shows_an_example() {
+    let help = read("entry create -h").unwrap_err().to_string();
+    for flag in ["--spiffeID", "--parentID", "--selector", "--node", "--data", "--socketPath"] {
+        assert!(help.contains(flag), "{flag}\n{help}");
+    }
+    assert!(help.contains("Example"), "{help}");
+}
