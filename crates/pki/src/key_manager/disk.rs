@@ -36,12 +36,15 @@ pub enum Sealing {
 
 /// SPIRE's `disk` key manager: `{"keys":{"<id>":"<base64 PKCS#8>"}}`, mode 0600, replaced
 /// atomically.
-pub struct DiskKeyManager {
+pub struct DiskKeyManager(Arc<Inner>);
+
+struct Inner {
     path: PathBuf,
     sealing: Sealing,
     keys: Mutex<Keys>,
-    /// Held from reading the map until its successor is on disk.
-    writing: tokio::sync::Mutex<()>,
+    /// Held from reading the map until its successor is on disk and in memory; only on blocking
+    /// threads, so that a caller that goes away does not let go of it half way.
+    writing: Mutex<()>,
 }
 
 type Keys = BTreeMap<String, (PrivateKey, Arc<dyn Signer>)>;
@@ -73,7 +76,8 @@ impl DiskKeyManager {
         if to_be_sealed {
             store(&path, &sealing, &keys)?;
         }
-        Ok(Self { path, sealing, keys: Mutex::new(keys), writing: tokio::sync::Mutex::default() })
+        let keys = Mutex::new(keys);
+        Ok(Self(Arc::new(Inner { path, sealing, keys, writing: Mutex::default() })))
     }
 
     /// Puts an existing key under a name (migration from another key manager).
@@ -87,7 +91,7 @@ impl DiskKeyManager {
 
     /// All keys with their private halves, sorted by name (migration to another key manager).
     pub fn export(&self) -> Vec<(String, PrivateKey)> {
-        lock(&self.keys).iter().map(|(id, (key, _))| (id.clone(), key.clone())).collect()
+        lock(&self.0.keys).iter().map(|(id, (key, _))| (id.clone(), key.clone())).collect()
     }
 
     async fn insert(
@@ -97,13 +101,16 @@ impl DiskKeyManager {
         signer: Arc<dyn Signer>,
     ) -> Result<(), KeyManagerError> {
         check_id(id)?;
-        let _writing = self.writing.lock().await;
-        let mut next = lock(&self.keys).clone();
-        next.insert(id.to_owned(), (key, signer));
-        let (path, sealing) = (self.path.clone(), self.sealing.clone());
-        let next = blocking(move || store(&path, &sealing, &next).map(|()| next)).await?;
-        *lock(&self.keys) = next;
-        Ok(())
+        let (inner, id) = (self.0.clone(), id.to_owned());
+        blocking(move || {
+            let _writing = lock(&inner.writing);
+            let mut next = lock(&inner.keys).clone();
+            next.insert(id, (key, signer));
+            store(&inner.path, &inner.sealing, &next)?;
+            *lock(&inner.keys) = next;
+            Ok(())
+        })
+        .await
     }
 }
 
@@ -121,17 +128,17 @@ impl KeyManager for DiskKeyManager {
     }
 
     async fn get_key(&self, id: &str) -> Result<Option<Arc<dyn Signer>>, KeyManagerError> {
-        Ok(lock(&self.keys).get(id).map(|(_, signer)| signer.clone()))
+        Ok(lock(&self.0.keys).get(id).map(|(_, signer)| signer.clone()))
     }
 
     async fn list(&self) -> Result<Vec<(String, Arc<dyn Signer>)>, KeyManagerError> {
-        Ok(lock(&self.keys).iter().map(|(id, (_, key))| (id.clone(), key.clone())).collect())
+        Ok(lock(&self.0.keys).iter().map(|(id, (_, key))| (id.clone(), key.clone())).collect())
     }
 }
 
 impl fmt::Debug for DiskKeyManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DiskKeyManager({})", self.path.display())
+        write!(f, "DiskKeyManager({})", self.0.path.display())
     }
 }
 
