@@ -373,6 +373,8 @@ fn store_options(config: &Config) -> StoreOptions {
         Some(path) => StoreOptions::file(path),
         None => StoreOptions::memory(),
     };
+    options.disable_migration = sqlite.disable_migration;
+    options.readers = sqlite.max_open_conns.min(options.readers);
     options.changes_max_age =
         i64::try_from(config.experimental.prune_events_older_than.as_secs()).unwrap_or(i64::MAX);
     options
