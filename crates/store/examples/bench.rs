@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use signet_identity::{EntryDraft, MatchBehavior, SelectorSet};
+use signet_identity::{AuthorizedIndex, EntryDraft, IndexChange, MatchBehavior, SelectorSet};
 use signet_store::{EntryFilter, NewEntry, PageRequest, Store, StoreOptions};
 
 #[tokio::main]
@@ -33,6 +33,29 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         after = page.next;
     }
     report("read all", read, started);
+
+    let before = rss_kib();
+    let started = Instant::now();
+    let mut index = AuthorizedIndex::new("example.org".parse()?);
+    let mut after = Some(0);
+    while let Some(row) = after {
+        let page = PageRequest { after: Some(row), size: Some(1_000) };
+        let page = store.list_entries(&EntryFilter::default(), page).await?;
+        page.items.into_iter().for_each(|entry| index.load(IndexChange::Entry(entry)));
+        after = page.next;
+    }
+    report("load the index of authorised entries", index.len(), started);
+    let grown = rss_kib().saturating_sub(before);
+    println!("{{\"measure\":\"rss_kib of the index\",\"value\":{grown}}}");
+    let agent = "spiffe://example.org/spire/agent/join_token/a".parse()?;
+    let started = Instant::now();
+    let found = index.authorized(&agent).len();
+    report("authorised for one agent", found, started);
+    let one = id(existing / 2)?;
+    let started = Instant::now();
+    let found = (0..10_000).filter(|_| index.entry_for_agent(&agent, &one).is_some()).count();
+    report("one entry for one agent", found, started);
+    drop(index);
 
     let filter = EntryFilter {
         selectors: Some((selectors(7)?, MatchBehavior::Superset)),
@@ -80,7 +103,7 @@ fn entry(number: usize) -> Result<NewEntry, Box<dyn std::error::Error>> {
     let draft = EntryDraft::new(
         format!("spiffe://example.org/workload/{number}").parse()?,
         "spiffe://example.org/spire/agent/join_token/a".parse()?,
-        if std::env::var_os("SHARED").is_some() { selectors(0)? } else { selectors(number)? },
+        selectors(if number % 10 == 7 { number } else { 0 })?,
     );
     Ok(NewEntry { id: id(number)?, draft })
 }
