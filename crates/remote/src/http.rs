@@ -186,14 +186,12 @@ impl HttpClient {
         };
         tokio::pin!(connection, exchange);
         // The connection is driven here, not in a task: it ends with the request, come what may.
-        loop {
-            tokio::select! {
-                biased;
-                answer = &mut exchange => return answer,
-                ended = &mut connection => {
-                    ended.map_err(failed)?;
-                    return exchange.await;
-                }
+        tokio::select! {
+            biased;
+            answer = &mut exchange => answer,
+            ended = &mut connection => {
+                ended.map_err(failed)?;
+                exchange.await
             }
         }
     }
