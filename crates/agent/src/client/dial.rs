@@ -45,9 +45,11 @@ pub(super) async fn connect(
 ) -> Result<TlsStream<TcpStream>, ClientError> {
     let failed = |message: String| ClientError::Connect { address: target.to_string(), message };
     let tcp = match tokio::time::timeout(CONNECT_TIMEOUT, tcp(target)).await {
-        Ok(tcp) => tcp.map_err(|error| {
-            let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-            failed(format!("{error}{cause}"))
+        // The cause says it all: the address is named already.
+        Ok(tcp) => tcp.map_err(|error| match error.source() {
+            Some(cause) if matches!(error, HttpError::Connect { .. }) => failed(cause.to_string()),
+            Some(cause) => failed(format!("{error}: {cause}")),
+            None => failed(error.to_string()),
         })?,
         Err(_) => return Err(failed(format!("no connection within {CONNECT_TIMEOUT:?}"))),
     };

@@ -242,6 +242,9 @@ impl Manager {
         let now = self.shared.clock.unix();
         self.identity = None;
         self.shared.tls_identity.clear();
+        // What the old authority signed is to be signed anew.
+        self.shared.cache.taint(|_| true);
+        self.shared.jwt_cache.clear();
         self.shared
             .on_disk(move |state| state.force_rebootstrap(now))
             .await

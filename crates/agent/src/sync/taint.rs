@@ -13,6 +13,7 @@ use crate::agent_identity::AgentIdentity;
 pub(super) struct Processed {
     x509: HashSet<Arc<[u8]>>,
     jwt: HashSet<Box<str>>,
+    present: HashSet<Arc<[u8]>>,
 }
 
 impl Processed {
@@ -36,6 +37,7 @@ impl Processed {
             self.jwt.extend(key_ids);
         }
 
+        self.replace_orphans(shared, bundle);
         let tainted: Vec<&X509Authority> = bundle
             .x509_authorities
             .iter()
@@ -64,5 +66,25 @@ impl Processed {
             tracing::info!("Agent SVID is tainted by a root authority, forcing rotation");
         }
         own
+    }
+
+    /// Marks SVIDs that no authority vouches for any more: after one was revoked, and those that
+    /// an earlier run left.
+    fn replace_orphans(&mut self, shared: &Shared, bundle: &Bundle) {
+        let present: HashSet<Arc<[u8]>> =
+            bundle.x509_authorities.iter().map(|a| Arc::clone(&a.der)).collect();
+        let all_still_there = !self.present.is_empty() && self.present.is_subset(&present);
+        self.present = present;
+        if all_still_there || shared.cache.svid_count() == 0 {
+            return;
+        }
+        let Ok(trust) = TrustBundle::from_bundle(bundle) else { return };
+        let now = shared.clock.unix();
+        let marked = shared
+            .cache
+            .taint(|svid| !svid.expired(now) && verify_svid(&svid.chain, &trust, now).is_err());
+        if marked > 0 {
+            tracing::info!(svids = marked, "No authority vouches for these SVIDs; replacing them");
+        }
     }
 }
