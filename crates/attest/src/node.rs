@@ -3,6 +3,7 @@
 
 pub mod http_challenge;
 pub mod join_token;
+pub mod k8s_psat;
 pub mod path_template;
 pub mod x509pop;
 

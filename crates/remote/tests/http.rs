@@ -1,5 +1,7 @@
 //! The HTTP client against small servers of our own on loopback.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
