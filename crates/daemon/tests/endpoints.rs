@@ -1,5 +1,7 @@
 //! Health and metrics over real sockets.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
+
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use signet_base::{Readiness, Tasks};
