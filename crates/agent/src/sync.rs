@@ -307,7 +307,11 @@ impl<'a> Session<'a> {
             next = next.min(due_in(due));
         }
         if self.renewing.is_none() {
-            let due = due_in(self.identity.due_at(self.shared().settings.rule));
+            let due = if self.renew_now {
+                Instant::now()
+            } else {
+                due_in(self.identity.due_at(self.shared().settings.rule))
+            };
             next = next.min(due.max(self.next_renewal));
         }
         next
@@ -438,6 +442,10 @@ impl<'a> Session<'a> {
         tracing::error!(error = %error, retry_in = ?pause, "Synchronize failed");
         self.next_sync = Instant::now() + pause;
         shared.unreachable();
+        if error.is_unreachable() && self.push.is_connected() {
+            // Notices no longer come on a connection that is as dead as this one.
+            self.push = PushWatcher::start(&shared, self.manager.synced.clone());
+        }
         None
     }
 
