@@ -154,7 +154,10 @@ async fn a_corrupt_journal_stops_the_start_with_a_clear_error() {
     assert_eq!(error.to_string(), "the CA journal in the registration store is corrupt");
     *machine.journal.data.lock().unwrap() = Some(b"{\"version\":7}".to_vec());
     let error = machine.start().await.unwrap_err();
-    assert_eq!(error.to_string(), "the CA journal has format version 7, this program reads up to 1");
+    assert_eq!(
+        error.to_string(),
+        "the CA journal has format version 7, this program reads up to 1"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -87,7 +87,13 @@ impl push_server::Push for PushService {
                         () = tokio::time::sleep_until(end) => "the stream has reached its age",
                         () = notices.closed() => return,
                         changed = revisions.changed() => match changed {
-                            Ok(()) => break,
+                            Ok(()) => match service.may_go_on(&caller).await {
+                                Ok(()) => break,
+                                Err(status) => {
+                                    let _ = notices.send(Err(status)).await;
+                                    return;
+                                }
+                            },
                             Err(_) => "the server is stopping",
                         },
                         changed = everything.changed(), if agent.is_some() => {
