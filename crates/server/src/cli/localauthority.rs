@@ -183,7 +183,7 @@ fn done<M: Message + Name>(
     let state =
         state.ok_or_else(|| CliError::failed("internal error: expected authority state"))?;
     env.line(format_args!("{title} {kind} authority:"))?;
-    print(env, &state)
+    print(env, kind, &state)
 }
 
 fn show(
@@ -196,7 +196,7 @@ fn show(
         let gap = if at == 0 { "" } else { "\n" };
         env.line(format_args!("{gap}{title} {kind} authority:"))?;
         match state {
-            Some(state) => print(env, &state)?,
+            Some(state) => print(env, kind, &state)?,
             None => {
                 let title = title.to_lowercase();
                 env.line(format_args!("  No {title} {kind} authority found"))?;
@@ -206,10 +206,12 @@ fn show(
     Ok(())
 }
 
-fn print(env: &mut Env, state: &AuthorityState) -> Result<(), CliError> {
+fn print(env: &mut Env, kind: &str, state: &AuthorityState) -> Result<(), CliError> {
     env.line(format_args!("  Authority ID: {}", state.authority_id))?;
     env.line(format_args!("  Expires at: {}", text::utc(state.expires_at)))?;
     match state.upstream_authority_subject_key_id.as_str() {
+        // No upstream signs JWT authorities.
+        "" if kind == JWT => Ok(()),
         "" => env.line("  Upstream authority ID: No upstream authority"),
         id => env.line(format_args!("  Upstream authority Subject Key ID: {id}")),
     }
