@@ -1,9 +1,14 @@
 //! Serving gRPC on a Unix socket: each connection belongs to one pinned process and ends with it.
 
+mod lenient;
+
 use std::{
     convert::Infallible,
     os::fd::{AsRawFd, RawFd},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -35,8 +40,10 @@ const SEND_BUFFER: usize = 64 * 1024;
 const STOP_GRACE: Duration = Duration::from_secs(3);
 /// How often a process is looked at that the kernel gives no handle on.
 const LIVENESS_CHECK: Duration = Duration::from_secs(2);
-/// How long a connection may stay without any open call.
+/// How often a connection without traffic is tried.
 const IDLE_PING: Duration = Duration::from_secs(600);
+/// How long a new connection may take to its first call.
+const FIRST_CALL: Duration = Duration::from_secs(30);
 
 /// The process at the other end of a connection, in the extensions of each of its requests.
 #[derive(Clone, Debug)]
@@ -125,9 +132,11 @@ async fn connection_task<A: Answer>(
     answer: A,
     token: CancellationToken,
 ) {
+    let called = Arc::new(AtomicBool::new(false));
     let service = {
-        let caller = caller.clone();
+        let (caller, called) = (caller.clone(), Arc::clone(&called));
         service_fn(move |mut request: Request<RequestBody>| {
+            called.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(caller.clone());
             let answer = answer.clone();
             async move { Ok::<_, Infallible>(answer.answer(request).await) }
@@ -143,7 +152,9 @@ async fn connection_task<A: Answer>(
         .max_send_buf_size(SEND_BUFFER)
         .auto_date_header(false)
         .keep_alive_interval(IDLE_PING);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = std::pin::pin!(
+        builder.serve_connection(TokioIo::new(lenient::Lenient::new(stream)), service)
+    );
     tokio::select! {
         ended = connection.as_mut() => {
             if let Err(error) = ended {
@@ -152,6 +163,9 @@ async fn connection_task<A: Answer>(
         }
         // Dropping the connection ends its streams: nobody who inherited the socket goes on.
         () = gone(&caller) => tracing::debug!(pid = caller.pid(), "Caller has exited"),
+        () = silent(&called) => {
+            tracing::debug!(pid = caller.pid(), "Connection without a call is closed");
+        }
         () = token.cancelled() => {
             connection.as_mut().graceful_shutdown();
             // What is still open after the grace is cut off.
@@ -159,6 +173,14 @@ async fn connection_task<A: Answer>(
         }
     }
     drop(permit);
+}
+
+/// Completes when no call has come for too long after connecting.
+async fn silent(called: &AtomicBool) {
+    tokio::time::sleep(FIRST_CALL).await;
+    if called.load(Ordering::Relaxed) {
+        std::future::pending().await
+    }
 }
 
 /// Completes when the caller's process has exited.
