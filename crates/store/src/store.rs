@@ -5,9 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use sqlx::{
-    Connection, Row, Sqlite, SqliteConnection, SqlitePool, Transaction, pool::PoolConnection,
-};
+use sqlx::{Connection, Row, Sqlite, SqliteConnection, SqlitePool, pool::PoolConnection};
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard, watch};
 
 use crate::{
@@ -24,7 +22,7 @@ pub struct Store {
 
 pub(crate) struct Inner {
     /// `None` once closed.
-    writer: Mutex<Option<SqliteConnection>>,
+    writer: Mutex<Option<Connected>>,
     /// `None` for a database in memory: then the writer reads too.
     readers: Option<SqlitePool>,
     revision: watch::Sender<u64>,
@@ -45,7 +43,7 @@ impl Store {
     pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
         let opened = open::open(&options).await?;
         let inner = Inner {
-            writer: Mutex::new(Some(opened.writer)),
+            writer: Mutex::new(Some(Connected { conn: opened.writer, unsettled: false })),
             readers: opened.readers,
             revision: watch::Sender::new(opened.revision),
             options,
@@ -74,7 +72,7 @@ impl Store {
         }
         let writer = self.inner.writer.lock().await.take();
         if let Some(writer) = writer
-            && let Err(error) = writer.close().await
+            && let Err(error) = writer.conn.close().await
         {
             tracing::warn!(%error, "closing the database");
         }
@@ -96,7 +94,11 @@ impl Store {
     pub(crate) async fn read(&self) -> Result<Reader<'_>, Fault> {
         match &self.inner.readers {
             Some(pool) => Ok(Reader::Pool(pool.acquire().await?)),
-            None => Ok(Reader::Writer(self.lock().await?.conn)),
+            None => {
+                let mut writer = self.lock().await?;
+                writer.connected.settle().await?;
+                Ok(Reader::Writer(writer.connected))
+            }
         }
     }
 
@@ -104,7 +106,7 @@ impl Store {
     pub(crate) async fn lock(&self) -> Result<Writer<'_>, Fault> {
         let guard = self.inner.writer.lock().await;
         match MutexGuard::try_map(guard, Option::as_mut) {
-            Ok(conn) => Ok(Writer { store: self, conn }),
+            Ok(connected) => Ok(Writer { store: self, connected }),
             Err(_closed) => Err(Fault::Closed),
         }
     }
@@ -121,7 +123,7 @@ impl Store {
 /// A connection to read with.
 pub(crate) enum Reader<'s> {
     Pool(PoolConnection<Sqlite>),
-    Writer(MappedMutexGuard<'s, SqliteConnection>),
+    Writer(MappedMutexGuard<'s, Connected>),
 }
 
 impl Deref for Reader<'_> {
@@ -130,7 +132,7 @@ impl Deref for Reader<'_> {
     fn deref(&self) -> &SqliteConnection {
         match self {
             Self::Pool(conn) => conn,
-            Self::Writer(conn) => conn,
+            Self::Writer(writer) => &writer.conn,
         }
     }
 }
@@ -139,52 +141,77 @@ impl DerefMut for Reader<'_> {
     fn deref_mut(&mut self) -> &mut SqliteConnection {
         match self {
             Self::Pool(conn) => conn,
-            Self::Writer(conn) => conn,
+            Self::Writer(writer) => &mut writer.conn,
         }
+    }
+}
+
+/// The writing connection.
+pub(crate) struct Connected {
+    conn: SqliteConnection,
+    /// A transaction was begun, and it is not known to have ended. Our own statements and our own
+    /// mark, for SQLite ends some by itself (when the disk is full), which the library's
+    /// transactions do not expect.
+    unsettled: bool,
+}
+
+impl Connected {
+    /// Rolls back what was left open.
+    async fn settle(&mut self) -> Result<(), Fault> {
+        if !self.unsettled {
+            return Ok(());
+        }
+        if let Err(error) = sqlx::query("ROLLBACK").execute(&mut self.conn).await {
+            // The plain code 1: there is no transaction to roll back.
+            let code = error.as_database_error().and_then(|error| error.code());
+            if code.as_deref() != Some("1") {
+                return Err(error.into());
+            }
+        }
+        self.unsettled = false;
+        Ok(())
     }
 }
 
 /// The writing connection, held.
 pub(crate) struct Writer<'s> {
     store: &'s Store,
-    conn: MappedMutexGuard<'s, SqliteConnection>,
+    connected: MappedMutexGuard<'s, Connected>,
 }
 
 impl Writer<'_> {
     /// Begins a transaction that takes the write lock at once. Dropped, it is rolled back.
     pub(crate) async fn begin(&mut self, now: i64) -> Result<Tx<'_>, Fault> {
-        let mut inner = self.conn.begin_with("BEGIN IMMEDIATE").await?;
-        let revision = newest_revision(&mut inner).await?;
-        self.store.publish(revision);
-        Ok(Tx {
+        self.connected.settle().await?;
+        // Marked first: a caller may give up while it is being begun.
+        self.connected.unsettled = true;
+        let mut tx = Tx {
             store: self.store,
-            inner: Some(inner),
+            connected: &mut self.connected,
             now,
-            revision,
+            revision: 0,
             changes: Vec::new(),
-            committing: false,
-        })
+        };
+        sqlx::query("BEGIN IMMEDIATE").execute(tx.conn()).await?;
+        tx.revision = newest_revision(tx.conn()).await?;
+        self.store.publish(tx.revision);
+        Ok(tx)
     }
 }
 
 /// A write transaction.
 pub(crate) struct Tx<'w> {
     store: &'w Store,
-    /// Taken by the commit.
-    inner: Option<Transaction<'w, Sqlite>>,
+    connected: &'w mut Connected,
     pub(crate) now: i64,
     revision: u64,
     changes: Vec<(ChangeKind, String)>,
-    committing: bool,
 }
 
 impl Tx<'_> {
     /// The connection within the transaction.
-    pub(crate) fn conn(&mut self) -> Result<&mut SqliteConnection, Fault> {
-        match &mut self.inner {
-            Some(inner) => Ok(inner),
-            None => Err(Fault::Closed),
-        }
+    pub(crate) fn conn(&mut self) -> &mut SqliteConnection {
+        &mut self.connected.conn
     }
 
     /// Notes a change for the feed.
@@ -195,7 +222,7 @@ impl Tx<'_> {
     /// The first row ID after all that `table` has.
     pub(crate) async fn next_row(&mut self, table: &'static str) -> Result<i64, Fault> {
         let text = format!("SELECT coalesce(max(id), 0) + 1 FROM {table}");
-        Ok(sql::query(text).fetch_one(self.conn()?).await?.try_get(0)?)
+        Ok(sql::query(text).fetch_one(self.conn()).await?.try_get(0)?)
     }
 
     /// Writes the noted changes to the feed, commits, and tells the subscribers. Without a noted
@@ -217,13 +244,10 @@ impl Tx<'_> {
                     .bind(key.as_str())
                     .bind(now);
             }
-            query.execute(self.conn()?).await?;
+            query.execute(self.conn()).await?;
         }
-        self.committing = true;
-        if let Some(inner) = self.inner.take() {
-            inner.commit().await?;
-        }
-        self.committing = false;
+        sqlx::query("COMMIT").execute(self.conn()).await?;
+        self.connected.unsettled = false;
         if !changes.is_empty() {
             self.store.publish(self.revision);
         }
@@ -232,16 +256,19 @@ impl Tx<'_> {
 }
 
 impl Drop for Tx<'_> {
-    /// A caller that gave up while the commit ran does not know whether it came to pass: look.
+    /// What is left open is rolled back at once and not only by the next writer: it holds the
+    /// write lock. And a caller that gave up while the commit ran does not know whether it came
+    /// to pass: look.
     fn drop(&mut self) {
-        if !self.committing {
+        if !self.connected.unsettled {
             return;
         }
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let store = self.store.clone();
             runtime.spawn(async move {
                 if let Ok(mut writer) = store.lock().await
-                    && let Ok(revision) = newest_revision(&mut writer.conn).await
+                    && writer.connected.settle().await.is_ok()
+                    && let Ok(revision) = newest_revision(&mut writer.connected.conn).await
                 {
                     store.publish(revision);
                 }
