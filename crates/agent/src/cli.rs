@@ -46,7 +46,11 @@ pub(crate) struct Terminal<'a> {
 }
 
 #[derive(Debug, Parser)]
-#[command(version, about = "Workload identity agent, compatible with SPIRE")]
+#[command(
+    version,
+    about = "Workload identity agent, compatible with SPIRE",
+    after_help = "Flags may be written with one dash or two: -socketPath PATH, --socketPath=PATH."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -6,6 +6,7 @@
 mod database;
 mod federation;
 mod flags;
+mod kubernetes;
 mod load;
 mod plugins;
 mod plugins_decode;
@@ -19,7 +20,7 @@ use signet_pki::KeyType;
 pub use flags::RunFlags;
 pub use plugins::{
     Configured, CredentialComposer, DataStore, DiskKeyManager, DiskUpstream, HttpChallenge,
-    KeyManager, NodeAttestor, PluginSource, Plugins, SealKey, SqliteStore, UpstreamAuthority,
+    K8sCluster, K8sPsat, KeyManager, NodeAttestor, PluginSource, Plugins, SealKey, SqliteStore, UpstreamAuthority,
     X509Pop, X509PopMode,
 };
 
@@ -54,8 +55,6 @@ pub struct Config {
     pub ratelimit: RateLimits,
     /// `prune_attested_nodes_*` and `prune_tofu_nodes`; none leaves expired agents in the store.
     pub prune_nodes: Option<PruneNodes>,
-    /// `max_attested_node_info_staleness`, default 0: how old an agent's record in memory may be.
-    pub max_attested_node_info_staleness: Duration,
     /// `max_store_staleness` (our own key), default 15 minutes: how long the server goes on
     /// answering from memory when its store cannot be reached.
     pub max_store_staleness: Duration,

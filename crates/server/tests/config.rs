@@ -191,6 +191,23 @@ fn svids_that_may_be_cut_short_are_warned_about() {
     assert!(good("default_x509_svid_ttl = \"4h\"").warnings.is_empty());
 }
 
+#[test]
+fn knobs_of_machinery_that_is_not_there_are_warned_about() {
+    for text in [
+        "max_attested_node_info_staleness = \"5s\"",
+        "experimental { cache_reload_interval = \"5s\" }",
+        "experimental { full_cache_reload_interval = \"24h\" }",
+        "experimental { events_based_cache = true }",
+        "experimental { event_timeout = \"15m\" }",
+        "prune_tofu_nodes = true",
+    ] {
+        let warnings = good(text).warnings;
+        assert_eq!(warnings.len(), 1, "{text}: {warnings:?}");
+        assert!(warnings[0].contains("it has no effect"), "{warnings:?}");
+    }
+    assert!(good("max_attested_node_info_staleness = \"0s\"").warnings.is_empty());
+}
+
 fn with_plugins(plugins: &str) -> Result<Config, String> {
     let text =
         format!("server {{ trust_domain = \"td\" data_dir = \"/d\" }}\nplugins {{ {plugins} }}");

@@ -9,6 +9,8 @@ use signet_api::pb::{
 };
 use signet_daemon::cli::Output;
 
+use tonic::Code;
+
 use super::{
     CliError, Terminal,
     connect::{AdminSocket, admin},
@@ -52,7 +54,13 @@ pub(super) async fn explain(flags: &Flags, terminal: &mut Terminal<'_>) -> Resul
         )),
         other => other,
     })?;
-    let answer = admin(ExplainClient::new(channel).explain_workload(request)).await?;
+    let answer = match ExplainClient::new(channel).explain_workload(request).await {
+        Err(status) if status.code() == Code::Unimplemented => {
+            let message = "this agent does not explain; it is another program than signet-agent";
+            return Err(CliError::Failed(message.to_owned()));
+        }
+        answer => admin(async { answer }).await?,
+    };
     match flags.output {
         Output::Json => terminal.json(&answer),
         Output::Pretty => print(&answer, flags.pid, terminal),

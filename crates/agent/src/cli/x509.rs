@@ -33,7 +33,7 @@ pub(super) struct FetchFlags {
     /// How long to wait for an answer; 0 waits for ever
     #[arg(long = "timeout", value_name = "DURATION", default_value = "5s", value_parser = timeout)]
     timeout: Duration,
-    /// Print nothing
+    /// Print nothing (with pretty output)
     #[arg(
         long = "silent",
         num_args = 0..=1,
@@ -83,7 +83,7 @@ pub(super) async fn fetch(flags: &FetchFlags, terminal: &mut Terminal<'_>) -> Re
     .await?;
     let took = start.elapsed();
     if flags.output == Output::Json {
-        return if flags.silent { Ok(()) } else { terminal.json(&response) };
+        return terminal.json(&response);
     }
     let (svids, federated) = check(response)?;
     if !flags.silent {

@@ -259,6 +259,10 @@ fn sds(agent: &Block<'_>) -> SdsSettings {
     let Some(block) = agent.block("sds") else {
         return settings;
     };
+    agent.warn(
+        "sds",
+        "Envoy's SDS is not in this release; the settings are kept for one that has it",
+    );
     for (key, into) in [
         ("default_svid_name", &mut settings.default_svid_name),
         ("default_bundle_name", &mut settings.default_bundle_name),

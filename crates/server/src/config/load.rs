@@ -25,6 +25,7 @@ const CA_TTL_PARTS: u32 = 6;
 const NO_PROFILER: &str = "there is no profiler to switch on; use perf or another system profiler";
 const FEED: &str = "it has no effect: every change reaches the server's memory and its agents at \
                     once, nothing is reloaded at intervals";
+const NEVER_STALE: &str = "it has no effect: what the server knows of its agents is never stale";
 
 impl Config {
     /// Reads the file that the flags name, puts the flags over it, and checks everything.
@@ -95,8 +96,9 @@ fn decode(
     let experimental = experimental(&server);
     let prune_nodes = prune_nodes(&server);
     let ratelimit = rate_limits(&server);
-    let zero = Duration::ZERO;
-    let node_staleness = server.duration("max_attested_node_info_staleness").unwrap_or(zero);
+    if server.duration("max_attested_node_info_staleness").is_some_and(|age| !age.is_zero()) {
+        server.warn("max_attested_node_info_staleness", NEVER_STALE);
+    }
     let store_staleness =
         server.duration("max_store_staleness").unwrap_or(Duration::from_secs(15 * 60));
     for key in ["profiling_enabled", "profiling_port", "profiling_freq", "profiling_names"] {
@@ -125,7 +127,6 @@ fn decode(
         audit_log_enabled,
         ratelimit,
         prune_nodes,
-        max_attested_node_info_staleness: node_staleness,
         max_store_staleness: store_staleness,
         proxy_protocol_trusted_cidrs,
         log,

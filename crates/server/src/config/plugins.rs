@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+pub use super::kubernetes::{K8sCluster, K8sPsat};
 pub use signet_daemon::config::{Configured, PluginSource};
 
 /// The server's plugins, each kind with as many as it allows.
@@ -31,7 +32,8 @@ pub enum DataStore {
 pub struct SqliteStore {
     /// The database file that `connection_string` names; none is a database in memory.
     pub path: Option<PathBuf>,
-    /// `max_open_conns`, default 100: the most connections that read at a time.
+    /// `max_open_conns`, default 100: the most connections to the file; one of them writes. The
+    /// store opens a few at most.
     pub max_open_conns: u32,
     /// `disable_migration`, default false: refuse to start rather than change the schema.
     pub disable_migration: bool,
@@ -71,6 +73,8 @@ pub enum NodeAttestor {
     HttpChallenge(HttpChallenge),
     /// `join_token`.
     JoinToken,
+    /// `k8s_psat`.
+    K8sPsat(K8sPsat),
     /// `x509pop`.
     X509Pop(X509Pop),
 }
@@ -81,6 +85,7 @@ impl NodeAttestor {
         match self {
             Self::HttpChallenge(_) => "http_challenge",
             Self::JoinToken => "join_token",
+            Self::K8sPsat(_) => "k8s_psat",
             Self::X509Pop(_) => "x509pop",
         }
     }
