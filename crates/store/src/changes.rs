@@ -135,7 +135,7 @@ impl Store {
                      WHERE revision <= ? ORDER BY revision LIMIT 10000)",
                 )
                 .bind(last_dropped)
-                .execute(tx.conn()?)
+                .execute(tx.conn())
                 .await?;
                 tx.commit().await?;
                 dropped += done.rows_affected();

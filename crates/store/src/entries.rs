@@ -38,12 +38,15 @@ pub enum CreateEntryOutcome {
     UnknownBundle(TrustDomain),
 }
 
+/// Changes a draft, or refuses to.
+pub type EntryChange = dyn FnOnce(&mut EntryDraft) -> Result<(), EntryError> + Send;
+
 /// A change of one entry, applied within the transaction to what is stored then.
 pub struct EntryUpdate {
     /// Which entry.
     pub id: EntryId,
     /// Changes the draft (a mask or a whole replacement) and checks the outcome.
-    pub change: Box<dyn FnOnce(&mut EntryDraft) -> Result<(), EntryError> + Send>,
+    pub change: Box<EntryChange>,
 }
 
 impl EntryUpdate {
@@ -191,7 +194,7 @@ impl Store {
         doing("deleting entries", async {
             let mut writer = self.lock().await?;
             let mut tx = writer.begin(now).await?;
-            let found = rows::by_entry_ids(tx.conn()?, &ids).await?;
+            let found = rows::by_entry_ids(tx.conn(), &ids).await?;
             write::delete(&mut tx, &found).await?;
             tx.commit().await?;
             let mut found: HashMap<EntryId, Entry> =
@@ -214,7 +217,7 @@ impl Store {
         doing("pruning entries", async {
             let mut writer = self.lock().await?;
             let mut tx = writer.begin(now).await?;
-            let found = rows::expired(tx.conn()?, expired_before, limit).await?;
+            let found = rows::expired(tx.conn(), expired_before, limit).await?;
             write::delete(&mut tx, &found).await?;
             tx.commit().await?;
             Ok(found.into_iter().map(|(_, entry)| entry).collect())

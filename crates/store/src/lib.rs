@@ -30,7 +30,9 @@ mod tokens;
 pub use bundles::{BundleUpdate, DeleteBundleMode, DeleteBundleOutcome};
 pub use changes::{Change, ChangeKind, Changes};
 pub use contents::Contents;
-pub use entries::{CreateEntryOutcome, EntryFilter, EntryUpdate, NewEntry, UpdateEntryOutcome};
+pub use entries::{
+    CreateEntryOutcome, EntryChange, EntryFilter, EntryUpdate, NewEntry, UpdateEntryOutcome,
+};
 pub use error::{OpenError, StoreError};
 pub use federation::FederationUpdate;
 pub use nodes::NodeFilter;

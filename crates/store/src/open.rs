@@ -24,8 +24,6 @@ const CHECKPOINT_PAGES: u32 = 4_096;
 pub(crate) struct Opened {
     pub(crate) writer: SqliteConnection,
     pub(crate) readers: Option<SqlitePool>,
-    /// How the writer was made; `None` for a database in memory.
-    pub(crate) connect: Option<SqliteConnectOptions>,
     pub(crate) revision: u64,
 }
 
@@ -53,7 +51,6 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Opened, OpenError> {
     let mut writer = SqliteConnection::connect_with(&connect).await.map_err(sqlite)?;
     migrate(&mut writer, &path, options.disable_migration).await?;
     let revision = newest_revision(&mut writer).await.map_err(|fault| fault_error(&path, fault))?;
-    let again = matches!(options.location, Location::File(_)).then(|| connect.clone());
     let readers = match options.location {
         Location::Memory => None,
         Location::File(_) => Some(
@@ -62,7 +59,7 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Opened, OpenError> {
             ),
         ),
     };
-    Ok(Opened { writer, readers, connect: again, revision })
+    Ok(Opened { writer, readers, revision })
 }
 
 /// Looks at an existing file without changing a byte of it.

@@ -66,7 +66,7 @@ impl Store {
         doing("spending a join token", async {
             let mut writer = self.lock().await?;
             let mut tx = writer.begin(now).await?;
-            let Some(found) = get(tx.conn()?, token).await? else {
+            let Some(found) = get(tx.conn(), token).await? else {
                 return Ok(SpendOutcome::Unknown);
             };
             if found.expires_at < now {
@@ -82,7 +82,7 @@ impl Store {
             )
             .bind(csr_key_hash.to_vec())
             .bind(token)
-            .execute(tx.conn()?)
+            .execute(tx.conn())
             .await?;
             if done.rows_affected() != 1 {
                 return Ok(SpendOutcome::SpentByAnother);
@@ -130,7 +130,7 @@ impl Store {
             let mut tx = writer.begin(expired_before).await?;
             let done = sqlx::query("DELETE FROM join_tokens WHERE expires_at < ?")
                 .bind(expired_before)
-                .execute(tx.conn()?)
+                .execute(tx.conn())
                 .await?;
             tx.commit().await?;
             Ok(done.rows_affected())
@@ -148,7 +148,7 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, token: &JoinToken) -> Result<bool, F
     .bind(&token.token)
     .bind(token.expires_at)
     .bind(token.spent_by.map(|hash| hash.to_vec()))
-    .execute(tx.conn()?)
+    .execute(tx.conn())
     .await?;
     Ok(done.rows_affected() > 0)
 }

@@ -1,4 +1,11 @@
 //! Promises about nodes, tokens, bundles, federation, the journal.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
 
 mod common;
 

@@ -1,4 +1,11 @@
 //! Promises about SPIRE's database: what it holds comes over, and goes back.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
 
 mod common;
 

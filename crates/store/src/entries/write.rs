@@ -63,12 +63,12 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, created: &[(i64, Entry)]) -> Result<
         for (row, entry) in run {
             query = rows::bind(query, *row, entry);
         }
-        query.execute(tx.conn()?).await?;
+        query.execute(tx.conn()).await?;
     }
     let mut pairs = pairs(created);
     // In the order of the index: each page of it is then touched once.
     pairs.sort_unstable();
-    terms::insert(tx.conn()?, Index::Entries, &pairs).await
+    terms::insert(tx.conn(), Index::Entries, &pairs).await
 }
 
 fn pairs(entries: &[(i64, Entry)]) -> Vec<(Term, i64)> {
@@ -89,10 +89,10 @@ struct Known {
 impl Known {
     async fn read(tx: &mut Tx<'_>, entries: &[NewEntry]) -> Result<Self, Fault> {
         let ids: Vec<EntryId> = entries.iter().map(|new| new.id.clone()).collect();
-        let same_id = rows::by_entry_ids(tx.conn()?, &ids).await?;
+        let same_id = rows::by_entry_ids(tx.conn(), &ids).await?;
         let wanted: Vec<Term> = entries.iter().map(|new| terms::similar(&new.draft)).collect();
-        let alike = terms::rows_with(tx.conn()?, Index::Entries, &wanted).await?;
-        let alike = rows::by_rows(tx.conn()?, &alike).await?;
+        let alike = terms::rows_with(tx.conn(), Index::Entries, &wanted).await?;
+        let alike = rows::by_rows(tx.conn(), &alike).await?;
         let mut similar: HashMap<Term, Vec<Entry>> = HashMap::new();
         for (_, entry) in alike {
             similar.entry(terms::similar(&entry)).or_default().push(entry);
@@ -126,7 +126,7 @@ async fn federated(
     let wanted: HashSet<&TrustDomain> =
         drafts.flat_map(|draft| draft.federates_with.iter()).collect();
     let wanted: Vec<&TrustDomain> = wanted.into_iter().collect();
-    known_trust_domains(tx.conn()?, &wanted).await
+    known_trust_domains(tx.conn(), &wanted).await
 }
 
 /// Updates what is there.
@@ -135,7 +135,7 @@ pub(crate) async fn update(
     updates: Vec<EntryUpdate>,
 ) -> Result<Vec<UpdateEntryOutcome>, Fault> {
     let ids: Vec<EntryId> = updates.iter().map(|update| update.id.clone()).collect();
-    let found = rows::by_entry_ids(tx.conn()?, &ids).await?;
+    let found = rows::by_entry_ids(tx.conn(), &ids).await?;
     let mut found: HashMap<EntryId, (i64, Entry)> =
         found.into_iter().map(|(row, entry)| (entry.id.clone(), (row, entry))).collect();
     let mut outcomes = Vec::with_capacity(updates.len());
@@ -172,8 +172,8 @@ pub(crate) async fn rewrite(
     stored.revision_number += 1;
     let text =
         format!("REPLACE INTO entries ({}) VALUES {}", Entry::COLUMNS, sql::values(1, rows::WIDTH));
-    rows::bind(sql::query(text), row, stored).execute(tx.conn()?).await?;
-    terms::replace(tx.conn()?, Index::Entries, row, &old, &terms::of_entry(stored)).await?;
+    rows::bind(sql::query(text), row, stored).execute(tx.conn()).await?;
+    terms::replace(tx.conn(), Index::Entries, row, &old, &terms::of_entry(stored)).await?;
     tx.changed(ChangeKind::Entry, stored.id.as_str());
     Ok(())
 }
@@ -186,11 +186,11 @@ pub(crate) async fn delete(tx: &mut Tx<'_>, found: &[(i64, Entry)]) -> Result<()
         for (row, _) in run {
             query = query.bind(*row);
         }
-        query.execute(tx.conn()?).await?;
+        query.execute(tx.conn()).await?;
     }
     let mut pairs = pairs(found);
     pairs.sort_unstable();
-    terms::delete(tx.conn()?, Index::Entries, &pairs).await?;
+    terms::delete(tx.conn(), Index::Entries, &pairs).await?;
     for (_, entry) in found {
         tx.changed(ChangeKind::Entry, entry.id.as_str());
     }

@@ -66,17 +66,17 @@ pub(crate) async fn put(
         .bind(json::selectors(&node.selectors))
         .bind(i64::from(node.can_reattest))
         .bind(&node.agent_version)
-        .execute(tx.conn()?)
+        .execute(tx.conn())
         .await?;
-    terms::replace(tx.conn()?, Index::Nodes, row, &old_terms, &terms::of_node(node)).await?;
+    terms::replace(tx.conn(), Index::Nodes, row, &old_terms, &terms::of_node(node)).await?;
     tx.changed(ChangeKind::Node, node.spiffe_id.to_string());
     Ok(())
 }
 
 pub(crate) async fn delete(tx: &mut Tx<'_>, found: &(i64, AttestedNode)) -> Result<(), Fault> {
     let (row, node) = found;
-    sqlx::query("DELETE FROM nodes WHERE id = ?").bind(*row).execute(tx.conn()?).await?;
-    terms::replace(tx.conn()?, Index::Nodes, *row, &terms::of_node(node), &[]).await?;
+    sqlx::query("DELETE FROM nodes WHERE id = ?").bind(*row).execute(tx.conn()).await?;
+    terms::replace(tx.conn(), Index::Nodes, *row, &terms::of_node(node), &[]).await?;
     tx.changed(ChangeKind::Node, node.spiffe_id.to_string());
     Ok(())
 }
