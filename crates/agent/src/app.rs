@@ -11,19 +11,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use signet_api::pb::{FILE_DESCRIPTOR_SET, grpc::health::v1::health_server::HealthServer};
-use signet_attest::{
-    node::{
-        NodeAttestError, NodeAttestorAgent,
-        http_challenge::agent::{HttpChallengeAgent, HttpChallengeAgentConfig},
-        join_token::JoinTokenAgent,
-        x509pop::agent::{FileSource, X509PopAgent},
-    },
-    procfs::ProcRoot,
-    workload::{
-        WorkloadAttestors,
-        unix::{UnixAttestor, UnixConfig},
-    },
-};
+use signet_attest::{node::NodeAttestError, procfs::ProcRoot};
 use signet_base::{CancellationToken, SharedClock, Tasks};
 use signet_daemon::{
     health::{Health, HealthServer as HttpHealth},
@@ -48,9 +36,10 @@ use tonic::service::Routes;
 use crate::{
     admin::{AdminApi, AdminContext},
     agent_identity::AgentKeys,
+    attestors,
     cache::Cache,
     client::{ClientError, ServerClient, Target, tls_config},
-    config::{self, Config, NodeAttestor, Plugins, WorkloadAttestor, X509PopSource},
+    config::{self, Config},
     endpoint,
     health::AgentHealth,
     jwt::JwtService,
@@ -63,8 +52,6 @@ use crate::{
     workload_api::{Handler, PublicApi, WorkloadApiSettings},
 };
 
-/// How long the attestors may take for one workload.
-const ATTEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Held while the agent runs, so that no second one uses the directory.
 const LOCK_FILE: &str = "signet-agent.lock";
 
@@ -146,7 +133,7 @@ impl App {
         );
         let metrics = AgentMetrics::new(&registry);
         let attestor = CallerAttestor::new(
-            workload_attestors(&config.plugins),
+            attestors::workload(&config.plugins, &clock),
             config.log_selectors.clone(),
             metrics.clone(),
         );
@@ -378,62 +365,13 @@ fn shared(
         bundles,
         tls_identity,
         client: Arc::new(ServerClient::new(target, tls)),
-        attestor: ArcSwapOption::from(node_attestor(config, &config.plugins)?.map(Arc::new)),
+        attestor: ArcSwapOption::from(attestors::node(config, &config.plugins)?.map(Arc::new)),
         status: watch::Sender::new(Status::default()),
         kick: Notify::new(),
         metrics,
         settings,
         clock,
     })
-}
-
-/// A join token takes the place of the configured attestor.
-fn node_attestor(
-    config: &Config,
-    plugins: &Plugins,
-) -> Result<Option<Box<dyn NodeAttestorAgent>>, BuildError> {
-    if let Some(token) = &config.join_token {
-        return Ok(Some(Box::new(JoinTokenAgent::new(token.expose())?)));
-    }
-    let Some(attestor) = &plugins.node_attestor else { return Ok(None) };
-    Ok(match &attestor.settings {
-        NodeAttestor::JoinToken => None,
-        NodeAttestor::HttpChallenge(settings) => {
-            Some(Box::new(HttpChallengeAgent::new(HttpChallengeAgentConfig {
-                hostname: settings.hostname.clone().unwrap_or_default(),
-                agentname: settings.agentname.clone(),
-                port: settings.port,
-                advertised_port: settings.advertised_port.unwrap_or_default(),
-            })?))
-        }
-        NodeAttestor::X509Pop(settings) => match &settings.source {
-            X509PopSource::Files { private_key_path, certificate_path, intermediates_path } => {
-                let source = FileSource {
-                    private_key_path: private_key_path.clone(),
-                    certificate_path: certificate_path.clone(),
-                    intermediates_path: intermediates_path.clone(),
-                };
-                Some(Box::new(X509PopAgent::new(Box::new(source))))
-            }
-            X509PopSource::WorkloadApi { endpoint } => Some(Box::new(X509PopAgent::new(Box::new(
-                crate::x509pop_source::WorkloadApiSource::new(endpoint)?,
-            )))),
-        },
-    })
-}
-
-fn workload_attestors(plugins: &Plugins) -> WorkloadAttestors {
-    let attestors = plugins
-        .workload_attestors
-        .iter()
-        .map(|attestor| match &attestor.settings {
-            WorkloadAttestor::Unix(settings) => Box::new(UnixAttestor::new(UnixConfig {
-                discover_workload_path: settings.discover_workload_path,
-                workload_size_limit: settings.workload_size_limit,
-            })) as _,
-        })
-        .collect();
-    WorkloadAttestors::new(attestors, ATTEST_TIMEOUT)
 }
 
 fn open_keys(config: &Config) -> Result<Arc<dyn KeyManager>, BuildError> {
@@ -476,14 +414,14 @@ fn reconfigure_on(
                     continue;
                 }
             };
-            match node_attestor(&config, &next) {
+            match attestors::node(&config, &next) {
                 Ok(attestor) => shared.attestor.store(attestor.map(Arc::new)),
                 Err(error) => {
                     tracing::error!(error = %error, "Failed to reconfigure the node attestor");
                     continue;
                 }
             }
-            attestor.replace(workload_attestors(&next));
+            attestor.replace(attestors::workload(&next, &shared.clock));
             plugins = next;
             tracing::info!("Plugins reconfigured");
         }

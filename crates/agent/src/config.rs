@@ -5,6 +5,7 @@
 
 mod bootstrap;
 mod flags;
+mod kubernetes;
 mod load;
 mod plugins;
 mod plugins_decode;
@@ -18,8 +19,8 @@ use zeroize::Zeroizing;
 
 pub use flags::RunFlags;
 pub use plugins::{
-    Configured, HttpChallenge, KeyManager, NodeAttestor, PluginSource, Plugins, UnixAttestor,
-    WorkloadAttestor, X509Pop, X509PopSource,
+    Configured, HttpChallenge, K8sAttestor, K8sPsat, KeyManager, NodeAttestor, PluginSource,
+    Plugins, UnixAttestor, WorkloadAttestor, X509Pop, X509PopSource,
 };
 
 /// Everything `signet-agent run` was told.

@@ -5,6 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 use signet_attest::node::{
     NodeAttestorServer,
     http_challenge::server::{HttpChallengeServer, HttpChallengeServerConfig, NetworkFetcher},
+    k8s_psat::server::{Cluster, K8sPsatServer},
     path_template::PathTemplate,
     x509pop::server::{Mode, X509PopServer, X509PopServerConfig},
 };
@@ -17,7 +18,10 @@ use signet_pki::{
     seal::SealKey,
     upstream_disk::{DiskUpstream, DiskUpstreamConfig},
 };
-use signet_remote::http::Proxies;
+use signet_remote::{
+    http::Proxies,
+    k8s::{ApiServer, KubeConfig},
+};
 use zeroize::Zeroizing;
 
 use crate::{cache::Cache, config};
@@ -124,6 +128,15 @@ pub fn node_attestors<'a>(
             |why: &dyn std::fmt::Display| PluginError::new("NodeAttestor", attestor.name(), why);
         match attestor {
             config::NodeAttestor::JoinToken => {}
+            config::NodeAttestor::K8sPsat(psat) => {
+                let clusters = psat.clusters.iter().map(|cluster| {
+                    let api = k8s_cluster(cluster, clock);
+                    api.map(|api| (cluster.name.clone(), api))
+                        .map_err(|why| failed(&format!("cluster \"{}\": {why}", cluster.name)))
+                });
+                let clusters = clusters.collect::<Result<_, _>>()?;
+                all.push(Arc::new(K8sPsatServer::new(trust_domain.clone(), clusters)));
+            }
             config::NodeAttestor::X509Pop(x509pop) => {
                 let template = x509pop.agent_path_template.as_deref().map(PathTemplate::parse);
                 let config = X509PopServerConfig {
@@ -159,6 +172,25 @@ pub fn node_attestors<'a>(
         }
     }
     Ok(all)
+}
+
+fn k8s_cluster(settings: &config::K8sCluster, clock: &SharedClock) -> Result<Cluster, String> {
+    let clock = Arc::clone(clock);
+    let kube_config = match &settings.kube_config_file {
+        Some(path) => KubeConfig::from_file(path, clock),
+        None => KubeConfig::in_cluster(clock),
+    };
+    let api = kube_config.map_err(|e| e.to_string())?;
+    let api = ApiServer::new(api).map_err(|e| e.to_string())?;
+    let set = |all: &[String]| all.iter().cloned().collect();
+    Ok(Cluster {
+        service_account_allow_list: set(&settings.service_account_allow_list),
+        audience: settings.audience.clone(),
+        allowed_node_label_keys: set(&settings.allowed_node_label_keys),
+        allowed_pod_label_keys: set(&settings.allowed_pod_label_keys),
+        use_pod_uid_for_agent_id: settings.use_pod_uid_for_agent_id,
+        api: Box::new(api),
+    })
 }
 
 fn x509pop_mode(mode: &config::X509PopMode, cache: &Arc<Cache>) -> Result<Mode, String> {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+pub use super::kubernetes::{K8sAttestor, K8sPsat};
 pub use signet_daemon::config::{Configured, PluginSource};
 
 /// The agent's plugins, each kind with as many as it allows.
@@ -34,6 +35,8 @@ pub enum NodeAttestor {
     HttpChallenge(HttpChallenge),
     /// `join_token`: the token comes from the flag, the key or the file.
     JoinToken,
+    /// `k8s_psat`.
+    K8sPsat(K8sPsat),
     /// `x509pop`.
     X509Pop(X509Pop),
 }
@@ -44,6 +47,7 @@ impl NodeAttestor {
         match self {
             Self::HttpChallenge(_) => "http_challenge",
             Self::JoinToken => "join_token",
+            Self::K8sPsat(_) => "k8s_psat",
             Self::X509Pop(_) => "x509pop",
         }
     }
@@ -91,6 +95,8 @@ pub enum X509PopSource {
 /// How workloads are told apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkloadAttestor {
+    /// `k8s`.
+    K8s(K8sAttestor),
     /// `unix`.
     Unix(UnixAttestor),
 }
@@ -99,6 +105,7 @@ impl WorkloadAttestor {
     /// The plugin's name, which is also its selectors' type.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::K8s(_) => "k8s",
             Self::Unix(_) => "unix",
         }
     }

@@ -2,6 +2,7 @@
 
 use signet_daemon::config::{Block, ConfigError, Configured, Plugin};
 
+use super::kubernetes::{k8s, k8s_psat};
 use super::plugins::{
     HttpChallenge, KeyManager, NodeAttestor, Plugins, UnixAttestor, WorkloadAttestor, X509Pop,
     X509PopSource,
@@ -35,6 +36,7 @@ pub(super) fn plugins(root: &Block<'_>, has_join_token: bool) -> Option<Plugins>
             "WorkloadAttestor" => {
                 workloads += 1;
                 match plugin.name.as_str() {
+                    "k8s" => workload_attestors.extend(plugin.configure(k8s)),
                     "unix" => workload_attestors.extend(plugin.configure(unix)),
                     _ => refuse_workload_attestor(&plugin),
                 }
@@ -80,7 +82,10 @@ impl Plugins {
             *plugin = reload(plugin, |now| node_attestor(now.name()).unwrap_or(join_token))?;
         }
         for plugin in &mut new.workload_attestors {
-            *plugin = reload(plugin, |_| unix)?;
+            *plugin = reload(plugin, |now| match now {
+                WorkloadAttestor::K8s(_) => k8s,
+                WorkloadAttestor::Unix(_) => unix,
+            })?;
         }
         Ok(new)
     }
@@ -112,6 +117,7 @@ fn node_attestor(name: &str) -> Option<Decode<NodeAttestor>> {
     match name {
         "http_challenge" => Some(http_challenge),
         "join_token" => Some(join_token),
+        "k8s_psat" => Some(k8s_psat),
         "x509pop" => Some(x509pop),
         _ => None,
     }
@@ -163,17 +169,15 @@ fn x509pop(block: &Block<'_>) -> Option<NodeAttestor> {
 
 fn refuse_node_attestor(plugin: &Plugin<'_>) {
     match plugin.name.as_str() {
-        "k8s_psat" => plugin.refuse(
-            "this node attestor arrives with Kubernetes support; until then use x509pop or \
-             join_token",
-        ),
         "aws_iid" | "azure_imds" | "azure_msi" | "gcp_iit" | "sshpop" | "tpm_devid" => plugin
             .refuse(
-                "this node attestor is not in this release; use x509pop, http_challenge or \
-                 join_token",
+                "this node attestor is not in this release; use k8s_psat, x509pop, \
+                 http_challenge or join_token",
             ),
-        _ => plugin
-            .refuse("unknown node attestor; this build has http_challenge, join_token and x509pop"),
+        _ => plugin.refuse(
+            "unknown node attestor; this build has http_challenge, join_token, k8s_psat and \
+             x509pop",
+        ),
     }
 }
 
@@ -186,13 +190,12 @@ fn unix(block: &Block<'_>) -> Option<WorkloadAttestor> {
 
 fn refuse_workload_attestor(plugin: &Plugin<'_>) {
     match plugin.name.as_str() {
-        "docker" | "k8s" | "systemd" => plugin.refuse(
-            "this workload attestor arrives with container support in a later release; until \
-             then use unix",
+        "docker" | "systemd" => plugin.refuse(
+            "this workload attestor arrives in a later release; until then use unix or k8s",
         ),
         "slurm" | "windows" => {
-            plugin.refuse("this workload attestor is not in this release; use unix");
+            plugin.refuse("this workload attestor is not in this release; use unix or k8s");
         }
-        _ => plugin.refuse("unknown workload attestor; this build has unix"),
+        _ => plugin.refuse("unknown workload attestor; this build has k8s and unix"),
     }
 }

@@ -168,6 +168,7 @@ fn node_attestor(name: &str) -> Option<Decode<NodeAttestor>> {
     match name {
         "http_challenge" => Some(http_challenge),
         "join_token" => Some(join_token),
+        "k8s_psat" => Some(super::kubernetes::k8s_psat),
         "x509pop" => Some(x509pop),
         _ => None,
     }
@@ -255,17 +256,15 @@ fn above_zero(block: &Block<'_>, key: &'static str) -> Option<u32> {
 
 fn refuse_node_attestor(plugin: &Plugin<'_>) {
     match plugin.name.as_str() {
-        "k8s_psat" => plugin.refuse(
-            "this node attestor arrives with Kubernetes support; until then use x509pop or \
-             join_token",
-        ),
         "aws_iid" | "azure_imds" | "azure_msi" | "gcp_iit" | "sshpop" | "tpm_devid" => {
             plugin.refuse(&format!(
-                "this node attestor {LATER}; use x509pop, http_challenge or join_token"
+                "this node attestor {LATER}; use k8s_psat, x509pop, http_challenge or join_token"
             ));
         }
-        _ => plugin
-            .refuse("unknown node attestor; this build has http_challenge, join_token and x509pop"),
+        _ => plugin.refuse(
+            "unknown node attestor; this build has http_challenge, join_token, k8s_psat and \
+             x509pop",
+        ),
     }
 }
 
