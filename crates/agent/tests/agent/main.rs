@@ -2,5 +2,6 @@
 
 mod fake_server;
 mod fixture;
+mod intruders;
 mod life;
 mod serving;
