@@ -12,6 +12,9 @@ pub(crate) struct Options {
     /// Less work, and fail only below half of a goal: for shared machines
     #[arg(long)]
     small: bool,
+    /// Only this part: idle, fetch, jwt, propagate, streams, sign, attest or scale; may be repeated
+    #[arg(long, value_name = "PART")]
+    only: Vec<String>,
     /// Measure this server instead of ours
     #[arg(long, value_name = "PROGRAM", requires = "agent")]
     server: Option<PathBuf>,
@@ -32,6 +35,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let mut bench = Command::new(release.join("bench"));
     if options.small {
         bench.arg("--small");
+    }
+    for part in &options.only {
+        bench.args(["--only", part]);
     }
     for (flag, program) in [("--server", &options.server), ("--agent", &options.agent)] {
         if let Some(program) = program {

@@ -34,13 +34,24 @@ pub async fn measure(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let pid = programs.agent_pid()?;
-    report.add(goals::AGENT_RSS_IDLE, usage::rss(pid)?, &json!({ "entries": 2 }));
-    let server = programs.server_pid()?;
-    report.add(goals::SERVER_RSS_IDLE, usage::rss(server)?, &json!({ "entries": 2 }));
-    fetches(programs, pid, sizes.fetches, report).await?;
-    tokens(programs, pid, sizes.tokens, report).await?;
-    changes(programs, sizes.changes, report).await?;
-    streams(programs, pid, sizes.streams, report).await
+    if report.wants("idle") {
+        report.add(goals::AGENT_RSS_IDLE, usage::rss(pid)?, &json!({ "entries": 2 }));
+        let server = programs.server_pid()?;
+        report.add(goals::SERVER_RSS_IDLE, usage::rss(server)?, &json!({ "entries": 2 }));
+    }
+    if report.wants("fetch") {
+        fetches(programs, pid, sizes.fetches, report).await?;
+    }
+    if report.wants("jwt") {
+        tokens(programs, pid, sizes.tokens, report).await?;
+    }
+    if report.wants("propagate") {
+        changes(programs, sizes.changes, report).await?;
+    }
+    if report.wants("streams") {
+        streams(programs, pid, sizes.streams, report).await?;
+    }
+    Ok(())
 }
 
 async fn fetches(

@@ -60,13 +60,19 @@ pub const SERVER_IDLE: Goal = at_most("server_cpu_idle_entries", "% of a core", 
 #[derive(Debug)]
 pub struct Report {
     small: bool,
+    only: Vec<String>,
     missed: Vec<&'static str>,
 }
 
 impl Report {
     /// With `small`, reaching half of a goal is enough: the machine is shared and the work short.
-    pub fn new(small: bool) -> Self {
-        Self { small, missed: Vec::new() }
+    pub fn new(small: bool, only: Vec<String>) -> Self {
+        Self { small, only, missed: Vec::new() }
+    }
+
+    /// Whether this part is to be run.
+    pub fn wants(&self, part: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == part)
     }
 
     /// Prints one measure.

@@ -70,25 +70,33 @@ const SMALL: Sizes = Sizes {
 
 struct Options {
     small: bool,
+    /// Parts that are run; all when empty.
+    only: Vec<String>,
     server: PathBuf,
     agent: PathBuf,
 }
 
 fn options() -> anyhow::Result<Options> {
     let mut small = false;
+    let mut only = Vec::new();
     let (mut server, mut agent) = (None, None);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
-        let mut path = || args.next().map(PathBuf::from).with_context(|| format!("{arg} PATH"));
+        let mut value = || args.next().with_context(|| format!("{arg} needs a value"));
         match arg.as_str() {
             "--small" => small = true,
-            "--server" => server = Some(path()?),
-            "--agent" => agent = Some(path()?),
-            _ => bail!("usage: bench [--small] [--server PROGRAM] [--agent PROGRAM]"),
+            "--only" => only.push(value()?),
+            "--server" => server = Some(PathBuf::from(value()?)),
+            "--agent" => agent = Some(PathBuf::from(value()?)),
+            _ => bail!(
+                "usage: bench [--small] [--only idle|fetch|jwt|propagate|streams|sign|attest|scale]... \
+                 [--server PROGRAM] [--agent PROGRAM]"
+            ),
         }
     }
     Ok(Options {
         small,
+        only,
         server: server.unwrap_or_else(e2e::bins::server),
         agent: agent.unwrap_or_else(e2e::bins::agent),
     })
@@ -110,7 +118,7 @@ async fn run() -> anyhow::Result<bool> {
     let options = options()?;
     let sizes = if options.small { SMALL } else { FULL };
     usage::raise_open_files()?;
-    let mut report = Report::new(options.small);
+    let mut report = Report::new(options.small, options.only);
     let mut programs = Programs::start(&options.server, &options.agent).await?;
     agent::measure(&mut programs, sizes, &mut report).await?;
     server::measure(&mut programs, sizes, &mut report).await?;

@@ -40,9 +40,16 @@ pub async fn measure(
     report: &mut Report,
 ) -> anyhow::Result<()> {
     let pid = programs.server_pid()?;
-    signatures(programs, pid, sizes, report).await?;
-    attestations(programs, pid, sizes.attested, report).await?;
-    scale(programs, pid, sizes, report).await
+    if report.wants("sign") {
+        signatures(programs, pid, sizes, report).await?;
+    }
+    if report.wants("attest") {
+        attestations(programs, pid, sizes.attested, report).await?;
+    }
+    if report.wants("scale") {
+        scale(programs, pid, sizes, report).await?;
+    }
+    Ok(())
 }
 
 async fn signatures(
