@@ -5,7 +5,7 @@ use std::{fmt, pin::Pin, sync::Arc};
 use arc_swap::ArcSwapOption;
 use signet_base::SharedClock;
 use signet_identity::JwtAuthority;
-use signet_pki::{CredentialComposer, jwt::JwtIssuer, x509::CaIssuer};
+use signet_pki::{CredentialComposer, UpstreamAuthority, jwt::JwtIssuer, x509::CaIssuer};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
@@ -183,6 +183,19 @@ impl Authority {
         self.ask(|keeper| Box::pin(keeper.publish_jwt_key(key)))
             .await
             .map_err(|_| AuthorityError::Stopped)?
+    }
+
+    /// Replaces the upstream authority by one with new settings: the next X.509 authority is signed
+    /// by it, and its roots are followed at once.
+    ///
+    /// # Errors
+    /// [`OperationError`] when the server runs without an upstream authority, or is stopping.
+    pub async fn replace_upstream(
+        &self,
+        upstream: Arc<dyn UpstreamAuthority>,
+    ) -> Result<(), OperationError> {
+        self.ask(|keeper| Box::pin(async move { keeper.operate_replace_upstream(upstream) }))
+            .await?
     }
 
     /// Has the keeper do something and waits for the answer. What was begun is finished even when

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use signet_pki::x509::Certificate;
+use signet_pki::{UpstreamAuthority, x509::Certificate};
 
 use crate::{
     AuthorityError, Keeper, OperationClass, OperationError,
@@ -149,6 +149,19 @@ impl Keeper {
         let edit = BundleEdit { remove_jwt: vec![id.into()], ..BundleEdit::default() };
         self.edit_bundle(edit).await.map_err(|e| internal(during, e))?;
         tracing::info!(local_authority_id = id, "JWT authority revoked successfully");
+        Ok(())
+    }
+
+    pub(crate) fn operate_replace_upstream(
+        &mut self,
+        upstream: Arc<dyn UpstreamAuthority>,
+    ) -> Outcome<()> {
+        if !self.shared.has_upstream {
+            return Err(precondition("upstream authority is not configured"));
+        }
+        self.ports.upstream = Some(upstream);
+        self.check_upstream_soon();
+        self.shared.wake.notify_one();
         Ok(())
     }
 

@@ -87,8 +87,9 @@ impl ServerIdentity {
                     if changed.is_err() {
                         return;
                     }
-                    // A new authority alone is no reason; one that came of a clock set back is.
-                    if self.clock.unix() >= self.issued_at {
+                    // A new authority alone is no reason; one that came of a jump of the clock is.
+                    let now = self.clock.unix();
+                    if now >= self.issued_at && now < self.renew_at {
                         continue;
                     }
                 }

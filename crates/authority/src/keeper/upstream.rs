@@ -35,7 +35,7 @@ impl Keeper {
     }
 
     /// Has the next look ask the upstream whatever the time.
-    pub(super) fn check_upstream_soon(&mut self) {
+    pub(crate) fn check_upstream_soon(&mut self) {
         self.upstream_checked = None;
     }
 

@@ -1,10 +1,14 @@
 //! What signals ask for: SIGUSR1 configures plugins anew, SIGUSR2 reopens the log.
 
+use std::sync::Arc;
+
+use signet_attest::node::NodeAttestorServer;
 use signet_base::Tasks;
 use signet_daemon::signal::{UserSignal, reopen_log_on_usr2};
+use signet_pki::UpstreamAuthority;
 
 use super::BuildError;
-use crate::{attestors::Attestors, context::Context, plugins};
+use crate::{attestors::Attestors, config::PluginSource, context::Context, plugins};
 
 /// Listens for both signals until the tasks end.
 pub(super) fn spawn(
@@ -17,7 +21,7 @@ pub(super) fn spawn(
     let (context, attestors, token) = (context.clone(), attestors.clone(), tasks.token().clone());
     tasks.spawn("plugin_reload", async move {
         while usr1.recv(&token).await {
-            reload(&context, &attestors);
+            reload(&context, &attestors).await;
         }
     });
     Ok(())
@@ -25,28 +29,43 @@ pub(super) fn spawn(
 
 /// Reads every `plugin_data_file` again. Either all of them are right, or nothing changes.
 ///
-/// Node attestors take their new settings at once. The other plugins that can have such a file
-/// read their own files whenever they need them, or keep what they hold until the next start.
-fn reload(context: &Context, attestors: &Attestors) {
-    let plugins = match context.config.plugins.reload() {
-        Ok(plugins) => plugins,
-        Err(error) => {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "Failed to configure plugins anew; the settings in force stay"
-            );
-            return;
-        }
-    };
-    let settings = plugins.node_attestors.iter().map(|plugin| &plugin.settings);
-    match plugins::node_attestors(settings, &context.trust_domain, &context.cache, &context.clock) {
-        Ok(all) => {
+/// Node attestors and the upstream authority take their new settings at once. A key manager keeps
+/// what it holds: its keys are in use.
+async fn reload(context: &Context, attestors: &Attestors) {
+    match configured_anew(context) {
+        Ok((all, upstream)) => {
             attestors.replace(all);
+            if let Some(upstream) = upstream
+                && let Err(error) = context.authority.replace_upstream(upstream).await
+            {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "Failed to exchange the upstream authority"
+                );
+                return;
+            }
             tracing::info!("Plugins configured anew");
         }
         Err(error) => tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "Failed to configure node attestors anew; the settings in force stay"
+            error = &*error as &dyn std::error::Error,
+            "Failed to configure plugins anew; the settings in force stay"
         ),
     }
+}
+
+type Made = (Vec<Arc<dyn NodeAttestorServer>>, Option<Arc<dyn UpstreamAuthority>>);
+
+fn configured_anew(context: &Context) -> Result<Made, Box<dyn std::error::Error + Send + Sync>> {
+    let plugins = context.config.plugins.reload()?;
+    let Context { trust_domain, cache, clock, .. } = context;
+    let settings = plugins.node_attestors.iter().map(|plugin| &plugin.settings);
+    let all = plugins::node_attestors(settings, trust_domain, cache, clock)?;
+    let upstream = plugins
+        .upstream_authority
+        .as_ref()
+        .filter(|plugin| matches!(plugin.source, PluginSource::File(_)))
+        .map(|plugin| plugins::upstream(Some(&plugin.settings), trust_domain, clock))
+        .transpose()?
+        .flatten();
+    Ok((all, upstream))
 }
