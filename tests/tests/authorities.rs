@@ -36,7 +36,7 @@ fn workloads_follow_an_x509_authority_from_prepare_to_revoke() {
     assert_ne!(new, old);
     lines.find("both authorities", |line| line["authorities"]["example.org"] == 2);
 
-    cli.line("localauthority x509 activate").exits(1);
+    cli.line("localauthority x509 activate").exits(64);
     cli.line(&format!("localauthority x509 activate -authorityID {old}")).exits(1);
     cli.line(&format!("localauthority x509 taint -authorityID {old}")).exits(1);
     cli.line(&format!("localauthority x509 revoke -authorityID {old}")).exits(1);

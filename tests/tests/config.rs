@@ -156,8 +156,8 @@ fn both_programs_answer_to_the_names_of_spire() {
         let link = dir.join(name);
         std::os::unix::fs::symlink(&program, &link).expect("a link");
         let mut command = Command::new(link);
-        command.args(["healthcheck", "--help"]);
-        run(command).says(socket);
+        command.args(["healthcheck", "-verbose"]);
+        run(command).exits(1).says(socket);
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use e2e::{Agent, AgentOptions, Client, Node, Server, ServerOptions, cli, eventually, skip};
@@ -18,6 +18,17 @@ fn serves(node: &Node, path: &str) {
     eventually(&format!("{id} is served"), || {
         let answer = node.agent.cli().line("api fetch x509 -output json");
         answer.stdout.contains(path).then_some(())
+    });
+}
+
+/// Waits until what is served now is also in the sealed cache, which is written a moment later.
+fn sealed(node: &Node) {
+    let file = node.agent.data_dir().join("svid-cache.sealed");
+    let served = SystemTime::now();
+    eventually("the sealed cache is written and at rest", || {
+        let written = fs::metadata(&file).and_then(|meta| meta.modified()).ok()?;
+        let rest = written.max(served).elapsed().unwrap_or_default();
+        (rest > Duration::from_secs(3)).then_some(())
     });
 }
 
@@ -97,6 +108,7 @@ fn an_agent_that_restarts_without_its_server_serves_its_sealed_cache() {
     let socket = node.agent.socket();
     let before = Client::Go.run(&socket, &["x509"]).json();
     let jwt = Client::Go.run(&socket, &["jwt", "aud"]).json();
+    sealed(&node);
     node.server.stop();
     node.agent.process().kill();
     node.agent.restart();
@@ -122,6 +134,9 @@ fn nothing_is_served_from_a_cache_that_is_off_or_whose_key_is_gone() {
         );
         node.register_caller("/workload", "");
         serves(&node, "/workload");
+        if lose_key {
+            sealed(&node);
+        }
         node.server.stop();
         node.agent.process().kill();
         if lose_key {
@@ -147,6 +162,7 @@ fn a_damaged_cache_is_thrown_away_and_nothing_else_is() {
     let mut node = Node::start();
     node.register_caller("/workload", "");
     serves(&node, "/workload");
+    sealed(&node);
     let id = node.agent_id();
     node.agent.process().kill();
     let mut damaged = 0;
@@ -238,8 +254,8 @@ fn one_data_directory_serves_one_server_and_one_agent() {
 fn sockets_that_cannot_be_are_refused_with_the_path() {
     let long = format!("/tmp/{}/api.sock", "x".repeat(100));
     let dir = std::sync::Arc::new(e2e::TestDir::new());
-    let is_dir = dir.subdir("a-directory");
-    let is_file = dir.write("a-file", "precious");
+    let is_dir = dir.subdir("pub/a-directory");
+    let is_file = dir.write("pub/a-file", "precious");
     for path in [long, is_dir.display().to_string(), is_file.display().to_string()] {
         let mut server = Server::prepare_in(&dir, "server", ServerOptions::default());
         server.reconfigure(|o| o.args = vec!["-socketPath".to_owned(), path.clone()]);

@@ -149,13 +149,17 @@ fn our_agent_rides_out_failures_of_single_calls() {
     let agent = server.agent();
     let mut watch = Client::Go.start(&agent.socket(), &["watch"]);
     watch.find("the identity", |line| first_id(line) == id("/one"));
+    let mut path = "/one".to_owned();
     for method in ["BatchNewX509SVID", "GetBundle", "SyncAuthorizedEntries"] {
         server.tell(&format!("fail {method} INTERNAL"));
         let before = server.calls(method);
-        let path = format!("/after-{method}");
+        // A new revision of the same identity: the agent wants to have it signed anew.
         server.entry("one", &path);
         eventually("the agent meets the failure", || (server.calls(method) > before).then_some(()));
-        Client::Go.run(&agent.socket(), &["x509"]).ok();
+        let still = Client::Go.run(&agent.socket(), &["x509"]).json();
+        assert_eq!(first_id(&still), id(&path), "{method}");
+        path = format!("/after-{method}");
+        server.entry("one", &path);
         server.tell("heal");
         watch.find("the change after the failure", |line| first_id(line) == id(&path));
     }

@@ -38,7 +38,9 @@ public final class Clients {
             System.exit(0);
         } catch (Throwable e) {
             // Threads of the library would keep the program alive.
-            System.err.println("error: " + e);
+            for (Throwable cause = e; cause != null; cause = cause.getCause()) {
+                System.err.println("error: " + cause);
+            }
             System.exit(1);
         }
     }
