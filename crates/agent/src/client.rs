@@ -169,7 +169,7 @@ impl ServerClient {
                     Ok(answer) => return Ok(answer),
                     Err(status) => status,
                 };
-                if let Some(failure) = lock(&self.failure).take() {
+                if let Some(failure) = lock(&self.failure).clone() {
                     self.release();
                     return Err(failure);
                 }
@@ -190,7 +190,7 @@ impl ServerClient {
             Ok(result) => result,
             Err(_) => {
                 self.release();
-                match lock(&self.failure).take() {
+                match lock(&self.failure).clone() {
                     Some(failure) => Err(failure),
                     None => Err(ClientError::TimedOut { method, after: deadline }),
                 }

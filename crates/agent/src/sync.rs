@@ -37,8 +37,8 @@ const SAFETY_POLL: Duration = Duration::from_secs(300);
 const CLOCK_CHECK: Duration = Duration::from_secs(30);
 /// A wall clock that is off by this much has jumped, seconds.
 const CLOCK_JUMP: i64 = 60;
-/// The longest pause between attempts to sync.
-const MAX_SYNC_PAUSE: Duration = Duration::from_secs(8 * 60);
+/// The longest pause between attempts to sync: a server that is back is noticed within it.
+const MAX_SYNC_PAUSE: Duration = Duration::from_secs(60);
 /// While nothing is cached, a server is asked at least this often.
 const EMPTY_POLL: Duration = Duration::from_secs(5);
 
@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
     fn new(manager: &'a mut Manager, identity: Arc<AgentIdentity>) -> Self {
         let shared = Arc::clone(&manager.shared);
         let interval = shared.settings.sync_interval;
-        let max = MAX_SYNC_PAUSE.min(interval.saturating_mul(48)).max(interval);
+        let max = MAX_SYNC_PAUSE.max(interval);
         let now = Instant::now();
         Self {
             push: PushWatcher::start(&shared, manager.synced.clone()),
@@ -237,7 +237,7 @@ impl<'a> Session<'a> {
             next_sync: now,
             next_renewal: now,
             renew_now: false,
-            sync_backoff: Backoff::new(interval, max).with_jitter(0.1),
+            sync_backoff: Backoff::new(interval, max).with_jitter(0.2),
             renew_backoff: Backoff::new(Duration::from_secs(5), Duration::from_secs(60))
                 .with_jitter(0.2),
             wall: (shared.clock.unix(), now),

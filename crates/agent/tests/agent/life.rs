@@ -175,3 +175,36 @@ async fn a_server_set_up_anew_is_trusted_again_after_the_delay() {
     }
     agent.stop().await;
 }
+
+#[tokio::test]
+async fn after_everything_expired_the_agent_recovers_by_itself() {
+    let mut fixture = Fixture::reattestable().await;
+    {
+        let mut state = fixture.server.lock();
+        state.agent_ttl = 3;
+        state.svid_ttl = 3;
+    }
+    let mut agent = fixture.serving().await;
+    agent.fetch().await.unwrap();
+    fixture.server.stop();
+    let expires = agent.status.borrow().identity.clone().unwrap().not_after();
+    eventually(|| signet_base::Clock::unix(&signet_base::SystemClock) > expires + 1).await;
+    assert_eq!(agent.fetch().await.unwrap_err().code(), Code::Unavailable, "nothing valid is left");
+    let attested = fixture.server.lock().count("AttestAgent");
+    {
+        let mut state = fixture.server.lock();
+        state.agent_ttl = 3600;
+        state.svid_ttl = 3600;
+    }
+    fixture.server.restart().await;
+    eventually(|| fixture.server.lock().count("AttestAgent") > attested).await;
+    agent.until(|status| status.server_reachable).await;
+    let ids = loop {
+        match agent.fetch().await {
+            Ok(ids) => break ids,
+            Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+        }
+    };
+    assert_eq!(ids, [id("w1")]);
+    agent.stop().await;
+}

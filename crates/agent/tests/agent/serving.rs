@@ -375,3 +375,40 @@ async fn a_process_that_becomes_another_program_gets_other_selectors() {
     assert_eq!((first, second), (id("one").as_str(), id("two").as_str()));
     agent.stop().await;
 }
+
+#[tokio::test]
+async fn svids_on_open_streams_are_renewed_before_they_expire() {
+    let fixture = Fixture::new().await;
+    fixture.server.lock().svid_ttl = 6;
+    let agent = fixture.serving().await;
+    let mut stream = agent.x509_stream().await.unwrap();
+    let mut leaves = Vec::new();
+    for _ in 0..3 {
+        let update = tokio::time::timeout(PATIENCE, stream.message()).await.unwrap();
+        let svid = update.unwrap().unwrap().svids.remove(0);
+        let leaf = signet_pki::x509::Certificate::from_der(&svid.x509_svid).unwrap();
+        let now = signet_base::Clock::unix(&signet_base::SystemClock);
+        assert!(now < leaf.not_after());
+        leaves.push(svid.x509_svid);
+    }
+    leaves.dedup();
+    assert_eq!(leaves.len(), 3);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn a_small_cache_signs_on_demand() {
+    let mut fixture = Fixture::new().await;
+    fixture.options.agent.push_str("\n x509_svid_cache_max_size = 1");
+    for at in 0..5 {
+        fixture.server.lock().add_entry(&format!("e{at}"), &["unix:uid:4000000000"]);
+    }
+    fixture.server.lock().add_entry("w1", &[&own_uid()]).additional_attributes =
+        Some(signet_api::pb::spire::api::types::entry::AdditionalAttributes {
+            disable_x509_svid_prefetch: true,
+            ..Default::default()
+        });
+    let agent = fixture.serving().await;
+    assert_eq!(agent.fetch().await.unwrap(), [id("w1")]);
+    agent.stop().await;
+}
