@@ -1,5 +1,13 @@
 //! The Workload API server and the generated client, over a real socket.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
 use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;

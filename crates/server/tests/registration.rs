@@ -1,5 +1,13 @@
 //! Entries, bundles, relationships and authorities as their callers see them.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test may panic"
+)]
+
 mod support;
 
 use signet_api::pb::{

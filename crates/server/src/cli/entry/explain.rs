@@ -145,8 +145,6 @@ fn section(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn commas_separate_selectors_but_not_their_values() {
         let split = |texts: &[&str]| {

@@ -50,7 +50,7 @@ pub(super) fn relationships(
         .map_err(|error| CliError::usage(format!("{file}: {error}")))?;
     let mut out = Vec::with_capacity(read.federation_relationships.len());
     for (at, one) in read.federation_relationships.into_iter().enumerate() {
-        out.push(one.to_pb().map_err(|error| {
+        out.push(one.into_pb().map_err(|error| {
             CliError::usage(format!("{file}: federationRelationships[{at}]: {error}"))
         })?);
     }
@@ -112,7 +112,7 @@ pub(super) fn relationship(
 }
 
 impl Relationship {
-    fn to_pb(self) -> Result<types::FederationRelationship, CliError> {
+    fn into_pb(self) -> Result<types::FederationRelationship, CliError> {
         let profile = match self.bundle_endpoint_profile.as_str() {
             "" => None,
             name => Some(Profile::from_str(name, false).map_err(|_| {
