@@ -41,6 +41,7 @@ pub const MAX_FILE_BYTES: u64 = 4 << 20;
 ///
 /// # Errors
 /// [`ConfigError`] when the file cannot be read, is too large, or breaks the syntax.
+#[expect(clippy::type_complexity, reason = "a plain function, borrowed, if there is one")]
 pub fn read(
     path: &Path,
     env: Option<&dyn Fn(&str) -> Option<String>>,

@@ -35,7 +35,7 @@ pub(super) struct Flags {
 
 /// Asks the agent about a process or about selectors.
 pub(super) async fn explain(flags: &Flags, terminal: &mut Terminal<'_>) -> Result<(), CliError> {
-    if flags.pid.is_some() == !flags.selector.is_empty() {
+    if flags.pid.is_some() != flags.selector.is_empty() {
         let message = match flags.pid {
             Some(_) => "only one of -pid and -selector can be specified",
             None => "one of -pid and -selector must be specified",

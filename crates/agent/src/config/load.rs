@@ -205,7 +205,7 @@ fn delegates(agent: &Block<'_>, trust_domain: Option<&TrustDomain>) -> Vec<Spiff
     let delegates = agent.parsed_list::<SpiffeId>("authorized_delegates");
     for id in &delegates {
         if let Some(trust_domain) = trust_domain
-            && !(id.is_member_of(trust_domain) && !id.path().is_empty())
+            && (!id.is_member_of(trust_domain) || id.path().is_empty())
         {
             let message = format!("{id} is not an identity of {trust_domain}");
             agent.error("authorized_delegates", message);

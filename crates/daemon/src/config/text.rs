@@ -118,11 +118,12 @@ fn escape(
 /// The code point of a UTF-16 pair whose first half is `high`, if the second half follows.
 fn surrogates(cursor: &mut Cursor<'_>, high: u32) -> u32 {
     let mut ahead = cursor.clone();
-    if ahead.eat('\\') && ahead.eat('u') {
-        if let Some(low @ 0xdc00..0xe000) = digits(&mut ahead, 16, 4) {
-            *cursor = ahead;
-            return 0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00);
-        }
+    if ahead.eat('\\')
+        && ahead.eat('u')
+        && let Some(low @ 0xdc00..0xe000) = digits(&mut ahead, 16, 4)
+    {
+        *cursor = ahead;
+        return 0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00);
     }
     high
 }

@@ -11,7 +11,7 @@ use x509_parser::{
     x509::AlgorithmIdentifier,
 };
 
-use super::{Name, Oid, Serial};
+use super::{MAX_AUTHORITIES, Name, Oid, Serial};
 use crate::{
     KeyError, PublicKey,
     der::{DerError, Reader, is_signed_structure, oid, tag},
@@ -198,16 +198,17 @@ pub fn parse_chain<T: AsRef<[u8]>>(ders: &[T]) -> Result<Vec<Certificate>, CertE
     ders.iter().map(|der| Certificate::from_der(der.as_ref())).collect()
 }
 
-/// Splits concatenated DER certificates, as the Workload API carries them.
+/// Splits concatenated DER certificates, a chain or a bundle, as the Workload API carries them.
 ///
 /// # Errors
-/// [`CertError::Malformed`] when the bytes do not end with the end of a certificate.
+/// [`CertError::Malformed`] when the bytes do not end with the end of a certificate, or there are
+/// more of them than a bundle may have.
 pub fn split_der_chain(bytes: &[u8]) -> Result<Vec<&[u8]>, CertError> {
     let mut reader = Reader::new(bytes);
     let mut ders = Vec::new();
     while !reader.is_empty() {
         match reader.next() {
-            Ok(value) if value.tag == tag::SEQUENCE && ders.len() < MAX_CHAIN => {
+            Ok(value) if value.tag == tag::SEQUENCE && ders.len() < MAX_AUTHORITIES => {
                 ders.push(value.raw);
             }
             _ => return Err(CertError::Malformed("certificate chain")),
