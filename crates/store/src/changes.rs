@@ -1,5 +1,8 @@
 //! The change feed.
 
+use std::{collections::VecDeque, sync::Arc};
+
+use signet_identity::{AttestedNode, Entry};
 use sqlx::Row;
 
 use crate::{
@@ -7,6 +10,9 @@ use crate::{
     fault::{Fault, doing},
     store::newest_revision,
 };
+
+/// How many changes are remembered with what they made.
+const MAX_RECENT: usize = 1_000;
 
 /// What a [`Change`] is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,7 +27,20 @@ pub enum ChangeKind {
     Node,
 }
 
-/// Something was created, changed or deleted: read it to know which.
+/// What a thing became by a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangedTo {
+    /// This entry.
+    Entry(Arc<Entry>),
+    /// It was deleted.
+    Gone,
+    /// This node.
+    Node(Arc<AttestedNode>),
+    /// Not remembered (another process made the change, or it is long ago): read it.
+    Unread,
+}
+
+/// Something was created, changed or deleted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     /// Grows by exactly one from change to change.
@@ -30,6 +49,46 @@ pub struct Change {
     pub kind: ChangeKind,
     /// Which one: see [`ChangeKind`].
     pub key: String,
+    /// What it became, where that is remembered. A later change of the same thing may have
+    /// followed.
+    pub to: ChangedTo,
+}
+
+/// The newest changes that this process made, so that whoever follows the feed at its heels need
+/// not read back what was just written.
+#[derive(Debug, Default)]
+pub(crate) struct Recent(VecDeque<Change>);
+
+impl Recent {
+    /// Takes changes that follow the newest one, or else forgets those before them.
+    pub(crate) fn push(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            if self.0.back().is_some_and(|last| last.revision + 1 != change.revision) {
+                self.0.clear();
+            }
+            if self.0.len() == MAX_RECENT {
+                self.0.pop_front();
+            }
+            self.0.push_back(change);
+        }
+    }
+
+    /// Forgets what the feed has dropped.
+    fn forget(&mut self, last_dropped: u64) {
+        while self.0.front().is_some_and(|change| change.revision <= last_dropped) {
+            self.0.pop_front();
+        }
+    }
+
+    /// The changes after `revision`, if all of them up to `newest` are remembered.
+    fn since(&self, revision: u64, newest: u64, limit: u32) -> Option<Vec<Change>> {
+        let first = self.0.front()?.revision;
+        if self.0.back()?.revision < newest || revision + 1 < first || revision >= newest {
+            return None;
+        }
+        let skip = usize::try_from(revision + 1 - first).ok()?;
+        Some(self.0.iter().skip(skip).take(limit as usize).cloned().collect())
+    }
 }
 
 /// The answer of [`Store::changes_since`].
@@ -74,6 +133,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database cannot be read.
     pub async fn changes_since(&self, revision: u64, limit: u32) -> Result<Changes, StoreError> {
+        if let Some(changes) = self.recent().since(revision, self.revision(), limit) {
+            return Ok(Changes::Since(changes));
+        }
         doing("reading the change feed", async {
             let mut conn = self.read().await?;
             let rows = sqlx::query(
@@ -90,6 +152,7 @@ impl Store {
                     revision: row.try_get::<i64, _>(0)?.cast_unsigned(),
                     kind: ChangeKind::from_number(row.try_get(1)?)?,
                     key: row.try_get(2)?,
+                    to: ChangedTo::Unread,
                 });
             }
             let reached = match changes.first() {
@@ -124,7 +187,8 @@ impl Store {
                     .try_get(0)?
             };
             let by_age = first_kept.map_or(newest, i64::cast_unsigned).saturating_sub(1);
-            let last_dropped = by_rows.max(by_age).min(newest.saturating_sub(1)).cast_signed();
+            let last_dropped = by_rows.max(by_age).min(newest.saturating_sub(1));
+            self.recent().forget(last_dropped);
             let mut dropped = 0;
             loop {
                 // In portions, so that other writers get their turn.
@@ -134,7 +198,7 @@ impl Store {
                     "DELETE FROM changes WHERE revision IN (SELECT revision FROM changes \
                      WHERE revision <= ? ORDER BY revision LIMIT 10000)",
                 )
-                .bind(last_dropped)
+                .bind(last_dropped.cast_signed())
                 .execute(tx.conn())
                 .await?;
                 tx.commit().await?;

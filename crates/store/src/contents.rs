@@ -3,8 +3,8 @@
 use signet_identity::{AttestedNode, Bundle, Entry, FederationRelationship, JoinToken};
 
 use crate::{
-    EntryFilter, NodeFilter, PageRequest, Store, StoreError, bundles, entries, fault::doing,
-    federation, nodes, tokens,
+    ChangeKind, ChangedTo, EntryFilter, NodeFilter, PageRequest, Store, StoreError, bundles,
+    entries, fault::doing, federation, nodes, tokens,
 };
 
 /// How many entries one statement run of an import takes together.
@@ -71,7 +71,7 @@ impl Store {
                 entries::write::insert(&mut tx, &rows.collect::<Vec<_>>()).await?;
             }
             for entry in &contents.entries {
-                tx.changed(crate::ChangeKind::Entry, entry.id.as_str());
+                tx.changed(ChangeKind::Entry, entry.id.as_str(), ChangedTo::Unread);
             }
             tx.commit().await
         })

@@ -4,7 +4,7 @@ use signet_identity::{Bundle, BundleEndpointProfile, FederationRelationship, Tru
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
-    ChangeKind, CreateOutcome, Page, PageRequest, Store, StoreError,
+    ChangeKind, ChangedTo, CreateOutcome, Page, PageRequest, Store, StoreError,
     bundles::{self, rows::trust_domain},
     fault::{Fault, doing},
     store::Tx,
@@ -150,7 +150,7 @@ impl Store {
                     .await?;
                 let found = done.rows_affected() > 0;
                 if found {
-                    tx.changed(ChangeKind::Federation, name.as_str());
+                    tx.changed(ChangeKind::Federation, name.as_str(), ChangedTo::Unread);
                 }
                 outcomes.push(found);
             }
@@ -212,6 +212,6 @@ pub(crate) async fn put(
     .bind(endpoint_spiffe_id)
     .execute(tx.conn())
     .await?;
-    tx.changed(ChangeKind::Federation, relationship.trust_domain.as_str());
+    tx.changed(ChangeKind::Federation, relationship.trust_domain.as_str(), ChangedTo::Unread);
     Ok(())
 }

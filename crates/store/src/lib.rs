@@ -28,7 +28,7 @@ mod terms;
 mod tokens;
 
 pub use bundles::{BundleUpdate, DeleteBundleMode, DeleteBundleOutcome};
-pub use changes::{Change, ChangeKind, Changes};
+pub use changes::{Change, ChangeKind, ChangedTo, Changes};
 pub use contents::Contents;
 pub use entries::{
     CreateEntryOutcome, EntryChange, EntryFilter, EntryUpdate, NewEntry, UpdateEntryOutcome,

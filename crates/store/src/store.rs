@@ -2,14 +2,15 @@
 
 use std::{
     ops::{Deref, DerefMut},
-    sync::Arc,
+    sync::{Arc, PoisonError},
 };
 
 use sqlx::{Connection, Row, Sqlite, SqliteConnection, SqlitePool, pool::PoolConnection};
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard, watch};
 
 use crate::{
-    ChangeKind, OpenError, StoreError, StoreOptions,
+    Change, ChangeKind, ChangedTo, OpenError, StoreError, StoreOptions,
+    changes::Recent,
     fault::{Fault, doing},
     open, sql,
 };
@@ -26,6 +27,8 @@ pub(crate) struct Inner {
     /// `None` for a database in memory: then the writer reads too.
     readers: Option<SqlitePool>,
     revision: watch::Sender<u64>,
+    /// Changed before `revision` grows.
+    recent: std::sync::Mutex<Recent>,
     pub(crate) options: StoreOptions,
 }
 
@@ -46,6 +49,7 @@ impl Store {
             writer: Mutex::new(Some(Connected { conn: opened.writer, unsettled: false })),
             readers: opened.readers,
             revision: watch::Sender::new(opened.revision),
+            recent: std::sync::Mutex::default(),
             options,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -109,6 +113,11 @@ impl Store {
             Ok(connected) => Ok(Writer { store: self, connected }),
             Err(_closed) => Err(Fault::Closed),
         }
+    }
+
+    /// The newest changes made here. Whole whenever its lock is free.
+    pub(crate) fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
+        self.inner.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn publish(&self, revision: u64) {
@@ -205,7 +214,7 @@ pub(crate) struct Tx<'w> {
     connected: &'w mut Connected,
     pub(crate) now: i64,
     revision: u64,
-    changes: Vec<(ChangeKind, String)>,
+    changes: Vec<Change>,
 }
 
 impl Tx<'_> {
@@ -215,8 +224,9 @@ impl Tx<'_> {
     }
 
     /// Notes a change for the feed.
-    pub(crate) fn changed(&mut self, kind: ChangeKind, key: impl Into<String>) {
-        self.changes.push((kind, key.into()));
+    pub(crate) fn changed(&mut self, kind: ChangeKind, key: impl Into<String>, to: ChangedTo) {
+        let revision = self.revision + 1 + self.changes.len() as u64;
+        self.changes.push(Change { revision, kind, key: key.into(), to });
     }
 
     /// The first row ID after all that `table` has.
@@ -236,20 +246,20 @@ impl Tx<'_> {
                 sql::values(run.len(), 4)
             );
             let mut query = sql::query(text);
-            for (kind, key) in run {
-                self.revision += 1;
+            for change in run {
                 query = query
-                    .bind(self.revision.cast_signed())
-                    .bind(kind.number())
-                    .bind(key.as_str())
+                    .bind(change.revision.cast_signed())
+                    .bind(change.kind.number())
+                    .bind(change.key.as_str())
                     .bind(now);
             }
             query.execute(self.conn()).await?;
         }
         sqlx::query("COMMIT").execute(self.conn()).await?;
         self.connected.unsettled = false;
-        if !changes.is_empty() {
-            self.store.publish(self.revision);
+        if let Some(newest) = changes.last().map(|change| change.revision) {
+            self.store.recent().push(changes);
+            self.store.publish(newest);
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use common::{Fixture, draft, id, new, node};
 use signet_store::{
-    Change, ChangeKind, Changes, EntryFilter, OpenError, Store, StoreError, StoreOptions,
+    Change, ChangeKind, ChangedTo, Changes, EntryFilter, OpenError, Store, StoreError, StoreOptions,
 };
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
@@ -135,14 +135,26 @@ async fn the_feed_has_no_gaps_and_every_subscriber_hears_of_the_newest() {
     };
     let revisions: Vec<u64> = changes.iter().map(|change| change.revision).collect();
     assert_eq!(revisions, (1..=101).collect::<Vec<u64>>());
-    let last =
-        Change { revision: 101, kind: ChangeKind::Node, key: "spiffe://td/spire/agent/t/a".into() };
+    let last = Change {
+        revision: 101,
+        kind: ChangeKind::Node,
+        key: "spiffe://td/spire/agent/t/a".into(),
+        to: ChangedTo::Node(node("a").into()),
+    };
     assert_eq!(changes.last(), Some(&last));
     assert_eq!(fixture.store.changes_since(100, 10).await.unwrap(), Changes::Since(vec![last]));
     assert_eq!(fixture.store.changes_since(101, 10).await.unwrap(), Changes::Since(vec![]));
     assert_eq!(fixture.store.changes_since(102, 10).await.unwrap(), Changes::Gone { newest: 101 });
     let fixture = fixture.reopen().await;
     assert_eq!(fixture.store.revision(), 101);
+    let Changes::Since(again) = fixture.store.changes_since(0, 1_000).await.unwrap() else {
+        panic!("gone");
+    };
+    assert!(again.iter().all(|change| change.to == ChangedTo::Unread));
+    let keys = |all: &[Change]| -> Vec<_> {
+        all.iter().map(|it| (it.revision, it.kind, it.key.clone())).collect()
+    };
+    assert_eq!(keys(&again), keys(&changes));
 }
 
 #[tokio::test]
@@ -269,4 +281,24 @@ async fn a_full_disk_is_named_and_nothing_is_lost() {
     assert!(matches!(error, StoreError::Full { .. }), "{error:?}");
     assert!(kept > 0);
     assert_eq!((count, after, listed as u64), (kept, kept, kept));
+}
+
+#[tokio::test]
+async fn what_another_process_writes_is_in_the_feed_too() {
+    let fixture = Fixture::new().await;
+    let other = Store::open(fixture.options()).await.unwrap();
+    fixture.create("e1", draft("a", "p", &["x:1"])).await;
+    other.put_node(node("n"), 1).await.unwrap();
+    let entry = fixture.create("e2", draft("b", "p", &["x:1"])).await;
+    fixture.store.delete_entries(vec![id("e2")], 1).await.unwrap();
+    let Changes::Since(changes) = fixture.store.changes_since(0, 10).await.unwrap() else {
+        panic!("gone");
+    };
+    let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
+    assert_eq!(keys, ["e1", "spiffe://td/spire/agent/t/n", "e2", "e2"]);
+    let Changes::Since(changes) = fixture.store.changes_since(2, 10).await.unwrap() else {
+        panic!("gone");
+    };
+    let to: Vec<&ChangedTo> = changes.iter().map(|change| &change.to).collect();
+    assert_eq!(to, [&ChangedTo::Entry(entry.into()), &ChangedTo::Gone]);
 }

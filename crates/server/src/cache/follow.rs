@@ -12,7 +12,7 @@ use signet_identity::{
 };
 use signet_pki::x509::TrustBundle;
 use signet_store::{
-    Change, ChangeKind, Changes, EntryFilter, NodeFilter, PageRequest, Store, StoreError,
+    Change, ChangeKind, ChangedTo, Changes, EntryFilter, NodeFilter, PageRequest, Store, StoreError,
 };
 
 use super::{Cache, CachedBundle, NodeRow, Revisions};
@@ -33,10 +33,18 @@ pub struct Follower {
 /// Changes of one batch, by what is to be read again.
 #[derive(Default)]
 struct Touched {
+    /// To be read.
     entries: Vec<EntryId>,
+    /// To be read.
     nodes: Vec<SpiffeId>,
+    /// What became of entries, where the feed itself told.
+    told_entries: Vec<IndexChange>,
+    /// What became of nodes, where the feed itself told.
+    told_nodes: Vec<(SpiffeId, Option<AttestedNode>)>,
     bundles: HashSet<TrustDomain>,
     relationships: bool,
+    any_entries: bool,
+    any_nodes: bool,
     newest: u64,
 }
 
@@ -160,9 +168,10 @@ impl Follower {
     }
 
     async fn apply(&self, changes: Vec<Change>) -> Result<(), StoreError> {
-        let touched = touched(changes);
+        let mut touched = touched(changes);
         let cache = &self.cache;
-        let mut updates = Vec::with_capacity(touched.entries.len() + touched.nodes.len());
+        touched.any_entries = !(touched.entries.is_empty() && touched.told_entries.is_empty());
+        let mut updates = std::mem::take(&mut touched.told_entries);
         let mut gone: HashSet<EntryId> = touched.entries.iter().cloned().collect();
         if !touched.entries.is_empty() {
             for entry in cache.store.entries(&touched.entries).await? {
@@ -171,7 +180,9 @@ impl Follower {
             }
         }
         updates.extend(gone.into_iter().map(IndexChange::EntryGone));
-        let rows = read_nodes(&cache.store, &touched.nodes).await?;
+        let mut rows = read_nodes(&cache.store, &touched.nodes).await?;
+        rows.append(&mut touched.told_nodes);
+        touched.any_nodes = !rows.is_empty();
         for (id, node) in &rows {
             updates.push(match node {
                 Some(node) => IndexChange::Node(id.clone(), node.selectors.clone()),
@@ -212,10 +223,10 @@ impl Follower {
     fn announce(&self, touched: &Touched, concerned: &HashSet<SpiffeId>) {
         let newest = touched.newest;
         self.cache.all.send_modify(|all| {
-            if !touched.entries.is_empty() {
+            if touched.any_entries {
                 all.entries = newest;
             }
-            if !touched.nodes.is_empty() {
+            if touched.any_nodes {
                 all.agents = newest;
             }
             if !touched.bundles.is_empty() {
@@ -250,17 +261,40 @@ impl Follower {
     }
 }
 
+impl Touched {
+    fn entry(&mut self, id: EntryId, to: ChangedTo) {
+        match to {
+            ChangedTo::Entry(entry) => {
+                self.told_entries.push(IndexChange::Entry(Arc::unwrap_or_clone(entry)));
+            }
+            ChangedTo::Gone => self.told_entries.push(IndexChange::EntryGone(id)),
+            ChangedTo::Node(_) | ChangedTo::Unread => self.entries.push(id),
+        }
+    }
+
+    fn node(&mut self, id: SpiffeId, to: ChangedTo) {
+        match to {
+            ChangedTo::Node(node) => {
+                self.told_nodes.push((id, Some(Arc::unwrap_or_clone(node))));
+            }
+            ChangedTo::Gone => self.told_nodes.push((id, None)),
+            ChangedTo::Entry(_) | ChangedTo::Unread => self.nodes.push(id),
+        }
+    }
+}
+
 fn touched(changes: Vec<Change>) -> Touched {
     let mut touched = Touched::default();
     let mut seen: HashSet<(ChangeKind, String)> = HashSet::with_capacity(changes.len());
-    for Change { revision, kind, key } in changes {
+    // From the newest: what came of a thing last is what counts.
+    for Change { revision, kind, key, to } in changes.into_iter().rev() {
         touched.newest = touched.newest.max(revision);
         if !seen.insert((kind, key.clone())) {
             continue;
         }
         let readable = match kind {
-            ChangeKind::Entry => key.parse().map(|id| touched.entries.push(id)).is_ok(),
-            ChangeKind::Node => key.parse().map(|id| touched.nodes.push(id)).is_ok(),
+            ChangeKind::Entry => key.parse().map(|id| touched.entry(id, to)).is_ok(),
+            ChangeKind::Node => key.parse().map(|id| touched.node(id, to)).is_ok(),
             ChangeKind::Bundle => key.parse().map(|td| touched.bundles.insert(td)).is_ok(),
             ChangeKind::Federation => {
                 touched.relationships = true;

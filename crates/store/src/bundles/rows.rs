@@ -5,7 +5,7 @@ use std::{collections::HashSet, str::FromStr, sync::Arc};
 use signet_identity::{Bundle, JwtAuthority, TrustDomain, X509Authority};
 use sqlx::{Row, SqliteConnection};
 
-use crate::{ChangeKind, fault::Fault, sql, store::Tx};
+use crate::{ChangeKind, ChangedTo, fault::Fault, sql, store::Tx};
 
 const X509: i64 = 1;
 const JWT: i64 = 2;
@@ -174,13 +174,13 @@ pub(crate) async fn put(tx: &mut Tx<'_>, old: Option<i64>, bundle: &Bundle) -> R
         .execute(tx.conn())
         .await?;
     }
-    tx.changed(ChangeKind::Bundle, bundle.trust_domain.as_str());
+    tx.changed(ChangeKind::Bundle, bundle.trust_domain.as_str(), ChangedTo::Unread);
     Ok(())
 }
 
 /// Deletes a bundle's row, authorities included.
 pub(crate) async fn delete(tx: &mut Tx<'_>, id: i64, bundle: &Bundle) -> Result<(), Fault> {
     sqlx::query("DELETE FROM bundles WHERE id = ?").bind(id).execute(tx.conn()).await?;
-    tx.changed(ChangeKind::Bundle, bundle.trust_domain.as_str());
+    tx.changed(ChangeKind::Bundle, bundle.trust_domain.as_str(), ChangedTo::Unread);
     Ok(())
 }

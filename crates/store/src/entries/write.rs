@@ -1,12 +1,15 @@
 //! Writing entries, within a transaction.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use signet_identity::{Entry, EntryDraft, EntryId, TrustDomain};
 
 use super::{CreateEntryOutcome, EntryUpdate, NewEntry, UpdateEntryOutcome, rows};
 use crate::{
-    ChangeKind,
+    ChangeKind, ChangedTo,
     bundles::rows::known_trust_domains,
     fault::Fault,
     listing::Listed,
@@ -42,13 +45,18 @@ pub(crate) async fn create(
         }
         let entry = Entry { id: new.id, body: new.draft, revision_number: 0, created_at: now };
         known.similar.entry(similar).or_default().push(entry.clone());
-        tx.changed(ChangeKind::Entry, entry.id.as_str());
+        entry_changed(tx, &entry);
         created.push((row, entry.clone()));
         outcomes.push(CreateEntryOutcome::Created(entry));
         row += 1;
     }
     insert(tx, &created).await?;
     Ok(outcomes)
+}
+
+fn entry_changed(tx: &mut Tx<'_>, entry: &Entry) {
+    let to = ChangedTo::Entry(Arc::new(entry.clone()));
+    tx.changed(ChangeKind::Entry, entry.id.as_str(), to);
 }
 
 /// Inserts rows and their terms.
@@ -174,7 +182,7 @@ pub(crate) async fn rewrite(
         format!("REPLACE INTO entries ({}) VALUES {}", Entry::COLUMNS, sql::values(1, rows::WIDTH));
     rows::bind(sql::query(text), row, stored).execute(tx.conn()).await?;
     terms::replace(tx.conn(), Index::Entries, row, &old, &terms::of_entry(stored)).await?;
-    tx.changed(ChangeKind::Entry, stored.id.as_str());
+    entry_changed(tx, stored);
     Ok(())
 }
 
@@ -192,7 +200,7 @@ pub(crate) async fn delete(tx: &mut Tx<'_>, found: &[(i64, Entry)]) -> Result<()
     pairs.sort_unstable();
     terms::delete(tx.conn(), Index::Entries, &pairs).await?;
     for (_, entry) in found {
-        tx.changed(ChangeKind::Entry, entry.id.as_str());
+        tx.changed(ChangeKind::Entry, entry.id.as_str(), ChangedTo::Gone);
     }
     Ok(())
 }

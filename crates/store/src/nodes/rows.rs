@@ -1,10 +1,12 @@
 //! Attested nodes as rows.
 
+use std::sync::Arc;
+
 use signet_identity::{AttestedNode, SpiffeId};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
-    ChangeKind,
+    ChangeKind, ChangedTo,
     fault::Fault,
     json, listing,
     listing::Listed,
@@ -69,7 +71,8 @@ pub(crate) async fn put(
         .execute(tx.conn())
         .await?;
     terms::replace(tx.conn(), Index::Nodes, row, &old_terms, &terms::of_node(node)).await?;
-    tx.changed(ChangeKind::Node, node.spiffe_id.to_string());
+    let to = ChangedTo::Node(Arc::new(node.clone()));
+    tx.changed(ChangeKind::Node, node.spiffe_id.to_string(), to);
     Ok(())
 }
 
@@ -77,7 +80,7 @@ pub(crate) async fn delete(tx: &mut Tx<'_>, found: &(i64, AttestedNode)) -> Resu
     let (row, node) = found;
     sqlx::query("DELETE FROM nodes WHERE id = ?").bind(*row).execute(tx.conn()).await?;
     terms::replace(tx.conn(), Index::Nodes, *row, &terms::of_node(node), &[]).await?;
-    tx.changed(ChangeKind::Node, node.spiffe_id.to_string());
+    tx.changed(ChangeKind::Node, node.spiffe_id.to_string(), ChangedTo::Gone);
     Ok(())
 }
 
