@@ -11,7 +11,7 @@ use signet_base::Clock as _;
 use signet_daemon::cli::{Output, parse_bool};
 
 use super::{
-    env::{CliError, CommonFlags, Env},
+    env::{CliError, CommonFlags, Env, MAX_ANSWER},
     text::{self, MatchOn},
 };
 
@@ -156,7 +156,8 @@ async fn count(flags: FilterFlags, env: &mut Env) -> Result<(), CliError> {
 
 async fn list(flags: FilterFlags, env: &mut Env) -> Result<(), CliError> {
     let filter = flags.filter()?;
-    let mut client = AgentClient::new(env.connect(&flags.common.socket).await?);
+    let mut client = AgentClient::new(env.connect(&flags.common.socket).await?)
+        .max_decoding_message_size(MAX_ANSWER);
     let agents = all(&mut client, filter, None).await?;
     if flags.common.output == Output::Json {
         return env.json(&pb::ListAgentsResponse { agents, next_page_token: String::new() });
@@ -172,7 +173,8 @@ async fn list(flags: FilterFlags, env: &mut Env) -> Result<(), CliError> {
 }
 
 async fn purge(flags: PurgeFlags, env: &mut Env) -> Result<(), CliError> {
-    let mut client = AgentClient::new(env.connect(&flags.common.socket).await?);
+    let mut client = AgentClient::new(env.connect(&flags.common.socket).await?)
+        .max_decoding_message_size(MAX_ANSWER);
     let filter =
         pb::list_agents_request::Filter { by_can_reattest: Some(true), ..Default::default() };
     let mask = types::AgentMask { x509svid_expires_at: true, ..Default::default() };

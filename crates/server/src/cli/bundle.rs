@@ -15,7 +15,7 @@ use signet_identity::Bundle;
 use signet_pki::jwks;
 
 use super::{
-    env::{CliError, CommonFlags, Env},
+    env::{CliError, CommonFlags, Env, MAX_ANSWER},
     text,
 };
 use crate::service::chain;
@@ -141,7 +141,8 @@ async fn count(flags: CountFlags, env: &mut Env) -> Result<(), CliError> {
 }
 
 async fn show(flags: ShowFlags, env: &mut Env) -> Result<(), CliError> {
-    let mut client = BundleClient::new(env.connect(&flags.common.socket).await?);
+    let mut client = BundleClient::new(env.connect(&flags.common.socket).await?)
+        .max_decoding_message_size(MAX_ANSWER);
     let request = pb::GetBundleRequest { output_mask: None };
     let bundle = client.get_bundle(request).await?.into_inner();
     if flags.common.output == Output::Json {
@@ -151,7 +152,8 @@ async fn show(flags: ShowFlags, env: &mut Env) -> Result<(), CliError> {
 }
 
 async fn list(flags: ListFlags, env: &mut Env) -> Result<(), CliError> {
-    let mut client = BundleClient::new(env.connect(&flags.common.socket).await?);
+    let mut client = BundleClient::new(env.connect(&flags.common.socket).await?)
+        .max_decoding_message_size(MAX_ANSWER);
     if let Some(trust_domain) = flags.id.filter(|id| !id.is_empty()) {
         let request = pb::GetFederatedBundleRequest { trust_domain, output_mask: None };
         let bundle = client.get_federated_bundle(request).await?.into_inner();

@@ -5,7 +5,9 @@ mod explain;
 mod flags;
 mod print;
 
+use prost::Message as _;
 use signet_api::{
+    MAX_MESSAGE_SIZE,
     pb::spire::api::{
         server::entry::v1::{self as pb, entry_client::EntryClient},
         types,
@@ -17,12 +19,14 @@ use tonic::{Code, transport::Channel};
 
 use self::flags::{CreateFlags, FilterFlags, UpdateFlags};
 use super::{
-    env::{CliError, CommonFlags, Env, code_name},
+    env::{CliError, CommonFlags, Env, MAX_ANSWER, code_name},
     text,
 };
 
 /// How many entries are asked for, or sent, at a time.
 const BATCH: usize = 500;
+/// How many bytes of entries are sent at a time: receivers take 4 MiB.
+const BATCH_BYTES: usize = MAX_MESSAGE_SIZE / 2;
 
 /// The commands.
 #[derive(Debug, clap::Subcommand)]
@@ -125,7 +129,7 @@ async fn create(flags: CreateFlags, env: &mut Env) -> Result<(), CliError> {
     let entries = flags.entries(env)?;
     let mut client = EntryClient::new(env.connect(&flags.common().socket).await?);
     let mut results = Vec::with_capacity(entries.len());
-    for batch in entries.chunks(BATCH) {
+    for batch in batches(&entries) {
         let request = pb::BatchCreateEntryRequest { entries: batch.to_vec(), output_mask: None };
         let response = client.batch_create_entry(request).await;
         let answers = response.map_err(CliError::call("failed to create entries"))?.into_inner();
@@ -147,7 +151,7 @@ async fn update(flags: UpdateFlags, env: &mut Env) -> Result<(), CliError> {
     let entries = flags.entries(env)?;
     let mut client = EntryClient::new(env.connect(&flags.common().socket).await?);
     let mut results = Vec::with_capacity(entries.len());
-    for batch in entries.chunks(BATCH) {
+    for batch in batches(&entries) {
         let request = pb::BatchUpdateEntryRequest {
             entries: batch.to_vec(),
             input_mask: None,
@@ -221,7 +225,8 @@ async fn show(flags: ShowFlags, env: &mut Env) -> Result<(), CliError> {
         return Err(CliError::usage("the -entryID flag can't be combined with others"));
     }
     let filter = flags.filter.read()?;
-    let mut client = EntryClient::new(env.connect(&flags.common.socket).await?);
+    let mut client = EntryClient::new(env.connect(&flags.common.socket).await?)
+        .max_decoding_message_size(MAX_ANSWER);
     let mut entries = match entry_id {
         Some(id) => {
             let request = pb::GetEntryRequest { id: id.to_owned(), output_mask: None };
@@ -262,6 +267,22 @@ async fn all(
         }
         request.page_token = page.next_page_token;
     }
+}
+
+/// Cuts entries into calls of at most [`BATCH`] entries, each small enough to be received.
+fn batches(mut entries: &[types::Entry]) -> Vec<&[types::Entry]> {
+    let mut out = Vec::new();
+    while !entries.is_empty() {
+        let mut bytes = 0;
+        let fits = entries.iter().take(BATCH).take_while(|entry| {
+            bytes += entry.encoded_len();
+            bytes <= BATCH_BYTES
+        });
+        let (batch, rest) = entries.split_at(fits.count().max(1));
+        out.push(batch);
+        entries = rest;
+    }
+    out
 }
 
 type Outcome = (types::Status, types::Entry);
@@ -306,4 +327,23 @@ fn all_good(results: &[Outcome], otherwise: &str) -> Result<(), CliError> {
         return Ok(());
     }
     Err(CliError::failed(otherwise))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_bounded_in_number_and_size_and_lose_nothing() {
+        let entry = |len: usize| types::Entry { hint: "x".repeat(len), ..Default::default() };
+        for (entries, expected) in [
+            (vec![entry(1); 1201], vec![500, 500, 201]),
+            (vec![entry(BATCH_BYTES); 2], vec![1, 1]),
+            (vec![entry(BATCH_BYTES / 2 - 10); 3], vec![2, 1]),
+            (Vec::new(), Vec::new()),
+        ] {
+            let sizes: Vec<usize> = batches(&entries).iter().map(|batch| batch.len()).collect();
+            assert_eq!(sizes, expected);
+        }
+    }
 }

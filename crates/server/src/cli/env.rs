@@ -17,6 +17,9 @@ use tonic::{Code, Status, transport::Channel};
 const TEMPLATE_VARIABLE: &str = "SPIRE_SERVER_PRIVATE_SOCKET_TEMPLATE";
 /// The variable with the socket path.
 const SOCKET_VARIABLE: &str = "SPIRE_SERVER_PRIVATE_SOCKET";
+/// The longest answer that a list command takes, bytes: some lists are not paged, and a person
+/// waits for them.
+pub const MAX_ANSWER: usize = 256 * 1024 * 1024;
 /// The most that is read from a file or standard input, bytes.
 const MAX_INPUT: u64 = 64 * 1024 * 1024;
 

@@ -14,7 +14,7 @@ use tonic::Code;
 
 use super::{
     bundle::Format,
-    env::{CliError, CommonFlags, Env, code_name},
+    env::{CliError, CommonFlags, Env, MAX_ANSWER, code_name},
     text,
 };
 
@@ -187,7 +187,8 @@ async fn delete(flags: IdFlags, env: &mut Env) -> Result<(), CliError> {
 }
 
 async fn list(flags: ListFlags, env: &mut Env) -> Result<(), CliError> {
-    let mut client = TrustDomainClient::new(env.connect(&flags.common.socket).await?);
+    let mut client = TrustDomainClient::new(env.connect(&flags.common.socket).await?)
+        .max_decoding_message_size(MAX_ANSWER);
     let request = pb::ListFederationRelationshipsRequest::default();
     let response = client.list_federation_relationships(request).await;
     let response =
@@ -221,7 +222,8 @@ async fn refresh(flags: IdFlags, env: &mut Env) -> Result<(), CliError> {
 }
 
 async fn show(flags: ShowFlags, env: &mut Env) -> Result<(), CliError> {
-    let mut client = TrustDomainClient::new(env.connect(&flags.common.socket).await?);
+    let mut client = TrustDomainClient::new(env.connect(&flags.common.socket).await?)
+        .max_decoding_message_size(MAX_ANSWER);
     let request = pb::GetFederationRelationshipRequest {
         trust_domain: flags.trust_domain.clone(),
         output_mask: None,
