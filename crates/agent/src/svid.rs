@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
+use bytes::Bytes;
 use signet_identity::SpiffeId;
 use zeroize::Zeroizing;
 
@@ -40,9 +41,22 @@ impl X509Svid {
         self.chain.concat()
     }
 
+    /// The private key for a message, without a copy of it.
+    pub fn key_bytes(self: &Arc<Self>) -> Bytes {
+        Bytes::from_owner(KeyOf(Arc::clone(self)))
+    }
+
     /// Whether it has expired at `now`.
     pub fn expired(&self, now: i64) -> bool {
         now >= self.not_after
+    }
+}
+
+struct KeyOf(Arc<X509Svid>);
+
+impl AsRef<[u8]> for KeyOf {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.key
     }
 }
 

@@ -10,11 +10,12 @@ use std::{
     task::{Context, Poll},
 };
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes};
 use http::{HeaderMap, HeaderValue};
 use hyper::body::{Body, Frame};
 use prost::Message;
 use tonic::{Code, Status, codegen::tokio_stream::Stream};
+use zeroize::Zeroizing;
 
 /// A message with its gRPC frame header, encoded once. Cloning shares the bytes.
 #[derive(Clone, PartialEq, Eq)]
@@ -32,13 +33,15 @@ impl Framed {
         let len = message.encoded_len();
         let prefix = u32::try_from(len)
             .map_err(|_| Status::resource_exhausted("message is longer than a frame can be"))?;
-        let mut frame = BytesMut::with_capacity(HEADER_LEN + len);
+        // Answers carry private keys: the one copy that all streams share is wiped in the end. Its
+        // size is known, so that it never grows and leaves a copy behind.
+        let mut frame = Zeroizing::new(Vec::with_capacity(HEADER_LEN + len));
         frame.put_u8(0);
         frame.put_u32(prefix);
         message
-            .encode(&mut frame)
+            .encode(&mut *frame)
             .map_err(|error| Status::internal(format!("encoding a response: {error}")))?;
-        Ok(Self(frame.freeze()))
+        Ok(Self(Bytes::from_owner(frame)))
     }
 
     /// The message without its frame header.

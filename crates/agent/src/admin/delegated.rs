@@ -257,7 +257,7 @@ fn x509_answer(update: &WorkloadUpdate) -> SubscribeToX509sviDsResponse {
                 expires_at: identity.svid.not_after,
                 hint: identity.entry.hint.to_string(),
             }),
-            x509_svid_key: Bytes::copy_from_slice(&identity.svid.key),
+            x509_svid_key: identity.svid.key_bytes(),
         })
         .collect();
     let federates_with =

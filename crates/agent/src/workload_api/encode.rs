@@ -20,7 +20,7 @@ pub(super) fn x509_svids(update: &WorkloadUpdate) -> Result<Framed, Status> {
             .map(|identity| pb::X509svid {
                 spiffe_id: identity.entry.spiffe_id.to_string(),
                 x509_svid: Bytes::from(identity.svid.chain_der()),
-                x509_svid_key: Bytes::copy_from_slice(&identity.svid.key),
+                x509_svid_key: identity.svid.key_bytes(),
                 bundle: bundle.clone(),
                 hint: identity.entry.hint.to_string(),
             })
