@@ -278,7 +278,8 @@ impl App {
         reload::spawn(tasks, &context, &attestors)?;
         prune::spawn(tasks, &context);
         tasks.spawn("ca", keeper.run(token.clone()));
-        tasks.spawn("change_feed", follower.run(token.clone()));
+        let staleness = context.config.max_store_staleness;
+        tasks.spawn("change_feed", follower.run(token.clone(), staleness));
         tasks.spawn("server_svid", identity.run(token.clone()));
 
         let remote = ReceiverStream::new(listen::tcp(tasks, tcp, tls, trusted));

@@ -292,6 +292,29 @@ async fn minting_checks_the_csr() {
 }
 
 #[tokio::test]
+async fn without_its_store_a_yes_from_memory_holds_for_a_while_and_not_longer() {
+    let options = Options { server: "max_store_staleness = \"2s\"".into(), ..Options::default() };
+    let server = TestServer::with(options).await;
+    let agent = server.agent().await;
+    let entry = server.create_entry("spiffe://example.org/w", &agent.id, "unix:uid:0").await;
+    assert_eq!(agent.entries(&server).await.unwrap(), [entry.clone()]);
+    server.context.store.close().await;
+    assert_eq!(agent.entries(&server).await.unwrap(), [entry]);
+    let refused = async {
+        loop {
+            match agent.entries(&server).await {
+                Ok(_) => tokio::task::yield_now().await,
+                Err(refused) => break refused,
+            }
+        }
+    };
+    let refused = tokio::time::timeout(Duration::from_secs(20), refused).await.unwrap();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().starts_with("the registration store has not answered"));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn broken_files_stop_the_start_and_are_named() {
     for (file, content) in [("keys.json", "{\"keys\":"), ("db", "this is not a database at all")] {
         let server = TestServer::start().await;

@@ -21,8 +21,10 @@ use super::{Cache, CachedBundle, NodeRow, Revisions};
 const BATCH: u32 = 1000;
 /// How many rows are loaded at a time.
 const PAGE: u32 = 1000;
-/// How often an idle store is asked whether it still works.
+/// How often an idle store is asked whether it still works, at least.
 const PING: Duration = Duration::from_secs(60);
+/// And at most.
+const MIN_PING: Duration = Duration::from_millis(100);
 
 /// Follows the change feed. Its one owner runs it with [`Follower::run`].
 #[derive(Debug)]
@@ -53,8 +55,10 @@ impl Follower {
         Self { cache }
     }
 
-    /// Follows until the token is cancelled.
-    pub async fn run(self, token: CancellationToken) {
+    /// Follows until the token is cancelled. An idle store is asked several times within
+    /// `max_staleness` whether it still works.
+    pub async fn run(self, token: CancellationToken, max_staleness: Duration) {
+        let ping = (max_staleness / 4).clamp(MIN_PING, PING);
         let mut revisions = self.cache.store.subscribe();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         loop {
@@ -76,7 +80,7 @@ impl Follower {
             tokio::select! {
                 () = token.cancelled() => return,
                 changed = revisions.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(PING) => match self.cache.store.ping().await {
+                () = tokio::time::sleep(ping) => match self.cache.store.ping().await {
                     Ok(()) => self.cache.saw_store(),
                     Err(error) => tracing::error!(
                         error = &error as &dyn std::error::Error,
