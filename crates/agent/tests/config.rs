@@ -195,14 +195,17 @@ fn plugins_become_typed_values_or_are_refused() {
     let node = config.plugins.node_attestor.unwrap();
     let NodeAttestor::X509Pop(pop) = node.settings else { panic!() };
     assert!(matches!(pop.source, X509PopSource::Files { intermediates_path: None, .. }));
-    let WorkloadAttestor::Unix(unix) = &config.plugins.workload_attestors[0].settings;
+    let WorkloadAttestor::Unix(unix) = &config.plugins.workload_attestors[0].settings else {
+        panic!()
+    };
     assert_eq!((unix.discover_workload_path, unix.workload_size_limit), (true, -1));
     for (plugins, wanted) in [
         ("", "exactly one NodeAttestor is expected, found 0"),
         ("", "at least one WorkloadAttestor is expected"),
         ("NodeAttestor x509pop {}", "private_key_path must be configured"),
-        ("NodeAttestor k8s_psat {}", "arrives with Kubernetes support"),
-        ("WorkloadAttestor k8s {}", "arrives with container support"),
+        ("NodeAttestor k8s_psat {}", "cluster must be configured"),
+        ("NodeAttestor sshpop {}", "is not in this release"),
+        ("WorkloadAttestor docker {}", "arrives in a later release"),
         ("WorkloadAttestor x {}", "unknown workload attestor"),
         ("SVIDStore gcp_secretmanager {}", "SVID stores arrive in a later release"),
         ("Notifier x {}", "unknown kind of plugin"),

@@ -247,8 +247,11 @@ fn plugins_that_do_not_exist_here_are_refused_with_what_to_use() {
     for (plugin, wanted) in [
         ("KeyManager \"aws_kms\" {}", "is not in this release; use KeyManager \"disk\""),
         ("KeyManager \"x\" {}", "unknown key manager"),
-        ("NodeAttestor \"k8s_psat\" {}", "arrives with Kubernetes support"),
-        ("NodeAttestor \"aws_iid\" {}", "use x509pop, http_challenge or join_token"),
+        (
+            "NodeAttestor \"k8s_psat\" { plugin_data { clusters = { \"c\" = {} } } }",
+            "service_account_allow_list must be configured",
+        ),
+        ("NodeAttestor \"aws_iid\" {}", "use k8s_psat, x509pop, http_challenge or join_token"),
         ("UpstreamAuthority \"vault\" {}", "use UpstreamAuthority \"disk\""),
         ("Notifier \"k8sbundle\" {}", "notifiers arrive with"),
         ("BundlePublisher \"aws_s3\" {}", "bundle publishers arrive"),
