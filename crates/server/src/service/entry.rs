@@ -3,7 +3,7 @@
 mod filter;
 mod sync;
 
-use std::{pin::Pin, sync::Arc};
+use std::{pin::Pin, sync::Arc, time::UNIX_EPOCH};
 
 use signet_api::{
     convert::{EntryChange, entry_from_pb, entry_to_pb},
@@ -17,6 +17,7 @@ use signet_api::{
     status,
 };
 use signet_identity::{Entry, EntryId, TrustDomain};
+use signet_pki::random;
 use signet_store::{CreateEntryOutcome, EntryUpdate, NewEntry, UpdateEntryOutcome};
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -59,13 +60,26 @@ impl EntryService {
         let draft = entry_from_pb(&self.context.trust_domain, entry)
             .map_err(|error| invalid("failed to convert entry", error.to_string()))?;
         let id = match entry.id.as_str() {
-            "" => uuid::Uuid::new_v4().to_string().parse(),
+            "" => self.fresh_id().parse(),
             given => given.parse(),
         };
         let id = id.map_err(|error: signet_identity::EntryError| {
             invalid("failed to create entry", error.to_string())
         })?;
         Ok(NewEntry { id, draft })
+    }
+
+    /// An ID for a new entry: a UUID that begins with the time (version 7). In the store's index
+    /// of IDs, new ones are then neighbours, which spares half of what a batch writes; and of the
+    /// entries that a workload matches, the oldest is its default identity.
+    fn fresh_id(&self) -> String {
+        let since_epoch = self.context.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let millis = u64::try_from(since_epoch.as_millis()).unwrap_or_default();
+        match random::bytes::<10>() {
+            Ok(bytes) => uuid::Builder::from_unix_timestamp_millis(millis, &bytes).into_uuid(),
+            Err(_) => uuid::Uuid::new_v4(),
+        }
+        .to_string()
     }
 
     fn update(
