@@ -19,7 +19,7 @@ pub mod token;
 pub mod upstreamauthority;
 pub mod x509;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode, time::Duration};
 
 use signet_daemon::{
     cli::{self, EXIT_DONE, EXIT_FAILED},
@@ -32,6 +32,9 @@ use crate::{
     migrate::{self, MigrateFlags},
     run,
 };
+
+/// How long a command may take in all.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 const AFTER_HELP: &str = "\
 Flags take one dash or two, and a value after a space or `=`. `signet-server help COMMAND` says
@@ -134,7 +137,11 @@ pub fn main() -> ExitCode {
 pub fn client(command: Command, env: &mut Env) -> u8 {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(dispatch(command, env)),
+        Ok(runtime) => runtime.block_on(async {
+            tokio::time::timeout(PATIENCE, dispatch(command, env))
+                .await
+                .unwrap_or_else(|_| Err(CliError::failed("the server did not answer in time")))
+        }),
         Err(error) => Err(CliError::failed(format!("starting: {error}"))),
     };
     let done = done.and_then(|()| Ok(env.out.flush()?));

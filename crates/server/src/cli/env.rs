@@ -40,7 +40,8 @@ pub struct Env {
 /// Which socket to talk to.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct SocketFlags {
-    /// Socket of the server's local API [default: /tmp/signet-server/private/api.sock]
+    /// Socket of the server's local API [default: /tmp/signet-server/private/api.sock, or SPIRE's
+    /// path when invoked as spire-server]
     #[arg(long = "socketPath", value_name = "PATH", help_heading = "Connection")]
     pub socket_path: Option<PathBuf>,
     /// Put this name for %i into the socket path of $SPIRE_SERVER_PRIVATE_SOCKET_TEMPLATE
