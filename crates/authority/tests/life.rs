@@ -1,5 +1,13 @@
 //! The life of the authorities: rotation, crashes, jumps of the clock.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 mod support;
 
 use std::time::Duration;

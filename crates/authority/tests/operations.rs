@@ -1,5 +1,13 @@
 //! What an operator may do, with SPIRE's refusals.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 mod support;
 
 use signet_authority::{Authority, Keeper, OperationClass, OperationError, journal::Status};

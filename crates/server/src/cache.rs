@@ -144,7 +144,7 @@ impl Cache {
 
     /// The entries that issue this SPIFFE ID.
     pub fn entries_of(&self, id: &SpiffeId) -> Vec<Arc<Entry>> {
-        self.read().index.entries_of(id).map(|entry| Arc::clone(entry)).collect()
+        self.read().index.entries_of(id).map(Arc::clone).collect()
     }
 
     /// How many entries there are.

@@ -1,5 +1,13 @@
 //! Push: what concerns a client reaches it at once, and nothing else does.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 mod support;
 
 use std::time::{Duration, Instant};
