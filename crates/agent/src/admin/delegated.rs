@@ -84,7 +84,7 @@ impl Delegated {
         pid: i32,
         selectors: &[types::Selector],
     ) -> Result<SelectorSet, Status> {
-        if (pid != 0) == !selectors.is_empty() {
+        if (pid == 0) == selectors.is_empty() {
             return Err(Status::invalid_argument(
                 "must provide either selectors or non-zero PID, but not both",
             ));

@@ -67,7 +67,7 @@ impl explain_server::Explain for Explain {
         request: Request<ExplainWorkloadRequest>,
     ) -> Result<Response<ExplainWorkloadResponse>, Status> {
         let request = request.into_inner();
-        if (request.pid != 0) == !request.selectors.is_empty() {
+        if (request.pid == 0) == request.selectors.is_empty() {
             return Err(Status::invalid_argument(
                 "must provide either selectors or non-zero PID, but not both",
             ));

@@ -247,7 +247,7 @@ fn entry_from_pb(entry: &types::Entry) -> Result<AgentEntry, convert::ConvertErr
     if selectors.is_empty() {
         return Err(EntryError::NoSelectors.into());
     }
-    let attributes = entry.additional_attributes.clone().unwrap_or_default();
+    let attributes = entry.additional_attributes.unwrap_or_default();
     Ok(AgentEntry {
         id: entry.id.parse::<EntryId>()?,
         spiffe_id: convert::id_from_pb(entry.spiffe_id.as_ref())?,
