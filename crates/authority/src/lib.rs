@@ -9,7 +9,8 @@
 //! No I/O of its own: keys, bundle, journal and upstream are ports; times come from a clock.
 //!
 //! Order of writing, so that a crash at any point loses nothing and leaks nothing that signs:
-//! key, journal (prepared), bundle, and only then activation: journal (active), memory.
+//! key, journal (prepared), bundle, and only then activation: journal (active), memory. With an
+//! upstream authority its roots go into the bundle before the journal.
 
 mod authority;
 mod error;

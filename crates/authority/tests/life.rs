@@ -120,8 +120,9 @@ async fn keys_in_memory_mean_a_new_authority_at_each_start() {
 
 #[tokio::test(start_paused = true)]
 async fn a_crash_at_any_write_of_start_prepare_and_activate_is_recovered() {
-    for writes in 0..24 {
-        let machine = Machine::new();
+    let machines: [fn() -> Machine; 2] = [Machine::new, Machine::with_upstream];
+    for (writes, machine) in (0..24).flat_map(|n| machines.map(|machine| (n, machine))) {
+        let machine = machine();
         machine.crash.after(writes);
         // Lives until the crash: starts, prepares at half, activates at five sixths, once more.
         let mut last_active = None;

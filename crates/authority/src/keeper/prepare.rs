@@ -65,12 +65,20 @@ impl Keeper {
                 ca.issuer.upstream_chain().iter().map(|der| der.to_vec()).collect()
             }),
         });
-        self.save_journal(journal).await?;
         if roots.iter().any(|root| root.tainted) {
             self.check_upstream_soon();
         }
         let append_x509 = roots.into_iter().map(|root| root.der).collect();
-        self.edit_bundle(BundleEdit { append_x509, ..BundleEdit::default() }).await?;
+        let edit = BundleEdit { append_x509, ..BundleEdit::default() };
+        if self.shared.has_upstream {
+            // The journal does not know the upstream's roots: after a crash in between they could
+            // not be added again, and they are right in the bundle whatever comes of this CA.
+            self.edit_bundle(edit).await?;
+            self.save_journal(journal).await?;
+        } else {
+            self.save_journal(journal).await?;
+            self.edit_bundle(edit).await?;
+        }
         tracing::info!(
             slot = slot.as_str(),
             local_authority_id = held.authority_id,
