@@ -4,16 +4,20 @@ use std::{
     convert::Infallible,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use prost::Message;
 use tonic::{
     Request, Status, Streaming,
-    codegen::{Body, BoxFuture, Service, StdError, tokio_stream::Stream},
+    codegen::{
+        Body, BoxFuture, Service, StdError,
+        tokio_stream::{self, Stream},
+    },
     metadata::MetadataMap,
-    server::{Grpc, NamedService, UnaryService},
+    server::NamedService,
 };
-use tonic_prost::{ProstCodec, ProstDecoder};
+use tonic_prost::ProstDecoder;
 
 use crate::{
     MAX_MESSAGE_SIZE,
@@ -24,6 +28,9 @@ use crate::{
 /// The header that every call but health and SDS must carry, with the value `true`: it proves
 /// that no browser or proxy was tricked into calling (Workload API standard, section 3).
 pub const SECURITY_HEADER: &str = "workload.spiffe.io";
+
+/// How long the one message of a request may take to arrive.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The full name of the gRPC service.
 pub const SERVICE_NAME: &str = "SpiffeWorkloadAPI";
@@ -148,12 +155,12 @@ where
             "/SpiffeWorkloadAPI/FetchWITBundles" => Box::pin(async move {
                 Ok(streaming(request, max, async |r| api.fetch_wit_bundles(r).await).await)
             }),
-            "/SpiffeWorkloadAPI/FetchJWTSVID" => {
-                Box::pin(async move { Ok(grpc(max).unary(FetchJwtSvid(api), request).await) })
-            }
-            "/SpiffeWorkloadAPI/ValidateJWTSVID" => {
-                Box::pin(async move { Ok(grpc(max).unary(ValidateJwtSvid(api), request).await) })
-            }
+            "/SpiffeWorkloadAPI/FetchJWTSVID" => Box::pin(async move {
+                Ok(unary(request, max, async |r| api.fetch_jwt_svid(r).await).await)
+            }),
+            "/SpiffeWorkloadAPI/ValidateJWTSVID" => Box::pin(async move {
+                Ok(unary(request, max, async |r| api.validate_jwt_svid(r).await).await)
+            }),
             _ => Box::pin(async { Ok(Status::unimplemented("unknown method").into_http()) }),
         }
     }
@@ -171,49 +178,79 @@ where
     B::Error: Into<StdError> + Send + 'static,
     S: Stream<Item = Result<Framed, Status>> + Send + 'static,
 {
-    let answer = async {
-        let (parts, body) = request.into_parts();
-        let mut messages =
-            Streaming::new_request(ProstDecoder::<M>::default(), body, None, Some(max));
-        let message =
-            messages.message().await?.ok_or_else(|| Status::internal("missing request message"))?;
-        let metadata = MetadataMap::from_headers(parts.headers);
-        call(Request::from_parts(metadata, parts.extensions, message)).await
-    };
+    let answer = async { call(read(request, max).await?).await };
     match answer.await {
         Ok(frames) => respond(frames),
         Err(status) => status.into_http(),
     }
 }
 
-fn grpc<E, D>(max: usize) -> Grpc<ProstCodec<E, D>>
+/// Reads the one request message, asks `call` and sends its one answer.
+async fn unary<M, B, A>(
+    request: http::Request<B>,
+    max: usize,
+    call: impl AsyncFnOnce(Request<M>) -> Result<A, Status>,
+) -> Response
 where
-    E: Message + Send + 'static,
-    D: Message + Default + Send + 'static,
+    M: Message + Default + 'static,
+    B: Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+    A: Message,
 {
-    Grpc::new(ProstCodec::default()).max_decoding_message_size(max)
-}
-
-struct FetchJwtSvid<T>(Arc<T>);
-
-impl<T: WorkloadApi> UnaryService<pb::JwtsvidRequest> for FetchJwtSvid<T> {
-    type Response = pb::JwtsvidResponse;
-    type Future = BoxFuture<tonic::Response<Self::Response>, Status>;
-
-    fn call(&mut self, request: Request<pb::JwtsvidRequest>) -> Self::Future {
-        let api = Arc::clone(&self.0);
-        Box::pin(async move { api.fetch_jwt_svid(request).await.map(tonic::Response::new) })
+    let answer = async { Framed::new(&call(read(request, max).await?).await?) };
+    match answer.await {
+        Ok(frame) => respond(tokio_stream::once(Ok(frame))),
+        Err(status) => status.into_http(),
     }
 }
 
-struct ValidateJwtSvid<T>(Arc<T>);
+/// Reads the one message of a request.
+///
+/// # Errors
+/// A status when it is malformed, too long, absent, or does not come in time.
+async fn read<M, B>(request: http::Request<B>, max: usize) -> Result<Request<M>, Status>
+where
+    M: Message + Default + 'static,
+    B: Body + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    let (parts, body) = request.into_parts();
+    let mut messages = Streaming::new_request(ProstDecoder::<M>::default(), body, None, Some(max));
+    let message = tokio::time::timeout(REQUEST_DEADLINE, messages.message())
+        .await
+        .map_err(|_| Status::deadline_exceeded("the request did not arrive in time"))??
+        .ok_or_else(|| Status::internal("missing request message"))?;
+    let metadata = MetadataMap::from_headers(parts.headers);
+    Ok(Request::from_parts(metadata, parts.extensions, message))
+}
 
-impl<T: WorkloadApi> UnaryService<pb::ValidateJwtsvidRequest> for ValidateJwtSvid<T> {
-    type Response = pb::ValidateJwtsvidResponse;
-    type Future = BoxFuture<tonic::Response<Self::Response>, Status>;
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
 
-    fn call(&mut self, request: Request<pb::ValidateJwtsvidRequest>) -> Self::Future {
-        let api = Arc::clone(&self.0);
-        Box::pin(async move { api.validate_jwt_svid(request).await.map(tonic::Response::new) })
+    use bytes::Bytes;
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body of which nothing ever comes.
+    struct Silence;
+
+    impl Body for Silence {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _cx: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_never_comes_is_given_up() {
+        let refused = read::<pb::X509svidRequest, _>(http::Request::new(Silence), 10).await;
+        assert_eq!(refused.unwrap_err().code(), tonic::Code::DeadlineExceeded);
     }
 }
