@@ -22,10 +22,9 @@ use crate::fixture::{Fixture, PATIENCE, eventually, id, next, own_uid, workload}
 
 #[tokio::test]
 async fn a_pushed_change_reaches_an_open_stream_at_once() {
-    let mut fixture = Fixture::new().await;
+    // While notices come, polling alone would take minutes.
+    let fixture = Fixture::new().await;
     fixture.notify(1);
-    // Polling alone would take minutes.
-    fixture.options.agent.push_str("\n");
     let agent = fixture.serving().await;
     let mut stream = agent.x509_stream().await.unwrap();
     assert_eq!(next(&mut stream).await.unwrap(), [id("w1")]);
@@ -52,9 +51,8 @@ async fn a_server_without_push_or_sync_is_polled() {
     next(&mut stream).await.unwrap();
     fixture.server.lock().add_entry("w2", &[&own_uid()]);
     assert_eq!(next(&mut stream).await.unwrap(), [id("w1"), id("w2")]);
-    let state = fixture.server.lock();
-    assert_eq!(state.count("SyncAuthorizedEntries"), 1, "asked once, then never again");
-    drop(state);
+    let asked = fixture.server.lock().count("SyncAuthorizedEntries");
+    assert_eq!(asked, 1, "asked once, then never again");
     agent.stop().await;
 }
 
