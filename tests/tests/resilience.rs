@@ -253,20 +253,17 @@ fn one_data_directory_serves_one_server_and_one_agent() {
 #[test]
 fn sockets_that_cannot_be_are_refused_with_the_path() {
     let long = format!("/tmp/{}/api.sock", "x".repeat(100));
-    let dir = std::sync::Arc::new(e2e::TestDir::new());
+    let running = Server::start(ServerOptions::default());
+    let dir = running.dir().clone();
     let is_dir = dir.subdir("pub/a-directory");
     let is_file = dir.write("pub/a-file", "precious");
     for path in [long, is_dir.display().to_string(), is_file.display().to_string()] {
-        let mut server = Server::prepare_in(&dir, "server", ServerOptions::default());
+        let mut server = Server::prepare_in(&dir, "other", ServerOptions::default());
         server.reconfigure(|o| o.args = vec!["-socketPath".to_owned(), path.clone()]);
         fails(server.command(), &path);
         let options = AgentOptions {
-            port: server.port(),
-            bundle: Some(dir.write("b.pem", "")),
-            agent: String::new(),
             args: vec!["-socketPath".to_owned(), path.clone()],
-            token: Some("t".to_owned()),
-            ..AgentOptions::default()
+            ..Node::agent_options(&running, AgentOptions::default())
         };
         let agent = Agent::prepare_in(&dir, "agent", options);
         fails(agent.command(), &path);

@@ -148,17 +148,19 @@ fn wrong_authority(frame: &[u8], flags: u8) -> Option<Place> {
         if !literal {
             continue;
         }
+        // 1 is `:authority` in the table that everybody has; others spell it out.
+        let mut named = index == 1;
         if index == 0 {
             let (length, start) = integer(block, at, 7)?;
             at = start.checked_add(length)?;
+            named = block.get(start..at)? == b":authority";
         }
         let start = at;
         let huffman = *block.get(at)? & 0x80 != 0;
         let (length, value) = integer(block, at, 7)?;
         at = value.checked_add(length)?;
         let text = block.get(value..at)?;
-        // 1 is `:authority` in the table that everybody has.
-        if index == 1 && !huffman {
+        if named && !huffman {
             let wrong = length <= MAX_VALUE && text.iter().any(|byte| !in_authority(*byte));
             return wrong.then_some(Place { start, value, end: at });
         }
@@ -267,6 +269,16 @@ mod tests {
         block
     }
 
+    /// The same with the name spelled out.
+    fn spelled(authority: &str) -> Vec<u8> {
+        let name = b":authority";
+        let mut block = vec![0x83, 0x40, u8::try_from(name.len()).unwrap()];
+        block.extend(name);
+        block.push(u8::try_from(authority.len()).unwrap());
+        block.extend(authority.bytes());
+        block
+    }
+
     async fn through(chunks: usize, bytes: &[u8]) -> Vec<u8> {
         let all = [&[b'p'; PREFACE][..], bytes].concat();
         let mut mock = tokio_test_reader(all, chunks);
@@ -300,7 +312,7 @@ mod tests {
         let sent = [
             frame(4, 0, &[0; 6]),
             frame(1, 4, &head("/tmp/agent/api.sock")),
-            frame(1, 4, &head("%2Ftmp%2Fapi.sock")),
+            frame(1, 4, &spelled("tmp%2Fapi.sock")),
             data.clone(),
             frame(1, 4, &head("/a")),
         ]
