@@ -11,7 +11,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use signet_api::MAX_MESSAGE_SIZE;
 use signet_authority::{Authority, AuthorityError, AuthorityOptions, AuthorityPorts, Keeper};
-use signet_base::{CancellationToken, SharedClock, Tasks};
+use signet_base::{SharedClock, Tasks};
 use signet_daemon::{
     health::{Health, HealthServer},
     listen::{ListenError, UnixOptions, UnixSocket, bind_host, bind_unix},
@@ -270,8 +270,8 @@ impl App {
     pub fn spawn(self, tasks: &Tasks) -> Result<Running, BuildError> {
         let Self { context, keeper, follower, identity, attestors, tcp, tls, local, .. } = self;
         let token = tasks.token();
-        let network = Self::routes(&context, &attestors, token);
-        let nearby = Self::local_routes(&context, &attestors, token)?;
+        let network = Self::routes(&context, &attestors, tasks);
+        let nearby = Self::local_routes(&context, &attestors, tasks)?;
         let gate = Gate::new(context.clone());
         let address = tcp.local_addr().map(|address| address.to_string()).unwrap_or_default();
         let trusted = context.config.proxy_protocol_trusted_cidrs.clone();
@@ -314,7 +314,7 @@ impl App {
     }
 
     /// The services on the network; the local socket has these and more.
-    fn routes(context: &Context, attestors: &Attestors, token: &CancellationToken) -> Routes {
+    fn routes(context: &Context, attestors: &Attestors, tasks: &Tasks) -> Routes {
         let agent = service::agent::AgentService::new(context.clone(), attestors.clone());
         let agent = agent.into_server().max_decoding_message_size(MAX_MESSAGE_SIZE);
         let entry = service::entry::EntryService::new(context.clone());
@@ -325,7 +325,7 @@ impl App {
                 service::localauthority::LocalAuthorityService::new(context.clone()).into_server(),
             )
             .add_service(
-                service::push::PushService::new(context.clone(), token.clone()).into_server(),
+                service::push::PushService::new(context.clone(), tasks.clone()).into_server(),
             )
             .add_service(service::svid::SvidService::new(context.clone()).into_server())
             .add_service(service::explain::ExplainService::new(context.clone()).into_server())
@@ -337,13 +337,13 @@ impl App {
     fn local_routes(
         context: &Context,
         attestors: &Attestors,
-        token: &CancellationToken,
+        tasks: &Tasks,
     ) -> Result<Routes, BuildError> {
         let describe = || {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(signet_api::pb::FILE_DESCRIPTOR_SET)
         };
-        Ok(Self::routes(context, attestors, token)
+        Ok(Self::routes(context, attestors, tasks)
             .add_service(service::debug::DebugService::new(context.clone()).into_server())
             .add_service(service::health::HealthService::new(context.clone()).into_server())
             .add_service(service::logger::LoggerService::new(context.log.clone()).into_server())
@@ -374,6 +374,7 @@ fn store_options(config: &Config) -> StoreOptions {
         Some(path) => StoreOptions::file(path),
         None => StoreOptions::memory(),
     };
+    options.exclusive = true;
     options.disable_migration = sqlite.disable_migration;
     options.readers = sqlite.max_open_conns.min(options.readers);
     options.changes_max_age =

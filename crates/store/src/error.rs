@@ -25,6 +25,12 @@ pub enum OpenError {
         /// A table that is not ours.
         table: String,
     },
+    /// Another server uses the file.
+    #[error("the database {path} is in use by another server")]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
     /// A newer version of this program wrote the file.
     #[error(
         "the database {path} has schema version {found}, newer than {known}, the newest that \

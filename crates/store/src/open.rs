@@ -1,6 +1,9 @@
 //! Opening a database: what is it, and is its schema up to date?
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+};
 
 use sqlx::{
     Connection, Row, SqliteConnection, SqlitePool,
@@ -22,6 +25,8 @@ const MIGRATIONS: &[&str] = &[include_str!("../migrations/sqlite/0001_initial.sq
 const CHECKPOINT_PAGES: u32 = 4_096;
 
 pub(crate) struct Opened {
+    /// Held as long as an exclusive store is open.
+    pub(crate) lock: Option<File>,
     pub(crate) writer: SqliteConnection,
     pub(crate) readers: Option<SqlitePool>,
     pub(crate) revision: u64,
@@ -33,10 +38,14 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Opened, OpenError> {
         Location::Memory => PathBuf::from(":memory:"),
     };
     let sqlite = |source| sqlite_error(&path, source);
+    let mut lock = None;
     let connect = match &options.location {
         Location::Memory => SqliteConnectOptions::new().in_memory(true),
         Location::File(file) => {
             inspect(file).await?;
+            if options.exclusive {
+                lock = Some(take_lock(file)?);
+            }
             create_private(file).map_err(|error| sqlite(sqlx::Error::Io(error)))?;
             SqliteConnectOptions::new()
                 .filename(file)
@@ -59,7 +68,7 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Opened, OpenError> {
             ),
         ),
     };
-    Ok(Opened { writer, readers, revision })
+    Ok(Opened { lock, writer, readers, revision })
 }
 
 /// Looks at an existing file without changing a byte of it.
@@ -111,6 +120,23 @@ fn judge(path: &Path, tables: &[String]) -> Result<(), OpenError> {
     match tables.iter().find(|name| !name.starts_with("sqlite_")) {
         Some(table) => Err(OpenError::Foreign { path: path.to_owned(), table: table.clone() }),
         None => Ok(()),
+    }
+}
+
+/// Locks a file beside the database: a lock on the database itself would get into SQLite's own.
+fn take_lock(path: &Path) -> Result<File, OpenError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let io = |error| sqlite_error(path, sqlx::Error::Io(error));
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let file = options.open(name).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(error)) => Err(io(error)),
     }
 }
 

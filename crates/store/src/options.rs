@@ -10,6 +10,9 @@ pub struct StoreOptions {
     pub readers: u32,
     /// How long to wait for a lock that another process holds.
     pub busy_timeout: Duration,
+    /// Refuse to share the file with another store that is exclusive too, in this process or
+    /// another: a server's memory follows only what it writes itself.
+    pub exclusive: bool,
     /// Refuse a schema that is not up to date instead of migrating it.
     pub disable_migration: bool,
     /// The change feed keeps at least what is younger than this (seconds)…
@@ -48,6 +51,7 @@ impl StoreOptions {
             location,
             readers: 3,
             busy_timeout: Duration::from_secs(5),
+            exclusive: false,
             disable_migration: false,
             changes_max_age: 24 * 60 * 60,
             changes_max_rows: 200_000,

@@ -1,6 +1,7 @@
 //! The handle: one connection that writes, a few that read.
 
 use std::{
+    fs::File,
     ops::{Deref, DerefMut},
     sync::{Arc, PoisonError},
 };
@@ -46,7 +47,11 @@ impl Store {
     pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
         let opened = open::open(&options).await?;
         let inner = Inner {
-            writer: Mutex::new(Some(Connected { conn: opened.writer, unsettled: false })),
+            writer: Mutex::new(Some(Connected {
+                conn: opened.writer,
+                unsettled: false,
+                _lock: opened.lock,
+            })),
             readers: opened.readers,
             revision: watch::Sender::new(opened.revision),
             recent: std::sync::Mutex::default(),
@@ -162,6 +167,8 @@ pub(crate) struct Connected {
     /// mark, for SQLite ends some by itself (when the disk is full), which the library's
     /// transactions do not expect.
     unsettled: bool,
+    /// Let go of when the store is closed.
+    _lock: Option<File>,
 }
 
 impl Connected {

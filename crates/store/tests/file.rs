@@ -302,3 +302,15 @@ async fn what_another_process_writes_is_in_the_feed_too() {
     let to: Vec<&ChangedTo> = changes.iter().map(|change| &change.to).collect();
     assert_eq!(to, [&ChangedTo::Entry(entry.into()), &ChangedTo::Gone]);
 }
+
+#[tokio::test]
+async fn only_one_exclusive_store_has_the_file() {
+    let fixture = Fixture::new().await;
+    let mut options = fixture.options();
+    options.exclusive = true;
+    let first = Store::open(options.clone()).await.unwrap();
+    let second = Store::open(options.clone()).await.unwrap_err();
+    assert!(matches!(second, OpenError::InUse { .. }), "{second}");
+    first.close().await;
+    Store::open(options).await.unwrap();
+}
