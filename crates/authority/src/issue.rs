@@ -75,7 +75,12 @@ impl Authority {
         let default_ttl = self.shared.options.x509_svid_ttl;
         if self.shared.composers.is_empty() {
             let svid = Svid { spiffe_id, public_key, ttl, default_ttl };
-            return self.sign_svid(svid, subject, dns_names, &[]).await;
+            // Without a subject of its own an SVID has the default one, made once.
+            let Some(subject) = subject.filter(|subject| !subject.is_empty()) else {
+                return self.sign_svid(svid, None, dns_names, &[]).await;
+            };
+            let subject = with_common_name(subject.clone(), dns_names);
+            return self.sign_svid(svid, Some(&subject), dns_names, &[]).await;
         }
         let mut attributes = svid_attributes(subject, dns_names);
         for composer in &self.shared.composers {
@@ -223,15 +228,6 @@ impl Authority {
         let now = self.shared.clock.unix();
         let ttl = svid.ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(svid.default_ttl);
         let not_after = now.saturating_add(seconds(ttl));
-        // SPIRE: the first DNS name is the common name, even over a subject that was asked for.
-        let named;
-        let subject = match (subject, dns_names.first()) {
-            (Some(subject), Some(first)) if subject.common_name != *first => {
-                named = Name { common_name: first.clone(), ..subject.clone() };
-                Some(&named)
-            }
-            (subject, _) => subject,
-        };
         let params = SvidParams {
             spiffe_id: svid.spiffe_id,
             public_key: svid.public_key,
@@ -305,12 +301,18 @@ struct Svid<'a> {
 }
 
 fn svid_attributes(subject: Option<&Name>, dns_names: &[String]) -> X509SvidAttributes {
-    let mut subject =
-        subject.filter(|name| !name.is_empty()).cloned().unwrap_or_else(Name::spire_svid);
+    let subject = subject.filter(|name| !name.is_empty()).cloned();
+    let subject = with_common_name(subject.unwrap_or_else(Name::spire_svid), dns_names);
+    X509SvidAttributes { subject, dns_names: dns_names.to_vec(), extensions: Vec::new() }
+}
+
+/// SPIRE: the first DNS name is the common name, even over a subject that was asked for; only a
+/// composer may say otherwise.
+fn with_common_name(mut subject: Name, dns_names: &[String]) -> Name {
     if let Some(first) = dns_names.first() {
         subject.common_name.clone_from(first);
     }
-    X509SvidAttributes { subject, dns_names: dns_names.to_vec(), extensions: Vec::new() }
+    subject
 }
 
 /// Issues on a blocking thread when the signer may block.

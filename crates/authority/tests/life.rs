@@ -10,10 +10,17 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use signet_authority::{IssueError, WorkloadX509Params, journal::Journal};
-use signet_pki::{KeyType, PrivateKey, x509::TrustBundle};
+use serde_json::{Map, Value};
+use signet_authority::{IssueError, JwtSvidParams, WorkloadX509Params, journal::Journal};
+use signet_identity::SpiffeId;
+use signet_pki::{
+    CredentialComposer, KeyType, PrivateKey, PublicKey,
+    jwt::{JwtBundle, validate},
+    ports::{PortError, X509SvidAttributes},
+    x509::TrustBundle,
+};
 use support::Machine;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -296,4 +303,68 @@ async fn every_key_type_signs() {
         let (_keeper, authority) = machine.start_ticked().await;
         machine.issues(&authority).await;
     }
+}
+
+/// Puts its own common name and a claim into everything.
+#[derive(Debug)]
+struct Marker;
+
+#[async_trait::async_trait]
+impl CredentialComposer for Marker {
+    fn name(&self) -> &'static str {
+        "marker"
+    }
+
+    async fn workload_x509_svid(
+        &self,
+        _id: &SpiffeId,
+        _key: &PublicKey,
+        mut attributes: X509SvidAttributes,
+    ) -> Result<X509SvidAttributes, PortError> {
+        assert_eq!(attributes.subject.common_name, "a.example");
+        attributes.subject.common_name = "composed".into();
+        Ok(attributes)
+    }
+
+    async fn workload_jwt_svid(
+        &self,
+        _id: &SpiffeId,
+        mut claims: Map<String, Value>,
+    ) -> Result<Map<String, Value>, PortError> {
+        claims.insert("composed".into(), true.into());
+        Ok(claims)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn composers_have_the_last_word() {
+    let machine = Machine { composers: vec![Arc::new(Marker)], ..Machine::new() };
+    let (_keeper, authority) = machine.start_ticked().await;
+    let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+    let id: SpiffeId = "spiffe://td/w".parse().unwrap();
+    let params = WorkloadX509Params {
+        spiffe_id: &id,
+        public_key: key.public_key(),
+        ttl: None,
+        dns_names: &["a.example".to_owned()],
+        subject: None,
+    };
+    let svid = authority.sign_workload_x509(params).await.unwrap();
+    let leaf = signet_pki::x509::Certificate::from_der(&svid.chain[0]).unwrap();
+    assert_eq!(leaf.subject().common_name, "composed");
+    assert_eq!(leaf.subject().organization, ["SPIRE"]);
+    let audience = ["a".to_owned()];
+    let jwt = authority
+        .sign_jwt_svid(JwtSvidParams {
+            spiffe_id: &id,
+            audience: &audience,
+            ttl: None,
+            include_jti: false,
+        })
+        .await
+        .unwrap();
+    let keys = JwtBundle::from_bundle(&machine.bundle()).unwrap();
+    let valid = validate(&jwt.token, &audience, machine.now(), |_| Some(&keys)).unwrap();
+    assert_eq!(valid.claims["composed"], true);
+    assert_eq!(jwt.expires_at, machine.now() + 300);
 }

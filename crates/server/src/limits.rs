@@ -102,3 +102,55 @@ impl Limits {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::caller::{LocalPeer, Peer, PeerSvid, RemotePeer, Role};
+
+    fn caller(peer: Peer) -> Caller {
+        Caller { peer, role: Role::Anyone, request_id: "".into() }
+    }
+
+    fn remote(addr: &str, id: Option<&str>) -> Caller {
+        let svid = id.map(|id| {
+            Arc::new(PeerSvid {
+                spiffe_id: id.parse().unwrap(),
+                serial_number: "1".into(),
+                not_after: 0,
+            })
+        });
+        caller(Peer::Remote(RemotePeer { addr: addr.parse().unwrap(), svid }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn agents_behind_one_address_have_buckets_of_their_own() {
+        let limits = Limits::new(config::RateLimits::default());
+        let one = remote("10.0.0.1:1", Some("spiffe://td/spire/agent/a"));
+        let other = remote("10.0.0.1:2", Some("spiffe://td/spire/agent/b"));
+        let begun = tokio::time::Instant::now();
+        for agent in [&one, &other] {
+            limits.acquire(agent, Limit::SignX509, 500, "x").await.unwrap();
+        }
+        assert_eq!(begun.elapsed(), std::time::Duration::ZERO);
+        limits.acquire(&one, Limit::SignX509, 250, "x").await.unwrap();
+        assert_eq!(begun.elapsed().as_millis(), 500, "the third waits for its tokens");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attestation_counts_by_address_whoever_it_is_and_local_callers_never() {
+        let limits = Limits::new(config::RateLimits::default());
+        let begun = tokio::time::Instant::now();
+        let (v4, mapped) = (remote("10.0.0.1:1", None), remote("[::ffff:10.0.0.1]:9", None));
+        limits.acquire(&v4, Limit::Attest, 1, "x").await.unwrap();
+        limits.acquire(&mapped, Limit::Attest, 1, "x").await.unwrap();
+        assert_eq!(begun.elapsed().as_secs(), 1, "one address in two forms");
+        let local = caller(Peer::Local(LocalPeer { pid: None, uid: 0, gid: 0 }));
+        for _ in 0..1000 {
+            limits.acquire(&local, Limit::Attest, 1, "x").await.unwrap();
+        }
+        let refused = limits.acquire(&v4, Limit::SignX509, 501, "signing").await.unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(begun.elapsed().as_secs(), 1);
+    }
+}

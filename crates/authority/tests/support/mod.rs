@@ -18,7 +18,8 @@ use signet_authority::{
 use signet_base::TestClock;
 use signet_identity::{Bundle, SpiffeId, X509Authority};
 use signet_pki::{
-    KeyManager, KeyManagerError, KeyType, MemoryKeyManager, PrivateKey, Signer, UpstreamAuthority,
+    CredentialComposer, KeyManager, KeyManagerError, KeyType, MemoryKeyManager, PrivateKey, Signer,
+    UpstreamAuthority,
     jwt::{JwtBundle, validate},
     ports::{MintedCa, PortError as UpstreamError},
     x509::{
@@ -224,6 +225,7 @@ pub struct Machine {
     pub bundle: Arc<MemoryBundle>,
     pub upstream: Option<Arc<Upstream>>,
     pub options: AuthorityOptions,
+    pub composers: Vec<Arc<dyn CredentialComposer>>,
     pub crash: Arc<Crash>,
 }
 
@@ -244,6 +246,7 @@ impl Machine {
             }),
             upstream: None,
             options: AuthorityOptions::new(trust_domain),
+            composers: vec![],
             crash,
         }
     }
@@ -260,7 +263,7 @@ impl Machine {
             upstream: self.upstream.clone().map(|upstream| upstream as _),
             journal: Arc::clone(&self.journal) as _,
             bundle: Arc::clone(&self.bundle) as _,
-            composers: vec![],
+            composers: self.composers.clone(),
         };
         Keeper::open(self.options.clone(), ports, Arc::new(self.clock.clone())).await
     }

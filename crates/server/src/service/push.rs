@@ -3,7 +3,7 @@
 use std::{pin::Pin, time::Duration};
 
 use signet_api::pb::signet::api::push::v1::{self as pb, push_server};
-use signet_base::{CancellationToken, Jitter};
+use signet_base::{Jitter, Tasks};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
@@ -24,13 +24,13 @@ const AGE_SPREAD: f64 = 0.2;
 #[derive(Clone, Debug)]
 pub struct PushService {
     context: Context,
-    token: CancellationToken,
+    tasks: Tasks,
 }
 
 impl PushService {
-    /// The service of this server; streams end when `token` is cancelled.
-    pub fn new(context: Context, token: CancellationToken) -> Self {
-        Self { context, token }
+    /// The service of this server; streams end with `tasks`.
+    pub fn new(context: Context, tasks: Tasks) -> Self {
+        Self { context, tasks }
     }
 
     /// As a service for the router.
@@ -70,7 +70,7 @@ impl push_server::Push for PushService {
         let mut everything = cache.subscribe(None);
         let (notices, stream) = mpsc::channel(1);
         let service = self.clone();
-        tokio::spawn(async move {
+        self.tasks.spawn("push", async move {
             let end = Instant::now() + Jitter::new().spread(MAX_AGE, AGE_SPREAD);
             let feed_id = service.context.cache.feed_id().to_owned();
             let mut agents_seen = everything.borrow_and_update().agents;
@@ -83,7 +83,7 @@ impl push_server::Push for PushService {
                 // whether this one is still welcome.
                 loop {
                     let ended = tokio::select! {
-                        () = service.token.cancelled() => "the server is stopping",
+                        () = service.tasks.token().cancelled() => "the server is stopping",
                         () = tokio::time::sleep_until(end) => "the stream has reached its age",
                         () = notices.closed() => return,
                         changed = revisions.changed() => match changed {
