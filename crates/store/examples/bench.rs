@@ -23,7 +23,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     create(&store, existing + 5_000, 10_000, 500, "create, batches of 500").await?;
     create(&store, existing + 15_000, 200, 1, "create one by one").await?;
 
-    let started = Instant::now();
+    let started = Started::now();
     let mut after = Some(0);
     let mut read = 0;
     while let Some(row) = after {
@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     report("read all", read, started);
 
     let before = rss_kib();
-    let started = Instant::now();
+    let started = Started::now();
     let mut index = AuthorizedIndex::new("example.org".parse()?);
     let mut after = Some(0);
     while let Some(row) = after {
@@ -48,11 +48,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let grown = rss_kib().saturating_sub(before);
     println!("{{\"measure\":\"rss_kib of the index\",\"value\":{grown}}}");
     let agent = "spiffe://example.org/spire/agent/join_token/a".parse()?;
-    let started = Instant::now();
+    let started = Started::now();
     let found = index.authorized(&agent).len();
     report("authorised for one agent", found, started);
     let one = id(existing / 2)?;
-    let started = Instant::now();
+    let started = Started::now();
     let found = (0..10_000).filter(|_| index.entry_for_agent(&agent, &one).is_some()).count();
     report("one entry for one agent", found, started);
     drop(index);
@@ -62,17 +62,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         parent_id: Some("spiffe://example.org/spire/agent/join_token/a".parse()?),
         ..EntryFilter::default()
     };
-    let started = Instant::now();
+    let started = Started::now();
     let found = store.list_entries(&filter, PageRequest::all()).await?.items.len();
     report("list by a rare selector", found, started);
     let filter = EntryFilter { selectors: None, ..filter };
-    let started = Instant::now();
+    let started = Started::now();
     let found = store.count_entries(&filter).await?;
     report("count by a common parent", usize::try_from(found)?, started);
     println!("{{\"measure\":\"rss_kib\",\"value\":{}}}", rss_kib());
 
     let ids = (0..5_000).map(id).collect::<Result<Vec<_>, _>>()?;
-    let started = Instant::now();
+    let started = Started::now();
     for ids in ids.chunks(50) {
         store.delete_entries(ids.to_vec(), 0).await?;
     }
@@ -88,7 +88,7 @@ async fn create(
     batch: usize,
     what: &str,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let started = Instant::now();
+    let started = Started::now();
     let mut at = first;
     while at < first + count {
         let entries = (at..at + batch).map(entry).collect::<Result<Vec<_>, _>>()?;
@@ -112,13 +112,14 @@ fn selectors(number: usize) -> Result<SelectorSet, Box<dyn std::error::Error>> {
     Ok([format!("unix:uid:{number}").parse()?].into_iter().collect())
 }
 
-/// As random as a UUID, and the same each time.
+/// As long as a UUID and the same each time; sorted by time, as the server makes them, unless
+/// RANDOM_IDS is set.
 fn id(number: usize) -> Result<signet_identity::EntryId, signet_identity::EntryError> {
     let a = (number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     let b = (a ^ (a >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let first = if std::env::var_os("RANDOM_IDS").is_some() { b >> 32 } else { number as u64 };
     format!(
-        "{:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
-        b >> 32,
+        "{first:08x}-{:04x}-4{:03x}-8{:03x}-{:012x}",
         b & 0xffff,
         a >> 52,
         b >> 52,
@@ -127,12 +128,34 @@ fn id(number: usize) -> Result<signet_identity::EntryId, signet_identity::EntryE
     .parse()
 }
 
-fn report(measure: &str, count: usize, started: Instant) {
-    let seconds = started.elapsed().as_secs_f64();
+fn report(measure: &str, count: usize, started: Started) {
+    let seconds = started.at.elapsed().as_secs_f64();
     let rate = count as f64 / seconds;
+    let cpu = (cpu_seconds() - started.cpu) * 1e6 / count as f64;
     println!(
-        "{{\"measure\":\"{measure}\",\"count\":{count},\"seconds\":{seconds:.4},\"per_second\":{rate:.0}}}"
+        "{{\"measure\":\"{measure}\",\"count\":{count},\"seconds\":{seconds:.4},\
+         \"per_second\":{rate:.0},\"cpu_us_each\":{cpu:.1}}}"
     );
+}
+
+/// When a measure began, and how much CPU the process had used.
+struct Started {
+    at: Instant,
+    cpu: f64,
+}
+
+impl Started {
+    fn now() -> Self {
+        Self { at: Instant::now(), cpu: cpu_seconds() }
+    }
+}
+
+/// User and system time of the whole process, in steps of 10 ms.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
+    let ticks: f64 = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
+    ticks / 100.0
 }
 
 fn rss_kib() -> u64 {
