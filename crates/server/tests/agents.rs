@@ -105,6 +105,12 @@ async fn a_lost_answer_does_not_burn_the_token_for_its_key() {
     let refused = first.entries(&server).await.unwrap_err();
     assert_eq!(denied_reason(&refused), Some(Reason::AgentNotActive));
     assert!(server.attest(&token, &new_key()).await.is_err());
+    // A ban holds against it.
+    let id = Some(pb_id(&again.id));
+    server.agents().ban_agent(BanAgentRequest { id }).await.unwrap();
+    let refused = server.attest(&token, &key).await.err().unwrap();
+    assert_eq!(refused.message(), "failed to attest: agent is banned");
+    assert_eq!(refused.code(), Code::PermissionDenied);
     // Once the agent was deleted the token is gone for its key too.
     let id = Some(pb_id(&again.id));
     server.agents().delete_agent(DeleteAgentRequest { id }).await.unwrap();

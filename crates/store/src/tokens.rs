@@ -1,11 +1,12 @@
 //! Join tokens.
 
-use signet_identity::JoinToken;
+use signet_identity::{AttestedNode, JoinToken};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     CreateEntryOutcome, CreateOutcome, NewEntry, Store, StoreError, entries,
     fault::{Fault, doing},
+    nodes::rows,
     store::Tx,
 };
 
@@ -22,6 +23,17 @@ pub enum SpendOutcome {
     Expired,
     /// No such token.
     Unknown,
+}
+
+/// What came of [`Store::attest_with_token`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenAttestation {
+    /// The agent is recorded.
+    Attested,
+    /// The agent is banned.
+    Banned,
+    /// The token is not to be had: why.
+    Refused(SpendOutcome),
 }
 
 impl Store {
@@ -66,29 +78,43 @@ impl Store {
         doing("spending a join token", async {
             let mut writer = self.lock().await?;
             let mut tx = writer.begin(now).await?;
-            let Some(found) = get(tx.conn(), token).await? else {
-                return Ok(SpendOutcome::Unknown);
+            let outcome = spend(&mut tx, token, csr_key_hash, now).await?;
+            if outcome == SpendOutcome::Spent {
+                tx.commit().await?;
+            }
+            Ok(outcome)
+        })
+        .await
+    }
+
+    /// Spends a token and records the agent that it attests, in one transaction. A node that is
+    /// there keeps its agent version; one that is banned stays banned, and the token unspent.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing was changed.
+    pub async fn attest_with_token(
+        &self,
+        token: &str,
+        csr_key_hash: [u8; 32],
+        node: AttestedNode,
+        now: i64,
+    ) -> Result<TokenAttestation, StoreError> {
+        doing("attesting with a join token", async {
+            let mut writer = self.lock().await?;
+            let mut tx = writer.begin(now).await?;
+            match spend(&mut tx, token, csr_key_hash, now).await? {
+                SpendOutcome::Spent | SpendOutcome::SpentBefore => {}
+                refused => return Ok(TokenAttestation::Refused(refused)),
+            }
+            let old = rows::get(tx.conn(), &node.spiffe_id).await?;
+            let agent_version = match &old {
+                Some((_, old)) if old.is_banned() => return Ok(TokenAttestation::Banned),
+                Some((_, old)) => old.agent_version.clone(),
+                None => String::new(),
             };
-            if found.expires_at < now {
-                return Ok(SpendOutcome::Expired);
-            }
-            match found.spent_by {
-                Some(key) if key == csr_key_hash => return Ok(SpendOutcome::SpentBefore),
-                Some(_) => return Ok(SpendOutcome::SpentByAnother),
-                None => {}
-            }
-            let done = sqlx::query(
-                "UPDATE join_tokens SET spent_by = ? WHERE token = ? AND spent_by IS NULL",
-            )
-            .bind(csr_key_hash.to_vec())
-            .bind(token)
-            .execute(tx.conn())
-            .await?;
-            if done.rows_affected() != 1 {
-                return Ok(SpendOutcome::SpentByAnother);
-            }
+            rows::put(&mut tx, old.as_ref(), &AttestedNode { agent_version, ..node }).await?;
             tx.commit().await?;
-            Ok(SpendOutcome::Spent)
+            Ok(TokenAttestation::Attested)
         })
         .await
     }
@@ -137,6 +163,33 @@ impl Store {
         })
         .await
     }
+}
+
+/// Binds a token to a key if it is free, and says how it stood. Leaves the transaction open.
+async fn spend(
+    tx: &mut Tx<'_>,
+    token: &str,
+    csr_key_hash: [u8; 32],
+    now: i64,
+) -> Result<SpendOutcome, Fault> {
+    let done = sqlx::query(
+        "UPDATE join_tokens SET spent_by = ? \
+         WHERE token = ? AND expires_at >= ? AND spent_by IS NULL",
+    )
+    .bind(csr_key_hash.to_vec())
+    .bind(token)
+    .bind(now)
+    .execute(tx.conn())
+    .await?;
+    if done.rows_affected() == 1 {
+        return Ok(SpendOutcome::Spent);
+    }
+    Ok(match get(tx.conn(), token).await? {
+        None => SpendOutcome::Unknown,
+        Some(found) if found.expires_at < now => SpendOutcome::Expired,
+        Some(found) if found.spent_by == Some(csr_key_hash) => SpendOutcome::SpentBefore,
+        Some(_) => SpendOutcome::SpentByAnother,
+    })
 }
 
 /// Stores a token unless it exists; answers whether it did.

@@ -12,7 +12,7 @@ use signet_attest::node::{
 };
 use signet_identity::{AttestedNode, Selector, SelectorSet, SpiffeId};
 use signet_pki::{PublicKey, digest, x509::Csr};
-use signet_store::SpendOutcome;
+use signet_store::{SpendOutcome, TokenAttestation};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -83,8 +83,9 @@ impl AgentService {
         audit.field("node_attestor_type", &params.kind);
         let public_key = Csr::verified_public_key(&params.csr).map_err(|error| bad_csr(&error))?;
 
-        let mut attestation = if params.kind == join_token::KIND {
-            self.attest_join_token(&params.payload, &public_key).await?
+        let is_token = params.kind == join_token::KIND;
+        let mut attestation = if is_token {
+            self.join_token_attestation(&params.payload)?
         } else {
             let peer = caller.addr().map(|addr| addr.ip().to_canonical());
             self.attest_by_plugin(&params, peer, requests, replies).await?
@@ -95,23 +96,11 @@ impl AgentService {
         if self.context.config.experimental.agent_spiffe_id_as_selector {
             attestation.selectors = with_id(attestation.selectors, &agent_id)?;
         }
-
-        let store = &self.context.store;
-        let known = store.node(&agent_id).await;
-        let known = known.map_err(|error| store_failed("failed to fetch agent", &error))?;
-        let is_token = params.kind == join_token::KIND;
-        match &known {
-            Some(node) if node.is_banned() => return Err(banned()),
-            Some(_) if !attestation.can_reattest && !is_token => {
-                return Err(Status::permission_denied(
-                    "attestation data has already been used to attest an agent",
-                ));
-            }
-            _ => {}
-        }
+        let is_known = !is_token && self.is_known(&agent_id, attestation.can_reattest).await?;
+        // For a token this comes before the token is spent, so that spending it and recording the
+        // agent are one transaction; nothing leaves before that has come to pass.
         let signed = self.context.authority.sign_agent_x509(&agent_id, &public_key).await;
         let svid = signed.map_err(|error| sign_failed("failed to sign X509 SVID", &error))?;
-        self.context.counted.signed_x509.inc(&[]);
         let node = AttestedNode {
             spiffe_id: agent_id.clone(),
             attestation_type: params.kind,
@@ -123,7 +112,11 @@ impl AgentService {
             can_reattest: attestation.can_reattest,
             agent_version: String::new(),
         };
-        self.record(node, known.is_some()).await?;
+        if is_token {
+            self.spend_token(&params.payload, &public_key, node).await?;
+        } else {
+            self.record(node, is_known).await?;
+        }
         audit.field("serial_num", &svid.serial_number);
         audit.field("expires_at", svid.not_after);
         tracing::info!(
@@ -168,27 +161,49 @@ impl AgentService {
             .map_err(|error| store_failed("failed to create attested agent", &error))
     }
 
-    async fn attest_join_token(
+    /// Whether the agent attested before.
+    ///
+    /// # Errors
+    /// `PermissionDenied` when it is banned, or when it may attest only once.
+    async fn is_known(&self, agent_id: &SpiffeId, can_reattest: bool) -> Result<bool, Status> {
+        let known = self.context.store.node(agent_id).await;
+        match known.map_err(|error| store_failed("failed to fetch agent", &error))? {
+            None => Ok(false),
+            Some(node) if node.is_banned() => Err(banned()),
+            Some(_) if can_reattest => Ok(true),
+            Some(_) => Err(Status::permission_denied(
+                "attestation data has already been used to attest an agent",
+            )),
+        }
+    }
+
+    /// What a join token stands for, if it is one.
+    fn join_token_attestation(&self, payload: &[u8]) -> Result<NodeAttestation, Status> {
+        let agent_id = token_text(payload)
+            .and_then(|token| self.join_token_id(token).ok())
+            .ok_or_else(|| Status::invalid_argument(TOKEN_UNUSABLE))?;
+        Ok(NodeAttestation { agent_id, selectors: SelectorSet::default(), can_reattest: false })
+    }
+
+    /// Spends the token and records its agent.
+    async fn spend_token(
         &self,
         payload: &[u8],
         public_key: &PublicKey,
-    ) -> Result<NodeAttestation, Status> {
-        let unusable = || Status::invalid_argument(TOKEN_UNUSABLE);
-        if payload.len() > join_token::MAX_TOKEN {
-            return Err(unusable());
-        }
-        let token = std::str::from_utf8(payload).map_err(|_| unusable())?;
-        // Before the token is spent, so that nothing but the store can fail after it.
-        let agent_id = self.join_token_id(token).map_err(|_| unusable())?;
+        node: AttestedNode,
+    ) -> Result<(), Status> {
+        let token = token_text(payload).unwrap_or_default();
         let key_hash = digest::sha256(public_key.spki_der());
         let now = self.context.clock.unix();
-        let spent = self.context.store.spend_join_token(token, key_hash, now).await;
+        let spent = self.context.store.attest_with_token(token, key_hash, node, now).await;
         match spent.map_err(|error| store_failed("failed to fetch join token", &error))? {
-            SpendOutcome::Spent | SpendOutcome::SpentBefore => {}
-            SpendOutcome::SpentByAnother | SpendOutcome::Unknown => return Err(unusable()),
-            SpendOutcome::Expired => return Err(Status::invalid_argument("join token expired")),
+            TokenAttestation::Attested => Ok(()),
+            TokenAttestation::Banned => Err(banned()),
+            TokenAttestation::Refused(SpendOutcome::Expired) => {
+                Err(Status::invalid_argument("join token expired"))
+            }
+            TokenAttestation::Refused(_) => Err(Status::invalid_argument(TOKEN_UNUSABLE)),
         }
-        Ok(NodeAttestation { agent_id, selectors: SelectorSet::default(), can_reattest: false })
     }
 
     async fn attest_by_plugin(
@@ -268,6 +283,11 @@ async fn receive(
         Ok(Err(error)) => Err(status::wrap(Code::InvalidArgument, WHAT, error.message())),
         Err(_) => Err(Status::deadline_exceeded("the agent took too long to answer")),
     }
+}
+
+fn token_text(payload: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(payload).ok()?;
+    (text.len() <= join_token::MAX_TOKEN).then_some(text)
 }
 
 fn with_id(selectors: SelectorSet, id: &SpiffeId) -> Result<SelectorSet, Status> {
