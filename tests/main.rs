@@ -1,5 +1,13 @@
 //! Black-box tests of the built binaries. Each file holds the promises of one area.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test says by a panic that something is not as it should be"
+)]
+
 #[path = "tests/attestors.rs"]
 mod attestors;
 #[path = "tests/authorities.rs"]

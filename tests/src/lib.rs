@@ -5,6 +5,14 @@
 //! condition with a deadline; everything started is ended and removed when the test is over; what
 //! the programs logged is printed when it fails.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test says by a panic that something is not as it should be"
+)]
+
 pub mod agent;
 pub mod bins;
 pub mod cli;

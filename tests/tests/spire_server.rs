@@ -22,7 +22,7 @@ impl SpireServer {
         let mut command = Command::new(program);
         command.args(["spire-server", "-bundle"]).arg(&bundle).args(more);
         let mut lines = Lines::start(&mut command);
-        let port = lines.next()["port"].as_u64().and_then(|p| u16::try_from(p).ok());
+        let port = lines.read()["port"].as_u64().and_then(|p| u16::try_from(p).ok());
         Self { lines, dir, port: port.expect("a port"), bundle }
     }
 

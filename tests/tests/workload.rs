@@ -69,7 +69,7 @@ fn every_stock_client_sees_its_svid_rotate() {
     let mut watching: Vec<(Client, Lines, Value)> = Client::ALL
         .map(|client| {
             let mut lines = client.start(&node.agent.socket(), &["watch"]);
-            let first = lines.next()["svids"][0].clone();
+            let first = lines.read()["svids"][0].clone();
             (client, lines, first)
         })
         .into();
@@ -111,13 +111,13 @@ fn workloads_of_all_stock_clients_speak_mtls_with_one_another() {
             (node.id(&format!("/{server:?}")), node.id(&format!("/{caller:?}")));
         let port = server.start(&socket, &["serve", &caller_id]);
         let mut port = port;
-        let listening = port.next()["port"].to_string();
+        let listening = port.read()["port"].to_string();
         let reply = caller.run(&socket, &["call", &listening, &server_id]).json();
         assert_eq!(reply["reply"], format!("hello {caller_id}"), "{server:?} to {caller:?}");
         // Each side refuses a peer with another name.
         caller.run(&socket, &["call", &listening, &node.id("/other")]).exits(1);
         let mut strict = server.start(&socket, &["serve", &node.id("/other")]);
-        let strict_port = strict.next()["port"].to_string();
+        let strict_port = strict.read()["port"].to_string();
         caller.run(&socket, &["call", &strict_port, &server_id]).exits(1);
     }
 }
@@ -129,7 +129,7 @@ fn an_entry_appears_on_an_open_stream_and_a_deleted_one_is_withdrawn() {
     }
     let node = Node::start();
     let mut lines = Client::Go.start(&node.agent.socket(), &["watch"]);
-    let denied = lines.next();
+    let denied = lines.read();
     assert!(denied["error"].as_str().is_some_and(|e| e.contains("no identity issued")), "{denied}");
     let first = node.register_caller("/first", "");
     lines.find("the first identity", |line| line["svids"][0]["id"] == node.id("/first"));
@@ -186,7 +186,7 @@ fn svids_outlive_a_stopped_server_and_rotate_again_when_it_is_back() {
     node.register_caller("/workload", "-x509SVIDTTL 30");
     served(&node, "/workload");
     let mut lines = Client::Go.start(&node.agent.socket(), &["watch"]);
-    let first = lines.next()["svids"][0]["serial"].clone();
+    let first = lines.read()["svids"][0]["serial"].clone();
     node.server.stop();
     let still = Client::Go.run(&node.agent.socket(), &["x509"]).json();
     assert_eq!(still["svids"][0]["id"], node.id("/workload"));

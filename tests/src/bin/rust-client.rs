@@ -49,7 +49,7 @@ async fn run(args: &[&str]) -> anyhow::Result<()> {
         }
         ["validate", audience, token] => {
             let client = client().await?;
-            let svid = client.validate_jwt_token(*audience, token).await?;
+            let svid = client.validate_jwt_token(audience, token).await?;
             let bundles = client.fetch_jwt_bundles().await?;
             JwtSvid::parse_and_validate(token, &bundles, &[audience])?;
             emit(&json!({ "id": svid.spiffe_id().to_string() }));

@@ -55,7 +55,7 @@ impl Lines {
     ///
     /// When it ends, or nothing comes for a minute.
     #[track_caller]
-    pub fn next(&mut self) -> Value {
+    pub fn read(&mut self) -> Value {
         self.next_within(DEADLINE).expect("a line within a minute")
     }
 
@@ -106,7 +106,7 @@ impl Lines {
     #[track_caller]
     pub fn ask(&mut self, line: &str) -> Value {
         self.tell(line);
-        self.next()
+        self.read()
     }
 }
 

@@ -99,7 +99,7 @@ plugins {
         let made =
             self.server_says(&["token", "generate", "-spiffeID", &alias, "-output", "json"])?;
         let made: Value = serde_json::from_str(&made)?;
-        let token = made["value"].as_str().context("no token")?.to_owned();
+        let token = made.get("value").and_then(Value::as_str).context("no token")?.to_owned();
         fs::write(self.dir.join("bundle.pem"), self.server_says(&["bundle", "show"])?)?;
         let config = self.configure(
             "agent.conf",
@@ -176,11 +176,9 @@ plugins {
 
 impl Drop for Programs {
     fn drop(&mut self) {
-        for child in [&mut self.agent, &mut self.server] {
-            if let Some(child) = child {
-                let _ = child.kill();
-                let _ = child.wait();
-            }
+        for child in [&mut self.agent, &mut self.server].into_iter().flatten() {
+            let _ = child.kill();
+            let _ = child.wait();
         }
         let _ = fs::remove_dir_all(&self.dir);
     }
