@@ -156,7 +156,7 @@ fn of_many_agents_at_once_exactly_one_spends_a_join_token() {
         agent.tell(&format!("attest {token}"));
     }
     let attested =
-        agents.iter_mut().map(Lines::next).filter(|answer| answer["id"].is_string()).count();
+        agents.iter_mut().map(Lines::read).filter(|answer| answer["id"].is_string()).count();
     assert_eq!(attested, 1);
 }
 
