@@ -206,7 +206,8 @@ impl ServerClient {
         let target = self.target.clone();
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         let failure = Arc::clone(&self.failure);
-        connect::over_lazy("https://spire-server", move || {
+        // Only the stream of notices lasts, and only our own server has that.
+        connect::over_lazy_watched("https://spire-server", move || {
             let (target, connector) = (target.clone(), connector.clone());
             let failure = Arc::clone(&failure);
             async move {
