@@ -18,7 +18,7 @@ use tonic::Streaming;
 
 use crate::{
     Sizes,
-    client::{CONCURRENCY, admin, create, entry, open_stream, parallel, workload},
+    client::{CONCURRENCY, admin, cheapest, create, entry, open_stream, parallel, workload},
     goals::{self, Report},
     programs::{NODE, Programs, TRUST_DOMAIN},
     usage,
@@ -66,10 +66,9 @@ async fn fetches(
         async move { open_stream(&socket).await.map(drop) }
     };
     parallel(count / 10, fetch.clone()).await?;
-    let (cpu, start) = (usage::cpu(pid)?, Instant::now());
-    parallel(count, fetch).await?;
-    let more = json!({ "operations": count, "rate": rate(count, start) });
-    report.add(goals::AGENT_FETCH, per_operation(usage::cpu(pid)? - cpu, count), &more);
+    let cost = cheapest(pid, count, fetch).await?;
+    let more = json!({ "operations": count, "rate": cost.rate });
+    report.add(goals::AGENT_FETCH, cost.cpu_ms, &more);
     Ok(())
 }
 
@@ -95,10 +94,9 @@ async fn tokens(
         }
     };
     parallel(100, fetch.clone()).await?;
-    let (cpu, start) = (usage::cpu(pid)?, Instant::now());
-    parallel(count, fetch).await?;
-    let more = json!({ "operations": count, "rate": rate(count, start) });
-    report.add(goals::AGENT_JWT, per_operation(usage::cpu(pid)? - cpu, count), &more);
+    let cost = cheapest(pid, count, fetch).await?;
+    let more = json!({ "operations": count, "rate": cost.rate });
+    report.add(goals::AGENT_JWT, cost.cpu_ms, &more);
     Ok(())
 }
 
@@ -161,14 +159,4 @@ async fn until(
         }
     };
     tokio::time::timeout(PATIENCE, wait).await.context("no update of an open stream")?
-}
-
-/// Milliseconds of CPU for each operation.
-pub fn per_operation(cpu: Duration, count: usize) -> f64 {
-    cpu.as_secs_f64() * 1e3 / count as f64
-}
-
-/// Operations in a second, whole.
-pub fn rate(count: usize, start: Instant) -> f64 {
-    (count as f64 / start.elapsed().as_secs_f64()).round()
 }

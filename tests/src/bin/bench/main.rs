@@ -62,7 +62,7 @@ const SMALL: Sizes = Sizes {
     changes: 20,
     signed: 2000,
     signed_tokens: 500,
-    attested: 50,
+    attested: 90,
     entries: 10_000,
     created: 2000,
     idle: 10,
