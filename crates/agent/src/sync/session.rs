@@ -1,0 +1,391 @@
+//! One session with the server: whatever happens between an attestation and the need for the next.
+
+use std::{sync::Arc, time::Duration};
+
+use signet_base::Backoff;
+use tokio::time::Instant;
+
+use super::{
+    Manager, SessionEnd, Shared,
+    fetch::{self, Fetched, Scope},
+    push::{PushState, PushWatcher},
+    shared,
+    signing::{self, Signing},
+};
+use crate::{
+    agent_identity::AgentIdentity,
+    client::{ClientError, Notice, Refusal},
+    entry::EntryMap,
+};
+
+/// How often a server that pushes notices is asked nevertheless.
+const SAFETY_POLL: Duration = Duration::from_secs(300);
+/// How often the wall clock is looked at: timers do not see a laptop sleep.
+const CLOCK_CHECK: Duration = Duration::from_secs(30);
+/// A wall clock that is off by this much has jumped, seconds.
+const CLOCK_JUMP: i64 = 60;
+/// The longest pause between attempts to sync: a server that is back is noticed within it.
+const MAX_SYNC_PAUSE: Duration = Duration::from_secs(60);
+/// While nothing is cached, a server is asked at least this often.
+const EMPTY_POLL: Duration = Duration::from_secs(5);
+
+/// One session: from an attested identity to its end.
+pub(super) struct Session<'a> {
+    manager: &'a mut Manager,
+    identity: Arc<AgentIdentity>,
+    push: PushWatcher,
+    signing: Signing,
+    fetching: Option<Fetching>,
+    again: Option<Scope>,
+    renewing: Option<Renewing>,
+    next_sync: Instant,
+    next_renewal: Instant,
+    renew_now: bool,
+    sync_backoff: Backoff,
+    renew_backoff: Backoff,
+    wall: (i64, Instant),
+    greeted: bool,
+}
+
+type Fetching =
+    std::pin::Pin<Box<dyn Future<Output = (Option<Notice>, Result<Fetched, ClientError>)> + Send>>;
+type Renewing = std::pin::Pin<Box<dyn Future<Output = Result<AgentIdentity, ClientError>> + Send>>;
+
+enum Event {
+    Fetched(Option<Notice>, Result<Fetched, ClientError>),
+    Signed(signing::BatchResult),
+    Renewed(Result<AgentIdentity, ClientError>),
+    Pushed,
+    Demand,
+    Kicked,
+    Timer,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(manager: &'a mut Manager, identity: Arc<AgentIdentity>) -> Self {
+        let shared = Arc::clone(&manager.shared);
+        let interval = shared.settings.sync_interval;
+        let max = MAX_SYNC_PAUSE.max(interval);
+        let now = Instant::now();
+        Self {
+            push: PushWatcher::start(&shared, manager.synced.clone()),
+            signing: Signing::new(),
+            fetching: None,
+            again: None,
+            renewing: None,
+            next_sync: now,
+            next_renewal: now,
+            renew_now: false,
+            sync_backoff: Backoff::new(interval, max).with_jitter(0.2),
+            renew_backoff: Backoff::new(Duration::from_secs(5), Duration::from_secs(60))
+                .with_jitter(0.2),
+            wall: (shared.clock.unix(), now),
+            greeted: false,
+            manager,
+            identity,
+        }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.manager.shared
+    }
+
+    /// Waits for the next event and acts on it.
+    pub(super) async fn step(&mut self) -> Option<SessionEnd> {
+        let timer = self.next_timer();
+        let shared = Arc::clone(self.shared());
+        let event = tokio::select! {
+            (notice, result) = maybe(&mut self.fetching) => Event::Fetched(notice, result),
+            result = self.signing.next() => Event::Signed(result),
+            result = maybe(&mut self.renewing) => Event::Renewed(result),
+            () = self.push.changed() => Event::Pushed,
+            () = shared.cache.demanded() => Event::Demand,
+            () = shared.kick.notified() => Event::Kicked,
+            () = tokio::time::sleep_until(timer) => Event::Timer,
+        };
+        match event {
+            Event::Fetched(notice, result) => {
+                self.fetching = None;
+                self.fetched(notice, result).await
+            }
+            Event::Signed(result) => self.signed(result),
+            Event::Renewed(result) => {
+                self.renewing = None;
+                self.renewed(result).await
+            }
+            Event::Pushed => {
+                self.pushed();
+                None
+            }
+            Event::Demand => {
+                self.sign();
+                None
+            }
+            Event::Kicked => {
+                self.fetch(Scope::All);
+                None
+            }
+            Event::Timer => self.tick(),
+        }
+    }
+
+    fn next_timer(&self) -> Instant {
+        let mut next = Instant::now() + CLOCK_CHECK;
+        if self.fetching.is_none() {
+            next = next.min(self.next_sync);
+        }
+        next = self.signing.next_retry().map_or(next, |at| next.min(at));
+        let now = self.shared().clock.unix();
+        let due_in = |at: i64| {
+            Instant::now() + Duration::from_secs(at.saturating_sub(now).max(0).unsigned_abs())
+        };
+        if self.signing.is_idle()
+            && let Some(due) = self.shared().cache.next_due(self.shared().settings.rule)
+            && due > now
+        {
+            next = next.min(due_in(due));
+        }
+        if self.renewing.is_none() {
+            let due = if self.renew_now {
+                Instant::now()
+            } else {
+                due_in(self.identity.due_at(self.shared().settings.rule))
+            };
+            next = next.min(due.max(self.next_renewal));
+        }
+        next
+    }
+
+    /// Looks at the clock and starts whatever is due.
+    fn tick(&mut self) -> Option<SessionEnd> {
+        let (now, at) = (self.shared().clock.unix(), Instant::now());
+        let expected = self.wall.0 + i64::try_from((at - self.wall.1).as_secs()).unwrap_or(0);
+        if (now - expected).abs() > CLOCK_JUMP {
+            tracing::info!(seconds = now - expected, "The clock jumped; syncing with the server");
+            self.next_sync = at;
+            self.next_renewal = at;
+            self.shared().client.release();
+        }
+        self.wall = (now, at);
+        if self.identity.expired(now) {
+            return Some(SessionEnd::Reattest("its SVID has expired".to_owned()));
+        }
+        let due = self.renew_now || now >= self.identity.due_at(self.shared().settings.rule);
+        if due && self.renewing.is_none() && at >= self.next_renewal {
+            let shared = Arc::clone(self.shared());
+            let identity = Arc::clone(&self.identity);
+            self.renewing = Some(Box::pin(async move { shared.renew(&identity).await }));
+        }
+        if at >= self.next_sync {
+            self.fetch(Scope::All);
+        }
+        self.sign();
+        self.shared().note_sizes();
+        None
+    }
+
+    /// Begins a fetch, or notes that another is to follow the one that runs.
+    fn fetch(&mut self, scope: Scope) {
+        if self.fetching.is_some() {
+            self.again = Some(self.again.map_or(scope, |noted| noted.and(scope)));
+            return;
+        }
+        let shared = Arc::clone(self.shared());
+        let known = Arc::clone(&self.manager.entries);
+        let (method, greet) = (self.manager.method, !self.greeted);
+        let notice = self.push.notice();
+        self.greeted = true;
+        self.fetching = Some(Box::pin(async move {
+            if greet {
+                shared.greet().await;
+            }
+            let timer = shared.metrics.fetch_entries.start(&[]);
+            let result = fetch::fetch(&shared, method, &known, scope).await;
+            timer.done(shared::status_of(&result));
+            (notice, result)
+        }));
+    }
+
+    async fn fetched(
+        &mut self,
+        notice: Option<Notice>,
+        result: Result<Fetched, ClientError>,
+    ) -> Option<SessionEnd> {
+        let fetched = match result {
+            Ok(fetched) => fetched,
+            Err(error) => return self.fetch_failed(&error).await,
+        };
+        self.sync_backoff.reset();
+        let shared = Arc::clone(self.shared());
+        self.manager.method = fetched.method;
+        self.manager.entries = Arc::new(fetched.entries.entries);
+        if notice.is_some() {
+            self.manager.synced = notice;
+        }
+        shared.metrics.synced(fetched.entries.stats);
+
+        // Trust first: what is tainted must be known before anything is served from it.
+        let own = fetched.bundles.get(&shared.settings.trust_domain).cloned();
+        if let Some(own) = &own {
+            shared.bundles.replace(own);
+            self.renew_now |= self.manager.tainted.process(&shared, own, &self.identity);
+        }
+        // What goes to secret stores is not for workloads.
+        let entries: EntryMap = self
+            .manager
+            .entries
+            .iter()
+            .filter(|(_, entry)| !entry.store_svid)
+            .map(|(id, entry)| (id.clone(), Arc::clone(entry)))
+            .collect();
+        let changes = shared.cache.update(&entries, fetched.bundles);
+        shared.metrics.entries_added.add(&[], changes.created as u64);
+        shared.metrics.entries_updated.add(&[], changes.updated as u64);
+        shared.metrics.entries_removed.add(&[], changes.removed as u64);
+        if !changes.is_none() {
+            self.manager.sealer.mark(&shared);
+        }
+        shared.synced();
+        if let Some(own) = own
+            && let Err(end) = shared.keep_bundle(&own).await
+        {
+            tracing::error!(error = %end, "Could not store bundle");
+        }
+        self.sign();
+        let interval = if self.push.is_connected() {
+            SAFETY_POLL
+        } else if shared.cache.svid_count() == 0 {
+            shared.settings.sync_interval.min(EMPTY_POLL)
+        } else {
+            shared.settings.sync_interval
+        };
+        self.next_sync = Instant::now() + interval;
+        if let Some(scope) = self.again.take() {
+            self.fetch(scope);
+        }
+        self.pushed();
+        None
+    }
+
+    async fn fetch_failed(&mut self, error: &ClientError) -> Option<SessionEnd> {
+        let shared = Arc::clone(self.shared());
+        if let Some(end) = refused(error) {
+            tracing::error!(error = %error, "Synchronize failed");
+            return Some(end);
+        }
+        self.again = None;
+        if error.is_unknown_authority() && shared.untrusted(self.identity.reattestable).await {
+            return Some(SessionEnd::Rebootstrap);
+        }
+        let pause = self.sync_backoff.next_delay();
+        tracing::error!(error = %error, retry_in = ?pause, "Synchronize failed");
+        self.next_sync = Instant::now() + pause;
+        shared.unreachable();
+        if error.is_unreachable() && self.push.is_connected() {
+            // Notices no longer come on a connection that is as dead as this one.
+            self.push = PushWatcher::start(&shared, self.manager.synced.clone());
+        }
+        None
+    }
+
+    /// Acts on the newest notice.
+    fn pushed(&mut self) {
+        let connected = self.push.is_connected();
+        self.shared().metrics.push_connected.set(&[], f64::from(u8::from(connected)));
+        let Some(notice) = self.push.notice() else {
+            if self.push.state() == PushState::Down {
+                // Until it is back the server is polled.
+                let poll = Instant::now() + self.shared().settings.sync_interval;
+                self.next_sync = self.next_sync.min(poll);
+            }
+            return;
+        };
+        let scope = match &self.manager.synced {
+            Some(synced) if synced.feed_id == notice.feed_id => {
+                let bundles = notice.bundles_revision != synced.bundles_revision;
+                let entries = notice.entries_revision != synced.entries_revision;
+                match (entries, bundles) {
+                    (false, false) => return,
+                    (true, false) => Scope::Entries,
+                    _ => Scope::All,
+                }
+            }
+            _ => Scope::All,
+        };
+        if self.fetching.is_none() {
+            self.fetch(scope);
+        } else {
+            self.again = Some(self.again.map_or(scope, |noted| noted.and(scope)));
+        }
+    }
+
+    fn sign(&mut self) {
+        let shared = Arc::clone(&self.manager.shared);
+        self.signing.start(&shared);
+    }
+
+    fn signed(&mut self, result: signing::BatchResult) -> Option<SessionEnd> {
+        let shared = Arc::clone(self.shared());
+        let outcome = self.signing.finish(&shared, result);
+        if let Some(end) = outcome.error.as_ref().and_then(refused) {
+            return Some(end);
+        }
+        if outcome.signed > 0 {
+            self.manager.sealer.mark(&shared);
+        }
+        if outcome.unknown_entry {
+            // An entry changed since the last sync.
+            self.next_sync = self.next_sync.min(Instant::now() + Duration::from_secs(1));
+        }
+        self.sign();
+        None
+    }
+
+    async fn renewed(&mut self, result: Result<AgentIdentity, ClientError>) -> Option<SessionEnd> {
+        let shared = Arc::clone(self.shared());
+        let identity = match result {
+            Ok(identity) => Arc::new(identity),
+            Err(error) => {
+                tracing::error!(error = %error, "Could not renew the agent's SVID");
+                self.next_renewal = Instant::now() + self.renew_backoff.next_delay();
+                return refused(&error);
+            }
+        };
+        // Durable first: from its first use on, the server may know this SVID only.
+        if let Err(error) = shared.keep_svid(&identity).await {
+            tracing::error!(error = %error, "Could not store SVID; keeping the one at hand");
+            self.next_renewal = Instant::now() + self.renew_backoff.next_delay();
+            return None;
+        }
+        tracing::info!(
+            spiffe_id = %identity.id,
+            expires_at = identity.not_after(),
+            "Successfully renewed the agent's SVID"
+        );
+        self.renew_backoff.reset();
+        self.renew_now = false;
+        self.next_renewal = Instant::now();
+        if let Err(error) = self.manager.use_identity(Arc::clone(&identity)) {
+            tracing::error!(error = %error, "Could not use the new SVID");
+            return Some(SessionEnd::Reattest("its new SVID is of no use".to_owned()));
+        }
+        self.identity = identity;
+        self.push = PushWatcher::start(&shared, self.manager.synced.clone());
+        None
+    }
+}
+
+fn refused(error: &ClientError) -> Option<SessionEnd> {
+    Some(match error.refusal()? {
+        Refusal::Banned => SessionEnd::Banned,
+        Refusal::Reattest(why) => SessionEnd::Reattest(why.to_owned()),
+    })
+}
+
+/// The future's output, or nothing ever when there is none.
+async fn maybe<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
