@@ -5,7 +5,7 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -368,6 +368,7 @@ fn shared(
         attestor: ArcSwapOption::from(attestors::node(config, &config.plugins)?.map(Arc::new)),
         status: watch::Sender::new(Status::default()),
         kick: Notify::new(),
+        sealing_fails: AtomicBool::new(false),
         metrics,
         settings,
         clock,

@@ -1,6 +1,9 @@
 //! Keeping the sealed cache up to date, away from the manager's own work.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use tokio_util::task::AbortOnDropHandle;
 
@@ -77,12 +80,24 @@ fn file(shared: &Shared) -> Option<SealedCache> {
 async fn write(shared: &Arc<Shared>) {
     let Some(file) = file(shared) else { return };
     let snapshot = shared.cache.snapshot();
-    match tokio::task::spawn_blocking(move || file.store(&snapshot)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            let cause = std::error::Error::source(&error).map(ToString::to_string);
-            tracing::warn!(error = %error, cause = ?cause, "Could not write the sealed cache");
-        }
-        Err(error) => tracing::warn!(error = %error, "Could not write the sealed cache"),
+    let stored = tokio::task::spawn_blocking(move || file.store(&snapshot)).await;
+    let problem = match stored {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(match std::error::Error::source(&error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        }),
+        Err(error) => Some(error.to_string()),
+    };
+    let was_failing = shared.sealing_fails.swap(problem.is_some(), Ordering::Relaxed);
+    match problem {
+        // Every change tries again; once is enough to say so.
+        Some(problem) if !was_failing => tracing::warn!(
+            error = problem,
+            "Could not write the sealed cache: after a restart without its server the agent will \
+             have nothing to serve"
+        ),
+        None if was_failing => tracing::info!("The sealed cache is written again"),
+        _ => {}
     }
 }

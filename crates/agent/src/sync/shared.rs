@@ -1,6 +1,9 @@
 //! What the manager shares with its own parts and with the endpoints.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use arc_swap::ArcSwapOption;
 use signet_attest::node::NodeAttestorAgent;
@@ -95,6 +98,8 @@ pub struct Shared {
     pub status: watch::Sender<Status>,
     /// Makes the manager sync at once.
     pub kick: Notify,
+    /// Whether the sealed cache could not be written at the last try.
+    pub sealing_fails: AtomicBool,
     /// What is measured.
     pub metrics: AgentMetrics,
 }
