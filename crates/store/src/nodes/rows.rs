@@ -52,12 +52,17 @@ pub(crate) async fn put(
     node: &AttestedNode,
 ) -> Result<(), Fault> {
     let (row, old_terms) = match old {
-        Some((row, node)) => (*row, terms::of_node(node)),
-        None => (tx.next_row("nodes").await?, Vec::new()),
+        Some((row, node)) => (Some(*row), terms::of_node(node)),
+        None => (None, Vec::new()),
     };
-    let text =
-        format!("REPLACE INTO nodes ({}) VALUES {}", AttestedNode::COLUMNS, sql::values(1, 10));
-    sql::query(text)
+    // A new node takes the row after all others; its number comes back with the same statement.
+    let text = format!(
+        "REPLACE INTO nodes ({}) VALUES \
+         (coalesce(?, (SELECT coalesce(max(id), 0) + 1 FROM nodes)), {}) RETURNING id",
+        AttestedNode::COLUMNS,
+        sql::list(9)
+    );
+    let written = sql::query(text)
         .bind(row)
         .bind(node.spiffe_id.to_string())
         .bind(&node.attestation_type)
@@ -68,8 +73,9 @@ pub(crate) async fn put(
         .bind(json::selectors(&node.selectors))
         .bind(i64::from(node.can_reattest))
         .bind(&node.agent_version)
-        .execute(tx.conn())
+        .fetch_one(tx.conn())
         .await?;
+    let row = written.try_get(0)?;
     terms::replace(tx.conn(), Index::Nodes, row, &old_terms, &terms::of_node(node)).await?;
     let to = ChangedTo::Node(Arc::new(node.clone()));
     tx.changed(ChangeKind::Node, node.spiffe_id.to_string(), to);
