@@ -6,7 +6,7 @@ use bytes::Bytes;
 use signet_identity::SpiffeId;
 use zeroize::Zeroizing;
 
-use crate::rotation;
+use crate::rotation::{self, RotationRule};
 
 /// An X.509-SVID with its private key.
 pub struct X509Svid {
@@ -22,6 +22,8 @@ pub struct X509Svid {
     pub not_after: i64,
     /// Where in the spread its rotation falls, `0.0..1.0`.
     pub draw: f64,
+    /// When it came, Unix seconds; its start of validity where that is not known.
+    pub received_at: i64,
 }
 
 impl X509Svid {
@@ -32,8 +34,29 @@ impl X509Svid {
         key: Zeroizing<Vec<u8>>,
         (not_before, not_after): (i64, i64),
     ) -> Arc<Self> {
+        Self::received(spiffe_id, chain, key, (not_before, not_after), not_before)
+    }
+
+    /// An SVID that came at `received_at`.
+    pub fn received(
+        spiffe_id: SpiffeId,
+        chain: Vec<Box<[u8]>>,
+        key: Zeroizing<Vec<u8>>,
+        (not_before, not_after): (i64, i64),
+        received_at: i64,
+    ) -> Arc<Self> {
         let draw = rotation::draw(chain.first().map_or(&[][..], |leaf| leaf));
-        Arc::new(Self { spiffe_id, chain, key, not_before, not_after, draw })
+        Arc::new(Self { spiffe_id, chain, key, not_before, not_after, draw, received_at })
+    }
+
+    /// When it is to be replaced, Unix seconds. One that came when it was due already (its life is
+    /// hardly longer than what issuers allow for skewed clocks) is given half of what was left.
+    pub fn due_at(&self, rule: RotationRule) -> i64 {
+        let due = rule.x509_due_at(self.not_before, self.not_after, self.draw);
+        if due > self.received_at || self.received_at <= self.not_before {
+            return due;
+        }
+        self.received_at + ((self.not_after - self.received_at) / 2).max(1)
     }
 
     /// The whole chain as one run of DER, leaf first.
@@ -63,5 +86,25 @@ impl AsRef<[u8]> for KeyOf {
 impl fmt::Debug for X509Svid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "X509Svid({}, not_after: {}, ..)", self.spiffe_id, self.not_after)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_svid_that_is_due_when_it_comes_does_not_make_the_agent_spin() {
+        let rule = RotationRule::default();
+        let svid = |received_at, not_after| {
+            let id = "spiffe://td/w".parse().unwrap();
+            let key = Zeroizing::new(Vec::new());
+            X509Svid::received(id, Vec::new(), key, (990, not_after), received_at)
+        };
+        // Ten seconds of cushion and four of life: half of it has passed before it came.
+        assert_eq!(svid(1000, 1004).due_at(rule), 1002);
+        assert_eq!(svid(1000, 1001).due_at(rule), 1001);
+        let usual = svid(1000, 4600).due_at(rule);
+        assert!((2600..=3000).contains(&usual), "{usual}");
     }
 }

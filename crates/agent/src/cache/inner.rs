@@ -308,7 +308,7 @@ impl Inner {
                 Some(svid) => {
                     let due = record.replace
                         || svid.spiffe_id != record.entry.spiffe_id
-                        || rule.x509_due(now, svid.not_before, svid.not_after, svid.draw);
+                        || now >= svid.due_at(rule);
                     if due {
                         wanted.push((live, record.used, want()));
                     }
@@ -333,7 +333,7 @@ impl Inner {
         self.records
             .values()
             .filter_map(|record| record.svid.as_ref())
-            .map(|svid| rule.x509_due_at(svid.not_before, svid.not_after, svid.draw))
+            .map(|svid| svid.due_at(rule))
             .min()
     }
 

@@ -41,6 +41,7 @@ pub(super) struct Session<'a> {
     next_sync: Instant,
     next_renewal: Instant,
     renew_now: bool,
+    renew_floor: i64,
     sync_backoff: Backoff,
     renew_backoff: Backoff,
     wall: (i64, Instant),
@@ -76,6 +77,7 @@ impl<'a> Session<'a> {
             next_sync: now,
             next_renewal: now,
             renew_now: false,
+            renew_floor: 0,
             sync_backoff: Backoff::new(interval, max).with_jitter(0.2),
             renew_backoff: Backoff::new(Duration::from_secs(5), Duration::from_secs(60))
                 .with_jitter(0.2),
@@ -146,14 +148,16 @@ impl<'a> Session<'a> {
             next = next.min(due_in(due));
         }
         if self.renewing.is_none() {
-            let due = if self.renew_now {
-                Instant::now()
-            } else {
-                due_in(self.identity.due_at(self.shared().settings.rule))
-            };
+            let due = if self.renew_now { Instant::now() } else { due_in(self.due_at()) };
             next = next.min(due.max(self.next_renewal));
         }
         next
+    }
+
+    /// When the agent's SVID is to be renewed; right after a renewal not at once, however short
+    /// the new one lives.
+    fn due_at(&self) -> i64 {
+        self.identity.due_at(self.shared().settings.rule).max(self.renew_floor)
     }
 
     /// Looks at the clock and starts whatever is due.
@@ -170,7 +174,7 @@ impl<'a> Session<'a> {
         if self.identity.expired(now) {
             return Some(SessionEnd::Reattest("its SVID has expired".to_owned()));
         }
-        let due = self.renew_now || now >= self.identity.due_at(self.shared().settings.rule);
+        let due = self.renew_now || now >= self.due_at();
         if due && self.renewing.is_none() && at >= self.next_renewal {
             let shared = Arc::clone(self.shared());
             let identity = Arc::clone(&self.identity);
@@ -364,6 +368,8 @@ impl<'a> Session<'a> {
         );
         self.renew_backoff.reset();
         self.renew_now = false;
+        let now = shared.clock.unix();
+        self.renew_floor = now + ((identity.not_after() - now) / 4).max(1);
         self.next_renewal = Instant::now();
         if let Err(error) = self.manager.use_identity(Arc::clone(&identity)) {
             tracing::error!(error = %error, "Could not use the new SVID");

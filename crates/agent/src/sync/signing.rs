@@ -165,7 +165,7 @@ impl Signing {
         for (want, (key, new)) in batch.wanted.iter().zip(results) {
             let id = want.entry.id.clone();
             let svid = match new {
-                Ok(chain) => accept(chain, &key, &want.entry.spiffe_id),
+                Ok(chain) => accept(chain, &key, &want.entry.spiffe_id, shared.clock.unix()),
                 Err(status) => {
                     outcome.unknown_entry |= status.code() == Code::NotFound;
                     Err(format!("{} ({:?})", status.message(), status.code()))
@@ -258,6 +258,7 @@ fn accept(
     chain: Vec<Box<[u8]>>,
     key: &PrivateKey,
     expected: &SpiffeId,
+    now: i64,
 ) -> Result<Arc<X509Svid>, String> {
     let leaf = chain.first().ok_or("no certificate")?;
     let leaf = Certificate::from_der(leaf).map_err(|error| error.to_string())?;
@@ -268,6 +269,10 @@ fn accept(
     if leaf.public_key().is_ok_and(|p| p.spki_der() != key.public_key().spki_der()) {
         return Err("the server signed for another key".to_owned());
     }
+    if leaf.not_after() <= now {
+        return Err("it has expired by this machine's clock: check the clock".to_owned());
+    }
     let validity = (leaf.not_before(), leaf.not_after());
-    Ok(X509Svid::new(id, chain, Zeroizing::new(key.pkcs8_der().to_vec()), validity))
+    let key = Zeroizing::new(key.pkcs8_der().to_vec());
+    Ok(X509Svid::received(id, chain, key, validity, now))
 }

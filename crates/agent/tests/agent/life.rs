@@ -120,7 +120,7 @@ async fn the_agents_svid_is_renewed_in_time_and_kept() {
     let fixture = Fixture::new().await;
     {
         let mut state = fixture.server.lock();
-        // Half of it has passed within a few seconds.
+        // With the cushion before it, half of it has passed when it comes.
         state.agent_ttl = 4;
     }
     let mut agent = fixture.serving().await;
@@ -129,7 +129,7 @@ async fn the_agents_svid_is_renewed_in_time_and_kept() {
     agent
         .until(|status| status.identity.as_ref().is_some_and(|i| i.not_after() > first + 60))
         .await;
-    assert_eq!(fixture.server.lock().count("RenewAgent"), 1);
+    assert!(fixture.server.lock().count("RenewAgent") >= 1);
     assert_eq!(agent.fetch().await.unwrap(), [id("w1")]);
     agent.stop().await;
     let agent = fixture.serving().await;
