@@ -15,8 +15,8 @@ use signet_pki::{
     KeyType, PrivateKey, PublicKey, Signer,
     x509::{
         CaIssuer, CaParams, CertError, Certificate, Csr, CsrError, CsrParams, Extension,
-        IssueError, Issued, MAX_CSR_LEN, Name, Oid, SvidParams, TrustBundle, VerifyError,
-        create_csr, self_sign_ca, split_der_chain, verify_svid,
+        IssueError, Issued, MAX_AUTHORITIES, MAX_CSR_LEN, Name, Oid, SvidParams, TrustBundle,
+        VerifyError, create_csr, self_sign_ca, split_der_chain, verify_svid,
     },
 };
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
@@ -427,5 +427,7 @@ fn concatenated_chains_split() {
     let both = [&leaf[..], ca.certificate().der()].concat();
     assert_eq!(split_der_chain(&both).unwrap(), [&leaf[..], ca.certificate().der()]);
     assert!(split_der_chain(&both[..both.len() - 1]).is_err());
-    assert!(split_der_chain(&leaf.repeat(17)).is_err());
+    // A bundle is carried the same way, and may be longer than any chain.
+    assert_eq!(split_der_chain(&leaf.repeat(MAX_AUTHORITIES)).unwrap().len(), MAX_AUTHORITIES);
+    assert!(split_der_chain(&leaf.repeat(MAX_AUTHORITIES + 1)).is_err());
 }
