@@ -132,7 +132,9 @@ pub enum EntryError {
     #[error("invalid parent ID: path is empty")]
     ParentWithoutPath,
     /// The SPIFFE ID lies in `/spire`.
-    #[error("invalid spiffe ID: \"{0}\" is not a workload in the trust domain: path is in the reserved namespace")]
+    #[error(
+        "invalid spiffe ID: \"{0}\" is not a workload in the trust domain: path is in the reserved namespace"
+    )]
     Reserved(SpiffeId),
     /// An ID is not a SPIFFE ID.
     #[error("invalid {0}: {1}")]

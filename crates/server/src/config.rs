@@ -20,8 +20,8 @@ use signet_pki::KeyType;
 pub use flags::RunFlags;
 pub use plugins::{
     Configured, CredentialComposer, DataStore, DiskKeyManager, DiskUpstream, HttpChallenge,
-    K8sCluster, K8sPsat, KeyManager, NodeAttestor, PluginSource, Plugins, SealKey, SqliteStore, UpstreamAuthority,
-    X509Pop, X509PopMode,
+    K8sCluster, K8sPsat, KeyManager, NodeAttestor, PluginSource, Plugins, SealKey, SqliteStore,
+    UpstreamAuthority, X509Pop, X509PopMode,
 };
 
 /// Everything `signet-server run` was told.

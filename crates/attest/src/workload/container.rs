@@ -173,11 +173,7 @@ mod tests {
     fn reads_the_path_of_every_runtime_and_driver() {
         let (a, under) = (id('a'), POD.replace('-', "_"));
         let kube = |path: String| {
-            assert_eq!(
-                pairs(&format!("0::{path}\n")),
-                [(Some(POD.to_owned()), id('a'))],
-                "{path}"
-            );
+            assert_eq!(pairs(&format!("0::{path}\n")), [(Some(POD.to_owned()), id('a'))], "{path}");
         };
         kube(format!("/kubepods/burstable/pod{POD}/{a}"));
         kube(format!("/kubepods/pod{POD}/{a}"));
@@ -210,10 +206,7 @@ mod tests {
     fn a_forged_inner_path_stands_behind_the_real_one() {
         let (own, victim) = (id('a'), id('b'));
         let forged = format!("0::/kubepods/pod{POD}/{own}/pod{OTHER}/{victim}");
-        assert_eq!(
-            pairs(&forged),
-            [(Some(POD.to_owned()), own), (Some(OTHER.to_owned()), victim)]
-        );
+        assert_eq!(pairs(&forged), [(Some(POD.to_owned()), own), (Some(OTHER.to_owned()), victim)]);
     }
 
     #[test]
@@ -226,7 +219,9 @@ mod tests {
     #[test]
     fn hierarchies_of_cgroup_v1_must_agree() {
         let (a, b) = (id('a'), id('b'));
-        let same = format!("4:memory:/kubepods/pod{POD}/{a}\n1:name=systemd:/\n0::/kubepods/pod{POD}/{a}\n");
+        let same = format!(
+            "4:memory:/kubepods/pod{POD}/{a}\n1:name=systemd:/\n0::/kubepods/pod{POD}/{a}\n"
+        );
         assert_eq!(pairs(&same), [(Some(POD.to_owned()), a.clone())]);
         let differ = format!("4:memory:/kubepods/pod{POD}/{a}\n0::/kubepods/pod{POD}/{b}\n");
         assert!(matches!(containers(&differ), Err(CgroupError::Disagree(..))));
