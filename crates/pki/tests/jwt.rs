@@ -167,6 +167,24 @@ fn all_algorithms_of_the_standard_validate() {
 }
 
 #[test]
+fn tokens_of_another_library_validate() {
+    for (kind, alg) in [
+        (KeyType::EcP256, jsonwebtoken::Algorithm::ES256),
+        (KeyType::EcP384, jsonwebtoken::Algorithm::ES384),
+    ] {
+        let key = PrivateKey::generate(kind).unwrap();
+        let mut header = jsonwebtoken::Header::new(alg);
+        header.kid = Some("key1".to_owned());
+        let claims = json!({"sub": id().to_string(), "aud": ["them"], "exp": NOW});
+        let theirs = jsonwebtoken::EncodingKey::from_ec_der(key.pkcs8_der());
+        let token = jsonwebtoken::encode(&header, &claims, &theirs).unwrap();
+        let bundle = bundle_of(key.public_key());
+        let valid = validate(&token, &aud(&["them"]), NOW, |_| Some(&bundle)).unwrap();
+        assert_eq!(valid.id, id());
+    }
+}
+
+#[test]
 fn es512_validates() {
     // No signer of ours makes these: straight from the crypto library.
     use aws_lc_rs::signature::{ECDSA_P521_SHA512_FIXED_SIGNING, EcdsaKeyPair, KeyPair};
