@@ -1,4 +1,4 @@
-//! `signet-agent run` and `validate`.
+//! `signet-agent run`.
 
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
@@ -32,24 +32,6 @@ pub fn run(program: Program, flags: &RunFlags) -> ExitCode {
             eprintln!("{}: {error:#}", program.agent_name());
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Checks the configuration as [`run`] does, and opens, binds and creates nothing.
-pub fn validate(program: Program, flags: &RunFlags) -> ExitCode {
-    match load(program, flags) {
-        Ok(config) => {
-            for warning in &config.warnings {
-                eprintln!("warning: {warning}");
-            }
-            let name = match program {
-                Program::Signet => "Signet",
-                Program::Spire => "SPIRE",
-            };
-            println!("{name} agent configuration file is valid.");
-            ExitCode::SUCCESS
-        }
-        Err(code) => code,
     }
 }
 

@@ -1,11 +1,9 @@
 //! Path validation outside SPIFFE: what `x509pop` needs for certificates of any PKI.
 
-use std::net::IpAddr;
-
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, anchor_from_trusted_cert};
 
-use super::{Certificate, verify::AnyUsage};
+use super::verify::AnyUsage;
 
 /// Why no path was found.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -57,9 +55,4 @@ pub fn verify_path(
     let root = anchors.iter().position(|anchor| std::ptr::eq(anchor, path.anchor()));
     chain.extend(root.and_then(|at| roots.get(at)).cloned());
     Ok(chain)
-}
-
-/// The IP address SANs of a DER certificate; none when it cannot be read.
-pub fn ip_addresses(der: &[u8]) -> Vec<IpAddr> {
-    Certificate::from_der(der).map(|cert| cert.ip_addresses().to_vec()).unwrap_or_default()
 }

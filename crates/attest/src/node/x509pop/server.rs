@@ -131,7 +131,7 @@ impl X509PopServer {
         let peer = peer
             .map(|ip| ip.to_canonical())
             .ok_or_else(|| NodeAttestError::internal("client IP not available for verification"))?;
-        if path::ip_addresses(leaf.der()).iter().any(|ip| ip.to_canonical() == peer) {
+        if leaf.ip_addresses().iter().any(|ip| ip.to_canonical() == peer) {
             return Ok(());
         }
         Err(NodeAttestError::denied(format!(
