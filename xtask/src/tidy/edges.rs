@@ -16,16 +16,19 @@ const FENCES: &[(&str, &[&str])] = &[
     ("aws-lc-rs", &["pki"]),
     ("axum", &["daemon"]),
     ("jsonwebtoken", &["pki"]),
+    ("k8s-openapi", &["controller"]),
+    ("kube", &["controller"]),
     ("prometheus-client", &["daemon"]),
     ("prost", &["api", "server", "agent"]),
     ("prost-types", &["api", "server", "agent"]),
     ("rcgen", &["pki"]),
     ("rustls-webpki", &["pki"]),
     ("sqlx", &["store"]),
-    ("tonic", &["api", "server", "agent"]),
+    ("tonic", &["api", "server", "agent", "controller"]),
     ("tonic-prost", &["api"]),
     ("tracing-subscriber", &["daemon"]),
     ("x509-parser", &["pki"]),
+    ("zbus", &["attest"]),
 ];
 
 /// Crates that are tools, not part of the programs: anyone may test with `testkit`.

@@ -1,0 +1,1 @@
+//! Keeps registration entries in step with a Kubernetes cluster.
