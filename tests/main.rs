@@ -14,25 +14,43 @@ mod attestors;
 mod authorities;
 #[path = "tests/bad_input.rs"]
 mod bad_input;
+#[path = "tests/bootstrap.rs"]
+mod bootstrap;
 #[path = "tests/cli_agent.rs"]
 mod cli_agent;
 #[path = "tests/cli_server.rs"]
 mod cli_server;
+#[path = "tests/clock.rs"]
+mod clock;
 #[path = "tests/config.rs"]
 mod config;
+#[path = "tests/csrs.rs"]
+mod csrs;
+#[path = "tests/delegated.rs"]
+mod delegated;
+#[path = "tests/disk.rs"]
+mod disk;
+#[path = "tests/files.rs"]
+mod files;
 #[path = "tests/grpc.rs"]
 mod grpc;
 #[path = "tests/migrate.rs"]
 mod migrate;
+#[path = "tests/pids.rs"]
+mod pids;
 #[path = "tests/push.rs"]
 mod push;
 #[path = "tests/resilience.rs"]
 mod resilience;
+#[path = "tests/signals.rs"]
+mod signals;
 #[path = "tests/spire_agent.rs"]
 mod spire_agent;
 #[path = "tests/spire_server.rs"]
 mod spire_server;
 #[path = "tests/tokens.rs"]
 mod tokens;
+#[path = "tests/web.rs"]
+mod web;
 #[path = "tests/workload.rs"]
 mod workload;

@@ -11,7 +11,7 @@ use crate::{
     bins,
     cli::Cli,
     dir::TestDir,
-    process::Process,
+    process::{Process, behind},
     wait::{DEADLINE, eventually_within},
 };
 
@@ -22,7 +22,7 @@ pub struct AgentOptions {
     pub trust_domain: String,
     /// `server_port`; the address is 127.0.0.1.
     pub port: u16,
-    /// The bootstrap bundle; none for `insecure_bootstrap`.
+    /// The bootstrap bundle; none for `insecure_bootstrap`, or for a URL in `agent`.
     pub bundle: Option<PathBuf>,
     /// The node attestor block.
     pub node_attestor: String,
@@ -38,6 +38,10 @@ pub struct AgentOptions {
     pub token: Option<String>,
     /// More arguments of `run`.
     pub args: Vec<String>,
+    /// More environment.
+    pub env: Vec<(String, String)>,
+    /// What stands before the program, such as [`crate::SmallDisk::prefix`].
+    pub prefix: Vec<String>,
 }
 
 impl Default for AgentOptions {
@@ -57,6 +61,8 @@ impl Default for AgentOptions {
             top: String::new(),
             token: None,
             args: Vec::new(),
+            env: Vec::new(),
+            prefix: Vec::new(),
         }
     }
 }
@@ -93,7 +99,10 @@ impl Agent {
     fn write_config(&self) {
         let o = &self.options;
         let bootstrap = o.bundle.as_ref().map_or_else(
-            || "insecure_bootstrap = true".to_owned(),
+            || match o.agent.contains("trust_bundle_url") {
+                true => String::new(),
+                false => "insecure_bootstrap = true".to_owned(),
+            },
             |path| format!("trust_bundle_path = \"{}\"", path.display()),
         );
         // Each agent of a test has its own key. With `SIGNET_TEST_PLAIN=1` no keys of ours are used,
@@ -143,8 +152,12 @@ plugins {{
 
     /// The `run` command, for tests that start it themselves.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(bins::agent());
-        command.args(["run", "-config"]).arg(self.config_file()).args(&self.options.args);
+        let mut command = behind(&self.options.prefix, &bins::agent());
+        command
+            .args(["run", "-config"])
+            .arg(self.config_file())
+            .args(&self.options.args)
+            .envs(self.options.env.iter().cloned());
         if let Some(token) = &self.options.token {
             command.args(["-joinToken", token]);
         }

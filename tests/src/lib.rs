@@ -23,6 +23,7 @@ pub mod process;
 pub mod raw;
 pub mod server;
 pub mod wait;
+pub mod wall;
 
 pub use agent::{Agent, AgentOptions};
 pub use cli::{Cli, Output};
@@ -32,19 +33,6 @@ pub use nix::sys::signal::Signal;
 pub use node::Node;
 pub use process::Process;
 pub use server::{Server, ServerOptions};
+pub use signet_testkit::{SmallDisk, skip};
 pub use wait::{DEADLINE, eventually, eventually_within};
-
-/// Leaves a test early because the machine lacks something, and says so. Where nothing may be
-/// missing (`SIGNET_REQUIRE_ALL=1`) it fails instead.
-#[macro_export]
-macro_rules! skip {
-    ($($why:tt)*) => {{
-        let why = format!($($why)*);
-        assert!(
-            std::env::var_os("SIGNET_REQUIRE_ALL").is_none_or(|v| v != "1"),
-            "cannot be skipped here: {why}"
-        );
-        eprintln!("SKIPPED: {why}");
-        return;
-    }};
-}
+pub use wall::WallClock;

@@ -113,6 +113,14 @@ impl Drop for Process {
     }
 }
 
+/// A command of `program` that begins with other words, if there are any.
+pub fn behind(prefix: &[String], program: &Path) -> Command {
+    let Some((first, rest)) = prefix.split_first() else { return Command::new(program) };
+    let mut command = Command::new(first);
+    command.args(rest).arg(program);
+    command
+}
+
 fn tail(text: &str, lines: usize) -> String {
     let all: Vec<&str> = text.lines().collect();
     let kept = all[all.len().saturating_sub(lines)..].iter();

@@ -17,7 +17,7 @@ use crate::{
     bins,
     cli::Cli,
     dir::TestDir,
-    process::Process,
+    process::{Process, behind},
     wait::{DEADLINE, eventually_within},
 };
 
@@ -38,6 +38,10 @@ pub struct ServerOptions {
     pub args: Vec<String>,
     /// More environment.
     pub env: Vec<(String, String)>,
+    /// The database.
+    pub database: String,
+    /// What stands before the program, such as [`crate::SmallDisk::prefix`].
+    pub prefix: Vec<String>,
 }
 
 impl Default for ServerOptions {
@@ -51,6 +55,8 @@ impl Default for ServerOptions {
             top: String::new(),
             args: Vec::new(),
             env: Vec::new(),
+            database: "DIR/datastore.sqlite3".to_owned(),
+            prefix: Vec::new(),
         }
     }
 }
@@ -95,7 +101,8 @@ impl Server {
     }
 
     fn write_config(&self) {
-        let ServerOptions { trust_domain, server, key_manager, plugins, top, .. } = &self.options;
+        let ServerOptions { trust_domain, server, key_manager, plugins, top, database, .. } =
+            &self.options;
         let dir = self.data.display();
         let config = format!(
             r#"server {{
@@ -110,7 +117,7 @@ impl Server {
 }}
 plugins {{
     DataStore "sql" {{
-        plugin_data {{ database_type = "sqlite3", connection_string = "DIR/datastore.sqlite3" }}
+        plugin_data {{ database_type = "sqlite3", connection_string = "{database}" }}
     }}
     NodeAttestor "join_token" {{ plugin_data {{}} }}
     {key_manager}
@@ -131,7 +138,7 @@ plugins {{
 
     /// The `run` command, for tests that start it themselves.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(bins::server());
+        let mut command = behind(&self.options.prefix, &bins::server());
         command
             .args(["run", "-config"])
             .arg(self.config_file())

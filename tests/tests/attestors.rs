@@ -10,14 +10,16 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 use serde_json::Value;
 
 /// A CA of machines, and what it issued.
-struct Machines {
+pub struct Machines {
     files: Arc<TestDir>,
     issuer: Issuer<'static, KeyPair>,
-    ca: PathBuf,
+    /// The CA's certificate.
+    pub ca: PathBuf,
 }
 
 impl Machines {
-    fn new() -> Self {
+    /// A new CA.
+    pub fn new() -> Self {
         let files = Arc::new(TestDir::new());
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
@@ -29,7 +31,7 @@ impl Machines {
     }
 
     /// The agent's node attestor block for a new machine.
-    fn machine(&self, name: &str, digital_signature: bool) -> String {
+    pub fn machine(&self, name: &str, digital_signature: bool) -> String {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -47,19 +49,24 @@ impl Machines {
         )
     }
 
-    fn server(&self, server: &str) -> Server {
+    /// The server's node attestor block.
+    pub fn plugin(&self) -> String {
+        let ca = self.ca.display();
+        format!("NodeAttestor \"x509pop\" {{ plugin_data {{ ca_bundle_path = \"{ca}\" }} }}")
+    }
+
+    /// A server that knows it.
+    pub fn server(&self, server: &str) -> Server {
         Server::start(ServerOptions {
             server: server.to_owned(),
-            plugins: format!(
-                "NodeAttestor \"x509pop\" {{ plugin_data {{ ca_bundle_path = \"{}\" }} }}",
-                self.ca.display()
-            ),
+            plugins: self.plugin(),
             ..ServerOptions::default()
         })
     }
 }
 
-fn options(server: &Server, node_attestor: String) -> AgentOptions {
+/// The options of an agent of `server` with this node attestor block.
+pub fn machine_options(server: &Server, node_attestor: String) -> AgentOptions {
     AgentOptions {
         port: server.port(),
         bundle: Some(server.bundle_file()),
@@ -92,7 +99,7 @@ fn a_machine_certificate_attests_a_node_and_its_selectors_choose_entries() {
         .line("entry create -node -spiffeID spiffe://example.org/pool -selector x509pop:subject:cn:host1")
         .ok();
     server.register("/pool", "/workload", &[&caller()], "");
-    let options = options(&server, machines.machine("host1", true));
+    let options = machine_options(&server, machines.machine("host1", true));
     let agent = Agent::start_in(server.dir(), "agent", options);
     let attested = the_agent(&server);
     assert_eq!(attested["attestation_type"], "x509pop");
@@ -117,7 +124,7 @@ fn a_machine_that_cannot_prove_itself_is_refused() {
     for (name, attestor) in
         [("stranger", strangers.machine("host", true)), ("unfit", machines.machine("host", false))]
     {
-        let mut agent = Agent::prepare_in(server.dir(), name, options(&server, attestor));
+        let mut agent = Agent::prepare_in(server.dir(), name, machine_options(&server, attestor));
         agent.launch();
         eventually("a refusal in the agent's log", || {
             let log = agent.log();
@@ -127,7 +134,7 @@ fn a_machine_that_cannot_prove_itself_is_refused() {
     }
     // The other's certificate with a key of one's own.
     let stolen = machines.machine("host2", true).replace("host2.key", "host.key");
-    let mut agent = Agent::prepare_in(server.dir(), "stolen", options(&server, stolen));
+    let mut agent = Agent::prepare_in(server.dir(), "stolen", machine_options(&server, stolen));
     agent.launch();
     eventually("a refusal in the agent's log", || agent.log().contains("key").then_some(()));
     assert!(!agent.socket().exists());
@@ -141,8 +148,11 @@ fn an_evicted_machine_attests_again_without_a_restart() {
     }
     let machines = Machines::new();
     let server = machines.server("");
-    let mut agent =
-        Agent::start_in(server.dir(), "agent", options(&server, machines.machine("host1", true)));
+    let mut agent = Agent::start_in(
+        server.dir(),
+        "agent",
+        machine_options(&server, machines.machine("host1", true)),
+    );
     let before = the_agent(&server);
     let path = before["id"]["path"].as_str().expect("a path").to_owned();
     server.register(&path, "/workload", &[&caller()], "");
@@ -163,8 +173,11 @@ fn an_evicted_machine_attests_again_without_a_restart() {
 fn a_machine_renews_by_attesting_again() {
     let machines = Machines::new();
     let server = machines.server("agent_ttl = \"20s\"");
-    let _agent =
-        Agent::start_in(server.dir(), "agent", options(&server, machines.machine("host1", true)));
+    let _agent = Agent::start_in(
+        server.dir(),
+        "agent",
+        machine_options(&server, machines.machine("host1", true)),
+    );
     let first = the_agent(&server)["x509svid_serial_number"].clone();
     eventually("a new serial number", || {
         (the_agent(&server)["x509svid_serial_number"] != first).then_some(())
@@ -175,8 +188,11 @@ fn a_machine_renews_by_attesting_again() {
 fn a_banned_machine_is_kept_out_until_it_is_evicted() {
     let machines = Machines::new();
     let server = machines.server("");
-    let mut agent =
-        Agent::start_in(server.dir(), "agent", options(&server, machines.machine("host1", true)));
+    let mut agent = Agent::start_in(
+        server.dir(),
+        "agent",
+        machine_options(&server, machines.machine("host1", true)),
+    );
     let path = the_agent(&server)["id"]["path"].as_str().expect("a path").to_owned();
     server.cli().line(&format!("agent ban -spiffeID spiffe://example.org{path}")).ok();
     assert_ne!(agent.process().wait(e2e::DEADLINE), 0);
@@ -214,11 +230,12 @@ fn a_host_name_is_proved_over_http() {
         )
     };
     for wrong in ["localhost", "elsewhere.test"] {
-        let mut agent = Agent::prepare_in(server.dir(), wrong, options(&server, attestor(wrong)));
+        let mut agent =
+            Agent::prepare_in(server.dir(), wrong, machine_options(&server, attestor(wrong)));
         agent.launch();
         assert_ne!(agent.process().wait(e2e::DEADLINE), 0, "{wrong}");
     }
-    let _agent = Agent::start_in(server.dir(), "agent", options(&server, attestor(&name)));
+    let _agent = Agent::start_in(server.dir(), "agent", machine_options(&server, attestor(&name)));
     let attested = the_agent(&server);
     assert_eq!(attested["id"]["path"], format!("/spire/agent/http_challenge/{name}"));
     assert_eq!(selectors(&attested), [format!("http_challenge:hostname:{name}")]);
@@ -229,9 +246,51 @@ fn a_host_name_is_proved_over_http() {
 fn an_attestor_the_server_does_not_know_is_named() {
     let machines = Machines::new();
     let server = Server::start(ServerOptions::default());
-    let mut agent =
-        Agent::prepare_in(server.dir(), "agent", options(&server, machines.machine("host1", true)));
+    let mut agent = Agent::prepare_in(
+        server.dir(),
+        "agent",
+        machine_options(&server, machines.machine("host1", true)),
+    );
     agent.launch();
     eventually("the agent says so", || agent.log().contains("x509pop").then_some(()));
     assert!(!agent.socket().exists());
+}
+
+#[test]
+fn an_svid_of_the_trust_domain_attests_a_node_under_its_prefix() {
+    // The node's first identity comes from another agent on it.
+    let node = e2e::Node::with(
+        ServerOptions {
+            plugins: "NodeAttestor \"x509pop\" { plugin_data { mode = \"spiffe\" } }".to_owned(),
+            ..ServerOptions::default()
+        },
+        AgentOptions::default(),
+    );
+    let attestor = format!(
+        "NodeAttestor \"x509pop\" {{ plugin_data {{ spiffe_endpoint_socket = \"unix://{}\" }} }}",
+        node.agent.socket().display()
+    );
+    let serves = |path: &str| {
+        eventually("an identity to show", || {
+            let seen = node.agent.cli().line("api fetch x509 -output json").stdout;
+            (seen.matches("spiffe_id").count() == 1 && seen.contains(path)).then_some(())
+        });
+    };
+    // What lies elsewhere is no evidence.
+    let elsewhere = node.register_caller("/elsewhere/host1", "");
+    serves("/elsewhere/host1");
+    let options = machine_options(&node.server, attestor);
+    let mut agent = Agent::prepare_in(node.server.dir(), "exchanged", options);
+    agent.launch();
+    assert_eq!(agent.process().wait(e2e::DEADLINE), 1);
+    assert!(agent.log().contains("SVID prefix"), "{}", agent.log());
+    assert_eq!(node.server.cli().json("agent count")["count"], 1);
+    node.server.delete(&elsewhere);
+    node.register_caller("/spire-exchange/host1", "");
+    serves("/spire-exchange/host1");
+    agent.restart();
+    let listed = node.server.cli().json("agent list -attestationType x509pop");
+    let path = listed["agents"][0]["id"]["path"].as_str().unwrap_or_default();
+    assert_eq!(path, "/spire/agent/x509pop/host1", "{listed}");
+    assert_eq!(listed["agents"][0]["can_reattest"], true);
 }

@@ -232,3 +232,24 @@ fn without_an_upstream_there_is_no_upstream_authority_to_taint() {
     server.cli().line("upstreamauthority taint -subjectKeyID abc").exits(1);
     server.cli().line("upstreamauthority revoke -subjectKeyID abc").exits(1);
 }
+
+#[test]
+fn subjects_are_unique_when_the_credential_composer_says_so() {
+    if let Err(why) = Client::Go.prepare() {
+        skip!("{why}");
+    }
+    let node = Node::with(
+        ServerOptions {
+            plugins: "CredentialComposer \"uniqueid\" {}".to_owned(),
+            ..ServerOptions::default()
+        },
+        AgentOptions::default(),
+    );
+    node.register_caller("/foo", "");
+    let (_, line) = watch(&node);
+    let subject = line["svids"][0]["subject"].as_str().expect("a subject").to_lowercase();
+    // The first 16 bytes of SHA-256 of the SPIFFE ID, in hex, in a PrintableString, as in SPIRE.
+    let unique = "2.5.4.45=#13206333343036663962313263656234663963393438333138633537396239303562";
+    assert!(subject.contains(unique), "{subject}");
+    assert_eq!(line["svids"][0]["verified"], true);
+}

@@ -6,6 +6,10 @@ use e2e::{
     server::free_port,
     skip,
 };
+use signet_api::pb::spire::api::{
+    server::entry::v1::{BatchCreateEntryRequest, entry_client::EntryClient},
+    types,
+};
 use tonic::{Code, Status};
 
 use crate::grpc;
@@ -13,14 +17,28 @@ use crate::grpc;
 const HEALTH: &str =
     "health_checks { listener_enabled = true, bind_address = \"127.0.0.1\", bind_port = \"PORT\" }";
 
+const METRICS: &str = "telemetry { Prometheus { host = \"127.0.0.1\", port = PORT } }";
+
+/// The metrics are at the port after that of the health checks.
 fn node() -> (Node, u16, u16) {
-    let (server_health, agent_health) = (free_port(), free_port());
-    let top = |port: u16| HEALTH.replace("PORT", &port.to_string());
+    let (server_health, agent_health) = (free_ports(), free_ports());
+    let top = |port: u16| {
+        let (health, metrics) = (port.to_string(), (port + 1).to_string());
+        format!("{}\n{}", HEALTH.replace("PORT", &health), METRICS.replace("PORT", &metrics))
+    };
     let node = Node::with(
         ServerOptions { top: top(server_health), ..ServerOptions::default() },
         AgentOptions { top: top(agent_health), ..AgentOptions::default() },
     );
     (node, server_health, agent_health)
+}
+
+/// The first of two ports next to each other.
+fn free_ports() -> u16 {
+    eventually("two ports", || {
+        let (first, second) = (free_port(), free_port());
+        (second == first + 1).then_some(first)
+    })
 }
 
 fn doors(node: &Node, server_health: u16, agent_health: u16) -> Vec<(&'static str, Door)> {
@@ -31,6 +49,8 @@ fn doors(node: &Node, server_health: u16, agent_health: u16) -> Vec<(&'static st
         ("the admin socket", Door::Unix(node.agent.admin_socket())),
         ("the server's health port", Door::Tcp(server_health)),
         ("the agent's health port", Door::Tcp(agent_health)),
+        ("the server's metrics port", Door::Tcp(server_health + 1)),
+        ("the agent's metrics port", Door::Tcp(agent_health + 1)),
     ]
 }
 
@@ -145,6 +165,100 @@ fn malformed_and_oversized_messages_get_an_error() {
             "{path}: {code:?}"
         );
         assert_eq!(refused(socket, "/no.such.Service/Method", &[]).code(), Code::Unimplemented);
+    }
+    healthy(&mut node);
+}
+
+/// IDs of workloads: each rule of the standard at its edge.
+fn ids() -> (Vec<String>, Vec<String>) {
+    let td = "spiffe://example.org";
+    let long = |length: usize| format!("{td}/{}", "a".repeat(length - td.len() - 1));
+    let good = ["/a", "/A-Za-z0-9._-", "/a/b/c", "/...", "/.a", "/a.."]
+        .iter()
+        .map(|path| format!("{td}{path}"));
+    let bad = [
+        "", "/", "//a", "/a/", "/a//b", "/.", "/..", "/a/./b", "/a/../b", "/%41", "/a b", "/a~",
+        "/\u{e9}", "/a?q=1", "/a#f", "/a:b", "/a@b", "/a\\b", "/a\tb", "/a\u{0}", ":8081/a",
+    ]
+    .iter()
+    .map(|path| format!("{td}{path}"));
+    let others = [
+        "example.org/a",
+        "http://example.org/a",
+        "spiffe:/example.org/a",
+        "spiffe:///a",
+        "spiffe://EXAMPLE.org/a",
+        "spiffe://user@example.org/a",
+        "spiffe://ex%61mple.org/a",
+        "spiffe://[::1]/a",
+        " spiffe://example.org/a",
+        "spiffe://example.org/a ",
+    ]
+    .map(str::to_owned);
+    (good.chain([long(2048)]).collect(), bad.chain(others).chain([long(2049)]).collect())
+}
+
+#[test]
+fn spiffe_ids_keep_to_every_rule_of_the_standard() {
+    let (mut node, ..) = node();
+    let cli = node.server.cli();
+    let (good, bad) = ids();
+    let parent = "spiffe://example.org/node";
+    let create = |id: &str, parent: &str| {
+        let args = ["entry", "create", "-spiffeID", id, "-parentID", parent, "-selector", "a:b"];
+        // No argument of a program holds a zero byte.
+        (!id.contains('\0')).then(|| cli.run(args))
+    };
+    for id in &good {
+        create(id, parent).expect("an argument").ok();
+        cli.run(["x509", "mint", "-spiffeID", id]).ok();
+    }
+    let count = cli.json("entry count")["count"].clone();
+    for id in bad.iter().chain([&"spiffe://other.test/a".to_owned()]) {
+        let Some(refused) = create(id, parent) else { continue };
+        assert_ne!(refused.code, 0, "{id:?}: {refused}");
+        assert_ne!(cli.run(["x509", "mint", "-spiffeID", id]).code, 0, "{id:?}");
+        let mint = ["jwt", "mint", "-audience", "a", "-spiffeID", id];
+        assert_ne!(cli.run(mint).code, 0, "{id:?}");
+    }
+    // As parts, where no text is parsed on the way; (trust domain, path).
+    let rt = grpc::runtime();
+    let parts = bad.iter().filter_map(|id| id.strip_prefix("spiffe://")).map(|rest| {
+        let at = rest.find('/').unwrap_or(rest.len());
+        (&rest[..at], &rest[at..])
+    });
+    let odd =
+        [("", "/a"), ("example.org", "a"), ("example.org/a", "/b"), ("spiffe://example.org", "")];
+    for (td, path) in parts.chain(odd) {
+        let id = types::Spiffeid { trust_domain: td.to_owned(), path: path.to_owned() };
+        let entry = types::Entry {
+            spiffe_id: Some(id),
+            parent_id: Some(types::Spiffeid {
+                trust_domain: "example.org".to_owned(),
+                path: "/node".to_owned(),
+            }),
+            selectors: vec![types::Selector { r#type: "a".to_owned(), value: "c".to_owned() }],
+            ..types::Entry::default()
+        };
+        let request = BatchCreateEntryRequest { entries: vec![entry], output_mask: None };
+        let made = rt.block_on(async {
+            let channel =
+                signet_api::connect::unix(&node.server.socket()).await.expect("a channel");
+            EntryClient::new(channel).batch_create_entry(request).await
+        });
+        let made = made.expect("an answer").into_inner();
+        let status = made.results[0].status.clone().expect("a status");
+        assert_eq!(status.code, Code::InvalidArgument as i32, "{td:?} {path:?}: {status:?}");
+    }
+    assert_eq!(cli.json("entry count")["count"], count);
+    // A workload that names the identity it wants.
+    node.register_caller("/workload", "");
+    eventually("the identity is served", || {
+        (node.agent.cli().line("api fetch x509").code == 0).then_some(())
+    });
+    for id in bad.iter().filter(|id| !id.is_empty() && !id.contains('\0')) {
+        let args = ["api", "fetch", "jwt", "-audience", "a", "-spiffeID", id];
+        assert_ne!(node.agent.cli().run(args).code, 0, "{id:?}");
     }
     healthy(&mut node);
 }

@@ -303,63 +303,6 @@ fn a_directory_it_may_not_write_stops_a_program_with_its_name() {
     fails(command, &name);
 }
 
-/// A small file system of its own, unmounted when dropped.
-struct SmallDisk<'a>(&'a Path);
-
-impl<'a> SmallDisk<'a> {
-    fn mount(at: &'a Path) -> Result<Self, String> {
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=3m", "tmpfs"]).arg(at);
-        match mount.output() {
-            Ok(output) if output.status.success() => Ok(Self(at)),
-            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-}
-
-impl Drop for SmallDisk<'_> {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0).status();
-    }
-}
-
-#[test]
-fn a_full_disk_refuses_changes_and_loses_none() {
-    let dir = std::sync::Arc::new(e2e::TestDir::new());
-    let data = dir.subdir("server");
-    let _disk = match SmallDisk::mount(&data) {
-        Ok(disk) => disk,
-        // Containers forbid it even to root; this is about the store, which tests of its own cover.
-        Err(why) => return eprintln!("SKIPPED: no tmpfs can be mounted here: {why}"),
-    };
-    let mut server = Server::start_in(&dir, "server", ServerOptions::default());
-    server.reconfigure(|_| ());
-    server.register("/n", "/before", &["a:b"], "");
-    let ballast = data.join("ballast");
-    let _ = fs::write(&ballast, vec![0; 4 << 20]);
-    let create = |n: usize| {
-        server.cli().line(&format!(
-            "entry create -entryID full-{n} -parentID spiffe://example.org/n \
-             -spiffeID spiffe://example.org/full{n} -selector a:{n}"
-        ))
-    };
-    let mut confirmed = 0;
-    let refused = (0..400).map(create).find(|made| {
-        confirmed += usize::from(made.code == 0);
-        made.code != 0
-    });
-    let refused = refused.expect("the disk is full at some point");
-    assert!(refused.stderr.to_lowercase().contains("full"), "{refused}");
-    server.cli().line("healthcheck");
-    fs::remove_file(&ballast).expect("the ballast");
-    create(1000).ok();
-    server.process().assert_running();
-    server.restart();
-    let count = server.cli().json("entry count")["count"].as_u64().expect("a count");
-    assert_eq!(count, 2 + confirmed as u64);
-}
-
 #[test]
 fn an_agent_without_its_server_for_long_says_so_and_recovers() {
     let mut node = Node::start();

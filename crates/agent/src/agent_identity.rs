@@ -85,6 +85,12 @@ impl AgentIdentity {
         now + 1 >= self.not_after()
     }
 
+    /// Whether the clock, at `now`, was set back to before the SVID's validity. Clocks of servers
+    /// may be a little ahead.
+    pub fn is_of_the_future(&self, now: i64) -> bool {
+        self.chain.first().is_some_and(|leaf| rotation::is_of_the_future(now, leaf.not_before()))
+    }
+
     /// When the SVID is to be renewed, Unix seconds.
     pub fn due_at(&self, rule: RotationRule) -> i64 {
         self.chain.first().map_or(0, |leaf| {

@@ -2,6 +2,8 @@
 
 /// The least validity that must remain beside an availability target, seconds.
 const MIN_GRACE: i64 = 12 * 3600;
+/// How far the clocks of agents and servers may differ, seconds.
+const MAX_SKEW: i64 = 60;
 /// How far an availability target is spread, seconds.
 const TARGET_SPREAD: i64 = 10 * 60;
 
@@ -40,6 +42,11 @@ impl RotationRule {
     pub fn jwt_due(&self, now: i64, issued_at: i64, expires_at: i64, draw: f64) -> bool {
         now >= expires_at || now >= half_life(issued_at, expires_at, draw)
     }
+}
+
+/// Whether what begins at `not_before` is valid only later than `now`, by more than clocks differ.
+pub fn is_of_the_future(now: i64, not_before: i64) -> bool {
+    not_before > now.saturating_add(MAX_SKEW)
 }
 
 /// The moment half the lifetime is left, moved by up to a tenth of that half either way.
@@ -102,5 +109,7 @@ mod tests {
         assert!(rule.x509_due(i64::MAX, 0, 10, 0.5));
         assert!(!rule.x509_due(i64::MIN, 0, 10, 0.5));
         assert_eq!(rule.x509_due_at(10, 0, 0.5), 0);
+        assert!(is_of_the_future(0, 61) && !is_of_the_future(0, 60));
+        assert!(!is_of_the_future(i64::MAX, 0));
     }
 }

@@ -29,6 +29,9 @@ use seal::Sealer;
 use session::Session;
 pub use shared::{AgentBundles, Settings, Shared, Status};
 
+/// Why an agent attests anew whose SVID is valid only later.
+const SET_BACK: &str = "the clock was set back to before its SVID's validity";
+
 /// Why the agent cannot go on.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -113,6 +116,12 @@ impl Manager {
         self.load_stored().await;
         self.check_rebootstrap_mode()?;
         let mut reason = "it has no SVID yet".to_owned();
+        let now = self.shared.clock.unix();
+        let can_attest = self.shared.attestor.load().is_some();
+        let future = |identity: &AgentIdentity| identity.is_of_the_future(now);
+        if self.identity.take_if(|id| can_attest && id.reattestable && future(id)).is_some() {
+            SET_BACK.clone_into(&mut reason);
+        }
         loop {
             let now = self.shared.clock.unix();
             let identity = match self.identity.clone() {

@@ -189,9 +189,11 @@ impl HttpClient {
         tokio::select! {
             biased;
             answer = &mut exchange => answer,
-            ended = &mut connection => {
-                ended.map_err(failed)?;
-                exchange.await
+            // An answer that came in full counts, however the connection ended: many servers close
+            // theirs without the closing words of TLS.
+            ended = &mut connection => match (exchange.await, ended) {
+                (Err(_), Err(source)) => Err(failed(source)),
+                (answer, _) => answer,
             }
         }
     }

@@ -121,6 +121,14 @@ async fn a_server_that_is_slow_or_cut_off_ends_in_an_error() {
 
 /// A TLS server that answers one request, and its self-signed certificate.
 async fn tls_server(answer: &'static str) -> (SocketAddr, CertificateDer<'static>) {
+    tls_server_that(answer, true).await
+}
+
+/// A TLS server that closes the connection as TLS wants it, or without a word.
+async fn tls_server_that(
+    answer: &'static str,
+    is_polite: bool,
+) -> (SocketAddr, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let certificate = made.cert.der().clone();
     let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
@@ -136,11 +144,41 @@ async fn tls_server(answer: &'static str) -> (SocketAddr, CertificateDer<'static
     tokio::spawn(async move {
         let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
         let (stream, _) = listener.accept().await.unwrap();
-        if let Ok(stream) = acceptor.accept(stream).await {
+        let Ok(mut stream) = acceptor.accept(stream).await else { return };
+        if is_polite {
             answer_one(stream, answer.as_bytes()).await;
+            return;
         }
+        // A request without a body ends with an empty line.
+        let mut last = [0; 4];
+        while &last != b"\r\n\r\n" {
+            last.rotate_left(1);
+            last[3] = stream.read_u8().await.unwrap();
+        }
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        stream.flush().await.unwrap();
     });
     (address, certificate)
+}
+
+#[tokio::test]
+async fn a_server_that_leaves_without_a_word_is_believed_only_what_it_said_in_full() {
+    for (answer, whole) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", true),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nhi", false),
+        ("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nhi", false),
+        ("HTTP/1.1 200 OK\r\nConten", false),
+    ] {
+        // Whether the answer and the end are seen together is up to the machine.
+        for _ in 0..5 {
+            let (address, root) = tls_server_that(answer, false).await;
+            let trust = Trust::Roots(vec![root]);
+            let client =
+                HttpClient::builder().proxies(Proxies::none()).trust(trust).build().unwrap();
+            let got = client.get(&format!("https://localhost:{}/", address.port())).await;
+            assert_eq!(got.is_ok_and(|answer| answer.body() == "hi"), whole, "{answer}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use signet_attest::node::{
 use signet_base::SharedClock;
 use signet_identity::TrustDomain;
 use signet_pki::{
-    CredentialComposer, DiskKeyManager, KeyManager, MemoryKeyManager, UpstreamAuthority,
+    CredentialComposer, DiskKeyManager, KeyManager, MemoryKeyManager, UpstreamAuthority, files,
     key_manager::Sealing,
     pem,
     seal::SealKey,
@@ -221,13 +221,18 @@ fn x509pop_mode(mode: &config::X509PopMode, cache: &Arc<Cache>) -> Result<Mode, 
     }
 }
 
-/// The first line of a passphrase file.
+/// The longest passphrase file that is read, bytes.
+const MAX_PASSPHRASE_FILE: u64 = 4096;
+
+/// The first line of a passphrase file, which only its owner may read.
 fn passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let text = fs::read_to_string(path).map(Zeroizing::new);
-    let text = text.map_err(|error| format!("reading {}: {error}", path.display()))?;
-    let line = text.lines().next().unwrap_or_default();
+    let bytes = files::read_secret(path, MAX_PASSPHRASE_FILE)
+        .map_err(|error| crate::service::chain(&error))?
+        .ok_or_else(|| format!("passphrase file {} does not exist", path.display()))?;
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.is_empty() {
         return Err(format!("{}: the first line is empty, expected a passphrase", path.display()));
     }
-    Ok(Zeroizing::new(line.as_bytes().to_vec()))
+    Ok(Zeroizing::new(line.to_vec()))
 }

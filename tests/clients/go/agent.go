@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"errors"
 	"flag"
 	"fmt"
@@ -44,7 +45,7 @@ type spireAgent struct {
 
 // runSpireAgent reads one command per line from standard input and answers each with one JSON line:
 //
-//	attest TOKEN | attest-same-key TOKEN | bundle | status | sync | authorized | sign ENTRY[=truncated|=signature]... |
+//	attest TOKEN | attest-same-key TOKEN | attest-csr TOKEN CSR | bundle | status | sync | authorized | sign ENTRY[=truncated|=signature|=csr:CSR]... |
 //	jwt ENTRY AUDIENCE | renew | federated TD
 //
 // A refused call is an answer, not an end: {"code": "PermissionDenied", "message": ..., "reason": ...}.
@@ -66,6 +67,7 @@ func runSpireAgent(ctx context.Context, args []string) error {
 	}
 	agent := &spireAgent{addr: *addr, td: trustDomain, bundle: bundle}
 	lines := bufio.NewScanner(os.Stdin)
+	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
 		words := strings.Fields(lines.Text())
 		if len(words) == 0 {
@@ -99,6 +101,13 @@ func (a *spireAgent) do(ctx context.Context, name string, args []string) (object
 		return a.attest(ctx, args[0], false)
 	case "attest-same-key":
 		return a.attest(ctx, args[0], true)
+	case "attest-csr":
+		csr, err := base64.StdEncoding.DecodeString(strings.Join(args[1:], ""))
+		if err != nil {
+			return nil, err
+		}
+		_, err = a.present(ctx, args[0], csr)
+		return object{}, err
 	case "bundle":
 		bundle, err := bundlev1.NewBundleClient(a.conn).GetBundle(ctx, &bundlev1.GetBundleRequest{})
 		if err != nil {
@@ -188,6 +197,25 @@ func (a *spireAgent) attest(ctx context.Context, token string, sameKey bool) (ob
 	if err != nil {
 		return nil, err
 	}
+	result, err := a.present(ctx, token, csr)
+	if err != nil {
+		return nil, err
+	}
+	bundle, err := bundlev1.NewBundleClient(a.conn).GetBundle(ctx, &bundlev1.GetBundleRequest{})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := a.learn(bundle); err != nil {
+		return nil, err
+	}
+	if err := a.hold(result.Svid, a.key); err != nil {
+		return nil, err
+	}
+	return object{"id": a.svid.ID.String(), "reattestable": result.Reattestable, "serial": a.svid.Certificates[0].SerialNumber.String(), "expires_at": result.Svid.ExpiresAt}, nil
+}
+
+// present attests with a token and a CSR.
+func (a *spireAgent) present(ctx context.Context, token string, csr []byte) (*agentv1.AttestAgentResponse_Result, error) {
 	if err := a.dial(false); err != nil {
 		return nil, err
 	}
@@ -213,17 +241,7 @@ func (a *spireAgent) attest(ctx context.Context, token string, sameKey bool) (ob
 	if err := stream.CloseSend(); err != nil {
 		return nil, err
 	}
-	bundle, err := bundlev1.NewBundleClient(a.conn).GetBundle(ctx, &bundlev1.GetBundleRequest{})
-	if err != nil {
-		return nil, err
-	}
-	if _, err := a.learn(bundle); err != nil {
-		return nil, err
-	}
-	if err := a.hold(result.Svid, a.key); err != nil {
-		return nil, err
-	}
-	return object{"id": a.svid.ID.String(), "reattestable": result.Reattestable, "serial": a.svid.Certificates[0].SerialNumber.String(), "expires_at": result.Svid.ExpiresAt}, nil
+	return result, nil
 }
 
 // hold takes over an SVID after the checks that SPIRE's agent makes, and connects with it.
@@ -298,7 +316,11 @@ func (a *spireAgent) sign(ctx context.Context, entries []string) (object, error)
 		if err != nil {
 			return nil, err
 		}
-		if flaw == "truncated" {
+		if encoded, ok := strings.CutPrefix(flaw, "csr:"); ok {
+			if csr, err = base64.StdEncoding.DecodeString(encoded); err != nil {
+				return nil, err
+			}
+		} else if flaw == "truncated" {
 			csr = csr[:len(csr)/2]
 		} else if flaw == "signature" {
 			csr[len(csr)-1] ^= 1

@@ -20,6 +20,7 @@ var commands = map[string]func(context.Context, []string) error{
 	"serve":        serveMTLS,
 	"call":         callMTLS,
 	"exec-twice":   execTwice,
+	"delegate":     delegate,
 	"visit":        visit,
 	"spire-agent":  runSpireAgent,
 	"spire-server": runSpireServer,

@@ -20,6 +20,9 @@ const AT_HOME: &[(&str, &[&str], &str)] = &[
     ("unbounded_channel", &[], "bound the queue"),
 ];
 
+/// How tests begin that leave early without asking; `signet_testkit::skip!` is how it is done.
+const SKIPPING: &str = concat!("print", "ln!(\"skip");
+
 /// What may stand nowhere. Written in halves, so that this file may stand here itself.
 const NOWHERE: &[(&str, &str, &str)] = &[
     ("FIX", "ME", "finish it, or write an issue"),
@@ -73,6 +76,10 @@ fn check(path: &str, text: &str) -> Vec<String> {
                 problems.push(format!("{path}:{number}: {first}{second}: {why}"));
             }
         }
+        let skips = line.to_ascii_lowercase().contains(SKIPPING);
+        if rust && skips && !path.starts_with("crates/testkit/") {
+            problems.push(format!("{path}:{number}: use signet_testkit::skip!, which fails in CI"));
+        }
         // By convention the tests are the end of a file.
         in_tests |= line.starts_with("#[cfg(test)]");
         let code = line.trim_start();
@@ -109,6 +116,7 @@ mod tests {
             ("docs/x.md", path.as_str()),
             ("crates/a/src/b.rs", "let t = SystemTime::now();"),
             ("crates/server/src/b.rs", "sqlx::query(\"\")"),
+            ("tests/tests/b.rs", concat!("ep", "rintln!(\"SKIPPED: no root\");")),
         ] {
             assert_eq!(check(file, text).len(), 1, "{file}");
         }

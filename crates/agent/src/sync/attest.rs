@@ -13,7 +13,7 @@ use tonic::Code;
 use super::{Fatal, Manager, Shared};
 use crate::{
     agent_identity::{AgentIdentity, AgentKey},
-    bootstrap::{BundleQuery, fetch_bundle},
+    bootstrap::{BundleQuery, chain, fetch_bundle},
     client::{Attested, ClientError, EVICTED, ServerClient, tls_config},
     config::{RebootstrapMode, SvidCache},
     sealed::SealedCache,
@@ -277,22 +277,22 @@ impl Shared {
 
     /// One attestation from end to end; what it brought is durable when this returns.
     async fn attest_once(&self, current: Option<&AgentKey>) -> Result<AgentIdentity, ClientError> {
-        let local = |error: &dyn std::fmt::Display| ClientError::Local(error.to_string());
         let cached = self.state.bundle();
         let authorities = if cached.is_empty() { self.ask_source().await? } else { Some(cached) };
         let client = self.anonymous_client(authorities.as_deref())?;
         let (attested, key) = self.attest_with(&client, current).await?;
-        let identity = AgentIdentity::new(&attested.chain, key, attested.reattestable)
-            .map_err(|e| local(&e))?;
+        let identity =
+            AgentIdentity::new(&attested.chain, key, attested.reattestable).map_err(local)?;
         if !identity.id.is_member_of(&self.settings.trust_domain) {
-            return Err(local(&format!("the server made this agent {}", identity.id)));
+            let why = format!("the server made this agent {}", identity.id);
+            return Err(ClientError::Local(why));
         }
         let bundle = self.bundle_after(&client, authorities).await?;
-        self.bundles.set(&self.settings.trust_domain, &bundle).map_err(|e| local(&e))?;
+        self.bundles.set(&self.settings.trust_domain, &bundle).map_err(local)?;
         let (chain, reattestable) = (attested.chain, attested.reattestable);
         self.on_disk(move |state| state.store_attestation(&chain, reattestable, &bundle))
             .await
-            .map_err(|e| local(&e))?;
+            .map_err(local)?;
         self.keys.settled();
         Ok(identity)
     }
@@ -309,18 +309,16 @@ impl Shared {
     }
 
     async fn renew_inner(&self, present: &AgentIdentity) -> Result<AgentIdentity, ClientError> {
-        let local = |error: &dyn std::fmt::Display| ClientError::Local(error.to_string());
         if present.reattestable && self.attestor.load().is_some() {
             let bundle = self.state.bundle();
             let client = self.anonymous_client(Some(&bundle))?;
             let (attested, key) = self.attest_with(&client, Some(&present.key)).await?;
-            return AgentIdentity::new(&attested.chain, key, attested.reattestable)
-                .map_err(|e| local(&e));
+            return AgentIdentity::new(&attested.chain, key, attested.reattestable).map_err(local);
         }
-        let key = self.keys.fresh(Some(&present.key)).await.map_err(|e| local(&e))?;
-        let csr = create_csr(&CsrParams::agent(), &*key.signer).map_err(|e| local(&e))?;
+        let key = self.keys.fresh(Some(&present.key)).await.map_err(local)?;
+        let csr = create_csr(&CsrParams::agent(), &*key.signer).map_err(local)?;
         let chain = self.client.renew(&csr).await?;
-        AgentIdentity::new(&chain, key, false).map_err(|e| local(&e))
+        AgentIdentity::new(&chain, key, false).map_err(local)
     }
 
     async fn attest_with(
@@ -328,16 +326,15 @@ impl Shared {
         client: &ServerClient,
         current: Option<&AgentKey>,
     ) -> Result<(Attested, AgentKey), ClientError> {
-        let local = |error: &dyn std::fmt::Display| ClientError::Local(error.to_string());
-        let attestor =
-            self.attestor.load_full().ok_or_else(|| local(&"there is no node attestor"))?;
+        let none = || ClientError::Local("there is no node attestor".to_owned());
+        let attestor = self.attestor.load_full().ok_or_else(none)?;
         // The key is durable before the request leaves: a lost reply can be asked for again.
         let key = match &self.settings.join_token {
             Some(token) => self.keys.for_token(token.expose(), current).await,
             None => self.keys.fresh(current).await,
         }
-        .map_err(|e| local(&e))?;
-        let csr = create_csr(&CsrParams::agent(), &*key.signer).map_err(|e| local(&e))?;
+        .map_err(local)?;
+        let csr = create_csr(&CsrParams::agent(), &*key.signer).map_err(local)?;
         let attested = client.attest(&**attestor, &csr).await?;
         Ok((attested, key))
     }
@@ -345,9 +342,7 @@ impl Shared {
     /// Asks the configured source whom to trust; none for `insecure_bootstrap`.
     async fn ask_source(&self) -> Result<Option<Vec<Vec<u8>>>, ClientError> {
         let now = self.clock.unix();
-        self.on_disk(move |state| state.note_bootstrap_attempt(now))
-            .await
-            .map_err(|error| ClientError::Local(error.to_string()))?;
+        self.on_disk(move |state| state.note_bootstrap_attempt(now)).await.map_err(local)?;
         let attempts = self.state.connection_attempts();
         let rebootstrap = self.state.was_bootstrapped();
         let mode = if rebootstrap { "rebootstrap" } else { "bootstrap" };
@@ -362,9 +357,7 @@ impl Shared {
             server_port: target.port,
             trust_domain: self.settings.trust_domain.clone(),
         };
-        fetch_bundle(&self.settings.bootstrap, &query)
-            .await
-            .map_err(|error| ClientError::Local(error.to_string()))
+        fetch_bundle(&self.settings.bootstrap, &query).await.map_err(local)
     }
 
     /// A client that presents nothing and knows the server by `authorities`.
@@ -375,8 +368,7 @@ impl Shared {
         let trust_domain = &self.settings.trust_domain;
         let bundles: Option<Arc<dyn BundleSource>> = match authorities {
             Some(ders) => {
-                let bundle = TrustBundle::new(trust_domain.clone(), ders)
-                    .map_err(|error| ClientError::Local(error.to_string()))?;
+                let bundle = TrustBundle::new(trust_domain.clone(), ders).map_err(local)?;
                 Some(Arc::new(StaticBundles(vec![Arc::new(bundle)])))
             }
             None => {
@@ -419,4 +411,9 @@ impl Shared {
             }
         }
     }
+}
+
+/// An error of this side, with its causes.
+fn local(error: impl std::error::Error) -> ClientError {
+    ClientError::Local(chain(&error))
 }

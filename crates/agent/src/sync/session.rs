@@ -6,7 +6,7 @@ use signet_base::Backoff;
 use tokio::time::Instant;
 
 use super::{
-    Manager, SessionEnd, Shared,
+    Manager, SET_BACK, SessionEnd, Shared,
     fetch::{self, Fetched, Scope},
     push::{PushState, PushWatcher},
     shared,
@@ -16,6 +16,7 @@ use crate::{
     agent_identity::AgentIdentity,
     client::{ClientError, Notice, Refusal},
     entry::EntryMap,
+    rotation,
 };
 
 /// How often a server that pushes notices is asked nevertheless.
@@ -169,6 +170,11 @@ impl<'a> Session<'a> {
             self.next_sync = at;
             self.next_renewal = at;
             self.shared().client.release();
+            if now < expected
+                && let Some(end) = self.set_back(now)
+            {
+                return Some(end);
+            }
         }
         self.wall = (now, at);
         if self.identity.expired(now) {
@@ -185,6 +191,27 @@ impl<'a> Session<'a> {
         }
         self.sign();
         self.shared().note_sizes();
+        None
+    }
+
+    /// The clock was set back: what is not valid yet is of no use to anybody.
+    fn set_back(&mut self, now: i64) -> Option<SessionEnd> {
+        let shared = self.shared();
+        shared.jwt_cache.clear();
+        let marked = shared.cache.taint(|svid| rotation::is_of_the_future(now, svid.not_before));
+        if marked > 0 {
+            tracing::warn!(svids = marked, "These SVIDs are not valid yet; replacing them");
+        }
+        if !self.identity.is_of_the_future(now) {
+            return None;
+        }
+        if self.identity.reattestable && shared.attestor.load().is_some() {
+            return Some(SessionEnd::Reattest(SET_BACK.to_owned()));
+        }
+        tracing::error!(
+            "The clock was set back to before the validity of the agent's SVID: the server will \
+             refuse the agent until the clock is right again or the agent is given a new join token"
+        );
         None
     }
 
@@ -253,7 +280,7 @@ impl<'a> Session<'a> {
         if let Some(own) = own
             && let Err(end) = shared.keep_bundle(&own).await
         {
-            tracing::error!(error = %end, "Could not store bundle");
+            tracing::error!(error = &end as &dyn std::error::Error, "Could not store bundle");
         }
         self.sign();
         let interval = if self.push.is_connected() {
@@ -357,7 +384,10 @@ impl<'a> Session<'a> {
         };
         // Durable first: from its first use on, the server may know this SVID only.
         if let Err(error) = shared.keep_svid(&identity).await {
-            tracing::error!(error = %error, "Could not store SVID; keeping the one at hand");
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "Could not store SVID; keeping the one at hand"
+            );
             self.next_renewal = Instant::now() + self.renew_backoff.next_delay();
             return None;
         }

@@ -1,0 +1,35 @@
+//! What tests of several crates share. Only ever a development dependency.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says by a panic that something is not as it should be"
+)]
+
+mod small_disk;
+
+pub use small_disk::{SmallDisk, make_room};
+
+/// Leaves a test early because the machine lacks something, and says so. Where nothing may be
+/// missing (`SIGNET_REQUIRE_ALL=1`) it fails instead. No test may be left in any other way.
+#[macro_export]
+macro_rules! skip {
+    ($($why:tt)*) => {{
+        $crate::skipped(&format!($($why)*));
+        return;
+    }};
+}
+
+/// Says why a test is skipped; for [`skip!`].
+///
+/// # Panics
+///
+/// Where nothing may be missing.
+#[track_caller]
+pub fn skipped(why: &str) {
+    assert!(
+        std::env::var_os("SIGNET_REQUIRE_ALL").is_none_or(|value| value != "1"),
+        "cannot be skipped here: {why}"
+    );
+    eprintln!("SKIPPED: {why}");
+}
