@@ -32,13 +32,19 @@ fn mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
 }
 
-/// Everything in a directory by name, with what it holds.
+/// Everything in a directory by name, with what it holds; without logs, and without what marks a
+/// directory or a database as in use.
 fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut all: Vec<_> = fs::read_dir(dir)
         .expect("a directory")
         .map(|entry| entry.expect("an entry").path())
-        .filter(|path| path.is_file() && path.extension().is_none_or(|end| end != "log"))
+        .filter(|path| {
+            let name = path.display().to_string();
+            path.is_file() && !["log", "lock", "-shm"].iter().any(|end| name.ends_with(end))
+        })
         .map(|path| (path.clone(), fs::read(path).expect("a file")))
+        // A log of the database in which nothing was written.
+        .filter(|(path, bytes)| !bytes.is_empty() || !path.display().to_string().ends_with("-wal"))
         .collect();
     all.sort();
     all

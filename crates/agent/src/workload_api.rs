@@ -338,7 +338,8 @@ impl WorkloadApi for Api {
 
 /// Audiences are needed, and few and short enough to be kept in a cache.
 pub(crate) fn check_audience(audience: &[String]) -> Result<(), Status> {
-    if audience.is_empty() {
+    // Empty ones do not count.
+    if audience.iter().all(String::is_empty) {
         return Err(Status::invalid_argument("audience must be specified"));
     }
     if audience.len() > MAX_AUDIENCES || audience.iter().any(|one| one.len() > MAX_AUDIENCE_LEN) {
@@ -417,6 +418,7 @@ mod tests {
     fn audiences_are_needed_and_bounded() {
         assert!(check_audience(&["a".into()]).is_ok());
         assert!(check_audience(&[]).is_err());
+        assert!(check_audience(&[String::new()]).is_err());
         assert!(check_audience(&vec!["a".into(); MAX_AUDIENCES + 1]).is_err());
         assert!(check_audience(&["a".repeat(MAX_AUDIENCE_LEN + 1)]).is_err());
     }
