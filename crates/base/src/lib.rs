@@ -1,4 +1,5 @@
-//! Clock, tasks and shutdown, backoff, rate limits, bounded collections; no I/O, SPIFFE-free.
+//! Clock, tasks and shutdown, backoff, rate limits, bounded collections, templates; no I/O,
+//! SPIFFE-free.
 //!
 //! Everything here is a value that is passed in: no globals, no statics. All waiting goes through
 //! tokio's clock, so that tests run on paused time.
@@ -9,6 +10,7 @@ mod lru;
 mod rate_limit;
 mod readiness;
 mod tasks;
+pub mod template;
 
 pub use backoff::{Backoff, Jitter};
 pub use clock::{Clock, SharedClock, SystemClock, TestClock, sleep_until};
