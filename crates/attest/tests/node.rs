@@ -133,7 +133,7 @@ mod x509pop {
     use std::{path::Path, process::Command};
 
     use signet_attest::node::{
-        path_template::PathTemplate,
+        path_template,
         x509pop::{
             Answer,
             agent::{FileSource, X509PopAgent},
@@ -300,7 +300,7 @@ mod x509pop {
         let agent = pki.leaf("n1", "ec:prime256v1", "DNS:x");
         let server = pki.server(|config| {
             let template =
-                PathTemplate::parse("/cn/{{ .Subject.CommonName }}/{{ .SerialNumberHex }}");
+                path_template::parse("/cn/{{ .Subject.CommonName }}/{{ .SerialNumberHex }}");
             config.agent_path_template = Some(template.unwrap());
         });
         let found = converse(&agent, &server, None).await.unwrap();

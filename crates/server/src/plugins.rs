@@ -6,7 +6,7 @@ use signet_attest::node::{
     NodeAttestorServer,
     http_challenge::server::{HttpChallengeServer, HttpChallengeServerConfig, NetworkFetcher},
     k8s_psat::server::{Cluster, K8sPsatServer},
-    path_template::PathTemplate,
+    path_template,
     x509pop::server::{Mode, X509PopServer, X509PopServerConfig},
 };
 use signet_base::SharedClock;
@@ -138,7 +138,7 @@ pub fn node_attestors<'a>(
                 all.push(Arc::new(K8sPsatServer::new(trust_domain.clone(), clusters)));
             }
             config::NodeAttestor::X509Pop(x509pop) => {
-                let template = x509pop.agent_path_template.as_deref().map(PathTemplate::parse);
+                let template = x509pop.agent_path_template.as_deref().map(path_template::parse);
                 let config = X509PopServerConfig {
                     mode: x509pop_mode(&x509pop.mode, cache).map_err(|why| failed(&why))?,
                     agent_path_template: template.transpose().map_err(|e| failed(&e))?,

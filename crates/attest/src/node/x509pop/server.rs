@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
-use signet_base::SharedClock;
+use signet_base::{
+    SharedClock,
+    template::{Template, Value},
+};
 use signet_identity::{Selector, SelectorSet, SpiffeId, TrustDomain};
 use signet_pki::{
     KeyAlgorithm,
@@ -12,10 +15,7 @@ use signet_pki::{
 };
 
 use super::{Answer, Challenge, KIND, NONCE_LEN, NonceChallenge, Payload, message};
-use crate::node::{
-    Challenger, MAX_PAYLOAD, NodeAttestError, NodeAttestation, NodeAttestorServer,
-    path_template::{PathTemplate, TemplateValue},
-};
+use crate::node::{Challenger, MAX_PAYLOAD, NodeAttestError, NodeAttestation, NodeAttestorServer};
 
 /// The key usage bit a leaf needs to prove its key.
 const DIGITAL_SIGNATURE: u16 = 1;
@@ -49,7 +49,7 @@ pub struct X509PopServerConfig {
     pub mode: Mode,
     /// The path after `/spire/agent`; unset for `/x509pop/<fingerprint>` (`external_pki`) or
     /// `/x509pop/<trimmed SVID path>` (`spiffe`).
-    pub agent_path_template: Option<PathTemplate>,
+    pub agent_path_template: Option<Template>,
     /// The most intermediates that are parsed; 4 by default.
     pub max_intermediates: usize,
     /// The largest RSA key that is verified, bits; 8192 by default.
@@ -234,27 +234,45 @@ impl X509PopServer {
             .ok_or_else(|| NodeAttestError::denied("x509 cert doesnt match SVID prefix"))
     }
 
+    /// What a template can name: SPIRE's values, and those fields of Go's certificate that hold
+    /// texts.
     fn template_values(
         &self,
         leaf: &Certificate,
         fingerprint: &str,
         trimmed: String,
         sans: &BTreeMap<String, String>,
-    ) -> TemplateValue {
-        let text = |value: &str| TemplateValue::Text(value.to_owned());
-        let map = |pairs: Vec<(&str, TemplateValue)>| {
-            TemplateValue::Map(pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect())
+    ) -> Value {
+        let list = |texts: &[String]| {
+            Value::List(texts.iter().map(|text| Value::from(text.as_str())).collect())
         };
-        let common_name = text(&leaf.subject().common_name);
-        let sans = sans.iter().map(|(key, value)| (key.as_str(), text(value))).collect();
-        map(vec![
-            ("Fingerprint", text(fingerprint)),
-            ("PluginName", text(KIND)),
-            ("SVIDPathTrimmed", TemplateValue::Text(trimmed)),
-            ("SerialNumberHex", TemplateValue::Text(serial_hex(leaf))),
-            ("Subject", map(vec![("CommonName", common_name)])),
-            ("TrustDomain", text(self.trust_domain.as_str())),
-            ("URISanSelectors", map(sans)),
+        let fields = |fields: Vec<(&str, Value)>| {
+            Value::Struct(fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
+        };
+        let subject = leaf.subject();
+        let sans = sans.iter().map(|(key, value)| (key.clone(), Value::from(value.as_str())));
+        fields(vec![
+            ("DNSNames", list(leaf.dns_names())),
+            ("Fingerprint", Value::from(fingerprint)),
+            ("PluginName", Value::from(KIND)),
+            ("SVIDPathTrimmed", Value::from(trimmed)),
+            ("SerialNumberHex", Value::from(serial_hex(leaf))),
+            (
+                "Subject",
+                fields(vec![
+                    ("CommonName", Value::from(subject.common_name.as_str())),
+                    ("Country", list(&subject.country)),
+                    ("Locality", list(&subject.locality)),
+                    ("Organization", list(&subject.organization)),
+                    ("OrganizationalUnit", list(&subject.organizational_unit)),
+                    ("PostalCode", list(&subject.postal_code)),
+                    ("Province", list(&subject.province)),
+                    ("SerialNumber", Value::from(subject.serial_number.as_str())),
+                    ("StreetAddress", list(&subject.street_address)),
+                ]),
+            ),
+            ("TrustDomain", Value::from(self.trust_domain.as_str())),
+            ("URISanSelectors", Value::Map(sans.collect())),
         ])
     }
 
