@@ -70,29 +70,25 @@ pub enum BundleError {
 /// # Errors
 /// [`BundleError`] when an authority is not readable.
 pub fn encode_spiffe(bundle: &Bundle) -> Result<String, BundleError> {
-    let mut keys = Vec::new();
-    for (index, authority) in bundle.x509_authorities.iter().enumerate() {
-        let certificate = Certificate::from_der(&authority.der)
-            .map_err(|source| BundleError::Cert { index, source })?;
-        let key = certificate.public_key().map_err(|source| BundleError::Key { index, source })?;
-        keys.push(Jwk {
-            usage: Some("x509-svid".to_owned()),
-            x5c: Some(vec![STANDARD.encode(&authority.der)]),
-            ..Jwk::of(key)
-        });
-    }
-    for (usage, authorities) in
-        [("jwt-svid", &bundle.jwt_authorities), ("wit-svid", &bundle.wit_authorities)]
-    {
-        for jwk in encode_keys(authorities, keys.len()) {
-            keys.push(Jwk { usage: Some(usage.to_owned()), ..jwk? });
+    write(&document(bundle)?)
+}
+
+/// Writes a bundle as SPIRE's bundle publishers do, on one line and without WIT authorities: as
+/// the SPIFFE bundle format, or else as a plain JWK set of X.509 and JWT authorities.
+///
+/// # Errors
+/// [`BundleError`] when an authority is not readable.
+pub fn encode_published(bundle: &Bundle, as_spiffe: bool) -> Result<String, BundleError> {
+    let mut document = document(bundle)?;
+    document.keys.retain(|key| key.usage.as_deref() != Some("wit-svid"));
+    if !as_spiffe {
+        document.spiffe_sequence = 0;
+        document.spiffe_refresh_hint = 0;
+        for key in &mut document.keys {
+            key.usage = None;
         }
     }
-    write(&Document {
-        keys,
-        spiffe_sequence: bundle.sequence_number,
-        spiffe_refresh_hint: bundle.refresh_hint,
-    })
+    serde_json::to_string(&document).map_err(BundleError::Json)
 }
 
 /// Reads the SPIFFE bundle format. An unknown `use` is an error.
@@ -262,6 +258,32 @@ impl Jwk {
             tainted: false,
         })
     }
+}
+
+fn document(bundle: &Bundle) -> Result<Document, BundleError> {
+    let mut keys = Vec::new();
+    for (index, authority) in bundle.x509_authorities.iter().enumerate() {
+        let certificate = Certificate::from_der(&authority.der)
+            .map_err(|source| BundleError::Cert { index, source })?;
+        let key = certificate.public_key().map_err(|source| BundleError::Key { index, source })?;
+        keys.push(Jwk {
+            usage: Some("x509-svid".to_owned()),
+            x5c: Some(vec![STANDARD.encode(&authority.der)]),
+            ..Jwk::of(key)
+        });
+    }
+    for (usage, authorities) in
+        [("jwt-svid", &bundle.jwt_authorities), ("wit-svid", &bundle.wit_authorities)]
+    {
+        for jwk in encode_keys(authorities, keys.len()) {
+            keys.push(Jwk { usage: Some(usage.to_owned()), ..jwk? });
+        }
+    }
+    Ok(Document {
+        keys,
+        spiffe_sequence: bundle.sequence_number,
+        spiffe_refresh_hint: bundle.refresh_hint,
+    })
 }
 
 fn encode_keys(

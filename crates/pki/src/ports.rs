@@ -86,6 +86,12 @@ pub trait Notifier: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`PortError`].
     async fn bundle_updated(&self, bundle: &Bundle) -> Result<(), PortError>;
+
+    /// What it does beside that for as long as it is in use: for a notifier whose bundle also goes
+    /// to what appears later. Never ends; is dropped at any point.
+    async fn run(&self) {
+        std::future::pending().await
+    }
 }
 
 /// Publishes the bundle somewhere that consumers read.

@@ -74,6 +74,12 @@ impl HttpClient {
         HttpClientBuilder::default()
     }
 
+    /// The same client with another deadline and another largest body of an answer, in bytes.
+    #[must_use]
+    pub fn with_limits(&self, timeout: Duration, max_body: usize) -> Self {
+        Self { timeout, max_body, ..self.clone() }
+    }
+
     /// Fetches `url`.
     ///
     /// # Errors

@@ -39,6 +39,7 @@ use crate::{
     limits::Limits,
     listen,
     metrics::ServerMetrics,
+    outlets::{LoadError, Outlets},
     plugins::{self, PluginError},
     ports::AuthorityStore,
     service,
@@ -73,6 +74,9 @@ pub enum BuildError {
     /// Signals cannot be handled.
     #[error("handling signals")]
     Signal(#[source] std::io::Error),
+    /// A notifier cannot take the bundle.
+    #[error(transparent)]
+    Notify(#[from] LoadError),
     /// The store cannot be opened.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -101,6 +105,7 @@ pub struct App {
     follower: Follower,
     identity: ServerIdentity,
     attestors: Attestors,
+    outlets: Arc<Outlets>,
     tcp: TcpListener,
     tls: Arc<tokio_rustls::rustls::ServerConfig>,
     local: UnixSocket,
@@ -144,6 +149,8 @@ impl App {
         let settings = config.plugins.node_attestors.iter().map(|plugin| &plugin.settings);
         let attestors =
             Attestors::new(plugins::node_attestors(settings, &trust_domain, &cache, &clock)?);
+        let outlets = Outlets::new(&config.plugins, &clock)?;
+        outlets.load(cache.own_bundle().as_deref()).await?;
         let identity = ServerIdentity::new(authority.clone(), Arc::clone(&clock)).await?;
         let policy = ClientPolicy {
             trust_domain: trust_domain.clone(),
@@ -194,6 +201,7 @@ impl App {
             follower,
             identity,
             attestors,
+            outlets: Arc::new(outlets),
             tcp,
             tls,
             local,
@@ -269,13 +277,15 @@ impl App {
     /// [`BuildError`] when the API cannot be described or signals cannot be handled.
     pub fn spawn(self, tasks: &Tasks) -> Result<Running, BuildError> {
         let Self { context, keeper, follower, identity, attestors, tcp, tls, local, .. } = self;
+        let outlets = self.outlets;
         let token = tasks.token();
         let network = Self::routes(&context, &attestors, tasks);
         let nearby = Self::local_routes(&context, &attestors, tasks)?;
         let gate = Gate::new(context.clone());
         let address = tcp.local_addr().map(|address| address.to_string()).unwrap_or_default();
         let trusted = context.config.proxy_protocol_trusted_cidrs.clone();
-        reload::spawn(tasks, &context, &attestors)?;
+        outlets.spawn(tasks, &context.cache, &context.counted);
+        reload::spawn(tasks, &context, &attestors, outlets)?;
         prune::spawn(tasks, &context);
         tasks.spawn("ca", keeper.run(token.clone()));
         let staleness = context.config.max_store_staleness;

@@ -19,8 +19,9 @@ use signet_pki::KeyType;
 
 pub use flags::RunFlags;
 pub use plugins::{
-    Configured, CredentialComposer, DataStore, DiskKeyManager, DiskUpstream, HttpChallenge,
-    K8sCluster, K8sPsat, KeyManager, NodeAttestor, PluginSource, Plugins, SealKey, SqliteStore,
+    BundlePublisher, Configured, CredentialComposer, DataStore, DiskKeyManager, DiskUpstream,
+    HttpChallenge, K8sBundle, K8sBundleCluster, K8sCluster, K8sConfigMap, K8sConfigMapCluster,
+    K8sPsat, KeyManager, NodeAttestor, Notifier, PluginSource, Plugins, SealKey, SqliteStore,
     UpstreamAuthority, X509Pop, X509PopMode,
 };
 

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod listen;
 pub mod metrics;
 pub mod migrate;
+pub mod outlets;
 pub mod plugins;
 pub mod ports;
 pub mod run;

@@ -9,6 +9,8 @@ use crate::context::Context;
 /// The server's metrics. Clones share them.
 #[derive(Clone, Debug)]
 pub struct ServerMetrics {
+    /// `bundle_undelivered`: 1 for a notifier or publisher that does not have the newest bundle.
+    pub bundle_undelivered: Gauge,
     /// `server_ca_sign_jwt_svid`.
     pub signed_jwt: Counter,
     /// `server_ca_sign_x509_ca_svid`: authorities of downstream servers.
@@ -33,6 +35,11 @@ impl ServerMetrics {
             m.gauge(&["manager", "x509_ca", "rotate", what], help, &["trust_domain_id"])
         };
         Self {
+            bundle_undelivered: m.gauge(
+                &["bundle", "undelivered"],
+                "1 while a notifier or bundle publisher lacks the newest bundle",
+                &["plugin"],
+            ),
             signed_jwt: signed("jwt_svid", "JWT-SVIDs signed"),
             signed_ca: signed("x509_ca_svid", "Downstream X.509 authorities signed"),
             signed_x509: signed("x509_svid", "X.509-SVIDs signed"),

@@ -1,5 +1,7 @@
 //! Making the back ends that the configuration names.
 
+mod bundles;
+
 use std::{fs, path::Path, sync::Arc};
 
 use signet_attest::node::{
@@ -18,11 +20,10 @@ use signet_pki::{
     seal::SealKey,
     upstream_disk::{DiskUpstream, DiskUpstreamConfig},
 };
-use signet_remote::{
-    http::Proxies,
-    k8s::{ApiServer, KubeConfig},
-};
+use signet_remote::http::Proxies;
 use zeroize::Zeroizing;
+
+pub use self::bundles::{notifier, publisher};
 
 use crate::{cache::Cache, config};
 
@@ -175,13 +176,7 @@ pub fn node_attestors<'a>(
 }
 
 fn k8s_cluster(settings: &config::K8sCluster, clock: &SharedClock) -> Result<Cluster, String> {
-    let clock = Arc::clone(clock);
-    let kube_config = match &settings.kube_config_file {
-        Some(path) => KubeConfig::from_file(path, clock),
-        None => KubeConfig::in_cluster(clock),
-    };
-    let api = kube_config.map_err(|e| e.to_string())?;
-    let api = ApiServer::new(api).map_err(|e| e.to_string())?;
+    let api = bundles::api_server(settings.kube_config_file.as_deref(), clock)?;
     let set = |all: &[String]| all.iter().cloned().collect();
     Ok(Cluster {
         service_account_allow_list: set(&settings.service_account_allow_list),

@@ -253,8 +253,31 @@ fn plugins_that_do_not_exist_here_are_refused_with_what_to_use() {
         ),
         ("NodeAttestor \"aws_iid\" {}", "use k8s_psat, x509pop, http_challenge or join_token"),
         ("UpstreamAuthority \"vault\" {}", "use UpstreamAuthority \"disk\""),
-        ("Notifier \"k8sbundle\" {}", "notifiers arrive with"),
-        ("BundlePublisher \"aws_s3\" {}", "bundle publishers arrive"),
+        ("Notifier \"gcs_bundle\" {}", "use Notifier \"k8sbundle\""),
+        ("Notifier \"x\" {}", "unknown notifier; this build has k8sbundle"),
+        (
+            "Notifier \"k8sbundle\" { plugin_data { clusters = [{ namespace = \"n\" }] } }",
+            "kube_config_file_path must be configured",
+        ),
+        (
+            "Notifier \"k8sbundle\" { plugin_data { webhook_label = \"a b\" } }",
+            "expected a label such as spiffe.io/webhook",
+        ),
+        (
+            "Notifier \"k8sbundle\" { plugin_data { namespace = \"../x\" } }",
+            "is not the name of a Kubernetes object",
+        ),
+        ("BundlePublisher \"aws_s3\" {}", "use BundlePublisher \"k8s_configmap\""),
+        ("BundlePublisher \"x\" {}", "unknown bundle publisher"),
+        (
+            "BundlePublisher \"k8s_configmap\" { plugin_data { clusters = { c = {} } } }",
+            "configmap_name must be configured",
+        ),
+        (
+            "BundlePublisher \"k8s_configmap\" { plugin_data { clusters = { c = { format = \"der\" \
+             namespace = \"n\" configmap_name = \"m\" configmap_key = \"k\" } } } }",
+            "unknown bundle format \"der\", expected spiffe, jwks or pem",
+        ),
         ("WorkloadAttestor \"unix\" {}", "unknown kind of plugin"),
         ("NodeAttestor \"join_token\" { plugin_cmd = \"/x\" }", "external plugins are not"),
         (

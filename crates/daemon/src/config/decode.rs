@@ -332,6 +332,34 @@ impl<'a> Block<'a> {
         self.children(key, lists.into_iter().flatten())
     }
 
+    /// Blocks in a list, `key = [{ … }, { … }]`, each by itself; also below an empty label, which is
+    /// how some write such a list in JSON.
+    pub fn blocks(&self, key: &'static str) -> Vec<Self> {
+        let mut lists = Vec::new();
+        for item in self.all(key) {
+            self.objects(key, &item.value, &mut lists);
+        }
+        let mut blocks = Vec::new();
+        for items in lists {
+            match items {
+                [only] if only.key.is_empty() => {
+                    let mut inner = Vec::new();
+                    self.objects(key, &only.value, &mut inner);
+                    blocks.extend(inner);
+                }
+                items => blocks.push(items),
+            }
+        }
+        let pos = self.pos_of(key).unwrap_or(self.pos);
+        blocks
+            .into_iter()
+            .map(|items| {
+                let pos = items.first().map_or(pos, |item| item.pos);
+                Self::new(self.context, format!("{key} {{}}"), pos, items.iter())
+            })
+            .collect()
+    }
+
     /// All blocks that are two labels deep, `Kind "name" { … }`, in the order of the file. This
     /// takes every key of the block.
     pub fn pairs(&self) -> Vec<(String, String, Self)> {

@@ -26,7 +26,11 @@ const MAX_FILE: u64 = 1024 * 1024;
 /// How long one request may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 
+/// The largest answer, bytes; lists of large objects are read in pages.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
 /// How requests authenticate, beside a client certificate.
+#[derive(Clone)]
 pub enum Credentials {
     /// User name and password.
     Basic {
@@ -52,6 +56,14 @@ pub struct KubeConfig {
     skip_verify: bool,
     identity: Option<Arc<SwappableIdentity>>,
     clock: SharedClock,
+    source: Source,
+}
+
+/// Where a configuration came from.
+#[derive(Clone)]
+enum Source {
+    File(PathBuf),
+    InCluster,
 }
 
 /// Why a configuration cannot be used.
@@ -98,7 +110,33 @@ impl KubeConfig {
             skip_verify: false,
             identity: None,
             clock,
+            source: Source::InCluster,
         })
+    }
+
+    /// As [`KubeConfig::in_cluster`], or the current context of the first file that `KUBECONFIG`
+    /// lists where that is set.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn from_env(clock: SharedClock) -> Result<Self, ConfigError> {
+        let listed = std::env::var_os("KUBECONFIG").unwrap_or_default();
+        match std::env::split_paths(&listed).find(|path| !path.as_os_str().is_empty()) {
+            Some(path) => Self::from_file(&path, clock),
+            None => Self::in_cluster(clock),
+        }
+    }
+
+    /// What the same files say now.
+    ///
+    /// # Errors
+    /// [`ConfigError`] when they cannot be used now.
+    pub(super) fn reload(&self) -> Result<Self, ConfigError> {
+        let clock = Arc::clone(&self.clock);
+        match &self.source {
+            Source::File(path) => Self::from_file(path, clock),
+            Source::InCluster => Self::in_cluster(clock),
+        }
     }
 
     /// The current context of a kubeconfig file. Relative paths in it are relative to its folder.
@@ -111,8 +149,7 @@ impl KubeConfig {
             path: path.to_owned(),
             reason: error.to_string(),
         })?;
-        let dir = path.parent().unwrap_or(Path::new("."));
-        file.resolve(dir, clock).map_err(|error| match error {
+        file.resolve(path, clock).map_err(|error| match error {
             ConfigError::Invalid(why) => ConfigError::Invalid(format!("{}: {why}", path.display())),
             other => other,
         })
@@ -143,7 +180,7 @@ impl KubeConfig {
             ),
             (None, false) => Trust::System,
         };
-        Ok(HttpClient::builder().trust(trust).timeout(DEADLINE).build()?)
+        Ok(HttpClient::builder().trust(trust).timeout(DEADLINE).max_body(MAX_ANSWER).build()?)
     }
 }
 
@@ -232,7 +269,8 @@ fn secret<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Zeroizing<String>>, 
 }
 
 impl File {
-    fn resolve(self, dir: &Path, clock: SharedClock) -> Result<KubeConfig, ConfigError> {
+    fn resolve(self, file: &Path, clock: SharedClock) -> Result<KubeConfig, ConfigError> {
+        let dir = file.parent().unwrap_or(Path::new("."));
         let missing = |what: &str, name: &str| {
             ConfigError::Invalid(format!("{what} {name:?} is not defined"))
         };
@@ -280,6 +318,7 @@ impl File {
             skip_verify: cluster.insecure_skip_tls_verify,
             identity,
             clock,
+            source: Source::File(file.to_owned()),
         })
     }
 }

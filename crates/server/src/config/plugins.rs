@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-pub use super::kubernetes::{K8sCluster, K8sPsat};
+pub use super::kubernetes::{
+    K8sBundle, K8sBundleCluster, K8sCluster, K8sConfigMap, K8sConfigMapCluster, K8sPsat,
+};
 pub use signet_daemon::config::{Configured, PluginSource};
 
 /// The server's plugins, each kind with as many as it allows.
@@ -18,6 +20,10 @@ pub struct Plugins {
     pub upstream_authority: Option<Configured<UpstreamAuthority>>,
     /// `CredentialComposer`: any number, in the order of the file.
     pub credential_composers: Vec<Configured<CredentialComposer>>,
+    /// `Notifier`: any number.
+    pub notifiers: Vec<Configured<Notifier>>,
+    /// `BundlePublisher`: any number.
+    pub bundle_publishers: Vec<Configured<BundlePublisher>>,
 }
 
 /// The registration store.
@@ -159,4 +165,18 @@ pub struct DiskUpstream {
 pub enum CredentialComposer {
     /// `uniqueid`: adds an x509UniqueIdentifier to the subject of workload X.509-SVIDs.
     UniqueId,
+}
+
+/// Who is told of each new bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notifier {
+    /// `k8sbundle`.
+    K8sBundle(K8sBundle),
+}
+
+/// Who publishes the bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BundlePublisher {
+    /// `k8s_configmap`.
+    K8sConfigMap(K8sConfigMap),
 }

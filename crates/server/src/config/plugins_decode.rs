@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use signet_daemon::config::{Block, ConfigError, Configured, Plugin};
 
 use super::{
-    database,
+    database, kubernetes,
     plugins::{
         CredentialComposer, DiskKeyManager, DiskUpstream, HttpChallenge, KeyManager, NodeAttestor,
         Plugins, SealKey, UpstreamAuthority, X509Pop, X509PopMode,
@@ -21,6 +21,8 @@ pub(super) fn plugins(root: &Block<'_>) -> Option<Plugins> {
     let mut node_attestors = Vec::new();
     let mut upstream_authorities = Vec::new();
     let mut credential_composers = Vec::new();
+    let mut notifiers = Vec::new();
+    let mut bundle_publishers = Vec::new();
     let (mut stores, mut managers, mut upstreams) = (0, 0, 0);
     for plugin in signet_daemon::config::plugins(root)? {
         let name = plugin.name.clone();
@@ -54,14 +56,16 @@ pub(super) fn plugins(root: &Block<'_>) -> Option<Plugins> {
                 "uniqueid" => credential_composers.extend(plugin.configure(uniqueid)),
                 _ => plugin.refuse("unknown credential composer; this build has uniqueid"),
             },
-            "Notifier" => plugin.refuse(
-                "notifiers arrive with Kubernetes support; until then take the bundle from \
-                 `bundle show`",
-            ),
-            "BundlePublisher" => plugin.refuse(
-                "bundle publishers arrive in a later release; until then take the bundle from \
-                 `bundle show -format spiffe`",
-            ),
+            "Notifier" => match name.as_str() {
+                "k8sbundle" => notifiers.extend(plugin.configure(kubernetes::k8s_bundle)),
+                _ => refuse_notifier(&plugin),
+            },
+            "BundlePublisher" => match name.as_str() {
+                "k8s_configmap" => {
+                    bundle_publishers.extend(plugin.configure(kubernetes::k8s_config_map));
+                }
+                _ => refuse_bundle_publisher(&plugin),
+            },
             _ => plugin.refuse(
                 "unknown kind of plugin; expected DataStore, KeyManager, NodeAttestor, \
                  UpstreamAuthority, CredentialComposer, Notifier or BundlePublisher",
@@ -79,6 +83,8 @@ pub(super) fn plugins(root: &Block<'_>) -> Option<Plugins> {
         node_attestors,
         upstream_authority: upstream_authorities.pop(),
         credential_composers,
+        notifiers,
+        bundle_publishers,
     })
 }
 
@@ -109,6 +115,12 @@ impl Plugins {
         }
         for plugin in &mut new.credential_composers {
             *plugin = reload(plugin, |_| uniqueid)?;
+        }
+        for plugin in &mut new.notifiers {
+            *plugin = reload(plugin, |_| kubernetes::k8s_bundle)?;
+        }
+        for plugin in &mut new.bundle_publishers {
+            *plugin = reload(plugin, |_| kubernetes::k8s_config_map)?;
         }
         Ok(new)
     }
@@ -168,7 +180,7 @@ fn node_attestor(name: &str) -> Option<Decode<NodeAttestor>> {
     match name {
         "http_challenge" => Some(http_challenge),
         "join_token" => Some(join_token),
-        "k8s_psat" => Some(super::kubernetes::k8s_psat),
+        "k8s_psat" => Some(kubernetes::k8s_psat),
         "x509pop" => Some(x509pop),
         _ => None,
     }
@@ -293,4 +305,25 @@ fn refuse_upstream_authority(plugin: &Plugin<'_>) {
 
 fn uniqueid(_: &Block<'_>) -> Option<CredentialComposer> {
     Some(CredentialComposer::UniqueId)
+}
+
+fn refuse_notifier(plugin: &Plugin<'_>) {
+    match plugin.name.as_str() {
+        "gcs_bundle" => plugin.refuse(&format!(
+            "this notifier {LATER}; use Notifier \"k8sbundle\", or upload what `bundle show` prints"
+        )),
+        _ => plugin.refuse("unknown notifier; this build has k8sbundle"),
+    }
+}
+
+fn refuse_bundle_publisher(plugin: &Plugin<'_>) {
+    match plugin.name.as_str() {
+        "aws_s3" | "aws_rolesanywhere_trustanchor" | "gcp_cloudstorage" => {
+            plugin.refuse(&format!(
+                "this bundle publisher {LATER}; use BundlePublisher \"k8s_configmap\", or upload \
+                 what `bundle show -format spiffe` prints"
+            ));
+        }
+        _ => plugin.refuse("unknown bundle publisher; this build has k8s_configmap"),
+    }
 }
