@@ -60,6 +60,19 @@ impl Rude {
         self.0.write_all(bytes)
     }
 
+    /// Whether the other side closes, with or without more words, before a read of ten seconds
+    /// brings nothing.
+    pub fn is_closed(&mut self) -> bool {
+        let mut part = [0; 4096];
+        loop {
+            match self.0.read(&mut part) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+            }
+        }
+    }
+
     /// What comes until the other side closes.
     pub fn rest(&mut self) -> Vec<u8> {
         let (mut all, mut part) = (Vec::new(), [0; 4096]);

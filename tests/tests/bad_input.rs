@@ -106,6 +106,27 @@ fn slow_clients_do_not_keep_others_out() {
 }
 
 #[test]
+fn connections_that_lead_to_nothing_are_closed() {
+    let (mut node, server_health, agent_health) = node();
+    let hour = [PREFACE.to_vec(), frame(4, 0, 0, &[]), vec![0, 0, 100, 1, 4]].concat();
+    std::thread::scope(|scope| {
+        for (name, door) in doors(&node, server_health, agent_health) {
+            for start in [&[][..], &PREFACE[..5], b"GET / HT", &hour] {
+                let mut rude = door.open().unwrap_or_else(|e| panic!("{name}: {e}"));
+                let _ = rude.write(start);
+                scope.spawn(move || {
+                    // Of what comes in the meantime nothing counts.
+                    eventually(&format!("{name} closes after {start:?}"), || {
+                        rude.is_closed().then_some(())
+                    });
+                });
+            }
+        }
+    });
+    healthy(&mut node);
+}
+
+#[test]
 fn the_workload_api_wants_its_header_first() {
     let (node, ..) = node();
     let rt = grpc::runtime();
@@ -326,6 +347,9 @@ fn only_admins_and_agents_get_in_over_tcp() {
         assert_eq!(seen["get_bundle"], "example.org", "{seen}");
     }
     let stranger = visit(Some(&foreign), "/admin");
+    let oversized = &admin["oversized"];
+    assert_eq!(oversized["code"], "InvalidArgument", "{admin}");
+    assert!(oversized.to_string().contains("too large"), "{admin}");
     for call in ["count_entries", "list_agents", "post_status", "authorized_entries", "get_bundle"]
     {
         assert_eq!(stranger[call]["code"], "Unavailable", "no handshake: {call}: {stranger}");

@@ -1,5 +1,7 @@
 //! The server's sockets: TCP with SPIFFE TLS, and the local Unix socket.
 
+mod first_words;
+
 use std::{
     io,
     pin::Pin,
@@ -22,6 +24,8 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
 use tonic::transport::server::Connected;
 
+use first_words::FirstWords;
+
 use crate::{
     caller::{LocalPeer, Peer},
     gate,
@@ -38,7 +42,7 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// it lives.
 #[derive(Debug)]
 pub struct Io<S> {
-    stream: S,
+    stream: FirstWords<S>,
     peer: Peer,
     _permit: OwnedSemaphorePermit,
 }
@@ -74,7 +78,7 @@ pub fn tcp(
             let (_, session) = stream.get_ref();
             let peer = peer_of(session.peer_certificates()).map_err(io::Error::other)?;
             let peer = gate::remote(addr, peer);
-            Ok(Io { stream: Box::new(stream), peer, _permit: permit })
+            Ok(Io { stream: FirstWords::new(Box::new(stream)), peer, _permit: permit })
         }
     })
 }
@@ -86,7 +90,7 @@ pub fn local(tasks: &Tasks, socket: UnixSocket) -> mpsc::Receiver<LocalIo> {
         let (stream, permit) = connection.into_parts();
         let cred = stream.peer_cred()?;
         let peer = LocalPeer { pid: cred.pid(), uid: cred.uid(), gid: cred.gid() };
-        Ok(Io { stream, peer: Peer::Local(peer), _permit: permit })
+        Ok(Io { stream: FirstWords::new(stream), peer: Peer::Local(peer), _permit: permit })
     })
 }
 

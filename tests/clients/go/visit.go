@@ -13,6 +13,7 @@ import (
 	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
 	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
 	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
+	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 )
@@ -74,6 +75,21 @@ func visit(ctx context.Context, args []string) error {
 	record("authorized_entries", "ok", err)
 	public, err := bundlev1.NewBundleClient(conn).GetBundle(ctx, &bundlev1.GetBundleRequest{})
 	record("get_bundle", public.GetTrustDomain(), err)
+	record("oversized", "ok", oversized(ctx, conn))
 	emit(answer)
 	return nil
+}
+
+// oversized sends evidence of five megabytes.
+func oversized(ctx context.Context, conn *grpc.ClientConn) error {
+	stream, err := agentv1.NewAgentClient(conn).AttestAgent(ctx)
+	if err != nil {
+		return err
+	}
+	// Where the server hangs up while it is sent, the reason is in the answer.
+	_ = stream.Send(&agentv1.AttestAgentRequest{Step: &agentv1.AttestAgentRequest_Params_{Params: &agentv1.AttestAgentRequest_Params{
+		Data: &types.AttestationData{Type: "join_token", Payload: make([]byte, 5<<20)},
+	}}})
+	_, err = stream.Recv()
+	return err
 }
