@@ -10,11 +10,12 @@ use std::{
 use protox::prost::Message as _;
 
 /// Messages with keys or tokens in them: `src/redacted.rs` writes their `Debug` by hand.
-const SECRETS: [&str; 10] = [
+const SECRETS: [&str; 11] = [
     ".JWTSVID",
     ".ValidateJWTSVIDRequest",
     ".WITSVID",
     ".X509SVID",
+    ".csi.v1.NodePublishVolumeRequest",
     ".spire.api.agent.delegatedidentity.v1.X509SVIDWithKey",
     ".spire.api.server.agent.v1.CreateJoinTokenRequest",
     ".spire.api.types.AttestationData",

@@ -15,7 +15,7 @@ use signet_attest::{node::NodeAttestError, procfs::ProcRoot};
 use signet_base::{CancellationToken, SharedClock, Tasks};
 use signet_daemon::{
     health::{Health, HealthServer as HttpHealth},
-    listen::{ListenError, UnixOptions, UnixSocket, bind_unix},
+    listen::{ListenError, UnixOptions, UnixSocket, bind_unix, make_directories},
     logging::LogHandle,
     metrics::{Metrics, MetricsServer},
     process::{self, DirLock, LockError},
@@ -40,7 +40,7 @@ use crate::{
     cache::Cache,
     client::{ClientError, ServerClient, Target, tls_config},
     config::{self, Config},
-    endpoint,
+    csi, endpoint,
     health::AgentHealth,
     jwt::JwtService,
     jwt_cache::JwtCache,
@@ -54,6 +54,10 @@ use crate::{
 
 /// Held while the agent runs, so that no second one uses the directory.
 const LOCK_FILE: &str = "signet-agent.lock";
+/// How long an agent that is ending may hold the directory: longer than it may take to end.
+const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+/// The mode of the directories that are made for sockets.
+const SOCKET_DIR_MODE: u32 = 0o755;
 
 /// The agent, built and not running.
 #[derive(Debug)]
@@ -122,7 +126,7 @@ impl App {
         log: Option<LogHandle>,
     ) -> Result<Self, BuildError> {
         create_dir(&config.data_dir)?;
-        let lock = DirLock::acquire(&config.data_dir, LOCK_FILE)?;
+        let lock = DirLock::wait(&config.data_dir, LOCK_FILE, LOCK_PATIENCE).await?;
         let state = Arc::new(AgentState::open(&config.data_dir)?);
         let keys = open_keys(&config)?;
         let registry = Metrics::new(
@@ -205,6 +209,19 @@ impl App {
             drop(lock);
             result
         });
+
+        if let Some(settings) = self.config.csi.clone() {
+            let (proc_root, spawner) = (self.proc_root.clone(), tasks.clone());
+            let public = self.config.socket_path.clone();
+            tasks.spawn_critical("csi", async move {
+                // Pods may start before there is anything to serve: the directory is there.
+                let socket_dir = public.as_deref().and_then(Path::parent);
+                if socket_dir == Some(settings.workload_api_socket_dir()) {
+                    make_directories(settings.workload_api_socket_dir(), SOCKET_DIR_MODE)?;
+                }
+                csi::serve(&settings, proc_root, &spawner).await
+            });
+        }
 
         let admin = AdminContext {
             shared: Arc::clone(&self.shared),
@@ -295,7 +312,8 @@ impl Sockets {
 }
 
 async fn bind(path: &Path, socket_mode: u32) -> Result<UnixSocket, ListenError> {
-    bind_unix(path, UnixOptions { dir_mode: Some(0o755), socket_mode }).await
+    let dir_mode = Some(SOCKET_DIR_MODE);
+    bind_unix(path, UnixOptions { dir_mode, socket_mode, take_over: true }).await
 }
 
 /// Health and reflection.

@@ -1,7 +1,7 @@
 //! The command line of `signet-agent`.
 //!
-//! The commands, flags and texts are those of SPIRE's agent; `explain` and `completion` are our
-//! own. What went wrong is written to standard error; the exit code is 0 when the command did what
+//! The commands, flags and texts are those of SPIRE's agent; `csi`, `explain` and `completion` are
+//! our own. What went wrong is written to standard error; the exit code is 0 when the command did what
 //! it was asked to, 1 when it failed, 64 when the command line or the configuration is wrong.
 
 mod admin;
@@ -12,7 +12,9 @@ mod print;
 mod x509;
 
 use std::{
+    ffi::OsString,
     io::{self, Write},
+    path::Path,
     process::ExitCode,
 };
 
@@ -22,7 +24,13 @@ use signet_daemon::{
     program::Program,
 };
 
-use crate::config::{Config, RunFlags};
+use crate::{
+    config::{Config, RunFlags},
+    csi,
+};
+
+/// The name under which the program is its command `csi`.
+const CSI_DRIVER: &str = "spiffe-csi-driver";
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +74,8 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Run the CSI driver that gives pods the Workload API's socket
+    Csi(csi::run::CsiRunFlags),
     /// Look into a running agent
     #[command(subcommand)]
     Debug(DebugCommand),
@@ -125,19 +135,31 @@ enum DebugCommand {
 /// Does what the command line of the process says; `run` runs the agent.
 pub fn main(run: impl FnOnce(Program, &RunFlags) -> ExitCode) -> ExitCode {
     let program = Program::from_argv0(&std::env::args_os().next().unwrap_or_default());
-    let cli = match parse::<Cli>(program.agent_name(), std::env::args_os()) {
+    let cli = match parse::<Cli>(program.agent_name(), arguments(std::env::args_os())) {
         Ok(cli) => cli,
         Err(code) => return code.into(),
     };
-    if let Command::Run(flags) = cli.command {
-        return run(program, &flags);
+    match cli.command {
+        Command::Csi(flags) => return csi::run::run(&flags),
+        Command::Run(flags) => return run(program, &flags),
+        _ => {}
     }
     let (mut out, mut err) = (io::stdout().lock(), io::stderr());
     let mut terminal = Terminal { out: &mut out, err: &mut err, program };
     execute(cli.command, &mut terminal).into()
 }
 
-/// Runs a command other than `run` to its end and gives the exit code.
+/// The command line as it is read: what is invoked as `spiffe-csi-driver` is the command `csi`.
+fn arguments(args: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut args: Vec<_> = args.collect();
+    let name = args.first().and_then(|argv0| Path::new(argv0).file_name());
+    if name.is_some_and(|name| name == CSI_DRIVER) {
+        args.insert(1, "csi".into());
+    }
+    args
+}
+
+/// Runs a command other than `run` and `csi` to its end and gives the exit code.
 fn execute(command: Command, terminal: &mut Terminal<'_>) -> u8 {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -174,6 +196,7 @@ async fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> Result<(), C
         }
         Command::Api(ApiCommand::Watch(flags)) => x509::watch(&flags, terminal).await,
         Command::Completion { shell } => completion(shell, terminal),
+        Command::Csi(_) => Err(CliError::Usage("the CSI driver is already running".to_owned())),
         Command::Debug(DebugCommand::Getinfo(flags)) => admin::getinfo(&flags, terminal).await,
         Command::Explain(flags) => explain::explain(&flags, terminal).await,
         Command::Healthcheck(flags) => admin::healthcheck(&flags, terminal).await,
@@ -216,8 +239,6 @@ fn environment(name: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsString;
-
     use signet_daemon::cli::try_parse;
 
     use super::*;
@@ -256,6 +277,8 @@ mod tests {
             "a explain -pid 1",
             "a explain -selector unix:uid:0 -selector unix:gid:0",
             "a completion bash",
+            "a csi -workload-api-socket-dir /w -csi-socket-path=/c -node-id n -plugin-name p",
+            "a csi -csi-socket-path /c -probe",
         ] {
             let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(read(&line).is_ok(), "{line}: {}", read(&line).unwrap_err());
@@ -267,6 +290,17 @@ mod tests {
         for line in ["a", "a nosuch", "a api fetch -nosuch", "a run -serverPort x", "a api"] {
             assert!(read(line).is_err(), "{line}");
         }
+    }
+
+    #[test]
+    fn the_name_of_spiffe_csi_driver_is_its_command() {
+        let words = |line: &str| arguments(line.split(' ').map(OsString::from)).join(" ".as_ref());
+        assert_eq!(
+            words("/bin/spiffe-csi-driver -node-id n"),
+            "/bin/spiffe-csi-driver csi -node-id n"
+        );
+        assert_eq!(words("spiffe-csi-driver"), "spiffe-csi-driver csi");
+        assert_eq!(words("signet-agent run"), "signet-agent run");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! I/O happens besides reading the files it names as configuration.
 
 mod bootstrap;
+mod csi;
 mod flags;
 mod kubernetes;
 mod load;
@@ -17,7 +18,9 @@ use signet_identity::{SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 use zeroize::Zeroizing;
 
-pub use flags::RunFlags;
+use crate::csi::CsiSettings;
+
+pub use flags::{CsiFlags, RunFlags};
 pub use plugins::{
     Configured, HttpChallenge, K8sAttestor, K8sPsat, KeyManager, NodeAttestor, PluginSource,
     Plugins, UnixAttestor, WorkloadAttestor, X509Pop, X509PopSource,
@@ -70,6 +73,8 @@ pub struct Config {
     pub sds: SdsSettings,
     /// `svid_cache` and `svid_cache_key_file` (our own keys).
     pub svid_cache: SvidCache,
+    /// `csi` (our own block): the CSI driver, when it is on.
+    pub csi: Option<CsiSettings>,
     /// The `log_*` keys.
     pub log: LogSettings,
     /// `log_selectors`: prefixes of workload selectors that may be written to the log.

@@ -12,6 +12,7 @@ pub mod cache;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod csi;
 pub mod endpoint;
 pub mod entry;
 pub mod health;

@@ -70,9 +70,12 @@ async fn live(config: Config) -> anyhow::Result<()> {
     let tasks = Tasks::new();
     signal::end_on_signal(&tasks).context("handling signals")?;
     signal::reopen_log_on_usr2(&tasks, log.clone()).context("handling signals")?;
-    let app = match App::build(config, clock, Some(log)).await {
-        Ok(app) => app,
-        Err(error) => {
+    let build = App::build(config, clock, Some(log));
+    let app = match tasks.token().clone().run_until_cancelled(build).await {
+        // Told to stop while waiting for another agent to end.
+        None => return Ok(()),
+        Some(Ok(app)) => app,
+        Some(Err(error)) => {
             let error = anyhow::Error::new(error);
             tracing::error!(error = format!("{error:#}"), "The agent cannot start");
             return Err(error);

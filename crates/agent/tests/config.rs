@@ -1,9 +1,13 @@
 //! What the agent makes of its configuration.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use signet_agent::config::{
-    Bootstrap, BundleFormat, Config, KeyManager, NodeAttestor, RebootstrapMode, RunFlags,
+    Bootstrap, BundleFormat, Config, CsiFlags, KeyManager, NodeAttestor, RebootstrapMode, RunFlags,
     SvidCache, WorkloadAttestor, X509PopSource,
 };
 use signet_daemon::{config::parse, program::Program};
@@ -18,7 +22,9 @@ plugins {
 
 fn load(text: &str, flags: &RunFlags) -> Result<Config, String> {
     let document = parse("a.conf", text).unwrap();
-    Config::from_document(Program::Signet, flags, &document).map_err(|error| error.to_string())
+    let env = |name: &str| (name == "MY_NODE_NAME").then(|| "node-1".to_owned());
+    Config::from_document(Program::Signet, flags, &env, &document)
+        .map_err(|error| error.to_string())
 }
 
 /// A file with `agent` between the braces of `agent {}` after what is required.
@@ -77,7 +83,8 @@ fn the_defaults_are_those_of_spire() {
 #[test]
 fn spire_names_bring_spire_paths() {
     let document = parse("a.conf", &agent("insecure_bootstrap = true")).unwrap();
-    let config = Config::from_document(Program::Spire, &RunFlags::default(), &document).unwrap();
+    let config =
+        Config::from_document(Program::Spire, &RunFlags::default(), &|_| None, &document).unwrap();
     assert_eq!(config.socket_path, Some("/tmp/spire-agent/public/api.sock".into()));
 }
 
@@ -139,6 +146,65 @@ fn wrong_values_are_refused_with_their_place() {
         ("sds { x = 1 }", "unknown key \"x\" in sds {}"),
         ("join_token = \"a\" join_token_file = \"b\"", "only one of join_token and"),
         ("join_token_file = \"/no/such/token\"", "/no/such/token"),
+    ] {
+        let error = bad(&format!("trust_bundle_path = \"b\" {text}"));
+        assert!(error.contains(wanted), "{text}: {error}");
+    }
+}
+
+#[test]
+fn the_csi_driver_is_off_until_it_is_configured_or_asked_for() {
+    assert_eq!(good("").csi, None);
+    let csi = good("csi {}").csi.unwrap();
+    assert_eq!(csi.socket_path(), Path::new("/spiffe-csi/csi.sock"));
+    assert_eq!(csi.workload_api_socket_dir(), Path::new("/tmp/signet-agent/public"));
+    assert_eq!(csi.kubelet_dir(), Some(Path::new("/var/lib/kubelet")));
+    assert_eq!((csi.node_id(), csi.plugin_name()), ("node-1", "csi.spiffe.io"));
+    let csi = good(
+        "socket_path = \"/s/api.sock\"\ncsi { socket_path = \"/c/c.sock\" node_id = \"n\" \
+         plugin_name = \"csi.example.org\" kubelet_dir = \"/k\" workload_api_socket_dir = \"/w\" }",
+    );
+    let csi = csi.csi.unwrap();
+    assert_eq!(csi.socket_path(), Path::new("/c/c.sock"));
+    assert_eq!(csi.workload_api_socket_dir(), Path::new("/w"));
+    assert_eq!(csi.kubelet_dir(), Some(Path::new("/k")));
+    assert_eq!((csi.node_id(), csi.plugin_name()), ("n", "csi.example.org"));
+
+    let csi = CsiFlags { csi_socket_path: Some("/f.sock".into()), ..CsiFlags::default() };
+    let flags = RunFlags { csi, ..RunFlags::default() };
+    let csi = load(&agent("trust_bundle_path = \"b\""), &flags).unwrap().csi.unwrap();
+    assert_eq!(csi.socket_path(), Path::new("/f.sock"));
+}
+
+#[test]
+fn pods_are_not_given_what_the_agent_keeps_to_itself() {
+    for (text, wanted) in [
+        ("csi { node_id_env = \"NOPE\" }", "a.conf:2:25: node_id: it must be set"),
+        ("csi { x = 1 }", "unknown key \"x\" in csi {}"),
+        (
+            "data_dir = \"/w/data\" csi { workload_api_socket_dir = \"/w\" }",
+            "data_dir (/w/data) cannot lie in or below /w, which pods are given as a whole",
+        ),
+        (
+            "csi { workload_api_socket_dir = \"/k\" }",
+            "the directory of KeyManager \"disk\" (/k) cannot lie in or below /k",
+        ),
+        (
+            "svid_cache_key_file = \"/w/key\" csi { workload_api_socket_dir = \"/w\" }",
+            "svid_cache_key_file (/w/key) cannot lie",
+        ),
+        (
+            "admin_socket_path = \"/w/a/a.sock\" csi { workload_api_socket_dir = \"/w\" }",
+            "admin_socket_path (/w/a/a.sock) cannot lie",
+        ),
+        (
+            "csi { socket_path = \"/tmp/signet-agent/public/csi.sock\" }",
+            "socket_path: /tmp/signet-agent/public/csi.sock lies in or below",
+        ),
+        (
+            "disable_workload_api = true disable_sds_api = true csi {}",
+            "workload_api_socket_dir: it must be set",
+        ),
     ] {
         let error = bad(&format!("trust_bundle_path = \"b\" {text}"));
         assert!(error.contains(wanted), "{text}: {error}");

@@ -19,6 +19,13 @@ pub mod workload {
     tonic::include_proto!("_");
 }
 
+/// The Container Storage Interface, as far as the agent's driver serves it.
+pub mod csi {
+    pub mod v1 {
+        tonic::include_proto!("csi.v1");
+    }
+}
+
 pub mod google {
     pub mod rpc {
         tonic::include_proto!("google.rpc");

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::pb::{
+    csi::v1::NodePublishVolumeRequest,
     spire::api::{
         agent::delegatedidentity::v1::X509svidWithKey, server::agent::v1::CreateJoinTokenRequest,
         types,
@@ -38,6 +39,8 @@ redact! {
     workload::Witsvid, "WITSVID" { spiffe_id, hint } hides "wit_svid", "wit_svid_key";
     workload::ValidateJwtsvidRequest, "ValidateJWTSVIDRequest" { audience } hides "svid";
     X509svidWithKey, "X509SVIDWithKey" { x509_svid } hides "x509_svid_key";
+    NodePublishVolumeRequest, "NodePublishVolumeRequest" { volume_id, target_path, readonly } hides
+        "publish_context", "secrets", "volume_capability", "volume_context";
     CreateJoinTokenRequest, "CreateJoinTokenRequest" { ttl, agent_id } hides "token";
     types::AttestationData, "AttestationData" { r#type } hides "payload";
     types::Jwtsvid, "JWTSVID" { id, expires_at, issued_at, hint } hides "token";

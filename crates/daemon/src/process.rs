@@ -5,6 +5,7 @@ use std::{
     io::{self, Read, Seek, Write},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use nix::sys::{
@@ -13,6 +14,10 @@ use nix::sys::{
 };
 use rustix::fs::{FlockOperation, flock};
 use sd_notify::NotifyState;
+use tokio::time::Instant;
+
+/// How often a lock that is waited for is tried.
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 /// Raises the soft limit of open files to the hard one. Returns the limit now in force, and logs
 /// when it could not be raised.
@@ -118,6 +123,29 @@ impl DirLock {
     }
 }
 
+impl DirLock {
+    /// As [`DirLock::acquire`], but gives a process that is about to end time to do so.
+    ///
+    /// # Errors
+    /// [`LockError`]; [`LockError::Held`] when it still holds the directory after `patience`.
+    pub async fn wait(dir: &Path, name: &str, patience: Duration) -> Result<Self, LockError> {
+        let deadline = Instant::now() + patience;
+        let mut told = false;
+        loop {
+            match Self::acquire(dir, name) {
+                Err(error @ LockError::Held { .. }) if Instant::now() < deadline => {
+                    if !told {
+                        tracing::info!(reason = %error, "Waiting for the data directory");
+                        told = true;
+                    }
+                    tokio::time::sleep(LOCK_PAUSE).await;
+                }
+                result => return result,
+            }
+        }
+    }
+}
+
 fn show(pid: Option<u32>) -> String {
     pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
 }
@@ -171,6 +199,20 @@ mod tests {
         );
         drop(lock);
         DirLock::acquire(&data, "x.lock").unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_holder_that_is_about_to_end_is_waited_for_and_another_one_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let lock = DirLock::acquire(dir.path(), "x.lock").unwrap();
+        let none = DirLock::wait(dir.path(), "x.lock", Duration::ZERO).await.unwrap_err();
+        assert!(matches!(none, LockError::Held { .. }), "{none}");
+        let waiting = DirLock::wait(dir.path(), "x.lock", Duration::from_secs(60));
+        let (waited, ()) = tokio::join!(waiting, async {
+            tokio::task::yield_now().await;
+            drop(lock);
+        });
+        waited.unwrap();
     }
 
     #[test]

@@ -165,7 +165,7 @@ impl App {
         )?;
 
         let tcp = bind_host(&config.bind_address, config.bind_port).await?;
-        let modes = UnixOptions { dir_mode: Some(0o750), socket_mode: 0o770 };
+        let modes = UnixOptions { dir_mode: Some(0o750), socket_mode: 0o770, take_over: false };
         let local = bind_unix(&config.socket_path, modes).await?;
         let host = hostname();
         let metrics = Metrics::new(&config.telemetry, "spire_server", trust_domain.as_str(), &host);

@@ -27,6 +27,9 @@ pub struct RunFlags {
         value_name = "BOOL"
     )]
     pub allow_unauthenticated_verifiers: bool,
+    /// The CSI driver
+    #[command(flatten)]
+    pub csi: CsiFlags,
     /// Directory for the agent's own files
     #[arg(long = "dataDir", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
@@ -132,6 +135,37 @@ pub struct RunFlags {
     /// Trust domain of this agent
     #[arg(long = "trustDomain", value_name = "NAME")]
     pub trust_domain: Option<String>,
+}
+
+/// Flags of the CSI driver inside the agent; one of them is enough to switch it on.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct CsiFlags {
+    /// Directory of the kubelet, which every CSI volume lies below
+    #[arg(long = "csiKubeletDir", value_name = "DIR")]
+    pub csi_kubelet_dir: Option<PathBuf>,
+    /// Name of this node as Kubernetes knows it
+    #[arg(long = "csiNodeID", value_name = "NAME")]
+    pub csi_node_id: Option<String>,
+    /// Name of the CSI driver
+    #[arg(long = "csiPluginName", value_name = "NAME")]
+    pub csi_plugin_name: Option<String>,
+    /// Serve the CSI driver csi.spiffe.io on this Unix socket
+    #[arg(long = "csiSocketPath", value_name = "PATH")]
+    pub csi_socket_path: Option<PathBuf>,
+    /// Directory that the CSI driver gives to pods
+    #[arg(long = "csiWorkloadAPISocketDir", value_name = "DIR")]
+    pub csi_workload_api_socket_dir: Option<PathBuf>,
+}
+
+impl CsiFlags {
+    /// Whether one of them is given.
+    pub(super) fn any(&self) -> bool {
+        self.csi_kubelet_dir.is_some()
+            || self.csi_node_id.is_some()
+            || self.csi_plugin_name.is_some()
+            || self.csi_socket_path.is_some()
+            || self.csi_workload_api_socket_dir.is_some()
+    }
 }
 
 impl RunFlags {

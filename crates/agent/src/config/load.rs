@@ -17,7 +17,7 @@ use signet_pki::KeyType;
 
 use super::{
     Config, Experimental, KeyManager, RunFlags, SdsSettings, SvidCache, WorkloadRateLimits,
-    bootstrap, plugins_decode,
+    bootstrap, csi, plugins_decode,
 };
 
 /// The least that `availability_target` may be.
@@ -31,7 +31,7 @@ const NO_PROFILER: &str = "there is no profiler to switch on; use perf or anothe
 impl Config {
     /// Reads the file that the flags name, puts the flags over it, and checks everything.
     ///
-    /// `env` looks up environment variables for `-expandEnv`. A `join_token_file` is read as well.
+    /// `env` looks up environment variables: all for `-expandEnv`, and the node's name for `csi`. A `join_token_file` is read as well.
     ///
     /// # Errors
     /// [`ConfigError`] with everything that is wrong, by file, line and column.
@@ -41,20 +41,21 @@ impl Config {
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
         let document = signet_daemon::config::read(&flags.config, flags.expand_env.then_some(env))?;
-        Self::from_document(program, flags, &document)
+        Self::from_document(program, flags, env, &document)
     }
 
-    /// Checks a file that has been read already.
+    /// Checks a file that has been read already; `env` looks up the variable with the node's name.
     ///
     /// # Errors
     /// As [`Config::load`].
     pub fn from_document(
         program: Program,
         flags: &RunFlags,
+        env: &dyn Fn(&str) -> Option<String>,
         document: &Document,
     ) -> Result<Self, ConfigError> {
         let context = Context::new(document.file.clone());
-        let config = decode(program, flags, &context, document);
+        let config = decode(program, flags, env, &context, document);
         let warnings = context.take_warnings();
         let mut config = context.finish(config)?;
         config.warnings.extend(warnings);
@@ -65,6 +66,7 @@ impl Config {
 fn decode(
     program: Program,
     flags: &RunFlags,
+    env: &dyn Fn(&str) -> Option<String>,
     context: &Context,
     document: &Document,
 ) -> Option<Config> {
@@ -115,9 +117,17 @@ fn decode(
     let verifiers = agent.flag("allow_unauthenticated_verifiers");
     let allowed_foreign_jwt_claims = agent.texts("allowed_foreign_jwt_claims");
     let log_selectors = agent.texts("log_selectors");
+    let (socket_path, admin_socket_path) = sockets.unwrap_or_default();
+    let private = csi::Private {
+        socket_path: socket_path.as_deref(),
+        admin_socket_path: admin_socket_path.as_deref(),
+        data_dir: &data_dir,
+        key_manager,
+        svid_cache: &svid_cache,
+    };
+    let csi = csi::csi(&agent, &flags.csi, env, &private);
     agent.finish();
 
-    let (socket_path, admin_socket_path) = sockets?;
     Some(Config {
         file: PathBuf::from(&*document.file),
         trust_domain: trust_domain?,
@@ -141,6 +151,7 @@ fn decode(
         authorized_delegates,
         sds,
         svid_cache,
+        csi,
         log,
         log_selectors,
         experimental,

@@ -11,8 +11,9 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+use rustix::{
+    fs::{FlockOperation, flock},
+    net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
 };
 use tokio::net::{UnixListener, UnixStream};
 
@@ -25,6 +26,9 @@ pub const MAX_SOCKET_PATH: usize = 107;
 const BACKLOG: i32 = 1_024;
 /// How long a socket that exists may take to answer before it counts as in use.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often, and after which pause, the directory is tried to be locked.
+const HOLD_TRIES: usize = 20;
+const HOLD_PAUSE: Duration = Duration::from_millis(10);
 
 /// The modes of a socket and of the directories made for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,9 @@ pub struct UnixOptions {
     pub dir_mode: Option<u32>,
     /// The mode of the socket, whatever the umask.
     pub socket_mode: u32,
+    /// What happens to a socket that another process listens on: the new one takes its place in
+    /// one step, so that there is always one to connect to; else that is an error.
+    pub take_over: bool,
 }
 
 /// A bound Unix socket, removed when dropped unless another one has taken its place.
@@ -59,6 +66,9 @@ impl UnixSocket {
 
 impl Drop for UnixSocket {
     fn drop(&mut self) {
+        // Between looking and removing, another process must not put its socket there. If it is
+        // doing so right now, it replaces this one by itself.
+        let Some(_held) = hold(&self.path) else { return };
         if fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.id)
             && let Err(error) = fs::remove_file(&self.path)
         {
@@ -75,7 +85,9 @@ impl fmt::Debug for UnixSocket {
 
 /// Binds a Unix socket and gives it its mode before it can be connected to.
 ///
-/// A socket that nobody listens on any more is removed first. Nothing else is ever removed.
+/// A socket that nobody listens on any more is removed first; one that somebody listens on is
+/// replaced if that is wanted. Nothing else is ever removed, and the directory stays the same one:
+/// where it is mounted, the new socket is seen.
 ///
 /// # Errors
 /// [`ListenError`], naming the path.
@@ -87,7 +99,37 @@ pub async fn bind_unix(path: &Path, options: UnixOptions) -> Result<UnixSocket, 
     if let (Some(mode), Some(parent)) = (options.dir_mode, path.parent()) {
         make_directories(parent, mode)?;
     }
-    remove_stale(path).await?;
+    match remove_stale(path).await {
+        Ok(()) => listen_at(path, options.socket_mode),
+        Err(ListenError::InUse(_)) if options.take_over => take_over(path, options).await,
+        Err(error) => Err(error),
+    }
+}
+
+/// Listens beside the socket that is in use, then moves the new one over it.
+async fn take_over(path: &Path, options: UnixOptions) -> Result<UnixSocket, ListenError> {
+    let failed = |source: io::Error| ListenError::Unix { path: path.to_owned(), source };
+    let beside = beside(path);
+    remove_stale(&beside).await?;
+    let mut socket = listen_at(&beside, options.socket_mode)?;
+    let mut held = None;
+    for _ in 0..HOLD_TRIES {
+        held = hold(path);
+        if held.is_some() {
+            break;
+        }
+        tokio::time::sleep(HOLD_PAUSE).await;
+    }
+    // Whoever can read the directory can keep it locked: that must not keep us from starting. The
+    // process that listened before does not remove what it cannot lock.
+    fs::rename(&beside, path).map_err(failed)?;
+    drop(held);
+    socket.path = path.to_owned();
+    tracing::info!(path = %path.display(), "Took the socket over from another process");
+    Ok(socket)
+}
+
+fn listen_at(path: &Path, mode: u32) -> Result<UnixSocket, ListenError> {
     let failed = |source: io::Error| ListenError::Unix { path: path.to_owned(), source };
     let address = SocketAddrUnix::new(path).map_err(|e| failed(e.into()))?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -98,11 +140,29 @@ pub async fn bind_unix(path: &Path, options: UnixOptions) -> Result<UnixSocket, 
         error => failed(error.into()),
     })?;
     // Until it listens, connections are refused: nobody slips in before the mode is set.
-    fs::set_permissions(path, fs::Permissions::from_mode(options.socket_mode)).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
     let metadata = fs::symlink_metadata(path).map_err(failed)?;
     listen(&socket, BACKLOG).map_err(|e| failed(e.into()))?;
     let listener = UnixListener::from_std(socket.into()).map_err(failed)?;
     Ok(UnixSocket { listener, path: path.to_owned(), id: (metadata.dev(), metadata.ino()) })
+}
+
+/// A name in the same directory that is no longer, so that it fits where the socket's does.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().as_bytes().to_vec();
+    if let Some(last) = name.last_mut() {
+        *last = if *last == b'~' { b'#' } else { b'~' };
+    }
+    path.with_file_name(OsStr::from_bytes(&name))
+}
+
+/// Keeps other processes of ours from exchanging sockets in the directory of `path`; none when one
+/// is doing so.
+fn hold(path: &Path) -> Option<fs::File> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let dir = fs::File::open(dir).ok()?;
+    flock(&dir, FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(dir)
 }
 
 /// Removes the socket at `path` if nobody listens on it; does nothing when nothing is there.
@@ -136,7 +196,12 @@ pub async fn remove_stale(path: &Path) -> Result<(), ListenError> {
     }
 }
 
-fn make_directories(dir: &Path, mode: u32) -> Result<(), ListenError> {
+/// Makes a directory and those above it with this mode, whatever the umask; what is there stays as
+/// it is.
+///
+/// # Errors
+/// [`ListenError::Directory`].
+pub fn make_directories(dir: &Path, mode: u32) -> Result<(), ListenError> {
     if dir.as_os_str() == OsStr::new("") || dir.is_dir() {
         return Ok(());
     }
@@ -156,7 +221,9 @@ fn make_directories(dir: &Path, mode: u32) -> Result<(), ListenError> {
 mod tests {
     use super::*;
 
-    const OPEN: UnixOptions = UnixOptions { dir_mode: Some(0o755), socket_mode: 0o777 };
+    const OPEN: UnixOptions =
+        UnixOptions { dir_mode: Some(0o755), socket_mode: 0o777, take_over: false };
+    const TAKE: UnixOptions = UnixOptions { take_over: true, ..OPEN };
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
@@ -166,9 +233,12 @@ mod tests {
     async fn socket_and_new_directories_get_their_modes_and_the_socket_goes_with_its_owner() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a/b/api.sock");
-        let socket = bind_unix(&path, UnixOptions { dir_mode: Some(0o751), socket_mode: 0o770 })
-            .await
-            .unwrap();
+        let socket = bind_unix(
+            &path,
+            UnixOptions { dir_mode: Some(0o751), socket_mode: 0o770, take_over: false },
+        )
+        .await
+        .unwrap();
         assert_eq!(mode(&path), 0o770);
         assert_eq!(mode(&dir.path().join("a/b")), 0o751);
         assert_eq!(mode(&dir.path().join("a")), 0o751);
@@ -189,6 +259,69 @@ mod tests {
         assert!(matches!(error, ListenError::InUse(_)), "{error}");
         assert!(path.exists(), "the refused one must not remove the other's socket");
         drop(socket);
+    }
+
+    #[tokio::test]
+    async fn a_live_socket_is_taken_over_without_a_moment_in_which_nobody_can_connect() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let directory = fs::metadata(dir.path()).unwrap().ino();
+        let mut now = bind_unix(&path, OPEN).await.unwrap();
+        let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let clients = std::thread::spawn({
+            let (path, stop) = (path.clone(), stop.clone());
+            move || {
+                let mut connected = 0;
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) || connected == 0 {
+                    match std::os::unix::net::UnixStream::connect(&path) {
+                        Ok(_) => connected += 1,
+                        // The queue is full: somebody listens.
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        Err(error) => panic!("after {connected} connections: {error}"),
+                    }
+                }
+            }
+        });
+        for _ in 0..50 {
+            let next = bind_unix(&path, TAKE).await.unwrap();
+            assert_eq!(mode(&path), 0o777);
+            // The old one ends after it was replaced, and leaves the new one alone.
+            now = next;
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        clients.join().unwrap();
+        assert_eq!(fs::metadata(dir.path()).unwrap().ino(), directory);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
+        drop(now);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_process_left_beside_the_socket_is_no_hindrance() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let _first = bind_unix(&path, OPEN).await.unwrap();
+        drop(std::os::unix::net::UnixListener::bind(dir.path().join("api.soc~")).unwrap());
+        let second = bind_unix(&path, TAKE).await.unwrap();
+        let (client, served) = tokio::join!(UnixStream::connect(&path), second.accept());
+        assert!(client.is_ok() && served.is_ok());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_a_workload_keeps_locked_stops_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let first = bind_unix(&path, OPEN).await.unwrap();
+        let locked = hold(&path).unwrap();
+        let second = bind_unix(&path, TAKE).await.unwrap();
+        drop(first);
+        assert!(UnixStream::connect(&path).await.is_ok());
+        // It cannot look and remove in one step, so it leaves the dead socket to the next one.
+        drop(second);
+        assert!(path.exists());
+        drop(locked);
+        bind_unix(&path, OPEN).await.unwrap();
     }
 
     #[tokio::test]
@@ -228,7 +361,9 @@ mod tests {
     async fn a_path_of_107_bytes_works_and_a_longer_one_is_refused_by_its_length() {
         let dir = tempfile::tempdir().unwrap();
         let room = MAX_SOCKET_PATH - dir.path().as_os_str().len() - 1;
-        bind_unix(&dir.path().join("x".repeat(room)), OPEN).await.unwrap();
+        let longest = dir.path().join("x".repeat(room));
+        let _first = bind_unix(&longest, OPEN).await.unwrap();
+        bind_unix(&longest, TAKE).await.unwrap();
         let error = bind_unix(&dir.path().join("x".repeat(room + 1)), OPEN).await.unwrap_err();
         assert!(error.to_string().ends_with("is 108 bytes long; the system allows at most 107"));
     }
