@@ -35,9 +35,10 @@ fn recovers(clock: &WallClock, agent: &mut Agent, what: &str) {
 }
 
 struct Laptop {
-    clock: WallClock,
     server: Server,
     machines: Machines,
+    /// Dropped last: it cleans up after the programs.
+    clock: WallClock,
 }
 
 impl Laptop {
@@ -56,7 +57,7 @@ impl Laptop {
             .line("entry create -node -spiffeID spiffe://example.org/pool -selector x509pop:subject:cn:host1")
             .ok();
         server.register("/pool", "/workload", &[&caller()], "");
-        Ok(Self { clock, server, machines })
+        Ok(Self { server, machines, clock })
     }
 
     /// An agent that can attest again at any time.
