@@ -12,10 +12,12 @@ use signet_attest::{
     },
     workload::{
         WorkloadAttestor, WorkloadAttestors,
+        docker::DockerAttestor,
         k8s::{
             K8sAttestor, K8sConfig,
             kubelet::{Kubelet, KubeletConfig},
         },
+        systemd::SystemdAttestor,
         unix::{UnixAttestor, UnixConfig},
     },
 };
@@ -75,11 +77,15 @@ pub(crate) fn workload(plugins: &Plugins, clock: &SharedClock) -> WorkloadAttest
         .workload_attestors
         .iter()
         .map(|attestor| match &attestor.settings {
+            config::WorkloadAttestor::Docker(settings) => {
+                Box::new(DockerAttestor::new(settings.clone())) as Box<dyn WorkloadAttestor>
+            }
             config::WorkloadAttestor::K8s(settings) => {
                 let waiting = settings.poll_retry_interval * settings.max_poll_attempts;
                 deadline = deadline.max(ATTEST_TIMEOUT + waiting);
-                Box::new(k8s(settings, clock)) as Box<dyn WorkloadAttestor>
+                Box::new(k8s(settings, clock))
             }
+            config::WorkloadAttestor::Systemd => Box::new(SystemdAttestor::new()),
             config::WorkloadAttestor::Unix(settings) => Box::new(UnixAttestor::new(UnixConfig {
                 discover_workload_path: settings.discover_workload_path,
                 workload_size_limit: settings.workload_size_limit,

@@ -5,6 +5,7 @@
 
 mod bootstrap;
 mod csi;
+mod docker;
 mod flags;
 mod kubernetes;
 mod load;

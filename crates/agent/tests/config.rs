@@ -271,7 +271,8 @@ fn plugins_become_typed_values_or_are_refused() {
         ("NodeAttestor x509pop {}", "private_key_path must be configured"),
         ("NodeAttestor k8s_psat {}", "cluster must be configured"),
         ("NodeAttestor sshpop {}", "is not in this release"),
-        ("WorkloadAttestor docker {}", "arrives in a later release"),
+        ("WorkloadAttestor slurm {}", "is not in this release; use unix"),
+        ("WorkloadAttestor windows {}", "belongs to Windows"),
         ("WorkloadAttestor x {}", "unknown workload attestor"),
         ("SVIDStore gcp_secretmanager {}", "SVID stores arrive in a later release"),
         ("Notifier x {}", "unknown kind of plugin"),
@@ -279,4 +280,63 @@ fn plugins_become_typed_values_or_are_refused() {
         let error = with(plugins).unwrap_err();
         assert!(error.contains(wanted), "{plugins}: {error}");
     }
+}
+
+fn workload(attestor: &str) -> Result<WorkloadAttestor, String> {
+    let text = format!(
+        "agent {{ trust_domain = \"td\" server_address = \"s\" server_port = 1 \
+         insecure_bootstrap = true }} plugins {{ KeyManager memory {{}} NodeAttestor join_token {{}} \
+         WorkloadAttestor {attestor} }}"
+    );
+    let config = load(&text, &RunFlags::default())?;
+    Ok(config.plugins.workload_attestors[0].settings.clone())
+}
+
+#[test]
+fn docker_is_configured_as_for_spire() {
+    let docker = |keys: &str| workload(&format!("docker {{ plugin_data {{ {keys} }} }}"));
+    let WorkloadAttestor::Docker(defaults) = docker("").unwrap() else { panic!() };
+    assert_eq!(defaults.docker.to_string(), "/var/run/docker.sock");
+    assert_eq!(defaults.podman.to_string(), "/run/podman/podman.sock");
+    assert_eq!((defaults.version, defaults.rootless_podman), (None, None));
+    let WorkloadAttestor::Docker(config) = docker(
+        "docker_socket_path = \"tcp://127.0.0.1:2375\" docker_version = \"v1.44\" \
+         podman_socket_path = \"unix:///p.sock\" \
+         podman_socket_path_template = \"unix:///run/user/%d/podman/podman.sock\" \
+         use_new_container_locator = true verbose_container_locator_logs = true \
+         container_id_cgroup_matchers = []",
+    )
+    .unwrap() else {
+        panic!()
+    };
+    assert_eq!(config.docker.to_string(), "127.0.0.1:2375");
+    assert_eq!(config.podman.to_string(), "/p.sock");
+    assert_eq!(config.version.as_deref(), Some("1.44"));
+    let rootless = config.rootless_podman.unwrap().of(1000).to_string();
+    assert_eq!(rootless, "/run/user/1000/podman/podman.sock");
+    for (keys, wanted) in [
+        ("docker_socket_path = \"/var/run/docker.sock\"", "expected unix:///path"),
+        ("docker_socket_path = \"tcp://docker.example:2375\"", "is not on this machine"),
+        ("docker_version = \"latest\"", "expected a version such as"),
+        ("docker_version = \"1.44/../x\"", "expected a version such as"),
+        ("podman_socket_path = \"ssh://h\"", "expected unix:///path"),
+        ("podman_socket_path_template = \"unix:///p.sock\"", "exactly one %d"),
+        ("use_new_container_locator = false", "the legacy container locator is not in Signet"),
+        ("container_id_cgroup_matchers = [\"/docker/<id>\"]", "the legacy container locator"),
+        ("docker_host = \"npipe://x\"", "named pipes belong to Windows"),
+        ("sigstore { ignore_tlog = true }", "use the selectors of the image's digest"),
+        ("experimental { x = 1 }", "unknown key \"experimental\""),
+    ] {
+        let error = docker(keys).unwrap_err();
+        assert!(error.contains(wanted), "{keys}: {error}");
+    }
+}
+
+#[test]
+fn systemd_takes_no_keys() {
+    for text in ["systemd {}", "systemd { plugin_data {} }"] {
+        assert_eq!(workload(text).unwrap(), WorkloadAttestor::Systemd);
+    }
+    let error = workload("systemd { plugin_data { x = 1 } }").unwrap_err();
+    assert!(error.contains("unknown key \"x\""), "{error}");
 }

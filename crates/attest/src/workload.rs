@@ -4,7 +4,9 @@
 //! neither its pid nor its handle.
 
 pub mod container;
+pub mod docker;
 pub mod k8s;
+pub mod systemd;
 pub mod unix;
 
 use std::{fmt, time::Duration};

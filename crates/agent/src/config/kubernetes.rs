@@ -8,7 +8,7 @@ use signet_attest::{
 };
 use signet_daemon::config::Block;
 
-use super::plugins::{NodeAttestor, WorkloadAttestor};
+use super::plugins::{NodeAttestor, SIGSTORE, WorkloadAttestor};
 
 const DEFAULT_CA_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 const DEFAULT_KUBELET_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -143,7 +143,7 @@ fn refuse_what_is_not_there(block: &Block<'_>) {
             "it is for brokers alone, which are not in this release; leave the attestor out",
         );
     }
-    block.refuse("sigstore", "image signatures are not verified in this release; remove the block");
+    block.refuse("sigstore", SIGSTORE);
     block.refuse(
         "experimental",
         "the broker and its API server cache are not in this release; remove the block",

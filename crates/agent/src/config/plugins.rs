@@ -3,7 +3,13 @@
 use std::path::PathBuf;
 
 pub use super::kubernetes::{K8sAttestor, K8sPsat};
+pub use signet_attest::workload::docker::DockerConfig;
 pub use signet_daemon::config::{Configured, PluginSource};
+
+/// Why `sigstore {}` is refused: docs/adr/0004-sigstore.md.
+pub(super) const SIGSTORE: &str = "signatures of images are not verified by Signet; let an \
+     admission policy (sigstore policy-controller, Kyverno) admit signed images only, use the \
+     selectors of the image's digest, and remove the block";
 
 /// The agent's plugins, each kind with as many as it allows.
 #[derive(Clone, Debug)]
@@ -95,8 +101,12 @@ pub enum X509PopSource {
 /// How workloads are told apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WorkloadAttestor {
+    /// `docker`, also for Podman.
+    Docker(DockerConfig),
     /// `k8s`.
     K8s(K8sAttestor),
+    /// `systemd`.
+    Systemd,
     /// `unix`.
     Unix(UnixAttestor),
 }
@@ -105,7 +115,9 @@ impl WorkloadAttestor {
     /// The plugin's name, which is also its selectors' type.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Docker(_) => "docker",
             Self::K8s(_) => "k8s",
+            Self::Systemd => "systemd",
             Self::Unix(_) => "unix",
         }
     }

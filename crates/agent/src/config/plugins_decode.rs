@@ -2,6 +2,7 @@
 
 use signet_daemon::config::{Block, ConfigError, Configured, Plugin};
 
+use super::docker::docker;
 use super::kubernetes::{k8s, k8s_psat};
 use super::plugins::{
     HttpChallenge, KeyManager, NodeAttestor, Plugins, UnixAttestor, WorkloadAttestor, X509Pop,
@@ -35,10 +36,9 @@ pub(super) fn plugins(root: &Block<'_>, has_join_token: bool) -> Option<Plugins>
             }
             "WorkloadAttestor" => {
                 workloads += 1;
-                match plugin.name.as_str() {
-                    "k8s" => workload_attestors.extend(plugin.configure(k8s)),
-                    "unix" => workload_attestors.extend(plugin.configure(unix)),
-                    _ => refuse_workload_attestor(&plugin),
+                match workload_attestor(&plugin.name) {
+                    Some(decode) => workload_attestors.extend(plugin.configure(decode)),
+                    None => refuse_workload_attestor(&plugin),
                 }
             }
             "SVIDStore" => plugin.refuse(
@@ -82,10 +82,7 @@ impl Plugins {
             *plugin = reload(plugin, |now| node_attestor(now.name()).unwrap_or(join_token))?;
         }
         for plugin in &mut new.workload_attestors {
-            *plugin = reload(plugin, |now| match now {
-                WorkloadAttestor::K8s(_) => k8s,
-                WorkloadAttestor::Unix(_) => unix,
-            })?;
+            *plugin = reload(plugin, |now| workload_attestor(now.name()).unwrap_or(unix))?;
         }
         Ok(new)
     }
@@ -181,6 +178,20 @@ fn refuse_node_attestor(plugin: &Plugin<'_>) {
     }
 }
 
+fn workload_attestor(name: &str) -> Option<Decode<WorkloadAttestor>> {
+    match name {
+        "docker" => Some(docker),
+        "k8s" => Some(k8s),
+        "systemd" => Some(systemd),
+        "unix" => Some(unix),
+        _ => None,
+    }
+}
+
+fn systemd(_: &Block<'_>) -> Option<WorkloadAttestor> {
+    Some(WorkloadAttestor::Systemd)
+}
+
 fn unix(block: &Block<'_>) -> Option<WorkloadAttestor> {
     Some(WorkloadAttestor::Unix(UnixAttestor {
         discover_workload_path: block.flag("discover_workload_path"),
@@ -190,12 +201,15 @@ fn unix(block: &Block<'_>) -> Option<WorkloadAttestor> {
 
 fn refuse_workload_attestor(plugin: &Plugin<'_>) {
     match plugin.name.as_str() {
-        "docker" | "systemd" => plugin.refuse(
-            "this workload attestor arrives in a later release; until then use unix or k8s",
+        "slurm" => plugin.refuse(
+            "this workload attestor is not in this release; use unix, and run each job as a user \
+             of its own",
         ),
-        "slurm" | "windows" => {
-            plugin.refuse("this workload attestor is not in this release; use unix or k8s");
+        "windows" => {
+            plugin.refuse("this workload attestor belongs to Windows; use unix or systemd");
         }
-        _ => plugin.refuse("unknown workload attestor; this build has k8s and unix"),
+        _ => {
+            plugin.refuse("unknown workload attestor; this build has docker, k8s, systemd and unix")
+        }
     }
 }
