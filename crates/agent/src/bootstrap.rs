@@ -4,6 +4,7 @@
 
 use std::{path::Path, time::Duration};
 
+use signet_base::chain;
 use signet_identity::TrustDomain;
 use signet_pki::{files, jwks, x509};
 use signet_remote::http::{HttpClient, HttpError, expect_success};
@@ -145,18 +146,6 @@ fn with_query(url: &str, query: &BundleQuery) -> String {
         }
     }
     address
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ use std::{fmt, time::Duration};
 
 use futures_util::future::join_all;
 use signet_identity::{Selector, SelectorSet};
+use tokio::time::Instant;
 
 use crate::peer::{PeerError, PinnedPeer};
 
@@ -61,6 +62,8 @@ pub struct Finding {
     pub attestor: &'static str,
     /// Its selectors, or why there are none.
     pub result: Result<Vec<Selector>, WorkloadAttestError>,
+    /// How long it took by itself.
+    pub took: Duration,
 }
 
 /// Why a caller could not be attested.
@@ -140,11 +143,47 @@ impl WorkloadAttestors {
     }
 
     async fn run(&self, attestor: &dyn WorkloadAttestor, peer: &PinnedPeer) -> Finding {
+        let begin = Instant::now();
         let attempt = attestor.attest(peer);
         let result = match tokio::time::timeout(self.deadline, attempt).await {
             Ok(result) => result,
             Err(_) => Err(WorkloadAttestError::TimedOut(self.deadline)),
         };
-        Finding { attestor: attestor.name(), result }
+        Finding { attestor: attestor.name(), result, took: begin.elapsed() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::procfs::ProcRoot;
+
+    /// Answers nothing after a while.
+    #[derive(Debug)]
+    struct Slow(&'static str, Duration);
+
+    #[async_trait::async_trait]
+    impl WorkloadAttestor for Slow {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+
+        async fn attest(&self, _peer: &PinnedPeer) -> Result<Vec<Selector>, WorkloadAttestError> {
+            tokio::time::sleep(self.1).await;
+            Ok(Vec::new())
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_each_attestor_took_is_known_when_several_run_at_once() {
+        let (_client, server) = std::os::unix::net::UnixStream::pair().unwrap();
+        let peer = PinnedPeer::from_socket(&server, &ProcRoot::default()).unwrap();
+        let took = [("a", Duration::from_millis(7)), ("b", Duration::from_millis(70))];
+        let attestors: Vec<Box<dyn WorkloadAttestor>> =
+            took.iter().map(|(name, time)| Box::new(Slow(name, *time)) as _).collect();
+        let findings =
+            WorkloadAttestors::new(attestors, Duration::from_secs(1)).examine(&peer).await;
+        let found: Vec<_> = findings.iter().map(|f| (f.attestor, f.took)).collect();
+        assert_eq!(found, took);
     }
 }

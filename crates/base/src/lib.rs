@@ -6,6 +6,7 @@
 
 mod backoff;
 mod clock;
+mod error_chain;
 mod lru;
 mod rate_limit;
 mod readiness;
@@ -14,6 +15,7 @@ pub mod template;
 
 pub use backoff::{Backoff, Jitter};
 pub use clock::{Clock, SharedClock, SystemClock, TestClock, sleep_until};
+pub use error_chain::chain;
 pub use lru::BoundedLru;
 pub use rate_limit::{RateLimitError, RateLimiter};
 pub use readiness::{Readiness, ReadyGuard};

@@ -1,7 +1,5 @@
 //! Why a workload on this node gets the identities it gets.
 
-use std::time::Instant;
-
 use signet_api::{
     convert,
     pb::signet::api::agent::explain::v1::{
@@ -29,14 +27,12 @@ impl Explain {
         Self { context }
     }
 
-    async fn examine(&self, pid: i32) -> Result<(Vec<Finding>, i64), Status> {
+    async fn examine(&self, pid: i32) -> Result<Vec<Finding>, Status> {
         let peer = PinnedPeer::from_named_pid(pid, &self.context.proc_root)
             .map_err(|error| Status::not_found(format!("process {pid}: {error}")))?;
-        let begin = Instant::now();
         let findings = self.context.attestor.attestors().examine(&peer).await;
-        let micros = i64::try_from(begin.elapsed().as_micros()).unwrap_or(i64::MAX);
         peer.verify().map_err(|error| Status::aborted(format!("process {pid}: {error}")))?;
-        Ok((findings, micros))
+        Ok(findings)
     }
 
     /// Why a matching entry is not (or not wholly) served.
@@ -77,11 +73,8 @@ impl explain_server::Explain for Explain {
         }
         let mut attestors = Vec::new();
         let selectors: SelectorSet = if request.pid != 0 {
-            let (findings, micros) = self.examine(request.pid).await?;
             let mut all: Vec<Selector> = Vec::new();
-            // What several attestors took at once is known for all of them only.
-            let alone = findings.len() == 1;
-            for finding in findings {
+            for finding in self.examine(request.pid).await? {
                 let (found, error) = match finding.result {
                     Ok(found) => (found, String::new()),
                     Err(error) => (Vec::new(), error.to_string()),
@@ -91,7 +84,7 @@ impl explain_server::Explain for Explain {
                     name: finding.attestor.to_owned(),
                     selectors: convert::selectors_to_pb(&found),
                     error,
-                    duration_micros: if alone { micros } else { 0 },
+                    duration_micros: i64::try_from(finding.took.as_micros()).unwrap_or(i64::MAX),
                 });
                 all.extend(found.iter().cloned());
             }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use signet_attest::node::join_token;
-use signet_base::Backoff;
+use signet_base::{Backoff, chain};
 use signet_pki::{
     tls::{BundleSource, StaticBundles},
     x509::{CsrParams, TrustBundle, create_csr, parse_chain},
@@ -13,7 +13,7 @@ use tonic::Code;
 use super::{Fatal, Manager, Shared};
 use crate::{
     agent_identity::{AgentIdentity, AgentKey},
-    bootstrap::{BundleQuery, chain, fetch_bundle},
+    bootstrap::{BundleQuery, fetch_bundle},
     client::{Attested, ClientError, EVICTED, ServerClient, tls_config},
     config::{RebootstrapMode, SvidCache},
     sealed::SealedCache,

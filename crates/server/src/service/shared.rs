@@ -1,26 +1,13 @@
 //! What the services share: texts of errors, statuses of batch items, paging.
 
-use std::{error::Error, fmt::Write as _};
-
 use signet_api::{pb::spire::api::types, status};
+pub(crate) use signet_base::chain;
 use signet_identity::{Bundle, TrustDomain};
 use signet_pki::{PublicKey, x509::Certificate};
 use signet_store::{PageRequest, StoreError};
 use tonic::{Code, Status};
 
 use crate::context::Context;
-
-/// An error and its causes on one line: `opening x: permission denied`.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        // Writing to a String cannot fail.
-        let _ = write!(text, ": {error}");
-        cause = error.source();
-    }
-    text
-}
 
 /// The status of a call whose store access failed: `<what>: <why>`.
 pub(crate) fn store_failed(what: &str, error: &StoreError) -> Status {

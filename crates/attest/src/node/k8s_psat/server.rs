@@ -58,15 +58,15 @@ pub trait ClusterApi: Send + Sync + fmt::Debug {
 #[async_trait::async_trait]
 impl ClusterApi for ApiServer {
     async fn review(&self, token: &str, audiences: &[String]) -> Result<TokenReviewStatus, String> {
-        self.review_token(token, audiences).await.map_err(|e| e.to_string())
+        self.review_token(token, audiences).await.map_err(|e| signet_base::chain(&e))
     }
 
     async fn pod(&self, namespace: &str, name: &str) -> Result<Pod, String> {
-        self.get_pod(namespace, name).await.map_err(|e| e.to_string())
+        self.get_pod(namespace, name).await.map_err(|e| signet_base::chain(&e))
     }
 
     async fn node(&self, name: &str) -> Result<Node, String> {
-        self.get_node(name).await.map_err(|e| e.to_string())
+        self.get_node(name).await.map_err(|e| signet_base::chain(&e))
     }
 }
 
