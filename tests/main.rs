@@ -30,6 +30,8 @@ mod config;
 mod csrs;
 #[path = "tests/delegated.rs"]
 mod delegated;
+#[path = "tests/deploy.rs"]
+mod deploy;
 #[path = "tests/disk.rs"]
 mod disk;
 #[path = "tests/files.rs"]

@@ -18,6 +18,7 @@ pub mod bins;
 pub mod cli;
 pub mod clients;
 pub mod dir;
+pub mod kubernetes;
 pub mod node;
 pub mod process;
 pub mod raw;

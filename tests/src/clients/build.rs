@@ -25,9 +25,11 @@ pub fn prepare_words(client: Client) -> Built {
     static JAVA: OnceLock<Built> = OnceLock::new();
     static PYTHON: OnceLock<Built> = OnceLock::new();
     match client {
-        Client::Go => GO.get_or_init(|| locked("go", go)).clone(),
-        Client::Java => JAVA.get_or_init(|| locked("java", java)).clone(),
-        Client::Python => PYTHON.get_or_init(|| locked("python", python)).clone(),
+        Client::Go => GO.get_or_init(|| locked("clients/go", "clients", go)).clone(),
+        Client::Java => JAVA.get_or_init(|| locked("clients/java", "", java)).clone(),
+        Client::Python => {
+            PYTHON.get_or_init(|| locked("clients/python", "clients.py", python)).clone()
+        }
         Client::Rust => Ok(vec![bins::own("rust-client").display().to_string()]),
     }
 }
@@ -37,24 +39,38 @@ pub fn go_binary() -> Result<PathBuf, String> {
     prepare_words(Client::Go).map(|words| PathBuf::from(&words[0]))
 }
 
-/// Runs `build` in the client's directory while no other test program does.
-fn locked(name: &str, build: fn(&Path, &Path) -> Built) -> Built {
+/// The program that judges manifests as Kubernetes and Helm do.
+pub fn kubernetes_judge() -> Built {
+    static JUDGE: OnceLock<Built> = OnceLock::new();
+    JUDGE.get_or_init(|| locked("kubernetes/judge", "judge", go)).clone()
+}
+
+/// The program that knows the schemas of Kubernetes.
+pub fn kubernetes_schemas() -> Built {
+    static SCHEMAS: OnceLock<Built> = OnceLock::new();
+    SCHEMAS.get_or_init(|| locked("kubernetes/schemas", "schemas.py", python)).clone()
+}
+
+/// Runs `build` on a directory of sources (below `tests/`) for the program named, in a directory
+/// below `target/clients`, while no other test program does.
+fn locked(sources: &str, program: &str, build: fn(&Path, &Path, &str) -> Built) -> Built {
+    let name = sources.strip_prefix("clients/").unwrap_or(sources);
     let dir = bins::clients_dir().join(name);
     let text = |e: std::io::Error| format!("{}: {e}", dir.display());
     fs::create_dir_all(&dir).map_err(text)?;
     let lock = File::create(dir.join("lock")).map_err(text)?;
     lock.lock().map_err(text)?;
-    build(&bins::sources().join("clients").join(name), &dir)
+    build(&bins::sources().join(sources), &dir, program)
 }
 
-fn go(sources: &Path, dir: &Path) -> Built {
-    let program = dir.join("clients");
+fn go(sources: &Path, dir: &Path, program: &str) -> Built {
+    let program = dir.join(program);
     // Go knows by itself when there is nothing to do.
     tool(Command::new("go").current_dir(sources).args(["build", "-o"]).arg(&program).arg("."))?;
     Ok(vec![program.display().to_string()])
 }
 
-fn java(sources: &Path, dir: &Path) -> Built {
+fn java(sources: &Path, dir: &Path, _: &str) -> Built {
     let target = dir.join("target");
     let done = || {
         tool(
@@ -72,7 +88,7 @@ fn java(sources: &Path, dir: &Path) -> Built {
     Ok(words.iter().map(|&w| w.to_owned()).chain(["test.Clients".to_owned()]).collect())
 }
 
-fn python(sources: &Path, dir: &Path) -> Built {
+fn python(sources: &Path, dir: &Path, script: &str) -> Built {
     let (venv, requirements) = (dir.join("venv"), sources.join("requirements.txt"));
     let done = || {
         tool(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
@@ -83,7 +99,7 @@ fn python(sources: &Path, dir: &Path) -> Built {
         )
     };
     once(dir, std::slice::from_ref(&requirements), done)?;
-    let script = sources.join("clients.py");
+    let script = sources.join(script);
     // `-B`: no caches beside the sources.
     Ok(vec![
         venv.join("bin/python3").display().to_string(),

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, Read},
+    net::Ipv6Addr,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex as StdMutex,
@@ -120,7 +121,11 @@ impl Kubelet {
             KubeletConfig::ReadOnly { port } => format!("http://127.0.0.1:{port}/pods"),
             KubeletConfig::Secure { port, node_name, .. } => {
                 let host = node_name.as_deref().unwrap_or("127.0.0.1");
-                format!("https://{host}:{port}/pods")
+                // The node may be named by its address.
+                match host.parse::<Ipv6Addr>() {
+                    Ok(address) => format!("https://[{address}]:{port}/pods"),
+                    Err(_) => format!("https://{host}:{port}/pods"),
+                }
             }
         }
     }
@@ -304,4 +309,28 @@ fn text(path: &Path) -> Result<zeroize::Zeroizing<String>, String> {
     String::from_utf8(bytes)
         .map(zeroize::Zeroizing::new)
         .map_err(|_| format!("{}: not text", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_are_named_by_names_and_by_addresses_of_both_kinds() {
+        for (node_name, url) in [
+            (None, "https://127.0.0.1:10250/pods"),
+            (Some("node-1"), "https://node-1:10250/pods"),
+            (Some("192.0.2.7"), "https://192.0.2.7:10250/pods"),
+            (Some("2001:db8::7"), "https://[2001:db8::7]:10250/pods"),
+        ] {
+            let config = KubeletConfig::Secure {
+                port: 10250,
+                node_name: node_name.map(str::to_owned),
+                ca_path: None,
+                auth: KubeletAuth::Anonymous,
+                reload_interval: Duration::from_secs(60),
+            };
+            assert_eq!(Kubelet::new(config, Arc::new(signet_base::SystemClock)).url(), url);
+        }
+    }
 }

@@ -1,6 +1,7 @@
-// Command kubernetes judges manifests, charts and custom resources with the libraries that
+// Command judge judges manifests, charts and custom resources with the libraries that
 // Kubernetes and Helm themselves use. It prints one JSON document.
 //
+//	documents FILE...                                    the objects, as JSON
 //	podsecurity FILE...                                  which Pod Security checks each workload fails
 //	chart DIR RELEASE NAMESPACE KUBEVERSION VALUES...    what Helm makes of a chart
 //	lint DIR NAMESPACE KUBEVERSION VALUES...             what Helm's linter says of it
@@ -32,6 +33,8 @@ func run(args []string) (any, error) {
 	}
 	command, args := args[0], args[1:]
 	switch {
+	case command == "documents":
+		return objects(args)
 	case command == "podsecurity":
 		return podSecurity(args)
 	case command == "chart" && len(args) >= 4:

@@ -53,3 +53,19 @@ func documents(files []string) ([]document, error) {
 	}
 	return all, nil
 }
+
+func objects(files []string) (any, error) {
+	docs, err := documents(files)
+	if err != nil {
+		return nil, err
+	}
+	all := []map[string]any{}
+	for _, doc := range docs {
+		var object map[string]any
+		if err := yaml.UnmarshalStrict(doc.yaml, &object); err != nil {
+			return nil, fmt.Errorf("%s: %w", doc.what(), err)
+		}
+		all = append(all, object)
+	}
+	return all, nil
+}

@@ -1,4 +1,4 @@
-module signet.test/kubernetes
+module signet.test/judge
 
 go 1.26.0
 
