@@ -86,4 +86,9 @@ sources:
       items:
         - key: ca.crt
           path: ca.crt
+  - downwardAPI:
+      items:
+        - path: namespace
+          fieldRef:
+            fieldPath: metadata.namespace
 {{- end }}
