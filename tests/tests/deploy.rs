@@ -4,6 +4,8 @@
 mod chart;
 #[path = "deploy/configuration.rs"]
 mod configuration;
+#[path = "deploy/definitions.rs"]
+mod definitions;
 #[path = "deploy/images.rs"]
 mod images;
 #[path = "deploy/manifests.rs"]
