@@ -12,4 +12,4 @@ pub use identity::{SwappableIdentity, TlsIdentity};
 pub use provider::{ALPN_H2, TlsError, TlsOptions};
 pub use server::{ClientPolicy, server_config};
 pub use verifier::{BundleSource, Peer, StaticBundles, is_unknown_authority, peer_of};
-pub use web::{WebCheck, web_client_config};
+pub use web::{WebCheck, web_client_config, web_server_config};

@@ -47,6 +47,7 @@ const TABLE: &[Rule] = &[
     rule_of("grpc.health.v1.Health/Watch", LOCAL | LOCAL_ONLY),
     rule_of("grpc.reflection.v1.ServerReflection/ServerReflectionInfo", LOCAL | LOCAL_ONLY),
     rule_of("grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", LOCAL | LOCAL_ONLY),
+    rule_of("signet.api.push.v1.Push/ListEntryChanges", LOCAL | ADMIN),
     rule_of("signet.api.push.v1.Push/Subscribe", LOCAL | ADMIN | AGENT),
     rule_of("signet.api.server.explain.v1.Explain/ExplainEntries", LOCAL | ADMIN),
     rule_of("spire.api.server.agent.v1.Agent/AttestAgent", ANYONE),

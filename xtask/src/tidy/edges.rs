@@ -14,7 +14,7 @@ use crate::run::{metadata, root};
 /// Who may depend on what, besides tests. What is not named here is open to all.
 const FENCES: &[(&str, &[&str])] = &[
     ("aws-lc-rs", &["pki"]),
-    ("axum", &["daemon"]),
+    ("axum", &["controller", "daemon"]),
     ("jsonwebtoken", &["pki"]),
     ("k8s-openapi", &["controller"]),
     ("kube", &["controller"]),

@@ -1,2 +1,7 @@
-//! The controller's program.
-fn main() {}
+//! The `signet-controller` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    signet_controller::cli::main(signet_controller::run::run)
+}

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
     client::{
         Resumption, WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_cert_signed_by_trust_anchor,
     },
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
-    server::ParsedCertificate,
+    server::{NoServerSessionStorage, ParsedCertificate},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use signet_base::Clock;
@@ -69,6 +69,27 @@ pub fn web_client_config(
         None => builder.with_no_client_auth(),
     };
     config.resumption = Resumption::disabled();
+    Ok(Arc::new(config))
+}
+
+/// A server's TLS configuration for HTTP/1.1: TLS 1.2 and 1.3, no client certificates, and the
+/// identity that is set when a connection comes in.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn web_server_config(
+    identity: Arc<SwappableIdentity>,
+    clock: Arc<dyn Clock>,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let options = TlsOptions::default();
+    let mut config =
+        ServerConfig::builder_with_details(provider(options), Arc::new(ClockTime(clock)))
+            .with_protocol_versions(versions(options))?
+            .with_no_client_auth()
+            .with_cert_resolver(identity);
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))
 }
 

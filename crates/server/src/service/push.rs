@@ -1,13 +1,19 @@
 //! `signet.api.push.v1.Push`: tells clients at once that something they may read has changed.
 
-use std::{pin::Pin, time::Duration};
+use std::{collections::HashMap, pin::Pin, time::Duration};
 
-use signet_api::pb::signet::api::push::v1::{self as pb, push_server};
+use signet_api::{
+    convert::entry_to_pb,
+    pb::signet::api::push::v1::{self as pb, push_server},
+};
 use signet_base::{Jitter, Tasks};
+use signet_identity::EntryId;
+use signet_store::{Change, ChangeKind, Changes};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
+use super::shared::store_failed;
 use crate::{
     cache::Revisions,
     caller::{Caller, Peer, Role},
@@ -19,6 +25,9 @@ use crate::{
 const MAX_AGE: Duration = Duration::from_secs(10 * 60);
 /// Within which part of [`MAX_AGE`] streams end, so that they do not all come back at once.
 const AGE_SPREAD: f64 = 0.2;
+
+/// How many changes are looked at for one answer: entries are small, and an answer must be too.
+const CHANGES: u32 = 200;
 
 /// The push service.
 #[derive(Clone, Debug)]
@@ -116,6 +125,63 @@ impl push_server::Push for PushService {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
     }
+
+    async fn list_entry_changes(
+        &self,
+        request: Request<pb::ListEntryChangesRequest>,
+    ) -> Result<Response<pb::ListEntryChangesResponse>, Status> {
+        const FAILED: &str = "failed to list changes of entries";
+        let request = request.into_inner();
+        let store = &self.context.store;
+        let feed_id = self.context.cache.feed_id().to_owned();
+        // Before anything is read: what changes meanwhile comes with the next answer.
+        let now = store.revision();
+        let resync = |feed_id: String| pb::ListEntryChangesResponse {
+            feed_id,
+            resync: true,
+            revision: now,
+            ..Default::default()
+        };
+        if request.feed_id != feed_id {
+            return Ok(Response::new(resync(feed_id)));
+        }
+        let after = request.after_revision;
+        let changes = store.changes_since(after, CHANGES).await;
+        let changes = match changes.map_err(|error| store_failed(FAILED, &error))? {
+            Changes::Since(changes) => changes,
+            Changes::Gone { .. } => return Ok(Response::new(resync(feed_id))),
+        };
+        let more = changes.len() >= CHANGES as usize;
+        let revision = changes.last().map_or(after, |change| change.revision);
+        let ids = changed_entries(changes);
+        let entries = store.entries(&ids).await;
+        let entries = entries.map_err(|error| store_failed(FAILED, &error))?;
+        let mut entries: HashMap<_, _> =
+            entries.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
+        let changes = ids.into_iter().map(|id| pb::EntryChange {
+            entry: entries.remove(&id).map(|entry| entry_to_pb(&entry, None)),
+            id: id.to_string(),
+        });
+        Ok(Response::new(pb::ListEntryChangesResponse {
+            feed_id,
+            resync: false,
+            revision,
+            more,
+            changes: changes.collect(),
+        }))
+    }
+}
+
+/// The entries among what has changed, each once.
+fn changed_entries(changes: Vec<Change>) -> Vec<EntryId> {
+    let mut ids: Vec<EntryId> = changes
+        .into_iter()
+        .filter(|change| change.kind == ChangeKind::Entry)
+        .filter_map(|change| change.key.parse().ok())
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    ids
 }
 
 fn notice(feed_id: &str, revisions: Revisions) -> pb::Notice {

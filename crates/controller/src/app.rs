@@ -1,0 +1,361 @@
+//! From a configuration to a running controller.
+
+mod kinds;
+
+use std::{net::SocketAddr, path::Path, sync::Arc};
+
+use signet_base::{Readiness, SharedClock, Tasks};
+use signet_daemon::{
+    config::TelemetrySettings,
+    health::{Health, HealthServer},
+    listen::ListenError,
+    metrics::{Metrics, MetricsServer},
+    process,
+};
+use signet_identity::{SpiffeId, SpiffeIdError};
+use signet_pki::tls::SwappableIdentity;
+use tokio::sync::{mpsc, watch};
+
+use self::kinds::Feeds;
+use crate::{
+    config::Config,
+    engine::{Engine, StatusWriter},
+    federation::Federation,
+    kube_api::{Api, ApiError},
+    leader::{self, Election, Lead},
+    manifests::Manifests,
+    metrics::ControllerMetrics,
+    notices,
+    server::Server,
+    webhook::{Keeper, Webhook, WebhookError},
+    world::{Cluster, Kind, World},
+};
+
+/// How many events may wait.
+const EVENTS: usize = 64;
+/// How many statuses may wait.
+const STATUSES: usize = 16;
+/// The path of the webhook's identity, as spire-controller-manager has it.
+const WEBHOOK_PATH: &str = "/spire-controller-manager-webhook";
+/// Where the resolver's search list is, which names the cluster's domain.
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Why the controller cannot start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The cluster's API cannot be found.
+    #[error(transparent)]
+    Api(#[from] ApiError),
+    /// An address cannot be bound.
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    /// A process ID for the lease cannot be made.
+    #[error("making an identity for the leader election")]
+    Random(#[from] signet_pki::random::RandomError),
+    /// The webhook's ID is not one.
+    #[error("the webhook's SPIFFE ID")]
+    WebhookId(#[from] SpiffeIdError),
+    /// The webhook cannot be offered.
+    #[error(transparent)]
+    Webhook(#[from] WebhookError),
+}
+
+/// A controller whose addresses are bound and whose tasks have not started.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    clock: SharedClock,
+    api: Option<Api>,
+    election: Option<Election>,
+    metrics: ControllerMetrics,
+    readiness: Readiness,
+    metrics_server: Option<MetricsServer>,
+    health_server: Option<HealthServer>,
+    webhook: Option<(Webhook, Arc<SwappableIdentity>, SpiffeId)>,
+}
+
+impl App {
+    /// Binds addresses and finds the cluster; asks nobody anything yet.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn build(
+        config: Config,
+        api: Option<Api>,
+        clock: SharedClock,
+    ) -> Result<Self, BuildError> {
+        let telemetry = TelemetrySettings { hostname_label: false, ..TelemetrySettings::default() };
+        let registry = Metrics::new(
+            &telemetry,
+            "signet_controller",
+            config.trust_domain.as_str(),
+            &process::hostname(),
+        );
+        let metrics = ControllerMetrics::new(&registry);
+        let readiness = Readiness::new();
+        let api = match (&config.manifests, api) {
+            (Some(_), _) => None,
+            (None, Some(api)) => Some(api),
+            (None, None) => Some(Api::infer().await?),
+        };
+        let election = match (&config.election, &api) {
+            (Some(settings), Some(api)) => Some(Election {
+                namespace: settings
+                    .namespace
+                    .clone()
+                    .unwrap_or_else(|| api.own_namespace().to_owned()),
+                name: settings.name.clone(),
+                identity: format!("{}_{}", process::hostname(), signet_pki::random::uuid_v4()?),
+                lease_duration: settings.lease_duration,
+                renew_deadline: settings.renew_deadline,
+                retry_period: settings.retry_period,
+            }),
+            _ => None,
+        };
+        let metrics_server = match &config.metrics {
+            Some(settings) => Some(MetricsServer::bind(settings, registry).await?),
+            None => None,
+        };
+        let health = Health::new();
+        health.add("controller", Arc::new(readiness.clone()));
+        let health_server = match &config.health {
+            Some(settings) => Some(HealthServer::bind(settings, health).await?),
+            None => None,
+        };
+        let webhook = match &config.webhook {
+            Some(settings) => {
+                let identity = Arc::new(SwappableIdentity::empty());
+                let id = SpiffeId::new(config.trust_domain.clone(), WEBHOOK_PATH)?;
+                let webhook = Webhook::bind(
+                    &settings.host,
+                    settings.port,
+                    Arc::clone(&identity),
+                    Arc::clone(&clock),
+                    metrics.clone(),
+                );
+                Some((webhook.await?, identity, id))
+            }
+            None => None,
+        };
+        Ok(Self {
+            config,
+            clock,
+            api,
+            election,
+            metrics,
+            readiness,
+            metrics_server,
+            health_server,
+            webhook,
+        })
+    }
+
+    /// What has to come up first.
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
+    }
+
+    /// Where metrics are served.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics_server.as_ref().map(MetricsServer::address)
+    }
+
+    /// Where health is served.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.health_server.as_ref().map(HealthServer::address)
+    }
+
+    /// Where the webhook is served.
+    pub fn webhook_address(&self) -> Option<SocketAddr> {
+        self.webhook.as_ref().map(|(webhook, ..)| webhook.address())
+    }
+
+    /// Starts everything; it ends with the tasks.
+    pub fn spawn(self, tasks: &Tasks) {
+        let Self { config, clock, api, election, metrics, readiness, .. } = self;
+        if let Some(server) = self.metrics_server {
+            server.spawn(tasks);
+        }
+        if let Some(server) = self.health_server {
+            server.spawn(tasks);
+        }
+        let server = Server::at(&config.server_socket, config.max_message);
+        let (notices_tx, notices_rx) = watch::channel(None);
+        until_end(tasks, "notices", notices::listen(server.clone(), notices_tx, metrics.clone()));
+
+        let (lead_tx, lead) = watch::channel(Lead::Follows);
+        match (election, &api) {
+            (Some(election), Some(api)) => {
+                let token = tasks.token().clone();
+                let running =
+                    leader::run(api.clone(), election, Arc::clone(&clock), lead_tx, token);
+                tasks.spawn("leader_election", running);
+            }
+            _ => {
+                lead_tx.send_replace(Lead::always());
+                // Kept, so that those who wait for a change do not take its end for one.
+                until_end(tasks, "leader", async move {
+                    let _kept = lead_tx;
+                    std::future::pending().await
+                });
+            }
+        }
+
+        if let Some((webhook, identity, id)) = self.webhook
+            && let (Some(api), Some(settings)) = (&api, &config.webhook)
+        {
+            webhook.spawn(tasks);
+            let keeper = Keeper {
+                api: api.clone(),
+                server: server.clone(),
+                configuration: settings.configuration.clone(),
+                id,
+                identity,
+                notices: notices_rx.clone(),
+                clock: Arc::clone(&clock),
+                metrics: metrics.clone(),
+            };
+            until_end(tasks, "webhook_certificate", keeper.run(readiness.guard("webhook")));
+        }
+
+        let mut entry_events = None;
+        if config.reconcile.spiffe_ids || config.reconcile.static_entries {
+            let (tx, events) = mpsc::channel(EVENTS);
+            entry_events = Some(tx.clone());
+            let (names, names_rx) = watch::channel(None);
+            let (services, services_rx) = watch::channel(false);
+            let (written_tx, written) = mpsc::channel(STATUSES);
+            let mut statuses = None;
+            if let Some(api) = &api {
+                let (tx_status, rx_status) = mpsc::channel(STATUSES);
+                statuses = Some(tx_status);
+                let writer = StatusWriter {
+                    api: api.clone(),
+                    statuses: rx_status,
+                    written: written_tx,
+                    lead: lead.clone(),
+                    metrics: metrics.clone(),
+                };
+                until_end(tasks, "statuses", writer.run());
+                let feeds = Feeds { api, config: &config, names: names_rx, services: services_rx };
+                feeds.spawn(tasks, &tx);
+            }
+            let engine = Engine {
+                kinds: kinds(&config),
+                world: World::new(cluster(&config)),
+                server: server.clone(),
+                ownership: config.ownership.clone(),
+                interval: config.interval,
+                events,
+                notices: notices_rx.clone(),
+                lead: lead.clone(),
+                names,
+                services,
+                statuses,
+                written,
+                clock: Arc::clone(&clock),
+                metrics,
+            };
+            until_end(tasks, "entries", engine.run());
+        }
+        let mut federation_events = None;
+        if config.reconcile.federated_trust_domains {
+            let (tx, events) = mpsc::channel(EVENTS);
+            federation_events = Some(tx.clone());
+            if let Some(api) = &api {
+                kinds::spawn_one(tasks, api, Kind::ClusterFederatedTrustDomain, &config, &tx);
+            }
+            let federation = Federation {
+                server,
+                class: config.class.clone(),
+                interval: config.interval,
+                events,
+                notices: notices_rx,
+                lead,
+                statuses: api.clone(),
+                clock,
+            };
+            until_end(tasks, "federation", federation.run());
+        }
+        if let Some(settings) = &config.manifests {
+            let manifests = Manifests {
+                directory: settings.directory.clone(),
+                expand_env: settings.expand_env,
+                interval: config.interval,
+                entries: entry_events.filter(|_| config.reconcile.static_entries),
+                federation: federation_events,
+            };
+            until_end(tasks, "manifests", manifests.run());
+        }
+    }
+}
+
+/// Runs a task that ends, wherever it stands, when the program does.
+fn until_end(tasks: &Tasks, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+    let token = tasks.token().clone();
+    tasks.spawn(name, async move {
+        token.run_until_cancelled(task).await;
+    });
+}
+
+/// What has to be listed before anything is written.
+fn kinds(config: &Config) -> Vec<Kind> {
+    let mut kinds = Vec::new();
+    if config.reconcile.static_entries {
+        kinds.push(Kind::ClusterStaticEntry);
+    }
+    if config.reconcile.spiffe_ids {
+        kinds.extend([Kind::ClusterSpiffeId, Kind::Namespace, Kind::Node, Kind::Pod]);
+    }
+    kinds
+}
+
+fn cluster(config: &Config) -> Cluster {
+    let domain = config.cluster_domain.clone().unwrap_or_else(|| {
+        let found = std::fs::read_to_string(RESOLV_CONF).ok();
+        let found = found.as_deref().and_then(cluster_domain);
+        match &found {
+            Some(domain) => tracing::info!(domain, "Found the cluster's domain"),
+            None => tracing::warn!(
+                file = %Path::new(RESOLV_CONF).display(),
+                "Cannot find the cluster's domain; set clusterDomain if templates or \
+                 autoPopulateDNSNames need it"
+            ),
+        }
+        found.unwrap_or_default()
+    });
+    Cluster {
+        trust_domain: config.trust_domain.clone(),
+        name: config.cluster_name.clone(),
+        domain,
+        parent_id: config.parent_id.clone(),
+        ignored: config.ignore_namespaces.clone(),
+        class: config.class.clone(),
+    }
+}
+
+/// The cluster's domain by the resolver's search list, which a pod gets as
+/// `search <namespace>.svc.<domain> svc.<domain> <domain>`.
+fn cluster_domain(resolv_conf: &str) -> Option<String> {
+    let lines = resolv_conf.lines().filter_map(|line| line.trim().strip_prefix("search "));
+    let domain = lines
+        .flat_map(str::split_whitespace)
+        .find_map(|name| name.strip_prefix("svc."))
+        .map(|domain| domain.trim_end_matches('.').to_owned());
+    domain.filter(|domain| !domain.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clusters_domain_is_in_the_search_list_of_a_pod() {
+        let pod = "search spire.svc.cluster.local svc.cluster.local cluster.local\nnameserver x\n";
+        assert_eq!(cluster_domain(pod).as_deref(), Some("cluster.local"));
+        for other in ["", "nameserver 1.1.1.1\n", "search example.org\n", "search svc.\n"] {
+            assert_eq!(cluster_domain(other), None, "{other}");
+        }
+    }
+}

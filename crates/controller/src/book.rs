@@ -1,0 +1,458 @@
+//! Which entries are wanted, which are there, and what is to be done about the difference.
+//!
+//! Pure: it is told what resources declare and what the server holds, and answers with batches of
+//! work. An entry is known here by its [`EntryKey`]; several resources may declare the same one,
+//! and the server may hold several.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    time::Duration,
+};
+
+use signet_base::Backoff;
+use signet_identity::EntryId;
+use tokio::time::Instant;
+
+use crate::fingerprint::{EntryBody, EntryKey};
+
+/// Which resource declares something: a number that the world gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceId(pub u32);
+
+/// Which pod it is declared for, where there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PodId(pub u32);
+
+/// One resource's word that an entry should be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Declared {
+    /// Whose.
+    pub source: SourceId,
+    /// For which pod.
+    pub pod: Option<PodId>,
+    /// What the entry should say.
+    pub body: EntryBody,
+}
+
+/// An entry that the server holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Current {
+    /// Its ID.
+    pub id: EntryId,
+    /// What it says.
+    pub body: EntryBody,
+    /// The entry of a join token: never deleted here.
+    pub join_token: bool,
+}
+
+/// What a resource's entries came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Entries that are this resource's to set.
+    pub to_set: usize,
+    /// Entries that another resource sets.
+    pub masked: usize,
+    /// Entries of `to_set` that the server refused.
+    pub failures: usize,
+    /// Entries of `to_set` that are on the server as they should be.
+    pub set: usize,
+}
+
+/// What to do next; never empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Create the entries that these declare.
+    Create(Vec<(EntryKey, Declared)>),
+    /// Delete these; without a key those that have to go whatever they say.
+    Delete(Vec<(Option<EntryKey>, EntryId)>),
+    /// Make these say what is declared.
+    Update(Vec<(EntryKey, EntryId, Declared)>),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    declared: Vec<Declared>,
+    current: Vec<Current>,
+    failed: bool,
+}
+
+#[derive(Debug)]
+struct Retry {
+    backoff: Backoff,
+    at: Option<Instant>,
+    alone: bool,
+}
+
+/// How many entries go into one call, as in spire-controller-manager.
+pub const CREATE_BATCH: usize = 50;
+/// How many entries go into one call.
+pub const DELETE_BATCH: usize = 200;
+/// How long to wait before an entry that was refused is tried again: at first, and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
+
+/// The whole of it.
+#[derive(Debug, Default)]
+pub struct Book {
+    states: HashMap<EntryKey, State>,
+    /// Where an entry of the server is.
+    ids: HashMap<EntryId, EntryKey>,
+    /// Entries of a former prefix: to be deleted whatever they say.
+    unwanted: HashSet<EntryId>,
+    /// Who goes first among those that declare the same entry: the smaller.
+    ranks: HashMap<SourceId, u64>,
+    tallies: HashMap<SourceId, Tally>,
+    /// Resources whose tally has changed.
+    touched: HashSet<SourceId>,
+    /// Keys to look at, in order of arrival.
+    queue: VecDeque<EntryKey>,
+    queued: HashSet<EntryKey>,
+    retries: HashMap<EntryKey, Retry>,
+    /// What was looked at and found to need work.
+    creates: VecDeque<EntryKey>,
+    updates: VecDeque<EntryKey>,
+    deletes: VecDeque<EntryKey>,
+    /// What is in one of the three.
+    placed: HashSet<EntryKey>,
+    /// When unwanted entries may be tried again.
+    unwanted_after: Option<Instant>,
+}
+
+/// What is to be done about one key.
+enum Need {
+    Nothing,
+    Create(Declared),
+    Update(EntryId, Declared),
+    Delete(EntryId),
+}
+
+impl State {
+    fn need(&self) -> Need {
+        let (wanted, spare) = match (self.declared.first(), self.current.first()) {
+            (None, _) => (Need::Nothing, self.current.as_slice()),
+            (Some(declared), None) => (Need::Create(*declared), &[][..]),
+            (Some(declared), Some(current)) => {
+                let need = if declared.body == current.body {
+                    Need::Nothing
+                } else {
+                    Need::Update(current.id.clone(), *declared)
+                };
+                (need, self.current.get(1..).unwrap_or_default())
+            }
+        };
+        // What is too much goes first, for it may be in the way.
+        match spare.iter().find(|current| !current.join_token) {
+            Some(current) => Need::Delete(current.id.clone()),
+            None => wanted,
+        }
+    }
+}
+
+impl Book {
+    /// An empty book.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets where `source` stands among those that declare the same entry. Call it before the
+    /// source declares anything.
+    pub fn rank(&mut self, source: SourceId, rank: u64) {
+        self.ranks.insert(source, rank);
+        self.tallies.entry(source).or_default();
+    }
+
+    /// Forgets a source that declares nothing any more.
+    pub fn forget(&mut self, source: SourceId) {
+        self.ranks.remove(&source);
+        self.tallies.remove(&source);
+        self.touched.remove(&source);
+    }
+
+    /// `declared.source` declares the entry `key` (again, perhaps with another body).
+    pub fn declare(&mut self, key: EntryKey, declared: Declared) {
+        self.change(key, |state, ranks| {
+            state.declared.retain(|one| (one.source, one.pod) != (declared.source, declared.pod));
+            state.declared.push(declared);
+            state.declared.sort_by_key(|one| {
+                (ranks.get(&one.source).copied().unwrap_or(u64::MAX), one.source, one.pod)
+            });
+        });
+    }
+
+    /// `source` does not declare the entry for `pod` any more.
+    pub fn withdraw(&mut self, key: EntryKey, source: SourceId, pod: Option<PodId>) {
+        self.change(key, |state, _| {
+            state.declared.retain(|one| (one.source, one.pod) != (source, pod));
+        });
+    }
+
+    /// The server holds this entry.
+    pub fn saw(&mut self, key: EntryKey, current: Current) {
+        if let Some(before) = self.ids.insert(current.id.clone(), key)
+            && before != key
+        {
+            self.change(before, |state, _| state.current.retain(|one| one.id != current.id));
+        }
+        let same = self.states.get(&key).is_some_and(|state| state.current.contains(&current));
+        if !same {
+            self.change(key, |state, _| {
+                match state.current.iter_mut().find(|one| one.id == current.id) {
+                    Some(one) => *one = current,
+                    None => state.current.push(current),
+                }
+            });
+        }
+    }
+
+    /// The server holds an entry that has to go whatever it says.
+    pub fn saw_unwanted(&mut self, id: EntryId) {
+        self.unwanted.insert(id);
+    }
+
+    /// The server does not hold this entry (any more).
+    pub fn gone(&mut self, id: &EntryId) {
+        self.unwanted.remove(id);
+        if let Some(key) = self.ids.remove(id) {
+            self.change(key, |state, _| state.current.retain(|one| one.id != *id));
+        }
+    }
+
+    /// The server holds exactly the entries of `there`, and no others.
+    pub fn saw_all(&mut self, there: &HashSet<EntryId>) {
+        let gone: Vec<EntryId> = self
+            .ids
+            .keys()
+            .chain(&self.unwanted)
+            .filter(|id| !there.contains(*id))
+            .cloned()
+            .collect();
+        gone.iter().for_each(|id| self.gone(id));
+    }
+
+    /// How many entries of the server are known.
+    pub fn held(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// The source that sets an entry.
+    pub fn setter(&self, key: EntryKey) -> Option<SourceId> {
+        Some(self.states.get(&key)?.declared.first()?.source)
+    }
+
+    /// What became of a source's entries.
+    pub fn tally(&self, source: SourceId) -> Tally {
+        self.tallies.get(&source).copied().unwrap_or_default()
+    }
+
+    /// The sources whose tally has changed since this was last asked.
+    pub fn touched(&mut self) -> HashSet<SourceId> {
+        std::mem::take(&mut self.touched)
+    }
+
+    /// Whether nothing is left to do, now or later.
+    pub fn is_settled(&self) -> bool {
+        self.queue.is_empty()
+            && self.creates.is_empty()
+            && self.updates.is_empty()
+            && self.deletes.is_empty()
+            && self.unwanted.is_empty()
+            && self.retries.is_empty()
+    }
+
+    /// How many entries wait to be written, about.
+    pub fn backlog(&self) -> usize {
+        self.queue.len()
+            + self.creates.len()
+            + self.updates.len()
+            + self.deletes.len()
+            + self.unwanted.len()
+    }
+
+    /// When the next entry that was refused may be tried again.
+    pub fn next_retry(&self) -> Option<Instant> {
+        let unwanted = self.unwanted_after.filter(|_| !self.unwanted.is_empty());
+        self.retries.values().filter_map(|retry| retry.at).chain(unwanted).min()
+    }
+
+    /// What to do next: deletions before creations before updates. Every key in it has to be
+    /// answered with [`Book::done`], [`Book::refused`], [`Book::alone`] or [`Book::again`].
+    pub fn take(&mut self, now: Instant) -> Option<Work> {
+        loop {
+            self.sort_out(now);
+            if let Some(work) = self.take_sorted(now) {
+                return Some(work);
+            }
+            if self.queue.is_empty() {
+                return None;
+            }
+        }
+    }
+
+    fn take_sorted(&mut self, now: Instant) -> Option<Work> {
+        let mut delete = Vec::new();
+        while delete.len() < DELETE_BATCH
+            && let Some(key) = self.deletes.pop_front()
+        {
+            self.placed.remove(&key);
+            match self.states.get(&key).map(State::need) {
+                Some(Need::Delete(id)) => delete.push((Some(key), id)),
+                _ => self.look(key),
+            }
+        }
+        if self.unwanted_after.is_none_or(|at| at <= now) {
+            let room = DELETE_BATCH.saturating_sub(delete.len());
+            let ids: Vec<EntryId> = self.unwanted.iter().take(room).cloned().collect();
+            for id in ids {
+                self.unwanted.remove(&id);
+                delete.push((None, id));
+            }
+        }
+        if !delete.is_empty() {
+            return Some(Work::Delete(delete));
+        }
+        let mut create = Vec::new();
+        while create.len() < self.room(&create, self.creates.front())
+            && let Some(key) = self.creates.pop_front()
+        {
+            self.placed.remove(&key);
+            match self.states.get(&key).map(State::need) {
+                Some(Need::Create(declared)) => create.push((key, declared)),
+                _ => self.look(key),
+            }
+        }
+        if !create.is_empty() {
+            return Some(Work::Create(create));
+        }
+        let mut update = Vec::new();
+        while update.len() < self.room(&update, self.updates.front())
+            && let Some(key) = self.updates.pop_front()
+        {
+            self.placed.remove(&key);
+            match self.states.get(&key).map(State::need) {
+                Some(Need::Update(id, declared)) => update.push((key, id, declared)),
+                _ => self.look(key),
+            }
+        }
+        if update.is_empty() { None } else { Some(Work::Update(update)) }
+    }
+
+    /// Work on `key` went well; what the server holds now was told by [`Book::saw`] or
+    /// [`Book::gone`].
+    pub fn done(&mut self, key: EntryKey) {
+        self.retries.remove(&key);
+        self.change(key, |state, _| state.failed = false);
+    }
+
+    /// The server refused to do what `key` needs: it is tried again later, at growing distances.
+    pub fn refused(&mut self, key: EntryKey, now: Instant) {
+        self.change(key, |state, _| state.failed = true);
+        self.later(key, now, false);
+    }
+
+    /// Work on `key` failed as part of a batch that failed as a whole: it is tried again, alone.
+    pub fn alone(&mut self, key: EntryKey, now: Instant) {
+        self.later(key, now, true);
+    }
+
+    /// Work on `key` did not take place: it is tried again when there is work to do.
+    pub fn again(&mut self, key: EntryKey) {
+        self.look(key);
+    }
+
+    /// An entry that has to go could not be deleted: it is tried again later.
+    pub fn unwanted_stays(&mut self, id: EntryId, now: Instant) {
+        self.unwanted.insert(id);
+        self.unwanted_after = Some(now + RETRY.0 * 10);
+    }
+
+    /// As many as may go into a batch that holds `taken` already.
+    fn room<T>(&self, taken: &[T], next: Option<&EntryKey>) -> usize {
+        let alone = next.and_then(|key| self.retries.get(key)).is_some_and(|retry| retry.alone);
+        if alone { usize::from(taken.is_empty()) } else { CREATE_BATCH }
+    }
+
+    fn later(&mut self, key: EntryKey, now: Instant, alone: bool) {
+        let retry = self.retries.entry(key).or_insert_with(|| Retry {
+            backoff: Backoff::new(RETRY.0, RETRY.1).with_jitter(0.2),
+            at: None,
+            alone: false,
+        });
+        retry.alone |= alone;
+        retry.at = Some(now + retry.backoff.next_delay());
+    }
+
+    /// Looks at every key that is due.
+    fn sort_out(&mut self, now: Instant) {
+        let due: Vec<EntryKey> = self
+            .retries
+            .iter_mut()
+            .filter(|(_, retry)| retry.at.is_some_and(|at| at <= now))
+            .map(|(key, retry)| {
+                retry.at = None;
+                *key
+            })
+            .collect();
+        due.into_iter().for_each(|key| self.look(key));
+        while let Some(key) = self.queue.pop_front() {
+            self.queued.remove(&key);
+            let Some(state) = self.states.get(&key) else {
+                self.retries.remove(&key);
+                continue;
+            };
+            let waits = self.retries.get(&key).is_some_and(|retry| retry.at.is_some());
+            match state.need() {
+                Need::Nothing => {
+                    self.retries.remove(&key);
+                }
+                _ if waits || !self.placed.insert(key) => {}
+                Need::Create(_) => self.creates.push_back(key),
+                Need::Update(..) => self.updates.push_back(key),
+                Need::Delete(_) => self.deletes.push_back(key),
+            }
+        }
+    }
+
+    fn look(&mut self, key: EntryKey) {
+        if self.queued.insert(key) {
+            self.queue.push_back(key);
+        }
+    }
+
+    fn change(&mut self, key: EntryKey, change: impl FnOnce(&mut State, &HashMap<SourceId, u64>)) {
+        let mut state = self.states.remove(&key).unwrap_or_default();
+        self.count(&state, false);
+        change(&mut state, &self.ranks);
+        self.count(&state, true);
+        if !(state.declared.is_empty() && state.current.is_empty()) {
+            self.states.insert(key, state);
+        }
+        self.look(key);
+    }
+
+    fn count(&mut self, state: &State, add: bool) {
+        let is_set = match (state.declared.first(), state.current.first()) {
+            (Some(declared), Some(current)) => declared.body == current.body,
+            _ => false,
+        };
+        for (at, declared) in state.declared.iter().enumerate() {
+            let tally = self.tallies.entry(declared.source).or_default();
+            let step = |count: &mut usize| {
+                *count = if add { count.saturating_add(1) } else { count.saturating_sub(1) };
+            };
+            if at > 0 {
+                step(&mut tally.masked);
+            } else {
+                step(&mut tally.to_set);
+                if state.failed {
+                    step(&mut tally.failures);
+                }
+                if is_set {
+                    step(&mut tally.set);
+                }
+            }
+            self.touched.insert(declared.source);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

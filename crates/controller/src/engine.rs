@@ -1,0 +1,292 @@
+//! The one task that owns the world: it takes in what happens in the cluster and on the server,
+//! and has one thing written at a time.
+
+mod statuses;
+mod sync;
+mod write;
+
+use std::{collections::VecDeque, time::Duration};
+
+use signet_base::{Backoff, SharedClock};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
+
+pub use self::statuses::{StatusWriter, Written};
+use self::{sync::Position, write::InFlight};
+use crate::{
+    data::Names,
+    kube_api::{Event, Object},
+    leader::Lead,
+    metrics::ControllerMetrics,
+    server::{Notice, Server},
+    world::{Kind, ResourceStatus, World},
+};
+
+/// How many events are taken in before anything else.
+const EVENTS: usize = 1024;
+/// How many pods are worked out before others get their turn.
+const PODS: usize = 128;
+/// How often statuses are looked at.
+const STATUS_PAUSE: Duration = Duration::from_secs(1);
+
+/// Which of the server's entries are ours.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ownership {
+    /// IDs begin with this, dot included; empty when every entry is ours.
+    pub prefix: String,
+    /// Entries whose IDs begin with this are deleted; with an empty one, those without a prefix.
+    pub cleanup: Option<String>,
+}
+
+/// Whose an entry is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// Ours.
+    Ours,
+    /// Ours once: to be deleted.
+    Former,
+    /// Another's: left alone.
+    Other,
+}
+
+impl Ownership {
+    pub(crate) fn of(&self, id: &str) -> Owner {
+        if self.prefix.is_empty() || id.starts_with(&self.prefix) {
+            return Owner::Ours;
+        }
+        match self.cleanup.as_deref() {
+            Some("") if !id.contains('.') => Owner::Former,
+            Some(cleanup) if !cleanup.is_empty() && id.starts_with(cleanup) => Owner::Former,
+            _ => Owner::Other,
+        }
+    }
+}
+
+/// What the engine is made of.
+#[derive(Debug)]
+pub struct Engine {
+    /// The cluster.
+    pub world: World,
+    /// The kinds that have to be listed before anything is written.
+    pub kinds: Vec<Kind>,
+    /// Where entries go.
+    pub server: Server,
+    /// Which of them are ours.
+    pub ownership: Ownership,
+    /// How often a server without push is listed.
+    pub interval: Duration,
+    /// What happens in the cluster.
+    pub events: mpsc::Receiver<Event>,
+    /// What happens on the server.
+    pub notices: watch::Receiver<Option<Notice>>,
+    /// Whether this process may write.
+    pub lead: watch::Receiver<Lead>,
+    /// The fields that pods are to be read with; the first value starts the reading.
+    pub names: watch::Sender<Option<Names>>,
+    /// Whether services are to be read.
+    pub services: watch::Sender<bool>,
+    /// Statuses to write; none in static mode.
+    pub statuses: Option<mpsc::Sender<ResourceStatus>>,
+    /// Statuses that were written.
+    pub written: mpsc::Receiver<Written>,
+    /// Wall-clock time.
+    pub clock: SharedClock,
+    /// What is measured.
+    pub metrics: ControllerMetrics,
+}
+
+/// What changes while the engine runs.
+#[derive(Debug)]
+struct Running {
+    position: Position,
+    /// When the server may be asked again after a failure.
+    not_before: Instant,
+    backoff: Backoff,
+    in_flight: Option<InFlight>,
+    status_due: Instant,
+    /// Statuses that await room in the queue or another try.
+    status_queue: VecDeque<crate::book::SourceId>,
+    in_sync: bool,
+    started: Instant,
+}
+
+impl Engine {
+    /// Goes on until the events end.
+    pub async fn run(mut self) {
+        let now = Instant::now();
+        let mut running = Running {
+            position: Position::Unknown,
+            not_before: now,
+            backoff: Backoff::new(Duration::from_millis(250), Duration::from_secs(30))
+                .with_jitter(0.3),
+            in_flight: None,
+            status_due: now + STATUS_PAUSE,
+            status_queue: VecDeque::new(),
+            in_sync: false,
+            started: now,
+        };
+        let mut led = false;
+        loop {
+            for _ in 0..EVENTS {
+                let Ok(event) = self.events.try_recv() else { break };
+                self.take_in(event);
+            }
+            let more = self.world.work(PODS);
+            let leads = self.lead.borrow().left(Instant::now()).is_some();
+            if leads != led {
+                led = leads;
+                self.metrics.leader.set(&[], if leads { 1.0 } else { 0.0 });
+                // Whoever led meanwhile has written: what is known is old.
+                running.position = Position::Unknown;
+                if !leads && let Some(lost) = running.in_flight.take() {
+                    // Dropping it ends the call; whether it took place is found out by listing.
+                    lost.give_back(&mut self.world.book);
+                }
+            }
+            if leads && running.in_flight.is_none() {
+                running.in_flight = self.next_call(&mut running);
+            }
+            if leads && running.status_due <= Instant::now() {
+                self.write_statuses(&mut running);
+            }
+            self.measure(&mut running);
+            if more {
+                tokio::task::yield_now().await;
+                continue;
+            }
+            let wake = self.wake(&running);
+            tokio::select! {
+                event = self.events.recv() => match event {
+                    Some(event) => self.take_in(event),
+                    None => return,
+                },
+                done = InFlight::done(&mut running.in_flight) => {
+                    self.settle(done, &mut running);
+                }
+                changed = self.notices.changed() => if changed.is_err() { return },
+                changed = self.lead.changed() => if changed.is_err() { return },
+                Some(written) = self.written.recv() => self.status_written(written, &mut running),
+                () = tokio::time::sleep_until(wake) => {}
+            }
+        }
+    }
+
+    fn take_in(&mut self, event: Event) {
+        match event {
+            Event::Begin(kind) => self.world.begin(kind),
+            Event::There(objects) => {
+                for object in objects {
+                    match object {
+                        Object::Endpoints(endpoints) => self.world.apply_endpoints(endpoints),
+                        Object::Federation(_) => {}
+                        Object::Namespace(namespace) => self.world.apply_namespace(namespace),
+                        Object::Node(node) => self.world.apply_node(node),
+                        Object::Pod(pod) => self.world.apply_pod(pod),
+                        Object::Rule(rule) => self.world.apply_rule(*rule),
+                        Object::Static(entry) => self.world.apply_static(*entry),
+                    }
+                }
+            }
+            Event::Gone(kind, key) => match kind {
+                Kind::ClusterFederatedTrustDomain => {}
+                Kind::ClusterSpiffeId => self.world.remove_rule(&key),
+                Kind::ClusterStaticEntry => self.world.remove_static(&key),
+                Kind::Endpoints => self.world.remove_endpoints(&key),
+                Kind::Namespace => self.world.remove_namespace(&key),
+                Kind::Node => self.world.remove_node(&key),
+                Kind::Pod => self.world.remove_pod(&key),
+            },
+            Event::Done(kind, names) => {
+                self.world.finish(kind);
+                if kind == Kind::Pod {
+                    self.world.set_names(names);
+                }
+                tracing::debug!(kind = kind.name(), "Listed");
+            }
+        }
+        // Pods are read once it is known which fields of them anybody looks at.
+        if self.world.is_synced(Kind::ClusterSpiffeId) {
+            let wanted = self.world.wanted_names();
+            self.names.send_if_modified(|names| {
+                let changed = names.as_ref() != Some(wanted);
+                if changed {
+                    *names = Some(wanted.clone());
+                }
+                changed
+            });
+            if self.world.needs_services() {
+                self.services.send_if_modified(|needed| !std::mem::replace(needed, true));
+            }
+        }
+    }
+
+    /// Whether everything is known that entries follow from.
+    fn is_complete(&self) -> bool {
+        let services = !self.world.needs_services() || self.world.is_synced(Kind::Endpoints);
+        services && self.world.is_complete(&self.kinds)
+    }
+
+    fn wake(&self, running: &Running) -> Instant {
+        let now = Instant::now();
+        let mut wake = now + Duration::from_secs(60);
+        let lead = *self.lead.borrow();
+        if let Some(left) = lead.left(now) {
+            wake = wake.min(now + left);
+            if running.not_before > now {
+                wake = wake.min(running.not_before);
+            }
+            wake = wake.min(running.position.due());
+            if let Some(retry) = self.world.book.next_retry() {
+                wake = wake.min(retry);
+            }
+            wake = wake.min(running.status_due.max(now + Duration::from_millis(10)));
+        }
+        wake
+    }
+
+    fn measure(&self, running: &mut Running) {
+        let m = &self.metrics;
+        m.pods.set_len(&[], self.world.pod_count());
+        m.held.set_len(&[], self.world.book.held());
+        m.waiting.set_len(&[], self.world.book.backlog());
+        m.invalid.set_len(&[], self.world.invalid_count());
+        m.render_failures.set_len(&[], self.world.render_failures());
+        m.static_entry_failures.set_len(&[], self.world.invalid_statics());
+        let in_sync = running.in_flight.is_none()
+            && running.position.is_known()
+            && self.is_complete()
+            && self.world.book.is_settled();
+        if in_sync && !running.in_sync {
+            tracing::info!(
+                entries = self.world.book.held(),
+                pods = self.world.pod_count(),
+                after_ms = running.started.elapsed().as_millis() as u64,
+                "In sync with the server"
+            );
+        }
+        running.in_sync = in_sync;
+        m.in_sync.set(&[], if in_sync { 1.0 } else { 0.0 });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_tells_whose_an_entry_is() {
+        let all = Ownership::default();
+        assert_eq!(all.of("b.1"), Owner::Ours);
+        let ours = Ownership { prefix: "a.".into(), cleanup: None };
+        assert_eq!(
+            (ours.of("a.1"), ours.of("b.1"), ours.of("1")),
+            (Owner::Ours, Owner::Other, Owner::Other)
+        );
+        let from_none = Ownership { prefix: "a.".into(), cleanup: Some(String::new()) };
+        assert_eq!((from_none.of("1-2"), from_none.of("b.1")), (Owner::Former, Owner::Other));
+        let from_b = Ownership { prefix: "a.".into(), cleanup: Some("b.".into()) };
+        assert_eq!((from_b.of("b.1"), from_b.of("c.1")), (Owner::Former, Owner::Other));
+    }
+}

@@ -1,0 +1,104 @@
+//! `signet-controller run`.
+
+use std::{process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use signet_base::{ShutdownError, SystemClock, Tasks};
+use signet_daemon::{cli::EXIT_USAGE, logging, process, signal};
+
+use crate::{
+    app::App,
+    config::{Config, RunFlags},
+};
+
+/// Threads for slow work. Each costs memory.
+const MAX_BLOCKING_THREADS: usize = 4;
+
+/// Runs the controller until it is told to stop; `name` is what it was called by.
+pub fn run(name: &'static str, flags: &RunFlags) -> ExitCode {
+    let config = match Config::load(flags, &|name| std::env::var(name).ok()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{name}: the configuration is invalid:\n{error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    match serve(config, flags) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(config: Config, flags: &RunFlags) -> anyhow::Result<()> {
+    // One thread owns everything; what it does is short, or done in slices.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_BLOCKING_THREADS)
+        .build()
+        .context("starting threads")?;
+    let result = runtime.block_on(live(config, flags));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn live(config: Config, flags: &RunFlags) -> anyhow::Result<()> {
+    let clock = SystemClock::shared();
+    let log = logging::init(&config.log, Arc::clone(&clock))?;
+    process::restrict_umask();
+    process::raise_nofile();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        trust_domain = %config.trust_domain,
+        cluster_name = config.cluster_name,
+        class_name = config.class.name,
+        entry_id_prefix = config.ownership.prefix,
+        server_socket = %config.server_socket.display(),
+        "Starting controller"
+    );
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    if config.ownership.prefix.is_empty() {
+        tracing::warn!(
+            "Every entry of the server that no resource declares is deleted, as \
+             spire-controller-manager does; with entryIDPrefix only this controller's are"
+        );
+    }
+    let tasks = Tasks::new();
+    signal::end_on_signal(&tasks).context("handling signals")?;
+    signal::reopen_log_on_usr2(&tasks, log).context("handling signals")?;
+    let grace = config.grace;
+    let api = match &flags.kubeconfig {
+        Some(path) => Some(crate::kube_api::Api::from_kubeconfig(path).await?),
+        None => None,
+    };
+    let app = match App::build(config, api, clock).await {
+        Ok(app) => app,
+        Err(error) => {
+            let error = anyhow::Error::new(error);
+            tracing::error!(error = format!("{error:#}"), "The controller cannot start");
+            return Err(error);
+        }
+    };
+    let readiness = app.readiness();
+    app.spawn(&tasks);
+    tokio::select! {
+        () = tasks.token().cancelled() => {}
+        () = readiness.ready() => {
+            process::notify_ready();
+            tasks.token().cancelled().await;
+        }
+    }
+    process::notify_stopping();
+    match tasks.shutdown(grace).await {
+        Ok(()) => tracing::info!("Controller stopped gracefully"),
+        Err(ShutdownError::Unfinished(left)) => {
+            tracing::info!(?left, "Controller stopped; open calls were cut off");
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}

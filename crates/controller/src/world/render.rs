@@ -1,0 +1,145 @@
+//! From a rule and a pod to an entry, exactly as spire-controller-manager does it.
+
+use std::collections::{BTreeMap, HashSet};
+
+use signet_base::template::Value;
+use signet_identity::{EntryDraft, Selector, SpiffeId, TrustDomain};
+
+use super::World;
+use crate::{
+    data::{Root, value},
+    objects::{Node, Pod},
+    resources::Rule,
+    template::Template,
+};
+
+/// What templates see of a pod.
+#[derive(Debug)]
+pub(super) struct View {
+    data: Value,
+    parent_id: SpiffeId,
+}
+
+impl World {
+    /// A node as templates see it, and the parent of its pods' entries.
+    pub(super) fn node_values(&self, node: &Node) -> Result<(Value, Value, SpiffeId), String> {
+        let meta = self.part(Root::ObjectMeta, &node.meta)?;
+        let spec = self.part(Root::NodeSpec, &node.spec)?;
+        let data = self.data(meta.clone(), spec.clone(), None);
+        let parent_id = spiffe_id(&self.cluster.parent_id, &data, &self.cluster.trust_domain)
+            .map_err(|error| format!("failed to render parent ID: {error}"))?;
+        Ok((meta, spec, parent_id))
+    }
+
+    /// A pod as templates see it.
+    pub(super) fn view(&self, pod: &Pod) -> Result<View, String> {
+        let node = self.nodes.get(&pod.node).and_then(|state| state.known.as_ref());
+        let node = node.ok_or_else(|| format!("node {} not found in cache", pod.node))?;
+        let (meta, spec, parent_id) = node.made.as_ref().map_err(Clone::clone)?;
+        let pod = (self.part(Root::ObjectMeta, &pod.meta)?, self.part(Root::PodSpec, &pod.spec)?);
+        let data = self.data(meta.clone(), spec.clone(), Some(pod));
+        Ok(View { data, parent_id: parent_id.clone() })
+    }
+
+    fn part(&self, root: Root, json: &str) -> Result<Value, String> {
+        let json: serde_json::Value =
+            serde_json::from_str(json).map_err(|error| format!("reading an object: {error}"))?;
+        value(root, Some(&json), &self.names).map_err(|error| error.to_string())
+    }
+
+    fn data(&self, node_meta: Value, node_spec: Value, pod: Option<(Value, Value)>) -> Value {
+        let text = |text: &str| Value::Text(text.to_owned());
+        let (pod_meta, pod_spec) = pod.unwrap_or((Value::Nil, Value::Nil));
+        Value::Struct(BTreeMap::from([
+            ("TrustDomain".to_owned(), text(self.cluster.trust_domain.as_str())),
+            ("ClusterName".to_owned(), text(&self.cluster.name)),
+            ("ClusterDomain".to_owned(), text(&self.cluster.domain)),
+            ("PodMeta".to_owned(), pod_meta),
+            ("PodSpec".to_owned(), pod_spec),
+            ("NodeMeta".to_owned(), node_meta),
+            ("NodeSpec".to_owned(), node_spec),
+        ]))
+    }
+
+    /// The entry that `rule` makes of `pod`.
+    pub(super) fn render(&self, rule: &Rule, pod: &Pod, seen: &View) -> Result<EntryDraft, String> {
+        let View { data, parent_id } = seen;
+        let spiffe_id = spiffe_id(&rule.spiffe_id, data, &self.cluster.trust_domain)
+            .map_err(|error| format!("failed to render SPIFFE ID: {error}"))?;
+
+        let mut dns_names = Vec::new();
+        let mut known = HashSet::new();
+        for template in &rule.dns_names {
+            let name = template
+                .render(data)
+                .map_err(|error| format!("failed to render DNS name: {error}"))?;
+            if known.insert(name.clone()) {
+                dns_names.push(name);
+            }
+        }
+        if rule.service_names {
+            let services = self.service_names(pod).into_iter();
+            dns_names.extend(services.filter(|name| known.insert(name.clone())));
+        }
+
+        // The pod on its node: nothing else may ever get this entry.
+        let uid = format!("pod-uid:{}", pod.uid);
+        let mut selectors =
+            vec![Selector::new("k8s", &uid).map_err(|error| format!("pod UID: {error}"))?];
+        for template in &rule.selectors {
+            let failed = |error| format!("failed to render workload selector: {error}");
+            let text = template.render(data).map_err(failed)?;
+            let selector = text.parse::<Selector>();
+            selectors.push(
+                selector.map_err(|error| {
+                    failed(format!("invalid workload selector {text:?}: {error}"))
+                })?,
+            );
+        }
+        Ok(EntryDraft {
+            x509_svid_ttl: rule.ttl,
+            jwt_svid_ttl: rule.jwt_ttl,
+            federates_with: rule.federates_with.clone(),
+            admin: rule.admin,
+            downstream: rule.downstream,
+            dns_names,
+            hint: rule.hint.clone(),
+            ..EntryDraft::new(spiffe_id, parent_id.clone(), selectors.into_iter().collect())
+        })
+    }
+
+    /// The DNS names of the services of the pod's namespace that lead to it, sorted.
+    fn service_names(&self, pod: &Pod) -> Vec<String> {
+        let services = self.services_of.get(&pod.uid).into_iter().flatten();
+        let mut names = Vec::new();
+        for (namespace, name) in services.filter_map(|key| key.split_once('/')) {
+            if *namespace != *pod.namespace {
+                continue;
+            }
+            names.push(name.to_owned());
+            names.push(format!("{name}.{namespace}"));
+            names.push(format!("{name}.{namespace}.svc"));
+            if !self.cluster.domain.is_empty() {
+                names.push(format!("{name}.{namespace}.svc.{}", self.cluster.domain));
+            }
+        }
+        names.sort_unstable();
+        names
+    }
+}
+
+fn spiffe_id(
+    template: &Template,
+    data: &Value,
+    trust_domain: &TrustDomain,
+) -> Result<SpiffeId, String> {
+    let text = template.render(data)?;
+    let id: SpiffeId = text.parse().map_err(|error| format!("invalid SPIFFE ID: {error}"))?;
+    if !id.is_member_of(trust_domain) {
+        let got = id.trust_domain();
+        return Err(format!(
+            "invalid SPIFFE ID: expected trust domain \"{trust_domain}\" but got \"{got}\""
+        ));
+    }
+    Ok(id)
+}
