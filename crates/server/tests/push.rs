@@ -14,7 +14,10 @@ use std::time::{Duration, Instant};
 
 use signet_api::{
     pb::{
-        signet::api::push::v1::{Notice, SubscribeRequest, push_client::PushClient},
+        signet::api::push::v1::{
+            ListEntryChangesRequest, ListEntryChangesResponse, Notice, SubscribeRequest,
+            push_client::PushClient,
+        },
         spire::api::server::agent::v1::BanAgentRequest,
     },
     status::{Reason, denied_reason},
@@ -104,5 +107,59 @@ async fn a_local_subscriber_hears_of_everything() {
     while notice.entries_revision == first.entries_revision {
         notice = next(&mut stream).await;
     }
+    server.stop().await;
+}
+
+async fn changes(
+    client: &mut PushClient<tonic::transport::Channel>,
+    feed_id: &str,
+    after_revision: u64,
+) -> ListEntryChangesResponse {
+    let request = ListEntryChangesRequest { feed_id: feed_id.to_owned(), after_revision };
+    client.list_entry_changes(request).await.unwrap().into_inner()
+}
+
+#[tokio::test]
+async fn who_keeps_a_copy_of_all_entries_is_told_what_has_changed() {
+    let server = TestServer::start().await;
+    let agent = server.agent().await;
+    let mut client = PushClient::new(server.local.clone());
+    let start = changes(&mut client, "", 0).await;
+    assert!(start.resync && start.changes.is_empty() && !start.feed_id.is_empty());
+
+    let kept = server.create_entry("spiffe://example.org/a", &agent.id, "unix:uid:0").await;
+    let gone = server.create_entry("spiffe://example.org/b", &agent.id, "unix:uid:0").await;
+    server.delete_entry(&gone).await;
+    let told = changes(&mut client, &start.feed_id, start.revision).await;
+    assert!(!told.resync && !told.more && told.revision > start.revision);
+    assert_eq!(told.changes.len(), 2, "{told:?}");
+    for change in &told.changes {
+        match &change.entry {
+            Some(entry) => assert_eq!((&entry.id, &change.id), (&kept, &kept)),
+            None => assert_eq!(change.id, gone),
+        }
+    }
+    let nothing = changes(&mut client, &start.feed_id, told.revision).await;
+    assert!(!nothing.resync && nothing.changes.is_empty() && nothing.revision == told.revision);
+
+    // Many changes come in portions; a revision that was never reached begins anew.
+    for n in 0..250 {
+        server.create_entry(&format!("spiffe://example.org/w{n}"), &agent.id, "unix:uid:0").await;
+    }
+    let first = changes(&mut client, &start.feed_id, told.revision).await;
+    assert!(first.more);
+    let second = changes(&mut client, &start.feed_id, first.revision).await;
+    assert!(!second.more && first.changes.len() + second.changes.len() == 250);
+    assert!(changes(&mut client, &start.feed_id, u64::MAX).await.resync);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_is_not_told_about_all_entries() {
+    let server = TestServer::start().await;
+    let agent = server.agent().await;
+    let mut client = PushClient::new(agent.channel(&server).await);
+    let refused = client.list_entry_changes(ListEntryChangesRequest::default()).await;
+    assert_eq!(refused.unwrap_err().code(), tonic::Code::PermissionDenied);
     server.stop().await;
 }

@@ -82,7 +82,7 @@ fn times_and_methods_are_as_in_go() {
     let names = names(template);
     let meta = json!({"name": "x", "creationTimestamp": "2026-11-21T05:30:48Z", "uid": "u"});
     let trimmed = trim(Root::ObjectMeta, &meta.to_string(), &names);
-    assert_eq!(&*trimmed, "{\"name\":\"x\",\"creationTimestamp\":\"2026-11-21T05:30:48Z\"}");
+    assert_eq!(&*trimmed, "{\"creationTimestamp\":\"2026-11-21T05:30:48Z\",\"name\":\"x\"}");
     let made = value(Root::ObjectMeta, Some(&meta), &names).unwrap();
     let made = Template::parse(template).unwrap().render(&made).unwrap();
     assert_eq!(made, "2026-11-21 05:30:48 +0000 UTC x");

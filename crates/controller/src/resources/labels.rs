@@ -99,6 +99,12 @@ impl Selector {
         for Expression { key, operator, values } in &selector.match_expressions {
             check_key(key)?;
             values.iter().try_for_each(|value| check_value(key, value))?;
+            if !matches!(operator.as_str(), "In" | "NotIn" | "Exists" | "DoesNotExist") {
+                return Err(format!(
+                    "label selector on {key:?}: {operator:?} is not a valid operator; expected \
+                     In, NotIn, Exists or DoesNotExist"
+                ));
+            }
             let needs_values = matches!(operator.as_str(), "In" | "NotIn");
             if needs_values == values.is_empty() {
                 let need = if needs_values { "must be specified" } else { "must be empty" };
@@ -108,13 +114,7 @@ impl Selector {
                 "In" => Requirement::In(key.clone(), values.clone()),
                 "NotIn" => Requirement::NotIn(key.clone(), values.clone()),
                 "Exists" => Requirement::Present(key.clone()),
-                "DoesNotExist" => Requirement::Absent(key.clone()),
-                other => {
-                    return Err(format!(
-                        "label selector on {key:?}: {other:?} is not a valid operator; expected \
-                         In, NotIn, Exists or DoesNotExist"
-                    ));
-                }
+                _ => Requirement::Absent(key.clone()),
             });
         }
         Ok(Self(requirements))

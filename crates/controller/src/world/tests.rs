@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use serde_json::{Value as Json, json};
 use tokio::time::Instant;
 
@@ -7,6 +9,9 @@ use crate::{
     objects::Namespace,
     resources::{StaticEntrySpec, resource},
 };
+
+/// Every entry has an ID of its own.
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 fn world() -> World {
     World::new(Cluster {
@@ -68,8 +73,9 @@ fn work(world: &mut World) -> (Vec<String>, usize, usize) {
                 for (key, declared) in batch {
                     let draft = world.draft(key, &declared).unwrap();
                     created.push(draft.spiffe_id.path().to_owned());
+                    let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
                     let current = crate::book::Current {
-                        id: format!("id-{}", world.book.held()).parse().unwrap(),
+                        id: format!("id-{id}").parse().unwrap(),
                         body: declared.body,
                         join_token: false,
                     };
@@ -254,8 +260,12 @@ async fn only_resources_of_the_class_are_acted_upon() {
     let first = pod(&world, "a", "p", json!({}));
     world.apply_pod(first);
     assert_eq!(work(&mut world).0, [""; 0]);
-    // It changes hands.
+    // It changes hands, and pods are read with what it looks at.
     world.apply_rule(rule("other", 1, named("")));
+    let names = world.wanted_names().clone();
+    world.set_names(names);
+    let again = pod(&world, "a", "p", json!({}));
+    world.apply_pod(again);
     assert_eq!(work(&mut world).0, ["/a/p"]);
     world.apply_rule(rule("other", 1, named("y")));
     assert_eq!(work(&mut world), (vec![], 1, 0));

@@ -142,10 +142,11 @@ impl push_server::Push for PushService {
             revision: now,
             ..Default::default()
         };
-        if request.feed_id != feed_id {
+        let after = request.after_revision;
+        // What was never reached, as after a restore, is another history.
+        if request.feed_id != feed_id || after > now {
             return Ok(Response::new(resync(feed_id)));
         }
-        let after = request.after_revision;
         let changes = store.changes_since(after, CHANGES).await;
         let changes = match changes.map_err(|error| store_failed(FAILED, &error))? {
             Changes::Since(changes) => changes,
