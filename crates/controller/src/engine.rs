@@ -254,7 +254,7 @@ impl Engine {
         m.invalid.set_len(&[], self.world.invalid_count());
         m.render_failures.set_len(&[], self.world.render_failures());
         m.static_entry_failures.set_len(&[], self.world.invalid_statics());
-        let in_sync = running.in_flight.is_none()
+        let in_sync = !matches!(running.in_flight, Some(InFlight::Writing(..)))
             && running.position.is_known()
             && self.is_complete()
             && self.world.book.is_settled();
