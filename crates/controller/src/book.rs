@@ -248,6 +248,11 @@ impl Book {
         std::mem::take(&mut self.touched)
     }
 
+    /// Whether [`Book::touched`] would name any.
+    pub fn has_touched(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
     /// Whether nothing is left to do, now or later.
     pub fn is_settled(&self) -> bool {
         self.queue.is_empty()

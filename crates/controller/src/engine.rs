@@ -241,7 +241,9 @@ impl Engine {
             if let Some(retry) = self.world.book.next_retry() {
                 wake = wake.min(retry);
             }
-            wake = wake.min(running.status_due.max(now + Duration::from_millis(10)));
+            if self.world.has_touched() || !running.status_queue.is_empty() {
+                wake = wake.min(running.status_due.max(now + Duration::from_millis(10)));
+            }
         }
         wake
     }

@@ -43,6 +43,9 @@ pub(super) enum Found {
 /// How often a server that pushes is asked for changes all the same.
 const SAFETY: std::time::Duration = std::time::Duration::from_secs(300);
 
+/// How long to wait before asking again a server that had nothing to tell.
+const PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+
 impl Position {
     pub(super) fn is_known(&self) -> bool {
         !matches!(self, Self::Unknown)
@@ -142,6 +145,10 @@ impl Engine {
                     }
                 }
                 if let Position::At { revision: at, due, .. } = &mut running.position {
+                    if *at == revision {
+                        // The notice is ahead of what the server can tell: not so fast.
+                        running.not_before = Instant::now() + PAUSE;
+                    }
                     *at = revision;
                     *due = if more { Instant::now() } else { Instant::now() + SAFETY };
                 }

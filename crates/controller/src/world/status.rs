@@ -72,6 +72,11 @@ impl World {
         touched
     }
 
+    /// Whether [`World::touched`] would name any.
+    pub fn has_touched(&self) -> bool {
+        !self.touched.is_empty() || self.book.has_touched()
+    }
+
     /// The status that a resource should have, when the API server does not show it.
     pub fn status(&mut self, source: SourceId, now: OffsetDateTime) -> Option<ResourceStatus> {
         let tally = self.book.tally(source);
