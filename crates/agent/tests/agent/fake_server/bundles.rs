@@ -59,4 +59,8 @@ impl push_server::Push for Service {
         let notices = WatchStream::new(self.notices.clone()).filter_map(|notice| notice.map(Ok));
         Ok(Response::new(Box::pin(notices)))
     }
+
+    refuse! {
+        list_entry_changes(push::ListEntryChangesRequest) -> push::ListEntryChangesResponse;
+    }
 }
