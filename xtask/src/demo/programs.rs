@@ -1,8 +1,9 @@
 //! The demo's server and agent.
 
 use std::{
-    fs::{self, File},
+    fs::{self, DirBuilder, File},
     net::TcpListener,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -30,9 +31,11 @@ impl Programs {
     /// Makes the directory. Its path is short: sockets lie in it.
     pub fn new(bin: PathBuf) -> anyhow::Result<Self> {
         let dir = PathBuf::from(format!("/tmp/signet-demo-{}", std::process::id()));
+        // It must be new: others may write to /tmp, too.
+        let own = DirBuilder::new().mode(0o700).create(&dir);
+        own.with_context(|| format!("making {}", dir.display()))?;
         for sub in ["server", "agent", "pub", "adm"] {
-            fs::create_dir_all(dir.join(sub))
-                .with_context(|| format!("making {}", dir.display()))?;
+            fs::create_dir(dir.join(sub)).with_context(|| format!("making {}", dir.display()))?;
         }
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         Ok(Self { bin, dir, port, agent: None, server: None })
