@@ -36,7 +36,8 @@ pub const MAX_TEMPLATE: usize = 64 * 1024;
 pub const MAX_RESULT: usize = 256 * 1024;
 /// The deepest nesting of parentheses, blocks and template calls.
 pub const MAX_DEPTH: usize = 100;
-/// The most steps of one execution: one for each node visited, element copied and 64 bytes made.
+/// The most steps of one execution: one for each node visited, element copied, and 64 bytes of
+/// text made or looked at by a function.
 pub const MAX_STEPS: u32 = 200_000;
 
 /// A value that a template sees.

@@ -117,6 +117,10 @@ fn no_template_runs_without_end_or_eats_the_memory() {
         "{{ range 1000 }}{{ $x := regexMatch \"a+b+c+\" \"abc\" }}{{ end }}".to_owned(),
         "{{ wrapWith 1 (repeat 1000 \"y\") (repeat 1000 \"x\") }}".to_owned(),
         "{{ replace \"\" (repeat 1000 \"y\") (repeat 1000 \"x\") }}".to_owned(),
+        "{{ $s := repeat 262144 \" \" }}{{ range 60000 }}{{ $x := trim $s }}{{ end }}".to_owned(),
+        "{{ $s := repeat 262144 \"a\" }}{{ range 60000 }}{{ $x := eq $s $s }}{{ end }}".to_owned(),
+        "{{ $s := repeat 262144 \"a\" }}{{ range 200 }}{{ $x := regexMatch \"(a|b)*c\" $s }}{{ end }}"
+            .to_owned(),
         nested("{{ if 1 }}", "{{ end }}", 101),
         format!("{{{{ {} }}}}", nested("(", ")", 101)),
         format!("{{{{ {} }}}}", nested("(print ", ")", 101)),

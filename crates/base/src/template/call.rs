@@ -46,6 +46,9 @@ impl<'t, 'v> State<'t, 'v> {
                     let wanted = parameter(function, args.len());
                     values.push(assign(last, wanted).map_err(|message| Fail::new(at, message))?);
                 }
+                // Looking at a long text costs as much as making one.
+                let looked_at: usize = values.iter().map(Val::text_len).sum();
+                self.spend(at, looked_at / 64)?;
                 (function.run)(&self.heap, &values)
                     .map_err(|message| Fail::new(at, format!("error calling {name}: {message}")))
             }

@@ -180,6 +180,14 @@ impl<'v> Val<'v> {
         }
     }
 
+    /// How long a text this is, bytes; 0 for what is none.
+    pub fn text_len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            _ => 0,
+        }
+    }
+
     pub fn is_nil(&self) -> bool {
         matches!(self, Self::Missing | Self::Nil | Self::NilPointer)
     }

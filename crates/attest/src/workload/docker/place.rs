@@ -161,4 +161,42 @@ mod tests {
         assert!(v1.holds(&format!("4:memory:/docker/{a}\n5:cpu,cpuacct:/docker/{a}\n0::/\n")));
         assert!(!v1.holds(&format!("4:memory:/docker/{a}\n5:cpu,cpuacct:/\n")));
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::test_runner::Config {
+            failure_persistence: None,
+            ..Default::default()
+        })]
+
+        #[test]
+        fn nothing_below_a_container_changes_what_and_whose_it_is(
+            below in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    "docker", "libpod", "user-7.slice", "x", "", "..", ":", "\u{e9}",
+                    "libpod-bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb.scope",
+                    "docker-cccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccccc.scope",
+                    "pod2c48913c-b29f-11e7-9350-020968147796",
+                ]),
+                0..6,
+            ),
+            any in "\\PC{0,40}",
+        ) {
+            let a = id('a');
+            let outer = format!("0::/system.slice/docker-{a}.scope");
+            let path = format!("{outer}/{}/{any}", below.join("/"));
+            let (chain, _) = container::containers(&path).unwrap();
+            let found = places(&path, chain.candidates());
+            proptest::prop_assert_eq!(&found[0].container_id, &a);
+            proptest::prop_assert_eq!(found[0].owner, Owner::Docker);
+            proptest::prop_assert!(found[0].holds(&outer));
+            proptest::prop_assert!(found.iter().skip(1).all(|inner| !inner.holds(&outer)));
+        }
+
+        #[test]
+        fn any_cgroup_file_is_read_or_refused(text in "[0-9a-f:/\\PC\n]{0,300}") {
+            if let Ok((chain, _)) = container::containers(&text) {
+                places(&text, chain.candidates());
+            }
+        }
+    }
 }

@@ -13,7 +13,7 @@ const T: Type = Type::Text;
 
 /// The largest compiled expression, bytes.
 const MAX_COMPILED: usize = 1 << 20;
-/// What compiling costs, in steps.
+/// What compiling costs, in steps; matching costs one for 8 bytes.
 const COMPILING: usize = 1000;
 
 pub(super) const FUNCTIONS: &[Function] = &[
@@ -48,7 +48,7 @@ pub(super) const FUNCTIONS: &[Function] = &[
 ];
 
 fn regex(heap: &Heap<'_>, args: &[Val<'_>]) -> Result<Regex, String> {
-    heap.spend(COMPILING)?;
+    heap.spend(COMPILING + args.get(1).map_or(0, Val::text_len) / 8)?;
     let mut builder = RegexBuilder::new(text(args, 0)?);
     let regex = builder.size_limit(MAX_COMPILED).dfa_size_limit(MAX_COMPILED).build();
     regex.map_err(|error| format!("error parsing regexp: {error}"))
