@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod run;
+mod setup;
 mod test;
 mod tidy;
 

