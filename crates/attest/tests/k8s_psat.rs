@@ -147,17 +147,21 @@ async fn an_agent_gets_the_identity_and_selectors_that_spire_gave_it() {
 #[tokio::test]
 async fn tokens_that_are_not_for_this_server_are_refused() {
     use FailureClass::{Internal, PermissionDenied};
-    for (review, class) in [
-        ((201, JUNK), PermissionDenied),
-        ((201, WRONG_AUDIENCE), PermissionDenied),
-        ((201, r#"{"status":{"authenticated":true,"user":{"username":"x"}}}"#), PermissionDenied),
-        ((201, UNBOUND), Internal),
-        ((401, "{}"), Internal),
-        ((500, "down"), Internal),
-        ((201, "{"), Internal),
+    let unbelieved = r#"{"status":{"authenticated":true,"user":{"username":"x"}}}"#;
+    for (review, class, said) in [
+        // As SPIRE: an agent tries again, and its operator reads what the API server found wrong.
+        ((201, JUNK), Internal, "API response contains an error: invalid bearer token"),
+        ((201, WRONG_AUDIENCE), Internal, "is invalid for the target audiences"),
+        ((201, r#"{"status":{}}"#), PermissionDenied, "token not authenticated"),
+        ((201, unbelieved), PermissionDenied, "token not authenticated"),
+        ((201, UNBOUND), Internal, "fail to get pod name"),
+        ((401, "{}"), Internal, "401"),
+        ((500, "down"), Internal, "500"),
+        ((201, "{"), Internal, "cannot be read"),
     ] {
         let error = attest_with(recorded(review), |_| {}).await.unwrap_err();
         assert_eq!(error.class, class, "{}: {error}", review.1);
+        assert!(error.message.contains(said), "{error} does not say {said}");
         assert!(!error.message.contains("a.b.c"), "the token is in the message: {error}");
     }
     let other = |c: &mut Cluster| c.service_account_allow_list = BTreeSet::new();

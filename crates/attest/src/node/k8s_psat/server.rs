@@ -15,6 +15,8 @@ use crate::node::{Challenger, MAX_PAYLOAD, NodeAttestError, NodeAttestation, Nod
 /// Where a reviewed token names its pod.
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
+/// The most of an API server's words that is shown.
+const MAX_REASON: usize = 300;
 
 /// Settings for one cluster, with SPIRE's names.
 #[derive(Debug)]
@@ -99,11 +101,19 @@ impl K8sPsatServer {
     ) -> Result<Bearer, NodeAttestError> {
         let internal =
             |why: String| NodeAttestError::internal(format!("{why} for cluster {name:?}"));
-        let status = cluster.api.review(token, &cluster.audience).await.map_err(|e| {
+        let unable = |why: String| {
             NodeAttestError::internal(format!(
-                "unable to validate token with TokenReview API for cluster {name:?}: {e}"
+                "unable to validate token with TokenReview API for cluster {name:?}: {why}"
             ))
-        })?;
+        };
+        let status = cluster.api.review(token, &cluster.audience).await.map_err(unable)?;
+        // It says which of expired, for another audience or unknown; and an agent that is told
+        // "internal" tries again, with the token that Kubernetes puts in place of this one.
+        if !status.error.is_empty() {
+            let why: String =
+                status.error.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect();
+            return Err(unable(format!("token review API response contains an error: {why}")));
+        }
         // An API server that does not know audiences answers with none: not a yes.
         let meant_for_us = cluster.audience.is_empty()
             || status.audiences.iter().any(|audience| cluster.audience.contains(audience));
