@@ -12,7 +12,8 @@ pub(crate) struct Options {
     /// Less work, and fail only below half of a goal: for shared machines
     #[arg(long)]
     small: bool,
-    /// Only this part: idle, fetch, jwt, propagate, streams, sign, attest or scale; may be repeated
+    /// Only this part: idle, fetch, jwt, propagate, streams, sign, attest, scale,
+    /// k8s_first_svid, k8s_burst_200 or k8s_idle_110; may be repeated
     #[arg(long, value_name = "PART")]
     only: Vec<String>,
     /// Measure this server instead of ours

@@ -16,6 +16,7 @@ use signet_attest::{
         k8s::{
             K8sAttestor, K8sConfig,
             kubelet::{Kubelet, KubeletConfig},
+            namespaces::ApiNamespaces,
         },
         systemd::SystemdAttestor,
         unix::{UnixAttestor, UnixConfig},
@@ -81,9 +82,9 @@ pub(crate) fn workload(plugins: &Plugins, clock: &SharedClock) -> WorkloadAttest
                 Box::new(DockerAttestor::new(settings.clone())) as Box<dyn WorkloadAttestor>
             }
             config::WorkloadAttestor::K8s(settings) => {
-                let waiting = settings.poll_retry_interval * settings.max_poll_attempts;
-                deadline = deadline.max(ATTEST_TIMEOUT + waiting);
-                Box::new(k8s(settings, clock))
+                let (attestor, patience) = k8s(settings, clock);
+                deadline = deadline.max(ATTEST_TIMEOUT + patience);
+                Box::new(attestor)
             }
             config::WorkloadAttestor::Systemd => Box::new(SystemdAttestor::new()),
             config::WorkloadAttestor::Unix(settings) => Box::new(UnixAttestor::new(UnixConfig {
@@ -95,7 +96,8 @@ pub(crate) fn workload(plugins: &Plugins, clock: &SharedClock) -> WorkloadAttest
     WorkloadAttestors::new(attestors, deadline)
 }
 
-fn k8s(settings: &config::K8sAttestor, clock: &SharedClock) -> K8sAttestor {
+/// The attestor, and how long it may wait for a container.
+fn k8s(settings: &config::K8sAttestor, clock: &SharedClock) -> (K8sAttestor, Duration) {
     let mut kubelet = settings.kubelet.clone();
     if let KubeletConfig::Secure { node_name, .. } = &mut kubelet
         && node_name.is_none()
@@ -107,5 +109,11 @@ fn k8s(settings: &config::K8sAttestor, clock: &SharedClock) -> K8sAttestor {
         max_poll_attempts: settings.max_poll_attempts,
         poll_retry_interval: settings.poll_retry_interval,
     };
-    K8sAttestor::new(config, Arc::new(Kubelet::new(kubelet, Arc::clone(clock))))
+    let patience = config.patience();
+    let kubelet = Kubelet::new(kubelet, settings.poll_retry_interval, Arc::clone(clock));
+    let mut attestor = K8sAttestor::new(config, Arc::new(kubelet));
+    if settings.enable_namespace_labels {
+        attestor = attestor.with_namespaces(Arc::new(ApiNamespaces::new(Arc::clone(clock))));
+    }
+    (attestor, patience)
 }

@@ -47,6 +47,14 @@ fn bad(text: &str) -> String {
     }
 }
 
+fn with(plugins: &str) -> Result<Config, String> {
+    let text = format!(
+        "agent {{ trust_domain = \"td\" server_address = \"s\" server_port = 1 \
+         insecure_bootstrap = true }} plugins {{ KeyManager memory {{}} {plugins} }}"
+    );
+    load(&text, &RunFlags::default())
+}
+
 #[test]
 fn every_sample_is_accepted() {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs/samples");
@@ -245,13 +253,6 @@ fn an_agent_with_both_apis_disabled_has_no_public_socket() {
 
 #[test]
 fn plugins_become_typed_values_or_are_refused() {
-    let with = |plugins: &str| {
-        let text = format!(
-            "agent {{ trust_domain = \"td\" server_address = \"s\" server_port = 1 \
-             insecure_bootstrap = true }} plugins {{ KeyManager memory {{}} {plugins} }}"
-        );
-        load(&text, &RunFlags::default())
-    };
     let config = with(
         "NodeAttestor x509pop { plugin_data { private_key_path = \"k\" certificate_path = \"c\" } }
          WorkloadAttestor unix { plugin_data { discover_workload_path = true \
@@ -339,4 +340,51 @@ fn systemd_takes_no_keys() {
     }
     let error = workload("systemd { plugin_data { x = 1 } }").unwrap_err();
     assert!(error.contains("unknown key \"x\""), "{error}");
+}
+
+#[test]
+fn the_kubernetes_attestor_has_the_keys_and_defaults_of_spire() {
+    let read = |data: &str| {
+        with(&format!(
+            "NodeAttestor join_token {{}} WorkloadAttestor k8s {{ plugin_data {{ {data} }} }}"
+        ))
+    };
+    let k8s = |data: &str| {
+        let config = read(data).unwrap_or_else(|error| panic!("{data}: {error}"));
+        let WorkloadAttestor::K8s(k8s) = config.plugins.workload_attestors[0].settings.clone()
+        else {
+            panic!()
+        };
+        (k8s, config.warnings)
+    };
+    let (defaults, _) = k8s("");
+    assert_eq!(defaults.max_poll_attempts, 60);
+    assert_eq!(defaults.poll_retry_interval, None);
+    assert!(!defaults.enable_namespace_labels && !defaults.disable_container_selectors);
+    assert_eq!(defaults.node_name_env, "MY_NODE_NAME");
+    // As the hardened Helm chart writes it.
+    let (chart, warnings) =
+        k8s("kubelet_ca_path = \"/hostCert/kubelet.crt\" skip_kubelet_verification = false \
+         disable_container_selectors = true use_new_container_locator = true \
+         verbose_container_locator_logs = false node_name_env = \"KUBELET_ADDR\"");
+    assert!(chart.disable_container_selectors && warnings.is_empty(), "{warnings:?}");
+    assert_eq!(chart.node_name_env, "KUBELET_ADDR");
+    let (set, warnings) =
+        k8s("poll_retry_interval = \"1s\" max_poll_attempts = 5 enable_namespace_labels = true \
+         experimental { api_server { cache { enabled = true } } }");
+    assert_eq!(set.poll_retry_interval, Some(std::time::Duration::from_secs(1)));
+    assert!(set.enable_namespace_labels);
+    assert!(warnings.iter().any(|w| w.contains("it has no effect")), "{warnings:?}");
+    for (data, wanted) in [
+        ("use_new_container_locator = false", "the legacy container locator is not in Signet"),
+        ("disable_kubelet_client = true", "it is for brokers alone"),
+        ("kubelet_read_only_port = 1 kubelet_secure_port = 2", "both the read-only and secure"),
+        ("certificate_path = \"/c\"", "the private key path is required"),
+        ("experimental { broker { access_policy = \"enforced\" } }", "broker is not in this"),
+        ("sigstore { }", "use the selectors of the image"),
+        ("poll_retry_interval = \"x\"", "poll_retry_interval"),
+    ] {
+        let error = read(data).unwrap_err();
+        assert!(error.contains(wanted), "{data}: {error}");
+    }
 }

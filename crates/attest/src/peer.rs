@@ -13,8 +13,12 @@ use std::{
 };
 
 use nix::sys::socket::{getsockopt, sockopt};
+use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::procfs::{ProcRoot, ProcStat, Status};
+
+/// How often a process without a handle is looked at.
+const LIVENESS_CHECK: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// How a caller was pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,6 +204,28 @@ impl PinnedPeer {
         }
         let Some(dir) = &self.dir else { return false };
         ProcStat::read_at(dir, self.pid).is_ok_and(|stat| stat.start_time == self.start_time)
+    }
+
+    /// Completes when the pinned process has exited.
+    pub async fn exited(&self) {
+        // A handle of its own, so that watching ends when nobody waits any more.
+        let watched = self.pidfd.as_ref().and_then(|pidfd| pidfd.try_clone().ok());
+        if let Some(pidfd) = watched {
+            #[allow(
+                deprecated,
+                reason = "its replacement is unsafe; the handle is owned and stays open while it \
+                          is watched"
+            )]
+            let watched = AsyncFd::with_interest(pidfd, Interest::READABLE);
+            match watched {
+                Ok(pidfd) if pidfd.readable().await.is_ok() => return,
+                Ok(_) => {}
+                Err(error) => tracing::debug!(%error, "Cannot watch a pidfd"),
+            }
+        }
+        while self.is_alive() {
+            tokio::time::sleep(LIVENESS_CHECK).await;
+        }
     }
 
     /// Whether `status` shows the user and group the caller had when it connected.

@@ -31,6 +31,15 @@ pub trait WorkloadAttestor: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`WorkloadAttestError`] when the caller could not be examined.
     async fn attest(&self, peer: &PinnedPeer) -> Result<Vec<Selector>, WorkloadAttestError>;
+
+    /// As [`WorkloadAttestor::attest`], for a person who asks what is found now: what a caller
+    /// would wait for is an error that says so.
+    ///
+    /// # Errors
+    /// [`WorkloadAttestError`].
+    async fn look(&self, peer: &PinnedPeer) -> Result<Vec<Selector>, WorkloadAttestError> {
+        self.attest(peer).await
+    }
 }
 
 /// Why an attestor could not examine a caller.
@@ -99,7 +108,7 @@ impl WorkloadAttestors {
     /// # Errors
     /// [`AttestError`] when no attestor succeeds or the caller has gone or changed.
     pub async fn attest(&self, peer: &PinnedPeer) -> Result<SelectorSet, AttestError> {
-        let findings = self.examine(peer).await;
+        let findings = self.run_all(peer, true).await;
         peer.verify()?;
         let mut selectors = Vec::new();
         let mut failures = Vec::new();
@@ -127,24 +136,29 @@ impl WorkloadAttestors {
         Ok(selectors.into_iter().collect())
     }
 
-    /// Examines `peer` and keeps apart what each attestor found, for `explain`.
+    /// Examines `peer` and keeps apart what each attestor found, for `explain`. Nothing that is yet
+    /// to come is waited for.
     pub async fn examine(&self, peer: &PinnedPeer) -> Vec<Finding> {
+        self.run_all(peer, false).await
+    }
+
+    async fn run_all(&self, peer: &PinnedPeer, wait: bool) -> Vec<Finding> {
         match self.attestors.as_slice() {
             // The usual case costs no allocation of a joined future.
-            [only] => vec![self.run(only.as_ref(), peer).await],
+            [only] => vec![self.run(only.as_ref(), peer, wait).await],
             many => {
                 let mut running = Vec::with_capacity(many.len());
                 for attestor in many {
-                    running.push(self.run(attestor.as_ref(), peer));
+                    running.push(self.run(attestor.as_ref(), peer, wait));
                 }
                 join_all(running).await
             }
         }
     }
 
-    async fn run(&self, attestor: &dyn WorkloadAttestor, peer: &PinnedPeer) -> Finding {
+    async fn run(&self, attestor: &dyn WorkloadAttestor, peer: &PinnedPeer, wait: bool) -> Finding {
         let begin = Instant::now();
-        let attempt = attestor.attest(peer);
+        let attempt = if wait { attestor.attest(peer) } else { attestor.look(peer) };
         let result = match tokio::time::timeout(self.deadline, attempt).await {
             Ok(result) => result,
             Err(_) => Err(WorkloadAttestError::TimedOut(self.deadline)),

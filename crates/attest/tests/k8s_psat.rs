@@ -37,11 +37,19 @@ impl Challenger for NoChallenge {
     }
 }
 
+/// What an API server does that cannot be said by a status and a body.
+const TRUNCATED: u16 = 1;
+const ENDLESS: u16 = 2;
+const SILENT: u16 = 3;
+/// Once; then what is said of the same path further on.
+const BUSY_ONCE: u16 = 4;
+
 /// An API server that gives fixed answers by path: status and body.
-fn api_server(answers: Vec<(&'static str, u16, String)>) -> u16 {
+fn api_server(mut answers: Vec<(&'static str, u16, String)>) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
+        let mut held = Vec::new();
         for stream in listener.incoming() {
             let mut stream = stream.unwrap();
             let mut request = Vec::new();
@@ -53,14 +61,33 @@ fn api_server(answers: Vec<(&'static str, u16, String)>) -> u16 {
             let head = String::from_utf8_lossy(&request).into_owned();
             let path = head.split(' ').nth(1).unwrap();
             assert!(head.to_lowercase().contains("authorization: bearer of-the-server"), "{head}");
-            let (status, body) = answers
-                .iter()
-                .find(|(wanted, ..)| *wanted == path)
-                .map_or((404, "{}".to_owned()), |(_, status, body)| (*status, body.clone()));
-            let answer = format!(
-                "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                body.len()
-            );
+            let at = answers.iter().position(|(wanted, ..)| *wanted == path);
+            let (status, body) =
+                at.map_or((404, "{}".to_owned()), |at| (answers[at].1, answers[at].2.clone()));
+            let head = "HTTP/1.1 200 X\r\nConnection: close\r\n";
+            let answer = match status {
+                TRUNCATED => format!("{head}Content-Length: 9999\r\n\r\n{body}"),
+                ENDLESS => {
+                    let begin = format!("{head}\r\n{{\"a\":\"");
+                    let mut alive = stream.write_all(begin.as_bytes()).is_ok();
+                    while alive {
+                        alive = stream.write_all(&[b'x'; 65536]).is_ok();
+                    }
+                    continue;
+                }
+                SILENT => {
+                    held.push(stream);
+                    continue;
+                }
+                BUSY_ONCE => {
+                    answers.remove(at.unwrap());
+                    "HTTP/1.1 429 X\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n".to_owned()
+                }
+                _ => format!(
+                    "HTTP/1.1 {status} X\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                ),
+            };
             drop(stream.write_all(answer.as_bytes()));
         }
     });
@@ -224,4 +251,121 @@ fn kubeconfig_files_that_cannot_be_used_say_why() {
         assert!(error.contains(why), "{error}");
         assert!(error.contains("kubeconfig"), "{error}");
     }
+}
+
+const REVIEW: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
+const POD_PATH: &str = "/api/v1/namespaces/spire/pods/spire-agent-lztb7";
+const NODE_PATH: &str = "/api/v1/nodes/kube-node-1";
+
+fn failure(code: u16, message: &str) -> String {
+    format!(
+        r#"{{"kind":"Status","apiVersion":"v1","metadata":{{}},"status":"Failure","message":"{message}","code":{code}}}"#
+    )
+}
+
+#[tokio::test]
+async fn whatever_an_api_server_answers_wrongly_is_said_and_lets_nobody_in() {
+    let forbidden = "nodes is forbidden: User cannot get resource nodes at the cluster scope";
+    let not_found = include_str!("fixtures/kubernetes/pod_404.json");
+    for (path, status, body, wanted) in [
+        (REVIEW, 401, failure(401, "Unauthorized"), "cannot create tokenreviews.authentication"),
+        (REVIEW, 403, failure(403, "no reviews"), "needs the permission to create tokenreviews"),
+        (REVIEW, 404, "404 page not found".to_owned(), "404 page not found"),
+        (REVIEW, 500, failure(500, "etcd is away"), "500 etcd is away"),
+        (REVIEW, TRUNCATED, OK[..300].to_owned(), "unable to validate token with TokenReview API"),
+        (REVIEW, ENDLESS, String::new(), "is larger than"),
+        (REVIEW, 201, "\"text\"".to_owned(), "cannot be read"),
+        (REVIEW, 201, OK[..300].to_owned(), "cannot be read"),
+        (POD_PATH, 404, not_found.to_owned(), "pods \"absent\" not found"),
+        (POD_PATH, 403, failure(403, "no pods"), "needs the permission to get pods"),
+        (POD_PATH, TRUNCATED, POD[..300].to_owned(), "fail to get pod from k8s API server"),
+        (NODE_PATH, 403, failure(403, forbidden), forbidden),
+        (NODE_PATH, 503, "starting".to_owned(), "503 starting"),
+        (NODE_PATH, 200, r#"{"metadata":{}}"#.to_owned(), "node UID is empty"),
+        (NODE_PATH, ENDLESS, String::new(), "is larger than"),
+    ] {
+        let mut answers = recorded((201, OK));
+        let answer = answers.iter_mut().find(|(at, ..)| *at == path).unwrap();
+        (answer.1, answer.2) = (status, body);
+        let error = attest_with(answers, |_| {}).await.unwrap_err();
+        assert!(error.message.contains(wanted), "{path} {status} {wanted}: {error}");
+        assert_eq!(error.class, FailureClass::Internal, "{error}");
+        assert!(!error.message.contains("a.b.c"), "the token is in the message: {error}");
+    }
+}
+
+#[tokio::test]
+async fn a_busy_api_server_is_asked_again() {
+    for path in [REVIEW, POD_PATH, NODE_PATH] {
+        let mut answers = vec![(path, BUSY_ONCE, String::new())];
+        answers.extend(recorded((201, OK)));
+        assert!(attest_with(answers, |_| {}).await.is_ok(), "{path}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_api_server_that_does_not_answer_is_given_up() {
+    let mut answers = recorded((201, OK));
+    answers[0].1 = SILENT;
+    let error = attest_with(answers, |_| {}).await.unwrap_err();
+    assert!(error.message.contains("did not answer within 30000 ms"), "{error}");
+}
+
+#[tokio::test]
+async fn what_the_review_says_of_a_bad_token_is_passed_on() {
+    let error = attest_with(recorded((201, JUNK)), |_| {}).await.unwrap_err();
+    let review: serde_json::Value = serde_json::from_str(JUNK).unwrap();
+    let why = review["status"]["error"].as_str().unwrap();
+    assert!(!why.is_empty() && error.message.contains(why), "{error}");
+}
+
+#[tokio::test]
+async fn each_cluster_has_its_own_api_server_and_rules() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let cluster = |dir: &Path, review: &str, account: &str| {
+        let path = kubeconfig(dir, api_server(recorded((201, review))));
+        let config = KubeConfig::from_file(&path, Arc::new(SystemClock)).unwrap();
+        Cluster {
+            service_account_allow_list: BTreeSet::from([account.to_owned()]),
+            audience: vec!["spire-server".to_owned()],
+            allowed_node_label_keys: BTreeSet::new(),
+            allowed_pod_label_keys: BTreeSet::new(),
+            use_pod_uid_for_agent_id: false,
+            api: Box::new(ApiServer::new(config).unwrap()),
+        }
+    };
+    let clusters = BTreeMap::from([
+        ("good".to_owned(), cluster(dirs[0].path(), OK, "spire:spire-agent")),
+        ("bad".to_owned(), cluster(dirs[1].path(), JUNK, "spire:spire-agent")),
+    ]);
+    let server = K8sPsatServer::new("example.org".parse().unwrap(), clusters);
+    let attest = async |cluster: &str| {
+        let payload = format!(r#"{{"cluster":"{cluster}","token":"a.b.c"}}"#);
+        server.attest(payload.as_bytes(), None, &mut NoChallenge).await
+    };
+    let found = attest("good").await.unwrap();
+    assert!(found.agent_id.path().starts_with("/spire/agent/k8s_psat/good/"));
+    assert_eq!(attest("bad").await.unwrap_err().class, FailureClass::PermissionDenied);
+    let error = attest("absent").await.unwrap_err();
+    assert_eq!(error.message, "not configured for cluster \"absent\"");
+}
+
+#[tokio::test]
+async fn the_agent_reads_its_token_anew_each_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    let agent = K8sPsatAgent::new("c", path.clone()).unwrap();
+    for token in ["first.x.y", "second.x.y"] {
+        std::fs::write(&path, token).unwrap();
+        let (payload, _) = agent.begin().await.unwrap();
+        assert!(String::from_utf8(payload.clone()).unwrap().contains(token));
+    }
+    for (content, why) in [("", "the file is empty"), ("\u{fffd}", "")] {
+        std::fs::write(&path, content).unwrap();
+        let outcome = agent.begin().await.map(drop);
+        assert_eq!(outcome.is_err(), !why.is_empty(), "{content:?}");
+    }
+    std::fs::write(&path, [b'x'; 65 * 1024]).unwrap();
+    let error = agent.begin().await.err().unwrap();
+    assert!(error.message.contains("is longer than"), "{error}");
 }

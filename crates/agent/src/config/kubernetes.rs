@@ -31,8 +31,10 @@ pub struct K8sAttestor {
     pub disable_container_selectors: bool,
     /// `max_poll_attempts`, default 60.
     pub max_poll_attempts: u32,
-    /// `poll_retry_interval`, default 500 ms.
-    pub poll_retry_interval: Duration,
+    /// `poll_retry_interval`: unset is sooner at first and 500 ms in the long run.
+    pub poll_retry_interval: Option<Duration>,
+    /// `enable_namespace_labels`, default false.
+    pub enable_namespace_labels: bool,
     /// Where the kubelet is and how it is spoken to.
     pub kubelet: KubeletConfig,
     /// `node_name_env`, default `MY_NODE_NAME`: where the node's name is, unless `node_name` says.
@@ -54,7 +56,7 @@ pub(super) fn k8s(block: &Block<'_>) -> Option<WorkloadAttestor> {
         .and_then(|attempts| u32::try_from(attempts).ok())
         .unwrap_or(60);
     let interval = |key| block.duration(key).filter(|interval| !interval.is_zero());
-    let poll_retry_interval = interval("poll_retry_interval").unwrap_or(Duration::from_millis(500));
+    let poll_retry_interval = interval("poll_retry_interval");
     let reload_interval = interval("reload_interval").unwrap_or(Duration::from_secs(60));
     let (read_only, secure) =
         (block.port("kubelet_read_only_port"), block.port("kubelet_secure_port"));
@@ -80,6 +82,7 @@ pub(super) fn k8s(block: &Block<'_>) -> Option<WorkloadAttestor> {
     };
     Some(WorkloadAttestor::K8s(K8sAttestor {
         disable_container_selectors: block.flag("disable_container_selectors"),
+        enable_namespace_labels: block.flag("enable_namespace_labels"),
         max_poll_attempts,
         poll_retry_interval,
         kubelet,
@@ -131,12 +134,6 @@ fn refuse_what_is_not_there(block: &Block<'_>) {
              cgroups and all runtimes are covered",
         );
     }
-    if block.flag("enable_namespace_labels") {
-        block.error(
-            "enable_namespace_labels",
-            "selectors of namespace labels arrive in a later release; use pod labels until then",
-        );
-    }
     if block.flag("disable_kubelet_client") {
         block.error(
             "disable_kubelet_client",
@@ -144,8 +141,17 @@ fn refuse_what_is_not_there(block: &Block<'_>) {
         );
     }
     block.refuse("sigstore", SIGSTORE);
-    block.refuse(
-        "experimental",
-        "the broker and its API server cache are not in this release; remove the block",
-    );
+    if let Some(experimental) = block.block("experimental") {
+        experimental.refuse("broker", "the broker is not in this release; remove the block");
+        if let Some(api) = experimental.block("api_server") {
+            if let Some(cache) = api.block("cache") {
+                if cache.flag("enabled") {
+                    cache.warn("enabled", "it has no effect: labels are read when they are needed");
+                }
+                cache.finish();
+            }
+            api.finish();
+        }
+        experimental.finish();
+    }
 }

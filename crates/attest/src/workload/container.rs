@@ -9,7 +9,11 @@
 //!
 //! `mountinfo` is not read: a workload can forge it.
 
+mod viewpoint;
+
 use std::fmt;
+
+pub use viewpoint::{Viewpoint, pod_containers};
 
 /// The most cgroup lines and the longest path that are read.
 const MAX_LINES: usize = 64;
@@ -82,20 +86,24 @@ impl fmt::Display for Chain {
 /// # Errors
 /// [`CgroupError`] when the file is malformed or its hierarchies disagree.
 pub fn containers(cgroup: &str) -> Result<(Chain, Engine), CgroupError> {
-    let mut found = Chain::default();
     let mut engine = Engine::Other;
-    for (at, line) in cgroup.lines().enumerate() {
-        if at >= MAX_LINES || line.len() > MAX_PATH {
-            return Err(CgroupError::TooLong);
-        }
-        let mut parts = line.splitn(3, ':');
-        let (Some(_), Some(_), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(CgroupError::Malformed(at + 1));
-        };
+    let found = merged(cgroup, |path| {
         if path.contains("libpod-") || path.contains("/libpod/") {
             engine = Engine::Podman;
         }
-        let chain = chain_of(path);
+        chain_of(path)
+    })?;
+    Ok((found, engine))
+}
+
+/// What the hierarchies name together.
+pub(super) fn merged(
+    cgroup: &str,
+    mut chain_of: impl FnMut(&str) -> Chain,
+) -> Result<Chain, CgroupError> {
+    let mut found = Chain::default();
+    for path in paths(cgroup) {
+        let chain = chain_of(path?);
         let shared = found.0.len().min(chain.0.len());
         if found.0.get(..shared) != chain.0.get(..shared) {
             return Err(CgroupError::Disagree(found, chain));
@@ -104,7 +112,21 @@ pub fn containers(cgroup: &str) -> Result<(Chain, Engine), CgroupError> {
             found = chain;
         }
     }
-    Ok((found, engine))
+    Ok(found)
+}
+
+/// The path of each hierarchy.
+fn paths(cgroup: &str) -> impl Iterator<Item = Result<&str, CgroupError>> {
+    cgroup.lines().enumerate().map(|(at, line)| {
+        if at >= MAX_LINES || line.len() > MAX_PATH {
+            return Err(CgroupError::TooLong);
+        }
+        let mut parts = line.splitn(3, ':');
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(_), Some(_), Some(path)) => Ok(path),
+            _ => Err(CgroupError::Malformed(at + 1)),
+        }
+    })
 }
 
 fn chain_of(path: &str) -> Chain {
@@ -123,6 +145,10 @@ fn chain_of(path: &str) -> Chain {
 
 /// A run of exactly 64 hex digits that stands alone between other characters.
 fn container_id_of(segment: &str) -> Option<String> {
+    // CRI-O's monitor of a container is not in it.
+    if segment.contains("conmon") {
+        return None;
+    }
     segment
         .split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'))
         .find(|word| word.len() == 64 && word.bytes().all(|b| b.is_ascii_hexdigit()))

@@ -7,16 +7,27 @@
 //! it does not know *yet*, is waited for, within a bound: nothing below it is looked at.
 
 pub mod kubelet;
+pub mod namespaces;
 pub mod pods;
+mod polling;
+pub mod split;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use signet_identity::Selector;
+use tokio::time::Instant;
 
-use self::pods::{Found, Pod, PodIndex};
+use self::{
+    namespaces::NamespaceSource,
+    pods::{Found, Pod, PodIndex},
+};
 use super::{
     WorkloadAttestError, WorkloadAttestor,
-    container::{self, Candidate},
+    container::{self, Candidate, Viewpoint},
 };
 use crate::peer::PinnedPeer;
 
@@ -29,10 +40,11 @@ pub struct K8sConfig {
     /// Whether only the pod's selectors are found; then a container that is not yet reported is
     /// not waited for.
     pub disable_container_selectors: bool,
-    /// How often the kubelet is asked; 60 by default.
+    /// How many answers of the kubelet are waited for; 60 by default.
     pub max_poll_attempts: u32,
-    /// How long is waited between two answers; 500 ms by default.
-    pub poll_retry_interval: Duration,
+    /// How long is waited between two answers. By default 500 ms are assumed for the time that
+    /// is waited in all, and the kubelet is asked sooner ([`kubelet::Kubelet`]).
+    pub poll_retry_interval: Option<Duration>,
 }
 
 impl Default for K8sConfig {
@@ -40,20 +52,54 @@ impl Default for K8sConfig {
         Self {
             disable_container_selectors: false,
             max_poll_attempts: 60,
-            poll_retry_interval: Duration::from_millis(500),
+            poll_retry_interval: None,
         }
+    }
+}
+
+impl K8sConfig {
+    /// How long a container is waited for in all.
+    pub fn patience(&self) -> Duration {
+        self.poll_retry_interval.unwrap_or(polling::STEADY) * self.max_poll_attempts
     }
 }
 
 /// Where the pods of this node are read.
 #[async_trait::async_trait]
 pub trait PodSource: Send + Sync + fmt::Debug {
-    /// The pods as the kubelet reports them at a moment after this call began. Concurrent calls
-    /// may share one answer.
-    ///
-    /// # Errors
-    /// What went wrong, as text.
-    async fn pods(&self) -> Result<Arc<PodIndex>, String>;
+    /// The next answer of the kubelet with a version above `seen`; 0 for somebody who has seen
+    /// none, who may then get one that is a tenth of a second old. All who wait share one answer.
+    async fn next(&self, seen: u64) -> Answer;
+}
+
+/// An answer of the kubelet.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Grows with each answer.
+    pub version: u64,
+    /// The pods, or why there are none.
+    pub pods: Result<Arc<PodIndex>, SourceError>,
+}
+
+/// Why there is no list of pods.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct SourceError {
+    message: String,
+    /// Whether it may mend itself while somebody waits.
+    passing: bool,
+}
+
+impl SourceError {
+    /// Something that is not expected to mend itself: wrong files, missing permissions.
+    pub fn lasting(message: String) -> Self {
+        Self { message, passing: false }
+    }
+
+    /// Something that may mend itself: a kubelet that restarts.
+    pub fn passing(message: String) -> Self {
+        Self { message, passing: true }
+    }
 }
 
 /// The `k8s` workload attestor.
@@ -61,6 +107,8 @@ pub trait PodSource: Send + Sync + fmt::Debug {
 pub struct K8sAttestor {
     config: K8sConfig,
     source: Arc<dyn PodSource>,
+    namespaces: Option<Arc<dyn NamespaceSource>>,
+    viewpoint: OnceLock<Viewpoint>,
 }
 
 /// What one answer of the kubelet says of a caller.
@@ -76,23 +124,63 @@ enum Verdict<'a> {
 impl K8sAttestor {
     /// An attestor with the given settings and source.
     pub fn new(config: K8sConfig, source: Arc<dyn PodSource>) -> Self {
-        Self { config, source }
+        Self { config, source, namespaces: None, viewpoint: OnceLock::new() }
     }
 
-    fn values(&self, verdict: &Verdict<'_>) -> Option<Vec<String>> {
-        match verdict {
-            Verdict::Running(found) => {
-                let mut values = found.pod.selector_values();
-                if !self.config.disable_container_selectors {
-                    values.extend(found.container.selector_values());
-                }
-                Some(values)
-            }
-            Verdict::Starting(pod) if self.config.disable_container_selectors => {
-                Some(pod.selector_values())
-            }
-            Verdict::Starting(_) | Verdict::Unknown => None,
+    /// Also finds the labels of the pod's namespace (`enable_namespace_labels`).
+    #[must_use]
+    pub fn with_namespaces(mut self, namespaces: Arc<dyn NamespaceSource>) -> Self {
+        self.namespaces = Some(namespaces);
+        self
+    }
+
+    /// Looks at cgroups as from this place, instead of the agent's own.
+    #[must_use]
+    pub fn seen_from(mut self, viewpoint: Viewpoint) -> Self {
+        self.viewpoint = OnceLock::from(viewpoint);
+        self
+    }
+
+    /// The values of what is found, and the pod's namespace.
+    fn values(&self, verdict: &Verdict<'_>) -> Option<(Vec<String>, String)> {
+        let (pod, container) = match verdict {
+            Verdict::Running(found) => (found.pod, Some(found.container)),
+            Verdict::Starting(pod) if self.config.disable_container_selectors => (*pod, None),
+            Verdict::Starting(_) | Verdict::Unknown => return None,
+        };
+        let mut values = pod.selector_values();
+        if let Some(container) = container.filter(|_| !self.config.disable_container_selectors) {
+            values.extend(container.selector_values());
         }
+        Some((values, pod.metadata.namespace.clone()))
+    }
+
+    async fn selectors(
+        &self,
+        mut values: Vec<String>,
+        namespace: &str,
+    ) -> Result<Vec<Selector>, WorkloadAttestError> {
+        if let Some(source) = &self.namespaces {
+            let labels = source.labels(namespace).await.map_err(|error| {
+                WorkloadAttestError::Failed(format!(
+                    "unable to get namespace labels for {namespace:?}: {error}"
+                ))
+            })?;
+            values.extend(labels.iter().map(|(key, value)| format!("ns-label:{key}:{value}")));
+        }
+        let selector = |value: &String| {
+            Selector::new(NAME, value).map_err(|error| {
+                WorkloadAttestError::Failed(format!("selector {value:?}: {error}"))
+            })
+        };
+        values.iter().map(selector).collect()
+    }
+
+    /// Whether waiting is over after this many answers and at this moment.
+    fn is_over(&self, attempts: u32, give_up: Instant) -> bool {
+        let all =
+            self.config.poll_retry_interval.is_some() && attempts >= self.config.max_poll_attempts;
+        all || Instant::now() >= give_up
     }
 }
 
@@ -103,43 +191,79 @@ impl WorkloadAttestor for K8sAttestor {
     }
 
     async fn attest(&self, peer: &PinnedPeer) -> Result<Vec<Selector>, WorkloadAttestError> {
-        let cgroup = peer.proc_root().read(peer.pid(), "cgroup")?;
-        let cgroup = String::from_utf8_lossy(&cgroup);
-        let (chain, _) = container::containers(&cgroup)
+        self.find(peer, true).await
+    }
+
+    async fn look(&self, peer: &PinnedPeer) -> Result<Vec<Selector>, WorkloadAttestError> {
+        self.find(peer, false).await
+    }
+}
+
+impl K8sAttestor {
+    /// Finds the pod and container of a process; waits for them where `wait`.
+    async fn find(
+        &self,
+        peer: &PinnedPeer,
+        wait: bool,
+    ) -> Result<Vec<Selector>, WorkloadAttestError> {
+        let root = peer.proc_root();
+        let cgroup = root.read(peer.pid(), "cgroup")?;
+        let viewpoint = self.viewpoint.get_or_init(|| Viewpoint::own(root));
+        let chain = container::pod_containers(&String::from_utf8_lossy(&cgroup), viewpoint)
             .map_err(|error| WorkloadAttestError::Failed(error.to_string()))?;
         if chain.is_empty() {
             return Ok(Vec::new());
         }
-        let mut waited_for = "the kubelet lists none of the process's containers";
-        for attempt in 1..=self.config.max_poll_attempts {
-            let pods = self.source.pods().await.map_err(WorkloadAttestError::Failed)?;
-            let verdict = judge(chain.candidates(), &pods)?;
-            if let Some(values) = self.values(&verdict) {
-                return values
-                    .iter()
-                    .map(|value| {
-                        Selector::new(NAME, value).map_err(|error| {
-                            WorkloadAttestError::Failed(format!("selector {value:?}: {error}"))
-                        })
-                    })
-                    .collect();
+        let began = Instant::now();
+        let give_up = began + self.config.patience();
+        let mut waited_for = "the kubelet lists none of the process's containers".to_owned();
+        let (mut seen, mut attempts) = (0, 0);
+        loop {
+            let answer = if attempts == 0 {
+                self.source.next(seen).await
+            } else {
+                tokio::select! {
+                    answer = self.source.next(seen) => answer,
+                    () = peer.exited() => return Err(WorkloadAttestError::Failed(format!(
+                        "the process exited while its container was waited for: {waited_for}"
+                    ))),
+                    () = tokio::time::sleep_until(give_up) => break,
+                }
+            };
+            attempts += 1;
+            seen = answer.version;
+            match answer.pods {
+                Ok(pods) => {
+                    let verdict = judge(chain.candidates(), &pods)?;
+                    if let Some((values, namespace)) = self.values(&verdict) {
+                        return self.selectors(values, &namespace).await;
+                    }
+                    if let Verdict::Starting(pod) = verdict {
+                        waited_for = format!(
+                            "the kubelet lists the process's pod {}/{}, but not yet its container",
+                            pod.metadata.namespace, pod.metadata.name
+                        );
+                    }
+                }
+                Err(error) if error.passing => waited_for = error.message,
+                Err(error) => return Err(WorkloadAttestError::Failed(error.message)),
             }
-            if let Verdict::Starting(_) = verdict {
-                waited_for = "the kubelet lists the process's pod, but not yet its container";
+            if !wait {
+                return Err(WorkloadAttestError::Failed(format!(
+                    "{waited_for}; a caller waits for it for up to {} s ({chain})",
+                    self.config.patience().as_secs()
+                )));
             }
-            if !peer.is_alive() {
-                return Err(WorkloadAttestError::Failed(
-                    "the process exited while its container was waited for".to_owned(),
-                ));
+            if self.is_over(attempts, give_up) {
+                break;
             }
-            tracing::debug!(pid = peer.pid(), attempt, "Container not found: {waited_for}");
-            if attempt < self.config.max_poll_attempts {
-                tokio::time::sleep(self.config.poll_retry_interval).await;
+            if attempts == 1 {
+                tracing::debug!(pid = peer.pid(), "Container is waited for: {waited_for}");
             }
         }
         Err(WorkloadAttestError::Failed(format!(
-            "no selectors found after max poll attempts ({}): {waited_for} ({chain})",
-            self.config.max_poll_attempts
+            "no selectors found after max poll attempts ({attempts} in {} ms): {waited_for} ({chain})",
+            began.elapsed().as_millis()
         )))
     }
 }
@@ -152,7 +276,7 @@ fn judge<'a>(
     for candidate in candidates {
         if let Some(found) = pods.container(&candidate.container_id) {
             let uid = &found.pod.metadata.uid;
-            if candidate.pod_uid.as_ref().is_some_and(|named| named != uid) {
+            if candidate.pod_uid.as_ref().is_some_and(|named| !found.pod.has_cgroups_of(named)) {
                 return Err(WorkloadAttestError::Failed(format!(
                     "container {} belongs to pod {uid}, not to the pod its cgroup names",
                     candidate.container_id

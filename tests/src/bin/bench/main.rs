@@ -7,6 +7,7 @@
 mod agent;
 mod client;
 mod goals;
+mod kubernetes;
 mod programs;
 mod server;
 mod usage;
@@ -40,6 +41,8 @@ pub struct Sizes {
     pub created: usize,
     /// Seconds of doing nothing.
     pub idle: u64,
+    /// Pods that start one after the other.
+    pub pods: usize,
 }
 
 const FULL: Sizes = Sizes {
@@ -53,6 +56,7 @@ const FULL: Sizes = Sizes {
     entries: 50_000,
     created: 5000,
     idle: 30,
+    pods: 30,
 };
 
 const SMALL: Sizes = Sizes {
@@ -66,6 +70,7 @@ const SMALL: Sizes = Sizes {
     entries: 10_000,
     created: 2000,
     idle: 10,
+    pods: 8,
 };
 
 struct Options {
@@ -89,7 +94,8 @@ fn options() -> anyhow::Result<Options> {
             "--server" => server = Some(PathBuf::from(value()?)),
             "--agent" => agent = Some(PathBuf::from(value()?)),
             _ => bail!(
-                "usage: bench [--small] [--only idle|fetch|jwt|propagate|streams|sign|attest|scale]... \
+                "usage: bench [--small] [--only idle|fetch|jwt|propagate|streams|sign|attest|scale|\
+                 k8s_first_svid|k8s_burst_200|k8s_idle_110]... \
                  [--server PROGRAM] [--agent PROGRAM]"
             ),
         }
@@ -102,9 +108,22 @@ fn options() -> anyhow::Result<Options> {
     })
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
-    match run().await {
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    let worker = args.next().filter(|arg| arg == "worker").and_then(|_| args.next());
+    let mut builder = match &worker {
+        Some(_) => tokio::runtime::Builder::new_current_thread(),
+        None => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let done = builder.enable_all().build().context("a runtime").and_then(|runtime| {
+        runtime.block_on(async {
+            match &worker {
+                Some(socket) => kubernetes::work(socket.as_ref()).await.map(|()| true),
+                None => run().await,
+            }
+        })
+    });
+    match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
@@ -122,6 +141,7 @@ async fn run() -> anyhow::Result<bool> {
     let mut programs = Programs::start(&options.server, &options.agent).await?;
     agent::measure(&mut programs, sizes, &mut report).await?;
     server::measure(&mut programs, sizes, &mut report).await?;
+    kubernetes::measure(&mut programs, sizes, &mut report).await?;
     programs.stop();
     report.finish()
 }

@@ -13,6 +13,7 @@ use signet_api::pb::spire::api::server::{
     agent::v1::{CreateJoinTokenRequest, agent_client::AgentClient},
     entry::v1::entry_client::EntryClient,
 };
+use tokio::net::UnixStream;
 
 use crate::client::{admin, create, entry, id, open_stream};
 
@@ -33,6 +34,8 @@ pub struct Programs {
     port: u16,
     server_program: PathBuf,
     agent_program: PathBuf,
+    /// How many agents there were.
+    agents: u32,
     // Ended first.
     agent: Option<Process>,
     server: Option<Process>,
@@ -42,7 +45,7 @@ impl Programs {
     /// Starts both and registers two workloads, one of which is the caller.
     pub async fn start(server: &Path, agent: &Path) -> anyhow::Result<Self> {
         let dir = TestDir::new();
-        for name in ["server", "agent", "pub", "adm"] {
+        for name in ["server", "pub", "adm"] {
             dir.subdir(name);
         }
         let port = TcpListener::bind("127.0.0.1:0").context("a free port")?.local_addr()?.port();
@@ -51,6 +54,7 @@ impl Programs {
             port,
             server_program: server.to_owned(),
             agent_program: agent.to_owned(),
+            agents: 0,
             agent: None,
             server: None,
         };
@@ -132,34 +136,9 @@ plugins {
     }
 
     async fn start_agent(&mut self) -> anyhow::Result<()> {
-        let channel = admin(self).await?;
-        let request = CreateJoinTokenRequest { ttl: 600, token: String::new(), agent_id: id(NODE) };
-        let token = AgentClient::new(channel.clone()).create_join_token(request).await?;
-        let token = token.into_inner().value;
         let both = vec![entry(NODE, "/w1", &caller()), entry(NODE, "/w2", "unix:uid:4294967")];
-        create(&mut EntryClient::new(channel), both).await?;
-        let config = self.write(
-            "agent.conf",
-            r#"agent {
-    data_dir = "DIR/agent"
-    log_level = "INFO"
-    server_address = "127.0.0.1"
-    server_port = "PORT"
-    socket_path = "DIR/pub/agent.sock"
-    admin_socket_path = "DIR/adm/admin.sock"
-    trust_domain = "TRUST_DOMAIN"
-    insecure_bootstrap = true
-}
-plugins {
-    KeyManager "disk" { plugin_data { directory = "DIR/agent" } }
-    NodeAttestor "join_token" { plugin_data {} }
-    WorkloadAttestor "unix" { plugin_data {} }
-}
-"#,
-        );
-        let mut command = Command::new(&self.agent_program);
-        command.args(["run", "-config"]).arg(config).args(["-joinToken", &token]);
-        self.agent = Some(Process::start("agent", &mut command, &self.dir.join("agent.log")));
+        create(&mut EntryClient::new(admin(self).await?), both).await?;
+        self.launch_agent("WorkloadAttestor \"unix\" { plugin_data {} }", Vec::new()).await?;
         let end = Instant::now() + PATIENCE;
         while let Err(error) = open_stream(&self.agent_socket()).await {
             self.agent_pid()?;
@@ -169,6 +148,79 @@ plugins {
         // What the start used is not what resting needs.
         tokio::time::sleep(Duration::from_secs(3)).await;
         Ok(())
+    }
+
+    /// Ends the agent and starts a new one, with another workload attestor and more environment.
+    ///
+    /// # Errors
+    /// When it is not ready in time.
+    pub async fn restart_agent(
+        &mut self,
+        attestor: &str,
+        environment: Vec<(String, String)>,
+    ) -> anyhow::Result<()> {
+        if let Some(mut agent) = self.agent.take() {
+            agent.terminate();
+        }
+        self.launch_agent(attestor, environment).await?;
+        let end = Instant::now() + PATIENCE;
+        // Its public socket is there once it has attested.
+        while UnixStream::connect(self.agent_socket()).await.is_err() {
+            self.agent_pid()?;
+            anyhow::ensure!(Instant::now() < end, "the agent is not ready");
+            tokio::time::sleep(PAUSE).await;
+        }
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        Ok(())
+    }
+
+    async fn launch_agent(
+        &mut self,
+        attestor: &str,
+        environment: Vec<(String, String)>,
+    ) -> anyhow::Result<()> {
+        let channel = admin(self).await?;
+        let request = CreateJoinTokenRequest { ttl: 600, token: String::new(), agent_id: id(NODE) };
+        let token = AgentClient::new(channel).create_join_token(request).await?;
+        let token = token.into_inner().value;
+        self.agents += 1;
+        let data = self.dir.subdir(&format!("agent{}", self.agents));
+        let config = self.write(
+            "agent.conf",
+            &r#"agent {
+    data_dir = "DATA"
+    log_level = "INFO"
+    server_address = "127.0.0.1"
+    server_port = "PORT"
+    socket_path = "DIR/pub/agent.sock"
+    admin_socket_path = "DIR/adm/admin.sock"
+    trust_domain = "TRUST_DOMAIN"
+    insecure_bootstrap = true
+}
+plugins {
+    KeyManager "disk" { plugin_data { directory = "DATA" } }
+    NodeAttestor "join_token" { plugin_data {} }
+    ATTESTOR
+}
+"#
+            .replace("DATA", &data.display().to_string())
+            .replace("ATTESTOR", attestor),
+        );
+        let mut command = Command::new(&self.agent_program);
+        command.args(["run", "-config"]).arg(config).args(["-joinToken", &token]);
+        command.envs(environment);
+        self.agent = Some(Process::start("agent", &mut command, &self.dir.join("agent.log")));
+        Ok(())
+    }
+
+    /// A file below the directory of both.
+    pub fn file(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.dir.join(name);
+        if let Some((dir, _)) = name.rsplit_once('/') {
+            self.dir.subdir(dir);
+        }
+        self.dir.write(name, text);
+        path
     }
 
     fn write(&self, name: &str, text: &str) -> PathBuf {

@@ -118,8 +118,12 @@ impl K8sPsatServer {
         let meant_for_us = cluster.audience.is_empty()
             || status.audiences.iter().any(|audience| cluster.audience.contains(audience));
         if !status.authenticated || !meant_for_us {
+            let why: String =
+                status.error.chars().filter(|c| !c.is_control()).take(MAX_REASON).collect();
+            let separator = if why.is_empty() { "" } else { ": " };
             return Err(NodeAttestError::denied(format!(
-                "token not authenticated according to TokenReview API for cluster {name:?}"
+                "token not authenticated according to TokenReview API for cluster \
+                 {name:?}{separator}{why}"
             )));
         }
         let (namespace, service_account) = status

@@ -4,8 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Deserialize;
 
-/// A kubelet's `PodList`, indexed by container ID. Fields that no selector needs are skipped
-/// while reading, so that a list of a megabyte takes a few kilobytes.
+use super::split::{self, SplitError};
+
+/// A kubelet's `PodList`, indexed by container ID. It is read as it arrives, and fields that no
+/// selector needs are skipped, so that a list of a megabyte takes a few kilobytes.
 #[derive(Debug, Default)]
 pub struct PodIndex {
     pods: Vec<Pod>,
@@ -25,12 +27,6 @@ pub struct Found<'a> {
     pub pod: &'a Pod,
     /// The container's status.
     pub container: &'a ContainerStatus,
-}
-
-#[derive(Deserialize)]
-struct PodList {
-    #[serde(default)]
-    items: Option<Vec<Pod>>,
 }
 
 /// A pod.
@@ -65,6 +61,20 @@ pub struct Metadata {
     /// Its owners.
     #[serde(default)]
     pub owner_references: Option<Vec<OwnerReference>>,
+    /// What the kubelet notes about it.
+    #[serde(default)]
+    annotations: Option<Annotations>,
+}
+
+/// The annotations by which a static pod is known.
+#[derive(Debug, Default, Deserialize)]
+struct Annotations {
+    /// The hash of its manifest, which is also the UID that its cgroups are named after.
+    #[serde(default, rename = "kubernetes.io/config.hash")]
+    hash: Option<String>,
+    /// Where the kubelet has it from; the kubelet sets this itself, whatever the pod says.
+    #[serde(default, rename = "kubernetes.io/config.source")]
+    source: Option<String>,
 }
 
 /// An owner of a pod.
@@ -149,7 +159,7 @@ pub enum PodsError {
     Ambiguous(String),
     /// Not a pod list.
     #[error("reading the kubelet's pod list")]
-    Json(#[from] serde_json::Error),
+    List(#[from] SplitError),
 }
 
 impl PodIndex {
@@ -157,9 +167,13 @@ impl PodIndex {
     ///
     /// # Errors
     /// [`PodsError`] when it is no pod list, or two pods claim one container.
-    pub fn read(source: impl std::io::Read) -> Result<Self, PodsError> {
-        let list: PodList = serde_json::from_reader(source)?;
-        Self::new(list.items.unwrap_or_default())
+    pub fn read(source: impl std::io::BufRead) -> Result<Self, PodsError> {
+        let mut pods = Vec::new();
+        split::items(source, |item| {
+            pods.push(serde_json::from_slice(item)?);
+            Ok(())
+        })?;
+        Self::new(pods)
     }
 
     fn new(pods: Vec<Pod>) -> Result<Self, PodsError> {
@@ -190,9 +204,10 @@ impl PodIndex {
         Some(Found { pod, container })
     }
 
-    /// The pod with a UID.
+    /// The pod whose cgroups are named after this UID.
     pub fn pod(&self, uid: &str) -> Option<&Pod> {
-        self.pods.iter().find(|pod| pod.metadata.uid == uid)
+        let by_uid = self.pods.iter().find(|pod| pod.metadata.uid == uid);
+        by_uid.or_else(|| self.pods.iter().find(|pod| pod.has_cgroups_of(uid)))
     }
 
     /// How many pods there are.
@@ -207,6 +222,19 @@ impl PodIndex {
 }
 
 impl Pod {
+    /// Whether the pod's cgroups are named after this UID: its own, or for a static pod the hash
+    /// of its manifest. (Kubelets list a static pod under that hash; its mirror in the API server
+    /// has another UID.) The hash counts only where the kubelet has the pod from a file or a URL:
+    /// anybody can write that annotation on a pod of the API server.
+    pub fn has_cgroups_of(&self, uid: &str) -> bool {
+        if self.metadata.uid == uid {
+            return true;
+        }
+        let Some(noted) = &self.metadata.annotations else { return false };
+        matches!(noted.source.as_deref(), Some("file" | "http"))
+            && noted.hash.as_deref() == Some(uid)
+    }
+
     /// The values of the pod's selectors, as SPIRE has them.
     pub fn selector_values(&self) -> Vec<String> {
         let (metadata, status) = (&self.metadata, &self.status);
