@@ -133,7 +133,8 @@ impl Engine {
                 let Ok(event) = self.events.try_recv() else { break };
                 self.take_in(event);
             }
-            let more = self.world.work(PODS);
+            // Before there are rules there is nothing to work out.
+            let more = !self.world.is_waiting() && self.world.work(PODS);
             let leads = self.lead.borrow().left(Instant::now()).is_some();
             if leads != led {
                 led = leads;
@@ -152,10 +153,6 @@ impl Engine {
                 self.write_statuses(&mut running);
             }
             self.measure(&mut running);
-            if more {
-                tokio::task::yield_now().await;
-                continue;
-            }
             let wake = self.wake(&running);
             tokio::select! {
                 event = self.events.recv() => match event {
@@ -168,6 +165,8 @@ impl Engine {
                 changed = self.notices.changed() => if changed.is_err() { return },
                 changed = self.lead.changed() => if changed.is_err() { return },
                 Some(written) = self.written.recv() => self.status_written(written, &mut running),
+                // Others get their turn, the call under way included.
+                () = tokio::task::yield_now(), if more => {}
                 () = tokio::time::sleep_until(wake) => {}
             }
         }

@@ -215,11 +215,16 @@ impl World {
         }
         let pods: Vec<PodId> = state.pods.iter().copied().collect();
         for pod in pods {
+            // One that is to be looked at anyhow need not be looked at now.
             let concerned = self.pods.get(&pod).is_some_and(|state| {
-                state.pairs.iter().any(|(source, _)| *source == id)
-                    || self.rules.get(&id).is_some_and(|rule| {
-                        rule.rule.as_ref().is_ok_and(|rule| rule.pods.matches(&state.pod.labels))
-                    })
+                !state.stale && {
+                    state.pairs.iter().any(|(source, _)| *source == id)
+                        || self.rules.get(&id).is_some_and(|rule| {
+                            rule.rule
+                                .as_ref()
+                                .is_ok_and(|rule| rule.pods.matches(&state.pod.labels))
+                        })
+                }
             });
             if concerned {
                 self.touch(pod);
