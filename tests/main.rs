@@ -26,6 +26,8 @@ mod cli_server;
 mod clock;
 #[path = "tests/config.rs"]
 mod config;
+#[path = "tests/csi.rs"]
+mod csi;
 #[path = "tests/csrs.rs"]
 mod csrs;
 #[path = "tests/delegated.rs"]
@@ -46,6 +48,8 @@ mod pids;
 mod push;
 #[path = "tests/resilience.rs"]
 mod resilience;
+#[path = "tests/restarts.rs"]
+mod restarts;
 #[path = "tests/signals.rs"]
 mod signals;
 #[path = "tests/spire_agent.rs"]

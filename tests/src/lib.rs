@@ -17,6 +17,7 @@ pub mod agent;
 pub mod bins;
 pub mod cli;
 pub mod clients;
+pub mod csi;
 pub mod dir;
 pub mod kubernetes;
 pub mod node;

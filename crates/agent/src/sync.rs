@@ -5,7 +5,7 @@
 //! of it into the [`cache`](crate::cache). While the server is away everything that is still
 //! valid stays in the cache; nothing but the server's word, or an operator's, ends this task.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use signet_base::CancellationToken;
 use signet_identity::SpiffeId;
@@ -28,6 +28,9 @@ mod taint;
 use seal::Sealer;
 use session::Session;
 pub use shared::{AgentBundles, Settings, Shared, Status};
+
+/// How long an agent with a sealed cache waits for its server's first answer before it serves.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
 
 /// Why an agent attests anew whose SVID is valid only later.
 const SET_BACK: &str = "the clock was set back to before its SVID's validity";
@@ -107,7 +110,16 @@ impl Manager {
     /// # Errors
     /// [`Fatal`] when the agent cannot go on.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Fatal> {
-        let result = self.live(&stop).await;
+        let shared = Arc::clone(&self.shared);
+        let late = async move {
+            tokio::time::sleep(FIRST_ANSWER).await;
+            shared.late();
+            std::future::pending::<Infallible>().await
+        };
+        let result = tokio::select! {
+            result = self.live(&stop) => result,
+            never = late => match never {},
+        };
         self.sealer.finish(&self.shared).await;
         result
     }

@@ -39,6 +39,14 @@ pub fn go_binary() -> Result<PathBuf, String> {
     prepare_words(Client::Go).map(|words| PathBuf::from(&words[0]))
 }
 
+/// The Go program that speaks to CSI drivers. An error says what is missing.
+pub fn csi_binary() -> Result<PathBuf, String> {
+    static CSI: OnceLock<Built> = OnceLock::new();
+    CSI.get_or_init(|| locked("clients/csi", "clients", go))
+        .clone()
+        .map(|words| PathBuf::from(&words[0]))
+}
+
 /// The program that judges manifests as Kubernetes and Helm do.
 pub fn kubernetes_judge() -> Built {
     static JUDGE: OnceLock<Built> = OnceLock::new();

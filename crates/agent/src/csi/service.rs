@@ -16,7 +16,7 @@ use signet_api::pb::csi::v1::{
     volume_usage::Unit,
 };
 use tokio::sync::Mutex;
-use tonic::{Request, Response, Status, service::Routes};
+use tonic::{Code, Request, Response, Status, service::Routes};
 
 use super::{
     CsiSettings,
@@ -201,7 +201,12 @@ impl Node for Driver {
         check_id(&request.volume_id)?;
         check_path("volume_path", &request.volume_path)?;
         let path = request.volume_path.clone();
-        let condition = self.work(move |volumes| volumes.condition(&path)).await?;
+        let condition = self.work(move |volumes| volumes.condition(&path)).await;
+        // What cannot be a volume's path is no volume of ours.
+        let condition = condition.map_err(|status| match status.code() {
+            Code::InvalidArgument => Status::not_found(status.message()),
+            _ => status,
+        })?;
         let (abnormal, message) = match condition {
             Condition::Good => (false, "mounted".to_owned()),
             Condition::Bad(sentence) => {

@@ -141,6 +141,19 @@ impl Shared {
         self.note_sizes();
     }
 
+    /// Notes that the server has been asked for a while; what was cached is served from now on.
+    pub(super) fn late(&self) {
+        let cached = self.cache.entry_count() > 0;
+        let changed = self.status.send_if_modified(|status| {
+            let now = cached && !status.serving;
+            status.serving |= now;
+            now
+        });
+        if changed {
+            tracing::warn!("The server has not answered; serving what the sealed cache holds");
+        }
+    }
+
     /// Notes that the server did not answer; what was cached is served from now on.
     pub(super) fn unreachable(&self) {
         let cached = self.cache.entry_count() > 0;

@@ -4,7 +4,6 @@ use signet_api::pb::csi::v1::{
     self as csi,
     volume_capability::{AccessMode, BlockVolume, MountVolume},
 };
-use tonic::Code;
 
 use super::*;
 use crate::csi::GivenSettings;
@@ -130,6 +129,9 @@ async fn what_is_not_there_has_the_code_of_the_standard() {
         volume_path: dir.path().join("kubelet/none").display().to_string(),
         ..NodeGetVolumeStatsRequest::default()
     };
+    let status = driver.node_get_volume_stats(Request::new(stats.clone())).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound, "{status}");
+    stats.volume_path = "some/path".to_owned();
     let status = driver.node_get_volume_stats(Request::new(stats.clone())).await.unwrap_err();
     assert_eq!(status.code(), Code::NotFound, "{status}");
     stats.volume_path.clear();
