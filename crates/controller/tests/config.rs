@@ -65,7 +65,7 @@ metrics:
   bindAddress: 0.0.0.0:8082
 health:
   healthProbeBindAddress: 0.0.0.0:8083
-gcInterval: 10s
+gcInterval: 2e+10
 logLevel: info
 logEncoding: json
 leaderElection:
@@ -99,6 +99,7 @@ reconcile:
 ",
     )
     .unwrap();
+    assert_eq!(config.interval, Duration::from_secs(20));
     assert_eq!(config.ownership.prefix, "example-cluster.");
     assert_eq!(config.ownership.cleanup.as_deref(), Some(""));
     assert_eq!(config.namespaces.len(), 2);
@@ -147,6 +148,8 @@ fn what_is_unknown_is_named_with_its_line() {
         format!("{LEAST}nosuch: 1\n"),
         format!("{LEAST}leaderElection: {{nosuch: 1}}\n"),
         format!("{LEAST}gcInterval: soon\n"),
+        format!("{LEAST}gcInterval: 1.5\n"),
+        format!("{LEAST}gcInterval: 1e300\n"),
         format!("{LEAST}ignoreNamespaces: kube-system\n"),
         format!("{LEAST}watchClassless: perhaps\n"),
     ] {

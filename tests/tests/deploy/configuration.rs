@@ -29,13 +29,13 @@ fn the_configurations_of_manifests_and_chart_are_accepted() {
                 match key.as_str() {
                     "server.conf" => validate(&bins::server(), &[], &file),
                     "agent.conf" => validate(&bins::agent(), &[], &file),
-                    "controller.yaml" => continue,
+                    "controller.yaml" => validate(&bins::find("signet-controller"), &[], &file),
                     other => panic!("{other}: who reads this?"),
                 }
                 seen += 1;
             }
         }
-        assert_eq!(seen, 2, "{name}");
+        assert_eq!(seen, if name == "bare" { 2 } else { 3 }, "{name}");
     }
 }
 
@@ -62,10 +62,29 @@ fn the_configurations_of_the_chart_of_spire_are_accepted_as_they_are() {
         for (container, file, program) in [
             ("spire-server", "server.conf", "signet-server"),
             ("spire-agent", "agent.conf", "signet-agent"),
+            ("spire-controller-manager", "controller-manager-config.yaml", "signet-controller"),
         ] {
             let mut command = Command::new(bins::find(program));
             command.arg("validate").args(flags(container, &dir.join(file)));
             cli::run(&mut command, "").ok();
         }
     }
+}
+
+/// The arguments of its CSI driver are understood: what is missing here is the kubelet's directory.
+#[test]
+fn the_arguments_of_the_csi_driver_of_spire_are_understood() {
+    let file = bins::sources().join("fixtures/spire-helm-chart/default/args.json");
+    let args: Value =
+        serde_json::from_str(&fs::read_to_string(file).expect("the arguments")).expect("JSON");
+    let dir = TestDir::new();
+    let missing = dir.join("nosuch/csi.sock").display().to_string();
+    let mut words: Vec<String> =
+        serde_json::from_value(args["spiffe-csi-driver"].clone()).expect("arguments");
+    for word in &mut words {
+        *word = word.replace("/spiffe-csi/csi.sock", &missing);
+    }
+    let mut command = Command::new(bins::agent());
+    command.arg("csi").args(words).env("MY_NODE_NAME", "node-1");
+    cli::run(&mut command, "").exits(1).says("nosuch of the CSI socket does not exist");
 }

@@ -87,6 +87,7 @@ fn programs_find_all_their_libraries_in_their_images() {
     for (name, spire) in [
         ("signet-server", "/opt/spire/bin/spire-server"),
         ("signet-agent", "/opt/spire/bin/spire-agent"),
+        ("signet-controller", "/spire-controller-manager"),
     ] {
         let root = rootfs(&dir, name);
         for program in [format!("/usr/bin/{name}").as_str(), spire] {

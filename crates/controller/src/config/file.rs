@@ -141,6 +141,14 @@ impl<'de> Deserialize<'de> for GoDuration {
                 Ok(GoDuration { nanos: nanos.into() })
             }
 
+            fn visit_f64<E: de::Error>(self, nanos: f64) -> Result<GoDuration, E> {
+                // Helm writes large numbers so: 1e+10. Up to 2^53 they are exact.
+                if nanos.fract() != 0.0 || nanos.abs() > 9_007_199_254_740_992.0 {
+                    return Err(E::invalid_value(de::Unexpected::Float(nanos), &self));
+                }
+                Ok(GoDuration { nanos: nanos as i128 })
+            }
+
             fn visit_str<E: de::Error>(self, text: &str) -> Result<GoDuration, E> {
                 let (sign, rest) = match text.strip_prefix('-') {
                     Some(rest) => (-1, rest),
