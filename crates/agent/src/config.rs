@@ -78,6 +78,9 @@ pub struct Config {
     pub csi: Option<CsiSettings>,
     /// The `log_*` keys.
     pub log: LogSettings,
+    /// `audit_log_enabled` (our own key), default false: a record for each answer with SVIDs and
+    /// for each refusal.
+    pub audit_log_enabled: bool,
     /// `log_selectors`: prefixes of workload selectors that may be written to the log.
     pub log_selectors: Vec<String>,
     /// `experimental`.

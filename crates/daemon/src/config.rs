@@ -8,6 +8,7 @@ mod decode;
 mod duration;
 mod error;
 mod expand;
+mod flags;
 mod hcl;
 mod json;
 mod lexer;
@@ -24,6 +25,7 @@ pub use decode::{Block, Context};
 pub use duration::{DurationError, format_duration, parse_duration};
 pub use error::{ConfigError, Problem};
 pub use expand::expand_env;
+pub use flags::{CommonFlags, Environment, decode_document, path_over, text_over};
 pub use paths::{absolute_path, socket_path};
 pub use plugins::{Configured, Plugin, PluginSource, plugins};
 pub use settings::{

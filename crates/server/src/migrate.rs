@@ -14,7 +14,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use signet_base::SystemClock;
 use signet_daemon::{
-    cli::{EXIT_FAILED, EXIT_USAGE, Output, parse_bool},
+    cli::{EXIT_FAILED, EXIT_USAGE, Output},
+    config::CommonFlags,
     program::Program,
 };
 
@@ -48,16 +49,7 @@ pub struct MigrateFlags {
     #[arg(long = "config", value_name = "FILE", default_value = "conf/server/server.conf")]
     pub config: PathBuf,
     /// Replace $NAME and ${NAME} in the configuration file by environment variables
-    #[arg(
-        long = "expandEnv",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = parse_bool,
-        hide_default_value = true,
-        value_name = "BOOL"
-    )]
+    #[arg(long = "expandEnv")]
     pub expand_env: bool,
     /// SPIRE's keys.json: where it is (-from-spire) or is to be written (-to-spire). Without it
     /// the two share the file that keys_path names
@@ -139,7 +131,7 @@ pub fn run(program: Program, flags: &MigrateFlags) -> ExitCode {
     let name = program.server_name();
     let run_flags = RunFlags {
         config: flags.config.clone(),
-        expand_env: flags.expand_env,
+        common: CommonFlags { expand_env: flags.expand_env, ..CommonFlags::default() },
         ..RunFlags::default()
     };
     let config = match Config::load(program, &run_flags, &|name| std::env::var(name).ok()) {

@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use signet_daemon::{
-    config::{LogFormat, LogLevel, PluginSource, parse},
+    config::{CommonFlags, LogFormat, LogLevel, PluginSource, parse},
     program::Program,
 };
 use signet_identity::BundleEndpointProfile;
@@ -86,10 +86,13 @@ fn flags_win_over_the_file() {
     let flags = RunFlags {
         bind_address: Some("127.0.0.1".to_owned()),
         server_port: Some(0),
-        data_dir: Some("/flag".into()),
-        log_level: Some(LogLevel::Debug),
-        socket_path: Some("/flag.sock".into()),
-        trust_domain: Some("spiffe://flag.example".to_owned()),
+        common: CommonFlags {
+            data_dir: Some("/flag".into()),
+            log_level: Some(LogLevel::Debug),
+            socket_path: Some("/flag.sock".into()),
+            trust_domain: Some("spiffe://flag.example".to_owned()),
+            ..CommonFlags::default()
+        },
         ..RunFlags::default()
     };
     let text = server("bind_port = 1 bind_address = \"[::1]\" log_level = \"WARN\"");
@@ -332,7 +335,8 @@ fn the_environment_is_expanded_only_when_asked() {
     let file = dir.path().join("server.conf");
     fs::write(&file, server("jwt_issuer = \"https://$HOST_NAME\"")).unwrap();
     let issuer = |expand_env| {
-        let flags = RunFlags { config: file.clone(), expand_env, ..RunFlags::default() };
+        let common = CommonFlags { expand_env, ..CommonFlags::default() };
+        let flags = RunFlags { config: file.clone(), common, ..RunFlags::default() };
         let env = |name: &str| (name == "HOST_NAME").then(|| "oidc.example".to_owned());
         Config::load(Program::Signet, &flags, &env).unwrap().jwt_issuer.unwrap()
     };

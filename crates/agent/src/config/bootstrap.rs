@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use signet_daemon::config::{Block, ConfigError};
+use signet_daemon::config::{Block, ConfigError, path_over, text_over};
 
 use super::{Bootstrap, BundleFormat, JoinTokenText, RebootstrapMode, RunFlags};
 
@@ -12,10 +12,8 @@ const MAX_TOKEN_BYTES: usize = 4096;
 /// Reads the `trust_bundle_*` keys and `insecure_bootstrap`: exactly one way is configured.
 pub(super) fn bootstrap(agent: &Block<'_>, flags: &RunFlags) -> Option<Bootstrap> {
     let insecure = flags.insecure_bootstrap | agent.flag("insecure_bootstrap");
-    let path = agent.path("trust_bundle_path");
-    let path = flags.trust_bundle.clone().filter(|path| !path.as_os_str().is_empty()).or(path);
-    let url = agent.text("trust_bundle_url");
-    let url = flags.trust_bundle_url.clone().filter(|url| !url.is_empty()).or(url);
+    let path = path_over(flags.trust_bundle.as_ref(), agent, "trust_bundle_path");
+    let url = text_over(flags.trust_bundle_url.as_ref(), agent, "trust_bundle_url");
     let unix_socket = agent.path("trust_bundle_unix_socket");
     let from_workload_api = agent.text("trust_bundle_spiffe_workload_api").is_some();
     agent.refuse(
@@ -23,8 +21,7 @@ pub(super) fn bootstrap(agent: &Block<'_>, flags: &RunFlags) -> Option<Bootstrap
         "the first bundle does not come from another Workload API in this release; use \
          trust_bundle_path or trust_bundle_url",
     );
-    let format = agent.text("trust_bundle_format");
-    let format = flags.trust_bundle_format.clone().filter(|text| !text.is_empty()).or(format);
+    let format = text_over(flags.trust_bundle_format.as_ref(), agent, "trust_bundle_format");
     let format = match format.as_deref() {
         None | Some("pem") => BundleFormat::Pem,
         Some("spiffe") => BundleFormat::Spiffe,
@@ -83,8 +80,7 @@ fn check_url(agent: &Block<'_>, url: &str, over_socket: bool) {
 
 /// Reads `rebootstrap_mode` and `rebootstrap_delay`.
 pub(super) fn rebootstrap(agent: &Block<'_>, flags: &RunFlags) -> (RebootstrapMode, Duration) {
-    let mode = agent.text("rebootstrap_mode");
-    let mode = flags.rebootstrap_mode.clone().filter(|text| !text.is_empty()).or(mode);
+    let mode = text_over(flags.rebootstrap_mode.as_ref(), agent, "rebootstrap_mode");
     let mode = match mode.as_deref() {
         None | Some("never") => RebootstrapMode::Never,
         Some("auto") => RebootstrapMode::Auto,
@@ -117,8 +113,7 @@ pub(super) fn rebootstrap(agent: &Block<'_>, flags: &RunFlags) -> (RebootstrapMo
 pub(super) fn join_token(agent: &Block<'_>, flags: &RunFlags) -> Option<JoinTokenText> {
     let token = agent.text("join_token").map(JoinTokenText::new);
     let token = flags.join_token.clone().filter(|token| !token.expose().is_empty()).or(token);
-    let file = agent.path("join_token_file");
-    let file = flags.join_token_file.clone().filter(|path| !path.as_os_str().is_empty()).or(file);
+    let file = path_over(flags.join_token_file.as_ref(), agent, "join_token_file");
     match (token, file) {
         (Some(_), Some(_)) => {
             agent

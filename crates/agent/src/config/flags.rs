@@ -2,10 +2,7 @@
 
 use std::path::PathBuf;
 
-use signet_daemon::{
-    cli::parse_bool,
-    config::{LogFlags, LogFormat, LogLevel, log_format},
-};
+use signet_daemon::config::CommonFlags;
 
 use super::JoinTokenText;
 
@@ -16,70 +13,19 @@ pub struct RunFlags {
     #[arg(long = "config", value_name = "FILE", default_value = "conf/agent/agent.conf")]
     pub config: PathBuf,
     /// Let callers without an identity fetch the trust domain's bundles
-    #[arg(
-        long = "allowUnauthenticatedVerifiers",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = parse_bool,
-        hide_default_value = true,
-        value_name = "BOOL"
-    )]
+    #[arg(long = "allowUnauthenticatedVerifiers")]
     pub allow_unauthenticated_verifiers: bool,
     /// The CSI driver
     #[command(flatten)]
     pub csi: CsiFlags,
-    /// Directory for the agent's own files
-    #[arg(long = "dataDir", value_name = "DIR")]
-    pub data_dir: Option<PathBuf>,
     /// Do not offer Envoy's SDS
-    #[arg(
-        long = "disableSDSAPI",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = parse_bool,
-        hide_default_value = true,
-        value_name = "BOOL"
-    )]
+    #[arg(long = "disableSDSAPI")]
     pub disable_sds_api: bool,
     /// Do not offer the Workload API
-    #[arg(
-        long = "disableWorkloadAPI",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = parse_bool,
-        hide_default_value = true,
-        value_name = "BOOL"
-    )]
+    #[arg(long = "disableWorkloadAPI")]
     pub disable_workload_api: bool,
-    /// Replace $NAME and ${NAME} in the configuration file by environment variables
-    #[arg(
-        long = "expandEnv",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = parse_bool,
-        hide_default_value = true,
-        value_name = "BOOL"
-    )]
-    pub expand_env: bool,
     /// Believe the first server that answers
-    #[arg(
-        long = "insecureBootstrap",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = parse_bool,
-        hide_default_value = true,
-        value_name = "BOOL"
-    )]
+    #[arg(long = "insecureBootstrap")]
     pub insecure_bootstrap: bool,
     /// Join token made by the server; other users of the machine can see it, so prefer a file
     #[arg(long = "joinToken", value_name = "TOKEN", value_parser = parse_token)]
@@ -87,27 +33,6 @@ pub struct RunFlags {
     /// File that holds a join token
     #[arg(long = "joinTokenFile", value_name = "FILE")]
     pub join_token_file: Option<PathBuf>,
-    /// File to append the log to
-    #[arg(long = "logFile", value_name = "FILE")]
-    pub log_file: Option<String>,
-    /// Form of log lines: text or json
-    #[arg(long = "logFormat", value_name = "FORMAT", value_parser = parse_format)]
-    pub log_format: Option<LogFormat>,
-    /// Least severe level to log: error, warn, info, debug or trace
-    #[arg(long = "logLevel", value_name = "LEVEL")]
-    pub log_level: Option<LogLevel>,
-    /// Name the source file and line in each log line
-    #[arg(
-        long = "logSourceLocation",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = parse_bool,
-        hide_default_value = true,
-        value_name = "BOOL"
-    )]
-    pub log_source_location: bool,
     /// How long an unknown server authority is put up with before bootstrapping again
     #[arg(long = "rebootstrapDelay", value_name = "DURATION")]
     pub rebootstrap_delay: Option<String>,
@@ -120,9 +45,6 @@ pub struct RunFlags {
     /// TCP port of the server
     #[arg(long = "serverPort", value_name = "PORT")]
     pub server_port: Option<u16>,
-    /// Unix socket of the Workload API
-    #[arg(long = "socketPath", value_name = "PATH")]
-    pub socket_path: Option<PathBuf>,
     /// File with the trust bundle to start from
     #[arg(long = "trustBundle", value_name = "FILE")]
     pub trust_bundle: Option<PathBuf>,
@@ -132,9 +54,9 @@ pub struct RunFlags {
     /// URL of the trust bundle to start from
     #[arg(long = "trustBundleUrl", value_name = "URL")]
     pub trust_bundle_url: Option<String>,
-    /// Trust domain of this agent
-    #[arg(long = "trustDomain", value_name = "NAME")]
-    pub trust_domain: Option<String>,
+    /// What every program has.
+    #[command(flatten)]
+    pub common: CommonFlags,
 }
 
 /// Flags of the CSI driver inside the agent; one of them is enough to switch it on.
@@ -166,22 +88,6 @@ impl CsiFlags {
             || self.csi_socket_path.is_some()
             || self.csi_workload_api_socket_dir.is_some()
     }
-}
-
-impl RunFlags {
-    /// The log flags.
-    pub(super) fn log(&self) -> LogFlags {
-        LogFlags {
-            file: self.log_file.clone(),
-            format: self.log_format,
-            level: self.log_level,
-            source_location: self.log_source_location,
-        }
-    }
-}
-
-fn parse_format(text: &str) -> Result<LogFormat, String> {
-    log_format(text).ok_or_else(|| "expected text or json".to_owned())
 }
 
 fn parse_token(text: &str) -> Result<JoinTokenText, std::convert::Infallible> {

@@ -7,8 +7,8 @@ use std::{
 
 use signet_daemon::{
     config::{
-        Block, ConfigError, Context, Document, absolute_path, health_checks, log_settings,
-        socket_path, telemetry,
+        Block, ConfigError, Context, Document, Environment, absolute_path, decode_document,
+        health_checks, log_settings, path_over, socket_path, telemetry, text_over,
     },
     program::Program,
 };
@@ -38,9 +38,9 @@ impl Config {
     pub fn load(
         program: Program,
         flags: &RunFlags,
-        env: &dyn Fn(&str) -> Option<String>,
+        env: &Environment<'_>,
     ) -> Result<Self, ConfigError> {
-        let document = signet_daemon::config::read(&flags.config, flags.expand_env.then_some(env))?;
+        let document = flags.common.read(&flags.config, env)?;
         Self::from_document(program, flags, env, &document)
     }
 
@@ -51,13 +51,13 @@ impl Config {
     pub fn from_document(
         program: Program,
         flags: &RunFlags,
-        env: &dyn Fn(&str) -> Option<String>,
+        env: &Environment<'_>,
         document: &Document,
     ) -> Result<Self, ConfigError> {
-        let context = Context::new(document.file.clone());
-        let config = decode(program, flags, env, &context, document);
-        let warnings = context.take_warnings();
-        let mut config = context.finish(config)?;
+        let decoded = decode_document(document, |context, document| {
+            decode(program, flags, env, context, document)
+        });
+        let (mut config, warnings) = decoded?;
         config.warnings.extend(warnings);
         Ok(config)
     }
@@ -83,22 +83,20 @@ fn decode(
     let plugins = plugins_decode::plugins(&root, join_token.is_some());
     root.finish();
 
-    let trust_domain = trust_domain(&agent, flags.trust_domain.as_deref());
-    let server_address = agent.text("server_address");
-    let server_address =
-        flags.server_address.clone().filter(|text| !text.is_empty()).or(server_address);
+    let trust_domain = trust_domain(&agent, flags.common.trust_domain.as_ref());
+    let server_address = text_over(flags.server_address.as_ref(), &agent, "server_address");
     let server_address = agent.required("server_address", server_address);
     let server_port = agent.port("server_port");
     let server_port = flags.server_port.filter(|port| *port != 0).or(server_port);
     let server_port = agent.required("server_port", server_port);
-    let data_dir = agent.path("data_dir");
-    let data_dir = set(&flags.data_dir).or(data_dir).unwrap_or_else(|| ".".into());
+    let data_dir = path_over(flags.common.data_dir.as_ref(), &agent, "data_dir");
+    let data_dir = data_dir.unwrap_or_else(|| ".".into());
     let bootstrap = bootstrap::bootstrap(&agent, flags);
     let (rebootstrap_mode, rebootstrap_delay) = bootstrap::rebootstrap(&agent, flags);
     let disable_workload_api = flags.disable_workload_api | agent.flag("disable_workload_api");
     let disable_sds_api = flags.disable_sds_api | agent.flag("disable_sds_api");
     let sockets = sockets(program, flags, &agent, !(disable_workload_api && disable_sds_api));
-    let log = log_settings(&agent, &flags.log());
+    let log = log_settings(&agent, &flags.common.log());
     let key_manager = plugins.as_ref().map(|plugins| &plugins.key_manager.settings);
     let svid_cache = svid_cache(&agent, key_manager);
     let authorized_delegates = delegates(&agent, trust_domain.as_ref());
@@ -117,6 +115,7 @@ fn decode(
     let verifiers = agent.flag("allow_unauthenticated_verifiers");
     let allowed_foreign_jwt_claims = agent.texts("allowed_foreign_jwt_claims");
     let log_selectors = agent.texts("log_selectors");
+    let audit_log_enabled = agent.flag("audit_log_enabled");
     let (socket_path, admin_socket_path) = sockets.unwrap_or_default();
     let private = csi::Private {
         socket_path: socket_path.as_deref(),
@@ -154,6 +153,7 @@ fn decode(
         csi,
         log,
         log_selectors,
+        audit_log_enabled,
         experimental,
         plugins: plugins?,
         telemetry,
@@ -162,14 +162,8 @@ fn decode(
     })
 }
 
-/// A path flag that is set to something.
-fn set(flag: &Option<PathBuf>) -> Option<PathBuf> {
-    flag.clone().filter(|path| !path.as_os_str().is_empty())
-}
-
-fn trust_domain(agent: &Block<'_>, flag: Option<&str>) -> Option<TrustDomain> {
-    let text = agent.text("trust_domain");
-    let text = flag.filter(|text| !text.is_empty()).map(ToOwned::to_owned).or(text);
+fn trust_domain(agent: &Block<'_>, flag: Option<&String>) -> Option<TrustDomain> {
+    let text = text_over(flag, agent, "trust_domain");
     let text = agent.required("trust_domain", text)?;
     match TrustDomain::from_name_or_id(&text) {
         Ok(trust_domain) => Some(trust_domain),
@@ -190,8 +184,7 @@ fn sockets(
     agent: &Block<'_>,
     public: bool,
 ) -> Option<(Option<PathBuf>, Option<PathBuf>)> {
-    let socket = agent.path("socket_path");
-    let socket = set(&flags.socket_path).or(socket);
+    let socket = path_over(flags.common.socket_path.as_ref(), agent, "socket_path");
     let socket = socket.unwrap_or_else(|| program.agent_socket().into());
     let socket = if public { Some(socket_path(agent, "socket_path", &socket)?) } else { None };
     let admin = match agent.path("admin_socket_path") {

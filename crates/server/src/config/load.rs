@@ -4,8 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use signet_daemon::{
     config::{
-        Block, ConfigError, Context, Document, format_duration, health_checks, log_settings,
-        socket_path, telemetry,
+        Block, ConfigError, Context, Document, Environment, decode_document, format_duration,
+        health_checks, log_settings, path_over, socket_path, telemetry, text_over,
     },
     program::Program,
 };
@@ -37,9 +37,9 @@ impl Config {
     pub fn load(
         program: Program,
         flags: &RunFlags,
-        env: &dyn Fn(&str) -> Option<String>,
+        env: &Environment<'_>,
     ) -> Result<Self, ConfigError> {
-        let document = signet_daemon::config::read(&flags.config, flags.expand_env.then_some(env))?;
+        let document = flags.common.read(&flags.config, env)?;
         Self::from_document(program, flags, &document)
     }
 
@@ -52,10 +52,10 @@ impl Config {
         flags: &RunFlags,
         document: &Document,
     ) -> Result<Self, ConfigError> {
-        let context = Context::new(document.file.clone());
-        let config = decode(program, flags, &context, document);
-        let warnings = context.take_warnings();
-        let mut config = context.finish(config)?;
+        let decoded = decode_document(document, |context, document| {
+            decode(program, flags, context, document)
+        });
+        let (mut config, warnings) = decoded?;
         config.warnings.extend(warnings);
         Ok(config)
     }
@@ -78,20 +78,17 @@ fn decode(
     };
     root.finish();
 
-    let trust_domain = trust_domain(&server, flags.trust_domain.as_deref());
-    let data_dir = server.path("data_dir");
-    let data_dir = set(&flags.data_dir).or(data_dir);
+    let trust_domain = trust_domain(&server, flags.common.trust_domain.as_ref());
+    let data_dir = path_over(flags.common.data_dir.as_ref(), &server, "data_dir");
     let data_dir = server.required("data_dir", data_dir);
-    let bind_address = server.text("bind_address");
-    let bind_address = flags.bind_address.clone().filter(|text| !text.is_empty()).or(bind_address);
+    let bind_address = text_over(flags.bind_address.as_ref(), &server, "bind_address");
     let bind_port = server.integer::<u16>("bind_port");
-    let socket = server.path("socket_path");
-    let socket =
-        set(&flags.socket_path).or(socket).unwrap_or_else(|| program.server_socket().into());
+    let socket = path_over(flags.common.socket_path.as_ref(), &server, "socket_path");
+    let socket = socket.unwrap_or_else(|| program.server_socket().into());
     let socket_path = socket_path(&server, "socket_path", &socket);
     let ca = ca(&server);
     let ttl = ttl(&server, ca.ttl);
-    let log = log_settings(&server, &flags.log());
+    let log = log_settings(&server, &flags.common.log());
     let federates_with = federation::relationships(&server);
     let experimental = experimental(&server);
     let prune_nodes = prune_nodes(&server);
@@ -139,14 +136,8 @@ fn decode(
     })
 }
 
-/// A path flag that is set to something.
-fn set(flag: &Option<PathBuf>) -> Option<PathBuf> {
-    flag.clone().filter(|path| !path.as_os_str().is_empty())
-}
-
-fn trust_domain(server: &Block<'_>, flag: Option<&str>) -> Option<TrustDomain> {
-    let text = server.text("trust_domain");
-    let text = flag.filter(|text| !text.is_empty()).map(ToOwned::to_owned).or(text);
+fn trust_domain(server: &Block<'_>, flag: Option<&String>) -> Option<TrustDomain> {
+    let text = text_over(flag, server, "trust_domain");
     let text = server.required("trust_domain", text)?;
     match TrustDomain::from_name_or_id(&text) {
         Ok(trust_domain) => Some(trust_domain),
