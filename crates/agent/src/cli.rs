@@ -286,9 +286,41 @@ mod tests {
         let Command::Run(flags) = read("a run -disableSDSAPI -expandEnv=0").unwrap().command else {
             panic!()
         };
-        assert!(flags.disable_sds_api && !flags.expand_env);
+        assert!(flags.disable_sds_api && !flags.common.expand_env);
         for line in ["a", "a nosuch", "a api fetch -nosuch", "a run -serverPort x", "a api"] {
             assert!(read(line).is_err(), "{line}");
+        }
+    }
+
+    /// Every flag of every command that takes a value, with the words that lead to it.
+    fn flags_with_values(
+        command: &clap::Command,
+        words: &[String],
+        found: &mut Vec<(Vec<String>, String)>,
+    ) {
+        let flags = command.get_arguments().filter(|arg| arg.get_action().takes_values());
+        found.extend(flags.filter_map(|arg| Some((words.to_vec(), arg.get_long()?.to_owned()))));
+        for below in command.get_subcommands() {
+            let words = [words, &[below.get_name().to_owned()]].concat();
+            flags_with_values(below, &words, found);
+        }
+    }
+
+    #[test]
+    fn the_value_of_every_flag_is_taken_as_it_is() {
+        let command = signet_daemon::cli::command::<Cli>("signet-agent");
+        let mut flags = Vec::new();
+        flags_with_values(&command, &["a".to_owned()], &mut flags);
+        assert!(flags.len() > 60, "{}", flags.len());
+        for (words, name) in flags {
+            for value in ["-foo", "--data=x", "-silent", "-h", "--", "-", "", "=", "-5"] {
+                let given = [format!("-{name}"), value.to_owned(), "-nosuch".to_owned()];
+                let args = words.iter().chain(&given).map(OsString::from);
+                let rewritten = [format!("--{name}={value}"), "--nosuch".to_owned()];
+                let expected: Vec<OsString> =
+                    words.iter().chain(&rewritten).map(OsString::from).collect();
+                assert_eq!(signet_daemon::cli::go_flags(&command, args), expected);
+            }
         }
     }
 

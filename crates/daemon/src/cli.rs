@@ -5,12 +5,12 @@
 //! parse with [`parse`].
 
 use std::{
-    collections::HashSet,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
-use clap::{ArgAction, Command, error::ErrorKind};
+use clap::{Arg, Command, error::ErrorKind};
 
 /// The command did what it was asked to.
 pub const EXIT_DONE: u8 = 0;
@@ -58,9 +58,7 @@ pub fn try_parse<C: clap::Parser>(
     args: impl IntoIterator<Item = OsString>,
 ) -> Result<C, clap::Error> {
     let command = command::<C>(name);
-    let mut switches = HashSet::new();
-    collect_switches(&command, &mut switches);
-    let args = go_flags(args).into_iter().filter_map(|arg| switch(arg, &switches));
+    let args = go_flags(&command, args);
     let matches = command.try_get_matches_from(args)?;
     C::from_arg_matches(&matches)
 }
@@ -70,61 +68,80 @@ pub fn command<C: clap::CommandFactory>(name: &'static str) -> Command {
     prepared(C::command().name(name).bin_name(name))
 }
 
-/// Gives long flags that were written with one dash their second one.
+/// Rewrites arguments as Go's `flag` package reads them into what clap reads the same way.
 ///
-/// Left alone: the program's name, `-`, one-letter flags such as `-h`, numbers such as `-5`, and
-/// everything after `--`.
-pub fn go_flags(args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+/// A flag begins with one dash or two and has the names that `command` (or the subcommand named so
+/// far) gives it. One that takes a value has it behind `=`, or as the next argument *whatever that
+/// looks like*: here it is always put behind `=`, so that nothing mistakes it for a flag. One that
+/// takes none may have a boolean behind `=`; of several, the last counts. Whatever follows `--` is
+/// no flag.
+///
+/// The program's name, one-letter flags such as `-h`, and what is no flag are left alone; flags
+/// that `command` does not have get two dashes and are left for clap to refuse.
+pub fn go_flags(command: &Command, args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut args = args.into_iter();
     let mut out: Vec<OsString> = args.next().into_iter().collect();
-    let mut literal = false;
-    out.extend(args.map(|arg| {
-        literal |= arg == "--";
-        match arg.to_str() {
-            Some(text) if !literal && is_long_flag(text) => format!("-{text}").into(),
-            _ => arg,
+    let mut command = command;
+    while let Some(arg) = args.next() {
+        if arg == "--" {
+            out.push(arg);
+            out.extend(args);
+            break;
         }
-    }));
+        let Some((name, value)) = flag(&arg) else {
+            let below = arg.to_str().and_then(|name| command.find_subcommand(name));
+            command = below.unwrap_or(command);
+            out.push(arg);
+            continue;
+        };
+        let long = format!("--{name}");
+        let Some(known) = command.get_arguments().find(|known| has_name(known, name)) else {
+            let is_letter = name.len() == 1 && !arg.as_bytes().starts_with(b"--");
+            out.push(if is_letter { arg } else { with_value(&long, value) });
+            continue;
+        };
+        if !known.get_action().takes_values() {
+            match value.map(|value| value.to_str().map(parse_bool)) {
+                None | Some(Some(Ok(true))) => out.push(long.into()),
+                Some(Some(Ok(false))) => out.retain(|given| *given != *long),
+                // No boolean: clap says so.
+                Some(_) => out.push(with_value(&long, value)),
+            }
+        } else if known.is_require_equals_set() || value.is_some() {
+            out.push(with_value(&long, value));
+        } else {
+            out.push(with_value(&long, args.next().as_deref()));
+        }
+    }
     out
 }
 
-/// The flags without a value, of the command and all below it.
-fn collect_switches(command: &Command, switches: &mut HashSet<String>) {
-    let flags =
-        command.get_arguments().filter(|arg| matches!(arg.get_action(), ArgAction::SetTrue));
-    switches.extend(flags.filter_map(|arg| arg.get_long().map(ToOwned::to_owned)));
-    command.get_subcommands().for_each(|command| collect_switches(command, switches));
+/// Name and value of `-name`, `--name`, `-name=value` or `--name=value`.
+fn flag(arg: &OsStr) -> Option<(&str, Option<&OsStr>)> {
+    let bytes = arg.as_bytes();
+    let text = bytes.strip_prefix(b"--").or_else(|| bytes.strip_prefix(b"-"))?;
+    let mut parts = text.splitn(2, |byte| *byte == b'=');
+    let name = std::str::from_utf8(parts.next()?).ok().filter(|name| !name.is_empty())?;
+    Some((name, parts.next().map(OsStr::from_bytes)))
 }
 
-/// `--admin=true` is `--admin`, and `--admin=false` is nothing.
-fn switch(arg: OsString, switches: &HashSet<String>) -> Option<OsString> {
-    let value = arg.to_str().and_then(|text| {
-        let (name, value) = text.strip_prefix("--")?.split_once('=')?;
-        switches.contains(name).then(|| Some((name, parse_bool(value).ok()?))).flatten()
-    });
-    match value {
-        Some((_, false)) => None,
-        Some((name, true)) => Some(format!("--{name}").into()),
-        None => Some(arg),
+fn has_name(arg: &Arg, name: &str) -> bool {
+    arg.get_long() == Some(name)
+        || arg.get_all_aliases().is_some_and(|aliases| aliases.contains(&name))
+}
+
+fn with_value(flag: &str, value: Option<&OsStr>) -> OsString {
+    let mut text = OsString::from(flag);
+    if let Some(value) = value {
+        text.push("=");
+        text.push(value);
     }
+    text
 }
 
-fn is_long_flag(text: &str) -> bool {
-    let Some(name) = text.strip_prefix('-') else { return false };
-    let mut chars = name.chars();
-    chars.next().is_some_and(|first| first.is_ascii_alphabetic())
-        && chars.next().is_some_and(|second| second.is_ascii_alphanumeric())
-}
-
-/// A flag given twice has its last value, as in Go, and negative numbers are values.
+/// A flag given twice has its last value, as in Go.
 fn prepared(command: Command) -> Command {
-    command
-        .args_override_self(true)
-        .mut_args(|arg| {
-            let takes_values = arg.get_action().takes_values();
-            if takes_values { arg.allow_negative_numbers(true) } else { arg }
-        })
-        .mut_subcommands(prepared)
+    command.args_override_self(true).mut_subcommands(prepared)
 }
 
 /// Reads a boolean as Go's flags do: `-flag=0`, `=f`, `=false`, `=1`, `=t`, `=true`.
@@ -219,6 +236,42 @@ mod tests {
     #[test]
     fn the_last_of_a_repeated_flag_counts() {
         assert_eq!(read(&["-ttl", "1", "-ttl", "2"]).unwrap().ttl, Some(2));
+        assert!(!read(&["-admin", "-admin=false"]).unwrap().admin);
+        assert!(read(&["-admin=false", "-admin"]).unwrap().admin);
+    }
+
+    #[test]
+    fn a_value_is_the_next_argument_whatever_it_looks_like() {
+        for value in ["-foo", "--data=x", "-socketPath", "-h", "--", "-", "", "=", "a=b", "-5"] {
+            for given in [&["-data", value][..], &["--data", value]] {
+                let example = read(&[given, &["-admin", "-ttl", "7"]].concat()).unwrap();
+                assert_eq!(example.data.as_deref(), Some(value));
+                assert_eq!((example.admin, example.ttl), (true, Some(7)), "{value}");
+            }
+            let joined = format!("-data={value}");
+            assert_eq!(read(&[&joined]).unwrap().data.as_deref(), Some(value));
+        }
+        assert_eq!(read(&["-data"]).unwrap_err().kind(), ErrorKind::InvalidValue);
+        // A boolean takes no value from the next argument.
+        assert_eq!(read(&["-admin", "false"]).unwrap_err().kind(), ErrorKind::UnknownArgument);
+    }
+
+    #[test]
+    fn after_two_dashes_nothing_is_a_flag() {
+        let command = command::<Example>("x");
+        let args = ["x", "-ttl", "1", "--", "-data", "-admin"].map(OsString::from);
+        let expected = ["x", "--ttl=1", "--", "-data", "-admin"].map(OsString::from);
+        assert_eq!(go_flags(&command, args), expected);
+    }
+
+    #[test]
+    fn values_that_are_not_utf_8_pass_as_they_are() {
+        let command = command::<Example>("x");
+        let value = OsStr::from_bytes(b"-\xff").to_owned();
+        let given = ["x".into(), "-data".into(), value.clone()];
+        let mut expected = OsString::from("--data=");
+        expected.push(value);
+        assert_eq!(go_flags(&command, given), ["x".into(), expected]);
     }
 
     #[test]
