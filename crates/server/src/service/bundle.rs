@@ -21,8 +21,8 @@ use signet_store::{BundleUpdate, CreateOutcome, DeleteBundleMode, DeleteBundleOu
 use tonic::{Code, Request, Response, Status};
 
 use super::shared::{
-    chain, check_authorities, count, item_lost, item_store_failed, next_token, page, refuse_own,
-    settle, store_failed,
+    Answer, Batch, chain, check_authorities, count, next_token, page, refuse_own, settle,
+    store_failed,
 };
 use crate::{audit::Audit, caller::Caller, context::Context, limits::Limit};
 
@@ -210,32 +210,24 @@ impl bundle_server::Bundle for BundleService {
             "creating a federated bundle for the server's own trust domain is not allowed";
         let audit = Audit::of(&request);
         let request = request.get_ref();
-        let mut accepted = Vec::new();
-        let checked: Vec<Result<(), types::Status>> =
-            accept(&request.bundle, &mut accepted, |bundle| self.foreign(bundle, OWN));
-        let outcomes = self.context.store.create_bundles(accepted, self.now()).await;
-        settle(&self.context).await;
-        let mut outcomes = outcomes.map(Vec::into_iter);
-        let mask = request.output_mask.as_ref();
-        let mut results = Vec::with_capacity(checked.len());
-        for (asked, checked) in request.bundle.iter().zip(checked) {
-            let outcome = checked.and_then(|()| match &mut outcomes {
-                Err(error) => Err(item_store_failed(FAILED, error)),
-                Ok(outcomes) => match outcomes.next() {
-                    Some(CreateOutcome::Created(bundle)) => Ok(bundle),
-                    Some(CreateOutcome::Exists) => {
-                        Err(status::item(Code::AlreadyExists, "bundle already exists"))
+        let answers = Batch::read(&request.bundle, |bundle| self.foreign(bundle, OWN))
+            .run(
+                &self.context,
+                FAILED,
+                |bundles| self.context.store.create_bundles(bundles, self.now()),
+                |_, outcome| match outcome {
+                    CreateOutcome::Created(bundle) => done(bundle),
+                    CreateOutcome::Exists => {
+                        (status::item(Code::AlreadyExists, "bundle already exists"), None)
                     }
-                    None => Err(item_lost(FAILED)),
                 },
-            });
-            let (status, bundle) = answer(outcome, mask);
-            audit_bundle(&audit, &status, asked);
-            results.push(batch_create_federated_bundle_response::Result {
-                status: Some(status),
-                bundle,
-            });
-        }
+            )
+            .await;
+        let results = answers.map(|(asked, answer)| {
+            let (status, bundle) = report(&audit, asked, answer, request.output_mask.as_ref());
+            batch_create_federated_bundle_response::Result { status, bundle }
+        });
+        let results = results.collect();
         Ok(Response::new(pb::BatchCreateFederatedBundleResponse { results }))
     }
 
@@ -249,32 +241,24 @@ impl bundle_server::Bundle for BundleService {
         let audit = Audit::of(&request);
         let request = request.get_ref();
         let input_mask = request.input_mask;
-        let mut accepted = Vec::new();
-        let checked: Vec<Result<(), types::Status>> =
-            accept(&request.bundle, &mut accepted, |bundle| {
-                self.foreign(bundle, OWN).map(|bundle| bundle_update(bundle, input_mask))
-            });
-        let outcomes = self.context.store.update_bundles(accepted, self.now()).await;
-        settle(&self.context).await;
-        let mut outcomes = outcomes.map(Vec::into_iter);
-        let mask = request.output_mask.as_ref();
-        let mut results = Vec::with_capacity(checked.len());
-        for (asked, checked) in request.bundle.iter().zip(checked) {
-            let outcome = checked.and_then(|()| match &mut outcomes {
-                Err(error) => Err(item_store_failed(FAILED, error)),
-                Ok(outcomes) => match outcomes.next() {
-                    Some(Some(bundle)) => Ok(bundle),
-                    Some(None) => Err(status::item(Code::NotFound, "bundle not found")),
-                    None => Err(item_lost(FAILED)),
+        let read =
+            |bundle| self.foreign(bundle, OWN).map(|bundle| bundle_update(bundle, input_mask));
+        let answers = Batch::read(&request.bundle, read)
+            .run(
+                &self.context,
+                FAILED,
+                |updates| self.context.store.update_bundles(updates, self.now()),
+                |_, outcome| match outcome {
+                    Some(bundle) => done(bundle),
+                    None => (status::item(Code::NotFound, "bundle not found"), None),
                 },
-            });
-            let (status, bundle) = answer(outcome, mask);
-            audit_bundle(&audit, &status, asked);
-            results.push(batch_update_federated_bundle_response::Result {
-                status: Some(status),
-                bundle,
-            });
-        }
+            )
+            .await;
+        let results = answers.map(|(asked, answer)| {
+            let (status, bundle) = report(&audit, asked, answer, request.output_mask.as_ref());
+            batch_update_federated_bundle_response::Result { status, bundle }
+        });
+        let results = results.collect();
         Ok(Response::new(pb::BatchUpdateFederatedBundleResponse { results }))
     }
 
@@ -287,24 +271,19 @@ impl bundle_server::Bundle for BundleService {
             "setting a federated bundle for the server's own trust domain is not allowed";
         let audit = Audit::of(&request);
         let request = request.get_ref();
-        let mut accepted = Vec::new();
-        let checked: Vec<Result<(), types::Status>> =
-            accept(&request.bundle, &mut accepted, |bundle| self.foreign(bundle, OWN));
-        let outcomes = self.context.store.set_bundles(accepted, self.now()).await;
-        settle(&self.context).await;
-        let mut outcomes = outcomes.map(Vec::into_iter);
-        let mask = request.output_mask.as_ref();
-        let mut results = Vec::with_capacity(checked.len());
-        for (asked, checked) in request.bundle.iter().zip(checked) {
-            let outcome = checked.and_then(|()| match &mut outcomes {
-                Err(error) => Err(item_store_failed(FAILED, error)),
-                Ok(outcomes) => outcomes.next().ok_or_else(|| item_lost(FAILED)),
-            });
-            let (status, bundle) = answer(outcome, mask);
-            audit_bundle(&audit, &status, asked);
-            results
-                .push(batch_set_federated_bundle_response::Result { status: Some(status), bundle });
-        }
+        let answers = Batch::read(&request.bundle, |bundle| self.foreign(bundle, OWN))
+            .run(
+                &self.context,
+                FAILED,
+                |bundles| self.context.store.set_bundles(bundles, self.now()),
+                |_, bundle| done(bundle),
+            )
+            .await;
+        let results = answers.map(|(asked, answer)| {
+            let (status, bundle) = report(&audit, asked, answer, request.output_mask.as_ref());
+            batch_set_federated_bundle_response::Result { status, bundle }
+        });
+        let results = results.collect();
         Ok(Response::new(pb::BatchSetFederatedBundleResponse { results }))
     }
 
@@ -315,7 +294,7 @@ impl bundle_server::Bundle for BundleService {
         const FAILED: &str = "failed to delete federated bundle";
         const OWN: &str = "removing the bundle for the server trust domain is not allowed";
         let audit = Audit::of(&request);
-        let request = request.into_inner();
+        let request = request.get_ref();
         let (mode, mode_name) = match Mode::try_from(request.mode) {
             Ok(Mode::Restrict) => (DeleteBundleMode::Restrict, "restrict"),
             Ok(Mode::Delete) => (DeleteBundleMode::Delete, "delete"),
@@ -329,53 +308,40 @@ impl bundle_server::Bundle for BundleService {
                 ));
             }
         };
-        let mut accepted = Vec::new();
-        let checked: Vec<Result<(), types::Status>> =
-            accept(&request.trust_domains, &mut accepted, |name| self.foreign_name(name, OWN));
-        let outcomes = self.context.store.delete_bundles(accepted, mode, self.now()).await;
-        settle(&self.context).await;
-        let mut outcomes = outcomes.map(Vec::into_iter);
-        let mut results = Vec::with_capacity(checked.len());
-        for (trust_domain, checked) in request.trust_domains.into_iter().zip(checked) {
-            let outcome = checked.and_then(|()| match &mut outcomes {
-                Err(error) => Err(item_store_failed(FAILED, error)),
-                Ok(outcomes) => match outcomes.next() {
-                    Some(DeleteBundleOutcome::Deleted(_)) => Ok(()),
-                    Some(DeleteBundleOutcome::InUse(n)) => Err(status::item(
-                        Code::FailedPrecondition,
-                        format!(
+        let answers = Batch::read(&request.trust_domains, |name| self.foreign_name(name, OWN))
+            .run(
+                &self.context,
+                FAILED,
+                |names| self.context.store.delete_bundles(names, mode, self.now()),
+                |_, outcome| match outcome {
+                    DeleteBundleOutcome::Deleted(_) => (status::item_ok(), Some(())),
+                    DeleteBundleOutcome::InUse(n) => {
+                        let text = format!(
                             "{FAILED}: cannot delete bundle; federated with {n} registration \
                              entries"
-                        ),
-                    )),
-                    Some(DeleteBundleOutcome::NotFound) => {
-                        Err(status::item(Code::NotFound, "bundle not found"))
+                        );
+                        (status::item(Code::FailedPrecondition, text), None)
                     }
-                    None => Err(item_lost(FAILED)),
+                    DeleteBundleOutcome::NotFound => {
+                        (status::item(Code::NotFound, "bundle not found"), None)
+                    }
                 },
-            });
-            let status = outcome.map_or_else(|status| status, |()| status::item_ok());
+            )
+            .await;
+        let results = answers.map(|(trust_domain, (status, _))| {
             audit.item(
                 Code::from(status.code),
                 &status.message,
-                &[("trust_domain_id", &trust_domain), ("mode", &mode_name)],
+                &[("trust_domain_id", trust_domain), ("mode", &mode_name)],
             );
-            results.push(batch_delete_federated_bundle_response::Result {
+            batch_delete_federated_bundle_response::Result {
                 status: Some(status),
-                trust_domain,
-            });
-        }
+                trust_domain: trust_domain.clone(),
+            }
+        });
+        let results = results.collect();
         Ok(Response::new(pb::BatchDeleteFederatedBundleResponse { results }))
     }
-}
-
-/// Reads each item; what is good goes to `accepted`, in order.
-fn accept<I, T>(
-    items: &[I],
-    accepted: &mut Vec<T>,
-    read: impl Fn(&I) -> Result<T, types::Status>,
-) -> Vec<Result<(), types::Status>> {
-    items.iter().map(|item| read(item).map(|good| accepted.push(good))).collect()
 }
 
 /// The update that sets the fields of `mask` (`None` for all).
@@ -397,14 +363,8 @@ fn bundle_update(new: Bundle, mask: Option<types::BundleMask>) -> BundleUpdate {
     })
 }
 
-fn answer(
-    outcome: Result<Bundle, types::Status>,
-    mask: Option<&types::BundleMask>,
-) -> (types::Status, Option<types::Bundle>) {
-    match outcome {
-        Ok(bundle) => (status::item_ok(), Some(bundle_to_pb(&bundle, mask))),
-        Err(status) => (status, None),
-    }
+fn done(bundle: Bundle) -> Answer<Bundle> {
+    (status::item_ok(), Some(bundle))
 }
 
 fn untainted_jwt(key: &types::JwtKey) -> Result<signet_identity::JwtAuthority, ConvertError> {
@@ -413,7 +373,13 @@ fn untainted_jwt(key: &types::JwtKey) -> Result<signet_identity::JwtAuthority, C
     Ok(authority)
 }
 
-fn audit_bundle(audit: &Audit, status: &types::Status, asked: &types::Bundle) {
+/// Records what came of one item, and puts it into the fields of its result.
+fn report(
+    audit: &Audit,
+    asked: &types::Bundle,
+    (status, bundle): Answer<Bundle>,
+    mask: Option<&types::BundleMask>,
+) -> (Option<types::Status>, Option<types::Bundle>) {
     audit.item(
         Code::from(status.code),
         &status.message,
@@ -425,4 +391,5 @@ fn audit_bundle(audit: &Audit, status: &types::Status, asked: &types::Bundle) {
             ("jwt_authorities", &asked.jwt_authorities.len()),
         ],
     );
+    (Some(status), bundle.map(|bundle| bundle_to_pb(&bundle, mask)))
 }

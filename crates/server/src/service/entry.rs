@@ -22,7 +22,7 @@ use signet_store::{CreateEntryOutcome, EntryUpdate, NewEntry, UpdateEntryOutcome
 use tokio_stream::Stream;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use super::shared::{count, item_lost, item_store_failed, next_token, page, settle, store_failed};
+use super::shared::{Answer, Batch, count, next_token, page, store_failed};
 use crate::{audit::Audit, caller::Caller, context::Context};
 
 /// The entry service.
@@ -157,47 +157,33 @@ impl entry_server::Entry for EntryService {
         const FAILED: &str = "failed to create entry";
         let audit = Audit::of(&request);
         let request = request.get_ref();
-        let mut accepted = Vec::with_capacity(request.entries.len());
-        let checked: Vec<Result<(), types::Status>> = request
-            .entries
-            .iter()
-            .map(|entry| self.new_entry(entry).map(|new| accepted.push(new)))
-            .collect();
-        let outcomes = self.context.store.create_entries(accepted, self.now()).await;
-        settle(&self.context).await;
-        let mut outcomes = outcomes.map(Vec::into_iter);
-
-        let mask = request.output_mask.as_ref();
-        let mut results = Vec::with_capacity(checked.len());
-        for (entry, checked) in request.entries.iter().zip(checked) {
-            let (status, entry_after) = match (checked, &mut outcomes) {
-                (Err(status), _) => (status, None),
-                (Ok(()), Err(error)) => (item_store_failed(FAILED, error), None),
-                (Ok(()), Ok(outcomes)) => match outcomes.next() {
-                    Some(CreateEntryOutcome::Created(entry)) => (status::item_ok(), Some(entry)),
-                    Some(CreateEntryOutcome::Similar(entry)) => (
-                        status::item(Code::AlreadyExists, "similar entry already exists"),
-                        Some(entry),
-                    ),
-                    Some(CreateEntryOutcome::IdTaken) => (
-                        status::item(
-                            Code::AlreadyExists,
-                            format!("{FAILED}: an entry with the ID \"{}\" exists", entry.id),
-                        ),
-                        None,
-                    ),
-                    Some(CreateEntryOutcome::UnknownBundle(trust_domain)) => {
+        let answers = Batch::read(&request.entries, |entry| self.new_entry(entry))
+            .run(
+                &self.context,
+                FAILED,
+                |entries| self.context.store.create_entries(entries, self.now()),
+                |asked, outcome| match outcome {
+                    CreateEntryOutcome::Created(entry) => (status::item_ok(), Some(entry)),
+                    CreateEntryOutcome::Similar(entry) => {
+                        let text = "similar entry already exists";
+                        (status::item(Code::AlreadyExists, text), Some(entry))
+                    }
+                    CreateEntryOutcome::IdTaken => {
+                        let text =
+                            format!("{FAILED}: an entry with the ID \"{}\" exists", asked.id);
+                        (status::item(Code::AlreadyExists, text), None)
+                    }
+                    CreateEntryOutcome::UnknownBundle(trust_domain) => {
                         (unknown_bundle(FAILED, &trust_domain), None)
                     }
-                    None => (item_lost(FAILED), None),
                 },
-            };
-            audit_entry(&audit, &status, entry, entry_after.as_ref());
-            results.push(batch_create_entry_response::Result {
-                status: Some(status),
-                entry: entry_after.map(|entry| entry_to_pb(&entry, mask)),
-            });
-        }
+            )
+            .await;
+        let results = answers.map(|(asked, answer)| {
+            let (status, entry) = report(&audit, asked, answer, request.output_mask.as_ref());
+            batch_create_entry_response::Result { status, entry }
+        });
+        let results = results.collect();
         Ok(Response::new(pb::BatchCreateEntryResponse { results }))
     }
 
@@ -208,43 +194,30 @@ impl entry_server::Entry for EntryService {
         const FAILED: &str = "failed to update entry";
         let audit = Audit::of(&request);
         let request = request.get_ref();
-        let mut accepted = Vec::with_capacity(request.entries.len());
-        let checked: Vec<Result<(), types::Status>> = request
-            .entries
-            .iter()
-            .map(|entry| {
-                self.update(entry, request.input_mask.as_ref()).map(|update| accepted.push(update))
-            })
-            .collect();
-        let outcomes = self.context.store.update_entries(accepted, self.now()).await;
-        settle(&self.context).await;
-        let mut outcomes = outcomes.map(Vec::into_iter);
-
-        let mask = request.output_mask.as_ref();
-        let mut results = Vec::with_capacity(checked.len());
-        for (entry, checked) in request.entries.iter().zip(checked) {
-            let (status, entry_after) = match (checked, &mut outcomes) {
-                (Err(status), _) => (status, None),
-                (Ok(()), Err(error)) => (item_store_failed(FAILED, error), None),
-                (Ok(()), Ok(outcomes)) => match outcomes.next() {
-                    Some(UpdateEntryOutcome::Updated(entry)) => (status::item_ok(), Some(entry)),
-                    Some(UpdateEntryOutcome::NotFound) => (entry_missing(), None),
-                    Some(UpdateEntryOutcome::Refused(why)) => {
+        let input_mask = request.input_mask.as_ref();
+        let answers = Batch::read(&request.entries, |entry| self.update(entry, input_mask))
+            .run(
+                &self.context,
+                FAILED,
+                |updates| self.context.store.update_entries(updates, self.now()),
+                |_, outcome| match outcome {
+                    UpdateEntryOutcome::Updated(entry) => (status::item_ok(), Some(entry)),
+                    UpdateEntryOutcome::NotFound => (entry_missing(), None),
+                    UpdateEntryOutcome::Refused(why) => {
                         let text = format!("{FAILED}: {why}");
                         (status::item(Code::InvalidArgument, text), None)
                     }
-                    Some(UpdateEntryOutcome::UnknownBundle(trust_domain)) => {
+                    UpdateEntryOutcome::UnknownBundle(trust_domain) => {
                         (unknown_bundle(FAILED, &trust_domain), None)
                     }
-                    None => (item_lost(FAILED), None),
                 },
-            };
-            audit_entry(&audit, &status, entry, entry_after.as_ref());
-            results.push(batch_update_entry_response::Result {
-                status: Some(status),
-                entry: entry_after.map(|entry| entry_to_pb(&entry, mask)),
-            });
-        }
+            )
+            .await;
+        let results = answers.map(|(asked, answer)| {
+            let (status, entry) = report(&audit, asked, answer, request.output_mask.as_ref());
+            batch_update_entry_response::Result { status, entry }
+        });
+        let results = results.collect();
         Ok(Response::new(pb::BatchUpdateEntryResponse { results }))
     }
 
@@ -254,34 +227,27 @@ impl entry_server::Entry for EntryService {
     ) -> Result<Response<pb::BatchDeleteEntryResponse>, Status> {
         const FAILED: &str = "failed to delete entry";
         let audit = Audit::of(&request);
-        let ids = request.into_inner().ids;
         let not_found = || status::item(Code::NotFound, "entry not found");
-        let mut accepted: Vec<EntryId> = Vec::with_capacity(ids.len());
-        let checked: Vec<Result<(), types::Status>> = ids
-            .iter()
-            .map(|id| match id.as_str() {
-                "" => Err(status::item(Code::InvalidArgument, "missing entry ID")),
-                id => id.parse().map(|id| accepted.push(id)).map_err(|_| not_found()),
-            })
-            .collect();
-        let outcomes = self.context.store.delete_entries(accepted, self.now()).await;
-        settle(&self.context).await;
-        let mut outcomes = outcomes.map(Vec::into_iter);
-
-        let mut results = Vec::with_capacity(ids.len());
-        for (id, checked) in ids.into_iter().zip(checked) {
-            let status = match (checked, &mut outcomes) {
-                (Err(status), _) => status,
-                (Ok(()), Err(error)) => item_store_failed(FAILED, error),
-                (Ok(()), Ok(outcomes)) => match outcomes.next() {
-                    Some(Some(_)) => status::item_ok(),
-                    Some(None) => not_found(),
-                    None => item_lost(FAILED),
+        let read = |id: &String| match id.as_str() {
+            "" => Err(status::item(Code::InvalidArgument, "missing entry ID")),
+            id => id.parse().map_err(|_| not_found()),
+        };
+        let answers = Batch::<_, EntryId>::read(&request.get_ref().ids, read)
+            .run(
+                &self.context,
+                FAILED,
+                |ids| self.context.store.delete_entries(ids, self.now()),
+                |_, outcome| match outcome {
+                    Some(_) => (status::item_ok(), Some(())),
+                    None => (not_found(), None),
                 },
-            };
-            audit.item(Code::from(status.code), &status.message, &[("entry_id", &id)]);
-            results.push(batch_delete_entry_response::Result { status: Some(status), id });
-        }
+            )
+            .await;
+        let results = answers.map(|(id, (status, _))| {
+            audit.item(Code::from(status.code), &status.message, &[("entry_id", id)]);
+            batch_delete_entry_response::Result { status: Some(status), id: id.clone() }
+        });
+        let results = results.collect();
         Ok(Response::new(pb::BatchDeleteEntryResponse { results }))
     }
 
@@ -315,6 +281,17 @@ fn entry_missing() -> types::Status {
 fn unknown_bundle(what: &str, trust_domain: &TrustDomain) -> types::Status {
     let id = trust_domain.id_string();
     status::item(Code::Internal, format!("{what}: unable to find federated bundle \"{id}\""))
+}
+
+/// Records what came of one item, and puts it into the fields of its result.
+fn report(
+    audit: &Audit,
+    asked: &types::Entry,
+    (status, after): Answer<Entry>,
+    mask: Option<&types::EntryMask>,
+) -> (Option<types::Status>, Option<types::Entry>) {
+    audit_entry(audit, &status, asked, after.as_ref());
+    (Some(status), after.map(|entry| entry_to_pb(&entry, mask)))
 }
 
 /// Records what was asked for, and the ID that the store knows it by.

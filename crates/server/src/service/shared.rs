@@ -16,14 +16,64 @@ pub(crate) fn store_failed(what: &str, error: &StoreError) -> Status {
 }
 
 /// The status of a batch item whose store access failed.
-pub(crate) fn item_store_failed(what: &str, error: &StoreError) -> types::Status {
+fn item_store_failed(what: &str, error: &StoreError) -> types::Status {
     let status = store_failed(what, error);
     status::item(status.code(), status.message())
 }
 
 /// A missing outcome of a batch: the store broke its promise of one outcome for each item.
-pub(crate) fn item_lost(what: &str) -> types::Status {
+fn item_lost(what: &str) -> types::Status {
     status::item(Code::Internal, format!("{what}: no outcome"))
+}
+
+/// The items of a batch call: each is read on its own, what is good goes to the store in one call,
+/// and each gets its own answer, in order.
+pub(crate) struct Batch<'a, I, T> {
+    items: &'a [I],
+    read: Vec<Result<(), types::Status>>,
+    good: Vec<T>,
+}
+
+/// What came of one item: its status and, where there is something to show, a value.
+pub(crate) type Answer<V> = (types::Status, Option<V>);
+
+impl<'a, I, T> Batch<'a, I, T> {
+    /// Reads every item; `read` gives the status of one that is refused.
+    pub(crate) fn read(items: &'a [I], read: impl Fn(&'a I) -> Result<T, types::Status>) -> Self {
+        let mut good = Vec::with_capacity(items.len());
+        let read = items.iter().map(|item| read(item).map(|item| good.push(item))).collect();
+        Self { items, read, good }
+    }
+
+    /// Hands the good ones to `store`, waits until the change is visible, and asks `answer` about
+    /// each outcome. `what` names the work in the statuses of failures.
+    ///
+    /// The answers come with the items they are for.
+    pub(crate) async fn run<O, V, F>(
+        self,
+        context: &Context,
+        what: &'static str,
+        store: impl FnOnce(Vec<T>) -> F,
+        answer: impl Fn(&I, O) -> Answer<V>,
+    ) -> impl Iterator<Item = (&'a I, Answer<V>)>
+    where
+        F: Future<Output = Result<Vec<O>, StoreError>>,
+    {
+        let outcomes = store(self.good).await;
+        settle(context).await;
+        let mut outcomes = outcomes.map(Vec::into_iter);
+        self.items.iter().zip(self.read).map(move |(item, read)| {
+            let answer = match (read, &mut outcomes) {
+                (Err(status), _) => (status, None),
+                (Ok(()), Err(error)) => (item_store_failed(what, error), None),
+                (Ok(()), Ok(outcomes)) => match outcomes.next() {
+                    Some(outcome) => answer(item, outcome),
+                    None => (item_lost(what), None),
+                },
+            };
+            (item, answer)
+        })
+    }
 }
 
 /// The page that a request asks for. Without a size everything is meant, whatever the token, as

@@ -18,7 +18,7 @@ use tonic::{Code, Request, Response, Status};
 
 use super::{
     bundle::foreign_bundle,
-    shared::{item_lost, item_store_failed, next_token, page, refuse_own, settle, store_failed},
+    shared::{Answer, Batch, next_token, page, refuse_own, store_failed},
 };
 use crate::{audit::Audit, context::Context};
 
@@ -80,6 +80,22 @@ impl TrustDomainService {
         federation_to_pb(relationship, cached.as_ref().map(|cached| &cached.bundle), mask)
     }
 
+    /// Records what came of one item, and puts it into the fields of its result.
+    fn report(
+        &self,
+        audit: &Audit,
+        asked: &types::FederationRelationship,
+        (status, relationship): Answer<FederationRelationship>,
+        mask: Option<&types::FederationRelationshipMask>,
+    ) -> (Option<types::Status>, Option<types::FederationRelationship>) {
+        audit_relationship(audit, &status, asked);
+        let relationship = relationship.map(|relationship| {
+            self.warn_without_bundle(&relationship);
+            self.to_pb(&relationship, mask)
+        });
+        (Some(status), relationship)
+    }
+
     /// Tells the operator when the endpoint's certificate cannot be verified yet.
     fn warn_without_bundle(&self, relationship: &FederationRelationship) {
         if let BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id } = &relationship.profile
@@ -137,44 +153,34 @@ impl trust_domain_server::TrustDomain for TrustDomainService {
         const FAILED: &str = "failed to create federation relationship";
         let audit = Audit::of(&request);
         let request = request.get_ref();
-        let mut accepted = Vec::new();
-        let asked = &request.federation_relationships;
-        let checked: Vec<Result<(), types::Status>> = asked
-            .iter()
-            .map(|asked| self.new_relationship(asked).map(|good| accepted.push(good)))
-            .collect();
         let now = self.context.clock.unix();
-        let outcomes = self.context.store.create_federations(accepted, now).await;
-        settle(&self.context).await;
-        let mut outcomes = outcomes.map(Vec::into_iter);
-        let mask = request.output_mask.as_ref();
-        let mut results = Vec::with_capacity(checked.len());
-        for (asked, checked) in asked.iter().zip(checked) {
-            let outcome = checked.and_then(|()| match &mut outcomes {
-                Err(error) => Err(item_store_failed(FAILED, error)),
-                Ok(outcomes) => match outcomes.next() {
-                    Some(CreateOutcome::Created(relationship)) => Ok(relationship),
-                    Some(CreateOutcome::Exists) => Err(status::item(
+        let answers =
+            Batch::read(&request.federation_relationships, |asked| self.new_relationship(asked))
+                .run(
+                    &self.context,
+                    FAILED,
+                    |relationships| self.context.store.create_federations(relationships, now),
+                    |_, outcome| match outcome {
+                        CreateOutcome::Created(relationship) => {
+                            (status::item_ok(), Some(relationship))
+                        }
                         // The API promises this code; SPIRE answers Internal.
-                        Code::AlreadyExists,
-                        format!("{FAILED}: federation relationship already exists"),
-                    )),
-                    None => Err(item_lost(FAILED)),
-                },
-            });
-            let (status, relationship) = match outcome {
-                Ok(relationship) => {
-                    self.warn_without_bundle(&relationship);
-                    (status::item_ok(), Some(self.to_pb(&relationship, mask)))
-                }
-                Err(status) => (status, None),
-            };
-            audit_relationship(&audit, &status, asked);
-            results.push(batch_create_federation_relationship_response::Result {
-                status: Some(status),
-                federation_relationship: relationship,
-            });
-        }
+                        CreateOutcome::Exists => {
+                            let text = format!("{FAILED}: federation relationship already exists");
+                            (status::item(Code::AlreadyExists, text), None)
+                        }
+                    },
+                )
+                .await;
+        let results = answers.map(|(asked, answer)| {
+            let mask = request.output_mask.as_ref();
+            let (status, federation_relationship) = self.report(&audit, asked, answer, mask);
+            batch_create_federation_relationship_response::Result {
+                status,
+                federation_relationship,
+            }
+        });
+        let results = results.collect();
         Ok(Response::new(pb::BatchCreateFederationRelationshipResponse { results }))
     }
 
@@ -185,44 +191,32 @@ impl trust_domain_server::TrustDomain for TrustDomainService {
         const FAILED: &str = "failed to update federation relationship";
         let audit = Audit::of(&request);
         let request = request.get_ref();
-        let mut accepted = Vec::new();
-        let asked = &request.federation_relationships;
-        let input_mask = request.input_mask.as_ref();
-        let checked: Vec<Result<(), types::Status>> = asked
-            .iter()
-            .map(|asked| self.update(asked, input_mask).map(|good| accepted.push(good)))
-            .collect();
         let now = self.context.clock.unix();
-        let outcomes = self.context.store.update_federations(accepted, now).await;
-        settle(&self.context).await;
-        let mut outcomes = outcomes.map(Vec::into_iter);
-        let mask = request.output_mask.as_ref();
-        let mut results = Vec::with_capacity(checked.len());
-        for (asked, checked) in asked.iter().zip(checked) {
-            let outcome = checked.and_then(|()| match &mut outcomes {
-                Err(error) => Err(item_store_failed(FAILED, error)),
-                Ok(outcomes) => match outcomes.next() {
-                    Some(Some(relationship)) => Ok(relationship),
-                    Some(None) => Err(status::item(
-                        Code::NotFound,
-                        format!("{FAILED}: federation relationship does not exist"),
-                    )),
-                    None => Err(item_lost(FAILED)),
-                },
-            });
-            let (status, relationship) = match outcome {
-                Ok(relationship) => {
-                    self.warn_without_bundle(&relationship);
-                    (status::item_ok(), Some(self.to_pb(&relationship, mask)))
-                }
-                Err(status) => (status, None),
-            };
-            audit_relationship(&audit, &status, asked);
-            results.push(batch_update_federation_relationship_response::Result {
-                status: Some(status),
-                federation_relationship: relationship,
-            });
-        }
+        let input_mask = request.input_mask.as_ref();
+        let answers =
+            Batch::read(&request.federation_relationships, |asked| self.update(asked, input_mask))
+                .run(
+                    &self.context,
+                    FAILED,
+                    |updates| self.context.store.update_federations(updates, now),
+                    |_, outcome| match outcome {
+                        Some(relationship) => (status::item_ok(), Some(relationship)),
+                        None => {
+                            let text = format!("{FAILED}: federation relationship does not exist");
+                            (status::item(Code::NotFound, text), None)
+                        }
+                    },
+                )
+                .await;
+        let results = answers.map(|(asked, answer)| {
+            let mask = request.output_mask.as_ref();
+            let (status, federation_relationship) = self.report(&audit, asked, answer, mask);
+            batch_update_federation_relationship_response::Result {
+                status,
+                federation_relationship,
+            }
+        });
+        let results = results.collect();
         Ok(Response::new(pb::BatchUpdateFederationRelationshipResponse { results }))
     }
 
@@ -232,55 +226,42 @@ impl trust_domain_server::TrustDomain for TrustDomainService {
     ) -> Result<Response<pb::BatchDeleteFederationRelationshipResponse>, Status> {
         const FAILED: &str = "failed to delete federation relationship";
         let audit = Audit::of(&request);
-        let names = request.into_inner().trust_domains;
-        let mut accepted = Vec::new();
-        let checked: Vec<Result<String, types::Status>> = names
-            .iter()
-            .map(|name| {
-                if name.is_empty() {
-                    return Err(status::item(Code::InvalidArgument, "missing trust domain"));
-                }
-                let trust_domain = trust_domain_from_pb(name).map_err(|error| {
-                    let text = format!("failed to parse trust domain: {error}");
-                    status::item(Code::InvalidArgument, text)
-                })?;
-                let canonical = trust_domain.as_str().to_owned();
-                accepted.push(trust_domain);
-                Ok(canonical)
-            })
-            .collect();
         let now = self.context.clock.unix();
-        let outcomes = self.context.store.delete_federations(accepted, now).await;
-        settle(&self.context).await;
-        let mut outcomes = outcomes.map(Vec::into_iter);
-        let mut results = Vec::with_capacity(names.len());
-        for (asked, checked) in names.into_iter().zip(checked) {
-            let (status, trust_domain) = match checked {
-                Err(status) => (status, asked),
-                Ok(canonical) => {
-                    let status = match &mut outcomes {
-                        Err(error) => item_store_failed(FAILED, error),
-                        Ok(outcomes) => match outcomes.next() {
-                            Some(true) => status::item_ok(),
-                            Some(false) => {
-                                status::item(Code::NotFound, "federation relationship not found")
-                            }
-                            None => item_lost(FAILED),
-                        },
-                    };
-                    (status, canonical)
-                }
-            };
+        let read = |name: &String| match name.as_str() {
+            "" => Err(status::item(Code::InvalidArgument, "missing trust domain")),
+            name => trust_domain_from_pb(name).map_err(|error| {
+                let text = format!("failed to parse trust domain: {error}");
+                status::item(Code::InvalidArgument, text)
+            }),
+        };
+        let answers = Batch::read(&request.get_ref().trust_domains, read)
+            .run(
+                &self.context,
+                FAILED,
+                |names| self.context.store.delete_federations(names, now),
+                |_, deleted| match deleted {
+                    true => (status::item_ok(), Some(())),
+                    false => {
+                        (status::item(Code::NotFound, "federation relationship not found"), None)
+                    }
+                },
+            )
+            .await;
+        let results = answers.map(|(asked, (status, _))| {
+            // A name is answered in its canonical form; what is no name, as it came.
+            let trust_domain = trust_domain_from_pb(asked)
+                .map_or_else(|_| asked.clone(), |name| name.as_str().to_owned());
             audit.item(
                 Code::from(status.code),
                 &status.message,
                 &[("trust_domain_id", &trust_domain)],
             );
-            results.push(batch_delete_federation_relationship_response::Result {
+            batch_delete_federation_relationship_response::Result {
                 status: Some(status),
                 trust_domain,
-            });
-        }
+            }
+        });
+        let results = results.collect();
         Ok(Response::new(pb::BatchDeleteFederationRelationshipResponse { results }))
     }
 
