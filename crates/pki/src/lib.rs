@@ -18,6 +18,7 @@ pub mod ports;
 pub mod random;
 pub mod seal;
 pub mod signer;
+pub mod text_file;
 pub mod tls;
 pub mod upstream_disk;
 pub mod x509;

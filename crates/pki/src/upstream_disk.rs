@@ -11,15 +11,14 @@ use signet_base::Clock;
 use signet_identity::{TrustDomain, X509Authority};
 
 use crate::{
-    PrivateKey, Signer, files, pem,
+    Signer,
     ports::{MintedCa, PortError, UpstreamAuthority},
+    text_file,
     x509::{CaIssuer, CaParams, Certificate, Csr, Name, verify_ca},
 };
 
 /// The life of a minted CA when the caller has no wish, seconds: as SPIRE.
 const DEFAULT_TTL: Duration = Duration::from_secs(60 * 60);
-/// The longest file that is read, bytes.
-const MAX_FILE: u64 = 1024 * 1024;
 
 /// Where the files are.
 #[derive(Clone, Debug)]
@@ -115,7 +114,7 @@ impl UpstreamAuthority for DiskUpstream {
 
 fn load(config: &DiskUpstreamConfig, now: i64) -> Result<Loaded, PortError> {
     let key_path = &config.key_file_path;
-    let key = PrivateKey::from_pem(&read(key_path)?).map_err(|e| in_file(key_path, &e))?;
+    let key = text_file::private_key(key_path).map_err(failed)?;
     let signer: Arc<dyn Signer> = key.signer().map_err(|e| in_file(key_path, &e))?;
     let chain = certificates(&config.cert_file_path)?;
     let (ca, _) = chain.split_first().ok_or_else(|| failed("no certificate"))?;
@@ -141,18 +140,8 @@ fn load(config: &DiskUpstreamConfig, now: i64) -> Result<Loaded, PortError> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<Certificate>, PortError> {
-    let ders = pem::decode_certificates(&read(path)?).map_err(|e| in_file(path, &e))?;
+    let ders = text_file::certificates(path).map_err(failed)?;
     ders.iter().map(|der| Certificate::from_der(der).map_err(|e| in_file(path, &e))).collect()
-}
-
-fn read(path: &Path) -> Result<zeroize::Zeroizing<String>, PortError> {
-    let bytes = files::read_bounded(path, MAX_FILE)
-        .map_err(|error| match &error {
-            files::FileError::Read { source, .. } => failed(format!("{error}: {source}")),
-            _ => failed(&error),
-        })?
-        .ok_or_else(|| in_file(path, &"does not exist"))?;
-    String::from_utf8(bytes).map(Into::into).map_err(|_| in_file(path, &"is not text"))
 }
 
 fn in_file(path: &Path, what: &dyn std::fmt::Display) -> PortError {

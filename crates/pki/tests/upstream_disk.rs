@@ -150,7 +150,7 @@ async fn bad_files_and_bad_requests_are_refused_by_name() {
     fs::write(&config.key_file_path, &*two.key.to_pem()).unwrap();
     assert!(open(config.clone()).unwrap_err().contains("does not match"));
     fs::remove_file(&config.key_file_path).unwrap();
-    assert!(open(config.clone()).unwrap_err().contains("ca.key: does not exist"));
+    assert!(open(config.clone()).unwrap_err().contains("ca.key: no such file"));
     let mut elsewhere = write(dir.path(), &one, Some(&two));
     assert!(open(elsewhere.clone()).unwrap_err().contains("does not lead to a root"));
     elsewhere.bundle_file_path = Some(dir.path().to_owned());

@@ -2,15 +2,15 @@
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
-use signet_pki::{KeyAlgorithm, PrivateKey, Signer, files, pem, pop, random};
+use signet_pki::{
+    KeyAlgorithm, PrivateKey, Signer, pop, random,
+    text_file::{self, TextFileError},
+};
 
 use super::{
     Answer, Base64Bytes, Challenge, EcdsaAnswer, KIND, NONCE_LEN, Payload, RsaAnswer, message,
 };
 use crate::node::{Answerer, NodeAttestError, NodeAttestorAgent};
-
-/// The longest certificate or key file that is read, bytes.
-const MAX_FILE: u64 = 1024 * 1024;
 
 /// A certificate chain and its key, as one attestation uses them.
 pub struct KeyPair {
@@ -53,27 +53,11 @@ impl FileSource {
     /// # Errors
     /// [`NodeAttestError`] that names the file.
     pub fn read(&self) -> Result<KeyPair, NodeAttestError> {
-        let text = |path: &PathBuf| {
-            let bytes = files::read_bounded(path, MAX_FILE)
-                .map_err(|e| NodeAttestError::invalid(format!("unable to load keypair: {e}")))?
-                .ok_or_else(|| {
-                    NodeAttestError::invalid(format!("{}: no such file", path.display()))
-                })?;
-            String::from_utf8(bytes).map_err(|_| {
-                NodeAttestError::invalid(format!("{}: not a PEM file", path.display()))
-            })
-        };
-        let certificates_of = |path: &PathBuf| {
-            pem::decode_certificates(&text(path)?)
-                .map_err(|e| NodeAttestError::invalid(format!("{}: {e}", path.display())))
-        };
-        let key_text = zeroize::Zeroizing::new(text(&self.private_key_path)?);
-        let key = PrivateKey::from_pem(&key_text).map_err(|e| {
-            NodeAttestError::invalid(format!("{}: {e}", self.private_key_path.display()))
-        })?;
-        let mut certificates = certificates_of(&self.certificate_path)?;
+        let failed = |error: TextFileError| NodeAttestError::invalid(error.to_string());
+        let key = text_file::private_key(&self.private_key_path).map_err(failed)?;
+        let mut certificates = text_file::certificates(&self.certificate_path).map_err(failed)?;
         if let Some(path) = &self.intermediates_path {
-            certificates.extend(certificates_of(path)?);
+            certificates.extend(text_file::certificates(path).map_err(failed)?);
         }
         let pair = KeyPair { certificates, key };
         pair.check()?;
