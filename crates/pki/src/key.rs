@@ -18,6 +18,7 @@ use crate::{
     der::{DerError, Reader, oid, tag},
 };
 
+mod jwk;
 mod public;
 
 pub use public::PublicKey;

@@ -17,6 +17,7 @@ pub mod logger;
 pub mod text;
 pub mod token;
 pub mod upstreamauthority;
+pub mod wit;
 pub mod x509;
 
 use std::{ffi::OsString, process::ExitCode, time::Duration};
@@ -56,13 +57,30 @@ A first identity:
     subcommand_required = true,
     arg_required_else_help = true
 )]
-pub struct Cli {
+pub struct Cli<C: clap::Subcommand = Command> {
     /// Print the version
     #[arg(short = 'v', short_alias = 'V', long = "version", action = clap::ArgAction::Version)]
     version: Option<bool>,
     /// What to do.
     #[command(subcommand)]
-    pub command: Command,
+    pub command: C,
+}
+
+/// The commands, with those of features that are switched on for this process only.
+#[derive(Debug, clap::Subcommand)]
+pub enum AllCommands {
+    /// One that is always there.
+    #[command(flatten)]
+    Usual(Command),
+    /// Make WIT-SVIDs by hand
+    #[command(subcommand)]
+    Wit(wit::Command),
+}
+
+impl From<Command> for AllCommands {
+    fn from(command: Command) -> Self {
+        Self::Usual(command)
+    }
 }
 
 /// The commands.
@@ -121,20 +139,25 @@ pub enum Command {
 pub fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     let program = Program::from_argv0(args.first().map(OsString::as_os_str).unwrap_or_default());
-    let command = match cli::parse::<Cli>(program.server_name(), args) {
-        Ok(cli) => cli.command,
-        Err(code) => return ExitCode::from(code),
+    let mut env = Env::process(program);
+    let name = program.server_name();
+    let command = if wit::is_on(env.variable) {
+        cli::parse::<Cli<AllCommands>>(name, args).map(|cli| cli.command)
+    } else {
+        cli::parse::<Cli>(name, args).map(|cli| cli.command.into())
     };
     match command {
-        Command::Migrate(flags) => migrate::run(program, &flags),
-        Command::Run(flags) => run::run(program, &flags),
-        Command::Validate(flags) => run::validate(program, &flags),
-        command => ExitCode::from(client(command, &mut Env::process(program))),
+        Ok(AllCommands::Usual(Command::Migrate(flags))) => migrate::run(program, &flags),
+        Ok(AllCommands::Usual(Command::Run(flags))) => run::run(program, &flags),
+        Ok(AllCommands::Usual(Command::Validate(flags))) => run::validate(program, &flags),
+        Ok(command) => ExitCode::from(client(command, &mut env)),
+        Err(code) => ExitCode::from(code),
     }
 }
 
 /// Runs a command that talks to a server; complaints go to `env.err`. Returns the exit code.
-pub fn client(command: Command, env: &mut Env) -> u8 {
+pub fn client(command: impl Into<AllCommands>, env: &mut Env) -> u8 {
+    let command = command.into();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => runtime.block_on(async {
@@ -159,14 +182,22 @@ pub fn client(command: Command, env: &mut Env) -> u8 {
     }
 }
 
-async fn dispatch(command: Command, env: &mut Env) -> Result<(), CliError> {
+async fn dispatch(command: AllCommands, env: &mut Env) -> Result<(), CliError> {
+    let command = match command {
+        AllCommands::Usual(command) => command,
+        AllCommands::Wit(command) => return wit::run(command, env).await,
+    };
     match command {
         Command::Agent(command) => agent::run(command, env).await,
         Command::Bundle(command) => bundle::run(command, env).await,
         Command::Completion { shell } => {
             let name = env.program.server_name();
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut cli::command::<Cli>(name), name, &mut script);
+            let mut commands = match wit::is_on(env.variable) {
+                true => cli::command::<Cli<AllCommands>>(name),
+                false => cli::command::<Cli>(name),
+            };
+            clap_complete::generate(shell, &mut commands, name, &mut script);
             Ok(env.out.write_all(&script)?)
         }
         Command::Debug(command) => debug::run(command, env).await,

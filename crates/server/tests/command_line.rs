@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 
-use signet_daemon::cli::{EXIT_DONE, EXIT_USAGE, parse, try_parse};
-use signet_server::cli::Cli;
+use signet_daemon::cli::{EXIT_DONE, EXIT_USAGE, command, go_flags, parse, try_parse};
+use signet_server::cli::{AllCommands, Cli};
 
 fn read(line: &str) -> Result<Cli, clap::Error> {
     let args = std::iter::once("signet-server").chain(line.split_whitespace());
@@ -119,4 +119,55 @@ fn help_names_every_flag_and_shows_an_example() {
         assert!(help.contains(flag), "{flag}\n{help}");
     }
     assert!(help.contains("Example"), "{help}");
+}
+
+#[test]
+fn commands_of_a_feature_are_there_only_when_it_is_switched_on() {
+    let line = "wit mint -spiffeID spiffe://td/w -keyType ec-p384 -signingAlgorithm ES384 -ttl 5m \
+                -write d -socketPath /s -instance i -output json";
+    let args = || std::iter::once("signet-server").chain(line.split_whitespace());
+    let args = || args().map(OsString::from);
+    try_parse::<Cli<AllCommands>>("signet-server", args()).unwrap();
+    let refused = try_parse::<Cli>("signet-server", args()).unwrap_err();
+    assert_eq!(refused.kind(), clap::error::ErrorKind::InvalidSubcommand);
+    assert!(!read("-h").unwrap_err().to_string().contains("WIT"));
+    let usual = command::<Cli>("signet-server");
+    assert!(usual.get_subcommands().all(|command| command.get_name() != "wit"));
+}
+
+/// Every flag of every command that takes a value, with the words that lead to it.
+fn flags_with_values(
+    command: &clap::Command,
+    words: &[String],
+    found: &mut Vec<(Vec<String>, String)>,
+) {
+    for arg in command.get_arguments() {
+        if let Some(long) = arg.get_long()
+            && arg.get_action().takes_values()
+        {
+            found.push((words.to_vec(), long.to_owned()));
+        }
+    }
+    for below in command.get_subcommands() {
+        let words = [words, &[below.get_name().to_owned()]].concat();
+        flags_with_values(below, &words, found);
+    }
+}
+
+#[test]
+fn the_value_of_every_flag_is_taken_as_it_is() {
+    let command = command::<Cli<AllCommands>>("signet-server");
+    let mut flags = Vec::new();
+    flags_with_values(&command, &["signet-server".to_owned()], &mut flags);
+    assert!(flags.len() > 200, "{}", flags.len());
+    for (words, name) in flags {
+        for value in ["-foo", "--data=x", "-spiffeID", "-h", "--", "-", "", "=", "-5"] {
+            let given = [format!("-{name}"), value.to_owned(), "-nosuch".to_owned()];
+            let args = words.iter().chain(&given).map(OsString::from);
+            let rewritten = [format!("--{name}={value}"), "--nosuch".to_owned()];
+            let expected: Vec<OsString> =
+                words.iter().chain(&rewritten).map(OsString::from).collect();
+            assert_eq!(go_flags(&command, args), expected);
+        }
+    }
 }

@@ -6,8 +6,10 @@
     reason = "a test says by a panic that something is not as it should be"
 )]
 
+mod captured;
 mod small_disk;
 
+pub use captured::Captured;
 pub use small_disk::{SmallDisk, make_room};
 
 /// Leaves a test early because the machine lacks something, and says so. Where nothing may be
