@@ -17,7 +17,7 @@ use signet_daemon::{
 };
 use signet_pki::tls::peer_of;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, TcpStream, UnixStream},
     sync::{OwnedSemaphorePermit, mpsc},
 };
@@ -74,7 +74,13 @@ pub fn tcp(
             } else {
                 client_address(&mut stream, direct, &trusted).await.map_err(io::Error::other)?
             };
-            let stream = acceptor.accept(stream).await?;
+            let mut stream = acceptor.accept(stream).await?;
+            if stream.get_ref().1.alpn_protocol().is_none() {
+                // As gRPC in Go does: the handshake succeeds, then the connection is closed in
+                // order. A client that offers other protocols only fails in the handshake.
+                stream.shutdown().await?;
+                return Err(io::Error::other("the client offered no ALPN protocol, expected h2"));
+            }
             let (_, session) = stream.get_ref();
             let peer = peer_of(session.peer_certificates()).map_err(io::Error::other)?;
             let peer = gate::remote(addr, peer);
