@@ -41,7 +41,7 @@ fn a_server_takes_up_new_plugin_settings_on_sigusr1() {
     assert!(!attests(&server, &strangers, "two"));
 
     // Wrong settings change nothing.
-    let failed = "Failed to configure plugins anew";
+    let failed = "Failed to reconfigure plugins";
     for (times, wrong) in [(1, "/nonexistent/ca.pem"), (2, "x\"\nnosuch = \"")] {
         settings(wrong);
         server.process().signal(Signal::SIGUSR1);
@@ -52,7 +52,7 @@ fn a_server_takes_up_new_plugin_settings_on_sigusr1() {
     settings(&strangers.ca.display().to_string());
     server.process().signal(Signal::SIGUSR1);
     eventually("the new settings", || {
-        (said(&server.log(), "Plugins configured anew") == 1).then_some(())
+        (said(&server.log(), "Plugin reconfigured") == 1).then_some(())
     });
     assert!(attests(&server, &strangers, "four"));
     assert!(!attests(&server, &machines, "five"));

@@ -2,7 +2,7 @@
 
 use std::{fmt, pin::Pin, sync::Arc};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use signet_base::SharedClock;
 use signet_identity::JwtAuthority;
 use signet_pki::{CredentialComposer, UpstreamAuthority, jwt::JwtIssuer, x509::CaIssuer};
@@ -31,13 +31,42 @@ pub struct Authority {
 pub(crate) struct Shared {
     pub options: AuthorityOptions,
     pub clock: SharedClock,
-    pub composers: Vec<Arc<dyn CredentialComposer>>,
+    composers: ArcSwap<Composers>,
     pub has_upstream: bool,
     pub x509: ArcSwapOption<X509Ca>,
     pub jwt: ArcSwapOption<JwtKey>,
     pub view: watch::Sender<AuthorityView>,
     pub taints: watch::Sender<u64>,
     pub wake: Notify,
+}
+
+/// What changes the content of credentials, in order.
+pub(crate) type Composers = Vec<Arc<dyn CredentialComposer>>;
+
+impl Shared {
+    pub(crate) fn new(
+        options: AuthorityOptions,
+        clock: SharedClock,
+        composers: Composers,
+        has_upstream: bool,
+    ) -> Self {
+        Self {
+            options,
+            clock,
+            composers: ArcSwap::from_pointee(composers),
+            has_upstream,
+            x509: ArcSwapOption::empty(),
+            jwt: ArcSwapOption::empty(),
+            view: watch::Sender::new(AuthorityView::default()),
+            taints: watch::Sender::new(0),
+            wake: Notify::new(),
+        }
+    }
+
+    /// The composers in force; a credential is made with one set of them from beginning to end.
+    pub(crate) fn composers(&self) -> Arc<Composers> {
+        self.composers.load_full()
+    }
 }
 
 /// An X.509 authority that can sign.
@@ -196,6 +225,11 @@ impl Authority {
     ) -> Result<(), OperationError> {
         self.ask(|keeper| Box::pin(async move { keeper.operate_replace_upstream(upstream) }))
             .await?
+    }
+
+    /// Replaces the credential composers from the next credential on.
+    pub fn replace_composers(&self, composers: Vec<Arc<dyn CredentialComposer>>) {
+        self.shared.composers.store(Arc::new(composers));
     }
 
     /// Has the keeper do something and waits for the answer. What was begun is finished even when

@@ -73,7 +73,8 @@ impl Authority {
     ) -> Result<X509Svid, IssueError> {
         let WorkloadX509Params { spiffe_id, public_key, ttl, dns_names, subject } = params;
         let default_ttl = self.shared.options.x509_svid_ttl;
-        if self.shared.composers.is_empty() {
+        let composers = self.shared.composers();
+        if composers.is_empty() {
             let svid = Svid { spiffe_id, public_key, ttl, default_ttl };
             // Without a subject of its own an SVID has the default one, made once.
             let Some(subject) = subject.filter(|subject| !subject.is_empty()) else {
@@ -83,7 +84,7 @@ impl Authority {
             return self.sign_svid(svid, Some(&subject), dns_names, &[]).await;
         }
         let mut attributes = svid_attributes(subject, dns_names);
-        for composer in &self.shared.composers {
+        for composer in composers.iter() {
             attributes = composer
                 .workload_x509_svid(spiffe_id, public_key, attributes)
                 .await
@@ -102,7 +103,7 @@ impl Authority {
         public_key: &PublicKey,
     ) -> Result<X509Svid, IssueError> {
         let mut attributes = svid_attributes(None, &[]);
-        for composer in &self.shared.composers {
+        for composer in self.shared.composers().iter() {
             attributes = composer
                 .agent_x509_svid(spiffe_id, public_key, attributes)
                 .await
@@ -118,7 +119,7 @@ impl Authority {
     /// [`IssueError`].
     pub async fn sign_server_x509(&self, public_key: &PublicKey) -> Result<X509Svid, IssueError> {
         let mut attributes = svid_attributes(None, &[]);
-        for composer in &self.shared.composers {
+        for composer in self.shared.composers().iter() {
             attributes =
                 composer.server_x509_svid(attributes).await.map_err(IssueError::Composer)?;
         }
@@ -144,7 +145,7 @@ impl Authority {
             ..ca.issuer.certificate().subject().clone()
         };
         let mut attributes = X509CaAttributes { subject, extensions: Vec::new() };
-        for composer in &self.shared.composers {
+        for composer in self.shared.composers().iter() {
             attributes = composer.server_x509_ca(attributes).await.map_err(IssueError::Composer)?;
         }
         let now = self.shared.clock.unix();
@@ -190,11 +191,12 @@ impl Authority {
             issuer: self.shared.options.jwt_issuer.as_deref(),
             jti: params.include_jti,
         };
-        if self.shared.composers.is_empty() && !key.issuer.signer().may_block() {
+        let composers = self.shared.composers();
+        if composers.is_empty() && !key.issuer.signer().may_block() {
             return Ok(key.issuer.sign(&claims)?);
         }
         let mut claims = key.issuer.claims(&claims)?;
-        for composer in &self.shared.composers {
+        for composer in composers.iter() {
             claims = composer
                 .workload_jwt_svid(params.spiffe_id, claims)
                 .await

@@ -8,12 +8,11 @@ pub(crate) use prepare::seconds;
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use arc_swap::ArcSwapOption;
 use signet_base::{CancellationToken, SharedClock};
 use signet_identity::{Bundle, JwtAuthority};
 use signet_pki::x509::Certificate;
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::mpsc,
     time::{Instant, MissedTickBehavior},
 };
 
@@ -61,17 +60,9 @@ impl Keeper {
         clock: SharedClock,
     ) -> Result<(Self, Authority), AuthorityError> {
         let (sender, commands) = mpsc::channel(MAX_WAITING_OPERATIONS);
-        let shared = Arc::new(Shared {
-            options,
-            clock,
-            composers: ports.composers.clone(),
-            has_upstream: ports.upstream.is_some(),
-            x509: ArcSwapOption::empty(),
-            jwt: ArcSwapOption::empty(),
-            view: watch::Sender::new(AuthorityView::default()),
-            taints: watch::Sender::new(0),
-            wake: Notify::new(),
-        });
+        let has_upstream = ports.upstream.is_some();
+        let shared = Shared::new(options, clock, ports.composers.clone(), has_upstream);
+        let shared = Arc::new(shared);
         let mut keeper = Self {
             shared: Arc::clone(&shared),
             ports,

@@ -16,7 +16,10 @@ use tokio::net::{TcpListener, lookup_host};
 pub use self::{
     incoming::{Accept, Connection, Incoming, handshakes},
     proxy::{ProxyError, client_address},
-    unix::{MAX_SOCKET_PATH, UnixOptions, UnixSocket, bind_unix, make_directories, remove_stale},
+    unix::{
+        MAX_SOCKET_PATH, UnixOptions, UnixSocket, bind_unix, check_unix_path, check_unix_unused,
+        make_directories, remove_stale,
+    },
 };
 
 /// How long a name may take to resolve.

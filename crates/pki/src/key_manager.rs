@@ -66,6 +66,12 @@ pub enum KeyManagerError {
     /// Making or loading a key failed.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// The file that keys are to move to holds other keys.
+    #[error("key file {path} exists and holds other keys; name another file or move it away")]
+    Occupied {
+        /// The file.
+        path: PathBuf,
+    },
     /// A remote key manager failed.
     #[error("key manager {name}: {message}")]
     Remote {

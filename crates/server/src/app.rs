@@ -14,7 +14,10 @@ use signet_authority::{Authority, AuthorityError, AuthorityOptions, AuthorityPor
 use signet_base::{SharedClock, Tasks};
 use signet_daemon::{
     health::{Health, HealthServer},
-    listen::{ListenError, UnixOptions, UnixSocket, bind_host, bind_unix},
+    listen::{
+        ListenError, UnixOptions, UnixSocket, bind_host, bind_unix, check_unix_path,
+        check_unix_unused,
+    },
     logging::LogHandle,
     metrics::{Metrics, MetricsServer},
     process::{DirLock, LockError, hostname},
@@ -40,7 +43,7 @@ use crate::{
     listen,
     metrics::ServerMetrics,
     outlets::{LoadError, Outlets},
-    plugins::{self, PluginError},
+    plugins::{self, OpenKeyManager, PluginError},
     ports::AuthorityStore,
     service,
 };
@@ -54,6 +57,10 @@ const WINDOW: u32 = 1024 * 1024;
 /// How often a silent connection is asked whether it still lives, and how long it may take.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The local socket and the directories made for it.
+const SOCKET: UnixOptions =
+    UnixOptions { dir_mode: Some(0o750), socket_mode: 0o770, take_over: false };
 
 /// Why a server cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -106,6 +113,7 @@ pub struct App {
     identity: ServerIdentity,
     attestors: Attestors,
     outlets: Arc<Outlets>,
+    keys: OpenKeyManager,
     tcp: TcpListener,
     tls: Arc<tokio_rustls::rustls::ServerConfig>,
     local: UnixSocket,
@@ -136,9 +144,13 @@ impl App {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
+        // Found out before anything is made or opened.
+        check_unix_path(&config.socket_path, SOCKET)?;
         let lock = DirLock::acquire(&config.data_dir, "signet-server.lock")?;
+        check_unix_unused(&config.socket_path).await?;
         let store = Store::open(store_options(&config)).await?;
-        let (keeper, authority) = Self::authority(&config, &store, &clock).await?;
+        let keys = OpenKeyManager::open(&config.plugins.key_manager)?;
+        let (keeper, authority) = Self::authority(&config, &store, &keys, &clock).await?;
         let feed_id = random::uuid_v4()?;
         let (cache, follower) = Cache::load(store.clone(), trust_domain.clone(), feed_id).await?;
         tracing::info!(
@@ -165,8 +177,7 @@ impl App {
         )?;
 
         let tcp = bind_host(&config.bind_address, config.bind_port).await?;
-        let modes = UnixOptions { dir_mode: Some(0o750), socket_mode: 0o770, take_over: false };
-        let local = bind_unix(&config.socket_path, modes).await?;
+        let local = bind_unix(&config.socket_path, SOCKET).await?;
         let host = hostname();
         let metrics = Metrics::new(&config.telemetry, "spire_server", trust_domain.as_str(), &host);
         let metrics_server = match &config.telemetry.prometheus {
@@ -202,6 +213,7 @@ impl App {
             identity,
             attestors,
             outlets: Arc::new(outlets),
+            keys,
             tcp,
             tls,
             local,
@@ -214,6 +226,7 @@ impl App {
     async fn authority(
         config: &Config,
         store: &Store,
+        keys: &OpenKeyManager,
         clock: &SharedClock,
     ) -> Result<(Keeper, Authority), BuildError> {
         let trust_domain = &config.trust_domain;
@@ -223,7 +236,7 @@ impl App {
         let settings = plugins.upstream_authority.as_ref().map(|plugin| &plugin.settings);
         let composers = plugins.credential_composers.iter().map(|plugin| plugin.settings.clone());
         let ports = AuthorityPorts {
-            keys: plugins::key_manager(&plugins.key_manager)?,
+            keys: keys.port(),
             upstream: plugins::upstream(settings, trust_domain, clock)?,
             journal: Arc::clone(&port) as _,
             bundle: port,
@@ -276,7 +289,8 @@ impl App {
     /// # Errors
     /// [`BuildError`] when the API cannot be described or signals cannot be handled.
     pub fn spawn(self, tasks: &Tasks) -> Result<Running, BuildError> {
-        let Self { context, keeper, follower, identity, attestors, tcp, tls, local, .. } = self;
+        let Self { context, keeper, follower, identity, attestors, keys, tcp, tls, local, .. } =
+            self;
         let outlets = self.outlets;
         let token = tasks.token();
         let network = Self::routes(&context, &attestors, tasks);
@@ -285,7 +299,7 @@ impl App {
         let address = tcp.local_addr().map(|address| address.to_string()).unwrap_or_default();
         let trusted = context.config.proxy_protocol_trusted_cidrs.clone();
         outlets.spawn(tasks, &context.cache, &context.counted);
-        reload::spawn(tasks, &context, &attestors, outlets)?;
+        reload::spawn(tasks, &context, &attestors, outlets, keys)?;
         prune::spawn(tasks, &context);
         tasks.spawn("ca", keeper.run(token.clone()));
         let staleness = context.config.max_store_staleness;

@@ -141,15 +141,22 @@ impl Outlets {
         }
     }
 
-    /// Takes over new settings: every outlet is given the bundle again.
+    /// Makes outlets of new settings. What comes back takes them over: every outlet is given the
+    /// bundle again.
     ///
     /// # Errors
-    /// [`PluginError`] when one cannot be made; nothing is changed then.
-    pub fn replace(&self, plugins: &Plugins, clock: &SharedClock) -> Result<(), PluginError> {
-        for (old, new) in self.all.iter().zip(Outlet::of(plugins, clock)?) {
-            old.send_replace(new);
-        }
-        Ok(())
+    /// [`PluginError`] when one cannot be made.
+    pub fn prepare(
+        &self,
+        plugins: &Plugins,
+        clock: &SharedClock,
+    ) -> Result<impl FnOnce() + Send + use<'_>, PluginError> {
+        let made = Outlet::of(plugins, clock)?;
+        Ok(move || {
+            for (old, new) in self.all.iter().zip(made) {
+                old.send_replace(new);
+            }
+        })
     }
 }
 

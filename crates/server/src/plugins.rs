@@ -2,7 +2,7 @@
 
 mod bundles;
 
-use std::{fs, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use signet_attest::node::{
     NodeAttestorServer,
@@ -16,8 +16,8 @@ use signet_identity::TrustDomain;
 use signet_pki::{
     CredentialComposer, DiskKeyManager, KeyManager, MemoryKeyManager, UpstreamAuthority, files,
     key_manager::Sealing,
-    pem,
     seal::SealKey,
+    text_file,
     upstream_disk::{DiskUpstream, DiskUpstreamConfig},
 };
 use signet_remote::http::Proxies;
@@ -42,39 +42,81 @@ impl PluginError {
     }
 }
 
-/// Opens the key manager. With a passphrase this takes some tenths of a second of CPU.
-///
-/// # Errors
-/// [`PluginError`] when the key file or what it is sealed with cannot be read.
-pub fn key_manager(settings: &config::KeyManager) -> Result<Arc<dyn KeyManager>, PluginError> {
-    match settings {
-        config::KeyManager::Memory => Ok(Arc::new(MemoryKeyManager::new())),
-        config::KeyManager::Disk(disk) => Ok(Arc::new(disk_key_manager(disk)?)),
+/// A key manager that can be configured anew.
+#[derive(Clone, Debug)]
+pub enum OpenKeyManager {
+    /// `disk`.
+    Disk(DiskKeyManager),
+    /// `memory`.
+    Memory(Arc<MemoryKeyManager>),
+}
+
+impl OpenKeyManager {
+    /// Opens the key manager. With a passphrase this takes some tenths of a second of CPU.
+    ///
+    /// # Errors
+    /// [`PluginError`] when the key file or what it is sealed with cannot be read.
+    pub fn open(settings: &config::KeyManager) -> Result<Self, PluginError> {
+        Ok(match settings {
+            config::KeyManager::Memory => Self::Memory(Arc::new(MemoryKeyManager::new())),
+            config::KeyManager::Disk(disk) => Self::Disk(disk_key_manager(disk)?),
+        })
+    }
+
+    /// As the authority uses it.
+    pub fn port(&self) -> Arc<dyn KeyManager> {
+        match self {
+            Self::Disk(disk) => Arc::new(disk.clone()),
+            Self::Memory(memory) => Arc::clone(memory) as _,
+        }
+    }
+
+    /// Takes new settings: keys stay in use, and are kept where the settings say.
+    ///
+    /// # Errors
+    /// [`PluginError`] when the keys cannot be kept there; they stay where they are then.
+    pub async fn reconfigure(&self, settings: &config::KeyManager) -> Result<(), PluginError> {
+        // The kind of a plugin is fixed by the main file, and memory has no settings.
+        let (Self::Disk(keys), config::KeyManager::Disk(disk)) = (self, settings) else {
+            return Ok(());
+        };
+        let failed = |why: String| PluginError::new("KeyManager", "disk", why);
+        let wanted = disk.clone();
+        let sealing = tokio::task::spawn_blocking(move || sealing(&wanted));
+        let sealing = sealing.await.map_err(|error| failed(error.to_string()))??;
+        let moved = keys.move_to(&disk.keys_path, sealing).await;
+        moved.map_err(|error| failed(crate::service::chain(&error)))
     }
 }
 
-/// Opens the key manager `disk`, as [`key_manager`] does.
+/// Opens the key manager `disk`, as [`OpenKeyManager::open`] does.
 ///
 /// # Errors
-/// As [`key_manager`].
+/// As [`OpenKeyManager::open`].
 pub(crate) fn disk_key_manager(
     disk: &config::DiskKeyManager,
 ) -> Result<DiskKeyManager, PluginError> {
-    const KIND: &str = "KeyManager";
-    let failed = |error: &dyn std::error::Error| {
-        PluginError::new(KIND, "disk", crate::service::chain(error))
-    };
-    let sealing = match &disk.seal {
+    DiskKeyManager::open(&disk.keys_path, sealing(disk)?).map_err(|error| disk_failed(&error))
+}
+
+/// What the key file is sealed with.
+fn sealing(disk: &config::DiskKeyManager) -> Result<Sealing, PluginError> {
+    Ok(match &disk.seal {
         None => Sealing::Off,
         Some(config::SealKey::KeyFile(path)) => {
-            Sealing::With(SealKey::from_file(path).map_err(|e| failed(&e))?)
+            Sealing::With(SealKey::from_file(path).map_err(|error| disk_failed(&error))?)
         }
         Some(config::SealKey::PassphraseFile(path)) => {
-            let passphrase = passphrase(path).map_err(|why| PluginError::new(KIND, "disk", why))?;
-            Sealing::With(SealKey::from_passphrase(passphrase).map_err(|e| failed(&e))?)
+            let passphrase =
+                passphrase(path).map_err(|why| PluginError::new("KeyManager", "disk", why))?;
+            let key = SealKey::from_passphrase(passphrase).map_err(|error| disk_failed(&error))?;
+            Sealing::With(key)
         }
-    };
-    DiskKeyManager::open(&disk.keys_path, sealing).map_err(|e| failed(&e))
+    })
+}
+
+fn disk_failed(error: &dyn std::error::Error) -> PluginError {
+    PluginError::new("KeyManager", "disk", crate::service::chain(error))
 }
 
 /// Opens the upstream authority, if there is one.
@@ -193,11 +235,7 @@ fn x509pop_mode(mode: &config::X509PopMode, cache: &Arc<Cache>) -> Result<Mode, 
         config::X509PopMode::ExternalPki { ca_bundle_paths } => {
             let mut roots = Vec::new();
             for path in ca_bundle_paths {
-                let text = fs::read_to_string(path)
-                    .map_err(|error| format!("reading {}: {error}", path.display()))?;
-                let found = pem::decode_certificates(&text)
-                    .map_err(|error| format!("{}: {error}", path.display()))?;
-                roots.extend(found);
+                roots.extend(text_file::certificates(path).map_err(|error| error.to_string())?);
             }
             Ok(Mode::ExternalPki(roots))
         }

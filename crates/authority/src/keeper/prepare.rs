@@ -181,7 +181,7 @@ impl Keeper {
             subject: self.shared.options.ca_subject.clone(),
             extensions: Vec::new(),
         };
-        for composer in &self.shared.composers {
+        for composer in self.shared.composers().iter() {
             attributes =
                 composer.server_x509_ca(attributes).await.map_err(AuthorityError::Composer)?;
         }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{
+    ast::Pos,
     decode::{Block, Context},
     error::ConfigError,
 };
@@ -98,6 +99,11 @@ pub fn plugins<'a>(root: &Block<'a>) -> Option<Vec<Plugin<'a>>> {
 }
 
 impl Plugin<'_> {
+    /// Where it is declared.
+    pub fn pos(&self) -> Pos {
+        self.block.pos()
+    }
+
     /// Refuses the plugin with a sentence that says what to use instead.
     pub fn refuse(&self, sentence: &str) {
         let Self { kind, name, block } = self;

@@ -12,7 +12,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{FlockOperation, flock},
+    fs::{Access, AtFlags, CWD, FlockOperation, accessat, flock},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
 };
 use tokio::net::{UnixListener, UnixStream};
@@ -165,16 +165,80 @@ fn hold(path: &Path) -> Option<fs::File> {
     Some(dir)
 }
 
+/// Looks whether [`bind_unix`] could bind `path`, as far as that can be told without making,
+/// removing or connecting to anything: for programs that bind late.
+///
+/// # Errors
+/// [`ListenError`]: the path is too long, something that is no socket is there, or its directory
+/// is none, cannot be made, or cannot be written to.
+pub fn check_unix_path(path: &Path, options: UnixOptions) -> Result<(), ListenError> {
+    let length = path.as_os_str().as_bytes().len();
+    if length > MAX_SOCKET_PATH {
+        return Err(ListenError::PathTooLong { path: path.to_owned(), length });
+    }
+    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else {
+        return socket_at(path).map(drop);
+    };
+    let failed = |source| ListenError::Directory { path: parent.to_owned(), source };
+    // What is to be made is made below the nearest directory that is there.
+    let makes = options.dir_mode.is_some();
+    let there = parent.ancestors().find(|dir| !makes || dir.symlink_metadata().is_ok());
+    let there = there.filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !fs::metadata(there).map_err(failed)?.is_dir() {
+        let not_dir = format!("{} is not a directory", there.display());
+        return Err(failed(io::Error::new(io::ErrorKind::NotADirectory, not_dir)));
+    }
+    let wanted = Access::WRITE_OK | Access::EXEC_OK;
+    accessat(CWD, there, wanted, AtFlags::EACCESS).map_err(|error| failed(error.into()))?;
+    socket_at(path).map(drop)
+}
+
+/// Looks whether another program listens at `path`, without removing anything.
+///
+/// # Errors
+/// [`ListenError`] when what is there is no socket, is in use, or cannot be examined.
+pub async fn check_unix_unused(path: &Path) -> Result<(), ListenError> {
+    is_stale(path).await.map(drop)
+}
+
 /// Removes the socket at `path` if nobody listens on it; does nothing when nothing is there.
 ///
 /// # Errors
 /// [`ListenError`] when what is there is no socket, is in use, or cannot be examined or removed.
 pub async fn remove_stale(path: &Path) -> Result<(), ListenError> {
-    let failed = |source: io::Error| ListenError::Unix { path: path.to_owned(), source };
+    if !is_stale(path).await? {
+        return Ok(());
+    }
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(ListenError::Unix { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Whether a socket that nobody listens on is at `path`.
+async fn is_stale(path: &Path) -> Result<bool, ListenError> {
+    if !socket_at(path)? {
+        return Ok(false);
+    }
+    match tokio::time::timeout(ANSWER_TIMEOUT, UnixStream::connect(path)).await {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(true),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        // A full queue (EAGAIN) means a busy listener.
+        Ok(Err(source)) if source.kind() != io::ErrorKind::WouldBlock => {
+            Err(ListenError::Unix { path: path.to_owned(), source })
+        }
+        Ok(_) | Err(_) => Err(ListenError::InUse(path.to_owned())),
+    }
+}
+
+/// Whether there is a socket at `path`; anything else there is refused.
+fn socket_at(path: &Path) -> Result<bool, ListenError> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => return Err(ListenError::Unix { path: path.to_owned(), source }),
     };
     if metadata.is_dir() {
         return Err(ListenError::IsDirectory(path.to_owned()));
@@ -182,18 +246,7 @@ pub async fn remove_stale(path: &Path) -> Result<(), ListenError> {
     if !metadata.file_type().is_socket() {
         return Err(ListenError::NotASocket(path.to_owned()));
     }
-    match tokio::time::timeout(ANSWER_TIMEOUT, UnixStream::connect(path)).await {
-        Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            match fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
-                _ => Ok(()),
-            }
-        }
-        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // A full queue (EAGAIN) means a busy listener.
-        Ok(Err(error)) if error.kind() != io::ErrorKind::WouldBlock => Err(failed(error)),
-        Ok(_) | Err(_) => Err(ListenError::InUse(path.to_owned())),
-    }
+    Ok(true)
 }
 
 /// Makes a directory and those above it with this mode, whatever the umask; what is there stays as
@@ -355,6 +408,47 @@ mod tests {
 
         let error = bind_unix(&file.join("api.sock"), OPEN).await.unwrap_err();
         assert!(matches!(error, ListenError::Directory { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_bound_is_found_without_touching_anything() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        fs::write(at("file"), "precious").unwrap();
+        for (path, expected) in [
+            ("", "is a directory"),
+            ("file", "exists and is not a socket"),
+            ("file/api.sock", "creating directory"),
+            ("file/below/api.sock", "creating directory"),
+        ] {
+            let error = check_unix_path(&at(path), OPEN).unwrap_err();
+            assert!(error.to_string().contains(expected), "{path}: {error}");
+        }
+        check_unix_path(&at("a/b/api.sock"), OPEN).unwrap();
+        check_unix_path(&at("api.sock"), OPEN).unwrap();
+        let as_is = UnixOptions { dir_mode: None, ..OPEN };
+        assert!(check_unix_path(&at("a/b/api.sock"), as_is).is_err(), "nobody makes it");
+        if rustix::process::geteuid().is_root() {
+            println!("not tried: root may write to every directory");
+        } else {
+            fs::create_dir(at("closed")).unwrap();
+            fs::set_permissions(at("closed"), fs::Permissions::from_mode(0o555)).unwrap();
+            let error = check_unix_path(&at("closed/a/api.sock"), OPEN).unwrap_err();
+            assert!(matches!(error, ListenError::Directory { .. }), "{error}");
+            fs::remove_dir(at("closed")).unwrap();
+        }
+
+        let socket = bind_unix(&at("live.sock"), OPEN).await.unwrap();
+        check_unix_path(socket.path(), OPEN).unwrap();
+        let error = check_unix_unused(socket.path()).await.unwrap_err();
+        assert!(matches!(error, ListenError::InUse(_)), "{error}");
+        drop(std::os::unix::net::UnixListener::bind(at("stale.sock")).unwrap());
+        check_unix_unused(&at("stale.sock")).await.unwrap();
+        check_unix_unused(&at("nothing.sock")).await.unwrap();
+        let mut left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["file", "live.sock", "stale.sock"]);
     }
 
     #[tokio::test]

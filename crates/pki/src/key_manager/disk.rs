@@ -36,15 +36,22 @@ pub enum Sealing {
 
 /// SPIRE's `disk` key manager: `{"keys":{"<id>":"<base64 PKCS#8>"}}`, mode 0600, replaced
 /// atomically.
+///
+/// Clones share the keys.
+#[derive(Clone)]
 pub struct DiskKeyManager(Arc<Inner>);
 
 struct Inner {
+    keys: Mutex<Keys>,
+    /// Where the keys are kept. Held from reading the map until its successor is on disk and in
+    /// memory; only on blocking threads, so that a caller that goes away does not let go of it
+    /// half way.
+    place: Mutex<Place>,
+}
+
+struct Place {
     path: PathBuf,
     sealing: Sealing,
-    keys: Mutex<Keys>,
-    /// Held from reading the map until its successor is on disk and in memory; only on blocking
-    /// threads, so that a caller that goes away does not let go of it half way.
-    writing: Mutex<()>,
 }
 
 type Keys = BTreeMap<String, (PrivateKey, Arc<dyn Signer>)>;
@@ -76,8 +83,41 @@ impl DiskKeyManager {
         if to_be_sealed {
             store(&path, &sealing, &keys)?;
         }
-        let keys = Mutex::new(keys);
-        Ok(Self(Arc::new(Inner { path, sealing, keys, writing: Mutex::default() })))
+        let (keys, place) = (Mutex::new(keys), Mutex::new(Place { path, sealing }));
+        Ok(Self(Arc::new(Inner { keys, place })))
+    }
+
+    /// Keeps the keys in another file, or sealed otherwise, from now on. They are written there
+    /// before this returns and stay in use; a file they were in before is left as it is.
+    ///
+    /// # Errors
+    /// [`KeyManagerError`] when they cannot be written there, or that file holds other keys:
+    /// nothing has changed then.
+    pub async fn move_to(
+        &self,
+        path: impl Into<PathBuf>,
+        sealing: Sealing,
+    ) -> Result<(), KeyManagerError> {
+        let (inner, path) = (self.0.clone(), path.into());
+        blocking(move || {
+            let mut place = lock(&inner.place);
+            let keys = lock(&inner.keys).clone();
+            if place.path != path
+                && let Some(bytes) = files::read_secret(&path, MAX_KEY_FILE)?
+            {
+                let (found, _) = load(&path, &bytes, &sealing)?;
+                let same = |id: &String, key: &PrivateKey| {
+                    keys.get(id).is_some_and(|(ours, _)| ours.public_key() == key.public_key())
+                };
+                if !found.iter().all(|(id, (key, _))| same(id, key)) {
+                    return Err(KeyManagerError::Occupied { path });
+                }
+            }
+            store(&path, &sealing, &keys)?;
+            *place = Place { path, sealing };
+            Ok(())
+        })
+        .await
     }
 
     /// Puts an existing key under a name (migration from another key manager).
@@ -103,10 +143,10 @@ impl DiskKeyManager {
         check_id(id)?;
         let (inner, id) = (self.0.clone(), id.to_owned());
         blocking(move || {
-            let _writing = lock(&inner.writing);
+            let place = lock(&inner.place);
             let mut next = lock(&inner.keys).clone();
             next.insert(id, (key, signer));
-            store(&inner.path, &inner.sealing, &next)?;
+            store(&place.path, &place.sealing, &next)?;
             *lock(&inner.keys) = next;
             Ok(())
         })
@@ -138,7 +178,11 @@ impl KeyManager for DiskKeyManager {
 
 impl fmt::Debug for DiskKeyManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DiskKeyManager({})", self.0.path.display())
+        // The place may be busy for as long as the disk is: it is not waited for.
+        match self.0.place.try_lock() {
+            Ok(place) => write!(f, "DiskKeyManager({})", place.path.display()),
+            Err(_) => f.write_str("DiskKeyManager(..)"),
+        }
     }
 }
 
@@ -263,6 +307,46 @@ mod tests {
             assert!(matches!(error, KeyManagerError::Sealing { .. }));
             assert!(error.to_string().contains("keys.json"), "{error}");
         }
+    }
+
+    #[tokio::test]
+    async fn keys_move_to_another_file_and_stay_in_use() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (dir.path().join("old.json"), dir.path().join("new.json"));
+        let keys = DiskKeyManager::open(&old, Sealing::Off).unwrap();
+        let first = keys.generate_key("a", KeyType::EcP256).await.unwrap();
+        keys.move_to(&new, Sealing::With(seal_key(1))).await.unwrap();
+        let before = fs::read(&old).unwrap();
+        keys.generate_key("b", KeyType::EcP256).await.unwrap();
+        assert_eq!(fs::read(&old).unwrap(), before, "left as it was");
+        let again = DiskKeyManager::open(&new, Sealing::With(seal_key(1))).unwrap();
+        assert_eq!(again.export().len(), 2);
+        let found = again.get_key("a").await.unwrap().unwrap();
+        assert_eq!(found.public_key(), first.public_key());
+
+        // Sealed otherwise in the same file, and back to where older keys of its own are.
+        keys.move_to(&new, Sealing::With(seal_key(2))).await.unwrap();
+        DiskKeyManager::open(&new, Sealing::With(seal_key(2))).unwrap();
+        keys.move_to(&old, Sealing::Off).await.unwrap();
+        assert_eq!(DiskKeyManager::open(&old, Sealing::Off).unwrap().export().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn keys_do_not_move_onto_those_of_others_nor_where_nothing_can_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, other) = (dir.path().join("own.json"), dir.path().join("other.json"));
+        let keys = DiskKeyManager::open(&own, Sealing::Off).unwrap();
+        keys.generate_key("a", KeyType::EcP256).await.unwrap();
+        let foreign = DiskKeyManager::open(&other, Sealing::Off).unwrap();
+        foreign.generate_key("a", KeyType::EcP256).await.unwrap();
+        let before = fs::read(&other).unwrap();
+        let error = keys.move_to(&other, Sealing::Off).await.unwrap_err();
+        assert!(matches!(error, KeyManagerError::Occupied { .. }), "{error}");
+        assert!(error.to_string().contains("other.json"), "{error}");
+        assert_eq!(fs::read(&other).unwrap(), before);
+        assert!(keys.move_to(dir.path().join("no/dir"), Sealing::Off).await.is_err());
+        keys.generate_key("b", KeyType::EcP256).await.unwrap();
+        assert_eq!(DiskKeyManager::open(&own, Sealing::Off).unwrap().export().len(), 2);
     }
 
     #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use signet_daemon::config::{Block, ConfigError, Configured, Plugin};
+use signet_daemon::config::{Block, ConfigError, Configured, Plugin, PluginSource};
 
 use super::{
     database, kubernetes,
@@ -13,6 +13,8 @@ use super::{
 };
 
 const LATER: &str = "is not in this release";
+const NOT_AGAIN: &str = "DataStore \"sql\": its plugin_data_file is read at a start only, not on \
+                         SIGUSR1";
 
 /// Reads the section; none when it does not have what a server needs.
 pub(super) fn plugins(root: &Block<'_>) -> Option<Plugins> {
@@ -30,7 +32,14 @@ pub(super) fn plugins(root: &Block<'_>) -> Option<Plugins> {
             "DataStore" => {
                 stores += 1;
                 match name.as_str() {
-                    "sql" => data_stores.extend(plugin.configure(database::data_store)),
+                    "sql" => {
+                        let pos = plugin.pos();
+                        let store = plugin.configure(database::data_store);
+                        if let Some(PluginSource::File(_)) = store.as_ref().map(|s| &s.source) {
+                            root.context().warn(pos, NOT_AGAIN);
+                        }
+                        data_stores.extend(store);
+                    }
                     _ => plugin.refuse("unknown data store; use sql"),
                 }
             }
