@@ -27,7 +27,9 @@ use tokio::time::Instant;
 use tonic::{body::Body, service::Routes};
 use tower::Service as _;
 
-use crate::{endpoint::Answer, jwt::JwtService, sync::Shared, workload::CallerAttestor};
+use crate::{
+    audit::Audit, endpoint::Answer, jwt::JwtService, sync::Shared, workload::CallerAttestor,
+};
 
 /// What the admin services work with.
 #[derive(Clone, Debug)]
@@ -42,6 +44,8 @@ pub struct AdminContext {
     pub log: Option<LogHandle>,
     /// Who may use the Delegated Identity API.
     pub delegates: Vec<SpiffeId>,
+    /// Writes audit records.
+    pub audit: Audit,
     /// Where processes are read from.
     pub proc_root: ProcRoot,
     /// When the program started.

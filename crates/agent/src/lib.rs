@@ -7,6 +7,7 @@ pub mod admin;
 pub mod agent_identity;
 pub mod app;
 mod attestors;
+pub mod audit;
 pub mod bootstrap;
 pub mod cache;
 pub mod cli;

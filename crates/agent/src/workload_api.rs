@@ -16,9 +16,10 @@ use tonic::{Request, Status, body::Body, service::Routes};
 use tower::Service as _;
 
 use crate::{
-    cache::{Cache, Subscription, WorkloadUpdate},
+    audit::{Audit, Call},
+    cache::{Cache, Identity, Subscription, WorkloadUpdate},
     config::WorkloadRateLimits,
-    endpoint::{Answer, Caller},
+    endpoint::Answer,
     entry::without_duplicate_hints,
     jwt::JwtService,
     metrics::AgentMetrics,
@@ -50,6 +51,8 @@ pub struct WorkloadApiSettings {
     pub allowed_foreign_jwt_claims: Vec<String>,
     /// Limits by selector set.
     pub rate_limits: WorkloadRateLimits,
+    /// Writes audit records.
+    pub audit: Audit,
 }
 
 /// The Workload API.
@@ -62,6 +65,7 @@ pub struct Handler {
     validator: Validator,
     allow_unauthenticated: bool,
     limits: Limits,
+    audit: Audit,
     stop: CancellationToken,
 }
 
@@ -103,6 +107,7 @@ impl Handler {
                 x509_bundles: limit(rates.fetch_x509_bundles),
                 jwt_bundles: limit(rates.fetch_jwt_bundles),
             },
+            audit: settings.audit,
             stop,
         })
     }
@@ -110,11 +115,11 @@ impl Handler {
     fn limit(
         &self,
         limiter: Option<&RateLimiter<SelectorSet>>,
-        method: &'static str,
-        caller: &Caller,
+        call: &Call,
         selectors: &SelectorSet,
     ) -> Result<(), Status> {
-        let Some(limiter) = limiter.filter(|_| !caller.is_self()) else { return Ok(()) };
+        let Some(limiter) = limiter.filter(|_| !call.caller.is_self()) else { return Ok(()) };
+        let method = call.method;
         limiter.try_acquire(selectors, 1).map_err(|_| {
             self.metrics.rate_limited.inc(&[method]);
             Status::unavailable(format!("rate limit exceeded for {METHODS}{method}"))
@@ -128,7 +133,7 @@ impl Handler {
         update: &WorkloadUpdate,
         selectors: &SelectorSet,
     ) -> Option<Status> {
-        let nobody = || Some(self.attestor.no_identity(&stream.caller, selectors));
+        let nobody = || Some(self.attestor.no_identity(&stream.call.caller, selectors));
         match stream.kind {
             Kind::Svids if update.matched == 0 => nobody(),
             Kind::Svids if update.identities.is_empty() => Some(no_valid_svid(update.matched)),
@@ -143,8 +148,17 @@ impl Handler {
         stream: StreamOf,
         limiter: Option<&RateLimiter<SelectorSet>>,
     ) -> Result<Frames, Status> {
-        let selectors = self.attestor.attest(&stream.caller).await?;
-        self.limit(limiter, stream.method, &stream.caller, &selectors)?;
+        let (audit, call) = (self.audit, stream.call.clone());
+        audit.outcome(&call, self.open(stream, limiter).await)
+    }
+
+    async fn open(
+        self: Arc<Self>,
+        stream: StreamOf,
+        limiter: Option<&RateLimiter<SelectorSet>>,
+    ) -> Result<Frames, Status> {
+        let selectors = self.attestor.attest(&stream.call.caller).await?;
+        self.limit(limiter, &stream.call, &selectors)?;
         let mut subscription = self.cache.subscribe(selectors);
         let first = match subscription.ready() {
             Some(update) => update,
@@ -154,7 +168,7 @@ impl Handler {
             return Err(refusal);
         }
         let frame = (stream.encode)(&first)?;
-        stream.log(&first);
+        self.log(&stream, &first);
         let state = Some((self, stream, subscription, first));
         let rest = futures_util::stream::unfold(state, |state| async move {
             let (handler, stream, mut subscription, last) = state?;
@@ -164,18 +178,79 @@ impl Handler {
                     Err(status) => return Some((Err(status), None)),
                 };
                 if let Some(refusal) = handler.refusal(&stream, &update, subscription.selectors()) {
+                    handler.audit.refused(&stream.call, &refusal);
                     return Some((Err(refusal), None));
                 }
                 if (stream.same)(&last, &update) {
                     continue;
                 }
                 let frame = (stream.encode)(&update);
-                stream.log(&update);
+                handler.log(&stream, &update);
                 return Some((frame, Some((handler, stream, subscription, update))));
             }
         });
         let once = futures_util::stream::once(std::future::ready(Ok(frame)));
         Ok(Box::pin(futures_util::StreamExt::chain(once, rest)))
+    }
+
+    /// Says which SVIDs an update hands out.
+    fn log(&self, stream: &StreamOf, update: &WorkloadUpdate) {
+        if stream.kind != Kind::Svids || stream.call.caller.is_self() {
+            return;
+        }
+        for identity in &update.identities {
+            tracing::debug!(
+                pid = stream.call.caller.pid(),
+                spiffe_id = %identity.entry.spiffe_id,
+                expires_at = identity.svid.not_after,
+                "Fetched X.509 SVID"
+            );
+        }
+        self.audit.issued(&stream.call, None, |issued| {
+            for Identity { entry, svid } in &update.identities {
+                issued.add(&entry.id, &entry.spiffe_id, svid.not_after);
+            }
+        });
+    }
+
+    /// The JWT-SVIDs of a caller.
+    async fn jwt_svids(
+        &self,
+        call: &Call,
+        request: pb::JwtsvidRequest,
+    ) -> Result<pb::JwtsvidResponse, Status> {
+        check_audience(&request.audience)?;
+        let wanted: Option<SpiffeId> = match request.spiffe_id.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(|error| {
+                Status::invalid_argument(format!("invalid requested SPIFFE ID: {error}"))
+            })?),
+        };
+        let caller = &call.caller;
+        let selectors = self.attestor.attest(caller).await?;
+        self.limit(self.limits.jwt_svid.as_ref(), call, &selectors)?;
+        let entries = without_duplicate_hints(self.cache.matching(&selectors), |entry| entry);
+        let entries = entries
+            .into_iter()
+            .filter(|entry| wanted.as_ref().is_none_or(|id| *id == entry.spiffe_id));
+        let found = self.jwt.fetch_all(entries, &request.audience).await?;
+        for (entry, _) in &found {
+            tracing::debug!(spiffe_id = %entry.spiffe_id, pid = caller.pid(), "Fetched JWT SVID");
+        }
+        if found.is_empty() {
+            return Err(self.attestor.no_identity(caller, &selectors));
+        }
+        self.audit.issued(call, Some(&request.audience), |issued| {
+            for (entry, svid) in &found {
+                issued.add(&entry.id, &entry.spiffe_id, svid.expires_at);
+            }
+        });
+        let svids = found.into_iter().map(|(entry, svid)| pb::Jwtsvid {
+            spiffe_id: entry.spiffe_id.to_string(),
+            svid: svid.token.to_string(),
+            hint: entry.hint.to_string(),
+        });
+        Ok(pb::JwtsvidResponse { svids: svids.collect() })
     }
 
     async fn next(&self, subscription: &mut Subscription) -> Result<Arc<WorkloadUpdate>, Status> {
@@ -189,8 +264,7 @@ impl Handler {
 
 /// One open stream.
 struct StreamOf {
-    caller: Caller,
-    method: &'static str,
+    call: Call,
     kind: Kind,
     encode: Encode,
     same: Same,
@@ -200,21 +274,6 @@ struct StreamOf {
 enum Kind {
     Svids,
     Bundles,
-}
-
-impl StreamOf {
-    fn log(&self, update: &WorkloadUpdate) {
-        if self.kind == Kind::Svids && !self.caller.is_self() {
-            for identity in &update.identities {
-                tracing::debug!(
-                    pid = self.caller.pid(),
-                    spiffe_id = %identity.entry.spiffe_id,
-                    expires_at = identity.svid.not_after,
-                    "Fetched X.509 SVID"
-                );
-            }
-        }
-    }
 }
 
 /// The API as tonic serves it: a handle on the shared [`Handler`].
@@ -230,8 +289,7 @@ impl WorkloadApi for Api {
         request: Request<pb::X509svidRequest>,
     ) -> Result<Frames, Status> {
         let stream = StreamOf {
-            caller: CallerAttestor::caller(&request)?,
-            method: "FetchX509SVID",
+            call: Call::workload("FetchX509SVID", &CallerAttestor::caller(&request)?),
             kind: Kind::Svids,
             encode: encode::x509_svids,
             same: |_, _| false,
@@ -244,8 +302,7 @@ impl WorkloadApi for Api {
         request: Request<pb::X509BundlesRequest>,
     ) -> Result<Frames, Status> {
         let stream = StreamOf {
-            caller: CallerAttestor::caller(&request)?,
-            method: "FetchX509Bundles",
+            call: Call::workload("FetchX509Bundles", &CallerAttestor::caller(&request)?),
             kind: Kind::Bundles,
             encode: encode::x509_bundles,
             same: encode::same_x509_bundles,
@@ -257,43 +314,9 @@ impl WorkloadApi for Api {
         &self,
         request: Request<pb::JwtsvidRequest>,
     ) -> Result<pb::JwtsvidResponse, Status> {
-        let caller = CallerAttestor::caller(&request)?;
-        let request = request.into_inner();
-        check_audience(&request.audience)?;
-        let wanted: Option<SpiffeId> = match request.spiffe_id.as_str() {
-            "" => None,
-            text => Some(text.parse().map_err(|error| {
-                Status::invalid_argument(format!("invalid requested SPIFFE ID: {error}"))
-            })?),
-        };
-        let handler = &self.0;
-        let selectors = handler.attestor.attest(&caller).await?;
-        handler.limit(handler.limits.jwt_svid.as_ref(), "FetchJWTSVID", &caller, &selectors)?;
-        let entries = without_duplicate_hints(handler.cache.matching(&selectors), |entry| entry);
-        let mut svids = Vec::with_capacity(entries.len());
-        for entry in entries {
-            if wanted.as_ref().is_some_and(|id| *id != entry.spiffe_id) {
-                continue;
-            }
-            let svid = handler.jwt.fetch(&entry, &request.audience).await.map_err(|error| {
-                tracing::error!(
-                    spiffe_id = %entry.spiffe_id,
-                    error = %error,
-                    "Could not fetch JWT-SVID"
-                );
-                Status::unavailable(format!("could not fetch JWT-SVID: {error}"))
-            })?;
-            tracing::debug!(spiffe_id = %entry.spiffe_id, pid = caller.pid(), "Fetched JWT SVID");
-            svids.push(pb::Jwtsvid {
-                spiffe_id: entry.spiffe_id.to_string(),
-                svid: svid.token.to_string(),
-                hint: entry.hint.to_string(),
-            });
-        }
-        if svids.is_empty() {
-            return Err(handler.attestor.no_identity(&caller, &selectors));
-        }
-        Ok(pb::JwtsvidResponse { svids })
+        let call = Call::workload("FetchJWTSVID", &CallerAttestor::caller(&request)?);
+        let result = self.0.jwt_svids(&call, request.into_inner()).await;
+        self.0.audit.outcome(&call, result)
     }
 
     async fn fetch_jwt_bundles(
@@ -301,8 +324,7 @@ impl WorkloadApi for Api {
         request: Request<pb::JwtBundlesRequest>,
     ) -> Result<Frames, Status> {
         let stream = StreamOf {
-            caller: CallerAttestor::caller(&request)?,
-            method: "FetchJWTBundles",
+            call: Call::workload("FetchJWTBundles", &CallerAttestor::caller(&request)?),
             kind: Kind::Bundles,
             encode: encode::jwt_bundles_of,
             same: encode::same_jwt_bundles,

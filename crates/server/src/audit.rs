@@ -232,19 +232,9 @@ mod tests {
     fn a_record_names_caller_call_outcome_and_what_was_done() {
         use signet_base::SystemClock;
         use signet_daemon::logging::{LogFormat, LogSettings, with_writer};
+        use signet_testkit::Captured;
 
-        #[derive(Clone, Default)]
-        struct Lines(Arc<Mutex<Vec<u8>>>);
-        impl std::io::Write for Lines {
-            fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
-                self.0.lock().unwrap().extend_from_slice(buf);
-                Ok(buf.len())
-            }
-            fn flush(&mut self) -> std::io::Result<()> {
-                Ok(())
-            }
-        }
-        let lines = Lines::default();
+        let lines = Captured::default();
         let settings = LogSettings { format: LogFormat::Json, ..LogSettings::default() };
         let (subscriber, _) = with_writer(&settings, SystemClock::shared(), lines.clone());
         let caller = Caller {
@@ -260,7 +250,7 @@ mod tests {
             batch.item(Code::Ok, "", &[("entry_id", &"e1")]);
             batch.finish(Code::Ok, "");
         });
-        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        let text = lines.text();
         let records: Vec<serde_json::Value> =
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(records.len(), 2, "{text}");

@@ -22,8 +22,10 @@ use tonic::{Request, Response, Status};
 
 use super::AdminContext;
 use crate::{
-    cache::{BundleMap, WorkloadUpdate},
-    endpoint::Caller,
+    audit::{Call, DELEGATED_IDENTITY},
+    cache::{BundleMap, Identity, WorkloadUpdate},
+    entry::AgentEntry,
+    jwt_cache::JwtSvid,
     workload::CallerAttestor,
     workload_api::{check_audience, jwt_bundles, x509_bundle},
 };
@@ -41,7 +43,7 @@ pub(super) struct Delegated {
 /// A caller that is a delegate, with what it was attested to be.
 #[derive(Clone)]
 struct Delegate {
-    caller: Caller,
+    call: Call,
     selectors: SelectorSet,
 }
 
@@ -50,26 +52,44 @@ impl Delegated {
         Self { context: Arc::new(context) }
     }
 
-    /// Attests the caller and checks that it is a delegate.
-    async fn delegate<T>(&self, request: &Request<T>) -> Result<Delegate, Status> {
-        let caller = CallerAttestor::caller(request)?;
-        let selectors = self.context.attestor.attest(&caller).await?;
-        let delegate = Delegate { caller, selectors };
+    /// Attests the caller of `method` and checks that it is a delegate.
+    async fn delegate<T>(
+        &self,
+        method: &'static str,
+        pid: i32,
+        request: &Request<T>,
+    ) -> Result<Delegate, Status> {
+        let call = Call {
+            service: DELEGATED_IDENTITY,
+            method,
+            caller: CallerAttestor::caller(request)?,
+            subject_pid: (pid != 0).then_some(pid),
+        };
+        let selectors = self.context.attestor.attest(&call.caller).await;
+        let selectors = self.context.audit.outcome(&call, selectors)?;
+        let delegate = Delegate { call, selectors };
         self.authorize(&delegate)?;
         Ok(delegate)
     }
 
     /// Checks, with the entries as they are now, that the caller is a delegate.
     fn authorize(&self, delegate: &Delegate) -> Result<(), Status> {
+        self.context.audit.outcome(&delegate.call, self.check(delegate))
+    }
+
+    fn check(&self, delegate: &Delegate) -> Result<(), Status> {
         let entries = self.context.shared.cache.matching(&delegate.selectors);
         let Some(default) = entries.first() else {
-            return Err(self.context.attestor.no_identity(&delegate.caller, &delegate.selectors));
+            return Err(self
+                .context
+                .attestor
+                .no_identity(&delegate.call.caller, &delegate.selectors));
         };
         if entries.iter().any(|entry| self.context.delegates.contains(&entry.spiffe_id)) {
             return Ok(());
         }
         tracing::error!(
-            pid = delegate.caller.pid(),
+            pid = delegate.call.caller.pid(),
             num_registered_entries = entries.len(),
             default_id = %default.spiffe_id,
             r#type = "audit",
@@ -80,6 +100,15 @@ impl Delegated {
 
     /// The selectors a delegate asks about: its own word, or those of the process it names.
     async fn subject(
+        &self,
+        delegate: &Delegate,
+        selectors: &[types::Selector],
+    ) -> Result<SelectorSet, Status> {
+        let subject = self.selectors_of(delegate.call.subject_pid.unwrap_or(0), selectors).await;
+        self.context.audit.outcome(&delegate.call, subject)
+    }
+
+    async fn selectors_of(
         &self,
         pid: i32,
         selectors: &[types::Selector],
@@ -105,6 +134,22 @@ impl Delegated {
         let peer = PinnedPeer::from_named_pid(pid, &self.context.proc_root)
             .map_err(|error| failed(&error))?;
         self.context.attestor.attestors().attest(&peer).await.map_err(|error| failed(&error))
+    }
+
+    /// The JWT-SVIDs that a workload with `selectors` gets through a delegate.
+    async fn jwt_svids(
+        &self,
+        delegate: &Delegate,
+        selectors: &SelectorSet,
+        audience: &[String],
+    ) -> Result<Vec<(Arc<AgentEntry>, JwtSvid)>, Status> {
+        let entries = self.context.shared.cache.matching(selectors);
+        let entries = entries.into_iter().filter(|entry| for_delegates(entry));
+        let found = self.context.jwt.fetch_all(entries, audience).await?;
+        if found.is_empty() {
+            return Err(self.context.attestor.no_identity(&delegate.call.caller, selectors));
+        }
+        Ok(found)
     }
 
     /// A stream of answers made of all bundles, now and at each change.
@@ -146,9 +191,9 @@ impl delegated_identity_server::DelegatedIdentity for Delegated {
         &self,
         request: Request<SubscribeToX509sviDsRequest>,
     ) -> Result<Response<Self::SubscribeToX509SVIDsStream>, Status> {
-        let delegate = self.delegate(&request).await?;
-        let request = request.into_inner();
-        let selectors = self.subject(request.pid, &request.selectors).await?;
+        let pid = request.get_ref().pid;
+        let delegate = self.delegate("SubscribeToX509SVIDs", pid, &request).await?;
+        let selectors = self.subject(&delegate, &request.get_ref().selectors).await?;
         let subscription = self.context.shared.cache.subscribe(selectors);
         let state = Some((self.clone(), delegate, subscription));
         let answers = futures_util::stream::unfold(state, |state| async move {
@@ -160,6 +205,12 @@ impl delegated_identity_server::DelegatedIdentity for Delegated {
             };
             let answer = update.and_then(|update| {
                 service.authorize(&delegate)?;
+                let served = update.identities.iter().filter(|one| for_delegates(&one.entry));
+                service.context.audit.issued(&delegate.call, None, |issued| {
+                    for Identity { entry, svid } in served {
+                        issued.add(&entry.id, &entry.spiffe_id, svid.not_after);
+                    }
+                });
                 Ok(x509_answer(&update))
             });
             match answer {
@@ -174,7 +225,7 @@ impl delegated_identity_server::DelegatedIdentity for Delegated {
         &self,
         request: Request<SubscribeToX509BundlesRequest>,
     ) -> Result<Response<Self::SubscribeToX509BundlesStream>, Status> {
-        let delegate = self.delegate(&request).await?;
+        let delegate = self.delegate("SubscribeToX509Bundles", 0, &request).await?;
         let answers = self.bundles(delegate, |bundles| {
             let ca_certificates = bundles
                 .values()
@@ -190,43 +241,32 @@ impl delegated_identity_server::DelegatedIdentity for Delegated {
         request: Request<FetchJwtsviDsRequest>,
     ) -> Result<Response<FetchJwtsviDsResponse>, Status> {
         check_audience(&request.get_ref().audience)?;
-        let delegate = self.delegate(&request).await?;
+        let pid = request.get_ref().pid;
+        let delegate = self.delegate("FetchJWTSVIDs", pid, &request).await?;
         let request = request.into_inner();
-        let selectors = self.subject(request.pid, &request.selectors).await?;
-        let mut svids = Vec::new();
-        for entry in self.context.shared.cache.matching(&selectors) {
-            // The identities of administrators and downstream servers are not for delegates.
-            if entry.admin || entry.downstream {
-                continue;
+        let selectors = self.subject(&delegate, &request.selectors).await?;
+        let found = self.jwt_svids(&delegate, &selectors, &request.audience).await;
+        let found = self.context.audit.outcome(&delegate.call, found)?;
+        self.context.audit.issued(&delegate.call, Some(&request.audience), |issued| {
+            for (entry, svid) in &found {
+                issued.add(&entry.id, &entry.spiffe_id, svid.expires_at);
             }
-            let svid =
-                self.context.jwt.fetch(&entry, &request.audience).await.map_err(|error| {
-                    tracing::error!(
-                        spiffe_id = %entry.spiffe_id,
-                        error = %error,
-                        "Could not fetch JWT-SVID"
-                    );
-                    Status::unavailable(format!("could not fetch JWT-SVID: {error}"))
-                })?;
-            svids.push(types::Jwtsvid {
-                token: svid.token.to_string(),
-                id: Some(convert::id_to_pb(&entry.spiffe_id)),
-                expires_at: svid.expires_at,
-                issued_at: svid.issued_at,
-                hint: entry.hint.to_string(),
-            });
-        }
-        if svids.is_empty() {
-            return Err(self.context.attestor.no_identity(&delegate.caller, &selectors));
-        }
-        Ok(Response::new(FetchJwtsviDsResponse { svids }))
+        });
+        let svids = found.into_iter().map(|(entry, svid)| types::Jwtsvid {
+            token: svid.token.to_string(),
+            id: Some(convert::id_to_pb(&entry.spiffe_id)),
+            expires_at: svid.expires_at,
+            issued_at: svid.issued_at,
+            hint: entry.hint.to_string(),
+        });
+        Ok(Response::new(FetchJwtsviDsResponse { svids: svids.collect() }))
     }
 
     async fn subscribe_to_jwt_bundles(
         &self,
         request: Request<SubscribeToJwtBundlesRequest>,
     ) -> Result<Response<Self::SubscribeToJWTBundlesStream>, Status> {
-        let delegate = self.delegate(&request).await?;
+        let delegate = self.delegate("SubscribeToJWTBundles", 0, &request).await?;
         let answers = self.bundles(delegate, |bundles| {
             let bundles = bundles
                 .values()
@@ -238,13 +278,18 @@ impl delegated_identity_server::DelegatedIdentity for Delegated {
     }
 }
 
+/// The identities of administrators and downstream servers are not for delegates.
+fn for_delegates(entry: &AgentEntry) -> bool {
+    !entry.admin && !entry.downstream
+}
+
 /// All identities of an update but those of administrators and downstream servers; no match is an
 /// empty answer, not a refusal.
 fn x509_answer(update: &WorkloadUpdate) -> SubscribeToX509sviDsResponse {
     let x509_svids = update
         .identities
         .iter()
-        .filter(|identity| !identity.entry.admin && !identity.entry.downstream)
+        .filter(|identity| for_delegates(&identity.entry))
         .map(|identity| X509svidWithKey {
             x509_svid: Some(types::X509svid {
                 cert_chain: identity

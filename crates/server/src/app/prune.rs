@@ -54,7 +54,13 @@ async fn wait(token: &CancellationToken, interval: Duration, spread: f64) -> boo
     token.run_until_cancelled(tokio::time::sleep(interval)).await.is_some()
 }
 
+/// The mark of an audit record: nobody asked, but something was deleted.
+fn audit(context: &Context) -> Option<&'static str> {
+    context.config.audit_log_enabled.then_some("audit")
+}
+
 async fn entries(context: &Context) {
+    let audit = audit(context);
     loop {
         let now = context.clock.unix();
         match context.store.prune_entries(now, BATCH, now).await {
@@ -64,6 +70,7 @@ async fn entries(context: &Context) {
                         entry_id = %entry.id,
                         spiffe_id = %entry.spiffe_id,
                         parent_id = %entry.parent_id,
+                        r#type = audit,
                         "Pruned an expired registration"
                     );
                 }
@@ -84,6 +91,7 @@ async fn entries(context: &Context) {
 
 async fn nodes(context: &Context, token: &CancellationToken) {
     let Some(settings) = context.config.prune_nodes else { return };
+    let audit = audit(context);
     while !token.is_cancelled() {
         let now = context.clock.unix();
         let age = i64::try_from(settings.expired_for.as_secs()).unwrap_or(i64::MAX);
@@ -91,7 +99,7 @@ async fn nodes(context: &Context, token: &CancellationToken) {
         match context.store.prune_nodes(limit, settings.tofu, settings.batch_size, now).await {
             Ok(pruned) => {
                 for id in &pruned {
-                    tracing::info!(spiffe_id = %id, "Pruned an expired agent");
+                    tracing::info!(spiffe_id = %id, r#type = audit, "Pruned an expired agent");
                 }
                 if u32::try_from(pruned.len()).is_ok_and(|count| count < settings.batch_size) {
                     return;

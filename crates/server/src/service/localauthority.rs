@@ -45,9 +45,10 @@ impl local_authority_server::LocalAuthority for LocalAuthorityService {
 
     async fn prepare_jwt_authority(
         &self,
-        _request: Request<pb::PrepareJwtAuthorityRequest>,
+        request: Request<pb::PrepareJwtAuthorityRequest>,
     ) -> Result<Response<pb::PrepareJwtAuthorityResponse>, Status> {
         let prepared = self.context.authority.prepare_jwt().await.map_err(refused)?;
+        audited(&request, &prepared.authority_id);
         let prepared_authority = Some(state(&prepared));
         Ok(Response::new(pb::PrepareJwtAuthorityResponse { prepared_authority }))
     }
@@ -93,9 +94,10 @@ impl local_authority_server::LocalAuthority for LocalAuthorityService {
 
     async fn prepare_x509_authority(
         &self,
-        _request: Request<pb::PrepareX509AuthorityRequest>,
+        request: Request<pb::PrepareX509AuthorityRequest>,
     ) -> Result<Response<pb::PrepareX509AuthorityResponse>, Status> {
         let prepared = self.context.authority.prepare_x509().await.map_err(refused)?;
+        audited(&request, &prepared.authority_id);
         let prepared_authority = Some(state(&prepared));
         Ok(Response::new(pb::PrepareX509AuthorityResponse { prepared_authority }))
     }
