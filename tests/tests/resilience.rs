@@ -21,7 +21,7 @@ fn serves(node: &Node, path: &str) {
     });
 }
 
-/// Waits until what is served now is also in the sealed cache, which is written a moment later.
+/// Waits until what is served now is also in the sealed cache.
 fn sealed(node: &Node) {
     let file = node.agent.data_dir().join("svid-cache.sealed");
     let served = SystemTime::now();
@@ -115,6 +115,8 @@ fn an_agent_that_restarts_without_its_server_serves_its_sealed_cache() {
     let after = Client::Go.run(&socket, &["x509"]).json();
     assert_eq!(after["svids"][0]["id"], before["svids"][0]["id"]);
     assert_eq!(after["svids"][0]["verified"], true);
+    let again = Client::Go.run(&socket, &["jwt", "aud"]).json();
+    assert_eq!(again["token"], jwt["token"], "the JWT-SVID was kept as well");
     Client::Go.run(&socket, &["validate", "aud", jwt["token"].as_str().expect("a token")]).ok();
     node.server.launch();
     node.server.ready();

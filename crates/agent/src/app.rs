@@ -15,7 +15,7 @@ use signet_attest::{node::NodeAttestError, procfs::ProcRoot};
 use signet_base::{CancellationToken, SharedClock, Tasks};
 use signet_daemon::{
     health::{Health, HealthServer as HttpHealth},
-    listen::{ListenError, UnixOptions, UnixSocket, bind_unix, make_directories},
+    listen::{ListenError, UnixOptions, bind_unix, check_unix_path, make_directories},
     logging::LogHandle,
     metrics::{Metrics, MetricsServer},
     process::{self, DirLock, LockError},
@@ -37,6 +37,7 @@ use crate::{
     admin::{AdminApi, AdminContext},
     agent_identity::AgentKeys,
     attestors,
+    audit::Audit,
     cache::Cache,
     client::{ClientError, ServerClient, Target, tls_config},
     config::{self, Config},
@@ -58,6 +59,11 @@ const LOCK_FILE: &str = "signet-agent.lock";
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 /// The mode of the directories that are made for sockets.
 const SOCKET_DIR_MODE: u32 = 0o755;
+
+/// The public socket is for every process of the node, the admin socket for its operators.
+const PUBLIC: UnixOptions = UnixOptions { socket_mode: 0o777, ..ADMIN };
+const ADMIN: UnixOptions =
+    UnixOptions { dir_mode: Some(SOCKET_DIR_MODE), socket_mode: 0o770, take_over: true };
 
 /// The agent, built and not running.
 #[derive(Debug)]
@@ -125,6 +131,12 @@ impl App {
         clock: SharedClock,
         log: Option<LogHandle>,
     ) -> Result<Self, BuildError> {
+        // The sockets are opened late; what is in their way is found before anything is made.
+        for (path, options) in [(&config.socket_path, PUBLIC), (&config.admin_socket_path, ADMIN)] {
+            if let Some(path) = path {
+                check_unix_path(path, options)?;
+            }
+        }
         create_dir(&config.data_dir)?;
         let lock = DirLock::wait(&config.data_dir, LOCK_FILE, LOCK_PATIENCE).await?;
         let state = Arc::new(AgentState::open(&config.data_dir)?);
@@ -229,6 +241,7 @@ impl App {
             jwt: Arc::clone(&self.jwt),
             log: self.log,
             delegates: self.config.authorized_delegates.clone(),
+            audit: Audit::new(self.config.audit_log_enabled),
             proc_root: self.proc_root.clone(),
             started: self.started,
             stop: tasks.token().clone(),
@@ -240,6 +253,7 @@ impl App {
                     allow_unauthenticated_verifiers: self.config.allow_unauthenticated_verifiers,
                     allowed_foreign_jwt_claims: self.config.allowed_foreign_jwt_claims.clone(),
                     rate_limits: self.config.experimental.ratelimit,
+                    audit: Audit::new(self.config.audit_log_enabled),
                 },
                 self.attestor,
                 Arc::clone(&self.shared.cache),
@@ -283,7 +297,7 @@ impl Sockets {
         let stop: &CancellationToken = tasks.token();
         // The admin socket is there from the start: it helps to find out what is wrong.
         if let Some(path) = &self.admin {
-            let socket = bind(path, 0o770).await?;
+            let socket = bind_unix(path, ADMIN).await?;
             tracing::info!(address = %path.display(), "Starting admin APIs");
             let others = common_routes(
                 &self.health,
@@ -302,18 +316,13 @@ impl Sockets {
             Some(Ok(_)) => {}
             _ => return Ok(()),
         }
-        let socket = bind(path, 0o777).await?;
+        let socket = bind_unix(path, PUBLIC).await?;
         tracing::info!(address = %path.display(), "Starting Workload API");
         let others = common_routes(&self.health, &["SpiffeWorkloadAPI"]);
         let api = PublicApi::new(self.handler, others.prepare());
         endpoint::serve("public", socket, api, self.proc_root, Some(self.metrics), tasks);
         Ok(())
     }
-}
-
-async fn bind(path: &Path, socket_mode: u32) -> Result<UnixSocket, ListenError> {
-    let dir_mode = Some(SOCKET_DIR_MODE);
-    bind_unix(path, UnixOptions { dir_mode, socket_mode, take_over: true }).await
 }
 
 /// Health and reflection.
@@ -386,6 +395,7 @@ fn shared(
         attestor: ArcSwapOption::from(attestors::node(config, &config.plugins)?.map(Arc::new)),
         status: watch::Sender::new(Status::default()),
         kick: Notify::new(),
+        jwt_changed: Notify::new(),
         sealing_fails: AtomicBool::new(false),
         metrics,
         settings,

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::{
     entry::{AgentEntry, EntryMap},
+    jwt_cache::{JwtKey, JwtSvid},
     rotation::RotationRule,
     svid::X509Svid,
 };
@@ -119,6 +120,9 @@ pub struct Snapshot {
     pub bundles: BundleMap,
     /// SVIDs by entry ID.
     pub svids: BTreeMap<EntryId, Arc<X509Svid>>,
+    /// JWT-SVIDs, those used last first. The cache has none: whoever puts the snapshot away adds
+    /// them.
+    pub jwt_svids: Vec<(JwtKey, JwtSvid)>,
 }
 
 /// The cache. Shared by `Arc`.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use signet_base::SharedClock;
+use tonic::Status;
 
 use crate::{
     client::{ClientError, RPC_TIMEOUT},
@@ -70,6 +71,30 @@ impl JwtService {
         result
     }
 
+    /// A JWT-SVID for `audience` of each of `entries`.
+    ///
+    /// # Errors
+    /// `Unavailable` when one cannot be had; it is logged.
+    pub async fn fetch_all(
+        &self,
+        entries: impl IntoIterator<Item = Arc<AgentEntry>>,
+        audience: &[String],
+    ) -> Result<Vec<(Arc<AgentEntry>, JwtSvid)>, Status> {
+        let mut found = Vec::new();
+        for entry in entries {
+            let svid = self.fetch(&entry, audience).await.map_err(|error| {
+                tracing::error!(
+                    spiffe_id = %entry.spiffe_id,
+                    error = %error,
+                    "Could not fetch JWT-SVID"
+                );
+                Status::unavailable(format!("could not fetch JWT-SVID: {error}"))
+            })?;
+            found.push((entry, svid));
+        }
+        Ok(found)
+    }
+
     async fn renew(
         &self,
         entry: &AgentEntry,
@@ -82,6 +107,7 @@ impl JwtService {
         match (self.sign(entry, audience, deadline).await, cached) {
             (Ok(svid), _) => {
                 self.shared.jwt_cache.put(key.clone(), svid.clone());
+                self.shared.jwt_changed.notify_one();
                 Ok(svid)
             }
             (Err(error), Some(cached)) if valid(&cached) => {

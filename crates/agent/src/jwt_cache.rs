@@ -8,6 +8,9 @@ use std::{
 
 use signet_identity::SpiffeId;
 
+/// The most bytes of tokens and audiences that are put away over a restart.
+pub const MAX_STORED_BYTES: usize = 8 * 1024 * 1024;
+
 /// A signed JWT-SVID. The token is a bearer secret and is not shown by `Debug`.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JwtSvid {
@@ -48,6 +51,16 @@ impl JwtKey {
             key.push_str(one);
         }
         Self(key.into())
+    }
+
+    /// The key as text, to be put away.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The key that [`Self::as_str`] gave.
+    pub fn from_stored(text: String) -> Self {
+        Self(text.into())
     }
 }
 
@@ -93,6 +106,29 @@ impl JwtCache {
             }
         }
         inner.svids.insert(key, (svid, tick));
+    }
+
+    /// Tokens that are valid at `now`, to be put away: those used last first, of at most
+    /// [`MAX_STORED_BYTES`] in all.
+    pub fn most_recent(&self, now: i64) -> Vec<(JwtKey, JwtSvid)> {
+        let inner = self.lock();
+        let mut all: Vec<_> =
+            inner.svids.iter().filter(|(_, (svid, _))| svid.expires_at > now).collect();
+        all.sort_unstable_by_key(|(_, (_, used))| std::cmp::Reverse(*used));
+        let mut room = MAX_STORED_BYTES;
+        let fits = all.into_iter().map_while(|(key, (svid, _))| {
+            room = room.checked_sub(key.0.len() + svid.token.len())?;
+            Some((key.clone(), svid.clone()))
+        });
+        fits.collect()
+    }
+
+    /// Drops what keys other than these signed; returns how many tokens went.
+    pub fn keep_signed_by(&self, key_ids: &HashSet<Box<str>>) -> usize {
+        let mut inner = self.lock();
+        let before = inner.svids.len();
+        inner.svids.retain(|_, (svid, _)| key_ids.contains(&svid.key_id));
+        before - inner.svids.len()
     }
 
     /// Drops what tainted keys signed; returns how many tokens went.
@@ -167,6 +203,33 @@ mod tests {
         cache.put(key(&["c"]), svid("k", 10));
         assert!(cache.get(&key(&["a"])).is_some() && cache.get(&key(&["b"])).is_none());
         assert_eq!(cache.len(), 2);
+    }
+
+    #[test]
+    fn what_is_put_away_is_valid_bounded_and_used_last() {
+        let cache = JwtCache::new(9);
+        cache.put(key(&["expired"]), svid("k", 10));
+        cache.put(key(&["old"]), svid("k", 20));
+        cache.put(key(&["new"]), svid("k", 20));
+        let put_away = cache.most_recent(10);
+        let keys: Vec<_> = put_away.iter().map(|(key, _)| key.clone()).collect();
+        assert_eq!(keys, [key(&["new"]), key(&["old"])]);
+        assert_eq!(JwtKey::from_stored(keys[0].as_str().to_owned()), keys[0]);
+
+        let huge = JwtSvid { token: "x".repeat(MAX_STORED_BYTES / 2).into(), ..svid("k", 20) };
+        for audience in ["a", "b"] {
+            cache.put(key(&[audience]), huge.clone());
+        }
+        assert_eq!(cache.most_recent(10).len(), 1, "two halves and their keys are too much");
+    }
+
+    #[test]
+    fn tokens_of_unknown_keys_go() {
+        let cache = JwtCache::new(9);
+        cache.put(key(&["a"]), svid("gone", 10));
+        cache.put(key(&["b"]), svid("here", 10));
+        assert_eq!(cache.keep_signed_by(&HashSet::from(["here".into(), "next".into()])), 1);
+        assert!(cache.get(&key(&["b"])).is_some());
     }
 
     #[test]

@@ -23,6 +23,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::{
     cache::{BundleMap, Snapshot},
     entry::{AgentEntry, EntryMap},
+    jwt_cache::{JwtKey, JwtSvid},
     svid::X509Svid,
 };
 
@@ -145,6 +146,9 @@ struct Stored {
     entries: Vec<StoredEntry>,
     bundles: Vec<StoredBundle>,
     svids: BTreeMap<String, StoredSvid>,
+    /// Absent in a file that an earlier build wrote.
+    #[serde(default)]
+    jwt_svids: Vec<StoredJwt>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -184,6 +188,23 @@ struct StoredSvid {
 impl Drop for StoredSvid {
     fn drop(&mut self) {
         self.key.zeroize();
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredJwt {
+    /// What the token is found by ([`JwtKey`]).
+    found_by: String,
+    token: String,
+    spiffe_id: String,
+    issued_at: i64,
+    expires_at: i64,
+    key_id: String,
+}
+
+impl Drop for StoredJwt {
+    fn drop(&mut self) {
+        self.token.zeroize();
     }
 }
 
@@ -231,7 +252,20 @@ impl Stored {
             };
             (id.to_string(), stored)
         });
-        Self { entries: entries.collect(), bundles: bundles.collect(), svids: svids.collect() }
+        let jwt_svids = snapshot.jwt_svids.iter().map(|(key, svid)| StoredJwt {
+            found_by: key.as_str().to_owned(),
+            token: svid.token.to_string(),
+            spiffe_id: svid.spiffe_id.to_string(),
+            issued_at: svid.issued_at,
+            expires_at: svid.expires_at,
+            key_id: svid.key_id.to_string(),
+        });
+        Self {
+            entries: entries.collect(),
+            bundles: bundles.collect(),
+            svids: svids.collect(),
+            jwt_svids: jwt_svids.collect(),
+        }
     }
 
     fn into_snapshot(self) -> Result<Snapshot, String> {
@@ -259,7 +293,18 @@ impl Stored {
             let validity = (stored.not_before, stored.not_after);
             svids.insert(id, X509Svid::new(spiffe_id, chain, key, validity));
         }
-        Ok(Snapshot { entries, bundles, svids })
+        let mut jwt_svids = Vec::with_capacity(self.jwt_svids.len());
+        for stored in &self.jwt_svids {
+            let svid = JwtSvid {
+                token: stored.token.as_str().into(),
+                spiffe_id: stored.spiffe_id.parse().map_err(|e| text(&e))?,
+                issued_at: stored.issued_at,
+                expires_at: stored.expires_at,
+                key_id: stored.key_id.as_str().into(),
+            };
+            jwt_svids.push((JwtKey::from_stored(stored.found_by.clone()), svid));
+        }
+        Ok(Snapshot { entries, bundles, svids, jwt_svids })
     }
 
     fn size_hint(&self) -> usize {
@@ -278,7 +323,13 @@ impl Stored {
             .iter()
             .map(|entry| 512 + entry.selectors.iter().map(|s| s.len() + 8).sum::<usize>())
             .sum();
-        svids + bundles + entries + 64 * 1024
+        // Zero bytes between audiences are written as six characters each.
+        let tokens: usize = self
+            .jwt_svids
+            .iter()
+            .map(|jwt| 512 + jwt.token.len() + 2 * jwt.found_by.len() + 6 * 64)
+            .sum();
+        svids + bundles + entries + tokens + 64 * 1024
     }
 }
 
@@ -364,7 +415,16 @@ mod tests {
             Zeroizing::new(b"private key".to_vec()),
             (10, 20),
         );
+        let jwt = JwtSvid {
+            token: "a bearer token".into(),
+            spiffe_id: entry.spiffe_id.clone(),
+            issued_at: 10,
+            expires_at: 20,
+            key_id: "k".into(),
+        };
+        let audience = ["x".to_owned(), "y".to_owned()];
         Snapshot {
+            jwt_svids: vec![(JwtKey::new(&entry.spiffe_id, &audience), jwt)],
             svids: BTreeMap::from([(entry.id.clone(), svid)]),
             entries: EntryMap::from([(entry.id.clone(), Arc::new(entry))]),
             bundles: BundleMap::from([(bundle.trust_domain.clone(), Arc::new(bundle))]),
@@ -383,6 +443,7 @@ mod tests {
         assert_eq!(back.bundles, snapshot().bundles);
         let id: EntryId = "a".parse().unwrap();
         assert_eq!(*back.svids[&id].key, b"private key");
+        assert_eq!(back.jwt_svids, snapshot().jwt_svids);
         assert_eq!((back.svids[&id].not_before, back.svids[&id].not_after), (10, 20));
 
         for other in ["spiffe://td/spire/agent/y", "spiffe://td2/spire/agent/x"] {
@@ -390,10 +451,19 @@ mod tests {
             assert!(matches!(other.load(), Err(SealedCacheError::Seal { .. })));
         }
         let raw = std::fs::read(cache.path()).unwrap();
-        assert!(!raw.windows(7).any(|w| w == b"private"));
+        assert!(!raw.windows(7).any(|w| w == b"private" || w == b"bearer "));
         for path in [cache.path(), &key] {
             assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn a_file_without_jwt_svids_opens() {
+        let mut json = serde_json::to_value(Stored::from_snapshot(&snapshot())).unwrap();
+        json.as_object_mut().unwrap().remove("jwt_svids").unwrap();
+        let stored: Stored = serde_json::from_value(json).unwrap();
+        let back = stored.into_snapshot().unwrap();
+        assert!(back.jwt_svids.is_empty() && back.svids.len() == 1);
     }
 
     #[test]

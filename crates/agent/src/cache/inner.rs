@@ -349,6 +349,7 @@ impl Inner {
             svids: svids
                 .filter_map(|(id, record)| Some((id.clone(), Arc::clone(record.svid.as_ref()?))))
                 .collect(),
+            jwt_svids: Vec::new(),
         }
     }
 

@@ -106,12 +106,20 @@ impl Manager {
         match loaded {
             Ok(Ok(Some(snapshot))) => {
                 let (entries, svids) = (snapshot.entries.len(), snapshot.svids.len());
+                let now = self.shared.clock.unix();
+                // Those used last come last, and so are the last to leave a smaller cache.
+                for (key, svid) in snapshot.jwt_svids.into_iter().rev() {
+                    if svid.expires_at > now {
+                        self.shared.jwt_cache.put(key, svid);
+                    }
+                }
+                let jwt_svids = self.shared.jwt_cache.len();
                 self.shared.cache.update(&snapshot.entries, snapshot.bundles);
                 self.shared
                     .cache
                     .put(snapshot.svids.into_iter().map(|(id, svid)| (id, Some(svid))).collect());
                 self.entries = Arc::new(snapshot.entries);
-                tracing::info!(entries, svids, "Sealed cache opened");
+                tracing::info!(entries, svids, jwt_svids, "Sealed cache opened");
             }
             Ok(Ok(None)) => {}
             Ok(Err(error)) => {

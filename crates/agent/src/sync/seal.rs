@@ -1,23 +1,50 @@
 //! Keeping the sealed cache up to date, away from the manager's own work.
 
 use std::{
-    sync::{Arc, atomic::Ordering},
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use signet_base::CancellationToken;
+use signet_identity::SpiffeId;
+use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Manager, Shared};
 use crate::{config::SvidCache, sealed::SealedCache};
 
-/// How long changes are gathered before they are written.
-const GATHER: Duration = Duration::from_secs(2);
+/// After a write the next waits this many times as long as the write took: while changes keep
+/// coming, at most a twentieth of the time is spent on writing.
+const REST_FACTOR: u32 = 19;
+/// But never less than this, nor more: no change is unwritten for longer.
+const MIN_REST: Duration = Duration::from_millis(100);
+const MAX_REST: Duration = Duration::from_secs(2);
 
-/// Writes the sealed cache a moment after something changed.
+/// Writes the sealed cache as soon as something changed.
+///
+/// The first change is written at once; what changes while that is written, or shortly after, is
+/// gathered for the next write.
 #[derive(Debug, Default)]
 pub(super) struct Sealer {
-    task: Option<AbortOnDropHandle<()>>,
-    dirty: bool,
+    writer: Option<Writer>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    changes: Arc<Changes>,
+    stop: CancellationToken,
+    task: AbortOnDropHandle<()>,
+}
+
+/// Whether something is not written yet.
+#[derive(Debug, Default)]
+struct Changes {
+    unwritten: AtomicBool,
+    noted: Notify,
 }
 
 impl Sealer {
@@ -26,38 +53,79 @@ impl Sealer {
         if file(shared).is_none() {
             return;
         }
-        if self.task.as_ref().is_some_and(|task| !task.is_finished()) {
-            self.dirty = true;
-            return;
-        }
-        self.dirty = false;
-        let shared = Arc::clone(shared);
-        self.task = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-            tokio::time::sleep(GATHER).await;
-            write(&shared).await;
-        })));
+        let writer = self.writer.get_or_insert_with(|| {
+            let shared = Arc::clone(shared);
+            Writer::start(move || {
+                let shared = Arc::clone(&shared);
+                async move { write(&shared).await }
+            })
+        });
+        writer.changes.note();
     }
 
     /// Writes what is not written yet; for the end of the program.
     pub(super) async fn finish(&mut self, shared: &Arc<Shared>) {
-        let waiting = self.task.take().is_some_and(|task| !task.is_finished());
-        if waiting || self.dirty {
-            self.dirty = false;
+        if self.stop().await {
             write(shared).await;
         }
     }
 
-    /// Forgets what was to be written.
-    pub(super) fn cancel(&mut self) {
-        self.task = None;
-        self.dirty = false;
+    /// Forgets what was to be written. When this returns, nothing is being written any more.
+    pub(super) async fn cancel(&mut self) {
+        self.stop().await;
+    }
+
+    /// Ends the writer, after the write that it is at; says whether something is unwritten.
+    async fn stop(&mut self) -> bool {
+        let Some(writer) = self.writer.take() else { return false };
+        writer.stop.cancel();
+        let broke = writer.task.await.is_err();
+        broke || writer.changes.unwritten.load(Ordering::Acquire)
+    }
+}
+
+impl Writer {
+    fn start<F>(write: impl Fn() -> F + Send + 'static) -> Self
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (changes, stop) = (Arc::new(Changes::default()), CancellationToken::new());
+        let task = tokio::spawn(keep_written(Arc::clone(&changes), stop.clone(), write));
+        Self { changes, stop, task: AbortOnDropHandle::new(task) }
+    }
+}
+
+impl Changes {
+    fn note(&self) {
+        self.unwritten.store(true, Ordering::Release);
+        self.noted.notify_one();
+    }
+}
+
+/// Calls `write` after each change until `stop`; a write that has begun is always finished.
+async fn keep_written<F>(
+    changes: Arc<Changes>,
+    stop: CancellationToken,
+    write: impl Fn() -> F + Send,
+) where
+    F: Future<Output = ()> + Send,
+{
+    while stop.run_until_cancelled(changes.noted.notified()).await.is_some() {
+        let begun = Instant::now();
+        // Before the content is taken: what changes from here on is for the next write.
+        changes.unwritten.store(false, Ordering::Release);
+        write().await;
+        let rest = (begun.elapsed() * REST_FACTOR).clamp(MIN_REST, MAX_REST);
+        if stop.run_until_cancelled(tokio::time::sleep(rest)).await.is_none() {
+            return;
+        }
     }
 }
 
 impl Manager {
     /// Removes the sealed cache and its key: the agent was banned, evicted or bootstrapped anew.
     pub(super) async fn erase_sealed(&mut self) {
-        self.sealer.cancel();
+        self.sealer.cancel().await;
         let SvidCache::Sealed { key_file } = &self.shared.settings.svid_cache else { return };
         let (dir, key_file) = (self.shared.settings.data_dir.clone(), key_file.clone());
         let erased =
@@ -79,7 +147,13 @@ fn file(shared: &Shared) -> Option<SealedCache> {
 
 async fn write(shared: &Arc<Shared>) {
     let Some(file) = file(shared) else { return };
-    let snapshot = shared.cache.snapshot();
+    let mut snapshot = shared.cache.snapshot();
+    // Tokens of entries that are gone are given to nobody, and so are not kept.
+    let alive: HashSet<&SpiffeId> =
+        snapshot.entries.values().map(|entry| &entry.spiffe_id).collect();
+    let mut tokens = shared.jwt_cache.most_recent(shared.clock.unix());
+    tokens.retain(|(_, svid)| alive.contains(&svid.spiffe_id));
+    snapshot.jwt_svids = tokens;
     let stored = tokio::task::spawn_blocking(move || file.store(&snapshot)).await;
     let problem = match stored {
         Ok(Ok(())) => None,
@@ -99,5 +173,78 @@ async fn write(shared: &Arc<Shared>) {
         ),
         None if was_failing => tracing::info!("The sealed cache is written again"),
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::mpsc, time::timeout};
+
+    use super::*;
+
+    /// A writer whose writes take `duration`; the receiver hears when each begins.
+    fn writer(duration: Duration) -> (Sealer, mpsc::Receiver<Instant>) {
+        let (begun, writes) = mpsc::channel(16);
+        let writer = Writer::start(move || {
+            let begun = begun.clone();
+            async move {
+                begun.send(Instant::now()).await.unwrap();
+                tokio::time::sleep(duration).await;
+            }
+        });
+        (Sealer { writer: Some(writer) }, writes)
+    }
+
+    fn note(sealer: &Sealer) {
+        sealer.writer.as_ref().unwrap().changes.note();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_change_is_written_at_once() {
+        let (sealer, mut writes) = writer(Duration::from_millis(5));
+        for _ in 0..3 {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            let changed = Instant::now();
+            note(&sealer);
+            assert_eq!(writes.recv().await.unwrap(), changed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_during_a_write_are_gathered_into_one_more() {
+        let (sealer, mut writes) = writer(Duration::from_millis(10));
+        note(&sealer);
+        let first = writes.recv().await.unwrap();
+        for _ in 0..100 {
+            note(&sealer);
+        }
+        let second = writes.recv().await.unwrap();
+        assert_eq!(second - first, Duration::from_millis(10 + 190), "a twentieth of the time");
+        assert!(timeout(Duration::from_secs(60), writes.recv()).await.is_err(), "nothing is left");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_change_waits_longer_than_two_seconds_after_a_slow_write() {
+        let (sealer, mut writes) = writer(Duration::from_secs(1));
+        note(&sealer);
+        let first = writes.recv().await.unwrap();
+        note(&sealer);
+        assert_eq!(writes.recv().await.unwrap() - first, Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stopping_waits_for_the_write_that_runs_and_tells_what_is_left() {
+        let (mut sealer, mut writes) = writer(Duration::from_secs(1));
+        note(&sealer);
+        let begun = writes.recv().await.unwrap();
+        assert!(!sealer.stop().await, "all of it was written");
+        assert_eq!(begun.elapsed(), Duration::from_secs(1));
+
+        let (mut sealer, mut writes) = writer(Duration::from_secs(1));
+        note(&sealer);
+        writes.recv().await.unwrap();
+        note(&sealer);
+        assert!(sealer.stop().await, "the second change was not");
+        assert!(!sealer.stop().await);
     }
 }

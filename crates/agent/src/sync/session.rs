@@ -59,6 +59,7 @@ enum Event {
     Renewed(Result<AgentIdentity, ClientError>),
     Pushed,
     Demand,
+    JwtChanged,
     Kicked,
     Timer,
 }
@@ -103,6 +104,7 @@ impl<'a> Session<'a> {
             result = maybe(&mut self.renewing) => Event::Renewed(result),
             () = self.push.changed() => Event::Pushed,
             () = shared.cache.demanded() => Event::Demand,
+            () = shared.jwt_changed.notified() => Event::JwtChanged,
             () = shared.kick.notified() => Event::Kicked,
             () = tokio::time::sleep_until(timer) => Event::Timer,
         };
@@ -122,6 +124,10 @@ impl<'a> Session<'a> {
             }
             Event::Demand => {
                 self.sign();
+                None
+            }
+            Event::JwtChanged => {
+                self.manager.sealer.mark(&shared);
                 None
             }
             Event::Kicked => {

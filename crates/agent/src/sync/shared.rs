@@ -98,6 +98,8 @@ pub struct Shared {
     pub status: watch::Sender<Status>,
     /// Makes the manager sync at once.
     pub kick: Notify,
+    /// Tells the manager that a JWT-SVID came, so that it is put away.
+    pub jwt_changed: Notify,
     /// Whether the sealed cache could not be written at the last try.
     pub sealing_fails: AtomicBool,
     /// What is measured.

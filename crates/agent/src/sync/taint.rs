@@ -14,6 +14,7 @@ pub(super) struct Processed {
     x509: HashSet<Arc<[u8]>>,
     jwt: HashSet<Box<str>>,
     present: HashSet<Arc<[u8]>>,
+    present_jwt: HashSet<Box<str>>,
 }
 
 impl Processed {
@@ -37,6 +38,7 @@ impl Processed {
             self.jwt.extend(key_ids);
         }
 
+        self.drop_orphan_tokens(shared, bundle);
         self.replace_orphans(shared, bundle);
         let tainted: Vec<&X509Authority> = bundle
             .x509_authorities
@@ -66,6 +68,22 @@ impl Processed {
             tracing::info!("Agent SVID is tainted by a root authority, forcing rotation");
         }
         own
+    }
+
+    /// Drops JWT-SVIDs that no authority vouches for any more, as [`Self::replace_orphans`] does
+    /// with X.509-SVIDs.
+    fn drop_orphan_tokens(&mut self, shared: &Shared, bundle: &Bundle) {
+        let present: HashSet<Box<str>> =
+            bundle.jwt_authorities.iter().map(|key| Box::from(&*key.key_id)).collect();
+        let all_still_there = !self.present_jwt.is_empty() && self.present_jwt.is_subset(&present);
+        self.present_jwt = present;
+        if all_still_there {
+            return;
+        }
+        let dropped = shared.jwt_cache.keep_signed_by(&self.present_jwt);
+        if dropped > 0 {
+            tracing::info!(dropped, "No authority vouches for these JWT-SVIDs; they are dropped");
+        }
     }
 
     /// Marks SVIDs that no authority vouches for any more: after one was revoked, and those that

@@ -12,7 +12,8 @@ use signet_api::{
     pb::{
         signet::api::push::v1::Notice,
         workload::{
-            X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient,
+            JwtsvidRequest, X509svidRequest, X509svidResponse,
+            spiffe_workload_api_client::SpiffeWorkloadApiClient,
         },
     },
 };
@@ -180,6 +181,15 @@ impl Running {
     /// The SPIFFE IDs of one fetch.
     pub async fn fetch(&self) -> Result<Vec<String>, Status> {
         next(&mut self.x509_stream().await?).await
+    }
+
+    /// A JWT-SVID for `audience`.
+    pub async fn jwt(&self, audience: &str) -> Result<String, Status> {
+        let request = JwtsvidRequest { audience: vec![audience.into()], spiffe_id: String::new() };
+        let mut client = self.client().await;
+        let call = client.fetch_jwtsvid(workload(request));
+        let answer = tokio::time::timeout(PATIENCE, call).await.expect("in time")?;
+        Ok(answer.into_inner().svids.remove(0).svid)
     }
 
     /// Stops the agent as SIGTERM does.

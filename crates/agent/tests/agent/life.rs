@@ -1,5 +1,6 @@
 //! Attesting, renewing, losing the server, being evicted and banned.
 
+use signet_agent::sealed::SealedCache;
 use signet_api::status::Reason;
 use tonic::{Code, Status};
 
@@ -63,6 +64,69 @@ async fn the_sealed_cache_serves_while_the_server_is_away() {
     agent.until(|status| status.server_reachable).await;
     assert_eq!(fixture.server.lock().count("AttestAgent"), 1);
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn jwt_svids_outlast_a_restart_without_the_server() {
+    let fixture = Fixture::new().await;
+    let agent = fixture.serving().await;
+    let token = agent.jwt("a").await.unwrap();
+    // Whatever becomes of the agent now, the token is kept.
+    let own = agent.status.borrow().identity.clone().unwrap().id.clone();
+    let key = fixture.dir.path().join("run/key");
+    let sealed = SealedCache::new(&fixture.dir.path().join("data"), &key, &own);
+    eventually(|| {
+        let kept = sealed.load().unwrap().unwrap_or_default().jwt_svids;
+        kept.iter().any(|(_, svid)| *svid.token == *token)
+    })
+    .await;
+    agent.stop().await;
+    fixture.server.stop();
+    let asked = fixture.server.lock().count("NewJWTSVID");
+    let agent = fixture.serving().await;
+    assert_eq!(agent.jwt("a").await.unwrap(), token);
+    assert_eq!(agent.jwt("b").await.unwrap_err().code(), Code::Unavailable);
+    assert_eq!(fixture.server.lock().count("NewJWTSVID"), asked);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn jwt_svids_of_a_key_that_was_tainted_meanwhile_are_not_served_again() {
+    let fixture = Fixture::new().await;
+    let agent = fixture.serving().await;
+    let token = agent.jwt("a").await.unwrap();
+    agent.stop().await;
+    fixture.server.lock().jwt_tainted = true;
+    let mut agent = fixture.serving().await;
+    agent.until(|status| status.server_reachable).await;
+    assert_ne!(agent.jwt("a").await.unwrap(), token);
+    agent.stop().await;
+    fixture.server.stop();
+}
+
+#[tokio::test]
+async fn an_impossible_socket_is_found_before_anything_is_made() {
+    for (blocked, is_dir, complaint) in [
+        ("pub/a.sock", true, "is a directory"),
+        ("pub/a.sock", false, "is not a socket"),
+        ("pub", false, "creating directory"),
+        ("adm/a.sock", true, "is a directory"),
+        ("adm", false, "creating directory"),
+    ] {
+        let fixture = Fixture::new().await;
+        let path = fixture.dir.path().join(blocked);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if is_dir {
+            std::fs::create_dir(&path).unwrap();
+        } else {
+            std::fs::write(&path, "precious").unwrap();
+        }
+        let clock = signet_base::SystemClock::shared();
+        let built = signet_agent::app::App::build(fixture.config(), clock, None).await;
+        let error = built.unwrap_err().to_string();
+        assert!(error.contains(blocked) && error.contains(complaint), "{blocked}: {error}");
+        assert!(!fixture.dir.path().join("data").exists(), "{blocked}");
+    }
 }
 
 #[tokio::test]
