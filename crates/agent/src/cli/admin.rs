@@ -17,10 +17,7 @@ use signet_api::pb::{
         },
     },
 };
-use signet_daemon::{
-    cli::{Output, parse_bool},
-    config,
-};
+use signet_daemon::{cli::Output, config};
 
 use super::{
     CliError, Terminal,
@@ -44,28 +41,10 @@ pub(super) struct HealthFlags {
     #[command(flatten)]
     socket: PublicSocket,
     /// Ask less of the agent; as in SPIRE, it makes no difference yet
-    #[arg(
-        long = "shallow",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = parse_bool,
-        hide_default_value = true,
-        value_name = "BOOL"
-    )]
+    #[arg(long = "shallow")]
     shallow: bool,
     /// Say what is done and what went wrong
-    #[arg(
-        long = "verbose",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = parse_bool,
-        hide_default_value = true,
-        value_name = "BOOL"
-    )]
+    #[arg(long = "verbose")]
     verbose: bool,
 }
 

@@ -11,7 +11,7 @@ use signet_api::pb::workload::{
     spiffe_workload_api_client::SpiffeWorkloadApiClient,
 };
 use signet_base::{Backoff, Clock as _, SystemClock};
-use signet_daemon::cli::{Output, parse_bool};
+use signet_daemon::cli::Output;
 use signet_identity::SpiffeId;
 use signet_pki::{
     PrivateKey, files, pem,
@@ -34,16 +34,7 @@ pub(super) struct FetchFlags {
     #[arg(long = "timeout", value_name = "DURATION", default_value = "5s", value_parser = timeout)]
     timeout: Duration,
     /// Print nothing (with pretty output)
-    #[arg(
-        long = "silent",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "true",
-        default_value = "false",
-        value_parser = parse_bool,
-        hide_default_value = true,
-        value_name = "BOOL"
-    )]
+    #[arg(long = "silent")]
     silent: bool,
     /// Directory to write SVIDs, keys and bundles to (with pretty output)
     #[arg(long = "write", value_name = "DIR")]
