@@ -11,12 +11,12 @@ pub(super) const STEADY: Duration = Duration::from_millis(500);
 /// How many requests may follow each other quickly.
 const CREDIT: f64 = 100.0;
 /// A kubelet that takes long is left alone for this many times as long.
-const REST: u32 = 4;
+const REST: u32 = 2;
 
 /// Decides when the next request may start.
 ///
-/// Without a fixed interval: requests start at least 100 ms apart, and at least four times as long
-/// as the last answer took (but no more than 500 ms); after a hundred of them in a row they start
+/// Without a fixed interval: requests start at least 100 ms apart, and at least twice as long as
+/// the last answer took (but no more than 500 ms); after a hundred of them in a row they start
 /// 500 ms apart, and two more quick ones are earned each second. So there are at most ten a
 /// second, and in the long run no more than SPIRE's two.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn a_slow_kubelet_is_asked_less_often() {
         let slow = Duration::from_millis(60);
-        assert_eq!(starts(Pace::new(None), Duration::from_secs(1), slow), 5);
+        assert_eq!(starts(Pace::new(None), Duration::from_secs(1), slow), 9);
         // But at least as often as by SPIRE, where answers are quicker than its interval.
         let very_slow = Duration::from_millis(400);
         assert_eq!(starts(Pace::new(None), Duration::from_secs(10), very_slow), 21);
