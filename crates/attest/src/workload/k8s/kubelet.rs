@@ -4,7 +4,6 @@
 //! parsed as it arrives.
 
 mod files;
-mod stream;
 
 use std::{
     fmt,
@@ -27,8 +26,12 @@ use tokio::{
     time::Instant,
 };
 
-use self::{files::Loaded, stream::Pieces};
-use super::{Answer, PodSource, SourceError, pods::PodIndex, polling::Pace};
+use self::files::Loaded;
+use super::{
+    Answer, PodSource, SourceError,
+    pods::{PodIndex, PodReader, PodsError},
+    polling::Pace,
+};
 pub use files::{KubeletAuth, KubeletConfig};
 
 /// The largest pod list that is read, bytes.
@@ -182,12 +185,17 @@ impl Inner {
     async fn ask(&self, loaded: &Loaded) -> Result<Arc<PodIndex>, Failed> {
         let url = self.config.url();
         let request = loaded.request(&url).map_err(|error| SourceError::lasting(error))?;
-        let (sender, receiver) = mpsc::channel::<Bytes>(PIECES);
-        let parsing = tokio::task::spawn_blocking(move || PodIndex::read(Pieces::new(receiver)));
-        let answer = loaded.client.stream(request, sender).await;
-        let parsed = parsing
-            .await
-            .map_err(|_| SourceError::passing("reading the pod list was cancelled".to_owned()))?;
+        let (sender, mut pieces) = mpsc::channel::<Bytes>(PIECES);
+        // Parsed here, between the pieces: no thread has to be woken for each of them.
+        let reading = async move {
+            let mut reader = PodReader::default();
+            while let Some(piece) = pieces.recv().await {
+                reader.push(&piece)?;
+            }
+            reader.finish()
+        };
+        let (answer, parsed): (_, Result<PodIndex, PodsError>) =
+            tokio::join!(loaded.client.stream(request, sender), reading);
         let answer = answer.map_err(|error| {
             let stale = matches!(error, HttpError::Tls { .. });
             let text = format!("unable to perform request: {}", chain(&error));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::Deserialize;
 
-use super::split::{self, SplitError};
+use super::split::{SplitError, Splitter};
 
 /// A kubelet's `PodList`, indexed by container ID. It is read as it arrives, and fields that no
 /// selector needs are skipped, so that a list of a megabyte takes a few kilobytes.
@@ -162,18 +162,46 @@ pub enum PodsError {
     List(#[from] SplitError),
 }
 
-impl PodIndex {
-    /// Reads a `PodList` as it arrives.
+/// Reads a `PodList` as it arrives.
+#[derive(Debug, Default)]
+pub struct PodReader {
+    splitter: Splitter,
+    pods: Vec<Pod>,
+}
+
+impl PodReader {
+    /// Goes on with the next piece, which may end anywhere.
     ///
     /// # Errors
-    /// [`PodsError`] when it is no pod list, or two pods claim one container.
-    pub fn read(source: impl std::io::BufRead) -> Result<Self, PodsError> {
-        let mut pods = Vec::new();
-        split::items(source, |item| {
+    /// [`PodsError`] when it is no pod list.
+    pub fn push(&mut self, piece: &[u8]) -> Result<(), PodsError> {
+        let Self { splitter, pods } = self;
+        splitter.push(piece, |item| {
             pods.push(serde_json::from_slice(item)?);
             Ok(())
         })?;
-        Self::new(pods)
+        Ok(())
+    }
+
+    /// The list has ended.
+    ///
+    /// # Errors
+    /// [`PodsError`] when it ended in the middle, or two pods claim one container.
+    pub fn finish(self) -> Result<PodIndex, PodsError> {
+        self.splitter.finish()?;
+        PodIndex::new(self.pods)
+    }
+}
+
+impl PodIndex {
+    /// Reads a whole `PodList`.
+    ///
+    /// # Errors
+    /// [`PodsError`] when it is no pod list, or two pods claim one container.
+    pub fn read(list: &[u8]) -> Result<Self, PodsError> {
+        let mut reader = PodReader::default();
+        reader.push(list)?;
+        reader.finish()
     }
 
     fn new(pods: Vec<Pod>) -> Result<Self, PodsError> {

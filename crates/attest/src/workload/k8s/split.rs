@@ -3,8 +3,6 @@
 //! Only where items begin and end is found out here; each is then parsed by itself, out of a
 //! buffer that is used again. So a list of megabytes is never held, and reading it is fast.
 
-use std::io::{self, BufRead};
-
 /// The longest item, bytes: a pod has at most some 1.5 MiB.
 const MAX_ITEM: usize = 8 * 1024 * 1024;
 /// How deep a value may be nested.
@@ -23,9 +21,6 @@ pub enum SplitError {
     /// It is not a list.
     #[error("expected an object with an items array: {0}")]
     NotAList(&'static str),
-    /// The source failed.
-    #[error("reading the list")]
-    Read(#[from] io::Error),
     /// An item is too long.
     #[error("an item of the list is longer than {MAX_ITEM} bytes")]
     TooLong,
@@ -50,8 +45,9 @@ enum Place {
     End,
 }
 
-struct Splitter<F> {
-    each: F,
+/// Cuts a list into its items, piece by piece.
+#[derive(Debug)]
+pub struct Splitter {
     place: Place,
     /// Open brackets below the place's own.
     depth: usize,
@@ -65,49 +61,36 @@ struct Splitter<F> {
     item: Vec<u8>,
 }
 
-/// Calls `each` with every item of the list that `source` brings; returns how many there were.
-///
-/// # Errors
-/// [`SplitError`]; what `each` returns is an [`SplitError::Item`].
-pub fn items(
-    mut source: impl BufRead,
-    each: impl FnMut(&[u8]) -> serde_json::Result<()>,
-) -> Result<usize, SplitError> {
-    let mut splitter = Splitter {
-        each,
-        place: Place::Start,
-        depth: 0,
-        in_string: false,
-        escaped: false,
-        key: Vec::new(),
-        value_is_next: false,
-        found_items: false,
-        count: 0,
-        item: Vec::new(),
-    };
-    loop {
-        let piece = source.fill_buf()?;
-        if piece.is_empty() {
-            break;
+impl Default for Splitter {
+    fn default() -> Self {
+        Self {
+            place: Place::Start,
+            depth: 0,
+            in_string: false,
+            escaped: false,
+            key: Vec::new(),
+            value_is_next: false,
+            found_items: false,
+            count: 0,
+            item: Vec::new(),
         }
-        let length = piece.len();
-        splitter.take(piece)?;
-        source.consume(length);
     }
-    if splitter.place != Place::End {
-        return Err(SplitError::CutOff(splitter.count));
-    }
-    if !splitter.found_items {
-        return Err(SplitError::NotAList("it has no items"));
-    }
-    Ok(splitter.count)
 }
 
-impl<F: FnMut(&[u8]) -> serde_json::Result<()>> Splitter<F> {
-    fn take(&mut self, mut piece: &[u8]) -> Result<(), SplitError> {
+impl Splitter {
+    /// Goes on with the next piece of the list, which may end anywhere; calls `each` with every
+    /// item that is complete.
+    ///
+    /// # Errors
+    /// [`SplitError`]; what `each` returns is a [`SplitError::Item`].
+    pub fn push(
+        &mut self,
+        mut piece: &[u8],
+        mut each: impl FnMut(&[u8]) -> serde_json::Result<()>,
+    ) -> Result<(), SplitError> {
         while !piece.is_empty() {
             let taken = match self.place {
-                Place::Item | Place::Skipped => self.inside(piece)?,
+                Place::Item | Place::Skipped => self.inside(piece, &mut each)?,
                 _ => {
                     let Some(byte) = piece.first() else { return Ok(()) };
                     self.between(*byte)?;
@@ -119,8 +102,26 @@ impl<F: FnMut(&[u8]) -> serde_json::Result<()>> Splitter<F> {
         Ok(())
     }
 
+    /// The list has ended; returns how many items there were.
+    ///
+    /// # Errors
+    /// [`SplitError`] when it ended in the middle.
+    pub fn finish(self) -> Result<usize, SplitError> {
+        if self.place != Place::End {
+            return Err(SplitError::CutOff(self.count));
+        }
+        if !self.found_items {
+            return Err(SplitError::NotAList("it has no items"));
+        }
+        Ok(self.count)
+    }
+
     /// Goes through a value until it ends; returns how many bytes were taken.
-    fn inside(&mut self, piece: &[u8]) -> Result<usize, SplitError> {
+    fn inside(
+        &mut self,
+        piece: &[u8],
+        each: &mut impl FnMut(&[u8]) -> serde_json::Result<()>,
+    ) -> Result<usize, SplitError> {
         let mut taken = piece.len();
         let mut ended = false;
         for (at, byte) in piece.iter().enumerate() {
@@ -166,14 +167,17 @@ impl<F: FnMut(&[u8]) -> serde_json::Result<()>> Splitter<F> {
             self.item.extend_from_slice(part);
         }
         if ended {
-            self.end_value()?;
+            self.end_value(each)?;
         }
         Ok(taken)
     }
 
-    fn end_value(&mut self) -> Result<(), SplitError> {
+    fn end_value(
+        &mut self,
+        each: &mut impl FnMut(&[u8]) -> serde_json::Result<()>,
+    ) -> Result<(), SplitError> {
         if self.place == Place::Item {
-            (self.each)(&self.item).map_err(|error| SplitError::Item(self.count, error))?;
+            each(&self.item).map_err(|error| SplitError::Item(self.count, error))?;
             self.item.clear();
             self.count += 1;
             self.place = Place::AfterItem;
@@ -250,12 +254,15 @@ mod tests {
 
     fn split(text: &str, piece: usize) -> Result<Vec<String>, SplitError> {
         let mut found = Vec::new();
-        let source = io::BufReader::with_capacity(piece, text.as_bytes());
-        items(source, |item| {
-            serde_json::from_slice::<serde::de::IgnoredAny>(item)?;
-            found.push(String::from_utf8_lossy(item).into_owned());
-            Ok(())
-        })?;
+        let mut splitter = Splitter::default();
+        for piece in text.as_bytes().chunks(piece) {
+            splitter.push(piece, |item| {
+                serde_json::from_slice::<serde::de::IgnoredAny>(item)?;
+                found.push(String::from_utf8_lossy(item).into_owned());
+                Ok(())
+            })?;
+        }
+        assert_eq!(splitter.finish()?, found.len());
         Ok(found)
     }
 
@@ -297,15 +304,10 @@ mod tests {
 
     #[test]
     fn an_endless_item_is_refused() {
-        struct Endless;
-        impl io::Read for Endless {
-            fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-                out.fill(b'x');
-                Ok(out.len())
-            }
-        }
-        let source = io::Read::chain(&b"{\"items\":[{\"a\":\""[..], Endless);
-        let error = items(io::BufReader::new(source), |_| Ok(())).unwrap_err();
+        let mut splitter = Splitter::default();
+        splitter.push(b"{\"items\":[{\"a\":\"", |_| Ok(())).unwrap();
+        let piece = vec![b'x'; 64 * 1024];
+        let error = (0..1000).find_map(|_| splitter.push(&piece, |_| Ok(())).err()).unwrap();
         assert!(matches!(error, SplitError::TooLong), "{error}");
     }
 }

@@ -1,8 +1,11 @@
 //! A kubelet's secure port with nothing behind it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
 use anyhow::Context;
@@ -26,6 +29,8 @@ struct Shared {
     /// What is said of a pod before and after its container runs.
     pods: Vec<(String, String, AtomicBool)>,
     asked: AtomicUsize,
+    /// How long all answers took together, microseconds.
+    took: AtomicU64,
 }
 
 impl Kubelet {
@@ -45,8 +50,11 @@ impl Kubelet {
         let listener = TcpListener::bind("127.0.0.1:0").await.context("a port for the kubelet")?;
         let port = listener.local_addr()?.port();
         let both = |pod: &Pod| (pod.json(false), pod.json(true), AtomicBool::new(false));
-        let shared =
-            Arc::new(Shared { pods: pods.iter().map(both).collect(), asked: AtomicUsize::new(0) });
+        let shared = Arc::new(Shared {
+            pods: pods.iter().map(both).collect(),
+            asked: AtomicUsize::new(0),
+            took: AtomicU64::new(0),
+        });
         let serving = tokio::spawn({
             let shared = Arc::clone(&shared);
             async move {
@@ -75,6 +83,12 @@ impl Kubelet {
     /// How often it was asked.
     pub fn asked(&self) -> usize {
         self.shared.asked.load(Ordering::SeqCst)
+    }
+
+    /// How long an answer took on average, until it was taken whole; milliseconds.
+    pub fn answer_ms(&self) -> f64 {
+        let took = self.shared.took.load(Ordering::SeqCst) as f64 / 1e3;
+        took / self.asked().max(1) as f64
     }
 
     /// How long its answer is, bytes.
@@ -108,6 +122,7 @@ impl Shared {
 }
 
 async fn serve(shared: &Shared, acceptor: &TlsAcceptor, stream: TcpStream) -> anyhow::Result<()> {
+    let began = Instant::now();
     let mut stream = acceptor.accept(stream).await?;
     let mut request = Vec::new();
     while !request.ends_with(b"\r\n\r\n") {
@@ -121,5 +136,8 @@ async fn serve(shared: &Shared, acceptor: &TlsAcceptor, stream: TcpStream) -> an
     );
     stream.write_all(head.as_bytes()).await?;
     stream.write_all(list.as_bytes()).await?;
-    Ok(stream.shutdown().await?)
+    stream.shutdown().await?;
+    let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+    shared.took.fetch_add(took, Ordering::SeqCst);
+    Ok(())
 }
