@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 use crate::{
@@ -220,6 +221,18 @@ plugins {{
     /// `data_dir`.
     pub fn data_dir(&self) -> PathBuf {
         self.data.join("data")
+    }
+
+    /// Waits until what is served now is also in the sealed cache: until that was written, and
+    /// then left alone for longer than any change waits.
+    pub fn sealed(&self) {
+        let file = self.data_dir().join("svid-cache.sealed");
+        let served = SystemTime::now();
+        eventually_within("the sealed cache is written and at rest", DEADLINE, || {
+            let written = fs::metadata(&file).and_then(|meta| meta.modified()).ok()?;
+            let rest = written.max(served).elapsed().unwrap_or_default();
+            (rest > Duration::from_secs(3)).then_some(())
+        });
     }
 
     /// The directory that all of the test share.

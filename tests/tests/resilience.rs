@@ -6,7 +6,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use e2e::{Agent, AgentOptions, Client, Node, Server, ServerOptions, cli, eventually, skip};
@@ -18,17 +18,6 @@ fn serves(node: &Node, path: &str) {
     eventually(&format!("{id} is served"), || {
         let answer = node.agent.cli().line("api fetch x509 -output json");
         answer.stdout.contains(path).then_some(())
-    });
-}
-
-/// Waits until what is served now is also in the sealed cache.
-fn sealed(node: &Node) {
-    let file = node.agent.data_dir().join("svid-cache.sealed");
-    let served = SystemTime::now();
-    eventually("the sealed cache is written and at rest", || {
-        let written = fs::metadata(&file).and_then(|meta| meta.modified()).ok()?;
-        let rest = written.max(served).elapsed().unwrap_or_default();
-        (rest > Duration::from_secs(3)).then_some(())
     });
 }
 
@@ -108,7 +97,7 @@ fn an_agent_that_restarts_without_its_server_serves_its_sealed_cache() {
     let socket = node.agent.socket();
     let before = Client::Go.run(&socket, &["x509"]).json();
     let jwt = Client::Go.run(&socket, &["jwt", "aud"]).json();
-    sealed(&node);
+    node.agent.sealed();
     node.server.stop();
     node.agent.process().kill();
     node.agent.restart();
@@ -137,7 +126,7 @@ fn nothing_is_served_from_a_cache_that_is_off_or_whose_key_is_gone() {
         node.register_caller("/workload", "");
         serves(&node, "/workload");
         if lose_key {
-            sealed(&node);
+            node.agent.sealed();
         }
         node.server.stop();
         node.agent.process().kill();
@@ -164,7 +153,7 @@ fn a_damaged_cache_is_thrown_away_and_nothing_else_is() {
     let mut node = Node::start();
     node.register_caller("/workload", "");
     serves(&node, "/workload");
-    sealed(&node);
+    node.agent.sealed();
     let id = node.agent_id();
     node.agent.process().kill();
     let mut damaged = 0;

@@ -345,7 +345,7 @@ async fn each_cluster_has_its_own_api_server_and_rules() {
     };
     let found = attest("good").await.unwrap();
     assert!(found.agent_id.path().starts_with("/spire/agent/k8s_psat/good/"));
-    assert_eq!(attest("bad").await.unwrap_err().class, FailureClass::PermissionDenied);
+    assert_eq!(attest("bad").await.unwrap_err().class, FailureClass::Internal);
     let error = attest("absent").await.unwrap_err();
     assert_eq!(error.message, "not configured for cluster \"absent\"");
 }
