@@ -8,17 +8,17 @@ use tokio::time::Instant;
 const QUICK: Duration = Duration::from_millis(100);
 /// The time between them in the long run: SPIRE's.
 pub(super) const STEADY: Duration = Duration::from_millis(500);
-/// How many requests may follow each other quickly.
-const CREDIT: f64 = 100.0;
+/// How many requests may follow each other quickly: for a minute and a quarter.
+const CREDIT: f64 = 600.0;
 /// A kubelet that takes long is left alone for this many times as long.
 const REST: u32 = 2;
 
 /// Decides when the next request may start.
 ///
 /// Without a fixed interval: requests start at least 100 ms apart, and at least twice as long as
-/// the last answer took (but no more than 500 ms); after a hundred of them in a row they start
-/// 500 ms apart, and two more quick ones are earned each second. So there are at most ten a
-/// second, and in the long run no more than SPIRE's two.
+/// the last answer took (but no more than 500 ms); after six hundred of them in a row they
+/// start 500 ms apart, and two more quick ones are earned each second. So there are at most ten a
+/// second, for little more than a minute, and in the long run no more than SPIRE's two.
 #[derive(Debug)]
 pub(super) struct Pace {
     fixed: Option<Duration>,
@@ -89,9 +89,11 @@ mod tests {
         let quick = Duration::from_millis(5);
         assert_eq!(starts(Pace::new(None), Duration::from_secs(1), quick), 11);
         let minute = starts(Pace::new(None), Duration::from_secs(60), quick);
-        assert!((200..=230).contains(&minute), "{minute}");
+        assert!((590..=601).contains(&minute), "{minute}");
+        let longer = starts(Pace::new(None), Duration::from_secs(300), quick);
+        assert!((1190..=1210).contains(&longer), "{longer}");
         let hour = starts(Pace::new(None), Duration::from_secs(3600), quick);
-        assert!(hour <= 2 * 3600 + 110, "{hour}");
+        assert!(hour <= 2 * 3600 + 610, "{hour}");
     }
 
     #[test]
