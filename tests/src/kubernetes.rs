@@ -96,7 +96,7 @@ pub fn rendered(dir: &TestDir, version: &str, values: &Path) -> PathBuf {
     let answer = helm(version, &[values.to_owned()]).json();
     let text = answer["manifests"].as_str().expect("manifests");
     let stem = values.file_stem().expect("a name").to_string_lossy();
-    dir.write(&format!("{stem}-{version}.yaml"), text)
+    dir.write(format!("{stem}-{version}.yaml"), text)
 }
 
 /// What does not fit the schemas of a version of Kubernetes.

@@ -49,7 +49,7 @@ fn mounted() -> Result<Mounted, String> {
     let volume = node.volume_of("pod-1");
     assert_eq!(node.caller().publish(&volume), Ok(json!({})));
     let socket = volume.join("api.sock");
-    let mut stream = Lines::start(&mut node.command(&Client::Go.command(&socket)).arg("watch"));
+    let mut stream = Lines::start(node.command(&Client::Go.command(&socket)).arg("watch"));
     stream.find("the first SVID", |line| has(line, WORKLOAD));
     // The path as it is seen from here, for the moment of reconnection.
     let seen = node.outside(socket.strip_prefix(node.inside("")).expect("a path of the node"));

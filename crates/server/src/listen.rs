@@ -42,7 +42,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// it lives.
 #[derive(Debug)]
 pub struct Io<S> {
-    stream: FirstWords<S>,
+    stream: S,
+    first_words: FirstWords,
     peer: Peer,
     _permit: OwnedSemaphorePermit,
 }
@@ -84,7 +85,8 @@ pub fn tcp(
             let (_, session) = stream.get_ref();
             let peer = peer_of(session.peer_certificates()).map_err(io::Error::other)?;
             let peer = gate::remote(addr, peer);
-            Ok(Io { stream: FirstWords::new(Box::new(stream)), peer, _permit: permit })
+            let first_words = FirstWords::awaited();
+            Ok(Io { stream: Box::new(stream), first_words, peer, _permit: permit })
         }
     })
 }
@@ -96,7 +98,8 @@ pub fn local(tasks: &Tasks, socket: UnixSocket) -> mpsc::Receiver<LocalIo> {
         let (stream, permit) = connection.into_parts();
         let cred = stream.peer_cred()?;
         let peer = LocalPeer { pid: cred.pid(), uid: cred.uid(), gid: cred.gid() };
-        Ok(Io { stream: FirstWords::new(stream), peer: Peer::Local(peer), _permit: permit })
+        let first_words = FirstWords::awaited();
+        Ok(Io { stream, first_words, peer: Peer::Local(peer), _permit: permit })
     })
 }
 
@@ -114,7 +117,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Io<S> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let this = &mut *self;
+        this.first_words.poll_read(&mut this.stream, cx, buf)
     }
 }
 

@@ -7,9 +7,11 @@
 )]
 
 mod captured;
+mod metrics_doc;
 mod small_disk;
 
 pub use captured::Captured;
+pub use metrics_doc::assert_metrics_documented;
 pub use small_disk::{SmallDisk, make_room};
 
 /// Leaves a test early because the machine lacks something, and says so. Where nothing may be

@@ -25,7 +25,7 @@ fn the_configurations_of_manifests_and_chart_are_accepted() {
             let Some(data) = map["data"].as_object() else { continue };
             for (key, config) in data {
                 let config = config.as_str().expect("a configuration");
-                let file = dir.write(&format!("{name}-{key}"), config);
+                let file = dir.write(format!("{name}-{key}"), config);
                 match key.as_str() {
                     "server.conf" => validate(&bins::server(), &[], &file),
                     "agent.conf" => validate(&bins::agent(), &[], &file),

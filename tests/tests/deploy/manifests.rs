@@ -36,7 +36,7 @@ fn a_manifest_with_a_field_that_kubernetes_does_not_know_is_found() {
     let dir = TestDir::new();
     let good = kubernetes::deploy().join("kubernetes/42-agent.yaml");
     let text = std::fs::read_to_string(&good).expect("the agent");
-    let bad = dir.write("bad.yaml", &text.replace("hostPID: true", "hostPid: true"));
+    let bad = dir.write("bad.yaml", text.replace("hostPID: true", "hostPid: true"));
     let said = kubernetes::schemas("1.37", &[bad]);
     assert!(said["wrong"].to_string().contains("hostPid"), "{said}");
 }

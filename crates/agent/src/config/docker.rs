@@ -5,7 +5,10 @@ use std::str::FromStr;
 use signet_attest::workload::docker::{DockerConfig, RootlessAddress};
 use signet_daemon::config::Block;
 
-use super::plugins::{SIGSTORE, WorkloadAttestor};
+use super::{
+    kubernetes::refuse_legacy_locator,
+    plugins::{SIGSTORE, WorkloadAttestor},
+};
 
 pub(super) fn docker(block: &Block<'_>) -> Option<WorkloadAttestor> {
     refuse_what_is_not_there(block);
@@ -44,13 +47,7 @@ fn is_version(text: &str) -> bool {
 }
 
 fn refuse_what_is_not_there(block: &Block<'_>) {
-    if block.boolean("use_new_container_locator") == Some(false) {
-        block.error(
-            "use_new_container_locator",
-            "the legacy container locator is not in Signet; remove the key: both versions of \
-             cgroups and all runtimes are covered",
-        );
-    }
+    refuse_legacy_locator(block);
     if !block.texts("container_id_cgroup_matchers").is_empty() {
         block.error(
             "container_id_cgroup_matchers",

@@ -127,13 +127,7 @@ fn kubelet_auth(block: &Block<'_>) -> Option<KubeletAuth> {
 }
 
 fn refuse_what_is_not_there(block: &Block<'_>) {
-    if block.boolean("use_new_container_locator") == Some(false) {
-        block.error(
-            "use_new_container_locator",
-            "the legacy container locator is not in Signet; remove the key: both versions of \
-             cgroups and all runtimes are covered",
-        );
-    }
+    refuse_legacy_locator(block);
     if block.flag("disable_kubelet_client") {
         block.error(
             "disable_kubelet_client",
@@ -153,5 +147,17 @@ fn refuse_what_is_not_there(block: &Block<'_>) {
             api.finish();
         }
         experimental.finish();
+    }
+}
+
+/// Refuses what chooses SPIRE's older way from a cgroup path to a container; for both attestors
+/// that have it.
+pub(super) fn refuse_legacy_locator(block: &Block<'_>) {
+    if block.boolean("use_new_container_locator") == Some(false) {
+        block.error(
+            "use_new_container_locator",
+            "the legacy container locator is not in Signet; remove the key: both versions of \
+             cgroups and all runtimes are covered",
+        );
     }
 }

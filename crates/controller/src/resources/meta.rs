@@ -57,6 +57,6 @@ impl Meta {
     /// those that are not being deleted, then those being deleted for less long, then by UID.
     pub fn preference(&self) -> impl Ord + use<'_> {
         // `false` sorts before `true`; a later deletion sorts before an earlier one.
-        (self.created, self.deleted.map(|at| std::cmp::Reverse(at)), &self.uid)
+        (self.created, self.deleted.map(std::cmp::Reverse), &self.uid)
     }
 }

@@ -9,11 +9,12 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{Request, Response, header};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use signet_pki::text_file;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{
-    config::{self, ConfigError, Credentials, KubeConfig},
+    config::{ConfigError, Credentials, KubeConfig},
     error::ApiError,
     objects::{Namespace, Node, Pod, TokenReviewStatus},
 };
@@ -268,7 +269,7 @@ impl Connection {
             Credentials::Token(token) => Zeroizing::new(format!("Bearer {}", token.as_str())),
             // Kubernetes rotates projected tokens: the file is read each time.
             Credentials::TokenFile(path) => {
-                let token = config::read_text(path)?;
+                let token = text_file::text(path).map_err(ConfigError::from)?;
                 Zeroizing::new(format!("Bearer {}", token.trim()))
             }
         };

@@ -11,7 +11,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Deserializer};
 use signet_base::SharedClock;
 use signet_pki::{
-    PrivateKey, files, pem,
+    PrivateKey, pem,
+    text_file::{self, TextFileError},
     tls::{SwappableIdentity, TlsIdentity, WebCheck, web_client_config},
 };
 use zeroize::Zeroizing;
@@ -21,8 +22,6 @@ use crate::http::{HttpClient, Trust};
 
 /// Where Kubernetes puts a pod's token and the cluster's CA.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// The longest file that is read, bytes.
-const MAX_FILE: u64 = 1024 * 1024;
 /// How long one request may take.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -72,7 +71,7 @@ enum Source {
 pub enum ConfigError {
     /// A file cannot be read.
     #[error(transparent)]
-    File(#[from] files::FileError),
+    File(#[from] TextFileError),
     /// Something is missing, malformed or not supported.
     #[error("{0}")]
     Invalid(String),
@@ -106,7 +105,7 @@ impl KubeConfig {
         Ok(Self {
             server: format!("https://{host}:{port}"),
             credentials: Credentials::TokenFile(dir.join("token")),
-            roots: Some(certificates(&dir.join("ca.crt"))?),
+            roots: Some(text_file::certificates(&dir.join("ca.crt"))?),
             skip_verify: false,
             identity: None,
             clock,
@@ -144,7 +143,7 @@ impl KubeConfig {
     /// # Errors
     /// [`ConfigError`] that names what is missing or not supported.
     pub fn from_file(path: &Path, clock: SharedClock) -> Result<Self, ConfigError> {
-        let text = read_text(path)?;
+        let text = text_file::text(path)?;
         let file: File = serde_saphyr::from_str(&text).map_err(|error| ConfigError::Yaml {
             path: path.to_owned(),
             reason: error.to_string(),
@@ -358,23 +357,11 @@ fn pem_of(
                 .map(|text| Some(Zeroizing::new(text)))
                 .map_err(|_| ConfigError::Invalid("inline data is not PEM".to_owned()))
         }
-        (None, Some(path)) => read_text(&dir.join(path)).map(Some),
+        (None, Some(path)) => Ok(Some(text_file::text(&dir.join(path))?)),
         (None, None) => Ok(None),
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, ConfigError> {
-    decode_certificates(&read_text(path)?, &path.display().to_string())
-}
-
 fn decode_certificates(text: &str, what: &str) -> Result<Vec<Vec<u8>>, ConfigError> {
     pem::decode_certificates(text).map_err(|e| ConfigError::Invalid(format!("{what}: {e}")))
-}
-
-pub(super) fn read_text(path: &Path) -> Result<Zeroizing<String>, ConfigError> {
-    let bytes = files::read_bounded(path, MAX_FILE)?
-        .ok_or_else(|| ConfigError::Invalid(format!("{}: no such file", path.display())))?;
-    String::from_utf8(bytes)
-        .map(Zeroizing::new)
-        .map_err(|_| ConfigError::Invalid(format!("{}: not text", path.display())))
 }

@@ -184,7 +184,7 @@ plugins {
         let token = AgentClient::new(channel).create_join_token(request).await?;
         let token = token.into_inner().value;
         self.agents += 1;
-        let data = self.dir.subdir(&format!("agent{}", self.agents));
+        let data = self.dir.subdir(format!("agent{}", self.agents));
         let config = self.write(
             "agent.conf",
             &r#"agent {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr, 
 
 use bytes::Bytes;
 use serde::Deserialize;
+use signet_base::chain;
 use signet_remote::http::{HttpClient, HttpError, Proxies, Trust, expect_success};
 
 /// The largest answer that is read, bytes.
@@ -145,17 +146,6 @@ pub enum EngineError {
         /// What is wrong.
         source: serde_json::Error,
     },
-}
-
-/// An error and its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(&format!(": {cause}"));
-        next = cause.source();
-    }
-    text
 }
 
 /// A container as the engine describes it.

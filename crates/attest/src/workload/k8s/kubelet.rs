@@ -19,7 +19,7 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared, WeakShared},
 };
-use signet_base::SharedClock;
+use signet_base::{SharedClock, chain};
 use signet_remote::http::HttpError;
 use tokio::{
     sync::{mpsc, watch},
@@ -184,7 +184,7 @@ impl Inner {
 
     async fn ask(&self, loaded: &Loaded) -> Result<Arc<PodIndex>, Failed> {
         let url = self.config.url();
-        let request = loaded.request(&url).map_err(|error| SourceError::lasting(error))?;
+        let request = loaded.request(&url).map_err(SourceError::lasting)?;
         let (sender, mut pieces) = mpsc::channel::<Bytes>(PIECES);
         // Parsed here, between the pieces: no thread has to be woken for each of them.
         let reading = async move {
@@ -245,16 +245,6 @@ fn refused(status: u16, body: &[u8]) -> Failed {
     let lasting = matches!(status, 400..=404);
     let error = if lasting { SourceError::lasting(text) } else { SourceError::passing(text) };
     Failed { error, stale: status == 401 }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(&format!(": {cause}"));
-        next = cause.source();
-    }
-    text
 }
 
 #[async_trait::async_trait]

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, header};
 use signet_base::SharedClock;
 use signet_pki::{
-    PrivateKey, files, pem,
+    PrivateKey, pem, text_file,
     tls::{SwappableIdentity, TlsIdentity, WebCheck, web_client_config},
 };
 use signet_remote::http::{HttpClient, Proxies, Trust};
@@ -20,9 +20,6 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{DEADLINE, MAX_POD_LIST};
-
-/// The longest CA, token, certificate or key file.
-const MAX_FILE: u64 = 1024 * 1024;
 
 /// How the agent authenticates to the kubelet's secure port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,9 +74,9 @@ pub(super) struct Loaded {
 /// What the files hold; a client is made anew only if it differs.
 #[derive(PartialEq, Eq)]
 struct Content {
-    ca: Option<Vec<u8>>,
-    certificate: Option<Vec<u8>>,
-    key: Option<Zeroizing<Vec<u8>>>,
+    ca: Option<Zeroizing<String>>,
+    certificate: Option<Zeroizing<String>>,
+    key: Option<Zeroizing<String>>,
     token: Option<Zeroizing<String>>,
 }
 
@@ -203,11 +200,11 @@ impl Content {
             KubeletAuth::Anonymous => {}
             KubeletAuth::Certificate { certificate_path, private_key_path } => {
                 content.certificate = Some(read(certificate_path, "certificate")?);
-                content.key = Some(Zeroizing::new(read(private_key_path, "private key")?));
+                content.key = Some(read(private_key_path, "private key")?);
             }
             KubeletAuth::Token(path) => {
-                let bytes = Zeroizing::new(read(path, "token")?);
-                let token = text(path, &bytes)?.trim();
+                let text = read(path, "token")?;
+                let token = text.trim();
                 if token.is_empty() {
                     return Err(format!("unable to load token: {}: it is empty", path.display()));
                 }
@@ -245,7 +242,7 @@ impl Content {
             certificates(certificate_path, certificate)?.into_iter().map(Arc::from).collect();
         let bad_key =
             |why: &dyn std::fmt::Display| format!("{}: {why}", private_key_path.display());
-        let key = PrivateKey::from_pem(text(private_key_path, key)?).map_err(|e| bad_key(&e))?;
+        let key = PrivateKey::from_pem(key).map_err(|e| bad_key(&e))?;
         let signer = key.signer().map_err(|e| bad_key(&e))?;
         let identity = TlsIdentity::new(&chain, signer)
             .map_err(|e| format!("{}: {e}", certificate_path.display()))?;
@@ -253,22 +250,12 @@ impl Content {
     }
 }
 
-fn read(path: &Path, what: &str) -> Result<Vec<u8>, String> {
-    let failed = |why: &dyn std::fmt::Display| format!("unable to load {what}: {why}");
-    files::read_bounded(path, MAX_FILE)
-        .map_err(|error| {
-            let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-            failed(&format!("{error}{}", cause.unwrap_or_default()))
-        })?
-        .ok_or_else(|| failed(&format!("{}: no such file", path.display())))
+fn read(path: &Path, what: &str) -> Result<Zeroizing<String>, String> {
+    text_file::text(path).map_err(|error| format!("unable to load {what}: {error}"))
 }
 
-fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, String> {
-    std::str::from_utf8(bytes).map_err(|_| format!("{}: not text", path.display()))
-}
-
-fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<Vec<u8>>, String> {
-    pem::decode_certificates(text(path, bytes)?).map_err(|e| format!("{}: {e}", path.display()))
+fn certificates(path: &Path, text: &str) -> Result<Vec<Vec<u8>>, String> {
+    pem::decode_certificates(text).map_err(|e| format!("{}: {e}", path.display()))
 }
 
 #[cfg(test)]
