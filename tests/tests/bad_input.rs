@@ -305,7 +305,8 @@ fn only_admins_and_agents_get_in_over_tcp() {
     if let Err(why) = Client::Go.prepare() {
         skip!("{why}");
     }
-    let (node, ..) = node();
+    let audited = ServerOptions::with("audit_log_enabled = true");
+    let node = Node::with(audited, AgentOptions::default());
     let foreign = e2e::Server::start(ServerOptions {
         trust_domain: "other.test".to_owned(),
         ..ServerOptions::default()
@@ -353,6 +354,12 @@ fn only_admins_and_agents_get_in_over_tcp() {
     for call in ["count_entries", "list_agents", "post_status", "authorized_entries", "get_bundle"]
     {
         assert_eq!(stranger[call]["code"], "Unavailable", "no handshake: {call}: {stranger}");
+    }
+    let log = node.server.log();
+    let record = log.lines().find(|line| line.contains("Connection refused"));
+    let record = record.unwrap_or_else(|| panic!("no record of the stranger: {log}"));
+    for part in ["type=audit", "status=error", "status_code=Unauthenticated", "caller_addr="] {
+        assert!(record.contains(part), "{record}");
     }
 }
 

@@ -306,7 +306,8 @@ impl App {
         tasks.spawn("change_feed", follower.run(token.clone(), staleness));
         tasks.spawn("server_svid", identity.run(token.clone()));
 
-        let remote = ReceiverStream::new(listen::tcp(tasks, tcp, tls, trusted));
+        let audited = context.config.audit_log_enabled;
+        let remote = ReceiverStream::new(listen::tcp(tasks, tcp, tls, trusted, audited));
         let remote = remote.map(Ok::<_, std::io::Error>);
         let mut server = http2().max_connection_age(MAX_CONNECTION_AGE).layer(gate.clone());
         let stopped = token.clone().cancelled_owned();

@@ -7,7 +7,8 @@
 //! `audit_log_enabled` is set.
 
 use std::{
-    fmt,
+    fmt, io,
+    net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -97,6 +98,20 @@ impl Audit {
         };
         inner.write(code, message, &all);
     }
+}
+
+/// Writes a record of a client that got no connection because of its certificate. Who it says it
+/// is was not proven, and is not in it.
+pub(crate) fn turned_away(addr: SocketAddr, why: &io::Error) {
+    tracing::info!(
+        target: "signet_server::audit",
+        r#type = "audit",
+        status = "error",
+        status_code = ?Code::Unauthenticated,
+        status_message = %why,
+        caller_addr = %addr,
+        "Connection refused"
+    );
 }
 
 impl fmt::Debug for Audit {

@@ -21,12 +21,17 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixStream},
     sync::{OwnedSemaphorePermit, mpsc},
 };
-use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{self, ServerConfig},
+    server::TlsStream,
+};
 use tonic::transport::server::Connected;
 
 use first_words::FirstWords;
 
 use crate::{
+    audit,
     caller::{LocalPeer, Peer},
     gate,
 };
@@ -53,12 +58,14 @@ pub type TcpIo = Io<Box<TlsStream<TcpStream>>>;
 /// A connection over the local socket.
 pub type LocalIo = Io<UnixStream>;
 
-/// Accepts TLS connections; the receiver ends with the tasks.
+/// Accepts TLS connections; the receiver ends with the tasks. Where `audited`, a client that is
+/// turned away for its certificate leaves a record.
 pub fn tcp(
     tasks: &Tasks,
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     trusted_proxies: Vec<Cidr>,
+    audited: bool,
 ) -> mpsc::Receiver<TcpIo> {
     let incoming =
         Incoming::new("server_api", listener, MAX_TCP_CONNECTIONS, tasks.token().clone());
@@ -75,7 +82,13 @@ pub fn tcp(
             } else {
                 client_address(&mut stream, direct, &trusted).await.map_err(io::Error::other)?
             };
-            let mut stream = acceptor.accept(stream).await?;
+            let turned_away = |error: io::Error| {
+                if audited && is_of_the_certificate(&error) {
+                    audit::turned_away(addr, &error);
+                }
+                error
+            };
+            let mut stream = acceptor.accept(stream).await.map_err(turned_away)?;
             if stream.get_ref().1.alpn_protocol().is_none() {
                 // As gRPC in Go does: the handshake succeeds, then the connection is closed in
                 // order. A client that offers other protocols only fails in the handshake.
@@ -89,6 +102,12 @@ pub fn tcp(
             Ok(Io { stream: Box::new(stream), first_words, peer, _permit: permit })
         }
     })
+}
+
+/// Whether a handshake failed because of the client's certificate, or its proof of owning it.
+fn is_of_the_certificate(error: &io::Error) -> bool {
+    let error = error.get_ref().and_then(|inner| inner.downcast_ref());
+    matches!(error, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// Accepts local connections; the receiver ends with the tasks.

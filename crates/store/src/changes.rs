@@ -83,7 +83,7 @@ impl Recent {
     /// The changes after `revision`, if all of them up to `newest` are remembered.
     fn since(&self, revision: u64, newest: u64, limit: u32) -> Option<Vec<Change>> {
         let first = self.0.front()?.revision;
-        if self.0.back()?.revision < newest || revision + 1 < first || revision >= newest {
+        if self.0.back()?.revision < newest || revision >= newest || revision + 1 < first {
             return None;
         }
         let skip = usize::try_from(revision + 1 - first).ok()?;
@@ -156,7 +156,7 @@ impl Store {
                 });
             }
             let reached = match changes.first() {
-                Some(first) => first.revision == revision + 1,
+                Some(first) => first.revision.checked_sub(1) == Some(revision),
                 None if limit == 0 => true,
                 None => newest_revision(&mut conn).await? == revision,
             };

@@ -243,7 +243,14 @@ impl World {
         for (source, error) in failures {
             let new = !state.pairs.contains(&(source, Pair::Failed));
             if let Some(rule) = self.rules.get_mut(&source) {
-                if new {
+                if new && pod.node.is_empty() {
+                    // Every pod begins like this.
+                    tracing::debug!(
+                        cluster_spiffe_id = rule.meta.name,
+                        pod = pod.key(),
+                        "The pod has no node yet, and so no entry"
+                    );
+                } else if new {
                     tracing::warn!(
                         cluster_spiffe_id = rule.meta.name,
                         pod = pod.key(),

@@ -33,6 +33,9 @@ impl World {
 
     /// A pod as templates see it.
     pub(super) fn view(&self, pod: &Pod) -> Result<View, String> {
+        if pod.node.is_empty() {
+            return Err("the pod is not scheduled to a node yet".to_owned());
+        }
         let node = self.nodes.get(&pod.node).and_then(|state| state.known.as_ref());
         let node = node.ok_or_else(|| format!("node {} not found in cache", pod.node))?;
         let (meta, spec, parent_id) = node.made.as_ref().map_err(Clone::clone)?;

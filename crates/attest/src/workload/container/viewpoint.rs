@@ -6,8 +6,9 @@
 //! the usual case, a pod must be exactly where the agent's pod is. That also finds the right pod
 //! in nested clusters (kind, a kubelet within a pod): the agent is in the same one.
 //!
-//! An agent on the host has no pod to compare with. There, places that are delegated to users are
-//! not believed, and of the pods on a path only the outermost.
+//! An agent on the host has no pod to compare with. There, a pod must be right below the root of
+//! the kubelet's pods, and that root where kubelets have it: outermost, or outermost in the
+//! container that the agent itself is in (the node of kind).
 
 use super::{Candidate, CgroupError, Chain, container_id_of, merged, paths, pod_uid_of};
 use crate::procfs::ProcRoot;
@@ -17,6 +18,8 @@ use crate::procfs::ProcRoot;
 pub struct Viewpoint {
     /// The paths below which the kubelet has its pods, by the agent's own path.
     bases: Vec<Vec<String>>,
+    /// The containers without a pod that the agent is in, by their paths.
+    nodes: Vec<Vec<String>>,
 }
 
 impl Viewpoint {
@@ -31,19 +34,28 @@ impl Viewpoint {
         let mut viewpoint = Self::default();
         for path in paths(cgroup).flatten() {
             let segments: Vec<&str> = segments(path).collect();
-            // The agent makes no cgroups: the innermost pod is its own.
-            let Some(pod) = segments.iter().rposition(|segment| pod_uid_of(segment).is_some())
-            else {
-                continue;
+            // The agent makes no cgroups: the innermost pod, or container, is its own.
+            let innermost =
+                |is: fn(&str) -> bool| segments.iter().rposition(|segment| is(segment));
+            let (places, place) = match innermost(|segment| pod_uid_of(segment).is_some()) {
+                Some(pod) => {
+                    let above = segments.get(..pod).unwrap_or_default();
+                    let base = match above.split_last() {
+                        Some((class, rest)) if is_class(class) => rest,
+                        _ => above,
+                    };
+                    (&mut viewpoint.bases, base)
+                }
+                None => {
+                    let Some(node) = innermost(|segment| container_id_of(segment).is_some()) else {
+                        continue;
+                    };
+                    (&mut viewpoint.nodes, segments.get(..=node).unwrap_or_default())
+                }
             };
-            let base = segments.get(..pod).unwrap_or_default();
-            let base = match base.split_last() {
-                Some((class, rest)) if is_class(class) => rest,
-                _ => base,
-            };
-            let base: Vec<String> = base.iter().map(|segment| (*segment).to_owned()).collect();
-            if !viewpoint.bases.contains(&base) {
-                viewpoint.bases.push(base);
+            let place: Vec<String> = place.iter().map(|segment| (*segment).to_owned()).collect();
+            if !places.contains(&place) {
+                places.push(place);
             }
         }
         viewpoint
@@ -66,7 +78,8 @@ pub fn pod_containers(cgroup: &str, from: &Viewpoint) -> Result<Chain, CgroupErr
             let below = from.bases.iter().find_map(|base| below(rest, base));
             return below.map(strict).unwrap_or_default();
         }
-        outermost(rest)
+        let node = from.nodes.iter().find_map(|node| below(rest, node));
+        on_host(node.unwrap_or(rest))
     })
 }
 
@@ -108,38 +121,26 @@ fn strict(below: &[&str]) -> Chain {
     Chain(container.map(candidate).into_iter().collect())
 }
 
-/// The containers down to the outermost that is in a pod, unless the place is a user's.
-fn outermost(segments: &[&str]) -> Chain {
-    let mut chain = Vec::new();
-    let mut pod_uid = None;
-    for (at, segment) in segments.iter().enumerate() {
-        if pod_uid.is_none() {
-            pod_uid = pod_uid_of(segment);
-            if pod_uid.is_some() && is_delegated(segments.get(..at).unwrap_or_default(), segment) {
-                return Chain::default();
-            }
-        }
-        if let Some(container_id) = container_id_of(segment) {
-            chain.push(Candidate { pod_uid: pod_uid.clone(), container_id });
-            if pod_uid.is_some() {
-                break;
-            }
-        }
-    }
-    Chain(chain)
-}
-
-/// Whether the place of a pod is one where users make their own cgroups.
-fn is_delegated(above: &[&str], pod: &str) -> bool {
-    let user = |segment: &&str| {
-        *segment == "user.slice" || (segment.starts_with("user-") && segment.ends_with(".slice"))
+/// The container where a node's kubelet and runtime have it, seen from that node's root.
+fn on_host(segments: &[&str]) -> Chain {
+    let rest = match segments.split_first() {
+        // What kind, and kubelets with `--cgroup-root` as usually given, put above.
+        Some((&("kubelet" | "kubelet.slice"), rest)) => rest,
+        _ => segments,
     };
-    let services = above.iter().filter(|segment| segment.ends_with(".service")).count();
-    // A runtime that does not use systemd names containers like this below its own service.
-    let of_runtime = services == 1
-        && pod.contains(':')
-        && above.last().is_some_and(|segment| segment.ends_with(".service"));
-    above.iter().any(user) || (services > 0 && !of_runtime)
+    match rest {
+        [root, below @ ..] if is_root(root) => strict(below),
+        // Runtime and kubelet with different drivers: pod and container in one segment.
+        ["system.slice", service, pod, ..] if service.ends_with(".service") && pod.contains(':') => {
+            strict(std::slice::from_ref(pod))
+        }
+        // A kubelet that makes no cgroups for pods (`--cgroups-per-qos=false`).
+        ["docker" | "k8s.io" | "crio" | "system.slice", container, ..] => {
+            let candidate = |container_id| Candidate { pod_uid: None, container_id };
+            Chain(container_id_of(container).map(candidate).into_iter().collect())
+        }
+        _ => Chain::default(),
+    }
 }
 
 /// A directory of one class of service.

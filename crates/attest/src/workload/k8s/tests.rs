@@ -169,8 +169,13 @@ async fn a_forged_inner_path_never_yields_the_victim() {
 async fn a_nested_cluster_is_found_below_its_node_container() {
     let cgroup = format!("0::/docker/{}/kubelet/kubepods/pod{OWN}/{}", id('a'), id('b'));
     let pods = list(&[pod(OWN, "own", &container("c", &id('b')))]);
-    let found = attest(&cgroup, quick(), &[&pods]).await.unwrap();
+    let within = Viewpoint::of(&format!("0::/docker/{}/system.slice/agent.service", id('a')));
+    let attestor = K8sAttestor::new(quick(), Scripted::new(&[&pods]));
+    let found = attest_with(&cgroup, attestor.seen_from(within)).await.unwrap();
     assert!(found.contains("pod-uid:11111111-1111-1111-1111-111111111111"));
+    // From outside, the node is a container that may have made up what is below it.
+    let error = attest(&cgroup, quick(), &[&pods]).await.unwrap_err().to_string();
+    assert!(error.contains("lists none of the process's containers"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,7 +224,7 @@ async fn a_forged_inner_path_yields_nothing_while_the_kubelet_knows_neither_pod_
     for cgroup in [
         format!("0::/kubepods/pod{OWN}/{}/pod{VICTIM}/{}", id('a'), id('b')),
         format!("0::/../../../burstable/pod{OWN}/{}/kubepods/pod{VICTIM}/{}", id('a'), id('b')),
-        format!("0::/docker/{}/kubepods/pod{OWN}/{}/pod{VICTIM}/{}", id('0'), id('a'), id('b')),
+        format!("0::/kubelet/kubepods/pod{OWN}/{}/pod{VICTIM}/{}", id('a'), id('b')),
     ] {
         let error = attest(&cgroup, quick(), &[&early]).await.unwrap_err().to_string();
         assert!(error.contains("lists none of the process's containers"), "{error}");

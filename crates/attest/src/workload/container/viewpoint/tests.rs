@@ -186,24 +186,58 @@ fn a_pod_where_the_kubelet_does_not_make_pods_is_none() {
             assert!(seen("/", &relative).is_empty(), "{relative}");
         }
     }
-    // An agent on the host at least does not believe users and services.
-    for place in [user, "/system.slice/podman.service", "/user.slice"] {
+    // An agent on the host knows where a kubelet has its pods, and whose those places are not.
+    let lxc = "/lxc.payload.guest";
+    let nspawn = "/machine.slice/machine-guest.scope/payload";
+    for place in [user, "/system.slice/podman.service", "/user.slice", lxc, nspawn, "/init"] {
         for path in forged(place) {
-            assert!(seen("/system.slice/x.service", &path).is_empty(), "{path}");
+            for own in ["/system.slice/x.service", "/", &format!("/docker/{}", id('1'))] {
+                assert!(seen(own, &path).is_empty(), "{own} sees {path}");
+            }
+        }
+    }
+    // Below another container it is that container, which the kubelet does not list.
+    for place in [docker.clone(), format!("/system.slice/docker-{}.scope", id('0'))] {
+        for path in forged(&place) {
+            let found = seen("/system.slice/x.service", &path);
+            assert_eq!(found, [(None, id('0'))], "{path}");
         }
     }
 }
 
 #[test]
-fn on_the_host_the_node_container_comes_first_and_nothing_below_the_pod() {
-    let path = format!(
-        "/docker/{}/kubelet/kubepods/pod{POD}/{}/pod{VICTIM}/{}",
-        id('0'),
-        id('b'),
-        id('c')
-    );
-    let found = seen("/system.slice/x.service", &path);
-    assert_eq!(found, [(None, id('0')), (Some(POD.to_owned()), id('b'))]);
+fn an_agent_in_a_node_container_sees_the_pods_of_that_node_only() {
+    let place = |node: char, kubelet: &str| {
+        format!("/docker/{}{kubelet}/kubepods/pod{POD}/{}", id(node), id('b'))
+    };
+    let own = format!("/docker/{}/system.slice/signet-agent.service", id('0'));
+    for kubelet in ["", "/kubelet"] {
+        let path = place('0', kubelet);
+        assert_eq!(seen(&own, &path), pod(POD, 'b'), "{path}");
+        let forged = format!("{path}/pod{VICTIM}/{}", id('c'));
+        assert_eq!(seen(&own, &forged), pod(POD, 'b'), "{forged}");
+        // Another node's pods may have the same names.
+        assert_eq!(seen(&own, &place('1', kubelet)), [(None, id('1'))]);
+        // In a namespace of its own, it sees the rest as its siblings.
+        let sibling = format!("/..{}", place('1', kubelet).trim_start_matches("/docker"));
+        assert_eq!(seen("/", &sibling), [(None, id('1'))]);
+    }
+}
+
+#[test]
+fn a_kubelet_without_cgroups_for_pods_has_its_containers_where_the_runtime_puts_them() {
+    for path in [
+        format!("/docker/{}", id('b')),
+        format!("/k8s.io/{}", id('b')),
+        format!("/system.slice/crio-{}.scope", id('b')),
+    ] {
+        for below in ["", &format!("/docker/{}", id('c')), &format!("/pod{VICTIM}/{}", id('c'))] {
+            let path = format!("{path}{below}");
+            assert_eq!(seen("/system.slice/x.service", &path), [(None, id('b'))], "{path}");
+        }
+    }
+    let forged = format!("/lxc.payload.guest/{}", id('b'));
+    assert!(seen("/system.slice/x.service", &forged).is_empty());
 }
 
 #[test]
