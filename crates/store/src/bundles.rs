@@ -117,7 +117,7 @@ impl Store {
             let mut tx = writer.begin(now).await?;
             let mut outcomes = Vec::with_capacity(bundles.len());
             for bundle in bundles {
-                if rows::get(tx.conn(), &bundle.trust_domain).await?.is_some() {
+                if rows::get(tx.conn().await?, &bundle.trust_domain).await?.is_some() {
                     outcomes.push(CreateOutcome::Exists);
                 } else {
                     rows::put(&mut tx, None, &bundle).await?;
@@ -167,7 +167,8 @@ impl Store {
             let mut tx = writer.begin(now).await?;
             let mut outcomes = Vec::with_capacity(updates.len());
             for update in updates {
-                let Some((row, old)) = rows::get(tx.conn(), &update.trust_domain).await? else {
+                let Some((row, old)) = rows::get(tx.conn().await?, &update.trust_domain).await?
+                else {
                     outcomes.push(None);
                     continue;
                 };
@@ -203,7 +204,7 @@ impl Store {
         doing("changing a bundle", async {
             let mut writer = self.lock().await?;
             let mut tx = writer.begin(now).await?;
-            let found = rows::get(tx.conn(), trust_domain).await?;
+            let found = rows::get(tx.conn().await?, trust_domain).await?;
             let (row, old) = match found {
                 Some((row, bundle)) => (Some(row), bundle),
                 None => (None, Bundle::empty(trust_domain.clone())),
@@ -274,7 +275,7 @@ impl Store {
 
 /// Creates or replaces one bundle.
 pub(crate) async fn set(tx: &mut Tx<'_>, bundle: &Bundle) -> Result<(), Fault> {
-    match rows::get(tx.conn(), &bundle.trust_domain).await? {
+    match rows::get(tx.conn().await?, &bundle.trust_domain).await? {
         Some((_, old)) if old == *bundle => Ok(()),
         Some((row, _)) => rows::put(tx, Some(row), bundle).await,
         None => rows::put(tx, None, bundle).await,
@@ -294,14 +295,14 @@ async fn delete(
     trust_domain: &TrustDomain,
     mode: DeleteBundleMode,
 ) -> Result<DeleteBundleOutcome, Fault> {
-    let Some((row, bundle)) = rows::get(tx.conn(), trust_domain).await? else {
+    let Some((row, bundle)) = rows::get(tx.conn().await?, trust_domain).await? else {
         return Ok(DeleteBundleOutcome::NotFound);
     };
     let term = terms::federates_with(trust_domain);
-    let found = terms::rows_with(tx.conn(), Index::Entries, &[term]).await?;
+    let found = terms::rows_with(tx.conn().await?, Index::Entries, &[term]).await?;
     let mut count = 0;
     for some in found.chunks(ENTRIES_AT_ONCE) {
-        let mut entries = entries::rows::by_rows(tx.conn(), some).await?;
+        let mut entries = entries::rows::by_rows(tx.conn().await?, some).await?;
         entries.retain(|(_, entry)| entry.federates_with.contains(trust_domain));
         count += entries.len() as u64;
         match mode {

@@ -199,7 +199,7 @@ impl Store {
                      WHERE revision <= ? ORDER BY revision LIMIT 10000)",
                 )
                 .bind(last_dropped.cast_signed())
-                .execute(tx.conn())
+                .execute(tx.conn().await?)
                 .await?;
                 tx.commit().await?;
                 dropped += done.rows_affected();

@@ -4,7 +4,7 @@ use signet_identity::{AttestedNode, Bundle, Entry, FederationRelationship, JoinT
 
 use crate::{
     ChangeKind, ChangedTo, EntryFilter, NodeFilter, PageRequest, Store, StoreError, bundles,
-    entries, fault::doing, federation, nodes, tokens,
+    entries, fault::doing, federation, nodes, terms::Index, tokens,
 };
 
 /// How many entries one statement run of an import takes together.
@@ -62,8 +62,8 @@ impl Store {
             for token in &contents.join_tokens {
                 tokens::insert(&mut tx, token).await?;
             }
-            let mut row = tx.next_row("entries").await?;
             for some in contents.entries.chunks(ENTRIES_AT_ONCE) {
+                let mut row = tx.new_rows(Index::Entries, some.len());
                 let rows = some.iter().map(|entry| {
                     row += 1;
                     (row - 1, entry.clone())

@@ -194,7 +194,7 @@ impl Store {
         doing("deleting entries", async {
             let mut writer = self.lock().await?;
             let mut tx = writer.begin(now).await?;
-            let found = rows::by_entry_ids(tx.conn(), &ids).await?;
+            let found = rows::by_entry_ids(tx.conn().await?, &ids).await?;
             write::delete(&mut tx, &found).await?;
             tx.commit().await?;
             let mut found: HashMap<EntryId, Entry> =
@@ -217,7 +217,7 @@ impl Store {
         doing("pruning entries", async {
             let mut writer = self.lock().await?;
             let mut tx = writer.begin(now).await?;
-            let found = rows::expired(tx.conn(), expired_before, limit).await?;
+            let found = rows::expired(tx.conn().await?, expired_before, limit).await?;
             write::delete(&mut tx, &found).await?;
             tx.commit().await?;
             Ok(found.into_iter().map(|(_, entry)| entry).collect())

@@ -81,7 +81,7 @@ impl Store {
             let mut tx = writer.begin(now).await?;
             let mut outcomes = Vec::with_capacity(relationships.len());
             for (relationship, bundle) in relationships {
-                if get(tx.conn(), &relationship.trust_domain).await?.is_some() {
+                if get(tx.conn().await?, &relationship.trust_domain).await?.is_some() {
                     outcomes.push(CreateOutcome::Exists);
                     continue;
                 }
@@ -112,7 +112,8 @@ impl Store {
             let mut tx = writer.begin(now).await?;
             let mut outcomes = Vec::with_capacity(updates.len());
             for update in updates {
-                let Some(mut relationship) = get(tx.conn(), &update.trust_domain).await? else {
+                let Some(mut relationship) = get(tx.conn().await?, &update.trust_domain).await?
+                else {
                     outcomes.push(None);
                     continue;
                 };
@@ -146,7 +147,7 @@ impl Store {
             for name in &trust_domains {
                 let done = sqlx::query("DELETE FROM federations WHERE trust_domain = ?")
                     .bind(name.as_str())
-                    .execute(tx.conn())
+                    .execute(tx.conn().await?)
                     .await?;
                 let found = done.rows_affected() > 0;
                 if found {
@@ -210,7 +211,7 @@ pub(crate) async fn put(
     .bind(relationship.trust_domain.as_str())
     .bind(&relationship.bundle_endpoint_url)
     .bind(endpoint_spiffe_id)
-    .execute(tx.conn())
+    .execute(tx.conn().await?)
     .await?;
     tx.changed(ChangeKind::Federation, relationship.trust_domain.as_str(), ChangedTo::Unread);
     Ok(())

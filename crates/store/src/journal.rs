@@ -37,7 +37,7 @@ impl Store {
             .bind(server)
             .bind(data)
             .bind(now)
-            .execute(tx.conn())
+            .execute(tx.conn().await?)
             .await?;
             tx.commit().await
         })

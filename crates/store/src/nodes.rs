@@ -67,7 +67,7 @@ impl Store {
         doing("writing an attested node", async {
             let mut writer = self.lock().await?;
             let mut tx = writer.begin(now).await?;
-            let old = rows::get(tx.conn(), &node.spiffe_id).await?;
+            let old = rows::get(tx.conn().await?, &node.spiffe_id).await?;
             rows::put(&mut tx, old.as_ref(), &node).await?;
             tx.commit().await
         })
@@ -91,7 +91,7 @@ impl Store {
         doing("updating an attested node", async {
             let mut writer = self.lock().await?;
             let mut tx = writer.begin(now).await?;
-            let Some(old) = rows::get(tx.conn(), id).await? else {
+            let Some(old) = rows::get(tx.conn().await?, id).await? else {
                 return Ok(None);
             };
             let mut node = old.1.clone();
@@ -120,7 +120,7 @@ impl Store {
         doing("deleting an attested node", async {
             let mut writer = self.lock().await?;
             let mut tx = writer.begin(now).await?;
-            let Some(found) = rows::get(tx.conn(), id).await? else {
+            let Some(found) = rows::get(tx.conn().await?, id).await? else {
                 return Ok(None);
             };
             if found.1.attestation_type == "join_token" {
@@ -149,7 +149,8 @@ impl Store {
         doing("pruning attested nodes", async {
             let mut writer = self.lock().await?;
             let mut tx = writer.begin(now).await?;
-            let expired = rows::expired(tx.conn(), expired_before, also_non_reattestable, limit);
+            let expired =
+                rows::expired(tx.conn().await?, expired_before, also_non_reattestable, limit);
             let expired = expired.await?;
             for found in &expired {
                 if found.1.attestation_type == "join_token" {
@@ -214,7 +215,7 @@ async fn delete_token_entries(tx: &mut Tx<'_>, agent: &SpiffeId) -> Result<(), F
     if let Some((_, token)) = agent.path().rsplit_once('/') {
         sqlx::query("DELETE FROM join_tokens WHERE token = ? AND spent_by IS NOT NULL")
             .bind(token)
-            .execute(tx.conn())
+            .execute(tx.conn().await?)
             .await?;
     }
     let mut plan = Plan::default();
@@ -224,10 +225,10 @@ async fn delete_token_entries(tx: &mut Tx<'_>, agent: &SpiffeId) -> Result<(), F
     };
     plan.and(terms::selector(&selector));
     let page = PageRequest::all();
-    let found = listing::list(tx.conn(), plan, page, |entry: &Entry| {
+    let found = listing::list(tx.conn().await?, plan, page, |entry: &Entry| {
         entry.parent_id == *agent && entry.selectors.as_slice() == std::slice::from_ref(&selector)
     });
     let ids: Vec<_> = found.await?.items.into_iter().map(|entry| entry.id).collect();
-    let found = entries::rows::by_entry_ids(tx.conn(), &ids).await?;
+    let found = entries::rows::by_entry_ids(tx.conn().await?, &ids).await?;
     entries::write::delete(tx, &found).await
 }

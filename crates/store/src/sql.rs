@@ -1,11 +1,18 @@
 //! Small helpers for statements with many rows.
 
-use sqlx::{AssertSqlSafe, Sqlite, query::Query, sqlite::SqliteArguments};
+use sqlx::{
+    Arguments, AssertSqlSafe, Encode, Sqlite, SqliteConnection, Type, query::Query,
+    sqlite::SqliteArguments,
+};
 
 /// The most rows that one statement takes.
 const MOST_ROWS: usize = 256;
 /// The most parameters that one statement takes (SQLite's own limit is 32,766).
 const MOST_PARAMETERS: usize = 1_024;
+
+/// The longest text that is sent with others, bytes. Longer statements are of many rows, and are
+/// found in the connection's cache only if they stand alone.
+const LONGEST_TOGETHER: usize = 1_024;
 
 /// Splits `items` into runs for one statement each, of `columns` parameters an item. All but the
 /// last are of one size, and a caller's batches mostly are too: the statements are found in the
@@ -28,6 +35,52 @@ pub(crate) fn list(count: usize) -> String {
 /// A statement made of our own fragments: values come only through parameters.
 pub(crate) fn query<'q>(text: String) -> Query<'q, Sqlite, SqliteArguments> {
     sqlx::query(AssertSqlSafe(text))
+}
+
+/// Statements without an answer that are sent together: each sending costs two switches of
+/// threads.
+#[derive(Default)]
+pub(crate) struct Batch {
+    text: String,
+    arguments: SqliteArguments,
+    /// The first value that could not be bound.
+    refused: Option<sqlx::Error>,
+}
+
+impl Batch {
+    /// Adds a statement; its values are bound next. Texts are our own fragments only.
+    pub(crate) fn statement(&mut self, text: &str) -> &mut Self {
+        if !self.text.is_empty() {
+            self.text.push_str("; ");
+        }
+        self.text.push_str(text);
+        self
+    }
+
+    /// Binds the next value of the statement that was added last.
+    pub(crate) fn bind<'v>(&mut self, value: impl Encode<'v, Sqlite> + Type<Sqlite>) -> &mut Self {
+        if let Err(error) = self.arguments.add(value) {
+            self.refused.get_or_insert(sqlx::Error::Encode(error));
+        }
+        self
+    }
+
+    /// Whether a statement of this text should be sent with those that are there.
+    pub(crate) fn suits(&self, text: &str) -> bool {
+        self.text.is_empty() || self.text.len() + text.len() <= LONGEST_TOGETHER
+    }
+
+    /// Sends what was added, if anything was.
+    pub(crate) async fn send(&mut self, conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        let Self { text, arguments, refused } = std::mem::take(self);
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        if !text.is_empty() {
+            sqlx::query_with(AssertSqlSafe(text), arguments).execute(conn).await?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

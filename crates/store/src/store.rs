@@ -13,7 +13,9 @@ use crate::{
     Change, ChangeKind, ChangedTo, OpenError, StoreError, StoreOptions,
     changes::Recent,
     fault::{Fault, doing},
-    open, sql,
+    open,
+    sql::{self, Batch},
+    terms::Index,
 };
 
 /// The registration store. Cheap to clone; all clones share the connections.
@@ -207,12 +209,21 @@ impl Writer<'_> {
             now,
             revision: 0,
             changes: Vec::new(),
+            later: Batch::default(),
+            next_entry: 0,
+            next_node: 0,
         };
         // In one: each statement of its own costs two switches of threads.
-        let row = sqlx::query("BEGIN IMMEDIATE; SELECT coalesce(max(revision), 0) FROM changes")
-            .fetch_one(tx.conn())
-            .await?;
+        let row = sqlx::query(
+            "BEGIN IMMEDIATE; SELECT (SELECT coalesce(max(revision), 0) FROM changes), \
+             (SELECT coalesce(max(id), 0) + 1 FROM entries), \
+             (SELECT coalesce(max(id), 0) + 1 FROM nodes)",
+        )
+        .fetch_one(&mut tx.connected.conn)
+        .await?;
         tx.revision = row.try_get::<i64, _>(0)?.cast_unsigned();
+        tx.next_entry = row.try_get(1)?;
+        tx.next_node = row.try_get(2)?;
         self.store.publish(tx.revision);
         Ok(tx)
     }
@@ -225,12 +236,26 @@ pub(crate) struct Tx<'w> {
     pub(crate) now: i64,
     revision: u64,
     changes: Vec<Change>,
+    /// Statements that wait for the next one.
+    later: Batch,
+    next_entry: i64,
+    next_node: i64,
 }
 
 impl Tx<'_> {
-    /// The connection within the transaction.
-    pub(crate) fn conn(&mut self) -> &mut SqliteConnection {
-        &mut self.connected.conn
+    /// The connection within the transaction, with everything written that was to be written.
+    pub(crate) async fn conn(&mut self) -> Result<&mut SqliteConnection, Fault> {
+        self.later.send(&mut self.connected.conn).await?;
+        Ok(&mut self.connected.conn)
+    }
+
+    /// Adds a statement that answers nothing, to be sent before the next use of the connection or
+    /// with the end of the transaction. Its values are bound to what is returned.
+    pub(crate) async fn later(&mut self, text: &str) -> Result<&mut Batch, Fault> {
+        if !self.later.suits(text) {
+            self.later.send(&mut self.connected.conn).await?;
+        }
+        Ok(self.later.statement(text))
     }
 
     /// Notes a change for the feed.
@@ -239,10 +264,21 @@ impl Tx<'_> {
         self.changes.push(Change { revision, kind, key: key.into(), to });
     }
 
+    /// The first of `count` row IDs after all that the table of `index` has.
+    pub(crate) fn new_rows(&mut self, index: Index, count: usize) -> i64 {
+        let next = match index {
+            Index::Entries => &mut self.next_entry,
+            Index::Nodes => &mut self.next_node,
+        };
+        let first = *next;
+        *next = next.saturating_add(i64::try_from(count).unwrap_or(i64::MAX));
+        first
+    }
+
     /// The first row ID after all that `table` has.
     pub(crate) async fn next_row(&mut self, table: &'static str) -> Result<i64, Fault> {
         let text = format!("SELECT coalesce(max(id), 0) + 1 FROM {table}");
-        Ok(sql::query(text).fetch_one(self.conn()).await?.try_get(0)?)
+        Ok(sql::query(text).fetch_one(self.conn().await?).await?.try_get(0)?)
     }
 
     /// Writes the noted changes to the feed, commits, and tells the subscribers. Without a noted
@@ -250,26 +286,19 @@ impl Tx<'_> {
     pub(crate) async fn commit(mut self) -> Result<(), Fault> {
         let changes = std::mem::take(&mut self.changes);
         let now = self.now;
-        let mut runs = sql::runs(&changes, 4).peekable();
-        if runs.peek().is_none() {
-            sqlx::query("COMMIT").execute(self.conn()).await?;
-        }
-        while let Some(run) = runs.next() {
-            let commit = if runs.peek().is_none() { "; COMMIT" } else { "" };
-            let text = format!(
-                "INSERT INTO changes (revision, kind, key, at) VALUES {}{commit}",
-                sql::values(run.len(), 4)
-            );
-            let mut query = sql::query(text);
+        for run in sql::runs(&changes, 4) {
+            let values = sql::values(run.len(), 4);
+            let text = format!("INSERT INTO changes (revision, kind, key, at) VALUES {values}");
+            let batch = self.later(&text).await?;
             for change in run {
-                query = query
+                batch
                     .bind(change.revision.cast_signed())
                     .bind(change.kind.number())
-                    .bind(change.key.as_str())
+                    .bind(change.key.clone())
                     .bind(now);
             }
-            query.execute(self.conn()).await?;
         }
+        self.later.statement("COMMIT").send(&mut self.connected.conn).await?;
         self.connected.unsettled = false;
         if let Some(newest) = changes.last().map(|change| change.revision) {
             self.store.recent().push(changes);

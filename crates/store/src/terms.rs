@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use signet_identity::{AttestedNode, EntryDraft, Selector, SpiffeId, TrustDomain};
 use sqlx::{Row, SqliteConnection};
 
-use crate::{fault::Fault, sql};
+use crate::{fault::Fault, sql, store::Tx};
 
 /// The hash of one criterion.
 pub(crate) type Term = i64;
@@ -122,49 +122,41 @@ fn sorted(mut terms: Vec<Term>) -> Vec<Term> {
 
 /// Adds pairs that are not there yet.
 pub(crate) async fn insert(
-    conn: &mut SqliteConnection,
+    tx: &mut Tx<'_>,
     index: Index,
     pairs: &[(Term, i64)],
 ) -> Result<(), Fault> {
-    for run in sql::runs(pairs, 2) {
-        let text = format!(
-            "INSERT INTO {} (term, row) VALUES {}",
-            index.table(),
-            sql::values(run.len(), 2)
-        );
-        let mut query = sql::query(text);
-        for (term, row) in run {
-            query = query.bind(*term).bind(*row);
-        }
-        query.execute(&mut *conn).await?;
-    }
-    Ok(())
+    let into = format!("INSERT INTO {} (term, row) VALUES", index.table());
+    write(tx, pairs, |values| format!("{into} {values}")).await
 }
 
 /// Removes pairs.
 pub(crate) async fn delete(
-    conn: &mut SqliteConnection,
+    tx: &mut Tx<'_>,
     index: Index,
     pairs: &[(Term, i64)],
 ) -> Result<(), Fault> {
+    let from = format!("DELETE FROM {} WHERE (term, row) IN (VALUES", index.table());
+    write(tx, pairs, |values| format!("{from} {values})")).await
+}
+
+async fn write(
+    tx: &mut Tx<'_>,
+    pairs: &[(Term, i64)],
+    text: impl Fn(String) -> String,
+) -> Result<(), Fault> {
     for run in sql::runs(pairs, 2) {
-        let text = format!(
-            "DELETE FROM {} WHERE (term, row) IN (VALUES {})",
-            index.table(),
-            sql::values(run.len(), 2)
-        );
-        let mut query = sql::query(text);
+        let batch = tx.later(&text(sql::values(run.len(), 2))).await?;
         for (term, row) in run {
-            query = query.bind(*term).bind(*row);
+            batch.bind(*term).bind(*row);
         }
-        query.execute(&mut *conn).await?;
     }
     Ok(())
 }
 
 /// Turns the terms of a row from `old` into `new`; both sorted.
 pub(crate) async fn replace(
-    conn: &mut SqliteConnection,
+    tx: &mut Tx<'_>,
     index: Index,
     row: i64,
     old: &[Term],
@@ -173,8 +165,8 @@ pub(crate) async fn replace(
     let only_in = |a: &[Term], b: &[Term]| -> Vec<(Term, i64)> {
         a.iter().filter(|term| b.binary_search(term).is_err()).map(|term| (*term, row)).collect()
     };
-    delete(conn, index, &only_in(old, new)).await?;
-    insert(conn, index, &only_in(new, old)).await
+    delete(tx, index, &only_in(old, new)).await?;
+    insert(tx, index, &only_in(new, old)).await
 }
 
 /// The rows that have any of `terms`, sorted, each once.

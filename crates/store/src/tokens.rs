@@ -106,7 +106,7 @@ impl Store {
                 SpendOutcome::Spent | SpendOutcome::SpentBefore => {}
                 refused => return Ok(TokenAttestation::Refused(refused)),
             }
-            let old = rows::get(tx.conn(), &node.spiffe_id).await?;
+            let old = rows::get(tx.conn().await?, &node.spiffe_id).await?;
             let agent_version = match &old {
                 Some((_, old)) if old.is_banned() => return Ok(TokenAttestation::Banned),
                 Some((_, old)) => old.agent_version.clone(),
@@ -156,7 +156,7 @@ impl Store {
             let mut tx = writer.begin(expired_before).await?;
             let done = sqlx::query("DELETE FROM join_tokens WHERE expires_at < ?")
                 .bind(expired_before)
-                .execute(tx.conn())
+                .execute(tx.conn().await?)
                 .await?;
             tx.commit().await?;
             Ok(done.rows_affected())
@@ -179,12 +179,12 @@ async fn spend(
     .bind(csr_key_hash.to_vec())
     .bind(token)
     .bind(now)
-    .execute(tx.conn())
+    .execute(tx.conn().await?)
     .await?;
     if done.rows_affected() == 1 {
         return Ok(SpendOutcome::Spent);
     }
-    Ok(match get(tx.conn(), token).await? {
+    Ok(match get(tx.conn().await?, token).await? {
         None => SpendOutcome::Unknown,
         Some(found) if found.expires_at < now => SpendOutcome::Expired,
         Some(found) if found.spent_by == Some(csr_key_hash) => SpendOutcome::SpentBefore,
@@ -201,7 +201,7 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, token: &JoinToken) -> Result<bool, F
     .bind(&token.token)
     .bind(token.expires_at)
     .bind(token.spent_by.map(|hash| hash.to_vec()))
-    .execute(tx.conn())
+    .execute(tx.conn().await?)
     .await?;
     Ok(done.rows_affected() > 0)
 }

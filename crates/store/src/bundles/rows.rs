@@ -123,11 +123,11 @@ pub(crate) async fn put(tx: &mut Tx<'_>, old: Option<i64>, bundle: &Bundle) -> R
                 .bind(bundle.refresh_hint)
                 .bind(bundle.sequence_number.cast_signed())
                 .bind(id)
-                .execute(tx.conn())
+                .execute(tx.conn().await?)
                 .await?;
             sqlx::query("DELETE FROM authorities WHERE bundle = ?")
                 .bind(id)
-                .execute(tx.conn())
+                .execute(tx.conn().await?)
                 .await?;
             id
         }
@@ -141,7 +141,7 @@ pub(crate) async fn put(tx: &mut Tx<'_>, old: Option<i64>, bundle: &Bundle) -> R
             .bind(bundle.trust_domain.as_str())
             .bind(bundle.refresh_hint)
             .bind(bundle.sequence_number.cast_signed())
-            .execute(tx.conn())
+            .execute(tx.conn().await?)
             .await?;
             id
         }
@@ -171,7 +171,7 @@ pub(crate) async fn put(tx: &mut Tx<'_>, old: Option<i64>, bundle: &Bundle) -> R
         .bind(&*public)
         .bind(expires_at)
         .bind(i64::from(tainted))
-        .execute(tx.conn())
+        .execute(tx.conn().await?)
         .await?;
     }
     tx.changed(ChangeKind::Bundle, bundle.trust_domain.as_str(), ChangedTo::Unread);
@@ -180,7 +180,7 @@ pub(crate) async fn put(tx: &mut Tx<'_>, old: Option<i64>, bundle: &Bundle) -> R
 
 /// Deletes a bundle's row, authorities included.
 pub(crate) async fn delete(tx: &mut Tx<'_>, id: i64, bundle: &Bundle) -> Result<(), Fault> {
-    sqlx::query("DELETE FROM bundles WHERE id = ?").bind(id).execute(tx.conn()).await?;
+    sqlx::query("DELETE FROM bundles WHERE id = ?").bind(id).execute(tx.conn().await?).await?;
     tx.changed(ChangeKind::Bundle, bundle.trust_domain.as_str(), ChangedTo::Unread);
     Ok(())
 }

@@ -3,11 +3,15 @@
 use std::str::FromStr;
 
 use signet_identity::{Entry, EntryDraft, EntryId, TrustDomain};
-use sqlx::{
-    Row, Sqlite, SqliteConnection, query::Query, sqlite::SqliteArguments, sqlite::SqliteRow,
-};
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
-use crate::{fault::Fault, json, listing, listing::Listed, terms::Index};
+use crate::{
+    fault::Fault,
+    json, listing,
+    listing::Listed,
+    sql::{self, Batch},
+    terms::{Index, Term},
+};
 
 /// How many columns [`Entry::COLUMNS`] names.
 pub(crate) const WIDTH: usize = 14;
@@ -61,11 +65,7 @@ fn parse<T: FromStr<Err: std::fmt::Display>>(what: &str, text: &str) -> Result<T
 }
 
 /// Binds every column of [`Entry::COLUMNS`], in order.
-pub(crate) fn bind<'q>(
-    query: Query<'q, Sqlite, SqliteArguments>,
-    row: i64,
-    entry: &Entry,
-) -> Query<'q, Sqlite, SqliteArguments> {
+pub(crate) fn bind(batch: &mut Batch, row: i64, entry: &Entry) {
     let flag = |set: bool, flag: i64| if set { flag } else { 0 };
     let flags = flag(entry.admin, ADMIN)
         | flag(entry.downstream, DOWNSTREAM)
@@ -73,7 +73,7 @@ pub(crate) fn bind<'q>(
         | flag(entry.disable_x509_svid_prefetch, DISABLE_PREFETCH)
         | flag(entry.jwt_svid_include_jti, INCLUDE_JTI);
     let federates_with: Vec<&str> = entry.federates_with.iter().map(TrustDomain::as_str).collect();
-    query
+    batch
         .bind(row)
         .bind(entry.id.as_str().to_owned())
         .bind(entry.spiffe_id.to_string())
@@ -87,7 +87,35 @@ pub(crate) fn bind<'q>(
         .bind(flags)
         .bind(entry.expires_at)
         .bind(entry.created_at)
-        .bind(entry.revision_number)
+        .bind(entry.revision_number);
+}
+
+/// The entries with any of these IDs or similarity terms, in no particular order, some perhaps
+/// twice.
+pub(crate) async fn like(
+    conn: &mut SqliteConnection,
+    wanted: &[(&EntryId, Term)],
+) -> Result<Vec<Entry>, Fault> {
+    let mut found = Vec::new();
+    for run in sql::runs(wanted, 2) {
+        let (columns, marks) = (Entry::COLUMNS, sql::list(run.len()));
+        let text = format!(
+            "SELECT {columns} FROM entries WHERE entry_id IN ({marks}) UNION ALL \
+             SELECT {columns} FROM entries WHERE id IN \
+             (SELECT row FROM entry_terms WHERE term IN ({marks}))"
+        );
+        let mut query = sql::query(text);
+        for (id, _) in run {
+            query = query.bind(id.as_str());
+        }
+        for (_, term) in run {
+            query = query.bind(*term);
+        }
+        for row in query.fetch_all(&mut *conn).await? {
+            found.push(Entry::read(&row)?);
+        }
+    }
+    Ok(found)
 }
 
 /// Those of `ids` that exist, with their row IDs, in no particular order.

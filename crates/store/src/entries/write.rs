@@ -24,7 +24,6 @@ pub(crate) async fn create(
     entries: Vec<NewEntry>,
 ) -> Result<Vec<CreateEntryOutcome>, Fault> {
     let mut known = Known::read(tx, &entries).await?;
-    let mut row = tx.next_row("entries").await?;
     let now = tx.now;
     let mut created = Vec::with_capacity(entries.len());
     let mut outcomes = Vec::with_capacity(entries.len());
@@ -46,9 +45,8 @@ pub(crate) async fn create(
         let entry = Entry { id: new.id, body: new.draft, revision_number: 0, created_at: now };
         known.similar.entry(similar).or_default().push(entry.clone());
         entry_changed(tx, &entry);
-        created.push((row, entry.clone()));
+        created.push((tx.new_rows(Index::Entries, 1), entry.clone()));
         outcomes.push(CreateEntryOutcome::Created(entry));
-        row += 1;
     }
     insert(tx, &created).await?;
     Ok(outcomes)
@@ -67,16 +65,15 @@ pub(crate) async fn insert(tx: &mut Tx<'_>, created: &[(i64, Entry)]) -> Result<
             Entry::COLUMNS,
             sql::values(run.len(), rows::WIDTH)
         );
-        let mut query = sql::query(text);
+        let batch = tx.later(&text).await?;
         for (row, entry) in run {
-            query = rows::bind(query, *row, entry);
+            rows::bind(batch, *row, entry);
         }
-        query.execute(tx.conn()).await?;
     }
     let mut pairs = pairs(created);
     // In the order of the index: each page of it is then touched once.
     pairs.sort_unstable();
-    terms::insert(tx.conn(), Index::Entries, &pairs).await
+    terms::insert(tx, Index::Entries, &pairs).await
 }
 
 fn pairs(entries: &[(i64, Entry)]) -> Vec<(Term, i64)> {
@@ -96,21 +93,16 @@ struct Known {
 
 impl Known {
     async fn read(tx: &mut Tx<'_>, entries: &[NewEntry]) -> Result<Self, Fault> {
-        let ids: Vec<EntryId> = entries.iter().map(|new| new.id.clone()).collect();
-        let same_id = rows::by_entry_ids(tx.conn(), &ids).await?;
-        let wanted: Vec<Term> = entries.iter().map(|new| terms::similar(&new.draft)).collect();
-        let alike = terms::rows_with(tx.conn(), Index::Entries, &wanted).await?;
-        let alike = rows::by_rows(tx.conn(), &alike).await?;
+        let wanted: Vec<(&EntryId, Term)> =
+            entries.iter().map(|new| (&new.id, terms::similar(&new.draft))).collect();
+        let mut ids = HashSet::new();
         let mut similar: HashMap<Term, Vec<Entry>> = HashMap::new();
-        for (_, entry) in alike {
+        for entry in rows::like(tx.conn().await?, &wanted).await? {
+            ids.insert(entry.id.clone());
             similar.entry(terms::similar(&entry)).or_default().push(entry);
         }
         let drafts = entries.iter().map(|new| &new.draft);
-        Ok(Self {
-            ids: same_id.into_iter().map(|(_, entry)| entry.id).collect(),
-            similar,
-            trust_domains: federated(tx, drafts).await?,
-        })
+        Ok(Self { ids, similar, trust_domains: federated(tx, drafts).await? })
     }
 
     fn similar_to(&self, term: Term, draft: &EntryDraft) -> Option<&Entry> {
@@ -134,7 +126,7 @@ async fn federated(
     let wanted: HashSet<&TrustDomain> =
         drafts.flat_map(|draft| draft.federates_with.iter()).collect();
     let wanted: Vec<&TrustDomain> = wanted.into_iter().collect();
-    known_trust_domains(tx.conn(), &wanted).await
+    known_trust_domains(tx.conn().await?, &wanted).await
 }
 
 /// Updates what is there.
@@ -143,7 +135,7 @@ pub(crate) async fn update(
     updates: Vec<EntryUpdate>,
 ) -> Result<Vec<UpdateEntryOutcome>, Fault> {
     let ids: Vec<EntryId> = updates.iter().map(|update| update.id.clone()).collect();
-    let found = rows::by_entry_ids(tx.conn(), &ids).await?;
+    let found = rows::by_entry_ids(tx.conn().await?, &ids).await?;
     let mut found: HashMap<EntryId, (i64, Entry)> =
         found.into_iter().map(|(row, entry)| (entry.id.clone(), (row, entry))).collect();
     let mut outcomes = Vec::with_capacity(updates.len());
@@ -180,8 +172,8 @@ pub(crate) async fn rewrite(
     stored.revision_number += 1;
     let text =
         format!("REPLACE INTO entries ({}) VALUES {}", Entry::COLUMNS, sql::values(1, rows::WIDTH));
-    rows::bind(sql::query(text), row, stored).execute(tx.conn()).await?;
-    terms::replace(tx.conn(), Index::Entries, row, &old, &terms::of_entry(stored)).await?;
+    rows::bind(tx.later(&text).await?, row, stored);
+    terms::replace(tx, Index::Entries, row, &old, &terms::of_entry(stored)).await?;
     entry_changed(tx, stored);
     Ok(())
 }
@@ -190,15 +182,14 @@ pub(crate) async fn rewrite(
 pub(crate) async fn delete(tx: &mut Tx<'_>, found: &[(i64, Entry)]) -> Result<(), Fault> {
     for run in sql::runs(found, 1) {
         let text = format!("DELETE FROM entries WHERE id IN ({})", sql::list(run.len()));
-        let mut query = sql::query(text);
+        let batch = tx.later(&text).await?;
         for (row, _) in run {
-            query = query.bind(*row);
+            batch.bind(*row);
         }
-        query.execute(tx.conn()).await?;
     }
     let mut pairs = pairs(found);
     pairs.sort_unstable();
-    terms::delete(tx.conn(), Index::Entries, &pairs).await?;
+    terms::delete(tx, Index::Entries, &pairs).await?;
     for (_, entry) in found {
         tx.changed(ChangeKind::Entry, entry.id.as_str(), ChangedTo::Gone);
     }

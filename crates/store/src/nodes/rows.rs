@@ -52,31 +52,25 @@ pub(crate) async fn put(
     node: &AttestedNode,
 ) -> Result<(), Fault> {
     let (row, old_terms) = match old {
-        Some((row, node)) => (Some(*row), terms::of_node(node)),
-        None => (None, Vec::new()),
+        Some((row, node)) => (*row, terms::of_node(node)),
+        // A new node takes the row after all others.
+        None => (tx.new_rows(Index::Nodes, 1), Vec::new()),
     };
-    // A new node takes the row after all others; its number comes back with the same statement.
-    let text = format!(
-        "REPLACE INTO nodes ({}) VALUES \
-         (coalesce(?, (SELECT coalesce(max(id), 0) + 1 FROM nodes)), {}) RETURNING id",
-        AttestedNode::COLUMNS,
-        sql::list(9)
-    );
-    let written = sql::query(text)
+    let columns = AttestedNode::COLUMNS;
+    let text = format!("REPLACE INTO nodes ({columns}) VALUES {}", sql::values(1, 10));
+    tx.later(&text)
+        .await?
         .bind(row)
         .bind(node.spiffe_id.to_string())
-        .bind(&node.attestation_type)
-        .bind(&node.serial_number)
+        .bind(node.attestation_type.as_str())
+        .bind(node.serial_number.as_str())
         .bind(node.expires_at)
-        .bind(&node.new_serial_number)
+        .bind(node.new_serial_number.as_str())
         .bind(node.new_expires_at)
         .bind(json::selectors(&node.selectors))
         .bind(i64::from(node.can_reattest))
-        .bind(&node.agent_version)
-        .fetch_one(tx.conn())
-        .await?;
-    let row = written.try_get(0)?;
-    terms::replace(tx.conn(), Index::Nodes, row, &old_terms, &terms::of_node(node)).await?;
+        .bind(node.agent_version.as_str());
+    terms::replace(tx, Index::Nodes, row, &old_terms, &terms::of_node(node)).await?;
     let to = ChangedTo::Node(Arc::new(node.clone()));
     tx.changed(ChangeKind::Node, node.spiffe_id.to_string(), to);
     Ok(())
@@ -84,8 +78,8 @@ pub(crate) async fn put(
 
 pub(crate) async fn delete(tx: &mut Tx<'_>, found: &(i64, AttestedNode)) -> Result<(), Fault> {
     let (row, node) = found;
-    sqlx::query("DELETE FROM nodes WHERE id = ?").bind(*row).execute(tx.conn()).await?;
-    terms::replace(tx.conn(), Index::Nodes, *row, &terms::of_node(node), &[]).await?;
+    tx.later("DELETE FROM nodes WHERE id = ?").await?.bind(*row);
+    terms::replace(tx, Index::Nodes, *row, &terms::of_node(node), &[]).await?;
     tx.changed(ChangeKind::Node, node.spiffe_id.to_string(), ChangedTo::Gone);
     Ok(())
 }

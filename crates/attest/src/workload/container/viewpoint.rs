@@ -35,8 +35,7 @@ impl Viewpoint {
         for path in paths(cgroup).flatten() {
             let segments: Vec<&str> = segments(path).collect();
             // The agent makes no cgroups: the innermost pod, or container, is its own.
-            let innermost =
-                |is: fn(&str) -> bool| segments.iter().rposition(|segment| is(segment));
+            let innermost = |is: fn(&str) -> bool| segments.iter().rposition(|segment| is(segment));
             let (places, place) = match innermost(|segment| pod_uid_of(segment).is_some()) {
                 Some(pod) => {
                     let above = segments.get(..pod).unwrap_or_default();
@@ -131,7 +130,9 @@ fn on_host(segments: &[&str]) -> Chain {
     match rest {
         [root, below @ ..] if is_root(root) => strict(below),
         // Runtime and kubelet with different drivers: pod and container in one segment.
-        ["system.slice", service, pod, ..] if service.ends_with(".service") && pod.contains(':') => {
+        ["system.slice", service, pod, ..]
+            if service.ends_with(".service") && pod.contains(':') =>
+        {
             strict(std::slice::from_ref(pod))
         }
         // A kubelet that makes no cgroups for pods (`--cgroups-per-qos=false`).
