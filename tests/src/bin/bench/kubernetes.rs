@@ -54,6 +54,8 @@ pub async fn measure(
 struct NodeOfPods {
     kubelet: Kubelet,
     pods: Vec<Pod>,
+    /// As where a DaemonSet runs it.
+    _agent: Pod,
 }
 
 impl NodeOfPods {
@@ -67,9 +69,12 @@ impl NodeOfPods {
             kubelet.port(),
             token.display()
         );
-        let environment = pods::place(&mut pods, programs)?;
+        let mut agent = Pod::new("agent", 0);
+        let all = pods.iter_mut().chain(std::iter::once(&mut agent));
+        let environment = pods::place(all, programs)?;
         programs.restart_agent(&block, environment).await?;
-        Ok(Self { kubelet, pods })
+        agent.take_in(programs.agent_pid()?)?;
+        Ok(Self { kubelet, pods, _agent: agent })
     }
 
     async fn register(&self, programs: &Programs, count: usize) -> anyhow::Result<()> {

@@ -119,7 +119,11 @@ impl Pod {
 impl Drop for Pod {
     fn drop(&mut self) {
         if let Some(Place::Cgroup(path)) = &self.place {
-            // Its processes have just been killed.
+            // Its processes have just been killed; the agent lives on, outside.
+            let root = path.ancestors().nth(5).unwrap_or(path).join("cgroup.procs");
+            for pid in fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default().lines() {
+                drop(fs::write(&root, pid));
+            }
             let end = std::time::Instant::now() + std::time::Duration::from_secs(5);
             while fs::remove_dir(path).is_err() && std::time::Instant::now() < end {
                 std::thread::sleep(std::time::Duration::from_millis(10));
@@ -132,11 +136,14 @@ impl Drop for Pod {
     }
 }
 
-/// Gives every pod its place; returns what the agent needs in its environment for that.
+/// Gives every pod, the agent's too, its place; returns what the agent needs in its environment for that.
 ///
 /// # Errors
 /// When neither cgroups nor files can be made.
-pub fn place(pods: &mut [Pod], programs: &Programs) -> anyhow::Result<Vec<(String, String)>> {
+pub fn place<'p>(
+    pods: impl Iterator<Item = &'p mut Pod>,
+    programs: &Programs,
+) -> anyhow::Result<Vec<(String, String)>> {
     let base = format!("signet-bench-{}", std::process::id());
     let hierarchy = HIERARCHIES.iter().map(Path::new).find(|root| {
         let made = root.join(&base);
