@@ -63,7 +63,7 @@ impl Store {
                 tokens::insert(&mut tx, token).await?;
             }
             for some in contents.entries.chunks(ENTRIES_AT_ONCE) {
-                let mut row = tx.new_rows(Index::Entries, some.len());
+                let mut row = tx.new_rows(Index::Entries, some.len()).await?;
                 let rows = some.iter().map(|entry| {
                     row += 1;
                     (row - 1, entry.clone())

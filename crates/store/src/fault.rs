@@ -24,6 +24,14 @@ impl Fault {
         Self::Corrupt(format!("{what}: {why}"))
     }
 
+    /// Whether a row was refused because `column` (with its table's name) must be unique.
+    pub(crate) fn is_duplicate(&self, column: &str) -> bool {
+        let Self::Sqlx(error) = self else { return false };
+        error
+            .as_database_error()
+            .is_some_and(|error| error.is_unique_violation() && error.message().ends_with(column))
+    }
+
     pub(crate) fn while_doing(self, doing: &'static str) -> StoreError {
         let source = match self {
             Self::Closed => return StoreError::Closed { doing },

@@ -39,7 +39,7 @@ pub use nodes::NodeFilter;
 pub use options::StoreOptions;
 pub use page::{Page, PageRequest};
 pub use store::Store;
-pub use tokens::{SpendOutcome, TokenAttestation};
+pub use tokens::TokenAttestation;
 
 /// What came of creating something that may exist already.
 #[derive(Clone, Debug, PartialEq, Eq)]

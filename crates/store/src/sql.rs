@@ -1,8 +1,10 @@
 //! Small helpers for statements with many rows.
 
+use futures_util::TryStreamExt as _;
 use sqlx::{
-    Arguments, AssertSqlSafe, Encode, Sqlite, SqliteConnection, Type, query::Query,
-    sqlite::SqliteArguments,
+    Arguments, AssertSqlSafe, Either, Encode, Executor as _, Sqlite, SqliteConnection, Type,
+    query::Query,
+    sqlite::{SqliteArguments, SqliteRow},
 };
 
 /// The most rows that one statement takes.
@@ -37,8 +39,10 @@ pub(crate) fn query<'q>(text: String) -> Query<'q, Sqlite, SqliteArguments> {
     sqlx::query(AssertSqlSafe(text))
 }
 
-/// Statements without an answer that are sent together: each sending costs two switches of
-/// threads.
+/// What each statement of a [`Batch`] answered.
+pub(crate) type Answers = Vec<Vec<SqliteRow>>;
+
+/// Statements that are sent together: each sending costs two switches of threads.
 #[derive(Default)]
 pub(crate) struct Batch {
     text: String,
@@ -65,21 +69,41 @@ impl Batch {
         self
     }
 
-    /// Whether a statement of this text should be sent with those that are there.
-    pub(crate) fn suits(&self, text: &str) -> bool {
-        self.text.is_empty() || self.text.len() + text.len() <= LONGEST_TOGETHER
+    /// Whether nothing was added.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.text.is_empty()
     }
 
-    /// Sends what was added, if anything was.
-    pub(crate) async fn send(&mut self, conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    /// Whether a statement of this text should be sent with those that are there.
+    pub(crate) fn suits(&self, text: &str) -> bool {
+        self.is_empty() || self.text.len() + text.len() <= LONGEST_TOGETHER
+    }
+
+    /// Puts statements without values before the others.
+    pub(crate) fn after(&mut self, first: &str) {
+        let separator = if self.is_empty() { "" } else { "; " };
+        self.text = format!("{first}{separator}{}", self.text);
+    }
+
+    /// Sends what was added. Those before one that fails are done, those after it are not.
+    pub(crate) async fn send(
+        &mut self,
+        conn: &mut SqliteConnection,
+    ) -> Result<Answers, sqlx::Error> {
         let Self { text, arguments, refused } = std::mem::take(self);
         if let Some(error) = refused {
             return Err(error);
         }
-        if !text.is_empty() {
-            sqlx::query_with(AssertSqlSafe(text), arguments).execute(conn).await?;
+        let mut answers = Vec::new();
+        let mut rows = Vec::new();
+        let mut results = conn.fetch_many(sqlx::query_with(AssertSqlSafe(text), arguments));
+        while let Some(result) = results.try_next().await? {
+            match result {
+                Either::Right(row) => rows.push(row),
+                Either::Left(_done) => answers.push(std::mem::take(&mut rows)),
+            }
         }
-        Ok(())
+        Ok(answers)
     }
 }
 

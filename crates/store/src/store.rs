@@ -6,7 +6,9 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use sqlx::{Connection, Row, Sqlite, SqliteConnection, SqlitePool, pool::PoolConnection};
+use sqlx::{
+    Connection, Row, Sqlite, SqliteConnection, SqlitePool, pool::PoolConnection, sqlite::SqliteRow,
+};
 use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard, watch};
 
 use crate::{
@@ -14,7 +16,7 @@ use crate::{
     changes::Recent,
     fault::{Fault, doing},
     open,
-    sql::{self, Batch},
+    sql::{self, Answers, Batch},
     terms::Index,
 };
 
@@ -198,34 +200,18 @@ pub(crate) struct Writer<'s> {
 }
 
 impl Writer<'_> {
-    /// Begins a transaction that takes the write lock at once. Dropped, it is rolled back.
+    /// A transaction that takes the write lock with its first statement. Dropped, it is rolled
+    /// back.
     pub(crate) async fn begin(&mut self, now: i64) -> Result<Tx<'_>, Fault> {
         self.connected.settle().await?;
-        // Marked first: a caller may give up while it is being begun.
-        self.connected.unsettled = true;
-        let mut tx = Tx {
+        Ok(Tx {
             store: self.store,
             connected: &mut self.connected,
             now,
-            revision: 0,
+            begun: None,
             changes: Vec::new(),
-            later: Batch::default(),
-            next_entry: 0,
-            next_node: 0,
-        };
-        // In one: each statement of its own costs two switches of threads.
-        let row = sqlx::query(
-            "BEGIN IMMEDIATE; SELECT (SELECT coalesce(max(revision), 0) FROM changes), \
-             (SELECT coalesce(max(id), 0) + 1 FROM entries), \
-             (SELECT coalesce(max(id), 0) + 1 FROM nodes)",
-        )
-        .fetch_one(&mut tx.connected.conn)
-        .await?;
-        tx.revision = row.try_get::<i64, _>(0)?.cast_unsigned();
-        tx.next_entry = row.try_get(1)?;
-        tx.next_node = row.try_get(2)?;
-        self.store.publish(tx.revision);
-        Ok(tx)
+            pending: Batch::default(),
+        })
     }
 }
 
@@ -234,45 +220,103 @@ pub(crate) struct Tx<'w> {
     store: &'w Store,
     connected: &'w mut Connected,
     pub(crate) now: i64,
-    revision: u64,
+    begun: Option<Begun>,
+    /// Their revisions are given when it ends.
     changes: Vec<Change>,
     /// Statements that wait for the next one.
-    later: Batch,
+    pending: Batch,
+}
+
+/// What a transaction finds when it begins.
+#[derive(Clone, Copy)]
+struct Begun {
+    revision: u64,
     next_entry: i64,
     next_node: i64,
 }
 
+impl Begun {
+    const STATEMENTS: &str = "BEGIN IMMEDIATE; \
+        SELECT (SELECT coalesce(max(revision), 0) FROM changes), \
+        (SELECT coalesce(max(id), 0) + 1 FROM entries), \
+        (SELECT coalesce(max(id), 0) + 1 FROM nodes)";
+
+    fn read(answer: &[SqliteRow]) -> Result<Self, Fault> {
+        let row = answer.first().ok_or(sqlx::Error::RowNotFound)?;
+        Ok(Self {
+            revision: row.try_get::<i64, _>(0)?.cast_unsigned(),
+            next_entry: row.try_get(1)?,
+            next_node: row.try_get(2)?,
+        })
+    }
+}
+
 impl Tx<'_> {
+    /// Sends the statements that wait, after those that begin the transaction if it has not begun;
+    /// what the last of them answered is the last.
+    async fn send(&mut self) -> Result<(Begun, Answers), Fault> {
+        if let Some(begun) = self.begun {
+            let answers = match self.pending.is_empty() {
+                true => Vec::new(),
+                false => self.pending.send(&mut self.connected.conn).await?,
+            };
+            return Ok((begun, answers));
+        }
+        // Marked first: a caller may give up while it is being begun.
+        self.connected.unsettled = true;
+        self.pending.after(Begun::STATEMENTS);
+        let answers = self.pending.send(&mut self.connected.conn).await?;
+        let begun = Begun::read(answers.get(1).map_or(&[], Vec::as_slice))?;
+        self.begun = Some(begun);
+        self.store.publish(begun.revision);
+        Ok((begun, answers))
+    }
+
     /// The connection within the transaction, with everything written that was to be written.
     pub(crate) async fn conn(&mut self) -> Result<&mut SqliteConnection, Fault> {
-        self.later.send(&mut self.connected.conn).await?;
+        self.send().await?;
         Ok(&mut self.connected.conn)
     }
 
-    /// Adds a statement that answers nothing, to be sent before the next use of the connection or
-    /// with the end of the transaction. Its values are bound to what is returned.
+    /// Adds a statement, to be sent before the next use of the connection or with the end of the
+    /// transaction. Its values are bound to what is returned.
     pub(crate) async fn later(&mut self, text: &str) -> Result<&mut Batch, Fault> {
-        if !self.later.suits(text) {
-            self.later.send(&mut self.connected.conn).await?;
+        if !self.pending.suits(text) {
+            self.send().await?;
         }
-        Ok(self.later.statement(text))
+        Ok(self.pending.statement(text))
+    }
+
+    /// Sends what was added with [`Tx::later`]; the answer of the last statement.
+    pub(crate) async fn last(&mut self) -> Result<Vec<SqliteRow>, Fault> {
+        let (_, mut answers) = self.send().await?;
+        Ok(answers.pop().unwrap_or_default())
+    }
+
+    /// Sends what was added with [`Tx::later`]; the answers of the last two statements, which must
+    /// be short.
+    pub(crate) async fn last_two(&mut self) -> Result<[Vec<SqliteRow>; 2], Fault> {
+        let (_, mut answers) = self.send().await?;
+        let last = answers.pop().unwrap_or_default();
+        Ok([answers.pop().unwrap_or_default(), last])
     }
 
     /// Notes a change for the feed.
     pub(crate) fn changed(&mut self, kind: ChangeKind, key: impl Into<String>, to: ChangedTo) {
-        let revision = self.revision + 1 + self.changes.len() as u64;
-        self.changes.push(Change { revision, kind, key: key.into(), to });
+        self.changes.push(Change { revision: 0, kind, key: key.into(), to });
     }
 
     /// The first of `count` row IDs after all that the table of `index` has.
-    pub(crate) fn new_rows(&mut self, index: Index, count: usize) -> i64 {
+    pub(crate) async fn new_rows(&mut self, index: Index, count: usize) -> Result<i64, Fault> {
+        let (mut begun, _) = self.send().await?;
         let next = match index {
-            Index::Entries => &mut self.next_entry,
-            Index::Nodes => &mut self.next_node,
+            Index::Entries => &mut begun.next_entry,
+            Index::Nodes => &mut begun.next_node,
         };
         let first = *next;
         *next = next.saturating_add(i64::try_from(count).unwrap_or(i64::MAX));
-        first
+        self.begun = Some(begun);
+        Ok(first)
     }
 
     /// The first row ID after all that `table` has.
@@ -284,7 +328,17 @@ impl Tx<'_> {
     /// Writes the noted changes to the feed, commits, and tells the subscribers. Without a noted
     /// change the transaction is committed all the same.
     pub(crate) async fn commit(mut self) -> Result<(), Fault> {
-        let changes = std::mem::take(&mut self.changes);
+        let mut changes = std::mem::take(&mut self.changes);
+        if !changes.is_empty() {
+            let mut revision = match self.begun {
+                Some(begun) => begun.revision,
+                None => self.send().await?.0.revision,
+            };
+            for change in &mut changes {
+                revision += 1;
+                change.revision = revision;
+            }
+        }
         let now = self.now;
         for run in sql::runs(&changes, 4) {
             let values = sql::values(run.len(), 4);
@@ -298,7 +352,8 @@ impl Tx<'_> {
                     .bind(now);
             }
         }
-        self.later.statement("COMMIT").send(&mut self.connected.conn).await?;
+        self.pending.statement("COMMIT");
+        self.send().await?;
         self.connected.unsettled = false;
         if let Some(newest) = changes.last().map(|change| change.revision) {
             self.store.recent().push(changes);

@@ -12,28 +12,18 @@ use crate::{
 
 /// What came of presenting a join token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SpendOutcome {
-    /// The token is now bound to this key.
-    Spent,
-    /// The token was bound to this key before and has not expired: a lost reply is repeated.
-    SpentBefore,
+pub enum TokenAttestation {
+    /// The token is bound to this key (since now, or since before: a lost reply is repeated), and
+    /// the agent is recorded.
+    Attested,
+    /// The agent is banned.
+    Banned,
     /// The token is bound to another key.
     SpentByAnother,
     /// The token has expired.
     Expired,
     /// No such token.
     Unknown,
-}
-
-/// What came of [`Store::attest_with_token`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenAttestation {
-    /// The agent is recorded.
-    Attested,
-    /// The agent is banned.
-    Banned,
-    /// The token is not to be had: why.
-    Refused(SpendOutcome),
 }
 
 impl Store {
@@ -51,43 +41,26 @@ impl Store {
         doing("creating a join token", async {
             let mut writer = self.lock().await?;
             let mut tx = writer.begin(now).await?;
-            if !insert(&mut tx, &token).await? {
-                return Ok(CreateOutcome::Exists);
-            }
-            let outcome = match entry {
-                Some(entry) => entries::write::create(&mut tx, vec![entry]).await?.pop(),
-                None => None,
-            };
-            tx.commit().await?;
-            Ok(CreateOutcome::Created(outcome))
-        })
-        .await
-    }
-
-    /// Spends a token: at most one key ever can. `csr_key_hash` is SHA-256 over the CSR's
-    /// SubjectPublicKeyInfo. When this returns [`SpendOutcome::Spent`] the binding is on disk.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing was changed.
-    pub async fn spend_join_token(
-        &self,
-        token: &str,
-        csr_key_hash: [u8; 32],
-        now: i64,
-    ) -> Result<SpendOutcome, StoreError> {
-        doing("spending a join token", async {
-            let mut writer = self.lock().await?;
-            let mut tx = writer.begin(now).await?;
-            let outcome = spend(&mut tx, token, csr_key_hash, now).await?;
-            if outcome == SpendOutcome::Spent {
+            insert(&mut tx, &token).await?;
+            let done = async {
+                let outcome = match entry {
+                    Some(entry) => entries::write::create(&mut tx, vec![entry]).await?.pop(),
+                    None => None,
+                };
                 tx.commit().await?;
+                Ok::<_, Fault>(outcome)
+            };
+            match done.await {
+                Ok(outcome) => Ok(CreateOutcome::Created(outcome)),
+                Err(fault) if fault.is_duplicate("join_tokens.token") => Ok(CreateOutcome::Exists),
+                Err(fault) => Err(fault),
             }
-            Ok(outcome)
         })
         .await
     }
 
-    /// Spends a token and records the agent that it attests, in one transaction. A node that is
+    /// Spends a token, which at most one key ever can, and records the agent that it attests, in
+    /// one transaction. `csr_key_hash` is SHA-256 over the CSR's SubjectPublicKeyInfo. A node that is
     /// there keeps its agent version; one that is banned stays banned, and the token unspent.
     ///
     /// # Errors
@@ -102,11 +75,20 @@ impl Store {
         doing("attesting with a join token", async {
             let mut writer = self.lock().await?;
             let mut tx = writer.begin(now).await?;
-            match spend(&mut tx, token, csr_key_hash, now).await? {
-                SpendOutcome::Spent | SpendOutcome::SpentBefore => {}
-                refused => return Ok(TokenAttestation::Refused(refused)),
+            let text = "UPDATE join_tokens SET spent_by = ? WHERE token = ? AND expires_at >= ? \
+                        AND spent_by IS NULL RETURNING 1";
+            tx.later(text).await?.bind(csr_key_hash.to_vec()).bind(token).bind(now);
+            tx.later(&rows::by_id()).await?.bind(node.spiffe_id.to_string());
+            let [bound, old] = tx.last_two().await?;
+            if bound.is_empty() {
+                match get(tx.conn().await?, token).await? {
+                    None => return Ok(TokenAttestation::Unknown),
+                    Some(found) if found.expires_at < now => return Ok(TokenAttestation::Expired),
+                    Some(found) if found.spent_by == Some(csr_key_hash) => {}
+                    Some(_) => return Ok(TokenAttestation::SpentByAnother),
+                }
             }
-            let old = rows::get(tx.conn().await?, &node.spiffe_id).await?;
+            let old = rows::read(&old)?;
             let agent_version = match &old {
                 Some((_, old)) if old.is_banned() => return Ok(TokenAttestation::Banned),
                 Some((_, old)) => old.agent_version.clone(),
@@ -165,45 +147,15 @@ impl Store {
     }
 }
 
-/// Binds a token to a key if it is free, and says how it stood. Leaves the transaction open.
-async fn spend(
-    tx: &mut Tx<'_>,
-    token: &str,
-    csr_key_hash: [u8; 32],
-    now: i64,
-) -> Result<SpendOutcome, Fault> {
-    let done = sqlx::query(
-        "UPDATE join_tokens SET spent_by = ? \
-         WHERE token = ? AND expires_at >= ? AND spent_by IS NULL",
-    )
-    .bind(csr_key_hash.to_vec())
-    .bind(token)
-    .bind(now)
-    .execute(tx.conn().await?)
-    .await?;
-    if done.rows_affected() == 1 {
-        return Ok(SpendOutcome::Spent);
-    }
-    Ok(match get(tx.conn().await?, token).await? {
-        None => SpendOutcome::Unknown,
-        Some(found) if found.expires_at < now => SpendOutcome::Expired,
-        Some(found) if found.spent_by == Some(csr_key_hash) => SpendOutcome::SpentBefore,
-        Some(_) => SpendOutcome::SpentByAnother,
-    })
-}
-
-/// Stores a token unless it exists; answers whether it did.
-pub(crate) async fn insert(tx: &mut Tx<'_>, token: &JoinToken) -> Result<bool, Fault> {
-    let done = sqlx::query(
-        "INSERT INTO join_tokens (token, expires_at, spent_by) VALUES (?, ?, ?) \
-         ON CONFLICT (token) DO NOTHING",
-    )
-    .bind(&token.token)
-    .bind(token.expires_at)
-    .bind(token.spent_by.map(|hash| hash.to_vec()))
-    .execute(tx.conn().await?)
-    .await?;
-    Ok(done.rows_affected() > 0)
+/// Stores a token; the transaction fails if it exists.
+pub(crate) async fn insert(tx: &mut Tx<'_>, token: &JoinToken) -> Result<(), Fault> {
+    let text = "INSERT INTO join_tokens (token, expires_at, spent_by) VALUES (?, ?, ?)";
+    tx.later(text)
+        .await?
+        .bind(token.token.as_str())
+        .bind(token.expires_at)
+        .bind(token.spent_by.map(|hash| hash.to_vec()));
+    Ok(())
 }
 
 async fn get(conn: &mut SqliteConnection, token: &str) -> Result<Option<JoinToken>, Fault> {

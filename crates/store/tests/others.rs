@@ -16,7 +16,7 @@ use signet_identity::{
 };
 use signet_store::{
     BundleUpdate, CreateEntryOutcome, CreateOutcome, FederationUpdate, NodeFilter, PageRequest,
-    SpendOutcome, Store, StoreOptions,
+    Store, StoreOptions, TokenAttestation,
 };
 
 #[tokio::test]
@@ -151,25 +151,26 @@ async fn a_token_is_spent_by_one_key_only_however_many_race() {
     assert!(matches!(created, CreateOutcome::Created(Some(CreateEntryOutcome::Created(_)))));
     let again = fixture.store.create_join_token(token, None, 1).await.unwrap();
     assert_eq!(again, CreateOutcome::Exists);
+    let spend = |token: &'static str, key: u8, now| {
+        let store = fixture.store.clone();
+        let node = node(token);
+        async move { store.attest_with_token(token, [key; 32], node, now).await.unwrap() }
+    };
     let mut racing = tokio::task::JoinSet::new();
     for key in 0..20_u8 {
-        let store = fixture.store.clone();
-        racing.spawn(async move {
-            (key, store.spend_join_token("secret", [key; 32], 50).await.unwrap())
-        });
+        let spent = spend("secret", key, 50);
+        racing.spawn(async move { (key, spent.await) });
     }
     let outcomes = racing.join_all().await;
-    let winners: Vec<u8> =
-        outcomes.iter().filter(|(_, it)| *it == SpendOutcome::Spent).map(|(key, _)| *key).collect();
-    assert_eq!(winners.len(), 1);
-    assert!(outcomes.iter().filter(|(_, it)| *it == SpendOutcome::SpentByAnother).count() == 19);
-    let spend = async |key: u8, now| {
-        fixture.store.spend_join_token("secret", [key; 32], now).await.unwrap()
+    let keys_of = |wanted| -> Vec<u8> {
+        outcomes.iter().filter(|(_, it)| *it == wanted).map(|(key, _)| *key).collect()
     };
-    assert_eq!(spend(winners[0], 100).await, SpendOutcome::SpentBefore);
-    assert_eq!(spend(winners[0], 101).await, SpendOutcome::Expired);
-    let unknown = fixture.store.spend_join_token("other", [0; 32], 1).await.unwrap();
-    assert_eq!(unknown, SpendOutcome::Unknown);
+    let winners = keys_of(TokenAttestation::Attested);
+    assert_eq!(winners.len(), 1);
+    assert_eq!(keys_of(TokenAttestation::SpentByAnother).len(), 19);
+    assert_eq!(spend("secret", winners[0], 100).await, TokenAttestation::Attested);
+    assert_eq!(spend("secret", winners[0], 101).await, TokenAttestation::Expired);
+    assert_eq!(spend("other", 0, 1).await, TokenAttestation::Unknown);
     let stored = fixture.store.join_token("secret").await.unwrap().unwrap();
     assert_eq!(stored.spent_by, Some([winners[0]; 32]));
     assert_eq!(fixture.store.prune_join_tokens(100).await.unwrap(), 0);

@@ -10,6 +10,7 @@ use crate::{
     json, listing,
     listing::Listed,
     sql::{self, Batch},
+    store::Tx,
     terms::{Index, Term},
 };
 
@@ -93,7 +94,7 @@ pub(crate) fn bind(batch: &mut Batch, row: i64, entry: &Entry) {
 /// The entries with any of these IDs or similarity terms, in no particular order, some perhaps
 /// twice.
 pub(crate) async fn like(
-    conn: &mut SqliteConnection,
+    tx: &mut Tx<'_>,
     wanted: &[(&EntryId, Term)],
 ) -> Result<Vec<Entry>, Fault> {
     let mut found = Vec::new();
@@ -104,14 +105,14 @@ pub(crate) async fn like(
              SELECT {columns} FROM entries WHERE id IN \
              (SELECT row FROM entry_terms WHERE term IN ({marks}))"
         );
-        let mut query = sql::query(text);
+        let batch = tx.later(&text).await?;
         for (id, _) in run {
-            query = query.bind(id.as_str());
+            batch.bind(id.as_str());
         }
         for (_, term) in run {
-            query = query.bind(*term);
+            batch.bind(*term);
         }
-        for row in query.fetch_all(&mut *conn).await? {
+        for row in tx.last().await? {
             found.push(Entry::read(&row)?);
         }
     }

@@ -45,7 +45,7 @@ pub(crate) async fn create(
         let entry = Entry { id: new.id, body: new.draft, revision_number: 0, created_at: now };
         known.similar.entry(similar).or_default().push(entry.clone());
         entry_changed(tx, &entry);
-        created.push((tx.new_rows(Index::Entries, 1), entry.clone()));
+        created.push((tx.new_rows(Index::Entries, 1).await?, entry.clone()));
         outcomes.push(CreateEntryOutcome::Created(entry));
     }
     insert(tx, &created).await?;
@@ -97,7 +97,7 @@ impl Known {
             entries.iter().map(|new| (&new.id, terms::similar(&new.draft))).collect();
         let mut ids = HashSet::new();
         let mut similar: HashMap<Term, Vec<Entry>> = HashMap::new();
-        for entry in rows::like(tx.conn().await?, &wanted).await? {
+        for entry in rows::like(tx, &wanted).await? {
             ids.insert(entry.id.clone());
             similar.entry(terms::similar(&entry)).or_default().push(entry);
         }

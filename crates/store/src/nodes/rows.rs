@@ -8,7 +8,7 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use crate::{
     ChangeKind, ChangedTo,
     fault::Fault,
-    json, listing,
+    json,
     listing::Listed,
     sql,
     store::Tx,
@@ -42,7 +42,20 @@ pub(crate) async fn get(
     conn: &mut SqliteConnection,
     id: &SpiffeId,
 ) -> Result<Option<(i64, AttestedNode)>, Fault> {
-    Ok(listing::by_keys(conn, "spiffe_id", &[id.to_string()]).await?.pop())
+    let text = by_id();
+    let rows = sql::query(text).bind(id.to_string()).fetch_all(conn).await?;
+    read(&rows)
+}
+
+/// Asks for a node, of one parameter; [`read`] takes the answer.
+pub(crate) fn by_id() -> String {
+    format!("SELECT {} FROM nodes WHERE spiffe_id = ?", AttestedNode::COLUMNS)
+}
+
+/// The node in an answer, if there is one.
+pub(crate) fn read(rows: &[SqliteRow]) -> Result<Option<(i64, AttestedNode)>, Fault> {
+    let read = |row: &SqliteRow| Ok((row.try_get(0)?, AttestedNode::read(row)?));
+    rows.first().map(read).transpose()
 }
 
 /// Writes a node: over `old`, or as a new one.
@@ -54,7 +67,7 @@ pub(crate) async fn put(
     let (row, old_terms) = match old {
         Some((row, node)) => (*row, terms::of_node(node)),
         // A new node takes the row after all others.
-        None => (tx.new_rows(Index::Nodes, 1), Vec::new()),
+        None => (tx.new_rows(Index::Nodes, 1).await?, Vec::new()),
     };
     let columns = AttestedNode::COLUMNS;
     let text = format!("REPLACE INTO nodes ({columns}) VALUES {}", sql::values(1, 10));

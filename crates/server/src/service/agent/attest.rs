@@ -12,7 +12,7 @@ use signet_attest::node::{
 };
 use signet_identity::{AttestedNode, Selector, SelectorSet, SpiffeId};
 use signet_pki::{PublicKey, digest, x509::Csr};
-use signet_store::{SpendOutcome, TokenAttestation};
+use signet_store::TokenAttestation;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -199,10 +199,10 @@ impl AgentService {
         match spent.map_err(|error| store_failed("failed to fetch join token", &error))? {
             TokenAttestation::Attested => Ok(()),
             TokenAttestation::Banned => Err(banned()),
-            TokenAttestation::Refused(SpendOutcome::Expired) => {
-                Err(Status::invalid_argument("join token expired"))
+            TokenAttestation::Expired => Err(Status::invalid_argument("join token expired")),
+            TokenAttestation::SpentByAnother | TokenAttestation::Unknown => {
+                Err(Status::invalid_argument(TOKEN_UNUSABLE))
             }
-            TokenAttestation::Refused(_) => Err(Status::invalid_argument(TOKEN_UNUSABLE)),
         }
     }
 
