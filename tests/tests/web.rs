@@ -12,10 +12,13 @@ use e2e::TestDir;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use rustls_pki_types::PrivateKeyDer;
 
+/// Path, status and body.
+type Answer = (String, u16, Vec<u8>);
+
 /// Answers until the test program ends.
 #[derive(Clone, Default)]
 pub struct Web {
-    answers: Arc<Mutex<Vec<(String, u16, Vec<u8>)>>>,
+    answers: Arc<Mutex<Vec<Answer>>>,
     requests: Arc<Mutex<Vec<String>>>,
 }
 

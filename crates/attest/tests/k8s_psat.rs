@@ -1,5 +1,12 @@
 //! `k8s_psat` against answers recorded from a real cluster, over real HTTP.
 #![cfg(feature = "server")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
 
 use std::{
     collections::{BTreeMap, BTreeSet},

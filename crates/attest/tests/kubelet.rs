@@ -1,5 +1,13 @@
 //! The kubelet's client against a server that answers as kubelets do, over real HTTP and TLS.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 use std::{
     path::{Path, PathBuf},
     sync::{

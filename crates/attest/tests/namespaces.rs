@@ -1,5 +1,13 @@
 //! Labels of namespaces, read from an API server over real HTTP.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 use std::{
     path::Path,
     sync::{

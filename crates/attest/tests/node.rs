@@ -1,5 +1,12 @@
 //! Both halves of each node attestor, against each other.
 #![cfg(feature = "server")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -14,6 +21,10 @@ use signet_attest::node::{
     },
 };
 use signet_remote::http::Proxies;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 struct Direct(Box<dyn Answerer>);
 
@@ -108,6 +119,55 @@ async fn a_host_that_is_not_allowed_or_does_not_serve_is_refused() {
         let outcome = any.attest(bad, None, &mut Silent).await;
         refused(outcome.unwrap_err(), FailureClass::InvalidArgument);
     }
+}
+
+#[tokio::test]
+async fn rude_visitors_of_the_agent_get_nothing_and_keep_the_server_from_nothing() {
+    /// Lets others come first, whatever they say; some of them stay.
+    struct Crowded(Box<dyn Answerer>, u16, Vec<TcpStream>);
+
+    impl Crowded {
+        async fn say(&self, words: &[u8]) -> String {
+            let mut stream = TcpStream::connect(("127.0.0.1", self.1)).await.unwrap();
+            // The agent may hang up before it has heard everything.
+            drop(stream.write_all(words).await);
+            let mut answer = Vec::new();
+            drop(stream.read_to_end(&mut answer).await);
+            String::from_utf8_lossy(&answer).into_owned()
+        }
+    }
+
+    #[async_trait::async_trait]
+    impl Challenger for Crowded {
+        async fn challenge(&mut self, challenge: Vec<u8>) -> Result<Vec<u8>, NodeAttestError> {
+            let answer = self.0.answer(&challenge).await?;
+            for _ in 0..10 {
+                self.2.push(TcpStream::connect(("127.0.0.1", self.1)).await.unwrap());
+            }
+            let nonce = String::from_utf8(challenge).unwrap();
+            let nonce = nonce.split('"').nth(3).unwrap().to_owned();
+            let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(1 << 20));
+            for (words, status) in [
+                (&b"\x16\x03\x01 no HTTP\r\n\r\n"[..], "400"),
+                (long.as_bytes(), "431"),
+                (b"GET /.well-known/spiffe/nodeattestor/http_challenge/x/challenge HTTP/1.1\r\n\r\n", "404"),
+                (b"GET /../../etc/passwd HTTP/1.1\r\nhost: x\r\n\r\n", "404"),
+            ] {
+                let heard = self.say(words).await;
+                assert!(heard.is_empty() || heard.starts_with(&format!("HTTP/1.1 {status} ")), "{heard}");
+                assert!(!heard.contains(&nonce), "{heard}");
+            }
+            Ok(answer)
+        }
+    }
+
+    let (payload, answerer) = http_agent("node1.test").begin().await.unwrap();
+    let port = serde_json::from_slice::<serde_json::Value>(&payload).unwrap();
+    let port = u16::try_from(port["port"].as_u64().unwrap()).unwrap();
+    let server = http_server(HttpChallengeServerConfig::default());
+    let mut crowd = Crowded(answerer, port, Vec::new());
+    server.attest(&payload, None, &mut crowd).await.unwrap();
+    assert_eq!(crowd.2.len(), 10);
 }
 
 #[test]

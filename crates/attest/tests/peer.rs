@@ -1,5 +1,13 @@
 //! A caller is who it was when it connected, and nobody else.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 use std::{
     io::{Read, Write},
     os::unix::{

@@ -1,6 +1,14 @@
 //! The workload attestor `systemd` on a bus of its own, with a service that answers as systemd
 //! does.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 use std::{
     io::{BufRead, BufReader},
     os::{

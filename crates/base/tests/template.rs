@@ -4,6 +4,14 @@
 //! missing key being an error), the template, and the result, null where Go gives an error. The
 //! first line is the data of either kind. Go 1.26 and sprig 3.3 were asked.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::Value as Json;

@@ -3,6 +3,14 @@
 //! A number stands there as written, `{"number": "0x1F"}`; every key has the list of values it is
 //! given, in order. What is expected was compared with what HashiCorp's reader makes of the files.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 use std::{fs, path::PathBuf};
 
 use serde_json::{Map, Value as Json, json};

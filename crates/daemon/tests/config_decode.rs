@@ -1,5 +1,13 @@
 //! What a program gets when it asks a block for its keys.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 use std::time::Duration;
 
 use signet_daemon::config::{Block, ConfigError, Context, LogLevel, parse};

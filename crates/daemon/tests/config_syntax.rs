@@ -1,5 +1,13 @@
 //! What is not a configuration file is refused with the place and what was expected there.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 use signet_daemon::config::parse;
 
 fn error(text: &str) -> String {

@@ -1,5 +1,12 @@
 //! `k8sbundle` and `k8s_configmap` against a server that speaks the Kubernetes API.
 #![cfg(feature = "k8s-bundle")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
 
 mod fake;
 

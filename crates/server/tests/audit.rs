@@ -1,5 +1,13 @@
 //! With `audit_log_enabled`, whatever is issued, changed or refused leaves a record.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,13 @@
 //! Every command and flag of SPIRE's `spire-server` is understood, and mistakes are told apart.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 use std::ffi::OsString;
 
 use signet_daemon::cli::{EXIT_DONE, EXIT_USAGE, command, go_flags, parse, try_parse};

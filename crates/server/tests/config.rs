@@ -1,5 +1,13 @@
 //! What the server makes of its configuration.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 use std::{fs, path::PathBuf, time::Duration};
 
 use signet_daemon::{

@@ -1,5 +1,13 @@
 //! What the server makes of the plugins that write to Kubernetes clusters.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 use signet_daemon::{config::parse, program::Program};
 use signet_remote::k8s::bundle::BundleFormat;
 use signet_server::config::{BundlePublisher, Config, K8sBundleCluster, Notifier, RunFlags};

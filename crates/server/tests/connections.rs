@@ -1,5 +1,13 @@
 //! What the network port does with connections before any call.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 mod support;
 
 use std::{io::ErrorKind, sync::Arc};

@@ -1,5 +1,13 @@
 //! SIGUSR1 configures plugins anew while the server runs.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 mod support;
 
 use std::{path::Path, sync::Arc, time::Duration};

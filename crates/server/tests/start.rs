@@ -1,5 +1,13 @@
 //! What keeps a server from starting is found before anything is made.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 mod support;
 
 use std::sync::Arc;

@@ -1,5 +1,13 @@
 //! `wit mint` against a server that has the feature, and against ours.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 mod support;
 
 use std::{
