@@ -34,6 +34,9 @@ use crate::peer::PinnedPeer;
 /// The attestor's name and the type of its selectors.
 pub const NAME: &str = "k8s";
 
+/// How long a kubelet may take to list a container that is in no pod's cgroup.
+const OUTSIDE_PODS: Duration = Duration::from_secs(5);
+
 /// Settings of the attestor, with SPIRE's names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct K8sConfig {
@@ -61,6 +64,16 @@ impl K8sConfig {
     /// How long a container is waited for in all.
     pub fn patience(&self) -> Duration {
         self.poll_retry_interval.unwrap_or(polling::STEADY) * self.max_poll_attempts
+    }
+
+    /// How long one of these is waited for. One that is in no pod's cgroup most likely is in no pod
+    /// at all: then the time for a kubelet to notice it is enough, unless it is said otherwise.
+    fn patience_for(&self, chain: &container::Chain) -> Duration {
+        let in_pod = chain.candidates().iter().any(|candidate| candidate.pod_uid.is_some());
+        match self.poll_retry_interval {
+            None if !in_pod => self.patience().min(OUTSIDE_PODS),
+            _ => self.patience(),
+        }
     }
 }
 
@@ -215,7 +228,8 @@ impl K8sAttestor {
             return Ok(Vec::new());
         }
         let began = Instant::now();
-        let give_up = began + self.config.patience();
+        let patience = self.config.patience_for(&chain);
+        let give_up = began + patience;
         let mut waited_for = "the kubelet lists none of the process's containers".to_owned();
         let (mut seen, mut attempts) = (0, 0);
         loop {
@@ -251,7 +265,7 @@ impl K8sAttestor {
             if !wait {
                 return Err(WorkloadAttestError::Failed(format!(
                     "{waited_for}; a caller waits for it for up to {} s ({chain})",
-                    self.config.patience().as_secs()
+                    patience.as_secs()
                 )));
             }
             if self.is_over(attempts, give_up) {

@@ -179,6 +179,26 @@ async fn a_nested_cluster_is_found_below_its_node_container() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_container_that_is_in_no_pod_is_not_waited_for_long() {
+    let pods = list(&[pod(OWN, "own", &container("c", &id('b')))]);
+    let waited = async |cgroup: String, config| {
+        let began = Instant::now();
+        attest(&cgroup, config, &[&pods]).await.unwrap_err();
+        began.elapsed()
+    };
+    let outside = format!("0::/docker/{}", id('a'));
+    assert_eq!(waited(outside.clone(), K8sConfig::default()).await, Duration::from_secs(5));
+    let within = format!("0::/kubepods/pod{VICTIM}/{}", id('a'));
+    assert_eq!(waited(within, K8sConfig::default()).await, Duration::from_secs(30));
+    let as_told = K8sConfig {
+        poll_retry_interval: Some(Duration::from_millis(500)),
+        ..K8sConfig::default()
+    };
+    let took = waited(outside, as_told).await;
+    assert!(took > Duration::from_secs(29), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_container_that_is_not_running_yet_is_waited_for_with_a_bound() {
     let cgroup = format!("0::/kubepods/pod{OWN}/{}", id('a'));
     let starting =
