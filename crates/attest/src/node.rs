@@ -25,6 +25,12 @@ pub trait NodeAttestorAgent: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`NodeAttestError`] when the node's evidence cannot be read.
     async fn begin(&self) -> Result<(Vec<u8>, Box<dyn Answerer>), NodeAttestError>;
+
+    /// Whether this may still be the node that was attested as `id`, by what can be told without
+    /// the server. Asked of what an earlier run of the agent left.
+    fn may_still_be(&self, _id: &SpiffeId) -> bool {
+        true
+    }
 }
 
 /// Answers the server's challenges during one attestation; dropped when it ends.

@@ -8,6 +8,7 @@
     reason = "a test ends where it fails"
 )]
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read, Write},
@@ -233,6 +234,39 @@ async fn malformed_payloads_and_missing_tokens_are_named() {
     let error = agent.begin().await.err().unwrap();
     assert!(error.message.contains(absent.to_str().unwrap()), "{error}");
     assert!(K8sPsatAgent::new("", absent).is_err());
+}
+
+#[test]
+fn what_was_left_by_an_agent_of_another_node_is_told_by_the_token() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("token");
+    let agent = K8sPsatAgent::new("c", path.clone()).unwrap();
+    let may_be = |token: Option<&str>, id: &str| {
+        match token {
+            Some(claims) => {
+                std::fs::write(&path, format!("e30.{}.x\n", URL_SAFE_NO_PAD.encode(claims)))
+            }
+            None => std::fs::write(&path, "junk"),
+        }
+        .unwrap();
+        agent.may_still_be(&format!("spiffe://td/spire/agent/{id}").parse().unwrap())
+    };
+    let of_node = r#"{"kubernetes.io":{"node":{"name":"n","uid":"1"},"pod":{"uid":"2"}}}"#;
+    assert!(may_be(Some(of_node), "k8s_psat/c/1"));
+    assert!(!may_be(Some(of_node), "k8s_psat/c/0"));
+    // Of these nothing can be said.
+    for id in ["k8s_psat/c/pod/0", "k8s_psat/other/0", "join_token/0"] {
+        assert!(may_be(Some(of_node), id), "{id}");
+    }
+    for token in [
+        None,
+        Some("{}"),
+        Some("[]"),
+        Some(r#"{"kubernetes.io":{"pod":{"uid":"2"}}}"#),
+        Some(r#"{"kubernetes.io":{"node":{"name":"n"}}}"#),
+    ] {
+        assert!(may_be(token, "k8s_psat/c/0"), "{token:?}");
+    }
 }
 
 #[test]

@@ -66,6 +66,14 @@ impl Manager {
                 return;
             }
         };
+        if shared.attestor.load().as_ref().is_some_and(|attestor| !attestor.may_still_be(&id)) {
+            tracing::warn!(spiffe_id = %id, "The stored SVID is of another node; attesting anew");
+            self.erase_sealed().await;
+            if let Err(error) = shared.on_disk(|state| state.delete_svid()).await {
+                tracing::warn!(error = %error, "Could not forget it");
+            }
+            return;
+        }
         self.load_sealed(&id).await;
         let key = match shared.keys.key_of(leaf).await {
             Ok(Some(key)) => key,

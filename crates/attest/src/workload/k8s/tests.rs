@@ -190,10 +190,8 @@ async fn a_container_that_is_in_no_pod_is_not_waited_for_long() {
     assert_eq!(waited(outside.clone(), K8sConfig::default()).await, Duration::from_secs(5));
     let within = format!("0::/kubepods/pod{VICTIM}/{}", id('a'));
     assert_eq!(waited(within, K8sConfig::default()).await, Duration::from_secs(30));
-    let as_told = K8sConfig {
-        poll_retry_interval: Some(Duration::from_millis(500)),
-        ..K8sConfig::default()
-    };
+    let as_told =
+        K8sConfig { poll_retry_interval: Some(Duration::from_millis(500)), ..K8sConfig::default() };
     let took = waited(outside, as_told).await;
     assert!(took > Duration::from_secs(29), "{took:?}");
 }
