@@ -35,6 +35,9 @@ const FIRST_ANSWER: Duration = Duration::from_secs(2);
 /// Why an agent attests anew whose SVID is valid only later.
 const SET_BACK: &str = "the clock was set back to before its SVID's validity";
 
+/// Why an agent attests anew that is on another node than the one that was attested.
+const OTHER_NODE: &str = "the node was replaced by another one of its name";
+
 /// Why the agent cannot go on.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -88,6 +91,8 @@ pub struct Manager {
     synced: Option<Notice>,
     sealer: Sealer,
     tainted: taint::Processed,
+    /// The node seems to be another one than was attested, and attesting anew did not change that.
+    other_node: bool,
 }
 
 impl Manager {
@@ -101,6 +106,7 @@ impl Manager {
             synced: None,
             sealer: Sealer::default(),
             tainted: taint::Processed::default(),
+            other_node: false,
             shared,
         }
     }
@@ -153,7 +159,7 @@ impl Manager {
                 SessionEnd::Banned => return Err(self.banned().await),
                 SessionEnd::Reattest(why) => {
                     tracing::warn!(reason = %why, "Agent needs to re-attest; will attempt to re-attest");
-                    if why == EVICTED {
+                    if why == EVICTED || why == OTHER_NODE {
                         self.erase_sealed().await;
                     }
                     self.identity = None;

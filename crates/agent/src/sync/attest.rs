@@ -68,6 +68,7 @@ impl Manager {
         };
         if shared.attestor.load().as_ref().is_some_and(|attestor| !attestor.may_still_be(&id)) {
             tracing::warn!(spiffe_id = %id, "The stored SVID is of another node; attesting anew");
+            self.other_node = true;
             self.erase_sealed().await;
             if let Err(error) = shared.on_disk(|state| state.delete_svid()).await {
                 tracing::warn!(error = %error, "Could not forget it");

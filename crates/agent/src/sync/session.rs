@@ -6,7 +6,7 @@ use signet_base::Backoff;
 use tokio::time::Instant;
 
 use super::{
-    Manager, SET_BACK, SessionEnd, Shared,
+    Manager, OTHER_NODE, SET_BACK, SessionEnd, Shared,
     fetch::{self, Fetched, Scope},
     push::{PushState, PushWatcher},
     shared,
@@ -23,6 +23,8 @@ use crate::{
 const SAFETY_POLL: Duration = Duration::from_secs(300);
 /// How often the wall clock is looked at: timers do not see a laptop sleep.
 const CLOCK_CHECK: Duration = Duration::from_secs(30);
+/// How often is looked whether the node is still the one that was attested.
+const NODE_CHECK: Duration = Duration::from_secs(10);
 /// A wall clock that is off by this much has jumped, seconds.
 const CLOCK_JUMP: i64 = 60;
 /// The longest pause between attempts to sync: a server that is back is noticed within it.
@@ -46,6 +48,7 @@ pub(super) struct Session<'a> {
     sync_backoff: Backoff,
     renew_backoff: Backoff,
     wall: (i64, Instant),
+    next_node_check: Instant,
     greeted: bool,
 }
 
@@ -84,6 +87,7 @@ impl<'a> Session<'a> {
             renew_backoff: Backoff::new(Duration::from_secs(5), Duration::from_secs(60))
                 .with_jitter(0.2),
             wall: (shared.clock.unix(), now),
+            next_node_check: now,
             greeted: false,
             manager,
             identity,
@@ -186,6 +190,12 @@ impl<'a> Session<'a> {
         if self.identity.expired(now) {
             return Some(SessionEnd::Reattest("its SVID has expired".to_owned()));
         }
+        if at >= self.next_node_check {
+            self.next_node_check = at + NODE_CHECK;
+            if self.is_another_node() {
+                return Some(SessionEnd::Reattest(OTHER_NODE.to_owned()));
+            }
+        }
         let due = self.renew_now || now >= self.due_at();
         if due && self.renewing.is_none() && at >= self.next_renewal {
             let shared = Arc::clone(self.shared());
@@ -198,6 +208,16 @@ impl<'a> Session<'a> {
         self.sign();
         self.shared().note_sizes();
         None
+    }
+
+    /// Whether the node has become another one than was attested. Said once: where the server sees
+    /// it otherwise, attesting again and again would not help.
+    fn is_another_node(&mut self) -> bool {
+        let attestor = self.shared().attestor.load_full();
+        let Some(attestor) = attestor.filter(|_| self.identity.reattestable) else { return false };
+        let other = !attestor.may_still_be(&self.identity.id);
+        let known = std::mem::replace(&mut self.manager.other_node, other);
+        other && !known
     }
 
     /// The clock was set back: what is not valid yet is of no use to anybody.

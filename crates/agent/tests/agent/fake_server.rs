@@ -59,6 +59,8 @@ pub struct State {
     /// Attestation is refused like this.
     pub refuse_attestation: Option<Status>,
     pub reattestable: bool,
+    /// The path of the ID that agents get, below `/spire/agent/`.
+    pub agent_path: &'static str,
     /// Replies to attestations are lost as long as this is above zero.
     pub lose_replies: u32,
     pub has_sync: bool,
@@ -145,6 +147,7 @@ impl FakeServer {
             refuse: None,
             refuse_attestation: None,
             reattestable: false,
+            agent_path: "test/node",
             lose_replies: 0,
             has_sync: true,
             page: 500,
@@ -380,8 +383,8 @@ impl agent_server::Agent for Service {
             return Err(Status::unavailable("the reply is lost"));
         }
         state.refuse = None;
-        let id: SpiffeId =
-            format!("spiffe://{TRUST_DOMAIN}/spire/agent/test/node").parse().unwrap();
+        let id = format!("spiffe://{TRUST_DOMAIN}/spire/agent/{}", state.agent_path);
+        let id: SpiffeId = id.parse().unwrap();
         let (der, expires_at) = issue(&state.ca(), &id, csr.public_key(), state.agent_ttl);
         let result = ares::Result {
             svid: Some(types::X509svid {

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use signet_agent::{
     app::App,
     config::{Config, RunFlags},
@@ -75,6 +76,26 @@ impl Fixture {
         fixture.write_x509pop();
         fixture.server.lock().reattestable = true;
         fixture
+    }
+
+    /// The same on a node of Kubernetes, whose UID is to be written first.
+    pub async fn in_kubernetes() -> Self {
+        let mut fixture = Self::new().await;
+        let token = fixture.dir.path().join("token");
+        fixture.options.agent = String::new();
+        fixture.options.attestor = format!(
+            "NodeAttestor \"k8s_psat\" {{ plugin_data {{ cluster = \"c\" token_path = {token:?} }} }}"
+        );
+        fixture.server.lock().reattestable = true;
+        fixture
+    }
+
+    /// Makes the node another one, for the agent and for the server.
+    pub fn node_is(&self, uid: &str, agent_path: &'static str) {
+        let claims = format!(r#"{{"kubernetes.io":{{"node":{{"name":"n","uid":"{uid}"}}}}}}"#);
+        let token = format!("e30.{}.x", URL_SAFE_NO_PAD.encode(claims));
+        std::fs::write(self.dir.path().join("token"), token).unwrap();
+        self.server.lock().agent_path = agent_path;
     }
 
     fn write_x509pop(&mut self) {

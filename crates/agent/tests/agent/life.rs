@@ -143,6 +143,36 @@ async fn an_evicted_agent_attests_again_by_itself_where_it_can() {
 }
 
 #[tokio::test]
+async fn a_node_that_became_another_one_is_attested_anew() {
+    let fixture = Fixture::in_kubernetes().await;
+    fixture.node_is("1", "k8s_psat/c/1");
+    let agent = fixture.serving().await;
+    agent.stop().await;
+    // While the agent was away: nothing of the node before is served.
+    fixture.node_is("2", "k8s_psat/c/2");
+    let mut agent = fixture.serving().await;
+    assert_eq!(fixture.server.lock().count("AttestAgent"), 2);
+    // While it runs.
+    fixture.node_is("3", "k8s_psat/c/3");
+    agent
+        .until(|status| {
+            let identity = status.identity.as_ref();
+            identity.is_some_and(|identity| identity.id.path() == "/spire/agent/k8s_psat/c/3")
+        })
+        .await;
+    assert_eq!(fixture.server.lock().count("AttestAgent"), 3);
+    agent.stop().await;
+    // A server that sees it otherwise is not asked again and again.
+    fixture.node_is("4", "k8s_psat/c/3");
+    let agent = fixture.serving().await;
+    let synced = || fixture.server.lock().count("SyncAuthorizedEntries");
+    let before = synced();
+    eventually(|| synced() > before + 2).await;
+    assert_eq!(fixture.server.lock().count("AttestAgent"), 4);
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn an_evicted_agent_that_cannot_attest_says_what_to_do() {
     let fixture = Fixture::new().await;
     let agent = fixture.serving().await;
