@@ -1,12 +1,12 @@
 //! Opening the connection that a request goes over.
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpStream, UnixStream},
+    net::{TcpStream, UnixStream, lookup_host},
 };
 use tokio_rustls::TlsConnector;
 
@@ -18,6 +18,10 @@ use super::{
 
 /// The largest answer of a proxy to CONNECT, in bytes.
 const MAX_CONNECT_ANSWER: usize = 16 * 1024;
+
+/// How long one address of a server may take to answer, before the next is tried or the caller
+/// tries again: a connection that was on its way to a server that was replaced never arrives.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection of any kind.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -126,9 +130,21 @@ pub async fn connect_via_proxy(
 async fn tcp(host: &str, port: u16) -> Result<TcpStream, HttpError> {
     let failed =
         |source| HttpError::Connect { server: format!("{}:{port}", bracketed(host)), source };
-    let stream = TcpStream::connect((host, port)).await.map_err(failed)?;
-    stream.set_nodelay(true).map_err(failed)?;
-    Ok(stream)
+    let mut why = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in lookup_host((host, port)).await.map_err(failed)? {
+        match tokio::time::timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                stream.set_nodelay(true).map_err(failed)?;
+                return Ok(stream);
+            }
+            Ok(Err(error)) => why = error,
+            Err(_) => {
+                let text = format!("no answer from {} within {ADDRESS_TIMEOUT:?}", address.ip());
+                why = io::Error::new(io::ErrorKind::TimedOut, text);
+            }
+        }
+    }
+    Err(failed(why))
 }
 
 async fn handshake(
@@ -183,5 +199,27 @@ async fn tunnel(
         Ok(())
     } else {
         Err(refused(status))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpSocket;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_does_not_answer_is_given_up() {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        // Room for one connection that nobody accepts.
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        let _only = std::net::TcpStream::connect(address).unwrap();
+        let began = tokio::time::Instant::now();
+        let error = tcp("127.0.0.1", address.port()).await.unwrap_err();
+        assert_eq!(began.elapsed(), ADDRESS_TIMEOUT);
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(cause, "no answer from 127.0.0.1 within 5s");
     }
 }
