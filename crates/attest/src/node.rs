@@ -27,7 +27,7 @@ pub trait NodeAttestorAgent: Send + Sync + fmt::Debug {
     async fn begin(&self) -> Result<(Vec<u8>, Box<dyn Answerer>), NodeAttestError>;
 
     /// Whether this may still be the node that was attested as `id`, by what can be told without
-    /// the server. Asked of what an earlier run of the agent left.
+    /// the server. Asked of what an earlier run of the agent left, and now and then while it runs.
     fn may_still_be(&self, _id: &SpiffeId) -> bool {
         true
     }
