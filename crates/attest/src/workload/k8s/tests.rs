@@ -238,7 +238,7 @@ async fn a_forged_inner_path_yields_nothing_while_the_kubelet_knows_neither_pod_
     // A kubelet that restarts lists its pods one after the other: the victim's first.
     let victim = pod(VICTIM, "victim", &container("c", &id('b')));
     let own = pod(OWN, "own", &container("c", &id('a')));
-    let (early, late) = (list(&[victim.clone()]), list(&[victim, own]));
+    let (early, late) = (list(std::slice::from_ref(&victim)), list(&[victim, own]));
     for cgroup in [
         format!("0::/kubepods/pod{OWN}/{}/pod{VICTIM}/{}", id('a'), id('b')),
         format!("0::/../../../burstable/pod{OWN}/{}/kubepods/pod{VICTIM}/{}", id('a'), id('b')),
