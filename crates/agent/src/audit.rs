@@ -81,46 +81,14 @@ impl Audit {
         }
         let mut issued = Issued::default();
         gather(&mut issued);
-        let peer = call.caller.peer().ok();
-        tracing::info!(
-            target: "signet_agent::audit",
-            r#type = "audit",
-            status = "success",
-            service = call.service,
-            method = call.method,
-            caller_pid = call.caller.pid(),
-            caller_uid = peer.map(signet_attest::peer::PinnedPeer::uid),
-            caller_gid = peer.map(signet_attest::peer::PinnedPeer::gid),
-            subject_pid = call.subject_pid,
-            spiffe_id = issued.spiffe_ids,
-            entry_id = issued.entry_ids,
-            svids = issued.count,
-            expires_at = issued.expires_at,
-            audience = audience.map(|all| all.join(",")),
-            "API accessed"
-        );
+        write(call, None, Some(&issued), audience);
     }
 
     /// Records a call that was refused or failed.
     pub fn refused(self, call: &Call, status: &Status) {
-        if !self.records(call) {
-            return;
+        if self.records(call) {
+            write(call, Some(status), None, None);
         }
-        let peer = call.caller.peer().ok();
-        tracing::info!(
-            target: "signet_agent::audit",
-            r#type = "audit",
-            status = "error",
-            status_code = ?status.code(),
-            status_message = status.message(),
-            service = call.service,
-            method = call.method,
-            caller_pid = call.caller.pid(),
-            caller_uid = peer.map(signet_attest::peer::PinnedPeer::uid),
-            caller_gid = peer.map(signet_attest::peer::PinnedPeer::gid),
-            subject_pid = call.subject_pid,
-            "API accessed"
-        );
     }
 
     /// Records the failure that `result` may be, and passes it on.
@@ -137,6 +105,34 @@ impl Audit {
     fn records(self, call: &Call) -> bool {
         self.on && !call.caller.is_self()
     }
+}
+
+fn write(
+    call: &Call,
+    refused: Option<&Status>,
+    issued: Option<&Issued>,
+    audience: Option<&[String]>,
+) {
+    let peer = call.caller.peer().ok();
+    tracing::info!(
+        target: "signet_agent::audit",
+        r#type = "audit",
+        status = if refused.is_some() { "error" } else { "success" },
+        status_code = refused.map(|status| tracing::field::debug(status.code())),
+        status_message = refused.map(Status::message),
+        service = call.service,
+        method = call.method,
+        caller_pid = call.caller.pid(),
+        caller_uid = peer.map(signet_attest::peer::PinnedPeer::uid),
+        caller_gid = peer.map(signet_attest::peer::PinnedPeer::gid),
+        subject_pid = call.subject_pid,
+        spiffe_id = issued.map(|issued| issued.spiffe_ids.as_str()),
+        entry_id = issued.map(|issued| issued.entry_ids.as_str()),
+        svids = issued.map(|issued| issued.count),
+        expires_at = issued.and_then(|issued| issued.expires_at),
+        audience = audience.map(|all| all.join(",")),
+        "API accessed"
+    );
 }
 
 #[cfg(test)]

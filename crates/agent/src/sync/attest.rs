@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use signet_attest::node::join_token;
 use signet_base::{Backoff, chain};
+use signet_identity::SpiffeId;
 use signet_pki::{
     tls::{BundleSource, StaticBundles},
     x509::{CsrParams, TrustBundle, create_csr, parse_chain},
@@ -66,7 +67,7 @@ impl Manager {
                 return;
             }
         };
-        if shared.attestor.load().as_ref().is_some_and(|attestor| !attestor.may_still_be(&id)) {
+        if shared.is_another_node(&id) {
             tracing::warn!(spiffe_id = %id, "The stored SVID is of another node; attesting anew");
             self.other_node = true;
             self.erase_sealed().await;
@@ -108,7 +109,7 @@ impl Manager {
 
     /// Puts the sealed cache's content into the cache. It is not served before the server had
     /// its say or could not be reached.
-    async fn load_sealed(&mut self, id: &signet_identity::SpiffeId) {
+    async fn load_sealed(&mut self, id: &SpiffeId) {
         let SvidCache::Sealed { key_file } = &self.shared.settings.svid_cache else { return };
         let sealed = SealedCache::new(&self.shared.settings.data_dir, key_file, id);
         let loaded = tokio::task::spawn_blocking(move || sealed.load()).await;
@@ -276,9 +277,7 @@ impl Manager {
         }
         let id = match &self.identity {
             Some(identity) => identity.id.clone(),
-            None => signet_identity::SpiffeId::of_trust_domain(
-                self.shared.settings.trust_domain.clone(),
-            ),
+            None => SpiffeId::of_trust_domain(self.shared.settings.trust_domain.clone()),
         };
         tracing::error!(spiffe_id = %id, "Agent is banned: removing SVID and shutting down");
         Fatal::Banned { id }
@@ -286,6 +285,11 @@ impl Manager {
 }
 
 impl Shared {
+    /// Whether the node is another one than was attested as `id`, as far as can be told here.
+    pub(super) fn is_another_node(&self, id: &SpiffeId) -> bool {
+        self.attestor.load().as_ref().is_some_and(|attestor| !attestor.may_still_be(id))
+    }
+
     /// The key of the stored SVID, whatever became of that.
     async fn stored_key(&self) -> Option<AgentKey> {
         let chain = parse_chain(&self.state.svid()?.chain).ok()?;

@@ -213,9 +213,7 @@ impl<'a> Session<'a> {
     /// Whether the node has become another one than was attested. Said once: where the server sees
     /// it otherwise, attesting again and again would not help.
     fn is_another_node(&mut self) -> bool {
-        let attestor = self.shared().attestor.load_full();
-        let Some(attestor) = attestor.filter(|_| self.identity.reattestable) else { return false };
-        let other = !attestor.may_still_be(&self.identity.id);
+        let other = self.identity.reattestable && self.shared().is_another_node(&self.identity.id);
         let known = std::mem::replace(&mut self.manager.other_node, other);
         other && !known
     }
