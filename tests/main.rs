@@ -16,8 +16,8 @@ mod authorities;
 mod bad_input;
 #[path = "tests/bootstrap.rs"]
 mod bootstrap;
-#[path = "tests/bundle_outlets.rs"]
-mod bundle_outlets;
+#[path = "tests/bundle_events.rs"]
+mod bundle_events;
 #[path = "tests/cli_agent.rs"]
 mod cli_agent;
 #[path = "tests/cli_server.rs"]

@@ -34,18 +34,18 @@ use tonic::{service::Routes, transport::Server};
 
 use crate::{
     attestors::Attestors,
+    bundle_events::{BundleEvents, LoadError},
     cache::{Cache, Follower},
     config::{Config, DataStore},
     context::Context,
     gate::Gate,
+    grpc,
     identity::{IdentityError, ServerIdentity},
     limits::Limits,
     listen,
     metrics::ServerMetrics,
-    outlets::{LoadError, Outlets},
     plugins::{self, OpenKeyManager, PluginError},
     ports::AuthorityStore,
-    service,
 };
 
 /// After this age a network connection is asked to go away, so that agents spread over servers.
@@ -112,7 +112,7 @@ pub struct App {
     follower: Follower,
     identity: ServerIdentity,
     attestors: Attestors,
-    outlets: Arc<Outlets>,
+    bundle_events: Arc<BundleEvents>,
     keys: OpenKeyManager,
     tcp: TcpListener,
     tls: Arc<tokio_rustls::rustls::ServerConfig>,
@@ -161,8 +161,8 @@ impl App {
         let settings = config.plugins.node_attestors.iter().map(|plugin| &plugin.settings);
         let attestors =
             Attestors::new(plugins::node_attestors(settings, &trust_domain, &cache, &clock)?);
-        let outlets = Outlets::new(&config.plugins, &clock)?;
-        outlets.load(cache.own_bundle().as_deref()).await?;
+        let bundle_events = BundleEvents::new(&config.plugins, &clock)?;
+        bundle_events.load(cache.own_bundle().as_deref()).await?;
         let identity = ServerIdentity::new(authority.clone(), Arc::clone(&clock)).await?;
         let policy = ClientPolicy {
             trust_domain: trust_domain.clone(),
@@ -212,7 +212,7 @@ impl App {
             follower,
             identity,
             attestors,
-            outlets: Arc::new(outlets),
+            bundle_events: Arc::new(bundle_events),
             keys,
             tcp,
             tls,
@@ -291,15 +291,15 @@ impl App {
     pub fn spawn(self, tasks: &Tasks) -> Result<Running, BuildError> {
         let Self { context, keeper, follower, identity, attestors, keys, tcp, tls, local, .. } =
             self;
-        let outlets = self.outlets;
+        let bundle_events = self.bundle_events;
         let token = tasks.token();
         let network = Self::routes(&context, &attestors, tasks);
         let nearby = Self::local_routes(&context, &attestors, tasks)?;
         let gate = Gate::new(context.clone());
         let address = tcp.local_addr().map(|address| address.to_string()).unwrap_or_default();
         let trusted = context.config.proxy_protocol_trusted_cidrs.clone();
-        outlets.spawn(tasks, &context.cache, &context.counted);
-        reload::spawn(tasks, &context, &attestors, outlets, keys)?;
+        bundle_events.spawn(tasks, &context.cache, &context.counted);
+        reload::spawn(tasks, &context, &attestors, bundle_events, keys)?;
         prune::spawn(tasks, &context);
         tasks.spawn("ca", keeper.run(token.clone()));
         let staleness = context.config.max_store_staleness;
@@ -340,23 +340,19 @@ impl App {
 
     /// The services on the network; the local socket has these and more.
     fn routes(context: &Context, attestors: &Attestors, tasks: &Tasks) -> Routes {
-        let agent = service::agent::AgentService::new(context.clone(), attestors.clone());
+        let agent = grpc::agent::AgentService::new(context.clone(), attestors.clone());
         let agent = agent.into_server().max_decoding_message_size(MAX_MESSAGE_SIZE);
-        let entry = service::entry::EntryService::new(context.clone());
+        let entry = grpc::entry::EntryService::new(context.clone());
         Routes::new(agent)
-            .add_service(service::bundle::BundleService::new(context.clone()).into_server())
+            .add_service(grpc::bundle::BundleService::new(context.clone()).into_server())
             .add_service(entry.into_server())
             .add_service(
-                service::localauthority::LocalAuthorityService::new(context.clone()).into_server(),
+                grpc::localauthority::LocalAuthorityService::new(context.clone()).into_server(),
             )
-            .add_service(
-                service::push::PushService::new(context.clone(), tasks.clone()).into_server(),
-            )
-            .add_service(service::svid::SvidService::new(context.clone()).into_server())
-            .add_service(service::explain::ExplainService::new(context.clone()).into_server())
-            .add_service(
-                service::trustdomain::TrustDomainService::new(context.clone()).into_server(),
-            )
+            .add_service(grpc::push::PushService::new(context.clone(), tasks.clone()).into_server())
+            .add_service(grpc::svid::SvidService::new(context.clone()).into_server())
+            .add_service(grpc::explain::ExplainService::new(context.clone()).into_server())
+            .add_service(grpc::trustdomain::TrustDomainService::new(context.clone()).into_server())
     }
 
     fn local_routes(
@@ -369,9 +365,9 @@ impl App {
                 .register_encoded_file_descriptor_set(signet_api::pb::FILE_DESCRIPTOR_SET)
         };
         Ok(Self::routes(context, attestors, tasks)
-            .add_service(service::debug::DebugService::new(context.clone()).into_server())
-            .add_service(service::health::HealthService::new(context.clone()).into_server())
-            .add_service(service::logger::LoggerService::new(context.log.clone()).into_server())
+            .add_service(grpc::debug::DebugService::new(context.clone()).into_server())
+            .add_service(grpc::health::HealthService::new(context.clone()).into_server())
+            .add_service(grpc::logger::LoggerService::new(context.log.clone()).into_server())
             .add_service(describe().build_v1()?)
             .add_service(describe().build_v1alpha()?))
     }

@@ -207,7 +207,7 @@ mod tests {
     /// Every name that a method gives to `field` or `item`, read from the services' source.
     fn names_in_use() -> Vec<String> {
         let mut names = Vec::new();
-        let mut dirs = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/service")];
+        let mut dirs = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/grpc")];
         while let Some(dir) = dirs.pop() {
             for entry in std::fs::read_dir(dir).unwrap() {
                 let path = entry.unwrap().path();

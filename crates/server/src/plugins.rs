@@ -85,7 +85,7 @@ impl OpenKeyManager {
         let sealing = tokio::task::spawn_blocking(move || sealing(&wanted));
         let sealing = sealing.await.map_err(|error| failed(error.to_string()))??;
         let moved = keys.move_to(&disk.keys_path, sealing).await;
-        moved.map_err(|error| failed(crate::service::chain(&error)))
+        moved.map_err(|error| failed(signet_base::chain(&error)))
     }
 }
 
@@ -116,7 +116,7 @@ fn sealing(disk: &config::DiskKeyManager) -> Result<Sealing, PluginError> {
 }
 
 fn disk_failed(error: &dyn std::error::Error) -> PluginError {
-    PluginError::new("KeyManager", "disk", crate::service::chain(error))
+    PluginError::new("KeyManager", "disk", signet_base::chain(error))
 }
 
 /// Opens the upstream authority, if there is one.
@@ -136,7 +136,7 @@ pub fn upstream(
     };
     let opened = DiskUpstream::open(files, trust_domain.clone(), Arc::clone(clock));
     let opened = opened.map_err(|error| {
-        PluginError::new("UpstreamAuthority", "disk", crate::service::chain(&error))
+        PluginError::new("UpstreamAuthority", "disk", signet_base::chain(&error))
     })?;
     Ok(Some(Arc::new(opened)))
 }
@@ -260,7 +260,7 @@ const MAX_PASSPHRASE_FILE: u64 = 4096;
 /// The first line of a passphrase file, which only its owner may read.
 fn passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
     let bytes = files::read_secret(path, MAX_PASSPHRASE_FILE)
-        .map_err(|error| crate::service::chain(&error))?
+        .map_err(|error| signet_base::chain(&error))?
         .ok_or_else(|| format!("passphrase file {} does not exist", path.display()))?;
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);

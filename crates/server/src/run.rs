@@ -85,7 +85,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
         let app = match App::build(config, clock, log).await {
             Ok(app) => app,
             Err(error) => {
-                tracing::error!(error = %crate::service::chain(&error), "The server cannot start");
+                tracing::error!(error = %signet_base::chain(&error), "The server cannot start");
                 return Err(error.into());
             }
         };

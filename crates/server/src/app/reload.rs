@@ -10,9 +10,9 @@ use signet_pki::UpstreamAuthority;
 use super::BuildError;
 use crate::{
     attestors::Attestors,
+    bundle_events::BundleEvents,
     config::{Configured, PluginSource, Plugins},
     context::Context,
-    outlets::Outlets,
     plugins::{self, OpenKeyManager},
 };
 
@@ -23,7 +23,7 @@ pub(super) fn spawn(
     tasks: &Tasks,
     context: &Context,
     attestors: &Attestors,
-    outlets: Arc<Outlets>,
+    bundle_events: Arc<BundleEvents>,
     keys: OpenKeyManager,
 ) -> Result<(), BuildError> {
     reopen_log_on_usr2(tasks, context.log.clone()).map_err(BuildError::Signal)?;
@@ -33,7 +33,7 @@ pub(super) fn spawn(
         in_force: context.config.plugins.clone(),
         context: context.clone(),
         attestors: attestors.clone(),
-        outlets,
+        bundle_events,
         keys,
     };
     tasks.spawn("plugin_reload", async move {
@@ -55,7 +55,7 @@ struct Reloader {
     in_force: Plugins,
     context: Context,
     attestors: Attestors,
-    outlets: Arc<Outlets>,
+    bundle_events: Arc<BundleEvents>,
     keys: OpenKeyManager,
 }
 
@@ -80,7 +80,7 @@ impl Reloader {
             .flatten();
         let composers = next.credential_composers.iter().map(|plugin| plugin.settings.clone());
         let composers = plugins::composers(composers);
-        let replace_outlets = self.outlets.prepare(&next, clock)?;
+        let replace_sinks = self.bundle_events.prepare(&next, clock)?;
         // The one that may still fail comes first.
         if next.key_manager != self.in_force.key_manager {
             self.keys.reconfigure(&next.key_manager.settings).await?;
@@ -90,7 +90,7 @@ impl Reloader {
         }
         authority.replace_composers(composers);
         self.attestors.replace(attestors);
-        replace_outlets();
+        replace_sinks();
         self.tell(&next);
         self.in_force = next;
         Ok(())

@@ -18,7 +18,7 @@ use super::{
     env::{CliError, CommonFlags, Env, MAX_ANSWER},
     text,
 };
-use crate::service::chain;
+use signet_base::chain;
 
 /// The commands.
 #[derive(Debug, clap::Subcommand)]

@@ -144,7 +144,7 @@ impl Env {
         )
         .map_err(CliError::Usage)?;
         connect::unix(&path).await.map_err(|error| {
-            let why = crate::service::chain(&error);
+            let why = signet_base::chain(&error);
             CliError::Connect(format!(
                 "{why}; is the server running? Another socket is named with -socketPath"
             ))

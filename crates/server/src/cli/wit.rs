@@ -13,7 +13,7 @@ use super::{
     env::{CliError, CommonFlags, Env},
     text,
 };
-use crate::service::chain;
+use signet_base::chain;
 
 /// The variable with the names of features that are switched on, separated by spaces.
 const FEATURES_VARIABLE: &str = "SPIRE_SERVER_FFLAGS";

@@ -22,7 +22,7 @@ use super::{
     env::{CliError, CommonFlags, Env},
     text,
 };
-use crate::service::chain;
+use signet_base::chain;
 
 /// The commands.
 #[derive(Debug, clap::Subcommand)]

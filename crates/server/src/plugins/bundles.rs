@@ -72,6 +72,6 @@ pub(super) fn api_server(file: Option<&Path>, clock: &SharedClock) -> Result<Api
         Some(path) => KubeConfig::from_file(path, clock),
         None => KubeConfig::in_cluster(clock),
     };
-    let config = config.map_err(|error| crate::service::chain(&error))?;
-    ApiServer::new(config).map_err(|error| crate::service::chain(&error))
+    let config = config.map_err(|error| signet_base::chain(&error))?;
+    ApiServer::new(config).map_err(|error| signet_base::chain(&error))
 }

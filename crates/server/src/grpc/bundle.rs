@@ -16,13 +16,13 @@ use signet_api::{
     },
     status,
 };
+use signet_base::chain;
 use signet_identity::{Bundle, TrustDomain};
 use signet_store::{BundleUpdate, CreateOutcome, DeleteBundleMode, DeleteBundleOutcome};
 use tonic::{Code, Request, Response, Status};
 
 use super::shared::{
-    Answer, Batch, chain, check_authorities, count, next_token, page, refuse_own, settle,
-    store_failed,
+    Answer, Batch, check_authorities, count, next_token, page, refuse_own, settle, store_failed,
 };
 use crate::{audit::Audit, caller::Caller, context::Context, limits::Limit};
 

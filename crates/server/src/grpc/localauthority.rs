@@ -2,9 +2,9 @@
 
 use signet_api::pb::spire::api::server::localauthority::v1::{self as pb, local_authority_server};
 use signet_authority::{AuthorityState, KindView, OperationClass, OperationError};
+use signet_base::chain;
 use tonic::{Code, Request, Response, Status};
 
-use super::shared::chain;
 use crate::{audit::Audit, context::Context};
 
 /// The local authority service.

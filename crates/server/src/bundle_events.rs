@@ -35,17 +35,17 @@ pub struct LoadError(String);
 
 /// Takes the bundle.
 #[derive(Clone, Debug)]
-enum Outlet {
+enum BundleSink {
     Notifier(Arc<dyn Notifier>),
     Publisher(Arc<dyn BundlePublisher>),
 }
 
-/// All outlets, in the order of the configuration.
-pub struct Outlets {
-    all: Vec<watch::Sender<Outlet>>,
+/// All notifiers and bundle publishers, in the order of the configuration.
+pub struct BundleEvents {
+    all: Vec<watch::Sender<BundleSink>>,
 }
 
-impl Outlet {
+impl BundleSink {
     fn of(plugins: &Plugins, clock: &SharedClock) -> Result<Vec<Self>, PluginError> {
         let notifiers = plugins.notifiers.iter();
         let notifiers =
@@ -98,13 +98,13 @@ impl Outlet {
     }
 }
 
-impl Outlets {
-    /// The outlets that `plugins` names.
+impl BundleEvents {
+    /// The notifiers and publishers that `plugins` names.
     ///
     /// # Errors
     /// [`PluginError`] when one cannot be made.
     pub fn new(plugins: &Plugins, clock: &SharedClock) -> Result<Self, PluginError> {
-        let all = Outlet::of(plugins, clock)?.into_iter().map(watch::Sender::new).collect();
+        let all = BundleSink::of(plugins, clock)?.into_iter().map(watch::Sender::new).collect();
         Ok(Self { all })
     }
 
@@ -114,10 +114,10 @@ impl Outlets {
     /// [`LoadError`] when one fails: what it feeds could not trust the server.
     pub async fn load(&self, bundle: Option<&CachedBundle>) -> Result<(), LoadError> {
         let Some(bundle) = bundle else { return Ok(()) };
-        let all = self.all.iter().map(|outlet| outlet.borrow().clone());
-        let loaded = join_all(all.map(|outlet| async move {
-            let Outlet::Notifier(notifier) = &outlet else { return Ok(()) };
-            outlet.within_deadline(notifier.bundle_loaded(&bundle.bundle)).await
+        let all = self.all.iter().map(|sink| sink.borrow().clone());
+        let loaded = join_all(all.map(|sink| async move {
+            let BundleSink::Notifier(notifier) = &sink else { return Ok(()) };
+            sink.within_deadline(notifier.bundle_loaded(&bundle.bundle)).await
         }));
         let failures: Vec<String> = loaded
             .await
@@ -127,21 +127,17 @@ impl Outlets {
         if failures.is_empty() { Ok(()) } else { Err(LoadError(failures.join("; "))) }
     }
 
-    /// Starts a task for each outlet.
+    /// Starts a task for each sink.
     pub fn spawn(&self, tasks: &Tasks, cache: &Arc<Cache>, metrics: &ServerMetrics) {
-        for outlet in &self.all {
-            let task = outlet.borrow().task();
-            let work = serve(
-                outlet.subscribe(),
-                Arc::clone(cache),
-                metrics.clone(),
-                tasks.token().clone(),
-            );
+        for sink in &self.all {
+            let task = sink.borrow().task();
+            let work =
+                serve(sink.subscribe(), Arc::clone(cache), metrics.clone(), tasks.token().clone());
             tasks.spawn(task, work);
         }
     }
 
-    /// Makes outlets of new settings. What comes back takes them over: every outlet is given the
+    /// Makes sinks of new settings. What comes back takes them over: every sink is given the
     /// bundle again.
     ///
     /// # Errors
@@ -151,7 +147,7 @@ impl Outlets {
         plugins: &Plugins,
         clock: &SharedClock,
     ) -> Result<impl FnOnce() + Send + use<'_>, PluginError> {
-        let made = Outlet::of(plugins, clock)?;
+        let made = BundleSink::of(plugins, clock)?;
         Ok(move || {
             for (old, new) in self.all.iter().zip(made) {
                 old.send_replace(new);
@@ -160,24 +156,24 @@ impl Outlets {
     }
 }
 
-impl fmt::Debug for Outlets {
+impl fmt::Debug for BundleEvents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.all.iter().map(|outlet| outlet.borrow().name())).finish()
+        f.debug_list().entries(self.all.iter().map(|sink| sink.borrow().name())).finish()
     }
 }
 
-/// Serves one outlet, with whatever settings are in force, until the token is cancelled.
+/// Serves one sink, with whatever settings are in force, until the token is cancelled.
 async fn serve(
-    mut outlet: watch::Receiver<Outlet>,
+    mut sink: watch::Receiver<BundleSink>,
     cache: Arc<Cache>,
     metrics: ServerMetrics,
     token: CancellationToken,
 ) {
     loop {
-        let current = outlet.borrow_and_update().clone();
+        let current = sink.borrow_and_update().clone();
         tokio::select! {
             () = token.cancelled() => return,
-            changed = outlet.changed() => if changed.is_err() { return },
+            changed = sink.changed() => if changed.is_err() { return },
             () = current.run() => return,
             () = pass_on_all(&current, &cache, &metrics) => return,
         }
@@ -185,7 +181,7 @@ async fn serve(
 }
 
 /// Passes on the newest bundle for ever.
-async fn pass_on_all(outlet: &Outlet, cache: &Cache, metrics: &ServerMetrics) {
+async fn pass_on_all(sink: &BundleSink, cache: &Cache, metrics: &ServerMetrics) {
     let mut changes = cache.subscribe(None);
     let mut backoff = Backoff::new(MIN_PAUSE, MAX_PAUSE);
     let mut passed_on: Option<Bundle> = None;
@@ -195,23 +191,23 @@ async fn pass_on_all(outlet: &Outlet, cache: &Cache, metrics: &ServerMetrics) {
         let due = |held: &&Arc<CachedBundle>| passed_on.as_ref() != Some(&held.bundle);
         let mut next = Instant::now() + PUBLISH_INTERVAL;
         if let Some(newest) = bundle.as_ref().filter(due) {
-            match outlet.pass_on(&newest.bundle).await {
+            match sink.pass_on(&newest.bundle).await {
                 Ok(()) => {
                     tracing::debug!(
-                        plugin = outlet.name(),
+                        plugin = sink.name(),
                         sequence_number = newest.bundle.sequence_number,
                         "Bundle passed on"
                     );
-                    metrics.bundle_undelivered.set(&[outlet.name()], 0.0);
+                    metrics.bundle_undelivered.set(&[sink.name()], 0.0);
                     passed_on = Some(newest.bundle.clone());
                     backoff.reset();
                 }
                 Err(error) => {
                     let pause = backoff.next_delay();
                     next = Instant::now() + pause;
-                    metrics.bundle_undelivered.set(&[outlet.name()], 1.0);
+                    metrics.bundle_undelivered.set(&[sink.name()], 1.0);
                     tracing::error!(
-                        plugin = outlet.name(),
+                        plugin = sink.name(),
                         %error,
                         retry_ms = pause.as_millis() as u64,
                         "Failed to pass on the bundle"

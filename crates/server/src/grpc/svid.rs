@@ -12,6 +12,7 @@ use signet_api::{
     status,
 };
 use signet_authority::{IssueError, JwtSvidParams, WorkloadX509Params};
+use signet_base::chain;
 use signet_identity::{Entry, EntryId, SpiffeId, entry::check_dns_name};
 use signet_pki::{
     digest,
@@ -19,7 +20,6 @@ use signet_pki::{
 };
 use tonic::{Code, Request, Response, Status};
 
-use super::shared::chain;
 use crate::{
     audit::Audit,
     caller::{Caller, Role},

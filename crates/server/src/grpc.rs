@@ -16,5 +16,3 @@ pub mod push;
 mod shared;
 pub mod svid;
 pub mod trustdomain;
-
-pub(crate) use shared::chain;

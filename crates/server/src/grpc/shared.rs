@@ -1,7 +1,7 @@
 //! What the services share: texts of errors, statuses of batch items, paging.
 
 use signet_api::{pb::spire::api::types, status};
-pub(crate) use signet_base::chain;
+use signet_base::chain;
 use signet_identity::{Bundle, TrustDomain};
 use signet_pki::{PublicKey, x509::Certificate};
 use signet_store::{PageRequest, StoreError};
