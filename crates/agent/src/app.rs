@@ -10,12 +10,11 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use signet_api::pb::{FILE_DESCRIPTOR_SET, grpc::health::v1::health_server::HealthServer};
 use signet_attest::{node::NodeAttestError, procfs::ProcRoot};
-use signet_base::{CancellationToken, SharedClock, Tasks};
+use signet_base::{SharedClock, Tasks};
 use signet_daemon::{
     health::{Health, HealthServer as HttpHealth},
-    listen::{ListenError, UnixOptions, bind_unix, check_unix_path, make_directories},
+    listen::{ListenError, check_unix_path, make_directories},
     logging::LogHandle,
     metrics::{Metrics, MetricsServer},
     process::{self, DirLock, LockError},
@@ -31,39 +30,34 @@ use tokio::{
     sync::{Notify, watch},
     time::Instant,
 };
-use tonic::service::Routes;
 
 use crate::{
-    admin::{AdminApi, AdminContext},
     agent_identity::AgentKeys,
     attestors,
     audit::Audit,
     cache::Cache,
     client::{ClientError, ServerClient, Target, tls_config},
     config::{self, Config},
-    csi, endpoint,
+    csi,
     health::AgentHealth,
     jwt::JwtService,
     jwt_cache::JwtCache,
     metrics::AgentMetrics,
     rotation::RotationRule,
+    serve::{
+        ADMIN, PUBLIC, SOCKET_DIR_MODE, Sockets,
+        admin::AdminContext,
+        workload_api::{Handler, WorkloadApiSettings},
+    },
     state::{AgentState, StateError},
     sync::{AgentBundles, Manager, Settings, Shared, Status},
     workload::CallerAttestor,
-    workload_api::{Handler, PublicApi, WorkloadApiSettings},
 };
 
 /// Held while the agent runs, so that no second one uses the directory.
 const LOCK_FILE: &str = "signet-agent.lock";
 /// How long an agent that is ending may hold the directory: longer than it may take to end.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
-/// The mode of the directories that are made for sockets.
-const SOCKET_DIR_MODE: u32 = 0o755;
-
-/// The public socket is for every process of the node, the admin socket for its operators.
-const PUBLIC: UnixOptions = UnixOptions { socket_mode: 0o777, ..ADMIN };
-const ADMIN: UnixOptions =
-    UnixOptions { dir_mode: Some(SOCKET_DIR_MODE), socket_mode: 0o770, take_over: true };
 
 /// The agent, built and not running.
 #[derive(Debug)]
@@ -275,74 +269,6 @@ impl App {
         let spawner = tasks.clone();
         tasks.spawn_critical("sockets", async move { sockets.open(status, &spawner).await });
     }
-}
-
-/// The sockets, opened when there is something to serve.
-struct Sockets {
-    public: Option<PathBuf>,
-    admin: Option<PathBuf>,
-    handler: Option<Arc<Handler>>,
-    context: AdminContext,
-    health: AgentHealth,
-    metrics: AgentMetrics,
-    proc_root: ProcRoot,
-}
-
-impl Sockets {
-    async fn open(
-        self,
-        mut status: watch::Receiver<Status>,
-        tasks: &Tasks,
-    ) -> Result<(), ListenError> {
-        let stop: &CancellationToken = tasks.token();
-        // The admin socket is there from the start: it helps to find out what is wrong.
-        if let Some(path) = &self.admin {
-            let socket = bind_unix(path, ADMIN).await?;
-            tracing::info!(address = %path.display(), "Starting admin APIs");
-            let others = common_routes(
-                &self.health,
-                &[
-                    "spire.agent.debug.v1.Debug",
-                    "spire.api.agent.delegatedidentity.v1.DelegatedIdentity",
-                    "spire.api.agent.logger.v1.Logger",
-                    "signet.api.agent.explain.v1.Explain",
-                ],
-            );
-            let api = AdminApi::new(self.context, others);
-            endpoint::serve("admin", socket, api, self.proc_root.clone(), None, tasks);
-        }
-        let Some(path) = &self.public else { return Ok(()) };
-        match stop.run_until_cancelled(status.wait_for(|status| status.serving)).await {
-            Some(Ok(_)) => {}
-            _ => return Ok(()),
-        }
-        let socket = bind_unix(path, PUBLIC).await?;
-        tracing::info!(address = %path.display(), "Starting Workload API");
-        let others = common_routes(&self.health, &["SpiffeWorkloadAPI"]);
-        let api = PublicApi::new(self.handler, others.prepare());
-        endpoint::serve("public", socket, api, self.proc_root, Some(self.metrics), tasks);
-        Ok(())
-    }
-}
-
-/// Health and reflection.
-fn common_routes(health: &AgentHealth, services: &[&str]) -> Routes {
-    let mut routes = Routes::new(HealthServer::new(health.clone()));
-    let names = || services.iter().copied().chain(["grpc.health.v1.Health"]);
-    let builder = || {
-        let builder = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
-        names().fold(builder, |builder, name| builder.with_service_name(name))
-    };
-    match builder().build_v1() {
-        Ok(service) => routes = routes.add_service(service),
-        Err(error) => tracing::warn!(error = %error, "No reflection"),
-    }
-    match builder().build_v1alpha() {
-        Ok(service) => routes = routes.add_service(service),
-        Err(error) => tracing::warn!(error = %error, "No reflection"),
-    }
-    routes
 }
 
 fn shared(

@@ -7,7 +7,7 @@
 use signet_identity::{EntryId, SpiffeId};
 use tonic::Status;
 
-use crate::endpoint::Caller;
+use crate::caller::Caller;
 
 /// The Workload API, as records name it.
 pub const WORKLOAD_API: &str = "SpiffeWorkloadAPI";

@@ -4,6 +4,7 @@
 //! that the kubelet names. It runs inside the agent ([`serve`], `csi {}`) or as a program of its
 //! own ([`run`], `signet-agent csi`), so that the agent need not be privileged.
 
+mod error;
 mod mountinfo;
 pub mod run;
 mod service;
@@ -25,7 +26,7 @@ use signet_daemon::listen::{ListenError, UnixOptions, bind_unix};
 use tonic::{body::Body, service::Routes};
 use tower::Service as _;
 
-use crate::endpoint::{self, Answer};
+use crate::serve::endpoint::{self, Answer};
 
 pub use settings::{
     CsiSettings, DEFAULT_NODE_ID_ENV, DEFAULT_PLUGIN_NAME, DEFAULT_SOCKET, GivenSettings, Problem,

@@ -1,20 +1,19 @@
 //! The Signet node agent as a library, its binary and its CLI.
 //!
 //! One task ([`sync`]) owns the truth that comes from the server and writes it into the
-//! [`cache`]; the endpoints read the cache and the workload attestors, and nothing else.
+//! [`cache`]; the endpoints ([`serve`]) read the cache and the workload attestors, and nothing else.
 
-pub mod admin;
 pub mod agent_identity;
 pub mod app;
 mod attestors;
 pub mod audit;
 pub mod bootstrap;
 pub mod cache;
+pub mod caller;
 pub mod cli;
 pub mod client;
 pub mod config;
 pub mod csi;
-pub mod endpoint;
 pub mod entry;
 pub mod health;
 pub mod jwt;
@@ -23,9 +22,9 @@ pub mod metrics;
 pub mod rotation;
 pub mod run;
 pub mod sealed;
+pub mod serve;
 pub mod state;
 pub mod svid;
 pub mod sync;
 pub mod workload;
-pub mod workload_api;
 pub mod x509pop_source;

@@ -7,7 +7,7 @@ use signet_attest::workload::WorkloadAttestors;
 use signet_identity::SelectorSet;
 use tonic::{Request, Status};
 
-use crate::{endpoint::Caller, metrics::AgentMetrics};
+use crate::{caller::Caller, metrics::AgentMetrics};
 
 /// Attests the callers of the endpoints.
 #[derive(Debug)]

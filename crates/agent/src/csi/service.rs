@@ -20,7 +20,8 @@ use tonic::{Code, Request, Response, Status, service::Routes};
 
 use super::{
     CsiSettings,
-    volume::{Condition, Published, VolumeError, Volumes},
+    error::VolumeError,
+    volume::{Condition, Published, Volumes},
 };
 
 /// The longest request, bytes; the kubelet's are a few hundred.

@@ -15,7 +15,7 @@ use rustix::{
     io::Errno,
 };
 
-use super::volume::VolumeError;
+use super::error::VolumeError;
 
 /// The longest path, bytes, with the zero at its end (PATH_MAX).
 const MAX_PATH: usize = 4096;

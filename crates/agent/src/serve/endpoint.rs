@@ -4,7 +4,6 @@ mod lenient;
 
 use std::{
     convert::Infallible,
-    os::fd::{AsRawFd, RawFd},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -15,16 +14,13 @@ use std::{
 use http::{Request, Response};
 use hyper::{body::Incoming as RequestBody, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use signet_attest::{
-    peer::{PeerError, PinnedPeer},
-    procfs::ProcRoot,
-};
+use signet_attest::{peer::PinnedPeer, procfs::ProcRoot};
 use signet_base::{CancellationToken, Tasks};
 use signet_daemon::listen::{Incoming, UnixSocket};
 use tokio::{io::Interest, io::unix::AsyncFd, net::UnixStream, sync::OwnedSemaphorePermit};
 use tonic::body::Body;
 
-use crate::metrics::AgentMetrics;
+use crate::{caller::Caller, metrics::AgentMetrics};
 
 /// How many connections are served at once; more wait in the kernel's queue.
 pub const MAX_CONNECTIONS: usize = 16_384;
@@ -44,44 +40,6 @@ const LIVENESS_CHECK: Duration = Duration::from_secs(2);
 const IDLE_PING: Duration = Duration::from_secs(600);
 /// How long a new connection may take to its first call.
 const FIRST_CALL: Duration = Duration::from_secs(30);
-
-/// The process at the other end of a connection, in the extensions of each of its requests.
-#[derive(Clone, Debug)]
-pub struct Caller(Arc<CallerState>);
-
-#[derive(Debug)]
-struct CallerState {
-    peer: Result<PinnedPeer, PeerError>,
-    own: bool,
-}
-
-impl Caller {
-    /// The pinned process.
-    ///
-    /// # Errors
-    /// Why it could not be pinned when it connected.
-    pub fn peer(&self) -> Result<&PinnedPeer, &PeerError> {
-        self.0.peer.as_ref()
-    }
-
-    /// Whether it is this very process.
-    pub fn is_self(&self) -> bool {
-        self.0.own
-    }
-
-    /// Its pid, for logs; 0 when it could not be pinned.
-    pub fn pid(&self) -> i32 {
-        self.0.peer.as_ref().map_or(0, PinnedPeer::pid)
-    }
-}
-
-impl AsRawFd for Caller {
-    fn as_raw_fd(&self) -> RawFd {
-        let pidfd = self.0.peer.as_ref().ok().and_then(PinnedPeer::pidfd);
-        // Asked only where there is a pidfd; -1 is no descriptor and is refused by the kernel.
-        pidfd.map_or(-1, |fd| fd.as_raw_fd())
-    }
-}
 
 /// What answers the requests of a socket.
 pub trait Answer: Clone + Send + Sync + 'static {
@@ -108,7 +66,7 @@ pub fn serve<A: Answer>(
             // Pinned before a byte is read: from here on the connection is this process's.
             let peer = PinnedPeer::from_socket(&stream, &proc_root);
             let own = peer.as_ref().is_ok_and(|peer| peer.pid() == own_pid);
-            let caller = Caller(Arc::new(CallerState { peer, own }));
+            let caller = Caller::new(peer, own);
             if let (Some(metrics), Ok(peer)) = (&metrics, caller.peer()) {
                 metrics.pinned.inc(&[peer.mode().as_str()]);
             }

@@ -27,9 +27,8 @@ use tokio::time::Instant;
 use tonic::{body::Body, service::Routes};
 use tower::Service as _;
 
-use crate::{
-    audit::Audit, endpoint::Answer, jwt::JwtService, sync::Shared, workload::CallerAttestor,
-};
+use super::endpoint::Answer;
+use crate::{audit::Audit, jwt::JwtService, sync::Shared, workload::CallerAttestor};
 
 /// What the admin services work with.
 #[derive(Clone, Debug)]

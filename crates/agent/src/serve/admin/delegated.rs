@@ -26,8 +26,8 @@ use crate::{
     cache::{BundleMap, Identity, WorkloadUpdate},
     entry::AgentEntry,
     jwt_cache::JwtSvid,
+    serve::workload_api::{check_audience, jwt_bundles, x509_bundle},
     workload::CallerAttestor,
-    workload_api::{check_audience, jwt_bundles, x509_bundle},
 };
 
 /// The most selectors one request may have.

@@ -15,11 +15,11 @@ use tokio_stream::Stream;
 use tonic::{Request, Status, body::Body, service::Routes};
 use tower::Service as _;
 
+use super::endpoint::Answer;
 use crate::{
     audit::{Audit, Call},
     cache::{Cache, Identity, Subscription, WorkloadUpdate},
     config::WorkloadRateLimits,
-    endpoint::Answer,
     entry::without_duplicate_hints,
     jwt::JwtService,
     metrics::AgentMetrics,
