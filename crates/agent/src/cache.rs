@@ -2,18 +2,18 @@
 //! and one shared update per selector set.
 //!
 //! The manager task ([`crate::sync`]) is the only writer. Readers subscribe with a selector set;
-//! all readers of one set share a `watch` and, in it, one [`WorkloadUpdate`] whose encoded
-//! answers are made once. Only the sets whose update differs are woken.
+//! all readers of one set share a `watch` and, in it, one [`WorkloadUpdate`]: identities and
+//! bundles as values. What an endpoint encodes of it is made once ([`Derived`]). Only the sets whose
+//! update differs are woken.
 //!
 //! SVIDs are kept for at most `max_svids` entries (a soft limit: what a live subscription matches
 //! is never dropped). What is not kept is signed when a subscription asks.
 
 use std::{
     collections::{BTreeMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use signet_api::encoded::Framed;
 use signet_base::Clock;
 use signet_identity::{Bundle, EntryId, SelectorSet, TrustDomain};
 use tokio::sync::{Notify, watch};
@@ -25,8 +25,10 @@ use crate::{
     svid::X509Svid,
 };
 
+mod derived;
 mod inner;
 
+pub use derived::Derived;
 use inner::Inner;
 
 /// Bundles by trust domain, shared.
@@ -52,19 +54,8 @@ pub struct WorkloadUpdate {
     pub bundle: Arc<Bundle>,
     /// Bundles of the foreign trust domains the matching entries federate with, by name.
     pub federated: Vec<Arc<Bundle>>,
-    /// Answers encoded once for all readers.
-    pub encoded: EncodedAnswers,
-}
-
-/// Encoded answers, each made by the first reader that needs it.
-#[derive(Debug, Default)]
-pub struct EncodedAnswers {
-    /// An `X509SVIDResponse`.
-    pub x509_svid: OnceLock<Framed>,
-    /// An `X509BundlesResponse`.
-    pub x509_bundles: OnceLock<Framed>,
-    /// An `JWTBundlesResponse`.
-    pub jwt_bundles: OnceLock<Framed>,
+    /// What the endpoints encoded of it, once for all their readers.
+    pub derived: Derived,
 }
 
 impl WorkloadUpdate {

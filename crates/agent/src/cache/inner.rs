@@ -8,14 +8,14 @@ use std::{
 use signet_identity::{Bundle, EntryId, Selector, SelectorSet, TrustDomain};
 use tokio::sync::watch;
 
-use super::{BundleMap, EncodedAnswers, EntryChanges, Identity, Snapshot, Wanted, WorkloadUpdate};
+use super::{BundleMap, Derived, EntryChanges, Identity, Snapshot, Wanted, WorkloadUpdate};
 use crate::{
     entry::{AgentEntry, EntryMap},
     rotation::RotationRule,
     svid::X509Svid,
 };
 
-/// How many selector sets without readers are remembered with their encoded answers.
+/// How many selector sets without readers are remembered with what was encoded for them.
 const MAX_IDLE_GROUPS: usize = 128;
 
 #[derive(Debug)]
@@ -416,7 +416,7 @@ impl Inner {
             matched: entries.len(),
             bundle,
             federated,
-            encoded: EncodedAnswers::default(),
+            derived: Derived::default(),
         })
     }
 

@@ -1,6 +1,9 @@
 //! Answers of the Workload API, each encoded once per update.
 
-use std::{collections::BTreeMap, sync::OnceLock};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 use signet_api::{encoded::Framed, pb::workload as pb};
@@ -10,9 +13,17 @@ use tonic::Status;
 
 use crate::{cache::WorkloadUpdate, entry::without_duplicate_hints};
 
+/// Encoded answers, each made by the first reader that needs it.
+#[derive(Default)]
+struct EncodedAnswers {
+    x509_svid: OnceLock<Framed>,
+    x509_bundles: OnceLock<Framed>,
+    jwt_bundles: OnceLock<Framed>,
+}
+
 /// The X.509-SVIDs of an update: the default identity, that of the lowest entry ID, first.
 pub(super) fn x509_svids(update: &WorkloadUpdate) -> Result<Framed, Status> {
-    once(&update.encoded.x509_svid, || {
+    once(&encoded(update).x509_svid, || {
         let bundle = x509_bundle(&update.bundle);
         let identities = without_duplicate_hints(update.identities.iter().collect(), |i| &*i.entry);
         let svids = identities
@@ -35,7 +46,7 @@ pub(super) fn x509_svids(update: &WorkloadUpdate) -> Result<Framed, Status> {
 
 /// The X.509 bundles of an update; foreign ones only for those with an identity.
 pub(super) fn x509_bundles(update: &WorkloadUpdate) -> Result<Framed, Status> {
-    once(&update.encoded.x509_bundles, || {
+    once(&encoded(update).x509_bundles, || {
         let mut bundles: BTreeMap<String, Bytes> = BTreeMap::from([x509_item(&update.bundle)]);
         if update.matched > 0 {
             bundles.extend(update.federated.iter().map(|b| x509_item(b)));
@@ -46,7 +57,7 @@ pub(super) fn x509_bundles(update: &WorkloadUpdate) -> Result<Framed, Status> {
 
 /// The JWT bundles of an update; foreign ones only for those with an identity.
 pub(super) fn jwt_bundles_of(update: &WorkloadUpdate) -> Result<Framed, Status> {
-    once(&update.encoded.jwt_bundles, || {
+    once(&encoded(update).jwt_bundles, || {
         let mut bundles = BTreeMap::from([jwt_item(&update.bundle)?]);
         if update.matched > 0 {
             for bundle in &update.federated {
@@ -89,6 +100,10 @@ where
             _ => return false,
         }
     }
+}
+
+fn encoded(update: &WorkloadUpdate) -> Arc<EncodedAnswers> {
+    update.derived.of()
 }
 
 fn once(
