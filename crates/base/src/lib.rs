@@ -1,5 +1,4 @@
-//! Clock, tasks and shutdown, backoff, rate limits, bounded collections, templates; no I/O,
-//! SPIFFE-free.
+//! Clock, tasks and shutdown, backoff, rate limits, bounded collections; no I/O, SPIFFE-free.
 //!
 //! Everything here is a value that is passed in: no globals, no statics. All waiting goes through
 //! tokio's clock, so that tests run on paused time.
@@ -11,7 +10,6 @@ mod lru;
 mod rate_limit;
 mod readiness;
 mod tasks;
-pub mod template;
 
 pub use backoff::{Backoff, Jitter};
 pub use clock::{Clock, SharedClock, SystemClock, TestClock, sleep_until};

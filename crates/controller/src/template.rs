@@ -3,7 +3,7 @@
 
 use std::{fmt, sync::Arc};
 
-use signet_base::template::{Functions, Template as Parsed, Value};
+use signet_template::{Functions, Template as Parsed, Value};
 
 use crate::data::Names;
 

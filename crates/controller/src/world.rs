@@ -12,8 +12,8 @@ mod status;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use regex::Regex;
-use signet_base::template::Value;
 use signet_identity::{EntryDraft, SpiffeId, TrustDomain};
+use signet_template::Value;
 
 pub use self::{
     scope::Kind,

@@ -1,7 +1,7 @@
 //! `agent_path_template`: Go's text/template with the part of sprig that SPIRE allows.
 
-use signet_base::template::{Functions, Template, TemplateError};
 use signet_pki::{digest, random};
+use signet_template::{Functions, Template, TemplateError};
 
 /// Reads a template. A key that is missing in a map is an error when an agent attests, as with
 /// SPIRE.
@@ -21,7 +21,7 @@ pub fn parse(text: &str) -> Result<Template, TemplateError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use signet_base::template::Value;
+    use signet_template::Value;
 
     fn values() -> Value {
         let fields = |fields: &[(&str, Value)]| {

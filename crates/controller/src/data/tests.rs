@@ -1,5 +1,5 @@
 use serde_json::json;
-use signet_base::template::Value;
+use signet_template::Value;
 
 use super::{schema::Kind, *};
 use crate::template::Template;

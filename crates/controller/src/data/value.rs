@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
-use signet_base::template::Value;
+use signet_template::Value;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use signet_base::template::Value;
 use signet_identity::{EntryDraft, Selector, SpiffeId, TrustDomain};
+use signet_template::Value;
 
 use super::World;
 use crate::{

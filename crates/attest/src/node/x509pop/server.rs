@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
-use signet_base::{
-    SharedClock,
-    template::{Template, Value},
-};
+use signet_base::SharedClock;
 use signet_identity::{Selector, SelectorSet, SpiffeId, TrustDomain};
 use signet_pki::{
     KeyAlgorithm,
@@ -13,6 +10,7 @@ use signet_pki::{
     pop, random,
     x509::{Certificate, path},
 };
+use signet_template::{Template, Value};
 
 use super::{Answer, Challenge, KIND, NONCE_LEN, NonceChallenge, Payload, message};
 use crate::node::{Challenger, MAX_PAYLOAD, NodeAttestError, NodeAttestation, NodeAttestorServer};

@@ -2,8 +2,8 @@
 
 use regex::{Regex, RegexBuilder};
 
-use crate::template::{
-    functions::{Function, Type, int, text},
+use crate::{
+    function::{Function, Type, int, text},
     val::{Heap, Val},
 };
 

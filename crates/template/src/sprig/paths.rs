@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::template::{
-    functions::{Function, Type, text},
+use crate::{
+    function::{Function, Type, text},
     val::{Heap, Val},
 };
 

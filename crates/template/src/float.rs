@@ -2,7 +2,7 @@
 
 /// `value` by `verb` (`e`, `E`, `f`, `g`, `G`), with a sign always; `precision` unset is the
 /// fewest digits that tell it from any other float.
-pub(super) fn float(value: f64, verb: char, precision: Option<usize>) -> String {
+pub(crate) fn float(value: f64, verb: char, precision: Option<usize>) -> String {
     let sign = if value.is_sign_negative() && !value.is_nan() { '-' } else { '+' };
     let size = value.abs();
     if value.is_nan() {

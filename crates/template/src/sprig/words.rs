@@ -1,7 +1,7 @@
 //! sprig: the case of letters and words.
 
-use crate::template::{
-    functions::{Function, Type, text},
+use crate::{
+    function::{Function, Type, text},
     val::{Heap, Val},
 };
 

@@ -1,10 +1,11 @@
 //! Calling functions: arguments are checked against parameters as Go does.
 
-use super::{
+use crate::{
     Fail,
     ast::{Kind, Operand},
     eval::State,
-    functions::{Extra, Found, Function, Type},
+    function::{Function, Type},
+    functions::{Extra, Found},
     val::Val,
 };
 

@@ -7,11 +7,11 @@ use std::{
     rc::Rc,
 };
 
-use super::{MAX_DEPTH, MAX_RESULT, MAX_STEPS, Value};
+use crate::{MAX_DEPTH, MAX_RESULT, MAX_STEPS, Value};
 
 /// A value. It is cheap to clone.
 #[derive(Clone, Debug)]
-pub(super) enum Val<'v> {
+pub(crate) enum Val<'v> {
     Bool(bool),
     Float(f64),
     Int(i64),
@@ -28,7 +28,7 @@ pub(super) enum Val<'v> {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Text<'v> {
+pub(crate) enum Text<'v> {
     Given(&'v str),
     Made(Rc<str>),
 }
@@ -46,21 +46,21 @@ impl Deref for Text<'_> {
 
 /// What a list declares its elements to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Elements {
+pub(crate) enum Elements {
     Any,
     Lists,
     Texts,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum List<'v> {
+pub(crate) enum List<'v> {
     Given(&'v [Value]),
     Made(Rc<Made<'v>>),
 }
 
 /// A list made by the template, and how deep lists nest in it: dropping one walks it, dicts aside.
 #[derive(Clone, Debug)]
-pub(super) struct Made<'v> {
+pub(crate) struct Made<'v> {
     values: Vec<Val<'v>>,
     elements: Elements,
     depth: usize,
@@ -95,7 +95,7 @@ impl<'v> List<'v> {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Map<'v> {
+pub(crate) enum Map<'v> {
     Given(&'v BTreeMap<String, Value>),
     /// Made by the template: one that functions change in place, as Go's.
     Made(Dict<'v>),
@@ -215,7 +215,7 @@ impl<'v> Val<'v> {
 
 /// What one execution may still spend.
 #[derive(Debug)]
-pub(super) struct Meter {
+pub(crate) struct Meter {
     left: Cell<u32>,
 }
 
@@ -246,12 +246,12 @@ impl Meter {
 }
 
 /// A dict, shared by all that hold it.
-pub(super) type Dict<'v> = Rc<RefCell<BTreeMap<String, Val<'v>>>>;
+pub(crate) type Dict<'v> = Rc<RefCell<BTreeMap<String, Val<'v>>>>;
 
 /// One execution's meter, and every dict that it made. Dicts change in place, so that they may
 /// hold themselves or nest without end: they are emptied one by one when the execution ends.
 #[derive(Debug)]
-pub(super) struct Heap<'v> {
+pub(crate) struct Heap<'v> {
     meter: Meter,
     dicts: RefCell<Vec<Dict<'v>>>,
 }

@@ -1,6 +1,6 @@
 //! Executing a template.
 
-use super::{
+use crate::{
     Fail, MAX_DEPTH, MAX_RESULT, Template, Value,
     ast::{Command, Kind, Node, Operand, Pipe},
     format, number, parse,
@@ -10,7 +10,7 @@ use super::{
 /// How far template calls, blocks and parentheses may nest while executing.
 const MAX_EXEC_DEPTH: usize = 2 * MAX_DEPTH;
 
-pub(super) fn run(template: &Template, data: &Value) -> Result<String, Fail> {
+pub(crate) fn run(template: &Template, data: &Value) -> Result<String, Fail> {
     let root = template.trees.get(parse::MAIN).map_or(&[][..], Vec::as_slice);
     // A nil that is given as the data is no value at all.
     let dot = match Val::given(data) {
@@ -36,7 +36,7 @@ enum Flow {
     Next,
 }
 
-pub(super) struct State<'t, 'v> {
+pub(crate) struct State<'t, 'v> {
     pub template: &'t Template,
     variables: Vec<(&'t str, Val<'v>)>,
     out: String,

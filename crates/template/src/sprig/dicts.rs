@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use crate::template::{
+use crate::{
     MAX_DEPTH,
-    functions::{Function, Type, any, text},
+    function::{Function, Type, any, text},
     val::{Dict, Heap, Map, Val},
 };
 

@@ -2,7 +2,7 @@
 
 /// A number of a template.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Number {
+pub(crate) struct Number {
     /// Its value as an integer, if it has one.
     pub int: Option<i64>,
     /// What it is where nothing asks for a certain type.
@@ -10,7 +10,7 @@ pub(super) struct Number {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Ideal {
+pub(crate) enum Ideal {
     Float(f64),
     Int(i64),
     /// An integer beyond 63 bits.
@@ -18,7 +18,7 @@ pub(super) enum Ideal {
 }
 
 /// Reads a number.
-pub(super) fn number(text: &str) -> Result<Number, String> {
+pub(crate) fn number(text: &str) -> Result<Number, String> {
     if text.ends_with('i') {
         return Err(format!("complex number {text:?} is not supported"));
     }
@@ -133,7 +133,7 @@ fn hex_float(text: &str) -> Option<f64> {
 }
 
 /// The value of a character constant, its quotes included.
-pub(super) fn character(text: &str) -> Result<Number, String> {
+pub(crate) fn character(text: &str) -> Result<Number, String> {
     let malformed = || format!("malformed character constant: {text}");
     let body = text.get(1..text.len().saturating_sub(1)).ok_or_else(malformed)?;
     let mut chars = body.chars();
@@ -150,7 +150,7 @@ pub(super) fn character(text: &str) -> Result<Number, String> {
 }
 
 /// The text between quotes or backquotes.
-pub(super) fn unquote(text: &str) -> Result<String, String> {
+pub(crate) fn unquote(text: &str) -> Result<String, String> {
     let inner = text.get(1..text.len().saturating_sub(1)).unwrap_or_default();
     if text.starts_with('`') {
         return Ok(inner.replace('\r', ""));

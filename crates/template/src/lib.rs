@@ -1,4 +1,4 @@
-//! Go's text/template over plain values.
+//! Go's text/template over plain values; no I/O, SPIFFE-free.
 //!
 //! SPIRE's `agent_path_template` and the templates of ClusterSPIFFEIDs are written in it, so the
 //! language is here as a whole: actions, pipelines, variables, `if`, `range`, `with`, `define`,
@@ -18,9 +18,11 @@ mod compare;
 mod eval;
 mod float;
 mod format;
+mod function;
 mod functions;
 mod lex;
 mod number;
+mod out;
 mod parse;
 mod printf;
 mod sprig;

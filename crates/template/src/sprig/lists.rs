@@ -1,15 +1,15 @@
 //! sprig: lists.
 
-use crate::template::{
+use crate::{
     MAX_DEPTH,
-    functions::{Function, Type, any, int},
+    function::{Function, Type, any, int},
     val::{Elements, Heap, List, Map, Meter, Val},
 };
 
 use super::values::is_empty;
 
 type Made<'v> = Result<Val<'v>, String>;
-type Run = crate::template::functions::Run;
+type Run = crate::function::Run;
 
 const A: Type = Type::Any;
 

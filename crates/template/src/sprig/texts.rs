@@ -1,8 +1,9 @@
 //! sprig: searching, cutting and joining texts.
 
-use crate::template::{
+use crate::{
     MAX_RESULT,
-    functions::{Function, Type, any, int, text},
+    function::{Function, Type, any, int, text},
+    out::Out,
     val::{Elements, Heap, List, Val},
 };
 
@@ -195,7 +196,7 @@ pub(super) fn as_texts<'v>(heap: &Heap<'v>, value: &Val<'v>) -> Made<'v> {
 
 fn join<'v>(heap: &Heap<'v>, args: &[Val<'v>]) -> Made<'v> {
     let separator = text(args, 0)?;
-    let mut out = crate::template::format::Out::new(heap);
+    let mut out = Out::new(heap);
     if let Val::List(list) = as_texts(heap, &any(args, 1))? {
         for (at, element) in list.iter().enumerate() {
             heap.spend(1)?;

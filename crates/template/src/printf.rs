@@ -1,9 +1,9 @@
 //! Go's printf, for the values a template can have.
 
-use super::{
+use crate::{
     MAX_DEPTH,
     float::float,
-    format::Out,
+    out::Out,
     val::{List, Map, Meter, Val},
 };
 
@@ -25,7 +25,7 @@ struct Flags {
     zero: bool,
 }
 
-pub(super) fn sprintf(text: &str, args: &[Val<'_>], meter: &Meter) -> Result<String, String> {
+pub(crate) fn sprintf(text: &str, args: &[Val<'_>], meter: &Meter) -> Result<String, String> {
     let mut out = Out::new(meter);
     let mut run = Run { rest: text, args, next: 0, reordered: false, index_is_good: true };
     while let Some(at) = run.rest.find('%') {
@@ -201,7 +201,7 @@ fn parse_number(digits: &str) -> Option<usize> {
 }
 
 /// Prints values by one verb with its flags.
-pub(super) struct Printer<'o, 'm> {
+pub(crate) struct Printer<'o, 'm> {
     out: &'o mut Out<'m>,
     flags: Flags,
     depth: usize,
@@ -358,7 +358,7 @@ impl<'o, 'm> Printer<'o, 'm> {
                 'x' => format!("{byte:02x}"),
                 _ => format!("{byte:02X}"),
             });
-            if shown.len() > super::MAX_RESULT {
+            if shown.len() > crate::MAX_RESULT {
                 break;
             }
         }
@@ -431,7 +431,7 @@ impl<'o, 'm> Printer<'o, 'm> {
             'v' => ('g', None),
             verb => (verb, None),
         };
-        let precision = flags.precision.or(default).map(|digits| digits.min(super::MAX_RESULT));
+        let precision = flags.precision.or(default).map(|digits| digits.min(crate::MAX_RESULT));
         if precision.is_some_and(|digits| digits > usize::from(u16::MAX)) {
             return Err("a float with more than 65535 digits".to_owned());
         }
@@ -471,7 +471,7 @@ fn is_control(c: char) -> bool {
 }
 
 /// Whether Go counts `c` as printable.
-pub(super) fn is_print(c: char) -> bool {
+pub(crate) fn is_print(c: char) -> bool {
     if c.is_ascii() {
         return (' '..='~').contains(&c);
     }
@@ -480,7 +480,7 @@ pub(super) fn is_print(c: char) -> bool {
 }
 
 /// `text` between `quote`s with what cannot be printed, or is not ASCII, escaped.
-pub(super) fn quote(text: &str, quote: char, ascii: bool) -> String {
+pub(crate) fn quote(text: &str, quote: char, ascii: bool) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     out.push(quote);
     for c in text.chars() {

@@ -1,9 +1,9 @@
 //! A template after reading. Places are byte offsets into its text.
 
-use super::number::Number;
+use crate::number::Number;
 
 #[derive(Clone, Debug)]
-pub(super) enum Node {
+pub(crate) enum Node {
     Action(Pipe),
     Break,
     Call { at: usize, name: Box<str>, pipe: Option<Pipe> },
@@ -16,7 +16,7 @@ pub(super) enum Node {
 
 /// `$a, $b := command | command`.
 #[derive(Clone, Debug)]
-pub(super) struct Pipe {
+pub(crate) struct Pipe {
     pub at: usize,
     /// The variables to set, at most two.
     pub variables: Vec<Box<str>>,
@@ -27,19 +27,19 @@ pub(super) struct Pipe {
 
 /// What is called, or the value itself, and its arguments.
 #[derive(Clone, Debug)]
-pub(super) struct Command {
+pub(crate) struct Command {
     pub first: Operand,
     pub args: Vec<Operand>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct Operand {
+pub(crate) struct Operand {
     pub at: usize,
     pub kind: Kind,
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Bool(bool),
     /// Fields of the value of an operand that is in parentheses or calls a function.
     Chain(Box<Operand>, Vec<Box<str>>),

@@ -1,8 +1,9 @@
 //! sprig: defaults, choices, lists of numbers, and values as texts.
 
-use crate::template::{
+use crate::{
     format,
-    functions::{Function, Type, any, int, text},
+    function::{Function, Type, any, int, text},
+    out::Out,
     printf,
     val::{Heap, Meter, Val},
 };
@@ -84,7 +85,7 @@ fn spaced<'v>(
     args: &[Val<'v>],
     show: impl Fn(&Val<'v>) -> Result<String, String>,
 ) -> Made<'v> {
-    let mut out = format::Out::new(heap);
+    let mut out = Out::new(heap);
     let values = args.iter().filter(|value| !matches!(value, Val::Nil | Val::Missing));
     for (at, value) in values.enumerate() {
         if at > 0 {
@@ -119,7 +120,7 @@ fn seq<'v>(heap: &Heap<'v>, args: &[Val<'v>]) -> Made<'v> {
     if step == 0 || (step > 0) != (way(start, end) > 0) {
         return Ok(Val::text(""));
     }
-    let mut out = format::Out::new(heap);
+    let mut out = Out::new(heap);
     let mut next = Some(start);
     while let Some(number) = next.filter(|n| if step > 0 { *n <= end } else { *n >= end }) {
         heap.spend(1)?;

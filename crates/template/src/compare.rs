@@ -1,10 +1,10 @@
 //! Comparing values as Go's eq, lt and their kin do.
 
-use super::val::Val;
+use crate::val::Val;
 
 type Made<'v> = Result<Val<'v>, String>;
 
-pub(super) fn eq<'v>(args: &[Val<'v>]) -> Made<'v> {
+pub(crate) fn eq<'v>(args: &[Val<'v>]) -> Made<'v> {
     let Some((first, others)) = args.split_first().filter(|(_, others)| !others.is_empty()) else {
         return Err("missing argument for comparison".to_owned());
     };
@@ -16,27 +16,27 @@ pub(super) fn eq<'v>(args: &[Val<'v>]) -> Made<'v> {
     Ok(Val::Bool(false))
 }
 
-pub(super) fn ne<'v>(args: &[Val<'v>]) -> Made<'v> {
+pub(crate) fn ne<'v>(args: &[Val<'v>]) -> Made<'v> {
     let (first, second) = pair(args)?;
     Ok(Val::Bool(!equal(first, second)?))
 }
 
-pub(super) fn lt<'v>(args: &[Val<'v>]) -> Made<'v> {
+pub(crate) fn lt<'v>(args: &[Val<'v>]) -> Made<'v> {
     let (first, second) = pair(args)?;
     Ok(Val::Bool(less(first, second)?))
 }
 
-pub(super) fn le<'v>(args: &[Val<'v>]) -> Made<'v> {
+pub(crate) fn le<'v>(args: &[Val<'v>]) -> Made<'v> {
     let (first, second) = pair(args)?;
     Ok(Val::Bool(less(first, second)? || equal(first, second)?))
 }
 
-pub(super) fn gt<'v>(args: &[Val<'v>]) -> Made<'v> {
+pub(crate) fn gt<'v>(args: &[Val<'v>]) -> Made<'v> {
     let (first, second) = pair(args)?;
     Ok(Val::Bool(!(less(first, second)? || equal(first, second)?)))
 }
 
-pub(super) fn ge<'v>(args: &[Val<'v>]) -> Made<'v> {
+pub(crate) fn ge<'v>(args: &[Val<'v>]) -> Made<'v> {
     let (first, second) = pair(args)?;
     Ok(Val::Bool(!less(first, second)?))
 }

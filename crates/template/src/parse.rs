@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{
+use crate::{
     Fail, Functions, MAX_DEPTH,
     ast::{Command, Kind, Node, Operand, Pipe},
     lex::{Item, Token, items},
@@ -10,12 +10,12 @@ use super::{
 };
 
 /// The main template has the empty name here: no `{{template}}` can mean to call it by that.
-pub(super) const MAIN: &str = "";
+pub(crate) const MAIN: &str = "";
 
 type Trees = BTreeMap<Box<str>, Vec<Node>>;
 
 /// Reads the main template and those it defines.
-pub(super) fn trees(text: &str, functions: &Functions) -> Result<Trees, Fail> {
+pub(crate) fn trees(text: &str, functions: &Functions) -> Result<Trees, Fail> {
     let (items, fail) = items(text);
     let mut parser = Parser {
         items: &items,

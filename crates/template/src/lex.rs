@@ -1,9 +1,9 @@
 //! A template's text as tokens. Spaces are tokens: they part arguments.
 
-use super::Fail;
+use crate::Fail;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Token {
+pub(crate) enum Token {
     Assign,
     Block,
     Bool,
@@ -39,7 +39,7 @@ pub(super) enum Token {
 
 /// A token, the byte it starts at, and what it is written as.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Item<'t> {
+pub(crate) struct Item<'t> {
     pub token: Token,
     pub at: usize,
     pub text: &'t str,
@@ -47,7 +47,7 @@ pub(super) struct Item<'t> {
 
 const SPACES: [char; 4] = [' ', '\t', '\r', '\n'];
 
-pub(super) fn is_space(c: char) -> bool {
+pub(crate) fn is_space(c: char) -> bool {
     SPACES.contains(&c)
 }
 
@@ -57,7 +57,7 @@ fn is_word(c: char) -> bool {
 
 /// All tokens of `text`; the last is [`Token::Eof`]. A malformed token is handed out as the
 /// error, with those before it, for the parser may find fault with them first.
-pub(super) fn items(text: &str) -> (Vec<Item<'_>>, Option<Fail>) {
+pub(crate) fn items(text: &str) -> (Vec<Item<'_>>, Option<Fail>) {
     let mut lexer = Lexer { text, at: 0, items: Vec::new() };
     let fail = lexer.run().err();
     (lexer.items, fail)
@@ -259,7 +259,7 @@ impl<'t> Lexer<'t> {
     }
 }
 
-/// How far a number reaches; whether it is one, [`super::number`] says.
+/// How far a number reaches; whether it is one, [`crate::number`] says.
 struct Scan<'t> {
     rest: &'t str,
     len: usize,

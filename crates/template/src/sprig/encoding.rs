@@ -1,7 +1,7 @@
 //! sprig: base 64, base 32 and Adler-32.
 
-use crate::template::{
-    functions::{Function, Type, text},
+use crate::{
+    function::{Function, Type, text},
     val::{Heap, Val},
 };
 

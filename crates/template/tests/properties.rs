@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use signet_base::template::{Functions, MAX_RESULT, Template, Value};
+use signet_template::{Functions, MAX_RESULT, Template, Value};
 
 /// Pieces that templates are made of, whole and broken.
 const PIECES: &[&str] = &[

@@ -15,7 +15,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use serde_json::Value as Json;
-use signet_base::template::{Functions, MAX_RESULT, MAX_TEMPLATE, Template, Value};
+use signet_template::{Functions, MAX_RESULT, MAX_TEMPLATE, Template, Value};
 
 /// The value of its JSON form: `{"s": …}` is a struct, `{"m": …}` a map, `{"l": …}` a list,
 /// `{"f": …}` a float.

@@ -1,8 +1,9 @@
 //! Go's own functions.
 
-use super::{
+use crate::{
     compare, format,
-    functions::{Function, Type, any, text},
+    function::{Function, Type, any, text},
+    out::Out,
     printf,
     val::{Heap, Map, Meter, Val},
 };
@@ -31,7 +32,7 @@ const FUNCTIONS: &[Function] = &[
     Function { name: "urlquery", params: &[], rest: Some(Type::Any), run: urlquery },
 ];
 
-pub(super) fn find(name: &str) -> Option<&'static Function> {
+pub(crate) fn find(name: &str) -> Option<&'static Function> {
     FUNCTIONS.iter().find(|function| function.name == name)
 }
 
@@ -149,7 +150,7 @@ fn print<'v>(heap: &Heap<'v>, args: Args<'_, 'v>) -> Made<'v> {
 }
 
 fn println<'v>(heap: &Heap<'v>, args: Args<'_, 'v>) -> Made<'v> {
-    let mut out = format::Out::new(heap);
+    let mut out = Out::new(heap);
     for (at, arg) in args.iter().enumerate() {
         if at > 0 {
             out.push(" ")?;

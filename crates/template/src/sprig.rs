@@ -10,7 +10,7 @@ mod urls;
 mod values;
 mod words;
 
-use super::functions::Function;
+use crate::function::Function;
 
 const TABLES: &[&[Function]] = &[
     dicts::FUNCTIONS,
@@ -23,6 +23,6 @@ const TABLES: &[&[Function]] = &[
     words::FUNCTIONS,
 ];
 
-pub(super) fn find(name: &str) -> Option<&'static Function> {
+pub(crate) fn find(name: &str) -> Option<&'static Function> {
     TABLES.iter().flat_map(|table| table.iter()).find(|function| function.name == name)
 }
