@@ -5,7 +5,7 @@ use std::{fs, path::Path, sync::Arc};
 use e2e::{Server, ServerOptions, Signal, TestDir, eventually};
 use serde_json::{Value, json};
 
-#[path = "../../crates/remote/tests/fake/mod.rs"]
+#[path = "../../crates/k8s/tests/fake/mod.rs"]
 #[allow(dead_code, reason = "shared with the tests of the plugins themselves")]
 mod fake;
 

@@ -20,12 +20,12 @@ use signet_daemon::{
     process::{self, DirLock, LockError},
     signal::UserSignal,
 };
+use signet_http::{Proxies, ProxyUrlError};
 use signet_identity::Bundle;
 use signet_pki::{
     DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager, key_manager::Sealing,
     tls::SwappableIdentity,
 };
-use signet_remote::http::{Proxies, ProxyUrlError};
 use tokio::{
     sync::{Notify, watch},
     time::Instant,

@@ -5,9 +5,9 @@
 use std::{path::Path, time::Duration};
 
 use signet_base::chain;
+use signet_http::{HttpClient, HttpError, expect_success};
 use signet_identity::TrustDomain;
 use signet_pki::{files, jwks, x509};
-use signet_remote::http::{HttpClient, HttpError, expect_success};
 
 use crate::config::{Bootstrap, BundleFormat};
 

@@ -26,7 +26,7 @@ use signet_attest::node::{
     },
 };
 use signet_base::SystemClock;
-use signet_remote::k8s::{ApiServer, KubeConfig};
+use signet_k8s::{ApiServer, KubeConfig};
 
 const OK: &str = include_str!("fixtures/kubernetes/tokenreview_ok.response.json");
 const JUNK: &str = include_str!("fixtures/kubernetes/tokenreview_junk.response.json");

@@ -19,7 +19,7 @@ use std::{
 
 use signet_attest::workload::k8s::namespaces::{ApiNamespaces, NamespaceSource};
 use signet_base::SystemClock;
-use signet_remote::k8s::{ApiServer, KubeConfig};
+use signet_k8s::{ApiServer, KubeConfig};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,

@@ -20,7 +20,7 @@ use signet_attest::node::{
         },
     },
 };
-use signet_remote::http::Proxies;
+use signet_http::Proxies;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,

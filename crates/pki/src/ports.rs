@@ -1,4 +1,4 @@
-//! Ports that back ends fill, here or in the `remote` crate.
+//! Ports that back ends fill, here or in the crates of back ends.
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -12,6 +12,7 @@ use signet_attest::node::{
     x509pop::server::{Mode, X509PopServer, X509PopServerConfig},
 };
 use signet_base::SharedClock;
+use signet_http::Proxies;
 use signet_identity::TrustDomain;
 use signet_pki::{
     CredentialComposer, DiskKeyManager, KeyManager, MemoryKeyManager, UpstreamAuthority, files,
@@ -20,7 +21,6 @@ use signet_pki::{
     text_file,
     upstream_disk::{DiskUpstream, DiskUpstreamConfig},
 };
-use signet_remote::http::Proxies;
 use zeroize::Zeroizing;
 
 pub use self::bundles::{notifier, publisher};

@@ -9,7 +9,7 @@
 )]
 
 use signet_daemon::{config::parse, program::Program};
-use signet_remote::k8s::bundle::BundleFormat;
+use signet_k8s::bundle::BundleFormat;
 use signet_server::config::{BundlePublisher, Config, K8sBundleCluster, Notifier, RunFlags};
 
 fn load(name: &str, plugins: &str) -> Config {

@@ -41,7 +41,7 @@ const BANNED: &[(&str, &str)] = &[
     ("lazy_static", "use std::sync::LazyLock"),
     ("native-tls", "use rustls"),
     ("openssl", "use aws-lc-rs, in pki"),
-    ("reqwest", "use signet_remote::http"),
+    ("reqwest", "use signet_http"),
     ("ring", "use aws-lc-rs, in pki"),
     ("rsa", "use aws-lc-rs, in pki"),
     ("rustls-pemfile", "use rustls-pki-types"),

@@ -2,7 +2,7 @@
 
 use std::{error::Error as _, fmt, io, time::Duration};
 
-use signet_remote::http::{HttpError, Proxies, connect_via_proxy};
+use signet_http::{HttpError, Proxies, connect_via_proxy};
 use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,

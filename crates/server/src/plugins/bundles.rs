@@ -3,11 +3,11 @@
 use std::{path::Path, sync::Arc};
 
 use signet_base::SharedClock;
-use signet_pki::{BundlePublisher, Notifier};
-use signet_remote::k8s::{
+use signet_k8s::{
     ApiServer, KubeConfig,
     bundle::{BundleTarget, K8sBundle, K8sConfigMap, PublishTarget},
 };
+use signet_pki::{BundlePublisher, Notifier};
 
 use super::PluginError;
 use crate::config;

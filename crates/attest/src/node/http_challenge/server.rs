@@ -3,9 +3,9 @@
 use std::{fmt, net::IpAddr, time::Duration};
 
 use regex::Regex;
+use signet_http::{HttpClient, Proxies, Trust};
 use signet_identity::{Selector, SpiffeId, TrustDomain};
 use signet_pki::{digest::constant_time_eq, random};
-use signet_remote::http::{HttpClient, Proxies, Trust};
 
 use super::{Challenge, KIND, Payload, challenge_path};
 use crate::node::{Challenger, MAX_PAYLOAD, NodeAttestError, NodeAttestation, NodeAttestorServer};

@@ -7,7 +7,7 @@ use std::{
 };
 
 use signet_identity::{Selector, SelectorSet, SpiffeId, TrustDomain};
-use signet_remote::k8s::{ApiServer, Node, Pod, TokenReviewStatus};
+use signet_k8s::{ApiServer, Node, Pod, TokenReviewStatus};
 
 use super::{KIND, MAX_TOKEN, Payload};
 use crate::node::{Challenger, MAX_PAYLOAD, NodeAttestError, NodeAttestation, NodeAttestorServer};

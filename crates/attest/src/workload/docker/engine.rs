@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr, 
 use bytes::Bytes;
 use serde::Deserialize;
 use signet_base::chain;
-use signet_remote::http::{HttpClient, HttpError, Proxies, Trust, expect_success};
+use signet_http::{HttpClient, HttpError, Proxies, Trust, expect_success};
 
 /// The largest answer that is read, bytes.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;

@@ -20,7 +20,7 @@ use futures_util::{
     future::{BoxFuture, Shared, WeakShared},
 };
 use signet_base::{SharedClock, chain};
-use signet_remote::http::HttpError;
+use signet_http::HttpError;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,

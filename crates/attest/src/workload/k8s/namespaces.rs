@@ -9,7 +9,7 @@ use std::{
 };
 
 use signet_base::SharedClock;
-use signet_remote::k8s::{ApiServer, KubeConfig};
+use signet_k8s::{ApiServer, KubeConfig};
 use tokio::{sync::Mutex, time::Instant};
 
 /// How old an answer may be: a label that is taken away counts no longer than this.

@@ -11,11 +11,11 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Request, header};
 use signet_base::SharedClock;
+use signet_http::{HttpClient, Proxies, Trust};
 use signet_pki::{
     PrivateKey, pem, text_file,
     tls::{SwappableIdentity, TlsIdentity, WebCheck, web_client_config},
 };
-use signet_remote::http::{HttpClient, Proxies, Trust};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 

@@ -5,9 +5,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use signet_remote::http::{
-    HttpClient, HttpError, Proxies, Trust, connect_via_proxy, expect_success,
-};
+use signet_http::{HttpClient, HttpError, Proxies, Trust, connect_via_proxy, expect_success};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixListener},

@@ -17,11 +17,11 @@ use fake::{Fake, Fault};
 use serde_json::{Value, json};
 use signet_base::SystemClock;
 use signet_identity::{Bundle, JwtAuthority, X509Authority};
-use signet_pki::{BundlePublisher as _, Notifier as _, jwks};
-use signet_remote::k8s::{
+use signet_k8s::{
     ApiServer, KubeConfig,
     bundle::{BundleFormat, BundleTarget, K8sBundle, K8sConfigMap, PublishTarget},
 };
+use signet_pki::{BundlePublisher as _, Notifier as _, jwks};
 
 const CONFIG_MAP: &str = "/api/v1/namespaces/spire/configmaps/spire-bundle";
 const VALIDATING: &str =

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Response, header};
 
 use super::{config::ConfigError, objects::Failure};
-use crate::http::HttpError;
+use signet_http::HttpError;
 
 /// The most of a server's own words that is shown.
 const MAX_MESSAGE: usize = 500;

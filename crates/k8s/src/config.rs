@@ -18,7 +18,7 @@ use signet_pki::{
 use zeroize::Zeroizing;
 
 use super::ApiError;
-use crate::http::{HttpClient, Trust};
+use signet_http::{HttpClient, Trust};
 
 /// Where Kubernetes puts a pod's token and the cluster's CA.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";

@@ -18,7 +18,7 @@ use super::{
     error::ApiError,
     objects::{Namespace, Node, Pod, TokenReviewStatus},
 };
-use crate::http::{HttpClient, HttpError};
+use signet_http::{HttpClient, HttpError};
 
 /// After this time the configuration is read again.
 const RELOAD: Duration = Duration::from_secs(60);
