@@ -14,7 +14,7 @@ mod plugins_decode;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use signet_daemon::config::{HealthSettings, LogSettings, TelemetrySettings};
+use signet_config::{HealthSettings, LogSettings, TelemetrySettings};
 use signet_identity::{SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 use zeroize::Zeroizing;

@@ -18,7 +18,8 @@ use signet_agent::config::{
     Bootstrap, BundleFormat, Config, CsiFlags, KeyManager, NodeAttestor, RebootstrapMode, RunFlags,
     SvidCache, WorkloadAttestor, X509PopSource,
 };
-use signet_daemon::{config::parse, program::Program};
+use signet_config::parse;
+use signet_daemon::program::Program;
 use signet_pki::KeyType;
 
 const PLUGINS: &str = r#"

@@ -5,8 +5,8 @@ mod kinds;
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use signet_base::{Readiness, SharedClock, Tasks};
+use signet_config::TelemetrySettings;
 use signet_daemon::{
-    config::TelemetrySettings,
     health::{Health, HealthServer},
     listen::ListenError,
     metrics::{Metrics, MetricsServer},

@@ -7,7 +7,7 @@ mod file;
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use signet_daemon::config::{HealthSettings, LogSettings, PrometheusSettings};
+use signet_config::{HealthSettings, LogSettings, PrometheusSettings};
 use signet_identity::TrustDomain;
 
 pub use self::file::File;
@@ -201,7 +201,7 @@ impl Config {
         }
         let mut text = std::fs::read_to_string(path).map_err(read)?;
         if flags.expand_env {
-            text = signet_daemon::config::expand_env(&text, env);
+            text = signet_config::expand_env(&text, env);
         }
         Self::parse(&file, &text, flags, env)
     }

@@ -159,7 +159,7 @@ pub fn read(directory: &Path, expand: bool) -> Result<Vec<(PathBuf, Value)>, Man
         }
         let mut text = fs::read_to_string(&path).map_err(failed(&path))?;
         if expand {
-            text = signet_daemon::config::expand_env(&text, &|name| std::env::var(name).ok());
+            text = signet_config::expand_env(&text, &|name| std::env::var(name).ok());
         }
         let yaml = |why: String| ManifestError::Yaml { path: path.clone(), why };
         let parts: Vec<Value> =

@@ -10,8 +10,8 @@
 
 use std::time::Duration;
 
+use signet_config::{LogFormat, LogLevel};
 use signet_controller::config::{Config, ConfigError, Reconcile, RunFlags};
-use signet_daemon::config::{LogFormat, LogLevel};
 
 const SAMPLE: &str = include_str!("../../../docs/samples/controller.yaml");
 

@@ -22,10 +22,10 @@ use signet_base::{Readiness, Tasks};
 use tokio::time::Instant;
 
 use crate::{
-    config::HealthSettings,
     http::HttpServer,
     listen::{ListenError, bind_host},
 };
+use signet_config::HealthSettings;
 
 /// How long one check may take before it counts as failed.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);

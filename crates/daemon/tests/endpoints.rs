@@ -5,8 +5,8 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use signet_base::{Readiness, Tasks};
+use signet_config::{HealthSettings, PrometheusSettings};
 use signet_daemon::{
-    config::{HealthSettings, PrometheusSettings},
     health::{Health, HealthServer},
     metrics::{Metrics, MetricsServer},
 };

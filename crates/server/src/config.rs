@@ -13,7 +13,7 @@ mod plugins_decode;
 
 use std::{path::PathBuf, time::Duration};
 
-use signet_daemon::config::{Cidr, HealthSettings, LogSettings, TelemetrySettings};
+use signet_config::{Cidr, HealthSettings, LogSettings, TelemetrySettings};
 use signet_identity::{FederationRelationship, SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 

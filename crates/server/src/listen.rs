@@ -11,10 +11,8 @@ use std::{
 };
 
 use signet_base::Tasks;
-use signet_daemon::{
-    config::Cidr,
-    listen::{Incoming, UnixSocket, client_address, handshakes},
-};
+use signet_config::Cidr;
+use signet_daemon::listen::{Incoming, UnixSocket, client_address, handshakes};
 use signet_pki::tls::peer_of;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},

@@ -15,7 +15,7 @@ use std::{path::PathBuf, process::ExitCode};
 use signet_base::SystemClock;
 use signet_daemon::{
     cli::{EXIT_FAILED, EXIT_USAGE, Output},
-    config::CommonFlags,
+    flags::CommonFlags,
     program::Program,
 };
 

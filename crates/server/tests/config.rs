@@ -10,10 +10,8 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use signet_daemon::{
-    config::{CommonFlags, LogFormat, LogLevel, PluginSource, parse},
-    program::Program,
-};
+use signet_config::{LogFormat, LogLevel, PluginSource, parse};
+use signet_daemon::{flags::CommonFlags, program::Program};
 use signet_identity::BundleEndpointProfile;
 use signet_pki::KeyType;
 use signet_server::config::{

@@ -8,7 +8,8 @@
     reason = "a test ends where it fails"
 )]
 
-use signet_daemon::{config::parse, program::Program};
+use signet_config::parse;
+use signet_daemon::program::Program;
 use signet_k8s::bundle::BundleFormat;
 use signet_server::config::{BundlePublisher, Config, K8sBundleCluster, Notifier, RunFlags};
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use signet_daemon::config::{Block, absolute_path};
+use signet_config::{Block, absolute_path};
 
 use super::{KeyManager, SvidCache, flags::CsiFlags};
 use crate::csi::{CsiSettings, DEFAULT_NODE_ID_ENV, GivenSettings, Setting};

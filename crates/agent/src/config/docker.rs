@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use signet_attest::workload::docker::{DockerConfig, RootlessAddress};
-use signet_daemon::config::Block;
+use signet_config::Block;
 
 use super::{
     kubernetes::refuse_legacy_locator,

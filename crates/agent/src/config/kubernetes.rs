@@ -6,7 +6,7 @@ use signet_attest::{
     node::k8s_psat::agent::DEFAULT_TOKEN_PATH,
     workload::k8s::kubelet::{KubeletAuth, KubeletConfig},
 };
-use signet_daemon::config::Block;
+use signet_config::Block;
 
 use super::plugins::{NodeAttestor, SIGSTORE, WorkloadAttestor};
 

@@ -5,13 +5,11 @@ use std::{
     time::Duration,
 };
 
-use signet_daemon::{
-    config::{
-        Block, ConfigError, Context, Document, Environment, absolute_path, decode_document,
-        health_checks, log_settings, path_over, socket_path, telemetry, text_over,
-    },
-    program::Program,
+use signet_config::{
+    Block, ConfigError, Context, Document, absolute_path, decode_document, health_checks,
+    log_settings, path_over, socket_path, telemetry, text_over,
 };
+use signet_daemon::{flags::Environment, program::Program};
 use signet_identity::{SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 pub use super::kubernetes::{K8sAttestor, K8sPsat};
 pub use signet_attest::workload::docker::DockerConfig;
-pub use signet_daemon::config::{Configured, PluginSource};
+pub use signet_config::{Configured, PluginSource};
 
 /// Why `sigstore {}` is refused: docs/adr/0004-sigstore.md.
 pub(super) const SIGSTORE: &str = "signatures of images are not verified by Signet; let an \

@@ -1,6 +1,6 @@
 //! Reading the agent's `plugins {}`.
 
-use signet_daemon::config::{Block, ConfigError, Configured, Plugin};
+use signet_config::{Block, ConfigError, Configured, Plugin};
 
 use super::docker::docker;
 use super::kubernetes::{k8s, k8s_psat};
@@ -17,7 +17,7 @@ pub(super) fn plugins(root: &Block<'_>, has_join_token: bool) -> Option<Plugins>
     let mut node_attestors = Vec::new();
     let mut workload_attestors = Vec::new();
     let (mut managers, mut nodes, mut workloads) = (0, 0, 0);
-    for plugin in signet_daemon::config::plugins(root)? {
+    for plugin in signet_config::plugins(root)? {
         match plugin.kind.as_str() {
             "KeyManager" => {
                 managers += 1;

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use regex::Regex;
-use signet_daemon::config::{HealthSettings, LogFormat, LogLevel, LogSettings, PrometheusSettings};
+use signet_config::{HealthSettings, LogFormat, LogLevel, LogSettings, PrometheusSettings};
 use signet_identity::TrustDomain;
 
 use super::{

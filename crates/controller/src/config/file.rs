@@ -154,7 +154,7 @@ impl<'de> Deserialize<'de> for GoDuration {
                     Some(rest) => (-1, rest),
                     None => (1, text),
                 };
-                let duration = signet_daemon::config::parse_duration(rest)
+                let duration = signet_config::parse_duration(rest)
                     .map_err(|error| E::custom(format!("{text:?}: {error}")))?;
                 let nanos = i128::try_from(duration.as_nanos())
                     .map_err(|_| E::custom(format!("{text:?} is too long")))?;

@@ -7,10 +7,10 @@ use signet_base::Tasks;
 
 use super::Metrics;
 use crate::{
-    config::PrometheusSettings,
     http::{HttpServer, Secure},
     listen::{ListenError, bind_host},
 };
+use signet_config::PrometheusSettings;
 
 /// The content type of the endpoint: Prometheus' text format, which allows counters without
 /// `_total`.

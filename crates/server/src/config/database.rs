@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use signet_daemon::config::Block;
+use signet_config::Block;
 
 use super::plugins::{DataStore, SqliteStore};
 

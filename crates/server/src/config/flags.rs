@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use signet_daemon::config::CommonFlags;
+use signet_daemon::flags::CommonFlags;
 
 /// Flags of `signet-server run` and `validate`.
 #[derive(Clone, Debug, Default, clap::Args)]

@@ -3,7 +3,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use signet_daemon::config::Block;
+use signet_config::Block;
 use signet_k8s::bundle::BundleFormat;
 
 use super::plugins::{BundlePublisher, NodeAttestor, Notifier};

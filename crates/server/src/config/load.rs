@@ -2,13 +2,11 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use signet_daemon::{
-    config::{
-        Block, ConfigError, Context, Document, Environment, decode_document, format_duration,
-        health_checks, log_settings, path_over, socket_path, telemetry, text_over,
-    },
-    program::Program,
+use signet_config::{
+    Block, ConfigError, Context, Document, decode_document, format_duration, health_checks,
+    log_settings, path_over, socket_path, telemetry, text_over,
 };
+use signet_daemon::{flags::Environment, program::Program};
 use signet_identity::{SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 pub use super::kubernetes::{
     K8sBundle, K8sBundleCluster, K8sCluster, K8sConfigMap, K8sConfigMapCluster, K8sPsat,
 };
-pub use signet_daemon::config::{Configured, PluginSource};
+pub use signet_config::{Configured, PluginSource};
 
 /// The server's plugins, each kind with as many as it allows.
 #[derive(Clone, Debug)]

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use signet_daemon::config::{Block, ConfigError, Configured, Plugin, PluginSource};
+use signet_config::{Block, ConfigError, Configured, Plugin, PluginSource};
 
 use super::{
     database, kubernetes,
@@ -26,7 +26,7 @@ pub(super) fn plugins(root: &Block<'_>) -> Option<Plugins> {
     let mut notifiers = Vec::new();
     let mut bundle_publishers = Vec::new();
     let (mut stores, mut managers, mut upstreams) = (0, 0, 0);
-    for plugin in signet_daemon::config::plugins(root)? {
+    for plugin in signet_config::plugins(root)? {
         let name = plugin.name.clone();
         match plugin.kind.as_str() {
             "DataStore" => {

@@ -1,6 +1,6 @@
 //! Reading the settings that every program of ours shares.
 
-use super::{
+use crate::{
     decode::Block,
     settings::{
         HealthSettings, LogFormat, LogLevel, LogSettings, PrometheusSettings, TelemetrySettings,

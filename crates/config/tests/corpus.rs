@@ -14,7 +14,7 @@
 use std::{fs, path::PathBuf};
 
 use serde_json::{Map, Value as Json, json};
-use signet_daemon::config::{Item, Node, Value, parse};
+use signet_config::{Item, Node, Value, parse};
 
 #[test]
 fn the_corpus_reads_as_expected() {

@@ -1,6 +1,6 @@
 //! The words of an HCL 1 file.
 
-use super::{
+use crate::{
     ast::{Pos, SyntaxError},
     cursor::Cursor,
     text::{self, Quoting},
@@ -8,14 +8,14 @@ use super::{
 
 /// A word and where it starts.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Token {
-    pub(super) pos: Pos,
-    pub(super) kind: Kind,
+pub(crate) struct Token {
+    pub(crate) pos: Pos,
+    pub(crate) kind: Kind,
 }
 
 /// The kinds of words.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Assign,
     Bool(bool),
     CloseBrace,
@@ -32,7 +32,7 @@ pub(super) enum Kind {
 
 impl Kind {
     /// The word, for messages.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match self {
             Self::Assign => "`=`".to_owned(),
             Self::Bool(value) => format!("`{value}`"),
@@ -51,7 +51,7 @@ impl Kind {
 }
 
 /// Takes the next word, past white space and comments.
-pub(super) fn next(cursor: &mut Cursor<'_>) -> Result<Token, SyntaxError> {
+pub(crate) fn next(cursor: &mut Cursor<'_>) -> Result<Token, SyntaxError> {
     skip_blank(cursor)?;
     let pos = cursor.pos();
     let Some(c) = cursor.peek() else {

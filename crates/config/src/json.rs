@@ -1,6 +1,6 @@
 //! The JSON form of a configuration: objects are blocks, arrays of objects are repeated blocks.
 
-use super::{
+use crate::{
     ast::{Item, Node, Pos, SyntaxError, Value},
     cursor::Cursor,
     hcl::check_depth,
@@ -8,7 +8,7 @@ use super::{
 };
 
 /// Reads the items of the object that a file is. A comma may follow the last item.
-pub(super) fn parse(text: &str) -> Result<Vec<Item>, SyntaxError> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Item>, SyntaxError> {
     let mut cursor = Cursor::new(text);
     let root = value(&mut cursor, 0)?;
     blank(&mut cursor);

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use super::decode::Block;
+use crate::decode::Block;
 
 /// The most bytes that the path of a Unix socket may have on Linux.
 const MAX_SOCKET_PATH: usize = 107;

@@ -95,7 +95,7 @@ pub struct SyntaxError {
 }
 
 impl SyntaxError {
-    pub(super) fn new(pos: Pos, message: impl Into<String>) -> Self {
+    pub(crate) fn new(pos: Pos, message: impl Into<String>) -> Self {
         Self { pos, message: message.into() }
     }
 }

@@ -4,17 +4,17 @@
 //! name, refuses much of it. Items are separated by any white space or a comma, `k = {}` is
 //! `k {}`, keys may be quoted, and `${` and `%{` mean nothing.
 
-use super::{
+use crate::{
     ast::{Item, Node, Pos, SyntaxError, Value},
     cursor::Cursor,
     lexer::{self, Kind, Token},
 };
 
 /// How deep blocks and lists may nest.
-pub(super) const MAX_DEPTH: u32 = 64;
+pub(crate) const MAX_DEPTH: u32 = 64;
 
 /// Reads the items of a file, whose line ends are `\n`.
-pub(super) fn parse(text: &str) -> Result<Vec<Item>, SyntaxError> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Item>, SyntaxError> {
     let mut cursor = Cursor::new(text);
     let token = lexer::next(&mut cursor)?;
     Parser { cursor, token }.items(None, 0)
@@ -143,7 +143,7 @@ impl Parser<'_> {
 }
 
 /// An error where nesting passes [`MAX_DEPTH`].
-pub(super) fn check_depth(depth: u32, pos: Pos) -> Result<(), SyntaxError> {
+pub(crate) fn check_depth(depth: u32, pos: Pos) -> Result<(), SyntaxError> {
     if depth > MAX_DEPTH {
         return Err(SyntaxError::new(pos, format!("more than {MAX_DEPTH} levels deep")));
     }

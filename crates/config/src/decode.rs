@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
+use crate::{
     ast::{Document, Item, Node, Pos, Value},
     duration::parse_duration,
     error::{ConfigError, Problem},

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, path::PathBuf};
 
-use super::ast::Pos;
+use crate::ast::Pos;
 
 /// Everything that is wrong with a configuration: one line for each problem, in the order of the
 /// file.

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
+use crate::{
     ast::Pos,
     decode::{Block, Context},
     error::ConfigError,
@@ -157,7 +157,7 @@ fn read_data<T>(
     path: &Path,
     decode: impl FnOnce(&Block<'_>) -> Option<T>,
 ) -> Result<(T, Vec<String>), ConfigError> {
-    let document = super::read(path, None)?;
+    let document = crate::read(path, None)?;
     let context = Context::new(document.file.clone());
     let root = Block::root(&context, &document);
     let settings = decode(&root);

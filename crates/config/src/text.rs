@@ -1,13 +1,13 @@
 //! Quoted texts and here-documents of HCL 1, and quoted texts of JSON.
 
-use super::{
+use crate::{
     ast::{Pos, SyntaxError},
     cursor::Cursor,
 };
 
 /// Which rules a quoted text follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Quoting {
+pub(crate) enum Quoting {
     /// HCL 1: nothing between `${` and its `}` ends the text or is an escape.
     Hcl,
     /// JSON, and the escapes that SPIRE's reader takes besides.
@@ -15,7 +15,7 @@ pub(super) enum Quoting {
 }
 
 /// Reads a quoted text; the opening quote has been taken at `start`.
-pub(super) fn quoted(
+pub(crate) fn quoted(
     cursor: &mut Cursor<'_>,
     start: Pos,
     quoting: Quoting,
@@ -143,7 +143,7 @@ fn push(bytes: &mut Vec<u8>, c: char) {
 }
 
 /// Reads a here-document; the first `<` has been taken at `start`.
-pub(super) fn heredoc(cursor: &mut Cursor<'_>, start: Pos) -> Result<String, SyntaxError> {
+pub(crate) fn heredoc(cursor: &mut Cursor<'_>, start: Pos) -> Result<String, SyntaxError> {
     if !cursor.eat('<') {
         return Err(SyntaxError::new(start, "expected `<<` and the end mark of a here-document"));
     }

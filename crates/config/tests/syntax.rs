@@ -8,7 +8,7 @@
     reason = "a test ends where it fails"
 )]
 
-use signet_daemon::config::parse;
+use signet_config::parse;
 
 fn error(text: &str) -> String {
     match parse("f", text) {

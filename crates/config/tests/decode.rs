@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use signet_daemon::config::{Block, ConfigError, Context, LogLevel, parse};
+use signet_config::{Block, ConfigError, Context, LogLevel, parse};
 
 /// Decodes `text` with `read` and gives its value and the warnings.
 fn decode<T>(
