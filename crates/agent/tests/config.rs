@@ -14,9 +14,13 @@ use std::{
     time::Duration,
 };
 
-use signet_agent::config::{
-    Bootstrap, BundleFormat, Config, CsiFlags, KeyManager, NodeAttestor, RebootstrapMode, RunFlags,
-    SvidCache, WorkloadAttestor, X509PopSource,
+use signet_agent::{
+    config::{Bootstrap, BundleFormat, Config, CsiFlags, RebootstrapMode, RunFlags, SvidCache},
+    plugins::{
+        key_manager::KeyManager,
+        node_attestor::{NodeAttestor, X509PopSource},
+        workload_attestor::WorkloadAttestor,
+    },
 };
 use signet_config::parse;
 use signet_daemon::program::Program;

@@ -10,6 +10,7 @@ mod error;
 mod expand;
 mod hcl;
 mod json;
+mod kind;
 mod lexer;
 mod overlay;
 mod paths;
@@ -25,9 +26,10 @@ pub use decode::{Block, Context};
 pub use duration::{DurationError, format_duration, parse_duration};
 pub use error::{ConfigError, Problem};
 pub use expand::expand_env;
+pub use kind::{Count, Decode, Kind, PluginSection};
 pub use overlay::{decode_document, path_over, text_over};
 pub use paths::{absolute_path, socket_path};
-pub use plugins::{Configured, Plugin, PluginSource, plugins};
+pub use plugins::{Configured, PluginSource};
 pub use settings::{
     BadCidr, Cidr, HealthSettings, LogFormat, LogLevel, LogSettings, PrometheusSettings,
     TelemetrySettings, UnknownLogLevel,

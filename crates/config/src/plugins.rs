@@ -14,6 +14,8 @@ use crate::{
 /// A plugin's settings and where they came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Configured<T> {
+    /// Its name, such as `join_token`.
+    pub name: &'static str,
     /// The settings.
     pub settings: T,
     /// Where they came from.
@@ -29,18 +31,24 @@ impl<T> Deref for Configured<T> {
 }
 
 impl<T> Configured<T> {
-    /// Reads the settings again if they came from a file; none when they did not.
+    /// Whether the settings are in a file of their own, which is read again on SIGUSR1.
+    pub fn is_from_file(&self) -> bool {
+        matches!(self.source, PluginSource::File(_))
+    }
+}
+
+impl<T: Clone> Configured<T> {
+    /// The plugin with what its `plugin_data_file` says now; without such a file, as it is.
     ///
     /// # Errors
-    /// [`ConfigError`] when the file cannot be read or is wrong; the old settings then stay.
-    pub fn reload(
+    /// [`ConfigError`] when the file cannot be read or is wrong.
+    pub(crate) fn reload(
         &self,
         decode: impl FnOnce(&Block<'_>) -> Option<T>,
-    ) -> Result<Option<T>, ConfigError> {
-        match &self.source {
-            PluginSource::Inline => Ok(None),
-            PluginSource::File(path) => read_data(path, decode).map(|(settings, _)| Some(settings)),
-        }
+    ) -> Result<Self, ConfigError> {
+        let PluginSource::File(path) = &self.source else { return Ok(self.clone()) };
+        let (settings, _) = read_data(path, decode)?;
+        Ok(Self { name: self.name, settings, source: self.source.clone() })
     }
 }
 
@@ -55,17 +63,17 @@ pub enum PluginSource {
 
 /// An enabled plugin as the file declares it, `Kind "name" { … }`.
 #[derive(Debug)]
-pub struct Plugin<'a> {
+pub(crate) struct Plugin<'a> {
     /// Its kind, such as `NodeAttestor`.
-    pub kind: String,
+    pub(crate) kind: String,
     /// Its name, such as `join_token`.
-    pub name: String,
+    pub(crate) name: String,
     block: Block<'a>,
 }
 
 /// The enabled plugins of `plugins {}`, in the order of the file; none when the section is
 /// missing, which is reported.
-pub fn plugins<'a>(root: &Block<'a>) -> Option<Vec<Plugin<'a>>> {
+pub(crate) fn plugins<'a>(root: &Block<'a>) -> Option<Vec<Plugin<'a>>> {
     let Some(section) = root.block("plugins") else {
         root.missing("plugins");
         return None;
@@ -100,21 +108,23 @@ pub fn plugins<'a>(root: &Block<'a>) -> Option<Vec<Plugin<'a>>> {
 
 impl Plugin<'_> {
     /// Where it is declared.
-    pub fn pos(&self) -> Pos {
+    pub(crate) fn pos(&self) -> Pos {
         self.block.pos()
     }
 
     /// Refuses the plugin with a sentence that says what to use instead.
-    pub fn refuse(&self, sentence: &str) {
+    pub(crate) fn refuse(&self, sentence: &str) {
         let Self { kind, name, block } = self;
         block.context().error(block.pos(), format!("{kind} {name:?}: {sentence}"));
     }
 
     /// Reads the plugin's settings from `plugin_data` or `plugin_data_file`, to the last key.
     ///
-    /// `decode` asks for the keys it knows; those it does not ask for are reported.
-    pub fn configure<T>(
+    /// `known_as` is its name, as the table of its kind spells it. `decode` asks for the keys it knows; those it
+    /// does not ask for are reported.
+    pub(crate) fn configure<T>(
         self,
+        known_as: &'static str,
         decode: impl FnOnce(&Block<'_>) -> Option<T>,
     ) -> Option<Configured<T>> {
         let Self { kind, name, block } = self;
@@ -138,7 +148,8 @@ impl Plugin<'_> {
             return match read_data(&path, decode) {
                 Ok((settings, warnings)) => {
                     context.absorb_warnings(warnings);
-                    Some(Configured { settings, source: PluginSource::File(path) })
+                    let source = PluginSource::File(path);
+                    Some(Configured { name: known_as, settings, source })
                 }
                 Err(error) => {
                     context.absorb(error);
@@ -149,7 +160,11 @@ impl Plugin<'_> {
         let data = data.unwrap_or_else(|| Block::empty(context, "", pos)).named(title);
         let settings = decode(&data);
         data.finish();
-        settings.map(|settings| Configured { settings, source: PluginSource::Inline })
+        settings.map(|settings| Configured {
+            name: known_as,
+            settings,
+            source: PluginSource::Inline,
+        })
     }
 }
 

@@ -36,7 +36,7 @@ use crate::{
     attestors::Attestors,
     bundle_events::{BundleEvents, LoadError},
     cache::{Cache, Follower},
-    config::{Config, DataStore},
+    config::Config,
     context::Context,
     gate::Gate,
     grpc,
@@ -44,7 +44,10 @@ use crate::{
     limits::Limits,
     listen,
     metrics::ServerMetrics,
-    plugins::{self, OpenKeyManager, PluginError},
+    plugins::{
+        PluginError, Scope, credential_composer, data_store::DataStore,
+        key_manager::OpenKeyManager, node_attestor, upstream_authority,
+    },
     ports::AuthorityStore,
 };
 
@@ -158,10 +161,11 @@ impl App {
             agents = cache.node_count(),
             "Registrations loaded"
         );
-        let settings = config.plugins.node_attestors.iter().map(|plugin| &plugin.settings);
+        let authorities = own_authorities(&cache);
+        let scope = Scope { trust_domain: &trust_domain, clock: &clock, authorities: &authorities };
         let attestors =
-            Attestors::new(plugins::node_attestors(settings, &trust_domain, &cache, &clock)?);
-        let bundle_events = BundleEvents::new(&config.plugins, &clock)?;
+            Attestors::new(node_attestor::open(&config.plugins.node_attestors, &scope)?);
+        let bundle_events = BundleEvents::new(&config.plugins, &scope)?;
         bundle_events.load(cache.own_bundle().as_deref()).await?;
         let identity = ServerIdentity::new(authority.clone(), Arc::clone(&clock)).await?;
         let policy = ClientPolicy {
@@ -233,14 +237,18 @@ impl App {
         let port =
             Arc::new(AuthorityStore::new(store.clone(), trust_domain.clone(), Arc::clone(clock)));
         let plugins = &config.plugins;
-        let settings = plugins.upstream_authority.as_ref().map(|plugin| &plugin.settings);
-        let composers = plugins.credential_composers.iter().map(|plugin| plugin.settings.clone());
+        // Nothing is signed before there is a bundle.
+        let authorities: Authorities = Arc::new(Vec::new);
+        let scope = Scope { trust_domain, clock, authorities: &authorities };
+        let upstream = plugins.upstream_authority.as_ref();
         let ports = AuthorityPorts {
             keys: keys.port(),
-            upstream: plugins::upstream(settings, trust_domain, clock)?,
+            upstream: upstream
+                .map(|plugin| upstream_authority::open(plugin, &scope))
+                .transpose()?,
             journal: Arc::clone(&port) as _,
             bundle: port,
-            composers: plugins::composers(composers),
+            composers: credential_composer::open(&plugins.credential_composers),
         };
         let subject = Name {
             country: config.ca.subject.country.clone(),
@@ -373,6 +381,19 @@ impl App {
     }
 }
 
+/// The X.509 authorities of a bundle whenever it is asked for, DER.
+type Authorities = Arc<dyn Fn() -> Vec<Vec<u8>> + Send + Sync>;
+
+/// The X.509 authorities of the server's own bundle, as plugins ask for them.
+fn own_authorities(cache: &Arc<Cache>) -> Authorities {
+    let cache = Arc::clone(cache);
+    Arc::new(move || {
+        let bundle = cache.own_bundle();
+        let authorities = bundle.iter().flat_map(|own| &own.bundle.x509_authorities);
+        authorities.map(|authority| authority.der.to_vec()).collect()
+    })
+}
+
 impl Running {
     /// Writes the store's log back and closes it; after the tasks have ended.
     pub async fn close(self) {
@@ -390,7 +411,7 @@ fn http2() -> Server {
 }
 
 fn store_options(config: &Config) -> StoreOptions {
-    let DataStore::Sqlite(sqlite) = &config.plugins.data_store;
+    let DataStore::Sqlite(sqlite) = &config.plugins.data_store.settings;
     let mut options = match &sqlite.path {
         Some(path) => StoreOptions::file(path),
         None => StoreOptions::memory(),

@@ -3,13 +3,9 @@
 //! A [`Config`] is fully checked: nothing is bound, opened or created while it is made, and no
 //! I/O happens besides reading the files it names as configuration.
 
-mod database;
 mod federation;
 mod flags;
-mod kubernetes;
 mod load;
-mod plugins;
-mod plugins_decode;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -18,12 +14,8 @@ use signet_identity::{FederationRelationship, SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 
 pub use flags::RunFlags;
-pub use plugins::{
-    BundlePublisher, Configured, CredentialComposer, DataStore, DiskKeyManager, DiskUpstream,
-    HttpChallenge, K8sBundle, K8sBundleCluster, K8sCluster, K8sConfigMap, K8sConfigMapCluster,
-    K8sPsat, KeyManager, NodeAttestor, Notifier, PluginSource, Plugins, SealKey, SqliteStore,
-    UpstreamAuthority, X509Pop, X509PopMode,
-};
+
+use crate::plugins::Plugins;
 
 /// Everything `signet-server run` was told.
 #[derive(Clone, Debug)]

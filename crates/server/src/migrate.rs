@@ -19,7 +19,10 @@ use signet_daemon::{
     program::Program,
 };
 
-use crate::config::{Config, DataStore, KeyManager, RunFlags};
+use crate::{
+    config::{Config, RunFlags},
+    plugins::{data_store::DataStore, key_manager::KeyManager},
+};
 
 pub use report::Report;
 
@@ -182,7 +185,7 @@ pub async fn migrate(
 
 /// The store's file.
 fn store_path(config: &Config) -> Result<&PathBuf, MigrateError> {
-    let DataStore::Sqlite(sqlite) = &config.plugins.data_store;
+    let DataStore::Sqlite(sqlite) = &config.plugins.data_store.settings;
     sqlite.path.as_ref().ok_or_else(|| {
         MigrateError::Usage(format!(
             "connection_string in {} names a database in memory, which ends with the program",
@@ -192,7 +195,7 @@ fn store_path(config: &Config) -> Result<&PathBuf, MigrateError> {
 }
 
 /// The settings of the disk key manager, if that is the one.
-fn disk_keys(config: &Config) -> Option<&crate::config::DiskKeyManager> {
+fn disk_keys(config: &Config) -> Option<&crate::plugins::key_manager::DiskKeys> {
     match &*config.plugins.key_manager {
         KeyManager::Disk(disk) => Some(disk),
         KeyManager::Memory => None,

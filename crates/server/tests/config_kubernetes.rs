@@ -11,7 +11,13 @@
 use signet_config::parse;
 use signet_daemon::program::Program;
 use signet_k8s::bundle::BundleFormat;
-use signet_server::config::{BundlePublisher, Config, K8sBundleCluster, Notifier, RunFlags};
+use signet_server::{
+    config::{Config, RunFlags},
+    plugins::{
+        bundle_publisher::BundlePublisher,
+        notifier::{K8sBundleCluster, Notifier},
+    },
+};
 
 fn load(name: &str, plugins: &str) -> Config {
     let store = r#"DataStore "sql" { plugin_data { database_type = "sqlite3"

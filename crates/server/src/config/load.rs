@@ -12,8 +12,9 @@ use signet_pki::KeyType;
 
 use super::{
     CaSettings, CaSubject, Config, Experimental, PruneNodes, RateLimits, RunFlags, TtlSettings,
-    federation, plugins_decode,
+    federation,
 };
+use crate::plugins::Plugins;
 
 /// No SVID is promised a longer life than this, however long the authority lives.
 const MAX_SVID_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -68,7 +69,7 @@ fn decode(
     let root = Block::root(context, document);
     let telemetry = telemetry(&root);
     let health_checks = health_checks(&root);
-    let plugins = plugins_decode::plugins(&root);
+    let plugins = Plugins::read(&root);
     let Some(server) = root.block("server") else {
         root.missing("server");
         root.finish();

@@ -10,7 +10,7 @@ use signet_store::{
 };
 
 use super::{MigrateError, MigrateFlags, Report, disk_keys, journal, keys::Keys, store_path};
-use crate::{config::Config, plugins, ports::JOURNAL_NAME};
+use crate::{config::Config, plugins::key_manager, ports::JOURNAL_NAME};
 
 /// Imports SPIRE's database, its CA journal and its keys.
 pub(super) async fn import(
@@ -59,7 +59,7 @@ pub(super) async fn import(
 
     let _lock = DirLock::acquire(&config.data_dir, "signet-server.lock")?;
     if let (true, Some(keys), Some(disk)) = (copy, &keys, disk_keys(config)) {
-        keys.add_to(&plugins::disk_key_manager(disk)?).await?;
+        keys.add_to(&key_manager::open_disk(disk)?).await?;
     }
     let unfinished = Unfinished::beside(to);
     fill(&unfinished.0, &found.contents, journal.as_ref(), now).await?;

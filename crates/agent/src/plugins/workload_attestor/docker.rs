@@ -5,12 +5,9 @@ use std::str::FromStr;
 use signet_attest::workload::docker::{DockerConfig, RootlessAddress};
 use signet_config::Block;
 
-use super::{
-    kubernetes::refuse_legacy_locator,
-    plugins::{SIGSTORE, WorkloadAttestor},
-};
+use super::{SIGSTORE, WorkloadAttestor, k8s::refuse_legacy_locator};
 
-pub(super) fn docker(block: &Block<'_>) -> Option<WorkloadAttestor> {
+pub(super) fn decode(block: &Block<'_>) -> Option<WorkloadAttestor> {
     refuse_what_is_not_there(block);
     // What the container locator sees is in the debug log anyway.
     block.flag("verbose_container_locator_logs");

@@ -1,28 +1,21 @@
-//! The Kubernetes plugins of the agent: `NodeAttestor "k8s_psat"`, `WorkloadAttestor "k8s"`.
+//! `WorkloadAttestor "k8s"`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use signet_attest::{
-    node::k8s_psat::agent::DEFAULT_TOKEN_PATH,
-    workload::k8s::kubelet::{KubeletAuth, KubeletConfig},
+use signet_attest::workload::k8s::{
+    K8sAttestor as K8sAttestorPort, K8sConfig,
+    kubelet::{Kubelet, KubeletAuth, KubeletConfig},
+    namespaces::ApiNamespaces,
 };
+use signet_base::SharedClock;
 use signet_config::Block;
 
-use super::plugins::{NodeAttestor, SIGSTORE, WorkloadAttestor};
+use super::{SIGSTORE, WorkloadAttestor};
 
 const DEFAULT_CA_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 const DEFAULT_KUBELET_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 const DEFAULT_SECURE_PORT: u16 = 10250;
 const DEFAULT_NODE_NAME_ENV: &str = "MY_NODE_NAME";
-
-/// `NodeAttestor "k8s_psat"`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct K8sPsat {
-    /// `cluster`, required: the name the server knows the cluster by.
-    pub cluster: String,
-    /// `token_path`, default `/var/run/secrets/tokens/spire-agent`.
-    pub token_path: PathBuf,
-}
 
 /// `WorkloadAttestor "k8s"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,13 +34,7 @@ pub struct K8sAttestor {
     pub node_name_env: String,
 }
 
-pub(super) fn k8s_psat(block: &Block<'_>) -> Option<NodeAttestor> {
-    let cluster = block.required_text("cluster");
-    let token_path = block.path("token_path").unwrap_or_else(|| DEFAULT_TOKEN_PATH.into());
-    Some(NodeAttestor::K8sPsat(K8sPsat { cluster: cluster?, token_path }))
-}
-
-pub(super) fn k8s(block: &Block<'_>) -> Option<WorkloadAttestor> {
+pub(super) fn decode(block: &Block<'_>) -> Option<WorkloadAttestor> {
     refuse_what_is_not_there(block);
     // What the container locator sees is in the debug log anyway.
     block.flag("verbose_container_locator_logs");
@@ -88,6 +75,28 @@ pub(super) fn k8s(block: &Block<'_>) -> Option<WorkloadAttestor> {
         kubelet,
         node_name_env,
     }))
+}
+
+/// The attestor, and how long it may wait for a container.
+pub(super) fn open(settings: &K8sAttestor, clock: &SharedClock) -> (K8sAttestorPort, Duration) {
+    let mut kubelet = settings.kubelet.clone();
+    if let KubeletConfig::Secure { node_name, .. } = &mut kubelet
+        && node_name.is_none()
+    {
+        *node_name = std::env::var(&settings.node_name_env).ok().filter(|name| !name.is_empty());
+    }
+    let config = K8sConfig {
+        disable_container_selectors: settings.disable_container_selectors,
+        max_poll_attempts: settings.max_poll_attempts,
+        poll_retry_interval: settings.poll_retry_interval,
+    };
+    let patience = config.patience();
+    let kubelet = Kubelet::new(kubelet, settings.poll_retry_interval, Arc::clone(clock));
+    let mut attestor = K8sAttestorPort::new(config, Arc::new(kubelet));
+    if settings.enable_namespace_labels {
+        attestor = attestor.with_namespaces(Arc::new(ApiNamespaces::new(Arc::clone(clock))));
+    }
+    (attestor, patience)
 }
 
 fn kubelet_auth(block: &Block<'_>) -> Option<KubeletAuth> {

@@ -2,12 +2,38 @@
 
 use std::path::PathBuf;
 
-use signet_config::Block;
+use signet_config::{Block, Count, Kind};
 
-use super::plugins::{DataStore, SqliteStore};
+/// `DataStore`.
+pub(super) const KIND: Kind<DataStore> = Kind {
+    name: "DataStore",
+    noun: "data store",
+    count: Count::One,
+    plugins: &[("sql", sql)],
+    absent: &[],
+};
 
-/// Reads the settings of the one data store there is.
-pub(super) fn data_store(block: &Block<'_>) -> Option<DataStore> {
+/// The registration store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataStore {
+    /// `sql` with `database_type = "sqlite3"`.
+    Sqlite(SqliteStore),
+}
+
+/// An SQLite database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SqliteStore {
+    /// The database file that `connection_string` names; none is a database in memory.
+    pub path: Option<PathBuf>,
+    /// `max_open_conns`, default 100: the most connections to the file; one of them writes. The
+    /// store opens a few at most.
+    pub max_open_conns: u32,
+    /// `disable_migration`, default false: refuse to start rather than change the schema.
+    pub disable_migration: bool,
+}
+
+/// Reads `DataStore "sql"`.
+fn sql(block: &Block<'_>) -> Option<DataStore> {
     if block.holds_block("database_type") {
         let names: Vec<_> =
             block.labelled("database_type").into_iter().map(|(name, _)| name).collect();
