@@ -6,7 +6,6 @@ use std::{
 };
 
 use crate::{
-    ast::Pos,
     decode::{Block, Context},
     error::ConfigError,
 };
@@ -107,11 +106,6 @@ pub(crate) fn plugins<'a>(root: &Block<'a>) -> Option<Vec<Plugin<'a>>> {
 }
 
 impl Plugin<'_> {
-    /// Where it is declared.
-    pub(crate) fn pos(&self) -> Pos {
-        self.block.pos()
-    }
-
     /// Refuses the plugin with a sentence that says what to use instead.
     pub(crate) fn refuse(&self, sentence: &str) {
         let Self { kind, name, block } = self;

@@ -2,6 +2,7 @@
 
 pub mod cli;
 pub mod flags;
+pub mod go_json;
 pub mod health;
 pub mod http;
 pub mod listen;

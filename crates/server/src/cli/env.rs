@@ -6,9 +6,11 @@ use std::{
 };
 
 use prost::{Message, Name};
+use serde::de::DeserializeOwned;
 use signet_api::{connect, json};
 use signet_daemon::{
     cli::{EXIT_FAILED, EXIT_USAGE, Output, socket_path},
+    go_json,
     program::Program,
 };
 use tonic::{Code, Status, transport::Channel};
@@ -200,6 +202,24 @@ impl Env {
             return Err(CliError::failed(format!("{path} is larger than 64 MiB")));
         }
         Ok(data)
+    }
+
+    /// Reads the JSON of a file as SPIRE's command line does, and warns of names in it that mean
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] that names the file, the line and what is wrong.
+    pub fn parse_json<T: DeserializeOwned>(
+        &mut self,
+        json: &[u8],
+        file: &str,
+    ) -> Result<T, CliError> {
+        let (value, unknown) = go_json::from_slice(json)
+            .map_err(|error| CliError::usage(format!("{file}: {error}")))?;
+        for name in unknown {
+            self.complain(format_args!("warning: {file}: \"{name}\" is unknown and ignored"))?;
+        }
+        Ok(value)
     }
 }
 
