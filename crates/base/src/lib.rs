@@ -9,6 +9,7 @@ mod error_chain;
 mod lru;
 mod rate_limit;
 mod readiness;
+mod repeats;
 mod tasks;
 
 pub use backoff::{Backoff, Jitter};
@@ -17,5 +18,6 @@ pub use error_chain::chain;
 pub use lru::BoundedLru;
 pub use rate_limit::{RateLimitError, RateLimiter};
 pub use readiness::{Readiness, ReadyGuard};
+pub use repeats::Repeats;
 pub use tasks::{ShutdownError, Tasks};
 pub use tokio_util::sync::CancellationToken;
