@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     data::Names,
-    kube_api::{Event, Object},
+    reflector::{Event, Object},
     resources::{API_VERSION, resource},
     world::Kind,
 };
@@ -163,7 +163,8 @@ pub fn read(directory: &Path, expand: bool) -> Result<Vec<(PathBuf, Value)>, Man
         }
         let yaml = |why: String| ManifestError::Yaml { path: path.clone(), why };
         let parts: Vec<Value> =
-            serde_saphyr::from_multiple(&text).map_err(|error| yaml(error.to_string()))?;
+            serde_saphyr::from_multiple_with_options(&text, crate::config::yaml())
+                .map_err(|error| yaml(error.to_string()))?;
         for (at, mut part) in parts.into_iter().enumerate() {
             let text = |key: &str| part.get(key).and_then(Value::as_str).unwrap_or_default();
             if text("apiVersion") != API_VERSION {

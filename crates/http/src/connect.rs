@@ -74,6 +74,7 @@ pub(super) async fn open(
     target: &Target,
     route: &Route<'_>,
     tls: &Arc<ClientConfig>,
+    server_name: &str,
 ) -> Result<Box<dyn ByteStream>, HttpError> {
     let stream: Box<dyn ByteStream> = match route {
         Route::Direct => Box::new(tcp(&target.host, target.port).await?),
@@ -98,7 +99,7 @@ pub(super) async fn open(
         }
     };
     if target.tls {
-        return handshake(stream, &target.host, &target.to_string(), tls).await;
+        return handshake(stream, server_name, &target.to_string(), tls).await;
     }
     Ok(stream)
 }

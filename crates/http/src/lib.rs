@@ -53,6 +53,7 @@ pub struct HttpClient {
     tls: Arc<ClientConfig>,
     proxies: Arc<Proxies>,
     socket: Option<PathBuf>,
+    server_name: Option<String>,
     timeout: Duration,
     max_body: usize,
     user_agent: HeaderValue,
@@ -64,6 +65,7 @@ pub struct HttpClientBuilder {
     trust: Trust,
     proxies: Option<Proxies>,
     socket: Option<PathBuf>,
+    server_name: Option<String>,
     timeout: Option<Duration>,
     max_body: Option<usize>,
 }
@@ -125,7 +127,8 @@ impl HttpClient {
     }
 
     /// Sends a request with an absolute URL and hands on the body of a successful answer piece by
-    /// piece, without ever holding more than a few pieces. Ends early, without an error, when the
+    /// piece, without ever holding more than a few pieces; the first piece, which is empty, says that
+    /// the answer has begun. Ends early, without an error, when the
     /// receiver has gone. The body of any other answer is returned, cut after 64 KiB.
     ///
     /// # Errors
@@ -140,6 +143,9 @@ impl HttpClient {
         let hand_on = async |head: http::response::Parts, mut body: Incoming| {
             let mut seen = 0usize;
             let mut kept = BytesMut::new();
+            if head.status.is_success() && pieces.send(Bytes::new()).await.is_err() {
+                return Ok(Response::from_parts(head, Bytes::new()));
+            }
             while let Some(frame) = body.frame().await {
                 let frame = frame
                     .map_err(|source| HttpError::Exchange { server: target.to_string(), source })?;
@@ -178,7 +184,8 @@ impl HttpClient {
         read: impl AsyncFnOnce(http::response::Parts, Incoming) -> Result<T, HttpError>,
     ) -> Result<T, HttpError> {
         let route = Route::of(target, self.socket.as_deref(), &self.proxies);
-        let stream = connect::open(target, &route, &self.tls).await?;
+        let name = self.server_name.as_deref().unwrap_or(&target.host);
+        let stream = connect::open(target, &route, &self.tls, name).await?;
         let request = self.prepare(target, &route, request)?;
         let failed = |source| HttpError::Exchange { server: target.to_string(), source };
         let (mut sender, connection) = http1::Builder::new()
@@ -258,6 +265,13 @@ impl HttpClientBuilder {
         self
     }
 
+    /// Sets the name that a server's certificate must have, in place of the host of the URL.
+    #[must_use]
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
     /// Sets how long a request may take in all.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -286,6 +300,7 @@ impl HttpClientBuilder {
             tls: client_config(self.trust)?,
             proxies: Arc::new(proxies),
             socket: self.socket,
+            server_name: self.server_name,
             timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
             max_body: self.max_body.unwrap_or(DEFAULT_MAX_BODY),
             user_agent: HeaderValue::from_static(concat!("signet/", env!("CARGO_PKG_VERSION"))),
@@ -327,6 +342,21 @@ fn request(method: &str, url: &str) -> Result<http::request::Builder, HttpError>
     Ok(Request::builder().method(method).uri(uri))
 }
 
+/// The certificates that the machine trusts, DER; those that are not understood are left out.
+pub fn system_roots() -> Vec<Vec<u8>> {
+    let mut understood = RootCertStore::empty();
+    let good = native_roots().into_iter().filter(|root| understood.add(root.clone()).is_ok());
+    good.map(|root| root.to_vec()).collect()
+}
+
+fn native_roots() -> Vec<CertificateDer<'static>> {
+    let found = rustls_native_certs::load_native_certs();
+    for error in found.errors {
+        tracing::debug!(%error, "Cannot read a root certificate of the system");
+    }
+    found.certs
+}
+
 fn client_config(trust: Trust) -> Result<Arc<ClientConfig>, HttpError> {
     let roots = match trust {
         Trust::Config(config) => return Ok(config),
@@ -338,12 +368,8 @@ fn client_config(trust: Trust) -> Result<Arc<ClientConfig>, HttpError> {
             store
         }
         Trust::System => {
-            let found = rustls_native_certs::load_native_certs();
             let mut store = RootCertStore::empty();
-            store.add_parsable_certificates(found.certs);
-            for error in found.errors {
-                tracing::debug!(%error, "Cannot read a root certificate of the system");
-            }
+            store.add_parsable_certificates(native_roots());
             store
         }
     };

@@ -129,3 +129,14 @@ fn what_works_but_not_as_one_may_think_is_warned_about() {
         assert!(warnings.iter().any(|w| w.contains(wanted)), "{wanted}: {warnings:?}");
     }
 }
+
+#[test]
+fn token_review_is_always_used_and_the_setting_that_asks_for_it_is_accepted_with_a_warning() {
+    let config = load(
+        "s.conf",
+        "NodeAttestor \"k8s_psat\" { plugin_data { clusters = { \"c\" = { \
+         use_token_review_api_validation = true service_account_allow_list = [\"a:b\"] } } } }",
+    );
+    let warning = config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert!(warning.contains("use_token_review_api_validation"), "{warning}");
+}

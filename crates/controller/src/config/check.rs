@@ -254,6 +254,11 @@ fn without_effect(file: &File, flags: &RunFlags, warnings: &mut Vec<String>) {
             file.enable_entry_render_cache.is_some() || file.entry_render_cache_size.is_some(),
             "only what changes is rendered",
         ),
+        (
+            "healthProbe",
+            file.health_probe.is_some(),
+            "as in spire-controller-manager; health.healthProbeBindAddress opens the health port",
+        ),
         ("filterByClassName", file.filter_by_class_name.is_some(), "className decides"),
         (
             "-zap-devel, -zap-stacktrace-level, -zap-time-encoding",

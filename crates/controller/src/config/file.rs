@@ -20,6 +20,8 @@ pub struct File {
     pub(super) controller: Option<Controller>,
     pub(super) metrics: Option<Metrics>,
     pub(super) health: Option<Health>,
+    /// In older samples; spire-controller-manager does not look at it.
+    pub(super) health_probe: Option<serde_json::Value>,
     pub(super) webhook: Option<Webhook>,
     pub(super) class_name: Option<String>,
     pub(super) watch_classless: Option<bool>,

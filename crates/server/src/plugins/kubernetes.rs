@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc};
 
 use signet_base::{SharedClock, chain};
 use signet_config::Block;
-use signet_k8s::{ApiServer, KubeConfig};
+use signet_k8s::{ApiServer, KubeSource};
 
 /// Reads a kubeconfig file as [`api_server`] does; the cluster that the server will run in cannot be
 /// looked at from elsewhere, and is left out.
@@ -14,13 +14,16 @@ pub(super) fn check(file: Option<&Path>, clock: &SharedClock) -> Result<(), Stri
 
 /// The API server of a kubeconfig file, or of the cluster this server runs in.
 pub(super) fn api_server(file: Option<&Path>, clock: &SharedClock) -> Result<ApiServer, String> {
-    let clock = Arc::clone(clock);
-    let config = match file {
-        Some(path) => KubeConfig::from_file(path, clock),
-        None => KubeConfig::in_cluster(clock),
-    };
-    let config = config.map_err(|error| chain(&error))?;
-    ApiServer::new(config).map_err(|error| chain(&error))
+    ApiServer::new(source(file), Arc::clone(clock)).map_err(|error| chain(&error))
+}
+
+/// Where a cluster's API server is named: in a kubeconfig file, or in what the pod is given that
+/// this server runs in.
+pub(super) fn source(file: Option<&Path>) -> KubeSource {
+    match file {
+        Some(path) => KubeSource::Files(vec![path.to_owned()]),
+        None => KubeSource::InCluster,
+    }
 }
 
 pub(super) fn object_name(block: &Block<'_>, key: &'static str) -> Option<String> {

@@ -62,7 +62,7 @@ pub(crate) fn open(
         let opened = match &plugin.settings {
             NodeAttestor::HttpChallenge(settings) => http_challenge::open(settings, scope),
             NodeAttestor::JoinToken => continue,
-            NodeAttestor::K8sPsat(settings) => k8s_psat::open(settings, scope),
+            NodeAttestor::K8sPsat(settings) => Ok(k8s_psat::open(settings, scope)),
             NodeAttestor::X509Pop(settings) => x509pop::open(settings, scope),
         };
         all.push(opened.map_err(|why| PluginError::new(KIND.name, plugin.name, why))?);

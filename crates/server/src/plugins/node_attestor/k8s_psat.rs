@@ -6,13 +6,12 @@ use signet_attest::node::{
     NodeAttestorServer,
     k8s_psat::server::{Cluster, K8sPsatServer},
 };
+use signet_base::chain;
 use signet_config::Block;
+use signet_k8s::ApiServer;
 
 use super::NodeAttestor;
-use crate::plugins::{
-    Scope,
-    kubernetes::{self, api_server},
-};
+use crate::plugins::{Scope, kubernetes};
 
 /// `NodeAttestor "k8s_psat"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +59,11 @@ pub(super) fn decode(block: &Block<'_>) -> Option<NodeAttestor> {
         if cluster.pos_of("audience").is_none() {
             audience = vec!["spire-server".to_owned()];
         }
+        let review = "use_token_review_api_validation";
+        if cluster.pos_of(review).is_some() {
+            cluster.flag(review);
+            cluster.warn(review, "it has no effect: every token is reviewed by the API server");
+        }
         clusters.push(K8sCluster {
             name,
             service_account_allow_list: accounts,
@@ -74,35 +78,37 @@ pub(super) fn decode(block: &Block<'_>) -> Option<NodeAttestor> {
     Some(NodeAttestor::K8sPsat(K8sPsat { clusters }))
 }
 
-pub(super) fn open(
-    settings: &K8sPsat,
-    scope: &Scope<'_>,
-) -> Result<Arc<dyn NodeAttestorServer>, String> {
-    let clusters = settings.clusters.iter().map(|settings| {
-        let name = settings.name.clone();
-        match cluster(settings, scope) {
-            Ok(cluster) => Ok((name, cluster)),
-            Err(why) => Err(format!("cluster \"{name}\": {why}")),
-        }
-    });
-    let clusters = clusters.collect::<Result<_, String>>()?;
-    Ok(Arc::new(K8sPsatServer::new(scope.trust_domain.clone(), clusters)))
+pub(super) fn open(settings: &K8sPsat, scope: &Scope<'_>) -> Arc<dyn NodeAttestorServer> {
+    let clusters = settings.clusters.iter();
+    let clusters = clusters.map(|settings| (settings.name.clone(), cluster(settings, scope)));
+    Arc::new(K8sPsatServer::new(scope.trust_domain.clone(), clusters.collect()))
 }
 
-fn cluster(settings: &K8sCluster, scope: &Scope<'_>) -> Result<Cluster, String> {
-    let api = api_server(settings.kube_config_file.as_deref(), scope.clock)?;
+/// A configuration of a cluster that cannot be used is a failure of that cluster only: it is said
+/// here, and each attestation tries again until it can.
+fn cluster(settings: &K8sCluster, scope: &Scope<'_>) -> Cluster {
+    let source = kubernetes::source(settings.kube_config_file.as_deref());
+    let (api, why) = ApiServer::sooner_or_later(source, Arc::clone(scope.clock));
+    if let Some(error) = why {
+        tracing::error!(
+            plugin_name = "k8s_psat",
+            cluster = settings.name,
+            error = chain(&error),
+            "The configuration of a cluster cannot be used; its agents are refused until it can"
+        );
+    }
     let set = |all: &[String]| all.iter().cloned().collect();
-    Ok(Cluster {
+    Cluster {
         service_account_allow_list: set(&settings.service_account_allow_list),
         audience: settings.audience.clone(),
         allowed_node_label_keys: set(&settings.allowed_node_label_keys),
         allowed_pod_label_keys: set(&settings.allowed_pod_label_keys),
         use_pod_uid_for_agent_id: settings.use_pod_uid_for_agent_id,
         api: Box::new(api),
-    })
+    }
 }
 
-/// Reads what the settings name, as [`open`] does.
+/// Reads what the settings name.
 pub(super) fn check(settings: &K8sPsat, scope: &Scope<'_>) -> Result<(), String> {
     settings.clusters.iter().try_for_each(|cluster| {
         kubernetes::check(cluster.kube_config_file.as_deref(), scope.clock)

@@ -1,14 +1,15 @@
 //! A list, and then a watch from where the list ended.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use serde::Deserialize;
 use signet_base::{Backoff, Jitter};
+use signet_k8s::{ApiError, ApiServer, query_value};
 use tokio::sync::{mpsc, watch};
 
-use super::{Api, ApiError};
 use crate::{
+    complaints::Complaints,
     data::Names,
     objects::{Endpoints, Namespace, Node, Pod},
     resources::{FederationSpec, Resource, SpiffeIdSpec, StaticEntrySpec, resource},
@@ -64,11 +65,12 @@ pub struct Scope {
 
 /// Lists and watches one kind of object.
 pub struct Reflector {
-    api: Api,
+    api: Arc<ApiServer>,
     kind: Kind,
     scopes: Vec<Scope>,
     names: watch::Receiver<Names>,
     out: mpsc::Sender<Event>,
+    complaints: Complaints,
 }
 
 /// Why a watch cannot go on.
@@ -106,13 +108,14 @@ impl Reflector {
     /// What lists `kind` in `scopes` and tells `out`; pods are read with the fields of `names`,
     /// and anew when those change.
     pub fn new(
-        api: Api,
+        api: Arc<ApiServer>,
         kind: Kind,
         scopes: Vec<Scope>,
         names: watch::Receiver<Names>,
         out: mpsc::Sender<Event>,
+        complaints: Complaints,
     ) -> Self {
-        Self { api, kind, scopes, names, out }
+        Self { api, kind, scopes, names, out, complaints }
     }
 
     /// Goes on until nobody listens.
@@ -149,7 +152,7 @@ impl Reflector {
             loop {
                 let url = format!("{path}?limit={PAGE}{}{token}", and(query));
                 let page = self.api.get(&url).await?;
-                let malformed = |why: String| ApiError::Malformed { path: path.clone(), why };
+                let malformed = |why: String| ApiError::Answer { url: path.clone(), why };
                 let text = std::str::from_utf8(&page).map_err(|e| malformed(e.to_string()))?;
                 let (meta, items) = list(text).map_err(malformed)?;
                 let objects: Vec<Object> =
@@ -164,7 +167,7 @@ impl Reflector {
                     from.push(meta.resource_version);
                     break;
                 }
-                token = format!("&continue={}", encode(&meta.r#continue));
+                token = format!("&continue={}", query_value(&meta.r#continue));
             }
         }
         let done = self.out.send(Event::Done(self.kind, names.clone())).await;
@@ -189,7 +192,7 @@ impl Reflector {
             let url = format!(
                 "{}?watch=true&allowWatchBookmarks=true&timeoutSeconds={age}&resourceVersion={}{}",
                 scope.path,
-                encode(&from),
+                query_value(&from),
                 and(&scope.query)
             );
             let before = from.clone();
@@ -204,7 +207,7 @@ impl Reflector {
             match ended {
                 Ok(None) => {}
                 Ok(Some(ended)) => return ended,
-                Err(error) if error.code() == Some(410) => return Ended::Relist,
+                Err(error) if error.status() == Some(410) => return Ended::Relist,
                 Err(error) => {
                     if from != before {
                         backoff.reset();
@@ -235,7 +238,7 @@ impl Reflector {
             if line.is_empty() {
                 continue;
             }
-            let malformed = |why: String| ApiError::Malformed { path: url.to_owned(), why };
+            let malformed = |why: String| ApiError::Answer { url: url.to_owned(), why };
             let text = std::str::from_utf8(&line).map_err(|e| malformed(e.to_string()))?;
             let (kind, object) = event(text).map_err(malformed)?;
             let seen: Seen =
@@ -256,8 +259,9 @@ impl Reflector {
                 "BOOKMARK" => None,
                 "ERROR" => {
                     return Err(ApiError::Refused {
-                        path: url.to_owned(),
-                        code: seen.code,
+                        verb: "watch",
+                        what: self.kind.name().to_owned(),
+                        status: seen.code,
                         message: seen.message,
                         retry_after: None,
                     });
@@ -295,7 +299,11 @@ impl Reflector {
     }
 
     fn complain(&self, error: &ApiError, delay: Duration) {
-        let hint = match error.code() {
+        let Some(untold) = self.complaints.tell(self.kind.name(), error) else {
+            tracing::debug!(kind = self.kind.name(), %error, "Cannot follow the API server");
+            return;
+        };
+        let hint = match error.status() {
             Some(403) => "grant the controller's service account list and watch on it",
             Some(404) => "install the custom resource definitions (deploy/kubernetes/crds)",
             _ => "",
@@ -305,6 +313,7 @@ impl Reflector {
             error = error as &dyn std::error::Error,
             hint,
             retry_ms = delay.as_millis() as u64,
+            untold,
             "Cannot follow the API server; what is known stays as it is"
         );
     }
@@ -353,20 +362,4 @@ fn read(kind: Kind, json: &str, names: &Names) -> Result<Object, String> {
 
 fn and(query: &str) -> String {
     if query.is_empty() { String::new() } else { format!("&{query}") }
-}
-
-/// Encodes a value of a query.
-pub(crate) fn encode(text: &str) -> String {
-    use std::fmt::Write as _;
-
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~') {
-            out.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(out, "%{byte:02X}");
-        }
-    }
-    out
 }
