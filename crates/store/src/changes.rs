@@ -7,8 +7,10 @@ use sqlx::Row;
 
 use crate::{
     Store, StoreError,
-    fault::{Fault, doing},
-    store::newest_revision,
+    sqlite::{
+        fault::{Fault, doing},
+        store::newest_revision,
+    },
 };
 
 /// How many changes are remembered with what they made.

@@ -7,39 +7,22 @@
 //!
 //! The store knows no clock: times are Unix seconds that the caller gives.
 
-mod bundles;
 mod changes;
-mod contents;
-mod entries;
 mod error;
-mod fault;
-mod federation;
-mod journal;
-mod json;
-mod listing;
-mod nodes;
-mod open;
 mod options;
 mod page;
 pub mod spire;
-mod sql;
-mod store;
-mod terms;
-mod tokens;
+mod sqlite;
 
-pub use bundles::{BundleUpdate, DeleteBundleMode, DeleteBundleOutcome};
 pub use changes::{Change, ChangeKind, ChangedTo, Changes};
-pub use contents::Contents;
-pub use entries::{
-    CreateEntryOutcome, EntryChange, EntryFilter, EntryUpdate, NewEntry, UpdateEntryOutcome,
-};
 pub use error::{OpenError, StoreError};
-pub use federation::FederationUpdate;
-pub use nodes::NodeFilter;
 pub use options::StoreOptions;
 pub use page::{Page, PageRequest};
-pub use store::Store;
-pub use tokens::TokenAttestation;
+pub use sqlite::{
+    BundleUpdate, Contents, CreateEntryOutcome, DeleteBundleMode, DeleteBundleOutcome, EntryChange,
+    EntryFilter, EntryUpdate, FederationUpdate, NewEntry, NodeFilter, Store, TokenAttestation,
+    UpdateEntryOutcome,
+};
 
 /// What came of creating something that may exist already.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{SpireError, wire::Malformed};
-use crate::fault::{Code, Fault};
+use crate::sqlite::fault::{Code, Fault};
 
 /// SPIRE's tables, empty.
 pub(super) const TABLES: &str = include_str!("../../migrations/spire/25.sql");

@@ -10,12 +10,14 @@ use signet_identity::{Entry, EntryDraft, EntryId, TrustDomain};
 use super::{CreateEntryOutcome, EntryUpdate, NewEntry, UpdateEntryOutcome, rows};
 use crate::{
     ChangeKind, ChangedTo,
-    bundles::rows::known_trust_domains,
-    fault::Fault,
-    listing::Listed,
-    sql,
-    store::Tx,
-    terms::{self, Index, Term},
+    sqlite::{
+        bundles::rows::known_trust_domains,
+        fault::Fault,
+        listing::Listed,
+        sql,
+        store::Tx,
+        terms::{self, Index, Term},
+    },
 };
 
 /// Creates what can be created.

@@ -5,9 +5,11 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     ChangeKind, ChangedTo, CreateOutcome, Page, PageRequest, Store, StoreError,
-    bundles::{self, rows::trust_domain},
-    fault::{Fault, doing},
-    store::Tx,
+    sqlite::{
+        bundles::{self, rows::trust_domain},
+        fault::{Fault, doing},
+        store::Tx,
+    },
 };
 
 /// A change of one relationship, applied within the transaction to what is stored then.

@@ -6,10 +6,13 @@ use signet_identity::{Bundle, JwtAuthority, TrustDomain};
 use sqlx::Row;
 
 use crate::{
-    CreateOutcome, Page, PageRequest, Store, StoreError, entries,
-    fault::{Fault, doing},
-    store::Tx,
-    terms::{self, Index},
+    CreateOutcome, Page, PageRequest, Store, StoreError,
+    sqlite::{
+        entries,
+        fault::{Fault, doing},
+        store::Tx,
+        terms::{self, Index},
+    },
 };
 
 pub(crate) mod rows;

@@ -14,10 +14,12 @@ use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard, watch};
 use crate::{
     Change, ChangeKind, ChangedTo, OpenError, StoreError, StoreOptions,
     changes::Recent,
-    fault::{Fault, doing},
-    open,
-    sql::{self, Answers, Batch},
-    terms::Index,
+    sqlite::{
+        fault::{Fault, doing},
+        open,
+        sql::{self, Answers, Batch},
+        terms::Index,
+    },
 };
 
 /// The registration store. Cheap to clone; all clones share the connections.

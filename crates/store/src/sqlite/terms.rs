@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use signet_identity::{AttestedNode, EntryDraft, Selector, SpiffeId, TrustDomain};
 use sqlx::{Row, SqliteConnection};
 
-use crate::{fault::Fault, sql, store::Tx};
+use crate::sqlite::{fault::Fault, sql, store::Tx};
 
 /// The hash of one criterion.
 pub(crate) type Term = i64;

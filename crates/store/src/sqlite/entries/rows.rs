@@ -5,7 +5,7 @@ use std::str::FromStr;
 use signet_identity::{Entry, EntryDraft, EntryId, TrustDomain};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
-use crate::{
+use crate::sqlite::{
     fault::Fault,
     json, listing,
     listing::Listed,

@@ -7,9 +7,11 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     Page, PageRequest,
-    fault::Fault,
-    sql,
-    terms::{self, Index, Term},
+    sqlite::{
+        fault::Fault,
+        sql,
+        terms::{self, Index, Term},
+    },
 };
 
 /// How many rows are read at once.

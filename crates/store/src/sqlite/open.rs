@@ -12,13 +12,15 @@ use sqlx::{
 
 use crate::{
     OpenError, StoreOptions,
-    fault::{Code, Fault},
     options::Location,
-    store::newest_revision,
+    sqlite::{
+        fault::{Code, Fault},
+        store::newest_revision,
+    },
 };
 
 /// The migrations, in order; the schema version is how many were applied.
-const MIGRATIONS: &[&str] = &[include_str!("../migrations/sqlite/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("../../migrations/sqlite/0001_initial.sql")];
 
 /// Pages in the log before it is copied into the database file (16 MiB): a batch of entries
 /// touches a few hundred pages, and each copying costs two more syncs.

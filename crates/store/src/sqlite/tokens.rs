@@ -4,10 +4,13 @@ use signet_identity::{AttestedNode, JoinToken};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
-    CreateEntryOutcome, CreateOutcome, NewEntry, Store, StoreError, entries,
-    fault::{Fault, doing},
-    nodes::rows,
-    store::Tx,
+    CreateEntryOutcome, CreateOutcome, NewEntry, Store, StoreError,
+    sqlite::{
+        entries,
+        fault::{Fault, doing},
+        nodes::rows,
+        store::Tx,
+    },
 };
 
 /// What came of presenting a join token.

@@ -2,7 +2,7 @@
 
 use signet_identity::{Selector, SelectorSet};
 
-use crate::fault::Fault;
+use crate::sqlite::fault::Fault;
 
 /// A list of texts; `None` when it is empty.
 pub(crate) fn list<T: AsRef<str>>(items: &[T]) -> Option<String> {

@@ -7,12 +7,14 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     ChangeKind, ChangedTo,
-    fault::Fault,
-    json,
-    listing::Listed,
-    sql,
-    store::Tx,
-    terms::{self, Index},
+    sqlite::{
+        fault::Fault,
+        json,
+        listing::Listed,
+        sql,
+        store::Tx,
+        terms::{self, Index},
+    },
 };
 
 impl Listed for AttestedNode {

@@ -2,7 +2,7 @@
 
 use sqlx::Row;
 
-use crate::{Store, StoreError, fault::doing};
+use crate::{Store, StoreError, sqlite::fault::doing};
 
 impl Store {
     /// The journal of the server named `server` (its own choice; the same at every start).

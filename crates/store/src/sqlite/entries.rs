@@ -8,9 +8,11 @@ use signet_identity::{
 
 use crate::{
     Page, PageRequest, Store, StoreError,
-    fault::doing,
-    listing::{self, Plan},
-    terms,
+    sqlite::{
+        fault::doing,
+        listing::{self, Plan},
+        terms,
+    },
 };
 
 pub(crate) mod rows;

@@ -5,7 +5,10 @@ use std::{collections::HashSet, str::FromStr, sync::Arc};
 use signet_identity::{Bundle, JwtAuthority, TrustDomain, X509Authority};
 use sqlx::{Row, SqliteConnection};
 
-use crate::{ChangeKind, ChangedTo, fault::Fault, sql, store::Tx};
+use crate::{
+    ChangeKind, ChangedTo,
+    sqlite::{fault::Fault, sql, store::Tx},
+};
 
 const X509: i64 = 1;
 const JWT: i64 = 2;

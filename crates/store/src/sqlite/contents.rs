@@ -3,8 +3,8 @@
 use signet_identity::{AttestedNode, Bundle, Entry, FederationRelationship, JoinToken};
 
 use crate::{
-    ChangeKind, ChangedTo, EntryFilter, NodeFilter, PageRequest, Store, StoreError, bundles,
-    entries, fault::doing, federation, nodes, terms::Index, tokens,
+    ChangeKind, ChangedTo, EntryFilter, NodeFilter, PageRequest, Store, StoreError,
+    sqlite::{bundles, entries, fault::doing, federation, nodes, terms::Index, tokens},
 };
 
 /// How many entries one statement run of an import takes together.

@@ -3,11 +3,14 @@
 use signet_identity::{AttestedNode, Entry, MatchBehavior, Selector, SelectorSet, SpiffeId};
 
 use crate::{
-    Page, PageRequest, Store, StoreError, entries,
-    fault::{Fault, doing},
-    listing::{self, Plan},
-    store::Tx,
-    terms,
+    Page, PageRequest, Store, StoreError,
+    sqlite::{
+        entries,
+        fault::{Fault, doing},
+        listing::{self, Plan},
+        store::Tx,
+        terms,
+    },
 };
 
 pub(crate) mod rows;
