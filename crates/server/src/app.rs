@@ -23,7 +23,6 @@ use signet_daemon::{
     process::{DirLock, LockError, hostname},
 };
 use signet_pki::{
-    random::{self, RandomError},
     tls::{ClientPolicy, TlsError, TlsOptions, server_config},
     x509::Name,
 };
@@ -49,6 +48,7 @@ use crate::{
         key_manager::OpenKeyManager, node_attestor, upstream_authority,
     },
     ports::AuthorityStore,
+    server_id::{self, ServerIdError},
 };
 
 /// After this age a network connection is asked to go away, so that agents spread over servers.
@@ -93,12 +93,12 @@ pub enum BuildError {
     /// A plugin cannot be used.
     #[error(transparent)]
     Plugin(#[from] PluginError),
-    /// The random generator failed.
-    #[error(transparent)]
-    Random(#[from] RandomError),
     /// The reflection service cannot be made.
     #[error("describing the API for reflection")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The server's own ID cannot be kept.
+    #[error(transparent)]
+    ServerId(#[from] ServerIdError),
     /// The store cannot be read.
     #[error("reading the registration store")]
     Store(#[from] StoreError),
@@ -142,6 +142,20 @@ impl App {
         clock: SharedClock,
         log: LogHandle,
     ) -> Result<Self, BuildError> {
+        Self::build_on(None, config, clock, log).await
+    }
+
+    /// As [`App::build`], on a store that is open already instead of the one that the
+    /// configuration names.
+    ///
+    /// # Errors
+    /// [`BuildError`]; what was bound or opened is closed again, but for the store.
+    pub async fn build_on(
+        store: Option<Store>,
+        config: Config,
+        clock: SharedClock,
+        log: LogHandle,
+    ) -> Result<Self, BuildError> {
         let config = Arc::new(config);
         let trust_domain = config.trust_domain.clone();
         for warning in &config.warnings {
@@ -151,11 +165,13 @@ impl App {
         check_unix_path(&config.socket_path, SOCKET)?;
         let lock = DirLock::acquire(&config.data_dir, "signet-server.lock")?;
         check_unix_unused(&config.socket_path).await?;
-        let store = Store::open(store_options(&config)).await?;
+        let store = match store {
+            Some(store) => store,
+            None => Store::open(store_options(&config)).await?,
+        };
         let keys = OpenKeyManager::open(&config.plugins.key_manager)?;
         let (keeper, authority) = Self::authority(&config, &store, &keys, &clock).await?;
-        let feed_id = random::uuid_v4()?;
-        let (cache, follower) = Cache::load(store.clone(), trust_domain.clone(), feed_id).await?;
+        let (cache, follower) = Cache::load(store.clone(), trust_domain.clone()).await?;
         tracing::info!(
             entries = cache.entry_count(),
             agents = cache.node_count(),
@@ -234,8 +250,13 @@ impl App {
         clock: &SharedClock,
     ) -> Result<(Keeper, Authority), BuildError> {
         let trust_domain = &config.trust_domain;
-        let port =
-            Arc::new(AuthorityStore::new(store.clone(), trust_domain.clone(), Arc::clone(clock)));
+        let id = server_id::claim(store, &config.data_dir, clock.unix()).await?;
+        let port = Arc::new(AuthorityStore::new(
+            store.clone(),
+            trust_domain.clone(),
+            Arc::clone(clock),
+            id,
+        ));
         let plugins = &config.plugins;
         // Nothing is signed before there is a bundle.
         let authorities: Authorities = Arc::new(Vec::new);

@@ -20,3 +20,4 @@ pub mod migrate;
 pub mod plugins;
 pub mod ports;
 pub mod run;
+pub mod server_id;

@@ -102,6 +102,9 @@ pub enum MigrateError {
     /// A server runs on the data directory.
     #[error("the server must be stopped first")]
     Running(#[from] signet_daemon::process::LockError),
+    /// Which journal is the server's own cannot be found out.
+    #[error(transparent)]
+    ServerId(#[from] crate::server_id::ServerIdError),
     /// The store of the configuration cannot be opened.
     #[error(transparent)]
     Open(#[from] signet_store::OpenError),

@@ -10,7 +10,7 @@ use signet_store::{
 };
 
 use super::{MigrateError, MigrateFlags, Report, disk_keys, journal, keys::Keys, store_path};
-use crate::{config::Config, plugins::key_manager, ports::JOURNAL_NAME};
+use crate::{config::Config, plugins::key_manager, ports::UNCLAIMED_JOURNAL};
 
 /// Imports SPIRE's database, its CA journal and its keys.
 pub(super) async fn import(
@@ -174,7 +174,7 @@ async fn fill(
     let filled = async {
         store.import(contents, now).await?;
         if let Some(journal) = journal {
-            store.put_journal(JOURNAL_NAME, &journal.encode()?, now).await?;
+            store.put_journal(UNCLAIMED_JOURNAL, &journal.encode()?, now).await?;
         }
         Ok(())
     };

@@ -11,7 +11,7 @@ use signet_store::{
 };
 
 use super::*;
-use crate::ports::JOURNAL_NAME;
+use crate::ports::UNCLAIMED_JOURNAL;
 
 const NOW: i64 = 1_800_000_000;
 
@@ -163,7 +163,7 @@ async fn a_trust_domain_moves_here_and_back_without_a_change() {
     assert_eq!(report.keys, ["JWT-Signer-A", "x509-CA-A"]);
     let store = Store::open(StoreOptions::file(place.path("signet.db"))).await.unwrap();
     assert_eq!(store.export().await.unwrap(), contents());
-    assert!(store.journal(JOURNAL_NAME).await.unwrap().is_some());
+    assert!(store.journal(UNCLAIMED_JOURNAL).await.unwrap().is_some());
     store.close().await;
     let expected = ["signet-keys.json", "signet.db", "spire-keys.json", "spire.db"];
     assert_eq!(place.files(), expected);

@@ -32,6 +32,7 @@ use signet_server::{
     config::{Config, RunFlags},
     context::Context,
 };
+use signet_store::Store;
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 use tonic::{Request, Status, transport::Channel};
 
@@ -66,9 +67,19 @@ impl TestServer {
     }
 
     pub async fn on(dir: tempfile::TempDir, options: Options, clock: TestClock) -> Self {
+        Self::on_store(None, dir, options, clock).await
+    }
+
+    /// On a store that is open already, if one is given.
+    pub async fn on_store(
+        store: Option<Store>,
+        dir: tempfile::TempDir,
+        options: Options,
+        clock: TestClock,
+    ) -> Self {
         let config = config(dir.path(), &options);
         let shared: SharedClock = Arc::new(clock.clone());
-        let app = App::build(config, shared, log(&clock)).await.unwrap();
+        let app = App::build_on(store, config, shared, log(&clock)).await.unwrap();
         let address = app.address().unwrap();
         let context = app.context().clone();
         let socket = app.socket_path().clone();

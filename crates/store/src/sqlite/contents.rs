@@ -1,36 +1,18 @@
 //! Everything at once, for moving house.
 
-use signet_identity::{AttestedNode, Bundle, Entry, FederationRelationship, JoinToken};
-
 use crate::{
-    ChangeKind, ChangedTo, EntryFilter, NodeFilter, PageRequest, Store, StoreError,
-    sqlite::{bundles, entries, fault::doing, federation, nodes, terms::Index, tokens},
+    Bundles, ChangeKind, ChangedTo, Contents, Entries, EntryFilter, Federations, JoinTokens,
+    NodeFilter, Nodes, Operation, PageRequest, StoreError,
+    sqlite::{
+        SqliteStore, bundles, entries, fault::Fault, federation, nodes, terms::Index, tokens,
+    },
 };
 
 /// How many entries one statement run of an import takes together.
 const ENTRIES_AT_ONCE: usize = 5_000;
 
-/// The whole registration data of a trust domain, but for the CA journal.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Contents {
-    /// Registration entries.
-    pub entries: Vec<Entry>,
-    /// Bundles, the own one included.
-    pub bundles: Vec<Bundle>,
-    /// Attested nodes.
-    pub nodes: Vec<AttestedNode>,
-    /// Federation relationships.
-    pub federations: Vec<FederationRelationship>,
-    /// Join tokens.
-    pub join_tokens: Vec<JoinToken>,
-}
-
-impl Store {
-    /// Reads everything. Lists of entries and nodes in order of creation.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database cannot be read.
-    pub async fn export(&self) -> Result<Contents, StoreError> {
+impl SqliteStore {
+    pub(super) async fn read_everything(&self) -> Result<Contents, StoreError> {
         let all = PageRequest::all();
         Ok(Contents {
             entries: self.list_entries(&EntryFilter::default(), all).await?.items,
@@ -41,15 +23,20 @@ impl Store {
         })
     }
 
-    /// Adds everything to an empty store in one transaction, as it is: IDs, revision numbers,
-    /// times and sequence numbers are kept, and nothing is checked.
-    ///
-    /// # Errors
-    /// [`StoreError`], also when the store is not empty; then nothing was added.
-    pub async fn import(&self, contents: &Contents, now: i64) -> Result<(), StoreError> {
-        doing("importing", async {
-            let mut writer = self.lock().await?;
-            let mut tx = writer.begin(now).await?;
+    pub(super) async fn write_everything(
+        &self,
+        contents: &Contents,
+        now: i64,
+    ) -> Result<(), StoreError> {
+        self.write(Operation::IMPORT, now, move |mut tx| async move {
+            let filled = sqlx::query(
+                "SELECT 1 FROM entries UNION ALL SELECT 1 FROM bundles UNION ALL \
+                 SELECT 1 FROM nodes UNION ALL SELECT 1 FROM federations UNION ALL \
+                 SELECT 1 FROM join_tokens LIMIT 1",
+            );
+            if filled.fetch_optional(tx.conn().await?).await?.is_some() {
+                return Err(Fault::NotEmpty);
+            }
             for bundle in &contents.bundles {
                 bundles::rows::put(&mut tx, None, bundle).await?;
             }

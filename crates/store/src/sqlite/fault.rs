@@ -7,6 +7,8 @@ use crate::StoreError;
 pub(crate) enum Fault {
     Closed,
     Corrupt(String),
+    /// Something was to be filled that is filled already.
+    NotEmpty,
     Sqlx(sqlx::Error),
 }
 
@@ -32,10 +34,19 @@ impl Fault {
             .is_some_and(|error| error.is_unique_violation() && error.message().ends_with(column))
     }
 
+    /// Whether the same transaction may succeed a moment later: somebody holds a lock, or has
+    /// changed what was read. SQLite's own busy timeout covers the first lock of a transaction
+    /// only, and not every kind of lock.
+    pub(crate) fn is_transient(&self) -> bool {
+        let Self::Sqlx(error) = self else { return false };
+        matches!(Code::of(error), Some(Code::Busy | Code::Retry))
+    }
+
     pub(crate) fn while_doing(self, doing: &'static str) -> StoreError {
         let source = match self {
             Self::Closed => return StoreError::Closed { doing },
             Self::Corrupt(why) => return StoreError::Corrupt { doing, why },
+            Self::NotEmpty => return StoreError::NotEmpty { doing },
             Self::Sqlx(source) => source,
         };
         match Code::of(&source) {
@@ -43,17 +54,9 @@ impl Fault {
             Some(Code::Corrupt) => StoreError::Corrupt { doing, why: source.to_string() },
             Some(Code::Full) => StoreError::Full { doing },
             Some(Code::ReadOnly) => StoreError::ReadOnly { doing },
-            None => StoreError::Sqlite { doing, source },
+            Some(Code::Retry) | None => StoreError::Database { doing, source: Box::new(source) },
         }
     }
-}
-
-/// Runs an operation and names it in its error.
-pub(crate) async fn doing<T>(
-    what: &'static str,
-    operation: impl Future<Output = Result<T, Fault>>,
-) -> Result<T, StoreError> {
-    operation.await.map_err(|fault| fault.while_doing(what))
 }
 
 /// The SQLite result codes that are told apart.
@@ -63,6 +66,8 @@ pub(crate) enum Code {
     Corrupt,
     Full,
     ReadOnly,
+    /// Not of any use to a caller, but to a second try.
+    Retry,
 }
 
 impl Code {
@@ -74,6 +79,8 @@ impl Code {
             // Writing or growing a file (also the shared memory of the log) with no room left.
             (13, _) | (_, 778 | 4618 | 4874) => Some(Self::Full),
             (11 | 26, _) => Some(Self::Corrupt),
+            // SQLITE_PROTOCOL and SQLITE_SCHEMA: lost a race for the log, or with a migration.
+            (15 | 17, _) => Some(Self::Retry),
             _ => None,
         }
     }

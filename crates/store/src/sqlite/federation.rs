@@ -1,59 +1,39 @@
 //! Federation relationships.
 
+use async_trait::async_trait;
 use signet_identity::{Bundle, BundleEndpointProfile, FederationRelationship, TrustDomain};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
-    ChangeKind, ChangedTo, CreateOutcome, Page, PageRequest, Store, StoreError,
+    ChangeKind, ChangedTo, CreateOutcome, FederationUpdate, Federations, Operation, Page,
+    PageRequest, StoreError,
     sqlite::{
+        SqliteStore,
         bundles::{self, rows::trust_domain},
-        fault::{Fault, doing},
-        store::Tx,
+        fault::Fault,
+        tx::Tx,
     },
 };
 
-/// A change of one relationship, applied within the transaction to what is stored then.
-pub struct FederationUpdate {
-    /// With whom.
-    pub trust_domain: TrustDomain,
-    /// Changes the relationship. The trust domain cannot be changed.
-    pub change: Box<dyn FnOnce(&mut FederationRelationship) + Send>,
-    /// Also set this bundle.
-    pub bundle: Option<Bundle>,
-}
-
-impl std::fmt::Debug for FederationUpdate {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "FederationUpdate({})", self.trust_domain)
-    }
-}
-
-impl Store {
-    /// One relationship.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database cannot be read.
-    pub async fn federation(
+#[async_trait]
+impl Federations for SqliteStore {
+    async fn federation(
         &self,
         trust_domain: &TrustDomain,
     ) -> Result<Option<FederationRelationship>, StoreError> {
-        doing("reading a federation relationship", async {
-            let mut conn = self.read().await?;
+        self.reading(Operation::READ_FEDERATION, async {
+            let mut conn = self.reader().await?;
             get(&mut conn, trust_domain).await
         })
         .await
     }
 
-    /// A page of the relationships, oldest first.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database cannot be read.
-    pub async fn list_federations(
+    async fn list_federations(
         &self,
         page: PageRequest,
     ) -> Result<Page<FederationRelationship>, StoreError> {
-        doing("listing federation relationships", async {
-            let mut conn = self.read().await?;
+        self.reading(Operation::LIST_FEDERATIONS, async {
+            let mut conn = self.reader().await?;
             let rows = sqlx::query(
                 "SELECT trust_domain, bundle_endpoint_url, endpoint_spiffe_id, id \
                  FROM federations WHERE id > ? ORDER BY id LIMIT ?",
@@ -68,30 +48,24 @@ impl Store {
         .await
     }
 
-    /// Creates a batch in one transaction, each with the foreign bundle when one is given; one
-    /// outcome for each, in order.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing was changed.
-    pub async fn create_federations(
+    async fn create_federations(
         &self,
         relationships: Vec<(FederationRelationship, Option<Bundle>)>,
         now: i64,
     ) -> Result<Vec<CreateOutcome<FederationRelationship>>, StoreError> {
-        doing("creating federation relationships", async {
-            let mut writer = self.lock().await?;
-            let mut tx = writer.begin(now).await?;
+        let relationships = &relationships;
+        self.write(Operation::CREATE_FEDERATIONS, now, move |mut tx| async move {
             let mut outcomes = Vec::with_capacity(relationships.len());
             for (relationship, bundle) in relationships {
                 if get(tx.conn().await?, &relationship.trust_domain).await?.is_some() {
                     outcomes.push(CreateOutcome::Exists);
                     continue;
                 }
-                put(&mut tx, &relationship).await?;
+                put(&mut tx, relationship).await?;
                 if let Some(bundle) = bundle {
-                    bundles::set(&mut tx, &bundle).await?;
+                    bundles::set(&mut tx, bundle).await?;
                 }
-                outcomes.push(CreateOutcome::Created(relationship));
+                outcomes.push(CreateOutcome::Created(relationship.clone()));
             }
             tx.commit().await?;
             Ok(outcomes)
@@ -99,19 +73,13 @@ impl Store {
         .await
     }
 
-    /// Updates a batch in one transaction; the relationship after the change, or `None` where
-    /// there is none.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing was changed.
-    pub async fn update_federations(
+    async fn update_federations(
         &self,
         updates: Vec<FederationUpdate>,
         now: i64,
     ) -> Result<Vec<Option<FederationRelationship>>, StoreError> {
-        doing("updating federation relationships", async {
-            let mut writer = self.lock().await?;
-            let mut tx = writer.begin(now).await?;
+        let updates = &updates;
+        self.write(Operation::UPDATE_FEDERATIONS, now, move |mut tx| async move {
             let mut outcomes = Vec::with_capacity(updates.len());
             for update in updates {
                 let Some(mut relationship) = get(tx.conn().await?, &update.trust_domain).await?
@@ -120,10 +88,10 @@ impl Store {
                     continue;
                 };
                 (update.change)(&mut relationship);
-                relationship.trust_domain = update.trust_domain;
+                relationship.trust_domain = update.trust_domain.clone();
                 put(&mut tx, &relationship).await?;
-                if let Some(bundle) = update.bundle {
-                    bundles::set(&mut tx, &bundle).await?;
+                if let Some(bundle) = &update.bundle {
+                    bundles::set(&mut tx, bundle).await?;
                 }
                 outcomes.push(Some(relationship));
             }
@@ -133,20 +101,15 @@ impl Store {
         .await
     }
 
-    /// Deletes a batch in one transaction; for each, in order, whether it was there.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing was changed.
-    pub async fn delete_federations(
+    async fn delete_federations(
         &self,
         trust_domains: Vec<TrustDomain>,
         now: i64,
     ) -> Result<Vec<bool>, StoreError> {
-        doing("deleting federation relationships", async {
-            let mut writer = self.lock().await?;
-            let mut tx = writer.begin(now).await?;
+        let trust_domains = &trust_domains;
+        self.write(Operation::DELETE_FEDERATIONS, now, move |mut tx| async move {
             let mut outcomes = Vec::with_capacity(trust_domains.len());
-            for name in &trust_domains {
+            for name in trust_domains {
                 let done = sqlx::query("DELETE FROM federations WHERE trust_domain = ?")
                     .bind(name.as_str())
                     .execute(tx.conn().await?)
@@ -192,10 +155,7 @@ fn read(row: &SqliteRow) -> Result<FederationRelationship, Fault> {
 }
 
 /// Writes a relationship, new or old.
-pub(crate) async fn put(
-    tx: &mut Tx<'_>,
-    relationship: &FederationRelationship,
-) -> Result<(), Fault> {
+pub(crate) async fn put(tx: &mut Tx, relationship: &FederationRelationship) -> Result<(), Fault> {
     let endpoint_spiffe_id = match &relationship.profile {
         BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => {
             Some(endpoint_spiffe_id.to_string())

@@ -1,99 +1,55 @@
 //! Attested nodes.
 
-use signet_identity::{AttestedNode, Entry, MatchBehavior, Selector, SelectorSet, SpiffeId};
+use async_trait::async_trait;
+use signet_identity::{AttestedNode, Entry, Selector, SpiffeId};
 
 use crate::{
-    Page, PageRequest, Store, StoreError,
+    NodeChange, NodeFilter, Nodes, Operation, Page, PageRequest, StoreError,
     sqlite::{
-        entries,
-        fault::{Fault, doing},
+        SqliteStore, entries,
+        fault::Fault,
         listing::{self, Plan},
-        store::Tx,
         terms,
+        tx::Tx,
     },
 };
 
 pub(crate) mod rows;
 
-/// Which nodes are wanted; all conditions hold together. The default accepts every node.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct NodeFilter {
-    /// This attestation type; an empty text is no condition.
-    pub attestation_type: Option<String>,
-    /// Banned or not.
-    pub banned: Option<bool>,
-    /// May attest again or not.
-    pub can_reattest: Option<bool>,
-    /// The SVID expires before this time, Unix seconds.
-    pub expires_before: Option<i64>,
-    /// Node selectors compared so.
-    pub selectors: Option<(SelectorSet, MatchBehavior)>,
+/// What the inverted index can answer of a filter.
+fn plan(filter: &NodeFilter) -> Plan {
+    let mut plan = Plan::default();
+    if let Some(name) = filter.wanted_type() {
+        plan.and(terms::attestation_type(name));
+    }
+    if filter.banned == Some(true) {
+        plan.and(terms::banned());
+    }
+    if let Some((selectors, behavior)) = &filter.selectors {
+        plan.compare_selectors(*behavior, selectors);
+    }
+    plan
 }
 
-impl NodeFilter {
-    /// Whether `node` passes.
-    pub fn accepts(&self, node: &AttestedNode) -> bool {
-        self.wanted_type().is_none_or(|wanted| wanted == node.attestation_type)
-            && self.banned.is_none_or(|banned| banned == node.is_banned())
-            && self.can_reattest.is_none_or(|can| can == node.can_reattest)
-            && self.expires_before.is_none_or(|before| node.expires_at < before)
-            && self.selectors.as_ref().is_none_or(|(filter, behavior)| {
-                behavior.accepts(node.selectors.as_slice(), filter.as_slice())
-            })
-    }
-
-    fn wanted_type(&self) -> Option<&str> {
-        self.attestation_type.as_deref().filter(|name| !name.is_empty())
-    }
-
-    fn plan(&self) -> Plan {
-        let mut plan = Plan::default();
-        if let Some(name) = self.wanted_type() {
-            plan.and(terms::attestation_type(name));
-        }
-        if self.banned == Some(true) {
-            plan.and(terms::banned());
-        }
-        if let Some((selectors, behavior)) = &self.selectors {
-            plan.compare_selectors(*behavior, selectors);
-        }
-        plan
-    }
-}
-
-impl Store {
-    /// Creates the node or replaces it, selectors included.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing was changed.
-    pub async fn put_node(&self, node: AttestedNode, now: i64) -> Result<(), StoreError> {
-        doing("writing an attested node", async {
-            let mut writer = self.lock().await?;
-            let mut tx = writer.begin(now).await?;
+#[async_trait]
+impl Nodes for SqliteStore {
+    async fn put_node(&self, node: AttestedNode, now: i64) -> Result<(), StoreError> {
+        let node = &node;
+        self.write(Operation::CREATE_NODE, now, move |mut tx| async move {
             let old = rows::get(tx.conn().await?, &node.spiffe_id).await?;
-            rows::put(&mut tx, old.as_ref(), &node).await?;
+            rows::put(&mut tx, old.as_ref(), node).await?;
             tx.commit().await
         })
         .await
     }
 
-    /// Changes a node within the transaction, to what is stored then. `change` answers whether
-    /// it changed anything; when it did not, nothing is written. Returns the node after that
-    /// and whether it was changed, or `None` when there is no such node.
-    ///
-    /// The SPIFFE ID cannot be changed.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing was changed.
-    pub async fn update_node(
+    async fn rewrite_node(
         &self,
         id: &SpiffeId,
         now: i64,
-        change: impl FnOnce(&mut AttestedNode) -> bool + Send,
+        change: &NodeChange<'_>,
     ) -> Result<Option<(AttestedNode, bool)>, StoreError> {
-        doing("updating an attested node", async {
-            let mut writer = self.lock().await?;
-            let mut tx = writer.begin(now).await?;
+        self.write(Operation::UPDATE_NODE, now, move |mut tx| async move {
             let Some(old) = rows::get(tx.conn().await?, id).await? else {
                 return Ok(None);
             };
@@ -109,20 +65,12 @@ impl Store {
         .await
     }
 
-    /// Deletes a node with its selectors, and, for a join-token node, the entry that stood for
-    /// the token's agent ID (one selector, `spiffe_id:<agent ID>`). Other entries parented to it
-    /// stay. Returns what was deleted, if it was there.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing was changed.
-    pub async fn delete_node(
+    async fn delete_node(
         &self,
         id: &SpiffeId,
         now: i64,
     ) -> Result<Option<AttestedNode>, StoreError> {
-        doing("deleting an attested node", async {
-            let mut writer = self.lock().await?;
-            let mut tx = writer.begin(now).await?;
+        self.write(Operation::DELETE_NODE, now, move |mut tx| async move {
             let Some(found) = rows::get(tx.conn().await?, id).await? else {
                 return Ok(None);
             };
@@ -136,22 +84,14 @@ impl Store {
         .await
     }
 
-    /// Deletes nodes whose SVID (the newest one) expired before `expired_before`, at most
-    /// `limit`, never banned ones, and those that cannot attest again only when
-    /// `also_non_reattestable`. Returns their IDs.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing was changed.
-    pub async fn prune_nodes(
+    async fn prune_nodes(
         &self,
         expired_before: i64,
         also_non_reattestable: bool,
         limit: u32,
         now: i64,
     ) -> Result<Vec<SpiffeId>, StoreError> {
-        doing("pruning attested nodes", async {
-            let mut writer = self.lock().await?;
-            let mut tx = writer.begin(now).await?;
+        self.write(Operation::PRUNE_NODES, now, move |mut tx| async move {
             let expired =
                 rows::expired(tx.conn().await?, expired_before, also_non_reattestable, limit);
             let expired = expired.await?;
@@ -167,45 +107,33 @@ impl Store {
         .await
     }
 
-    /// One node.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database cannot be read.
-    pub async fn node(&self, id: &SpiffeId) -> Result<Option<AttestedNode>, StoreError> {
-        doing("reading an attested node", async {
-            let mut conn = self.read().await?;
+    async fn node(&self, id: &SpiffeId) -> Result<Option<AttestedNode>, StoreError> {
+        self.reading(Operation::READ_NODE, async {
+            let mut conn = self.reader().await?;
             Ok(rows::get(&mut conn, id).await?.map(|(_, node)| node))
         })
         .await
     }
 
-    /// A page of the nodes that pass `filter`, oldest first.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database cannot be read.
-    pub async fn list_nodes(
+    async fn list_nodes(
         &self,
         filter: &NodeFilter,
         page: PageRequest,
     ) -> Result<Page<AttestedNode>, StoreError> {
-        doing("listing attested nodes", async {
-            let mut conn = self.read().await?;
-            listing::list(&mut conn, filter.plan(), page, |node| filter.accepts(node)).await
+        self.reading(Operation::LIST_NODES, async {
+            let mut conn = self.reader().await?;
+            listing::list(&mut conn, plan(filter), page, |node| filter.accepts(node)).await
         })
         .await
     }
 
-    /// How many nodes pass `filter`.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database cannot be read.
-    pub async fn count_nodes(&self, filter: &NodeFilter) -> Result<u64, StoreError> {
-        doing("counting attested nodes", async {
-            let mut conn = self.read().await?;
+    async fn count_nodes(&self, filter: &NodeFilter) -> Result<u64, StoreError> {
+        self.reading(Operation::COUNT_NODES, async {
+            let mut conn = self.reader().await?;
             if *filter == NodeFilter::default() {
                 return rows::count(&mut conn).await;
             }
-            listing::count(&mut conn, filter.plan(), |node| filter.accepts(node)).await
+            listing::count(&mut conn, plan(filter), |node| filter.accepts(node)).await
         })
         .await
     }
@@ -213,7 +141,7 @@ impl Store {
 
 /// Deletes the entries that a join token's agent ID was given with: parented to the agent, with
 /// the one selector `spiffe_id:<agent ID>`.
-async fn delete_token_entries(tx: &mut Tx<'_>, agent: &SpiffeId) -> Result<(), Fault> {
+async fn delete_token_entries(tx: &mut Tx, agent: &SpiffeId) -> Result<(), Fault> {
     // The token with it: whoever holds its key could otherwise attest again until it expires.
     if let Some((_, token)) = agent.path().rsplit_once('/') {
         sqlx::query("DELETE FROM join_tokens WHERE token = ? AND spent_by IS NOT NULL")

@@ -2,6 +2,7 @@
 
 use std::{
     fs::{File, TryLockError},
+    io::{Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -11,16 +12,19 @@ use sqlx::{
 };
 
 use crate::{
-    OpenError, StoreOptions,
+    FeedPosition, OpenError, StoreOptions,
     options::Location,
     sqlite::{
         fault::{Code, Fault},
-        store::newest_revision,
+        feed,
     },
 };
 
 /// The migrations, in order; the schema version is how many were applied.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/sqlite/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/sqlite/0001_initial.sql"),
+    include_str!("../../migrations/sqlite/0002_feed.sql"),
+];
 
 /// Pages in the log before it is copied into the database file (16 MiB): a batch of entries
 /// touches a few hundred pages, and each copying costs two more syncs.
@@ -28,10 +32,10 @@ const CHECKPOINT_PAGES: u32 = 4_096;
 
 pub(crate) struct Opened {
     /// Held as long as an exclusive store is open.
-    pub(crate) lock: Option<File>,
+    pub(crate) lock: Option<FileLock>,
     pub(crate) writer: SqliteConnection,
     pub(crate) readers: Option<SqlitePool>,
-    pub(crate) revision: u64,
+    pub(crate) position: FeedPosition,
 }
 
 pub(crate) async fn open(options: &StoreOptions) -> Result<Opened, OpenError> {
@@ -46,7 +50,7 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Opened, OpenError> {
         Location::File(file) => {
             inspect(file).await?;
             if options.exclusive {
-                lock = Some(take_lock(file)?);
+                lock = Some(FileLock::take(file)?);
             }
             create_private(file).map_err(|error| sqlite(sqlx::Error::Io(error)))?;
             SqliteConnectOptions::new()
@@ -61,7 +65,8 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Opened, OpenError> {
 
     let mut writer = SqliteConnection::connect_with(&connect).await.map_err(sqlite)?;
     migrate(&mut writer, &path, options.disable_migration).await?;
-    let revision = newest_revision(&mut writer).await.map_err(|fault| fault_error(&path, fault))?;
+    let position = position(&mut writer, lock.as_mut()).await;
+    let position = position.map_err(|fault| fault_error(&path, fault))?;
     let readers = match options.location {
         Location::Memory => None,
         Location::File(_) => Some(
@@ -70,7 +75,7 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Opened, OpenError> {
             ),
         ),
     };
-    Ok(Opened { lock, writer, readers, revision })
+    Ok(Opened { lock, writer, readers, position })
 }
 
 /// Looks at an existing file without changing a byte of it.
@@ -105,13 +110,11 @@ pub(crate) async fn tables(path: &Path) -> Result<Vec<String>, sqlx::Error> {
 /// How to read a file without touching it: without a log beside it, no lock and no shared
 /// memory are needed.
 pub(crate) fn read_only(path: &Path) -> SqliteConnectOptions {
-    let mut log = path.as_os_str().to_owned();
-    log.push("-wal");
-    let no_log = std::fs::metadata(&log).map_or(true, |meta| meta.len() == 0);
+    let no_log = std::fs::metadata(beside(path, "-wal")).map_or(true, |meta| meta.len() == 0);
     SqliteConnectOptions::new().filename(path).read_only(true).immutable(no_log)
 }
 
-fn judge(path: &Path, tables: &[String]) -> Result<(), OpenError> {
+pub(crate) fn judge(path: &Path, tables: &[String]) -> Result<(), OpenError> {
     let has = |name: &str| tables.iter().any(|table| table == name);
     if has("signet_schema") {
         return Ok(());
@@ -125,21 +128,71 @@ fn judge(path: &Path, tables: &[String]) -> Result<(), OpenError> {
     }
 }
 
-/// Locks a file beside the database: a lock on the database itself would get into SQLite's own.
-fn take_lock(path: &Path) -> Result<File, OpenError> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let io = |error| sqlite_error(path, sqlx::Error::Io(error));
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(false);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(name).map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(error)) => Err(io(error)),
+/// Where the feed stands. An exclusive store goes on with the history that it left behind when it
+/// was closed last; if the database is not as it left it (it crashed, or somebody put a copy in
+/// its place), the history gets a new name, because revisions may be given a second time.
+async fn position(
+    writer: &mut SqliteConnection,
+    lock: Option<&mut FileLock>,
+) -> Result<FeedPosition, Fault> {
+    let found = feed::position(writer).await?;
+    let Some(lock) = lock else { return Ok(found) };
+    if lock.found_as_left(&found) {
+        return Ok(found);
     }
+    feed::renew_epoch(writer).await?;
+    feed::position(writer).await
+}
+
+/// A file beside the database, locked: a lock on the database itself would get into SQLite's own.
+/// While the store is closed it holds where the feed stood.
+pub(crate) struct FileLock(File);
+
+impl FileLock {
+    /// The longest mark that is read, bytes.
+    const LONGEST_MARK: u64 = 256;
+
+    pub(crate) fn take(path: &Path) -> Result<Self, OpenError> {
+        let io = |error| sqlite_error(path, sqlx::Error::Io(error));
+        let mut options = std::fs::OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let file = options.open(beside(path, ".lock")).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
+            Err(TryLockError::Error(error)) => Err(io(error)),
+        }
+    }
+
+    /// Whether the store was closed with the feed at `position`. Asked once: the mark is gone
+    /// then.
+    fn found_as_left(&mut self, position: &FeedPosition) -> bool {
+        let mut mark = String::new();
+        let read = (&self.0).take(Self::LONGEST_MARK).read_to_string(&mut mark);
+        let emptied = self.0.set_len(0).and_then(|()| self.0.rewind());
+        read.is_ok() && emptied.is_ok() && mark == Self::mark(position)
+    }
+
+    /// Notes where the feed stands, for the next one who opens the store. Without the note the
+    /// history gets a new name, which only costs readers time.
+    pub(crate) fn leave(&mut self, position: &FeedPosition) {
+        if let Err(error) = self.0.write_all(Self::mark(position).as_bytes()) {
+            tracing::debug!(%error, "noting where the change feed stands");
+        }
+    }
+
+    fn mark(position: &FeedPosition) -> String {
+        format!("{} {}\n", position.epoch, position.revision)
+    }
+}
+
+/// The path with `suffix` at its end.
+pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }
 
 /// The file holds join tokens: nobody else may read it, whatever the umask.
@@ -154,7 +207,7 @@ pub(crate) fn create_private(path: &Path) -> std::io::Result<()> {
     }
 }
 
-async fn migrate(
+pub(crate) async fn migrate(
     conn: &mut SqliteConnection,
     path: &Path,
     disabled: bool,
@@ -187,7 +240,7 @@ async fn migrate(
 }
 
 /// The schema version; 0 for an empty database.
-async fn version(conn: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
+pub(crate) async fn version(conn: &mut SqliteConnection) -> Result<i64, sqlx::Error> {
     let there = sqlx::query("SELECT 1 FROM sqlite_master WHERE name = 'signet_schema'")
         .fetch_optional(&mut *conn)
         .await?;
@@ -214,9 +267,12 @@ pub(crate) fn sqlite_error(path: &Path, source: sqlx::Error) -> OpenError {
     }
 }
 
-fn fault_error(path: &Path, fault: Fault) -> OpenError {
+pub(crate) fn fault_error(path: &Path, fault: Fault) -> OpenError {
     match fault {
         Fault::Closed => sqlite_error(path, sqlx::Error::PoolClosed),
+        Fault::NotEmpty => {
+            sqlite_error(path, sqlx::Error::Io(std::io::ErrorKind::AlreadyExists.into()))
+        }
         Fault::Corrupt(why) => OpenError::Corrupt { path: path.to_owned(), why },
         Fault::Sqlx(source) => sqlite_error(path, source),
     }

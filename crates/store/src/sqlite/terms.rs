@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use signet_identity::{AttestedNode, EntryDraft, Selector, SpiffeId, TrustDomain};
 use sqlx::{Row, SqliteConnection};
 
-use crate::sqlite::{fault::Fault, sql, store::Tx};
+use crate::sqlite::{fault::Fault, sql, tx::Tx};
 
 /// The hash of one criterion.
 pub(crate) type Term = i64;
@@ -121,27 +121,19 @@ fn sorted(mut terms: Vec<Term>) -> Vec<Term> {
 }
 
 /// Adds pairs that are not there yet.
-pub(crate) async fn insert(
-    tx: &mut Tx<'_>,
-    index: Index,
-    pairs: &[(Term, i64)],
-) -> Result<(), Fault> {
+pub(crate) async fn insert(tx: &mut Tx, index: Index, pairs: &[(Term, i64)]) -> Result<(), Fault> {
     let into = format!("INSERT INTO {} (term, row) VALUES", index.table());
     write(tx, pairs, |values| format!("{into} {values}")).await
 }
 
 /// Removes pairs.
-pub(crate) async fn delete(
-    tx: &mut Tx<'_>,
-    index: Index,
-    pairs: &[(Term, i64)],
-) -> Result<(), Fault> {
+pub(crate) async fn delete(tx: &mut Tx, index: Index, pairs: &[(Term, i64)]) -> Result<(), Fault> {
     let from = format!("DELETE FROM {} WHERE (term, row) IN (VALUES", index.table());
     write(tx, pairs, |values| format!("{from} {values})")).await
 }
 
 async fn write(
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     pairs: &[(Term, i64)],
     text: impl Fn(String) -> String,
 ) -> Result<(), Fault> {
@@ -156,7 +148,7 @@ async fn write(
 
 /// Turns the terms of a row from `old` into `new`; both sorted.
 pub(crate) async fn replace(
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     index: Index,
     row: i64,
     old: &[Term],

@@ -1,54 +1,30 @@
 //! Join tokens.
 
+use async_trait::async_trait;
 use signet_identity::{AttestedNode, JoinToken};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
-    CreateEntryOutcome, CreateOutcome, NewEntry, Store, StoreError,
-    sqlite::{
-        entries,
-        fault::{Fault, doing},
-        nodes::rows,
-        store::Tx,
-    },
+    CreateEntryOutcome, CreateOutcome, JoinTokens, NewEntry, Operation, StoreError,
+    TokenAttestation,
+    sqlite::{SqliteStore, entries, fault::Fault, nodes::rows, tx::Tx},
 };
 
-/// What came of presenting a join token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenAttestation {
-    /// The token is bound to this key (since now, or since before: a lost reply is repeated), and
-    /// the agent is recorded.
-    Attested,
-    /// The agent is banned.
-    Banned,
-    /// The token is bound to another key.
-    SpentByAnother,
-    /// The token has expired.
-    Expired,
-    /// No such token.
-    Unknown,
-}
-
-impl Store {
-    /// Stores a fresh token and, when given, the entry that stands for its agent, in one
-    /// transaction. When the token exists nothing is stored.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing was changed.
-    pub async fn create_join_token(
+#[async_trait]
+impl JoinTokens for SqliteStore {
+    async fn create_join_token(
         &self,
         token: JoinToken,
         entry: Option<NewEntry>,
         now: i64,
     ) -> Result<CreateOutcome<Option<CreateEntryOutcome>>, StoreError> {
-        doing("creating a join token", async {
-            let mut writer = self.lock().await?;
-            let mut tx = writer.begin(now).await?;
-            insert(&mut tx, &token).await?;
+        let (token, entry) = (&token, entry.as_slice());
+        self.write(Operation::CREATE_TOKEN, now, move |mut tx| async move {
+            insert(&mut tx, token).await?;
             let done = async {
                 let outcome = match entry {
-                    Some(entry) => entries::write::create(&mut tx, vec![entry]).await?.pop(),
-                    None => None,
+                    [] => None,
+                    entry => entries::write::create(&mut tx, entry).await?.pop(),
                 };
                 tx.commit().await?;
                 Ok::<_, Fault>(outcome)
@@ -62,22 +38,15 @@ impl Store {
         .await
     }
 
-    /// Spends a token, which at most one key ever can, and records the agent that it attests, in
-    /// one transaction. `csr_key_hash` is SHA-256 over the CSR's SubjectPublicKeyInfo. A node that is
-    /// there keeps its agent version; one that is banned stays banned, and the token unspent.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing was changed.
-    pub async fn attest_with_token(
+    async fn attest_with_token(
         &self,
         token: &str,
         csr_key_hash: [u8; 32],
         node: AttestedNode,
         now: i64,
     ) -> Result<TokenAttestation, StoreError> {
-        doing("attesting with a join token", async {
-            let mut writer = self.lock().await?;
-            let mut tx = writer.begin(now).await?;
+        let node = &node;
+        self.write(Operation::SPEND_TOKEN, now, move |mut tx| async move {
             let text = "UPDATE join_tokens SET spent_by = ? WHERE token = ? AND expires_at >= ? \
                         AND spent_by IS NULL RETURNING 1";
             tx.later(text).await?.bind(csr_key_hash.to_vec()).bind(token).bind(now);
@@ -97,48 +66,36 @@ impl Store {
                 Some((_, old)) => old.agent_version.clone(),
                 None => String::new(),
             };
-            rows::put(&mut tx, old.as_ref(), &AttestedNode { agent_version, ..node }).await?;
+            rows::put(&mut tx, old.as_ref(), &AttestedNode { agent_version, ..node.clone() })
+                .await?;
             tx.commit().await?;
             Ok(TokenAttestation::Attested)
         })
         .await
     }
 
-    /// A token as stored, spent or not.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database cannot be read.
-    pub async fn join_token(&self, token: &str) -> Result<Option<JoinToken>, StoreError> {
-        doing("reading a join token", async {
-            let mut conn = self.read().await?;
+    async fn join_token(&self, token: &str) -> Result<Option<JoinToken>, StoreError> {
+        self.reading(Operation::READ_TOKEN, async {
+            let mut conn = self.reader().await?;
             get(&mut conn, token).await
         })
         .await
     }
 
-    /// Every token, spent or not, by value.
-    ///
-    /// # Errors
-    /// [`StoreError`] when the database cannot be read.
-    pub async fn join_tokens(&self) -> Result<Vec<JoinToken>, StoreError> {
-        doing("listing join tokens", async {
-            let mut conn = self.read().await?;
-            let rows = sqlx::query("SELECT token, expires_at, spent_by FROM join_tokens")
-                .fetch_all(&mut *conn)
-                .await?;
+    async fn join_tokens(&self) -> Result<Vec<JoinToken>, StoreError> {
+        self.reading(Operation::LIST_TOKENS, async {
+            let mut conn = self.reader().await?;
+            let rows =
+                sqlx::query("SELECT token, expires_at, spent_by FROM join_tokens ORDER BY token")
+                    .fetch_all(&mut *conn)
+                    .await?;
             rows.iter().map(read).collect()
         })
         .await
     }
 
-    /// Deletes tokens that expired before `expired_before`; returns how many.
-    ///
-    /// # Errors
-    /// [`StoreError`]; then nothing was changed.
-    pub async fn prune_join_tokens(&self, expired_before: i64) -> Result<u64, StoreError> {
-        doing("pruning join tokens", async {
-            let mut writer = self.lock().await?;
-            let mut tx = writer.begin(expired_before).await?;
+    async fn prune_join_tokens(&self, expired_before: i64) -> Result<u64, StoreError> {
+        self.write(Operation::PRUNE_TOKENS, expired_before, move |mut tx| async move {
             let done = sqlx::query("DELETE FROM join_tokens WHERE expires_at < ?")
                 .bind(expired_before)
                 .execute(tx.conn().await?)
@@ -151,7 +108,7 @@ impl Store {
 }
 
 /// Stores a token; the transaction fails if it exists.
-pub(crate) async fn insert(tx: &mut Tx<'_>, token: &JoinToken) -> Result<(), Fault> {
+pub(crate) async fn insert(tx: &mut Tx, token: &JoinToken) -> Result<(), Fault> {
     let text = "INSERT INTO join_tokens (token, expires_at, spent_by) VALUES (?, ?, ?)";
     tx.later(text)
         .await?

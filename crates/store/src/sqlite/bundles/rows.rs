@@ -7,7 +7,7 @@ use sqlx::{Row, SqliteConnection};
 
 use crate::{
     ChangeKind, ChangedTo,
-    sqlite::{fault::Fault, sql, store::Tx},
+    sqlite::{fault::Fault, sql, tx::Tx},
 };
 
 const X509: i64 = 1;
@@ -119,7 +119,7 @@ async fn with_authorities(
 }
 
 /// Writes a bundle: over the row `old`, or as a new one.
-pub(crate) async fn put(tx: &mut Tx<'_>, old: Option<i64>, bundle: &Bundle) -> Result<(), Fault> {
+pub(crate) async fn put(tx: &mut Tx, old: Option<i64>, bundle: &Bundle) -> Result<(), Fault> {
     let id = match old {
         Some(id) => {
             sqlx::query("UPDATE bundles SET refresh_hint = ?, sequence_number = ? WHERE id = ?")
@@ -182,7 +182,7 @@ pub(crate) async fn put(tx: &mut Tx<'_>, old: Option<i64>, bundle: &Bundle) -> R
 }
 
 /// Deletes a bundle's row, authorities included.
-pub(crate) async fn delete(tx: &mut Tx<'_>, id: i64, bundle: &Bundle) -> Result<(), Fault> {
+pub(crate) async fn delete(tx: &mut Tx, id: i64, bundle: &Bundle) -> Result<(), Fault> {
     sqlx::query("DELETE FROM bundles WHERE id = ?").bind(id).execute(tx.conn().await?).await?;
     tx.changed(ChangeKind::Bundle, bundle.trust_domain.as_str(), ChangedTo::Unread);
     Ok(())

@@ -10,8 +10,8 @@ use crate::sqlite::{
     json, listing,
     listing::Listed,
     sql::{self, Batch},
-    store::Tx,
     terms::{Index, Term},
+    tx::Tx,
 };
 
 /// How many columns [`Entry::COLUMNS`] names.
@@ -93,10 +93,7 @@ pub(crate) fn bind(batch: &mut Batch, row: i64, entry: &Entry) {
 
 /// The entries with any of these IDs or similarity terms, in no particular order, some perhaps
 /// twice.
-pub(crate) async fn like(
-    tx: &mut Tx<'_>,
-    wanted: &[(&EntryId, Term)],
-) -> Result<Vec<Entry>, Fault> {
+pub(crate) async fn like(tx: &mut Tx, wanted: &[(&EntryId, Term)]) -> Result<Vec<Entry>, Fault> {
     let mut found = Vec::new();
     for run in sql::runs(wanted, 2) {
         let (columns, marks) = (Entry::COLUMNS, sql::list(run.len()));

@@ -7,25 +7,25 @@ use std::{
 
 use signet_identity::{Entry, EntryDraft, EntryId, TrustDomain};
 
-use super::{CreateEntryOutcome, EntryUpdate, NewEntry, UpdateEntryOutcome, rows};
+use super::rows;
 use crate::{
-    ChangeKind, ChangedTo,
+    ChangeKind, ChangedTo, CreateEntryOutcome, EntryUpdate, NewEntry, UpdateEntryOutcome,
     sqlite::{
         bundles::rows::known_trust_domains,
         fault::Fault,
         listing::Listed,
         sql,
-        store::Tx,
         terms::{self, Index, Term},
+        tx::Tx,
     },
 };
 
 /// Creates what can be created.
 pub(crate) async fn create(
-    tx: &mut Tx<'_>,
-    entries: Vec<NewEntry>,
+    tx: &mut Tx,
+    entries: &[NewEntry],
 ) -> Result<Vec<CreateEntryOutcome>, Fault> {
-    let mut known = Known::read(tx, &entries).await?;
+    let mut known = Known::read(tx, entries).await?;
     let now = tx.now;
     let mut created = Vec::with_capacity(entries.len());
     let mut outcomes = Vec::with_capacity(entries.len());
@@ -44,7 +44,12 @@ pub(crate) async fn create(
             known.ids.remove(&new.id);
             continue;
         }
-        let entry = Entry { id: new.id, body: new.draft, revision_number: 0, created_at: now };
+        let entry = Entry {
+            id: new.id.clone(),
+            body: new.draft.clone(),
+            revision_number: 0,
+            created_at: now,
+        };
         known.similar.entry(similar).or_default().push(entry.clone());
         entry_changed(tx, &entry);
         created.push((tx.new_rows(Index::Entries, 1).await?, entry.clone()));
@@ -54,13 +59,13 @@ pub(crate) async fn create(
     Ok(outcomes)
 }
 
-fn entry_changed(tx: &mut Tx<'_>, entry: &Entry) {
+fn entry_changed(tx: &mut Tx, entry: &Entry) {
     let to = ChangedTo::Entry(Arc::new(entry.clone()));
     tx.changed(ChangeKind::Entry, entry.id.as_str(), to);
 }
 
 /// Inserts rows and their terms.
-pub(crate) async fn insert(tx: &mut Tx<'_>, created: &[(i64, Entry)]) -> Result<(), Fault> {
+pub(crate) async fn insert(tx: &mut Tx, created: &[(i64, Entry)]) -> Result<(), Fault> {
     for run in sql::runs(created, rows::WIDTH) {
         let text = format!(
             "INSERT INTO entries ({}) VALUES {}",
@@ -94,7 +99,7 @@ struct Known {
 }
 
 impl Known {
-    async fn read(tx: &mut Tx<'_>, entries: &[NewEntry]) -> Result<Self, Fault> {
+    async fn read(tx: &mut Tx, entries: &[NewEntry]) -> Result<Self, Fault> {
         let wanted: Vec<(&EntryId, Term)> =
             entries.iter().map(|new| (&new.id, terms::similar(&new.draft))).collect();
         let mut ids = HashSet::new();
@@ -122,7 +127,7 @@ impl Known {
 
 /// Those trust domains that the drafts federate with and that have a bundle.
 async fn federated(
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     drafts: impl Iterator<Item = &EntryDraft>,
 ) -> Result<HashSet<TrustDomain>, Fault> {
     let wanted: HashSet<&TrustDomain> =
@@ -133,8 +138,8 @@ async fn federated(
 
 /// Updates what is there.
 pub(crate) async fn update(
-    tx: &mut Tx<'_>,
-    updates: Vec<EntryUpdate>,
+    tx: &mut Tx,
+    updates: &[EntryUpdate],
 ) -> Result<Vec<UpdateEntryOutcome>, Fault> {
     let ids: Vec<EntryId> = updates.iter().map(|update| update.id.clone()).collect();
     let found = rows::by_entry_ids(tx.conn().await?, &ids).await?;
@@ -164,7 +169,7 @@ pub(crate) async fn update(
 
 /// Gives a stored entry another content, one revision on.
 pub(crate) async fn rewrite(
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     row: i64,
     stored: &mut Entry,
     draft: EntryDraft,
@@ -181,7 +186,7 @@ pub(crate) async fn rewrite(
 }
 
 /// Deletes rows and their terms.
-pub(crate) async fn delete(tx: &mut Tx<'_>, found: &[(i64, Entry)]) -> Result<(), Fault> {
+pub(crate) async fn delete(tx: &mut Tx, found: &[(i64, Entry)]) -> Result<(), Fault> {
     for run in sql::runs(found, 1) {
         let text = format!("DELETE FROM entries WHERE id IN ({})", sql::list(run.len()));
         let batch = tx.later(&text).await?;

@@ -12,8 +12,8 @@ use crate::{
         json,
         listing::Listed,
         sql,
-        store::Tx,
         terms::{self, Index},
+        tx::Tx,
     },
 };
 
@@ -62,7 +62,7 @@ pub(crate) fn read(rows: &[SqliteRow]) -> Result<Option<(i64, AttestedNode)>, Fa
 
 /// Writes a node: over `old`, or as a new one.
 pub(crate) async fn put(
-    tx: &mut Tx<'_>,
+    tx: &mut Tx,
     old: Option<&(i64, AttestedNode)>,
     node: &AttestedNode,
 ) -> Result<(), Fault> {
@@ -91,7 +91,7 @@ pub(crate) async fn put(
     Ok(())
 }
 
-pub(crate) async fn delete(tx: &mut Tx<'_>, found: &(i64, AttestedNode)) -> Result<(), Fault> {
+pub(crate) async fn delete(tx: &mut Tx, found: &(i64, AttestedNode)) -> Result<(), Fault> {
     let (row, node) = found;
     tx.later("DELETE FROM nodes WHERE id = ?").await?.bind(*row);
     terms::replace(tx, Index::Nodes, *row, &terms::of_node(node), &[]).await?;

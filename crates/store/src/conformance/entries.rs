@@ -1,24 +1,12 @@
 //! Promises about entries.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test may panic"
-)]
 
-mod common;
-
-use common::{Fixture, bundle, draft, full_draft, id, new, set};
 use signet_identity::{Entry, EntryDraft, EntryError, MatchBehavior};
-use signet_store::{
-    CreateEntryOutcome, DeleteBundleMode, DeleteBundleOutcome, EntryFilter, EntryUpdate,
-    PageRequest, UpdateEntryOutcome,
-};
 
-#[tokio::test]
-async fn every_field_of_an_entry_survives_a_restart() {
-    let fixture = Fixture::new().await;
+use super::{Database, Fixture, bundle, draft, full_draft, id, new, set};
+use crate::{CreateEntryOutcome, EntryFilter, EntryUpdate, PageRequest, UpdateEntryOutcome};
+
+pub async fn every_field_of_an_entry_survives_a_restart(database: &dyn Database) {
+    let fixture = Fixture::new(database).await;
     fixture.store.set_bundles(vec![bundle("a.test"), bundle("b.test")], 1).await.unwrap();
     let created = fixture.create("full", full_draft()).await;
     assert_eq!((created.revision_number, created.created_at), (0, 1));
@@ -32,9 +20,8 @@ async fn every_field_of_an_entry_survives_a_restart() {
     assert_eq!(fixture.store.entry(&id("none")).await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn a_batch_has_one_outcome_for_each_and_one_transaction() {
-    let fixture = Fixture::new().await;
+pub async fn a_batch_has_one_outcome_for_each_and_one_transaction(database: &dyn Database) {
+    let fixture = Fixture::new(database).await;
     let there = fixture.create("there", draft("a", "p", &["x:1", "x:2"])).await;
     let mut federated = draft("f", "p", &["x:1"]);
     federated.federates_with = vec!["nobody.test".parse().unwrap()];
@@ -77,9 +64,10 @@ async fn a_batch_has_one_outcome_for_each_and_one_transaction() {
     assert_eq!(fixture.store.count_entries(&EntryFilter::default()).await.unwrap(), 4);
 }
 
-#[tokio::test]
-async fn an_update_bumps_the_revision_and_moves_the_entry_in_every_index() {
-    let fixture = Fixture::new().await;
+pub async fn an_update_bumps_the_revision_and_moves_the_entry_in_every_index(
+    database: &dyn Database,
+) {
+    let fixture = Fixture::new(database).await;
     fixture.create("e", draft("a", "p", &["x:1"])).await;
     let update = |id_: &str, change: fn(&mut EntryDraft) -> Result<(), EntryError>| {
         EntryUpdate::new(id(id_), change)
@@ -133,9 +121,8 @@ async fn an_update_bumps_the_revision_and_moves_the_entry_in_every_index() {
     assert!(matches!(outcomes[1], CreateEntryOutcome::Similar(_)));
 }
 
-#[tokio::test]
-async fn a_deleted_entry_is_returned_and_gone_from_every_index() {
-    let fixture = Fixture::new().await;
+pub async fn a_deleted_entry_is_returned_and_gone_from_every_index(database: &dyn Database) {
+    let fixture = Fixture::new(database).await;
     let entry = fixture.create("e", draft("a", "p", &["x:1"])).await;
     let ids = vec![id("e"), id("none"), id("e")];
     let deleted = fixture.store.delete_entries(ids, 2).await.unwrap();
@@ -147,9 +134,8 @@ async fn a_deleted_entry_is_returned_and_gone_from_every_index() {
 }
 
 /// Every filter, alone and in pairs, finds just what a look at each entry finds, in any paging.
-#[tokio::test]
-async fn lists_find_what_a_look_at_each_entry_finds() {
-    let fixture = Fixture::new().await;
+pub async fn lists_find_what_a_look_at_each_entry_finds(database: &dyn Database) {
+    let fixture = Fixture::new(database).await;
     fixture.store.set_bundles(vec![bundle("a.test"), bundle("b.test")], 1).await.unwrap();
     let mut all = Vec::new();
     for n in 0..240_u32 {
@@ -232,9 +218,8 @@ async fn lists_find_what_a_look_at_each_entry_finds() {
     }
 }
 
-#[tokio::test]
-async fn expired_entries_are_pruned_and_no_others() {
-    let fixture = Fixture::new().await;
+pub async fn expired_entries_are_pruned_and_no_others(database: &dyn Database) {
+    let fixture = Fixture::new(database).await;
     for (name, expires_at) in [("never", 0), ("old", 10), ("older", 5), ("young", 20)] {
         let mut draft = draft(name, "p", &["x:1"]);
         draft.expires_at = expires_at;
@@ -245,30 +230,4 @@ async fn expired_entries_are_pruned_and_no_others() {
     let pruned = fixture.store.prune_entries(20, 100, 30).await.unwrap();
     assert_eq!(pruned.iter().map(|it| it.id.as_str()).collect::<Vec<_>>(), ["old"]);
     assert_eq!(fixture.store.count_entries(&EntryFilter::default()).await.unwrap(), 2);
-}
-
-#[tokio::test]
-async fn deleting_a_bundle_treats_its_entries_as_the_mode_says() {
-    let fixture = Fixture::new().await;
-    let names = ["a.test", "b.test", "c.test"];
-    fixture.store.set_bundles(names.map(bundle).to_vec(), 1).await.unwrap();
-    for (n, name) in names.iter().enumerate() {
-        let mut draft = draft(&format!("w{n}"), "p", &["x:1"]);
-        draft.federates_with = vec![name.parse().unwrap()];
-        fixture.create(&format!("e{n}"), draft).await;
-    }
-    let delete = async |name: &str, mode| {
-        let names = vec![name.parse().unwrap()];
-        fixture.store.delete_bundles(names, mode, 2).await.unwrap().remove(0)
-    };
-    assert_eq!(delete("a.test", DeleteBundleMode::Restrict).await, DeleteBundleOutcome::InUse(1));
-    let gone = |name| DeleteBundleOutcome::Deleted(bundle(name));
-    assert_eq!(delete("a.test", DeleteBundleMode::Delete).await, gone("a.test"));
-    assert_eq!(delete("b.test", DeleteBundleMode::Dissociate).await, gone("b.test"));
-    assert_eq!(delete("a.test", DeleteBundleMode::Delete).await, DeleteBundleOutcome::NotFound);
-    assert_eq!(fixture.store.entry(&id("e0")).await.unwrap(), None);
-    let dissociated = fixture.store.entry(&id("e1")).await.unwrap().unwrap();
-    assert!(dissociated.federates_with.is_empty());
-    assert_eq!(dissociated.revision_number, 1);
-    assert_eq!(fixture.store.count_bundles().await.unwrap(), 1);
 }
