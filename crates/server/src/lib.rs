@@ -4,6 +4,7 @@ pub mod app;
 pub mod attestors;
 pub mod audit;
 pub mod authz;
+pub mod backup;
 pub mod bundle_events;
 pub mod cache;
 pub mod caller;

@@ -6,6 +6,7 @@
 //!
 //! The store knows no clock: times are Unix seconds that the caller gives.
 
+pub mod backup;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
