@@ -11,6 +11,7 @@ pub mod caller;
 pub mod cli;
 pub mod config;
 pub mod context;
+pub mod entry_id;
 pub mod gate;
 pub mod grpc;
 pub mod identity;

@@ -111,6 +111,12 @@ pub enum MigrateError {
     /// Rows cannot be carried over.
     #[error("{} rows cannot be carried over (-skipInvalid leaves them out):\n  {}", .0.len(), .0.join("\n  "))]
     Skipped(Vec<String>),
+    /// A process has SPIRE's database open.
+    #[error(
+        "{0} is open in another process: stop SPIRE's server first, for what it still issues and \
+         registers would be missing here"
+    )]
+    SpireRuns(PathBuf),
     /// SPIRE's database cannot be read or written.
     #[error(transparent)]
     Spire(#[from] signet_store::spire::SpireError),

@@ -27,6 +27,12 @@ pub(super) async fn import(
             config.file.display()
         )));
     }
+    let runs = database.is_file()
+        && spire::is_open(database)
+            .map_err(|source| MigrateError::Io { path: database.to_owned(), source })?;
+    if runs && !flags.dry_run {
+        return Err(MigrateError::SpireRuns(database.to_owned()));
+    }
     let found = spire::read(database).await?;
     if !found.skipped.is_empty() && !flags.skip_invalid {
         return Err(MigrateError::Skipped(found.skipped));
@@ -41,6 +47,13 @@ pub(super) async fn import(
     }
     let mut report = Report::new(database.to_owned(), to.clone(), &found.contents, flags.dry_run);
     report.skipped.clone_from(&found.skipped);
+    if runs {
+        report.notes.push(format!(
+            "{} is open in another process: stop SPIRE's server before the migration, which \
+             refuses otherwise",
+            database.display()
+        ));
+    }
 
     let source = match (&flags.keys, disk_keys(config)) {
         (Some(path), _) => Some(path),
