@@ -10,7 +10,9 @@ mod reload;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use signet_api::MAX_MESSAGE_SIZE;
-use signet_authority::{Authority, AuthorityError, AuthorityOptions, AuthorityPorts, Keeper};
+use signet_authority::{
+    Authority, AuthorityError, AuthorityOptions, AuthorityPorts, CaManager, LostKeys, TrustRoot,
+};
 use signet_base::{SharedClock, Tasks};
 use signet_daemon::{
     health::{Health, HealthServer},
@@ -111,7 +113,7 @@ pub enum BuildError {
 #[derive(Debug)]
 pub struct App {
     context: Context,
-    keeper: Keeper,
+    ca_manager: CaManager,
     follower: Follower,
     identity: ServerIdentity,
     attestors: Attestors,
@@ -170,7 +172,7 @@ impl App {
             None => Store::open(store_options(&config)).await?,
         };
         let keys = OpenKeyManager::open(&config.plugins.key_manager)?;
-        let (keeper, authority) = Self::authority(&config, &store, &keys, &clock).await?;
+        let (ca_manager, authority) = Self::authority(&config, &store, &keys, &clock).await?;
         let (cache, follower) = Cache::load(store.clone(), trust_domain.clone()).await?;
         tracing::info!(
             entries = cache.entry_count(),
@@ -228,7 +230,7 @@ impl App {
         health::register(&context);
         Ok(Self {
             context,
-            keeper,
+            ca_manager,
             follower,
             identity,
             attestors,
@@ -248,7 +250,7 @@ impl App {
         store: &Store,
         keys: &OpenKeyManager,
         clock: &SharedClock,
-    ) -> Result<(Keeper, Authority), BuildError> {
+    ) -> Result<(CaManager, Authority), BuildError> {
         let trust_domain = &config.trust_domain;
         let id = server_id::claim(store, &config.data_dir, clock.unix()).await?;
         let port = Arc::new(AuthorityStore::new(
@@ -261,12 +263,12 @@ impl App {
         // Nothing is signed before there is a bundle.
         let authorities: Authorities = Arc::new(Vec::new);
         let scope = Scope { trust_domain, clock, authorities: &authorities };
-        let upstream = plugins.upstream_authority.as_ref();
         let ports = AuthorityPorts {
             keys: keys.port(),
-            upstream: upstream
-                .map(|plugin| upstream_authority::open(plugin, &scope))
-                .transpose()?,
+            trust_root: match plugins.upstream_authority.as_ref() {
+                Some(plugin) => TrustRoot::Upstream(upstream_authority::open(plugin, &scope)?),
+                None => TrustRoot::SelfSigned,
+            },
             journal: Arc::clone(&port) as _,
             bundle: port,
             composers: credential_composer::open(&plugins.credential_composers),
@@ -288,10 +290,16 @@ impl App {
             agent_ttl: config.ttl.agent,
             jwt_issuer: config.jwt_issuer.clone(),
             jwt_disabled: config.disable_jwt_svids,
+            lost_keys: if config.ca.replace_lost_keys {
+                LostKeys::Replace
+            } else {
+                LostKeys::Refuse
+            },
         };
-        let (mut keeper, authority) = Keeper::open(options, ports, Arc::clone(clock)).await?;
-        keeper.tick().await?;
-        Ok((keeper, authority))
+        let (mut ca_manager, authority) =
+            CaManager::open(options, ports, Arc::clone(clock)).await?;
+        ca_manager.tick().await?;
+        Ok((ca_manager, authority))
     }
 
     /// Where the network API listens.
@@ -318,8 +326,9 @@ impl App {
     /// # Errors
     /// [`BuildError`] when the API cannot be described or signals cannot be handled.
     pub fn spawn(self, tasks: &Tasks) -> Result<Running, BuildError> {
-        let Self { context, keeper, follower, identity, attestors, keys, tcp, tls, local, .. } =
-            self;
+        let Self {
+            context, ca_manager, follower, identity, attestors, keys, tcp, tls, local, ..
+        } = self;
         let bundle_events = self.bundle_events;
         let token = tasks.token();
         let network = Self::routes(&context, &attestors, tasks);
@@ -330,7 +339,7 @@ impl App {
         bundle_events.spawn(tasks, &context.cache, &context.counted);
         reload::spawn(tasks, &context, &attestors, bundle_events, keys)?;
         prune::spawn(tasks, &context);
-        tasks.spawn("ca", keeper.run(token.clone()));
+        tasks.spawn("ca", ca_manager.run(token.clone()));
         let staleness = context.config.max_store_staleness;
         tasks.spawn("change_feed", follower.run(token.clone(), staleness));
         tasks.spawn("server_svid", identity.run(token.clone()));

@@ -80,6 +80,9 @@ pub struct CaSettings {
     pub subject: CaSubject,
     /// `ca_ttl`, default 24 hours: the lifetime of X.509 and JWT authorities.
     pub ttl: Duration,
+    /// The flag `-replaceLostKeys`: whether a new authority is made when the key of the one that
+    /// signs was lost.
+    pub replace_lost_keys: bool,
 }
 
 /// The subject of X.509 authorities.

@@ -16,6 +16,9 @@ pub struct RunFlags {
     /// TCP port to listen on
     #[arg(long = "serverPort", value_name = "PORT")]
     pub server_port: Option<u16>,
+    /// Make a new CA if the key of the one in use was lost, instead of refusing to start
+    #[arg(long = "replaceLostKeys")]
+    pub replace_lost_keys: bool,
     /// What every program has.
     #[command(flatten)]
     pub common: CommonFlags,

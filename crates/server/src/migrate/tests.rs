@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use signet_authority::journal::{JwtRecord, SlotId, Status, X509Record};
+use signet_authority::journal::{Journal, JwtRecord, SlotId, Status, X509Record};
 use signet_identity::{AttestedNode, Bundle, Entry, EntryDraft, JoinToken, X509Authority};
 use signet_pki::{DiskKeyManager, KeyManager as _, KeyType, key_manager::Sealing};
 use signet_store::{
@@ -266,7 +266,7 @@ async fn a_running_server_is_not_disturbed() {
 
 #[test]
 fn a_journal_keeps_what_matters_on_its_way_to_spire() {
-    let journal = signet_authority::journal::Journal {
+    let journal = Journal {
         x509: vec![X509Record {
             slot: SlotId::B,
             status: Status::Active,
@@ -285,6 +285,7 @@ fn a_journal_keeps_what_matters_on_its_way_to_spire() {
             key_id: "k".into(),
             public_key: vec![5],
         }],
+        ..Journal::default()
     };
     let spire = journal::to_spire(&journal);
     assert_eq!(spire.active_x509_authority_id, "ab");
