@@ -86,6 +86,10 @@ pub(crate) trait Kind: fmt::Debug + Send + Sync + Sized + 'static {
     /// Whether verifiers can know of a recorded authority.
     fn is_in_bundle(bundle: &Bundle, record: &Self::Record) -> bool;
 
+    /// Whether nobody is to rely any more on what signs: it, or a root that it is under, is
+    /// tainted in the bundle or gone from it.
+    fn is_withdrawn(bundle: &Bundle, authority: &LocalAuthority<Self::Material>) -> bool;
+
     /// The authorities of the bundle with this ID: several when a key has several certificates.
     fn published(bundle: &Bundle, id: &str) -> Vec<Published>;
 

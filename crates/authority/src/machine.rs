@@ -30,12 +30,17 @@ impl<K: Kind> Machine<K> {
         Self { slots: Slots::empty(), current }
     }
 
-    /// Does what the clock asks for.
-    pub(crate) async fn rotate(&mut self, context: &mut Context) -> Result<(), AuthorityError> {
+    /// Does what the clock asks for, and what the bundle does: an authority that another server
+    /// tainted or revoked there signs no longer than until the next look.
+    pub(crate) async fn rotate(
+        &mut self,
+        context: &mut Context,
+        bundle: Option<&Bundle>,
+    ) -> Result<(), AuthorityError> {
         if !K::is_enabled(&context.shared.options) {
             return Ok(());
         }
-        match self.slots.due(context.now()) {
+        match self.due(context.now(), bundle) {
             Due::Nothing => Ok(()),
             Due::Prepare => self.prepare(context).await,
             Due::Activate => self.activate(context).await,
@@ -43,6 +48,26 @@ impl<K: Kind> Machine<K> {
                 self.prepare(context).await?;
                 self.activate(context).await
             }
+        }
+    }
+
+    fn due(&mut self, now: i64, bundle: Option<&Bundle>) -> Due {
+        let is_withdrawn = |authority: &LocalAuthority<K::Material>| {
+            bundle.is_some_and(|bundle| K::is_withdrawn(bundle, authority))
+        };
+        if self.slots.prepared().is_some_and(is_withdrawn) {
+            self.slots.forget_prepared();
+        }
+        match self.slots.active() {
+            Some(active) if is_withdrawn(active) => {
+                tracing::warn!(
+                    local_authority_id = active.authority_id,
+                    "The active {} was tainted or revoked in the trust bundle: replacing it",
+                    K::WORDS.log
+                );
+                self.slots.due_without_current(now)
+            }
+            _ => self.slots.due(now),
         }
     }
 

@@ -146,11 +146,16 @@ impl CaManager {
     async fn rotate(&mut self) -> Result<(), AuthorityError> {
         let context = &mut self.context;
         context.catch_up().await?;
-        let x509 = self.x509.rotate(context).await;
+        // The bundle is looked at while it can be: the clock asks for more.
+        let bundle = context.read_bundle().await.inspect_err(|error| {
+            tracing::warn!(error = %Chain(error), "Could not look at the trust bundle");
+        });
+        let bundle = bundle.ok();
+        let x509 = self.x509.rotate(context, bundle.as_ref()).await;
         if x509.is_err() && self.x509.slots.active().is_none() {
             return x509;
         }
-        let jwt = self.jwt.rotate(context).await;
+        let jwt = self.jwt.rotate(context, bundle.as_ref()).await;
         x509.and(jwt)
     }
 

@@ -105,14 +105,10 @@ impl<T> Slots<T> {
     }
 
     pub(crate) fn due(&self, now: i64) -> Due {
-        let prepared = self
-            .next
-            .held
-            .as_ref()
-            .is_some_and(|next| next.status == Status::Prepared && next.is_usable(now));
         let Some(current) = self.current.held.as_ref().filter(|held| held.is_usable(now)) else {
-            return if prepared { Due::Activate } else { Due::Replace };
+            return self.due_without_current(now);
         };
+        let prepared = self.has_usable_prepared(now);
         let activate = now >= timing::activate_at(current.issued_at, current.not_after);
         match (prepared, activate) {
             (true, true) => Due::Activate,
@@ -124,6 +120,19 @@ impl<T> Slots<T> {
         }
     }
 
+    /// What is due when what is in the current slot must not sign.
+    pub(crate) fn due_without_current(&self, now: i64) -> Due {
+        if self.has_usable_prepared(now) { Due::Activate } else { Due::Replace }
+    }
+
+    fn has_usable_prepared(&self, now: i64) -> bool {
+        self.prepared().is_some_and(|prepared| prepared.is_usable(now))
+    }
+
+    pub(crate) fn prepared(&self) -> Option<&LocalAuthority<T>> {
+        self.next.held.as_ref().filter(|next| next.status == Status::Prepared)
+    }
+
     /// Puts the empty slot (if only one is in use) where the next authority goes.
     pub(crate) fn make_room(&mut self) {
         if self.current.held.is_none() {
@@ -133,7 +142,7 @@ impl<T> Slots<T> {
 
     /// A prepared authority whose key was just replaced can never sign.
     pub(crate) fn forget_prepared(&mut self) {
-        if self.next.held.as_ref().is_some_and(|held| held.status == Status::Prepared) {
+        if self.prepared().is_some() {
             self.next.held = None;
         }
     }

@@ -29,7 +29,7 @@ const DAY: i64 = 86_400;
 #[tokio::test(start_paused = true)]
 async fn starts_with_one_active_authority_of_each_kind_that_is_in_the_bundle() {
     let machine = Machine::new();
-    let (_keeper, authority) = machine.start_ticked().await;
+    let (_manager, authority) = machine.start_ticked().await;
     let view = authority.view().borrow().clone();
     let x509 = view.x509.active.unwrap();
     assert_eq!(x509.expires_at, machine.now() + DAY);
@@ -106,7 +106,7 @@ async fn a_restart_recovers_what_signs_and_what_is_prepared() {
     machine.pass(&mut manager, 12 * HOUR).await;
     let before = authority.view().borrow().clone();
     drop((manager, authority));
-    let (_keeper, authority) = machine.start_ticked().await;
+    let (_manager, authority) = machine.start_ticked().await;
     assert_eq!(*authority.view().borrow(), before);
     machine.issues(&authority).await;
     assert_eq!(machine.bundle().x509_authorities.len(), 2);
@@ -238,7 +238,7 @@ async fn a_clock_that_is_set_back_gets_a_new_authority_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_signature_wakes_the_keeper_rather_than_waiting_for_its_round() {
+async fn a_refused_signature_wakes_the_manager_rather_than_waiting_for_its_round() {
     let machine = Machine::new();
     let (manager, authority) = machine.start_ticked().await;
     let token = signet_base::CancellationToken::new();
@@ -273,7 +273,7 @@ async fn pruning_never_drops_the_last_authority_of_a_kind() {
 #[tokio::test(start_paused = true)]
 async fn svids_end_with_their_authority_and_foreign_ids_are_refused() {
     let machine = Machine::new();
-    let (_keeper, authority) = machine.start_ticked().await;
+    let (_manager, authority) = machine.start_ticked().await;
     let ca = authority.view().borrow().x509.active.clone().unwrap();
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
     let mut params = WorkloadX509Params {
@@ -301,7 +301,7 @@ async fn every_key_type_signs() {
         let mut machine = Machine::new();
         machine.options.x509_key_type = key_type;
         machine.options.jwt_key_type = key_type;
-        let (_keeper, authority) = machine.start_ticked().await;
+        let (_manager, authority) = machine.start_ticked().await;
         machine.issues(&authority).await;
     }
 }
@@ -340,7 +340,7 @@ impl CredentialComposer for Marker {
 #[tokio::test(start_paused = true)]
 async fn composers_have_the_last_word() {
     let machine = Machine { composers: vec![Arc::new(Marker)], ..Machine::new() };
-    let (_keeper, authority) = machine.start_ticked().await;
+    let (_manager, authority) = machine.start_ticked().await;
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
     let id: SpiffeId = "spiffe://td/w".parse().unwrap();
     let params = WorkloadX509Params {

@@ -10,6 +10,8 @@
 
 mod support;
 
+use std::sync::Arc;
+
 use signet_authority::{
     Authority, AuthorityKind,
     AuthorityKind::{Jwt, X509},
@@ -17,6 +19,7 @@ use signet_authority::{
     journal::Status,
 };
 use signet_base::CancellationToken;
+use signet_pki::MemoryKeyManager;
 use signet_testkit::Captured;
 use support::Machine;
 
@@ -153,7 +156,7 @@ async fn preparing_twice_replaces_the_prepared_authority() {
     assert_ne!(one, two);
     assert_eq!(refused(authority.activate(X509, &one).await).1, "unexpected authority ID");
     running.stop().await;
-    let (_keeper, authority) = machine.start_ticked().await;
+    let (_manager, authority) = machine.start_ticked().await;
     let view = authority.view().borrow().clone();
     assert_eq!(view.x509.prepared().unwrap().authority_id, two);
 }
@@ -172,7 +175,7 @@ async fn an_operation_whose_caller_goes_away_is_finished() {
     }
     view.wait_for(|view| view.x509.prepared().is_some()).await.unwrap();
     running.stop().await;
-    let (_keeper, authority) = machine.start_ticked().await;
+    let (_manager, authority) = machine.start_ticked().await;
     assert!(authority.view().borrow().x509.prepared().is_some());
 }
 
@@ -323,6 +326,49 @@ async fn any_authority_of_the_bundle_that_does_not_sign_can_be_tainted_and_revok
         authority.activate(kind, &prepared).await.unwrap();
         machine.issues(&authority).await;
         running.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_authority_that_another_server_withdrew_from_the_bundle_is_left_at_the_next_look() {
+    for kind in [X509, Jwt] {
+        let here = Machine::new();
+        let there = Machine { journal: Machine::new().journal, ..here.clone() };
+        let there = there.with_keys(Arc::new(MemoryKeyManager::new()));
+        let (mut manager, authority) = here.start_ticked().await;
+        let (other, elsewhere) = there.start_ticked().await;
+        let other = run(other);
+        let active = || {
+            let view = authority.view().borrow().clone();
+            if kind == X509 { view.x509.active } else { view.jwt.active }.unwrap().authority_id
+        };
+        let first = active();
+        elsewhere.taint(kind, &first).await.unwrap();
+        manager.tick().await.unwrap();
+        let second = active();
+        assert_ne!(second, first);
+        manager.tick().await.unwrap();
+        assert_eq!(active(), second, "and no other one");
+        here.issues(&authority).await;
+        there.issues(&elsewhere).await;
+
+        // One that is prepared is as little used.
+        let view = authority.view();
+        here.pass(&mut manager, 12 * HOUR).await;
+        let prepared = || {
+            let view = view.borrow().clone();
+            let kind = if kind == X509 { view.x509 } else { view.jwt };
+            kind.prepared().unwrap().authority_id.clone()
+        };
+        let withdrawn = prepared();
+        elsewhere.taint(kind, &withdrawn).await.unwrap();
+        elsewhere.revoke(kind, &withdrawn).await.unwrap();
+        manager.tick().await.unwrap();
+        assert_ne!(prepared(), withdrawn);
+        assert_eq!(active(), second);
+        here.pass(&mut manager, 8 * HOUR).await;
+        here.issues(&authority).await;
+        other.stop().await;
     }
 }
 

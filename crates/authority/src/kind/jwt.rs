@@ -117,6 +117,10 @@ impl Kind for Jwt {
         bundle.jwt_authorities.iter().any(|key| *key.key_id == *record.key_id)
     }
 
+    fn is_withdrawn(bundle: &Bundle, authority: &LocalAuthority<JwtKey>) -> bool {
+        Self::published(bundle, &authority.authority_id).iter().all(|key| key.tainted)
+    }
+
     fn published(bundle: &Bundle, id: &str) -> Vec<Published> {
         let with_id = bundle.jwt_authorities.iter().filter(|key| *key.key_id == *id);
         with_id

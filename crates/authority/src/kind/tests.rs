@@ -15,7 +15,7 @@ use crate::{
     journal::{Journal, JwtRecord, SlotId},
     machine::{Current, Machine},
     ports::{BundleStore, JournalStore, PortError},
-    slot::Due,
+    slot::{Due, LocalAuthority},
 };
 
 /// Workload identity tokens: signed by keys of their own, otherwise as JWT-SVIDs.
@@ -85,6 +85,10 @@ impl Kind for Wit {
 
     fn is_in_bundle(bundle: &Bundle, record: &JwtRecord) -> bool {
         Jwt::is_in_bundle(bundle, record)
+    }
+
+    fn is_withdrawn(bundle: &Bundle, authority: &LocalAuthority<JwtKey>) -> bool {
+        Jwt::is_withdrawn(bundle, authority)
     }
 
     fn published(bundle: &Bundle, id: &str) -> Vec<Published> {
@@ -160,12 +164,12 @@ async fn a_third_kind_is_prepared_activated_recovered_tainted_and_revoked() {
     let keys = Arc::new(MemoryKeyManager::new());
     let (mut context, mut machine) = start(&stored, &keys).await;
     assert_eq!(machine.slots.due(context.now()), Due::Replace);
-    machine.rotate(&mut context).await.unwrap();
+    machine.rotate(&mut context, None).await.unwrap();
     let first = machine.slots.active().unwrap().authority_id.clone();
 
     // Half a day later a successor is prepared, and a restart finds both.
     tokio::time::advance(std::time::Duration::from_secs(12 * 3600)).await;
-    machine.rotate(&mut context).await.unwrap();
+    machine.rotate(&mut context, None).await.unwrap();
     let (mut context, mut machine) = start(&stored, &keys).await;
     let active = machine.slots.active().unwrap();
     assert_eq!(active.authority_id, first);

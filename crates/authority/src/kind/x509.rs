@@ -144,6 +144,14 @@ impl Kind for X509 {
         bundle.x509_authorities.iter().any(|authority| *authority.der == *record.certificate)
     }
 
+    fn is_withdrawn(bundle: &Bundle, authority: &LocalAuthority<X509Ca>) -> bool {
+        // A self-signed CA is under itself.
+        let Some(ca) = &authority.material else { return false };
+        let all = &bundle.x509_authorities;
+        let above = all.iter().filter(|root| ca.is_under(std::slice::from_ref(&root.der)));
+        above.clone().all(|root| root.tainted)
+    }
+
     fn published(bundle: &Bundle, id: &str) -> Vec<Published> {
         let all = bundle.x509_authorities.iter();
         all.filter_map(|authority| {
@@ -207,7 +215,7 @@ impl Record for X509Record {
 }
 
 impl X509Ca {
-    /// Whether one of `roots` (DER) signed a certificate of this CA's chain.
+    /// Whether one of `roots` (DER) signed a certificate of this CA's chain, or is one of them.
     pub(crate) fn is_under(&self, roots: &[Arc<[u8]>]) -> bool {
         let keys: Vec<_> = roots
             .iter()
@@ -215,9 +223,11 @@ impl X509Ca {
             .filter_map(|root| root.public_key().ok().cloned())
             .collect();
         let own = std::iter::once(self.ca.certificate().der());
-        own.chain(self.ca.upstream_chain())
-            .filter_map(|der| Certificate::from_der(der).ok())
-            .any(|certificate| keys.iter().any(|key| certificate.is_signed_by(key)))
+        own.chain(self.ca.upstream_chain()).any(|der| {
+            let signed =
+                |certificate: Certificate| keys.iter().any(|key| certificate.is_signed_by(key));
+            roots.contains(der) || Certificate::from_der(der).is_ok_and(signed)
+        })
     }
 }
 
