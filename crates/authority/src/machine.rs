@@ -83,14 +83,18 @@ impl<K: Kind> Machine<K> {
         let made = K::make(context, slot, key).await?;
         let mut journal = context.journal.clone();
         journal::append(K::records_mut(&mut journal), made.record);
+        // From here on a crash is recovered from the record.
+        let unpublished = journal.unpublished_keys.remove(&key_id);
         if made.publish_first {
             K::publish(context, made.publication).await?;
             context.save_journal(journal).await?;
         } else {
             context.save_journal(journal).await?;
-            K::publish(context, made.publication).await?;
+            if let Err(error) = K::publish(context, made.publication).await {
+                context.journal.unpublished_keys.extend(unpublished.map(|key| (key_id, key)));
+                return Err(error);
+            }
         }
-        context.key_is_published(&key_id);
         let authority = made.authority;
         tracing::info!(
             slot = slot.as_str(),
