@@ -6,6 +6,7 @@
 mod backoff;
 mod clock;
 mod error_chain;
+mod fair_queue;
 mod lru;
 mod rate_limit;
 mod readiness;
@@ -15,6 +16,7 @@ mod tasks;
 pub use backoff::{Backoff, Jitter};
 pub use clock::{Clock, SharedClock, SystemClock, TestClock, sleep_until};
 pub use error_chain::chain;
+pub use fair_queue::{FairQueue, QueueFull, Turn};
 pub use lru::BoundedLru;
 pub use rate_limit::{RateLimitError, RateLimiter};
 pub use readiness::{Readiness, ReadyGuard};
