@@ -27,6 +27,7 @@ use signet_http::{Proxies, ProxyUrlError};
 use signet_identity::Bundle;
 use signet_pki::{KeyManager as KeyManagerPort, KeyManagerError, tls::SwappableIdentity};
 use tokio::{
+    net::TcpListener,
     sync::{Notify, watch},
     time::Instant,
 };
@@ -62,6 +63,16 @@ use crate::{
 const LOCK_FILE: &str = "signet-agent.lock";
 /// How long an agent that is ending may hold the directory: longer than it may take to end.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Listeners that are bound already, for whoever starts an agent and knows where it is to listen.
+/// Where there is none, the one that the configuration names is bound.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// For metrics, where the configuration wants them.
+    pub metrics: Option<TcpListener>,
+    /// For health checks, where the configuration wants them.
+    pub health: Option<TcpListener>,
+}
 
 /// The agent, built and not running.
 #[derive(Debug)]
@@ -119,12 +130,25 @@ pub enum BuildError {
 }
 
 impl App {
-    /// Opens the data directory, keys and state, and binds the ports for metrics and health. The
+    /// Binds the ports for metrics and health, and opens the data directory, keys and state. The
     /// sockets of the APIs are bound once there is something to serve.
     ///
     /// # Errors
     /// [`BuildError`].
     pub async fn build(
+        config: Config,
+        clock: SharedClock,
+        log: Option<LogHandle>,
+    ) -> Result<Self, BuildError> {
+        Self::build_on(Listeners::default(), config, clock, log).await
+    }
+
+    /// [`App::build`] on listeners that are bound already.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn build_on(
+        listeners: Listeners,
         config: Config,
         clock: SharedClock,
         log: Option<LogHandle>,
@@ -135,16 +159,30 @@ impl App {
                 check_unix_path(path, options)?;
             }
         }
+        // The agent before this one may still hold the ports.
         create_dir(&config.data_dir)?;
         let lock = DirLock::wait(&config.data_dir, LOCK_FILE, LOCK_PATIENCE).await?;
-        let state = Arc::new(AgentState::open(&config.data_dir)?);
-        let keys = key_manager::open(&config.plugins.key_manager)?;
         let registry = Metrics::new(
             &config.telemetry,
             "spire_agent",
             config.trust_domain.as_str(),
             &process::hostname(),
         );
+        let metrics_server = match (&config.telemetry.prometheus, listeners.metrics) {
+            (Some(_), Some(listener)) => Some(MetricsServer::on(listener, registry.clone())?),
+            (Some(settings), None) => Some(MetricsServer::bind(settings, registry.clone()).await?),
+            (None, _) => None,
+        };
+        let checks = Health::new();
+        let http_health = match (&config.health_checks, listeners.health) {
+            (Some(settings), Some(listener)) => {
+                Some(HttpHealth::on(listener, settings, checks.clone())?)
+            }
+            (Some(settings), None) => Some(HttpHealth::bind(settings, checks.clone()).await?),
+            (None, _) => None,
+        };
+        let state = Arc::new(AgentState::open(&config.data_dir)?);
+        let keys = key_manager::open(&config.plugins.key_manager)?;
         let metrics = AgentMetrics::new(&registry);
         let attestor = CallerAttestor::new(
             workload_attestor::open(&config.plugins.workload_attestors, &clock),
@@ -155,18 +193,7 @@ impl App {
         let hit_timeout = config.experimental.jwt_svid_cache_hit_timeout;
         let jwt = Arc::new(JwtService::new(Arc::clone(&shared), hit_timeout));
         let health = AgentHealth::new(shared.status.subscribe(), config.socket_path.clone());
-        let metrics_server = match &config.telemetry.prometheus {
-            Some(settings) => Some(MetricsServer::bind(settings, registry).await?),
-            None => None,
-        };
-        let http_health = match &config.health_checks {
-            Some(settings) => {
-                let checks = Health::new();
-                checks.add("agent", Arc::new(health.clone()));
-                Some(HttpHealth::bind(settings, checks).await?)
-            }
-            None => None,
-        };
+        checks.add("agent", Arc::new(health.clone()));
         Ok(Self {
             shared,
             attestor,

@@ -1,7 +1,7 @@
 //! A server: built from its configuration, then running.
 //!
-//! [`App::build`] opens the store and the keys, makes or recovers the authorities, and binds the
-//! sockets; nothing is served before [`App::spawn`].
+//! [`App::build`] binds the sockets, opens the store and the keys, and makes or recovers the
+//! authorities; nothing is served before [`App::spawn`].
 
 mod health;
 mod prune;
@@ -16,10 +16,7 @@ use signet_authority::{
 use signet_base::{SharedClock, Tasks};
 use signet_daemon::{
     health::{Health, HealthServer},
-    listen::{
-        ListenError, UnixOptions, UnixSocket, bind_host, bind_unix, check_unix_path,
-        check_unix_unused,
-    },
+    listen::{ListenError, UnixOptions, UnixSocket, bind_host, bind_unix, check_unix_path},
     logging::LogHandle,
     metrics::{Metrics, MetricsServer},
     process::{DirLock, LockError, hostname},
@@ -29,9 +26,15 @@ use signet_pki::{
     x509::Name,
 };
 use signet_store::{OpenError, Store, StoreError, StoreOptions};
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::mpsc,
+    time::Instant,
+};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{service::Routes, transport::Server};
+use tower::layer::util::{Identity, Stack};
 
 use crate::{
     attestors::Attestors,
@@ -42,7 +45,7 @@ use crate::{
     gate::Gate,
     grpc,
     identity::{IdentityError, ServerIdentity},
-    limits::Limits,
+    limits::{CallLimits, Limits},
     listen,
     metrics::ServerMetrics,
     plugins::{
@@ -55,10 +58,21 @@ use crate::{
 
 /// After this age a network connection is asked to go away, so that agents spread over servers.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3 * 60);
-/// How many calls one connection may have open.
-const MAX_STREAMS: u32 = 1_000;
-/// Flow control: how much a peer may send ahead on a connection and on a stream.
-const WINDOW: u32 = 1024 * 1024;
+/// It ends at the latest after this much longer: push streams last for ten minutes.
+const MAX_CONNECTION_GRACE: Duration = Duration::from_secs(12 * 60);
+/// The same for a client without a certificate: an attestation may take two minutes.
+const MAX_STRANGER_AGE: Duration = Duration::from_secs(30);
+const MAX_STRANGER_GRACE: Duration = Duration::from_secs(130);
+/// How many calls one connection may have open; fewer where the client has shown no certificate.
+const MAX_STREAMS: u32 = 100;
+const MAX_STRANGER_STREAMS: u32 = 8;
+/// Flow control: how much a peer may send ahead on a connection and on a stream, bytes.
+const WINDOW: u32 = 512 * 1024;
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// What HTTP/2 gives to everyone; less cannot be asked for.
+const STRANGER_WINDOW: u32 = 65_535;
+/// The longest head of a request, bytes.
+const MAX_HEAD: u32 = 16 * 1024;
 /// How often a silent connection is asked whether it still lives, and how long it may take.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -127,6 +141,20 @@ pub struct App {
     lock: DirLock,
 }
 
+/// What is open already, for whoever starts a server and has its store, or knows where it is to
+/// listen. What is missing is opened or bound as the configuration says.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// The store.
+    pub store: Option<Store>,
+    /// For the API on the network.
+    pub api: Option<TcpListener>,
+    /// For metrics, where the configuration wants them.
+    pub metrics: Option<TcpListener>,
+    /// For health checks, where the configuration wants them.
+    pub health: Option<TcpListener>,
+}
+
 /// What [`App::spawn`] leaves to be held while the server runs.
 #[derive(Debug)]
 pub struct Running {
@@ -135,7 +163,7 @@ pub struct Running {
 }
 
 impl App {
-    /// Opens, recovers and binds everything.
+    /// Binds, opens and recovers everything.
     ///
     /// # Errors
     /// [`BuildError`]; what was bound or opened is closed again.
@@ -144,16 +172,15 @@ impl App {
         clock: SharedClock,
         log: LogHandle,
     ) -> Result<Self, BuildError> {
-        Self::build_on(None, config, clock, log).await
+        Self::build_on(Prepared::default(), config, clock, log).await
     }
 
-    /// As [`App::build`], on a store that is open already instead of the one that the
-    /// configuration names.
+    /// As [`App::build`], on what is open already instead of what the configuration names.
     ///
     /// # Errors
     /// [`BuildError`]; what was bound or opened is closed again, but for the store.
     pub async fn build_on(
-        store: Option<Store>,
+        prepared: Prepared,
         config: Config,
         clock: SharedClock,
         log: LogHandle,
@@ -163,11 +190,31 @@ impl App {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        // Found out before anything is made or opened.
+        // Bound before anything is made or opened: another program that listens there is found out
+        // while there is nothing to clean up. Who connects meanwhile waits.
         check_unix_path(&config.socket_path, SOCKET)?;
         let lock = DirLock::acquire(&config.data_dir, "signet-server.lock")?;
-        check_unix_unused(&config.socket_path).await?;
-        let store = match store {
+        let tcp = match prepared.api {
+            Some(listener) => listener,
+            None => bind_host(&config.bind_address, config.bind_port).await?,
+        };
+        let host = hostname();
+        let metrics = Metrics::new(&config.telemetry, "spire_server", trust_domain.as_str(), &host);
+        let metrics_server = match (&config.telemetry.prometheus, prepared.metrics) {
+            (Some(_), Some(listener)) => Some(MetricsServer::on(listener, metrics.clone())?),
+            (Some(settings), None) => Some(MetricsServer::bind(settings, metrics.clone()).await?),
+            (None, _) => None,
+        };
+        let health = Health::new();
+        let health_server = match (&config.health_checks, prepared.health) {
+            (Some(settings), Some(listener)) => {
+                Some(HealthServer::on(listener, settings, health.clone())?)
+            }
+            (Some(settings), None) => Some(HealthServer::bind(settings, health.clone()).await?),
+            (None, _) => None,
+        };
+        let local = bind_unix(&config.socket_path, SOCKET).await?;
+        let store = match prepared.store {
             Some(store) => store,
             None => Store::open(store_options(&config)).await?,
         };
@@ -198,19 +245,6 @@ impl App {
             TlsOptions { require_pq_kem: config.experimental.require_pq_kem },
         )?;
 
-        let tcp = bind_host(&config.bind_address, config.bind_port).await?;
-        let local = bind_unix(&config.socket_path, SOCKET).await?;
-        let host = hostname();
-        let metrics = Metrics::new(&config.telemetry, "spire_server", trust_domain.as_str(), &host);
-        let metrics_server = match &config.telemetry.prometheus {
-            Some(settings) => Some(MetricsServer::bind(settings, metrics.clone()).await?),
-            None => None,
-        };
-        let health = Health::new();
-        let health_server = match &config.health_checks {
-            Some(settings) => Some(HealthServer::bind(settings, health.clone()).await?),
-            None => None,
-        };
         let context = Context {
             trust_domain,
             limits: Limits::new(config.ratelimit),
@@ -345,22 +379,14 @@ impl App {
         tasks.spawn("server_svid", identity.run(token.clone()));
 
         let audited = context.config.audit_log_enabled;
-        let remote = ReceiverStream::new(listen::tcp(tasks, tcp, tls, trusted, audited));
-        let remote = remote.map(Ok::<_, std::io::Error>);
-        let mut server = http2().max_connection_age(MAX_CONNECTION_AGE).layer(gate.clone());
-        let stopped = token.clone().cancelled_owned();
-        tasks.spawn_critical(
-            "server_api",
-            server.add_routes(network).serve_with_incoming_shutdown(remote, stopped),
-        );
-        let near = ReceiverStream::new(listen::local(tasks, local));
-        let near = near.map(Ok::<_, std::io::Error>);
-        let mut server = http2().layer(gate);
-        let stopped = token.clone().cancelled_owned();
-        tasks.spawn_critical(
-            "local_api",
-            server.add_routes(nearby).serve_with_incoming_shutdown(near, stopped),
-        );
+        let limits = CallLimits::new();
+        let accepted = listen::tcp(tasks, tcp, tls, trusted, audited);
+        let server = known_http2().layer(limits.clone()).layer(gate.clone());
+        serve(tasks, "server_api", server, network.clone(), accepted.known);
+        let server = stranger_http2().layer(limits.clone()).layer(gate.clone());
+        serve(tasks, "server_api", server, network, accepted.strangers);
+        let server = http2().layer(limits).layer(gate);
+        serve(tasks, "local_api", server, nearby, listen::local(tasks, local));
         if let Some(metrics) = self.metrics {
             metrics.spawn(tasks);
         }
@@ -431,13 +457,46 @@ impl Running {
     }
 }
 
+/// Serves what is accepted until the tasks end.
+fn serve<S>(
+    tasks: &Tasks,
+    name: &'static str,
+    mut server: Server<Stack<Gate, Stack<CallLimits, Identity>>>,
+    routes: Routes,
+    accepted: mpsc::Receiver<listen::Io<S>>,
+) where
+    listen::Io<S>: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let accepted = ReceiverStream::new(accepted).map(Ok::<_, std::io::Error>);
+    let stopped = tasks.token().clone().cancelled_owned();
+    let served = server.add_routes(routes).serve_with_incoming_shutdown(accepted, stopped);
+    tasks.spawn_critical(name, served);
+}
+
+/// For the local socket.
 fn http2() -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_header_list_size(MAX_HEAD)
         .initial_connection_window_size(WINDOW)
-        .initial_stream_window_size(WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
+}
+
+/// For clients with a certificate.
+fn known_http2() -> Server {
+    http2().max_connection_age(MAX_CONNECTION_AGE).max_connection_age_grace(MAX_CONNECTION_GRACE)
+}
+
+/// For clients without one.
+fn stranger_http2() -> Server {
+    http2()
+        .max_connection_age(MAX_STRANGER_AGE)
+        .max_connection_age_grace(MAX_STRANGER_GRACE)
+        .initial_connection_window_size(STRANGER_WINDOW)
+        .initial_stream_window_size(STRANGER_WINDOW)
+        .max_concurrent_streams(MAX_STRANGER_STREAMS)
 }
 
 fn store_options(config: &Config) -> StoreOptions {

@@ -72,7 +72,7 @@ fn every_sample_is_accepted() {
 fn the_defaults_are_those_of_spire() {
     let config = good("");
     assert_eq!((config.bind_address.as_str(), config.bind_port), ("0.0.0.0", 8081));
-    assert_eq!(config.socket_path, PathBuf::from("/tmp/signet-server/private/api.sock"));
+    assert_eq!(config.socket_path, PathBuf::from("/run/signet-server/private/api.sock"));
     assert_eq!(config.ca.key_type, KeyType::EcP256);
     assert_eq!(config.ca.jwt_key_type, KeyType::EcP256);
     assert_eq!(config.ca.ttl, Duration::from_secs(24 * 3600));

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use signet_base::Tasks;
+use tokio::net::TcpListener;
 
 use super::Metrics;
 use crate::{
@@ -32,7 +33,14 @@ impl MetricsServer {
         settings: &PrometheusSettings,
         metrics: Metrics,
     ) -> Result<Self, ListenError> {
-        let listener = bind_host(&settings.host, settings.port).await?;
+        Self::on(bind_host(&settings.host, settings.port).await?, metrics)
+    }
+
+    /// Takes a listener that is bound already.
+    ///
+    /// # Errors
+    /// [`ListenError`] when the listener does not know its address.
+    pub fn on(listener: TcpListener, metrics: Metrics) -> Result<Self, ListenError> {
         Ok(Self { server: HttpServer::new("metrics", listener)?, metrics })
     }
 

@@ -42,7 +42,7 @@ pub struct Env {
 /// Which socket to talk to.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct SocketFlags {
-    /// Socket of the server's local API [default: /tmp/signet-server/private/api.sock, or SPIRE's
+    /// Socket of the server's local API [default: /run/signet-server/private/api.sock, or SPIRE's
     /// path when invoked as spire-server]
     #[arg(long = "socketPath", value_name = "PATH", help_heading = "Connection")]
     pub socket_path: Option<PathBuf>,

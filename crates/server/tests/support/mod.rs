@@ -28,7 +28,7 @@ use signet_pki::{
     x509::{CsrParams, TrustBundle, create_csr},
 };
 use signet_server::{
-    app::{App, Running},
+    app::{App, Prepared, Running},
     config::{Config, RunFlags},
     context::Context,
 };
@@ -79,7 +79,8 @@ impl TestServer {
     ) -> Self {
         let config = config(dir.path(), &options);
         let shared: SharedClock = Arc::new(clock.clone());
-        let app = App::build_on(store, config, shared, log(&clock)).await.unwrap();
+        let prepared = Prepared { store, ..Prepared::default() };
+        let app = App::build_on(prepared, config, shared, log(&clock)).await.unwrap();
         let address = app.address().unwrap();
         let context = app.context().clone();
         let socket = app.socket_path().clone();
