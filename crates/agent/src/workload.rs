@@ -15,7 +15,7 @@ use crate::{caller::Caller, metrics::AgentMetrics};
 const TURNS: usize = 8;
 const TURNS_OF_ONE: usize = 4;
 /// How many calls of one user may wait for their turn.
-const WAITING: usize = 4_096;
+const WAITING: usize = 2_048;
 /// Attesting that takes longer waits for others (a kubelet, a disk) and not for this process: it
 /// gives its turn up, so that many such calls can wait at once.
 const TURN: Duration = Duration::from_millis(20);

@@ -22,14 +22,15 @@ use rounds::Rounds;
 
 use crate::{caller::Caller, metrics::AgentMetrics};
 
-/// Connections, by user: each takes some 15 KB, and a descriptor beside its own for the process. One
+/// Connections, by user: each takes some 12 KB, and a descriptor beside its own for the process. One
 /// without a call makes room for others of its user, after five seconds.
 const CONNECTIONS: Caps =
-    Caps { total: 4_096, each: Each::Share, idle: Some(Duration::from_secs(5)), busy: None };
+    Caps { total: 3_072, each: Each::Share, idle: Some(Duration::from_secs(5)), busy: None };
 /// How many descriptors a connection takes.
 const DESCRIPTORS: usize = 2;
-/// Open calls, by user; a stream that waits for news takes some 10 KB.
-const CALLS: Caps = Caps { total: 8_192, each: Each::Share, idle: None, busy: None };
+/// Open calls, by user; each takes up to 30 KB. With the connections that is less than the 192 MiB that
+/// the manifests give an agent.
+const CALLS: Caps = Caps { total: 4_096, each: Each::Share, idle: None, busy: None };
 /// How many bytes of requests a user may have under way. Requests are small.
 const BUDGET: usize = 1024 * 1024;
 /// The longest message of the sockets for operators and kubelet, bytes.
