@@ -20,10 +20,7 @@ pub use self::{
     directory::make_directories,
     incoming::{Accept, Connection, Incoming, counted_address, handshakes},
     proxy::{ProxyError, client_address},
-    unix::{
-        MAX_SOCKET_PATH, UnixOptions, UnixSocket, bind_unix, check_unix_path, check_unix_unused,
-        remove_stale,
-    },
+    unix::{MAX_SOCKET_PATH, UnixOptions, UnixSocket, bind_unix, check_unix_path, remove_stale},
 };
 
 /// How long a name may take to resolve.
