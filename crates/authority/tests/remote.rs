@@ -8,6 +8,7 @@
     clippy::unwrap_used,
     reason = "a test ends where it fails"
 )]
+#![allow(clippy::duplicate_mod, reason = "the files of tests that are run again bring theirs")]
 
 #[path = "life.rs"]
 mod life;

@@ -101,8 +101,7 @@ impl SigningQueue {
             signing.await
         };
         let outcome = tokio::time::timeout(deadline, turn).await;
-        let outcome =
-            outcome.unwrap_or_else(|_| Err(SignError::TimedOut { holder, after: deadline }));
+        let outcome = outcome.unwrap_or(Err(SignError::TimedOut { holder, after: deadline }));
         self.note(outcome.as_ref().err());
         outcome
     }
