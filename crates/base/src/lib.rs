@@ -1,4 +1,5 @@
-//! Clock, tasks and shutdown, backoff, rate limits, bounded collections; no I/O, SPIFFE-free.
+//! Clock, tasks and shutdown, backoff, rate limits, bounded collections, reading of files that
+//! people name; no other I/O, SPIFFE-free.
 //!
 //! Everything here is a value that is passed in: no globals, no statics. All waiting goes through
 //! tokio's clock, so that tests run on paused time.
@@ -6,20 +7,19 @@
 mod backoff;
 mod clock;
 mod error_chain;
-mod fair_queue;
+mod fair_pool;
+pub mod files;
 mod lru;
 mod rate_limit;
 mod readiness;
-mod repeats;
 mod tasks;
 
 pub use backoff::{Backoff, Jitter};
 pub use clock::{Clock, SharedClock, SystemClock, TestClock, sleep_until};
 pub use error_chain::chain;
-pub use fair_queue::{FairQueue, QueueFull, Turn};
+pub use fair_pool::{FairPool, FairPoolError, FairPoolLimits};
 pub use lru::BoundedLru;
 pub use rate_limit::{RateLimitError, RateLimiter};
 pub use readiness::{Readiness, ReadyGuard};
-pub use repeats::Repeats;
 pub use tasks::{ShutdownError, Tasks};
 pub use tokio_util::sync::CancellationToken;
