@@ -1,9 +1,6 @@
 //! The process that calls an endpoint, pinned when it connected.
 
-use std::{
-    os::fd::{AsRawFd, RawFd},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use signet_attest::peer::{PeerError, PinnedPeer};
 
@@ -39,13 +36,5 @@ impl Caller {
     /// Its pid, for logs; 0 when it could not be pinned.
     pub fn pid(&self) -> i32 {
         self.0.peer.as_ref().map_or(0, PinnedPeer::pid)
-    }
-}
-
-impl AsRawFd for Caller {
-    fn as_raw_fd(&self) -> RawFd {
-        let pidfd = self.0.peer.as_ref().ok().and_then(PinnedPeer::pidfd);
-        // Asked only where there is a pidfd; -1 is no descriptor and is refused by the kernel.
-        pidfd.map_or(-1, |fd| fd.as_raw_fd())
     }
 }

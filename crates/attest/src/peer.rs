@@ -8,17 +8,17 @@
 //! the number.
 
 use std::{
-    fmt,
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    fmt, io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::io::{Interest, unix::AsyncFd};
 
-use crate::procfs::{ProcRoot, ProcStat, Status};
+use crate::procfs::{Credentials, ProcRoot, ProcStat};
 
 /// How often a process without a handle is looked at.
-const LIVENESS_CHECK: std::time::Duration = std::time::Duration::from_millis(250);
+const LIVENESS_CHECK: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// How a caller was pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +136,7 @@ impl PinnedPeer {
         if stat.start_time > now {
             return Err(PeerError::Replaced(pid, "it started after the connection was accepted"));
         }
-        if Status::read(proc_root, pid)?.effective_uid != uid {
+        if Credentials::read(proc_root, pid)?.uid != uid {
             return Err(PeerError::Replaced(pid, "its user differs from the caller's"));
         }
         let peer = Self {
@@ -161,8 +161,8 @@ impl PinnedPeer {
         if pid <= 0 {
             return Err(PeerError::ForeignPidNamespace);
         }
-        let status = Status::read(proc_root, pid)?;
-        Self::from_pid(pid, status.effective_uid, status.effective_gid, proc_root)
+        let Credentials { uid, gid } = Credentials::read(proc_root, pid)?;
+        Self::from_pid(pid, uid, gid, proc_root)
     }
 
     /// The process ID in the agent's pid namespace. For `/proc` paths and logs; never a key.
@@ -208,18 +208,17 @@ impl PinnedPeer {
 
     /// Completes when the pinned process has exited.
     pub async fn exited(&self) {
-        // A handle of its own, so that watching ends when nobody waits any more.
-        let watched = self.pidfd.as_ref().and_then(|pidfd| pidfd.try_clone().ok());
-        if let Some(pidfd) = watched {
-            #[allow(
-                deprecated,
-                reason = "its replacement is unsafe; the handle is owned and stays open while it \
-                          is watched"
-            )]
-            let watched = AsyncFd::with_interest(pidfd, Interest::READABLE);
+        if let Some(pidfd) = self.pidfd() {
+            let mut watched = readable(pidfd).await;
+            // Somebody watches this handle already: another handle can be watched beside it.
+            if watched.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AlreadyExists) {
+                watched = match pidfd.try_clone_to_owned() {
+                    Ok(another) => readable(another).await,
+                    Err(error) => Err(error),
+                };
+            }
             match watched {
-                Ok(pidfd) if pidfd.readable().await.is_ok() => return,
-                Ok(_) => {}
+                Ok(()) => return,
                 Err(error) => tracing::debug!(%error, "Cannot watch a pidfd"),
             }
         }
@@ -228,9 +227,9 @@ impl PinnedPeer {
         }
     }
 
-    /// Whether `status` shows the user and group the caller had when it connected.
-    pub fn has_credentials_of(&self, status: &Status) -> bool {
-        status.effective_uid == self.uid && status.effective_gid == self.gid
+    /// Whether these are the user and group the caller had when it connected.
+    pub fn has_credentials(&self, credentials: Credentials) -> bool {
+        credentials == Credentials { uid: self.uid, gid: self.gid }
     }
 
     /// Checks after attesting that what was read from `/proc/<pid>` was the pinned process's:
@@ -249,11 +248,22 @@ impl PinnedPeer {
         {
             return Err(PeerError::Replaced(self.pid, "its start time changed"));
         }
-        if !self.has_credentials_of(&Status::read(&self.proc_root, self.pid)?) {
+        if !self.has_credentials(Credentials::read(&self.proc_root, self.pid)?) {
             return Err(PeerError::Replaced(self.pid, "it changed its user or group"));
         }
         Ok(())
     }
+}
+
+/// Completes when a handle is readable.
+async fn readable(handle: impl AsRawFd) -> io::Result<()> {
+    #[allow(
+        deprecated,
+        reason = "its replacement is unsafe; the handle is owned or borrowed for as long as it is \
+                  watched, so it stays open"
+    )]
+    let watched = AsyncFd::with_interest(handle, Interest::READABLE)?;
+    watched.readable().await.map(drop)
 }
 
 impl fmt::Debug for PinnedPeer {

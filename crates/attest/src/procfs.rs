@@ -1,5 +1,7 @@
 //! The few files of `/proc` that attestation reads, each with a bound.
 
+pub(crate) mod tcp;
+
 use std::{
     io::{self, Read},
     os::fd::{AsFd, OwnedFd},
@@ -7,8 +9,12 @@ use std::{
     sync::Arc,
 };
 
-/// The most bytes read of one `/proc` text file.
-const MAX_PROC_FILE: usize = 256 * 1024;
+/// The most bytes read of one `/proc` text file: the kernel's 65,536 groups fit in.
+const MAX_PROC_FILE: usize = 1024 * 1024;
+
+/// The most supplementary groups of a process that is attested: with their names they are about as
+/// many selectors as one attestation may find.
+pub const MAX_GROUPS: usize = 2000;
 
 /// Where `/proc` is mounted: `HOST_PROC` where set (as SPIRE), else `/proc`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +30,9 @@ pub enum ProcError {
     /// The file cannot be read.
     #[error("reading {0}")]
     Read(PathBuf, #[source] io::Error),
+    /// The process has so many supplementary groups, more than [`MAX_GROUPS`].
+    #[error("the process has {0} supplementary groups, at most {MAX_GROUPS} are accepted")]
+    TooManyGroups(usize),
 }
 
 impl Default for ProcRoot {
@@ -49,6 +58,11 @@ impl ProcRoot {
     /// The path of `name` of process `pid`.
     pub fn path(&self, pid: i32, name: &str) -> PathBuf {
         self.0.join(format!("{pid}/{name}"))
+    }
+
+    /// Where it is.
+    pub(crate) fn as_path(&self) -> &Path {
+        &self.0
     }
 
     /// Opens the directory of a process.
@@ -118,13 +132,40 @@ impl ProcStat {
     }
 }
 
+/// Effective user and group of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Effective user ID: the second column of `Uid:` in `/proc/<pid>/status`.
+    pub uid: u32,
+    /// Effective group ID: the second column of `Gid:`.
+    pub gid: u32,
+}
+
+impl Credentials {
+    /// Reads the user and group of process `pid`.
+    ///
+    /// # Errors
+    /// [`ProcError`] when the file cannot be read or parsed.
+    pub fn read(root: &ProcRoot, pid: i32) -> Result<Self, ProcError> {
+        let path = root.path(pid, "status");
+        // They stand near the beginning; the groups, which may be many, follow them.
+        let text = std::fs::File::open(&path)
+            .and_then(|file| read_up_to(file, 4096))
+            .map_err(|e| ProcError::Read(path.clone(), e))?;
+        Self::parse(&text).ok_or(ProcError::Malformed(path, "no Uid: or Gid: line"))
+    }
+
+    fn parse(status: &[u8]) -> Option<Self> {
+        let second = |key| line(status, key)?.split_ascii_whitespace().nth(1)?.parse().ok();
+        Some(Self { uid: second("Uid:")?, gid: second("Gid:")? })
+    }
+}
+
 /// What `/proc/<pid>/status` says, as far as needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// Effective user ID: the second column of `Uid:`.
-    pub effective_uid: u32,
-    /// Effective group ID: the second column of `Gid:`.
-    pub effective_gid: u32,
+    /// Effective user and group.
+    pub credentials: Credentials,
     /// Supplementary group IDs: the `Groups:` line.
     pub groups: Vec<u32>,
 }
@@ -133,34 +174,30 @@ impl Status {
     /// Reads users and groups of process `pid`.
     ///
     /// # Errors
-    /// [`ProcError`] when the file cannot be read or parsed.
+    /// [`ProcError`] when the file cannot be read or parsed, or there are more groups than
+    /// [`MAX_GROUPS`].
     pub fn read(root: &ProcRoot, pid: i32) -> Result<Self, ProcError> {
         let path = root.path(pid, "status");
-        let text = read_file(&path)?;
-        Self::parse(&text).ok_or(ProcError::Malformed(path, "no Uid:, Gid: or Groups: line"))
+        Self::parse(&read_file(&path)?, &path)
     }
 
-    fn parse(text: &[u8]) -> Option<Self> {
-        let (mut uid, mut gid, mut groups) = (None, None, None);
-        for line in text.split(|b| *b == b'\n') {
-            let Some(at) = line.iter().position(|b| *b == b':') else { continue };
-            let (key, value) = line.split_at(at);
-            if !matches!(key, b"Uid" | b"Gid" | b"Groups") {
-                continue;
-            }
-            let value = std::str::from_utf8(value.get(1..)?).ok()?;
-            let mut numbers = value.split_ascii_whitespace().map(str::parse::<u32>);
-            match key {
-                b"Uid" => uid = Some(numbers.nth(1)?.ok()?),
-                b"Gid" => gid = Some(numbers.nth(1)?.ok()?),
-                _ => {
-                    groups = Some(numbers.collect::<Result<Vec<_>, _>>().ok()?);
-                    break;
-                }
-            }
+    fn parse(text: &[u8], path: &Path) -> Result<Self, ProcError> {
+        let malformed = || ProcError::Malformed(path.to_owned(), "no Uid:, Gid: or Groups: line");
+        let credentials = Credentials::parse(text).ok_or_else(malformed)?;
+        let groups = line(text, "Groups:").ok_or_else(malformed)?;
+        let count = groups.split_ascii_whitespace().count();
+        if count > MAX_GROUPS {
+            return Err(ProcError::TooManyGroups(count));
         }
-        Some(Self { effective_uid: uid?, effective_gid: gid?, groups: groups? })
+        let groups = groups.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>();
+        Ok(Self { credentials, groups: groups.map_err(|_| malformed())? })
     }
+}
+
+/// What follows `key` on the line that begins with it.
+fn line<'t>(text: &'t [u8], key: &str) -> Option<&'t str> {
+    let mut lines = text.split(|b| *b == b'\n');
+    std::str::from_utf8(lines.find_map(|line| line.strip_prefix(key.as_bytes()))?).ok()
 }
 
 /// Now, in clock ticks since boot: comparable with [`ProcStat::start_time`].
@@ -185,11 +222,16 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ProcError> {
 }
 
 fn read_bounded(file: std::fs::File) -> io::Result<Vec<u8>> {
-    let mut text = Vec::with_capacity(2048);
-    file.take(MAX_PROC_FILE as u64 + 1).read_to_end(&mut text)?;
+    let text = read_up_to(file, MAX_PROC_FILE + 1)?;
     if text.len() > MAX_PROC_FILE {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 256 KiB"));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 1 MiB"));
     }
+    Ok(text)
+}
+
+fn read_up_to(file: std::fs::File, most: usize) -> io::Result<Vec<u8>> {
+    let mut text = Vec::with_capacity(most.min(2048));
+    file.take(most as u64).read_to_end(&mut text)?;
     Ok(text)
 }
 
@@ -209,11 +251,26 @@ mod tests {
 
     #[test]
     fn reads_effective_ids_and_groups() {
+        let parse = |text: &[u8]| Status::parse(text, Path::new("status"));
         let text = b"Name:\tx\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nFDSize:\t64\nGroups:\t4 24 \nx";
-        let status = Status::parse(text).unwrap();
-        assert_eq!((status.effective_uid, status.effective_gid), (2, 6));
+        let status = parse(text).unwrap();
+        assert_eq!(status.credentials, Credentials { uid: 2, gid: 6 });
         assert_eq!(status.groups, [4, 24]);
-        assert!(Status::parse(b"Uid:\t1\n").is_none());
+        assert!(parse(b"Uid:\t1\n").is_err());
+        // A name is escaped by the kernel, and no line of its own.
+        let text = b"Name:\tUid:\\nUid:\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t\n";
+        assert_eq!(parse(text).unwrap().credentials, Credentials { uid: 2, gid: 6 });
+    }
+
+    #[test]
+    fn more_groups_than_may_be_are_counted_and_refused() {
+        let status = |count: usize| {
+            let groups: String = (0..count).map(|group| format!("{group} ")).collect();
+            format!("Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t{groups}\n")
+        };
+        let parse = |count| Status::parse(status(count).as_bytes(), Path::new("status"));
+        assert_eq!(parse(MAX_GROUPS).unwrap().groups.len(), MAX_GROUPS);
+        assert!(matches!(parse(MAX_GROUPS + 1), Err(ProcError::TooManyGroups(2001))));
     }
 
     #[test]

@@ -24,7 +24,7 @@ use signet_attest::{
     procfs::ProcRoot,
     workload::{
         WorkloadAttestor, WorkloadAttestors,
-        unix::{UnixAttestor, UnixConfig},
+        unix::{DEFAULT_SIZE_LIMIT, UnixAttestor, UnixConfig},
     },
 };
 use signet_identity::Selector;
@@ -45,9 +45,14 @@ fn child() {
 }
 
 fn caller(dir: &Path) -> (Child, UnixStream) {
+    caller_by(dir, &mut Command::new(std::env::current_exe().unwrap()))
+}
+
+/// A caller that this command becomes, given the arguments of the test above.
+fn caller_by(dir: &Path, command: &mut Command) -> (Child, UnixStream) {
     let socket = dir.join("s");
     let listener = UnixListener::bind(&socket).unwrap();
-    let child = Command::new(std::env::current_exe().unwrap())
+    let child = command
         .args(["--exact", "child", "--nocapture"])
         .env(SOCKET, &socket)
         .stdout(Stdio::null())
@@ -60,7 +65,7 @@ fn caller(dir: &Path) -> (Child, UnixStream) {
 }
 
 fn attestor() -> UnixAttestor {
-    UnixAttestor::new(UnixConfig { discover_workload_path: true, workload_size_limit: 0 })
+    UnixAttestor::new(UnixConfig { discover_workload_path: true, workload_size_limit: None })
 }
 
 fn value<'a>(selectors: &'a [Selector], key: &str) -> &'a str {
@@ -121,6 +126,7 @@ async fn an_executable_over_the_size_limit_is_an_error_and_a_negative_limit_neve
     let (mut child, stream) = caller(dir.path());
     let peer = PinnedPeer::from_socket(&stream, &ProcRoot::default()).unwrap();
     let with = |workload_size_limit| {
+        let workload_size_limit = Some(workload_size_limit);
         UnixAttestor::new(UnixConfig { discover_workload_path: true, workload_size_limit })
     };
     let error = with(10).attest(&peer).await.unwrap_err();
@@ -128,6 +134,49 @@ async fn an_executable_over_the_size_limit_is_an_error_and_a_negative_limit_neve
     let found = with(-1).attest(&peer).await.unwrap();
     assert!(found.iter().any(|s| s.value().starts_with("path:")));
     assert!(!found.iter().any(|s| s.value().starts_with("sha256:")));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test]
+async fn a_path_that_only_the_caller_s_own_mount_namespace_has_is_not_its_path() {
+    let dir = tempfile::tempdir().unwrap();
+    // Another program is there for everybody else.
+    let path = dir.path().join("trusted");
+    std::fs::copy("/bin/sleep", &path).unwrap();
+    let own_namespace = ["--user", "--map-root-user", "--mount", "--propagation", "private"];
+    if !Command::new("unshare").args(own_namespace).arg("true").status().unwrap().success() {
+        signet_testkit::skip!("no user namespaces");
+    }
+    let script = "mount --bind \"$1\" \"$2\" && shift && exec \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(own_namespace).args(["sh", "-c", script, "sh"]);
+    command.arg(std::env::current_exe().unwrap()).arg(&path);
+    let (mut child, stream) = caller_by(dir.path(), &mut command);
+    let peer = PinnedPeer::from_socket(&stream, &ProcRoot::default()).unwrap();
+    let target = peer.proc_root().exe_target(peer.pid()).unwrap();
+    assert_eq!(target, path, "the kernel shows the path that the caller chose");
+    let found = attestor().attest(&peer).await.unwrap();
+    assert!(!found.iter().any(|s| s.value().starts_with("path:")), "{found:?}");
+    let own = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+    assert_eq!(value(&found, "sha256:"), signet_pki::digest::sha256_hex(&own));
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[tokio::test]
+async fn an_executable_over_the_limit_that_nobody_set_has_no_hash() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("large");
+    std::fs::copy(std::env::current_exe().unwrap(), &path).unwrap();
+    let file = std::fs::File::options().write(true).open(&path).unwrap();
+    file.set_len(DEFAULT_SIZE_LIMIT + 1).unwrap();
+    drop(file);
+    let (mut child, stream) = caller_by(dir.path(), &mut Command::new(&path));
+    let peer = PinnedPeer::from_socket(&stream, &ProcRoot::default()).unwrap();
+    let found = attestor().attest(&peer).await.unwrap();
+    assert_eq!(value(&found, "path:"), path.to_str().unwrap());
+    assert!(!found.iter().any(|s| s.value().starts_with("sha256:")), "{found:?}");
     child.kill().unwrap();
     child.wait().unwrap();
 }

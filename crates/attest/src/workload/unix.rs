@@ -1,40 +1,60 @@
 //! Workload attestor `unix`: users, groups, path and hash of the calling process.
+//!
+//! What a process can make slow (a large executable, a file system that does not answer, thousands
+//! of groups) is done on threads of its own, shared fairly between users, and ends when the caller
+//! has gone or its time is up.
 
-use std::{fs::File, io::Read, os::unix::fs::MetadataExt};
+mod executable;
+mod names;
 
-use nix::unistd::{Gid, Group, Uid, User};
+use std::sync::Arc;
+
 use signet_identity::Selector;
-use signet_pki::digest::Sha256;
 
-use super::{WorkloadAttestError, WorkloadAttestor};
-use crate::{
-    peer::PinnedPeer,
-    procfs::{ProcError, Status},
+use self::{
+    executable::{Executables, Hashing},
+    names::{Kind, Names},
 };
+use super::{WorkloadAttestError, WorkloadAttestor};
+use crate::{peer::PinnedPeer, procfs::Status};
 
 /// The attestor's name and the type of its selectors.
 pub const NAME: &str = "unix";
 
+/// The largest executable that is hashed where no limit is set, bytes.
+pub const DEFAULT_SIZE_LIMIT: u64 = 512 * 1024 * 1024;
+
 /// Settings of the attestor, with SPIRE's names.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UnixConfig {
     /// Whether `path` and `sha256` are found at all.
     pub discover_workload_path: bool,
-    /// Largest executable that is hashed, bytes: 0 for no limit, negative for never hashing;
-    /// over the limit is an error.
-    pub workload_size_limit: i64,
+    /// Largest executable that is hashed, bytes: 0 for no limit, negative for never hashing; over
+    /// the limit is an error. Unset, a file over [`DEFAULT_SIZE_LIMIT`] has no `sha256`.
+    pub workload_size_limit: Option<i64>,
 }
 
 /// The `unix` workload attestor.
 #[derive(Debug)]
 pub struct UnixAttestor {
-    config: UnixConfig,
+    discover_workload_path: bool,
+    executables: Arc<Executables>,
+    names: Names,
 }
 
 impl UnixAttestor {
     /// An attestor with the given settings.
     pub fn new(config: UnixConfig) -> Self {
-        Self { config }
+        let hashing = match config.workload_size_limit {
+            None => Hashing::Small(DEFAULT_SIZE_LIMIT),
+            Some(0) => Hashing::All,
+            Some(limit) => u64::try_from(limit).map_or(Hashing::Never, Hashing::UpTo),
+        };
+        Self {
+            discover_workload_path: config.discover_workload_path,
+            executables: Arc::new(Executables::new(hashing)),
+            names: Names::new(),
+        }
     }
 }
 
@@ -48,20 +68,19 @@ impl WorkloadAttestor for UnixAttestor {
         let status = Status::read(peer.proc_root(), peer.pid())?;
         // A caller that became another user after it connected (by a setuid program, say) may
         // share the socket with a process that did not: its new user must not count.
-        if !peer.has_credentials_of(&status) {
+        if !peer.has_credentials(status.credentials) {
             return Err(WorkloadAttestError::Failed(
                 "the process changed its user or group after it connected".to_owned(),
             ));
         }
-        let mut found = ids_of(&status)?;
-        if self.config.discover_workload_path {
-            let target = peer.proc_root().exe_target(peer.pid())?;
-            let text = target.to_str().ok_or_else(|| {
-                WorkloadAttestError::Failed("path of the executable is not UTF-8".to_owned())
-            })?;
-            found.push(selector("path", text)?);
-            if self.config.workload_size_limit >= 0 {
-                found.push(selector("sha256", &self.hash_executable(peer).await?)?);
+        let mut found = self.ids_of(&status).await?;
+        if self.discover_workload_path {
+            let executable = self.executables.examine(peer).await?;
+            if let Some(path) = &executable.path {
+                found.push(selector("path", path)?);
+            }
+            if let Some(hash) = &executable.sha256 {
+                found.push(selector("sha256", hash)?);
             }
         }
         Ok(found)
@@ -69,72 +88,22 @@ impl WorkloadAttestor for UnixAttestor {
 }
 
 impl UnixAttestor {
-    /// Hashes the running executable through `/proc/<pid>/exe`, so that the file that was
-    /// executed is read, whatever its path names by now, in whatever mount namespace.
-    async fn hash_executable(&self, peer: &PinnedPeer) -> Result<String, WorkloadAttestError> {
-        let path = peer.proc_root().path(peer.pid(), "exe");
-        let limit = self.config.workload_size_limit;
-        let hashing = tokio::task::spawn_blocking(move || {
-            let read = |e| WorkloadAttestError::Proc(ProcError::Read(path.clone(), e));
-            let mut file = File::open(&path).map_err(read)?;
-            let size = file.metadata().map_err(read)?.size();
-            if limit > 0 && size > limit as u64 {
-                return Err(WorkloadAttestError::Failed(format!(
-                    "workload {} exceeds size limit ({size} > {limit})",
-                    path.display()
-                )));
+    async fn ids_of(&self, status: &Status) -> Result<Vec<Selector>, WorkloadAttestError> {
+        let (uid, gid) = (status.credentials.uid, status.credentials.gid);
+        let mut wanted = vec![(Kind::User, uid), (Kind::Group, gid)];
+        wanted.extend(status.groups.iter().map(|group| (Kind::Group, *group)));
+        let names = self.names.of(uid, &wanted).await;
+        let mut found = Vec::with_capacity(2 * wanted.len());
+        let keys = [("uid", "user"), ("gid", "group")].into_iter();
+        let keys = keys.chain(std::iter::repeat(("supplementary_gid", "supplementary_group")));
+        for (((id_key, name_key), (_, id)), name) in keys.zip(&wanted).zip(&names) {
+            found.push(selector(id_key, &id.to_string())?);
+            if let Some(name) = name {
+                found.push(selector(name_key, name)?);
             }
-            let mut hash = Sha256::new();
-            let mut chunk = vec![0u8; 64 * 1024];
-            let mut total = 0u64;
-            loop {
-                let read_now = file.read(&mut chunk).map_err(read)?;
-                let Some(bytes) = chunk.get(..read_now).filter(|bytes| !bytes.is_empty()) else {
-                    break;
-                };
-                hash.update(bytes);
-                // A file that grows while it is read must not be read for ever.
-                total = total.saturating_add(read_now as u64);
-                if total > size {
-                    return Err(WorkloadAttestError::Failed(format!(
-                        "workload {} grew while it was hashed",
-                        path.display()
-                    )));
-                }
-            }
-            Ok(hex::encode(hash.finish()))
-        });
-        hashing
-            .await
-            .map_err(|_| WorkloadAttestError::Failed("hashing was cancelled".to_owned()))?
-    }
-}
-
-fn ids_of(status: &Status) -> Result<Vec<Selector>, WorkloadAttestError> {
-    let mut found = Vec::with_capacity(4 + 2 * status.groups.len());
-    found.push(selector("uid", &status.effective_uid.to_string())?);
-    if let Some(user) = user_name(status.effective_uid) {
-        found.push(selector("user", &user)?);
-    }
-    found.push(selector("gid", &status.effective_gid.to_string())?);
-    if let Some(group) = group_name(status.effective_gid) {
-        found.push(selector("group", &group)?);
-    }
-    for gid in &status.groups {
-        found.push(selector("supplementary_gid", &gid.to_string())?);
-        if let Some(group) = group_name(*gid) {
-            found.push(selector("supplementary_group", &group)?);
         }
+        Ok(found)
     }
-    Ok(found)
-}
-
-fn user_name(uid: u32) -> Option<String> {
-    User::from_uid(Uid::from_raw(uid)).ok().flatten().map(|user| user.name)
-}
-
-fn group_name(gid: u32) -> Option<String> {
-    Group::from_gid(Gid::from_raw(gid)).ok().flatten().map(|group| group.name)
 }
 
 fn selector(key: &str, value: &str) -> Result<Selector, WorkloadAttestError> {
