@@ -48,8 +48,7 @@ impl<'t, 'v> State<'t, 'v> {
                     values.push(assign(last, wanted).map_err(|message| Fail::new(at, message))?);
                 }
                 // Looking at a long text costs as much as making one.
-                let looked_at: usize = values.iter().map(Val::text_len).sum();
-                self.spend(at, looked_at / 64)?;
+                self.spend(at, values.iter().map(Val::cost).sum())?;
                 (function.run)(&self.heap, &values)
                     .map_err(|message| Fail::new(at, format!("error calling {name}: {message}")))
             }

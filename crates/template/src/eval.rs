@@ -1,7 +1,7 @@
 //! Executing a template.
 
 use crate::{
-    Fail, MAX_DEPTH, MAX_RESULT, Template, Value,
+    BYTES_PER_STEP, Fail, MAX_DEPTH, MAX_RESULT, Template, Value,
     ast::{Command, Kind, Node, Operand, Pipe},
     format, number, parse,
     val::{Heap, Val},
@@ -9,6 +9,8 @@ use crate::{
 
 /// How far template calls, blocks and parentheses may nest while executing.
 const MAX_EXEC_DEPTH: usize = 2 * MAX_DEPTH;
+/// The variables that are looked through for one step.
+const VARIABLES_PER_STEP: usize = 16;
 
 pub(crate) fn run(template: &Template, data: &Value) -> Result<String, Fail> {
     let root = template.trees.get(parse::MAIN).map_or(&[][..], Vec::as_slice);
@@ -107,6 +109,7 @@ impl<'t, 'v> State<'t, 'v> {
         if self.out.len() + text.len() > MAX_RESULT {
             return Err(Fail::new(at, format!("the result is longer than {MAX_RESULT} bytes")));
         }
+        self.spend(at, text.len() / BYTES_PER_STEP)?;
         self.out.push_str(text);
         Ok(())
     }
@@ -166,8 +169,8 @@ impl<'t, 'v> State<'t, 'v> {
                 }
             }
             Val::Map(map) => {
-                self.spend(pipe.at, map.len())?;
-                for (key, element) in map.pairs() {
+                let pairs = map.pairs(&self.heap);
+                for (key, element) in pairs.map_err(|message| Fail::new(pipe.at, message))? {
                     ran = true;
                     if self.iteration(pipe, key, element, mark, body)? == Flow::Break {
                         break;
@@ -256,10 +259,17 @@ impl<'t, 'v> State<'t, 'v> {
     }
 
     fn assign(&mut self, at: usize, name: &str, value: Val<'v>) -> Result<(), Fail> {
-        let slot = self.variables.iter_mut().rev().find(|(known, _)| *known == name);
-        let slot = slot.ok_or_else(|| Fail::new(at, format!("undefined variable: {name}")))?;
-        slot.1 = value;
+        self.variable(at, name)?.1 = value;
         Ok(())
+    }
+
+    /// The variable of this name that was made last.
+    fn variable(&mut self, at: usize, name: &str) -> Result<&mut (&'t str, Val<'v>), Fail> {
+        self.heap
+            .spend(self.variables.len() / VARIABLES_PER_STEP)
+            .map_err(|message| Fail::new(at, message))?;
+        let known = self.variables.iter_mut().rev().find(|(known, _)| *known == name);
+        known.ok_or_else(|| Fail::new(at, format!("undefined variable: {name}")))
     }
 
     fn command(
@@ -314,12 +324,9 @@ impl<'t, 'v> State<'t, 'v> {
                 number::Ideal::Overflow => Err(Fail::new(at, "the number overflows int")),
             },
             Kind::Pipe(pipe) => self.pipeline(dot, pipe),
-            Kind::Text(text) => Ok(Val::text(text)),
+            Kind::Text(text) => self.heap.text(text).map_err(|message| Fail::new(at, message)),
             Kind::Variable(name, fields) => {
-                let known = self.variables.iter().rev().find(|(known, _)| *known == &**name);
-                let value = known.map(|(_, value)| value.clone());
-                let value =
-                    value.ok_or_else(|| Fail::new(at, format!("undefined variable: {name}")))?;
+                let value = self.variable(at, name)?.1.clone();
                 self.fields(at, value, fields, has_args)
             }
         }
@@ -333,7 +340,7 @@ impl<'t, 'v> State<'t, 'v> {
         has_args: bool,
     ) -> Result<Val<'v>, Fail> {
         for (depth, name) in fields.iter().enumerate() {
-            self.spend(at, 1)?;
+            self.spend(at, 1 + name.len() / BYTES_PER_STEP + value.cost())?;
             let has_args = has_args && depth + 1 == fields.len();
             let found = self.field(&value, name, has_args);
             value = found.map_err(|message| Fail::new(at, message))?;

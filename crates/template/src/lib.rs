@@ -38,9 +38,14 @@ pub const MAX_TEMPLATE: usize = 64 * 1024;
 pub const MAX_RESULT: usize = 256 * 1024;
 /// The deepest nesting of parentheses, blocks and template calls.
 pub const MAX_DEPTH: usize = 100;
-/// The most steps of one execution: one for each node visited, element copied, and 64 bytes of
-/// text made or looked at by a function.
+/// The most steps of one execution. A step takes a tenth of a microsecond or so: it is a node
+/// visited, an element copied, or [`BYTES_PER_STEP`] made or looked at. Whatever takes longer, such
+/// as a regular expression, costs more steps, so that a template ends within some 50 milliseconds.
 pub const MAX_STEPS: u32 = 200_000;
+/// The bytes of text that a function makes or looks at for one step.
+const BYTES_PER_STEP: usize = 8;
+/// The most variables that are known at one place.
+const MAX_VARIABLES: usize = 250;
 
 /// A value that a template sees.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Fail, Functions, MAX_DEPTH,
+    Fail, Functions, MAX_DEPTH, MAX_VARIABLES,
     ast::{Command, Kind, Node, Operand, Pipe},
     lex::{Item, Token, items},
     number,
@@ -342,6 +342,10 @@ impl<'t> Parser<'t> {
             if !is_comma && !matches!(after.token, Token::Assign | Token::Declare) {
                 self.next = start;
                 return Ok(());
+            }
+            if self.scope.variables.len() > MAX_VARIABLES {
+                let message = format!("more than {MAX_VARIABLES} variables");
+                return Err(Fail::new(variable.at, message));
             }
             pipe.variables.push(variable.text.into());
             self.scope.variables.push(variable.text.into());

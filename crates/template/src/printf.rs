@@ -290,8 +290,7 @@ impl<'o, 'm> Printer<'o, 'm> {
         let sharp = self.flags.sharp_v;
         self.out.push(if sharp { type_name } else { "map" })?;
         self.out.push(if sharp { "{" } else { "[" })?;
-        self.out.meter.spend(map.len())?;
-        for (at, (key, value)) in map.pairs().iter().enumerate() {
+        for (at, (key, value)) in map.pairs(self.out.meter)?.iter().enumerate() {
             if at > 0 {
                 self.out.push(if sharp { ", " } else { " " })?;
             }

@@ -7,7 +7,7 @@ use std::{
     rc::Rc,
 };
 
-use crate::{MAX_DEPTH, MAX_RESULT, MAX_STEPS, Value};
+use crate::{BYTES_PER_STEP, MAX_DEPTH, MAX_RESULT, MAX_STEPS, Value};
 
 /// A value. It is cheap to clone.
 #[derive(Clone, Debug)]
@@ -117,8 +117,13 @@ impl<'v> Map<'v> {
     }
 
     /// The pairs as they are now, by key.
-    pub fn pairs(&self) -> Vec<(Val<'v>, Val<'v>)> {
-        match self {
+    pub fn pairs(&self, meter: &Meter) -> Result<Vec<(Val<'v>, Val<'v>)>, String> {
+        let cost = |key: &String| 2 + key.len() / BYTES_PER_STEP;
+        meter.spend(match self {
+            Self::Given(map) => map.len(),
+            Self::Made(map) => map.borrow().keys().map(cost).sum(),
+        })?;
+        Ok(match self {
             Self::Given(map) => map
                 .iter()
                 .map(|(key, value)| (Val::Text(Text::Given(key)), Val::given(value)))
@@ -126,7 +131,7 @@ impl<'v> Map<'v> {
             Self::Made(map) => {
                 map.borrow().iter().map(|(key, value)| (Val::text(key), value.clone())).collect()
             }
-        }
+        })
     }
 
     /// Whether this is a `map[string]string`.
@@ -188,6 +193,16 @@ impl<'v> Val<'v> {
         }
     }
 
+    /// What looking at this costs, steps. The type of a list or map that was given is found out by
+    /// looking at all that is in it; what is in a made list was paid for when the list was made.
+    pub fn cost(&self) -> usize {
+        match self {
+            Self::List(List::Given(values)) => values.len() / BYTES_PER_STEP,
+            Self::Map(Map::Given(map)) => map.len() / BYTES_PER_STEP,
+            value => value.text_len() / BYTES_PER_STEP,
+        }
+    }
+
     pub fn is_nil(&self) -> bool {
         matches!(self, Self::Missing | Self::Nil | Self::NilPointer)
     }
@@ -230,12 +245,17 @@ impl Meter {
         }
     }
 
+    /// Whether more was to be spent than there was.
+    pub fn is_spent(&self) -> bool {
+        self.left.get() == 0
+    }
+
     /// Spends what a text of `len` bytes costs, if it may be as long as that.
     pub fn spend_text(&self, len: usize) -> Result<(), String> {
         if len > MAX_RESULT {
             return Err(format!("a text longer than {MAX_RESULT} bytes"));
         }
-        self.spend(len / 64)
+        self.spend(len / BYTES_PER_STEP)
     }
 
     /// A made text.

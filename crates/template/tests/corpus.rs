@@ -127,6 +127,8 @@ fn no_template_runs_without_end_or_eats_the_memory() {
         "{{ replace \"\" (repeat 1000 \"y\") (repeat 1000 \"x\") }}".to_owned(),
         "{{ $s := repeat 262144 \" \" }}{{ range 60000 }}{{ $x := trim $s }}{{ end }}".to_owned(),
         "{{ $s := repeat 262144 \"a\" }}{{ range 60000 }}{{ $x := eq $s $s }}{{ end }}".to_owned(),
+        // What no step is left for is not merely no match.
+        "{{ $s := repeat 100000 \"ab\" }}{{ regexMatch \"[ab]*a[ab]{200}c\" $s }}".to_owned(),
         "{{ $s := repeat 262144 \"a\" }}{{ range 200 }}{{ $x := regexMatch \"(a|b)*c\" $s }}{{ end }}"
             .to_owned(),
         nested("{{ if 1 }}", "{{ end }}", 101),

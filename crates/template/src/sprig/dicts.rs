@@ -70,12 +70,11 @@ fn changeable<'v>(args: &[Val<'v>], at: usize) -> Result<Dict<'v>, String> {
 }
 
 fn pairs<'v>(heap: &Heap<'v>, map: &Map<'v>) -> Result<Vec<(String, Val<'v>)>, String> {
-    heap.spend(map.len())?;
     let text = |key: Val<'v>| match key {
         Val::Text(text) => (*text).to_owned(),
         _ => String::new(),
     };
-    Ok(map.pairs().into_iter().map(|(key, value)| (text(key), value)).collect())
+    Ok(map.pairs(heap)?.into_iter().map(|(key, value)| (text(key), value)).collect())
 }
 
 fn dict<'v>(heap: &Heap<'v>, args: &[Val<'v>]) -> Made<'v> {

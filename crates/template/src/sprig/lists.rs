@@ -214,7 +214,7 @@ fn is_among<'v>(meter: &Meter, values: &[Val<'v>], wanted: &Val<'v>) -> Result<b
 
 /// Equal in type and in all that is in them.
 fn deep_equal(meter: &Meter, a: &Val<'_>, b: &Val<'_>, depth: usize) -> Result<bool, String> {
-    meter.spend(1)?;
+    meter.spend(1 + a.cost().min(b.cost()))?;
     if depth > MAX_DEPTH {
         return Err(format!("a value nested more than {MAX_DEPTH} deep"));
     }
@@ -244,8 +244,7 @@ fn deep_equal(meter: &Meter, a: &Val<'_>, b: &Val<'_>, depth: usize) -> Result<b
 }
 
 fn equal_maps(meter: &Meter, a: &Map<'_>, b: &Map<'_>, depth: usize) -> Result<bool, String> {
-    meter.spend(a.len())?;
-    for ((key, value), (other_key, other)) in a.pairs().iter().zip(b.pairs().iter()) {
+    for ((key, value), (other_key, other)) in a.pairs(meter)?.iter().zip(b.pairs(meter)?.iter()) {
         if !deep_equal(meter, key, other_key, depth + 1)?
             || !deep_equal(meter, value, other, depth + 1)?
         {

@@ -1,9 +1,13 @@
 //! sprig: regular expressions. Go's syntax (RE2) is that of the `regex` crate.
 
+use std::{fmt::Display, ops::Range};
+
 use regex::{Regex, RegexBuilder};
 
 use crate::{
+    BYTES_PER_STEP, MAX_RESULT,
     function::{Function, Type, int, text},
+    out::Out,
     val::{Heap, Val},
 };
 
@@ -11,10 +15,19 @@ type Made<'v> = Result<Val<'v>, String>;
 
 const T: Type = Type::Text;
 
-/// The largest compiled expression, bytes.
-const MAX_COMPILED: usize = 1 << 20;
-/// What compiling costs, in steps; matching costs one for 8 bytes.
+/// The longest expression, bytes.
+const MAX_EXPRESSION: usize = 16 * 1024;
+/// How large an expression may be when compiled, bytes: the first of these that it fits in says what
+/// it costs, and what does not fit in the last is refused. An expression that becomes no automaton
+/// is followed state by state, at each byte of the text.
+const SIZES: &[usize] = &[4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
+/// The bytes of a compiled expression that are followed for one step.
+const FOLLOWED_PER_STEP: usize = 512;
+/// What compiling costs, in steps; and one more for so many bytes of the size.
 const COMPILING: usize = 1000;
+const COMPILED_PER_STEP: usize = 16;
+/// The most memory of an automaton that is made while it is used, bytes.
+const MAX_CACHE: usize = 1 << 20;
 
 pub(super) const FUNCTIONS: &[Function] = &[
     Function { name: "regexFind", params: &[T, T], rest: None, run: find },
@@ -25,7 +38,10 @@ pub(super) const FUNCTIONS: &[Function] = &[
         name: "regexMatch",
         params: &[T, T],
         rest: None,
-        run: |heap, args| Ok(is_match(heap, args).unwrap_or(Val::Bool(false))),
+        run: |heap, args| match is_match(heap, args) {
+            Err(_) if !heap.is_spent() => Ok(Val::Bool(false)),
+            result => result,
+        },
     },
     Function { name: "mustRegexMatch", params: &[T, T], rest: None, run: is_match },
     Function { name: "regexQuoteMeta", params: &[T], rest: None, run: quote_meta },
@@ -47,20 +63,73 @@ pub(super) const FUNCTIONS: &[Function] = &[
     Function { name: "mustRegexSplit", params: &[T, T, Type::Int], rest: None, run: split },
 ];
 
-fn regex(heap: &Heap<'_>, args: &[Val<'_>]) -> Result<Regex, String> {
-    heap.spend(COMPILING + args.get(1).map_or(0, Val::text_len) / 8)?;
-    let mut builder = RegexBuilder::new(text(args, 0)?);
-    let regex = builder.size_limit(MAX_COMPILED).dfa_size_limit(MAX_COMPILED).build();
-    regex.map_err(|error| format!("error parsing regexp: {error}"))
+/// An expression, and what searching with it costs.
+struct Expression {
+    regex: Regex,
+    /// Steps for each byte that is searched.
+    per_byte: usize,
+    /// How far beyond a match a search may look; none for to the end.
+    reach: Option<usize>,
+}
+
+impl Expression {
+    fn new(heap: &Heap<'_>, text: &str) -> Result<Self, String> {
+        let failed = |error: &dyn Display| format!("error parsing regexp: {error}");
+        if text.len() > MAX_EXPRESSION {
+            return Err(failed(&format_args!("longer than {MAX_EXPRESSION} bytes")));
+        }
+        heap.spend(COMPILING)?;
+        let parsed = regex_syntax::parse(text).map_err(|error| failed(&error))?;
+        let reach = parsed.properties().maximum_len();
+        let mut wrong = None;
+        for size in SIZES {
+            heap.spend(size / COMPILED_PER_STEP)?;
+            let mut builder = RegexBuilder::new(text);
+            match builder.size_limit(*size).dfa_size_limit(MAX_CACHE).build() {
+                Ok(regex) => return Ok(Self { regex, per_byte: size / FOLLOWED_PER_STEP, reach }),
+                Err(error) => wrong = Some(error),
+            }
+        }
+        Err(failed(&wrong.map_or_else(String::new, |error| error.to_string())))
+    }
+
+    /// Pays for searching a text once, to its end.
+    fn pay(&self, heap: &Heap<'_>, text: &str) -> Result<(), String> {
+        heap.spend(self.per_byte.saturating_mul(text.len()))
+    }
+
+    /// Pays for what the search after a match, of which so many bytes are left, looks at again.
+    fn pay_again(&self, heap: &Heap<'_>, left: usize) -> Result<(), String> {
+        let again = self.reach.unwrap_or(usize::MAX).min(left);
+        heap.spend(self.per_byte.saturating_mul(again).saturating_add(1))
+    }
+
+    /// The places where a text matches, at most `n`.
+    fn places(&self, heap: &Heap<'_>, text: &str, n: usize) -> Result<Vec<Range<usize>>, String> {
+        self.pay(heap, text)?;
+        let mut places = Vec::new();
+        for found in self.regex.find_iter(text).take(n) {
+            self.pay_again(heap, text.len() - found.end())?;
+            places.push(found.range());
+        }
+        Ok(places)
+    }
+}
+
+fn expression(heap: &Heap<'_>, args: &[Val<'_>]) -> Result<Expression, String> {
+    Expression::new(heap, text(args, 0)?)
 }
 
 fn is_match<'v>(heap: &Heap<'v>, args: &[Val<'v>]) -> Made<'v> {
-    Ok(Val::Bool(regex(heap, args)?.is_match(text(args, 1)?)))
+    let (expression, whole) = (expression(heap, args)?, text(args, 1)?);
+    expression.pay(heap, whole)?;
+    Ok(Val::Bool(expression.regex.is_match(whole)))
 }
 
 fn find<'v>(heap: &Heap<'v>, args: &[Val<'v>]) -> Made<'v> {
-    let regex = regex(heap, args)?;
-    heap.text(regex.find(text(args, 1)?).map_or("", |found| found.as_str()))
+    let (expression, whole) = (expression(heap, args)?, text(args, 1)?);
+    expression.pay(heap, whole)?;
+    heap.text(expression.regex.find(whole).map_or("", |found| found.as_str()))
 }
 
 /// At most `n` when `n` is not negative.
@@ -69,11 +138,10 @@ fn limit(n: i64) -> usize {
 }
 
 fn find_all<'v>(heap: &Heap<'v>, args: &[Val<'v>]) -> Made<'v> {
-    let regex = regex(heap, args)?;
+    let (expression, whole) = (expression(heap, args)?, text(args, 1)?);
     let mut found = Vec::new();
-    for found_here in regex.find_iter(text(args, 1)?).take(limit(int(args, 2)?)) {
-        heap.spend(1)?;
-        found.push(heap.text(found_here.as_str())?);
+    for place in expression.places(heap, whole, limit(int(args, 2)?))? {
+        found.push(heap.text(whole.get(place).unwrap_or_default())?);
     }
     Ok(Val::texts(found))
 }
@@ -89,36 +157,44 @@ fn quote_meta<'v>(heap: &Heap<'v>, args: &[Val<'v>]) -> Made<'v> {
     heap.text(&out)
 }
 
-/// What replacing could make at most: the new text at every place, twice as long if it names
-/// groups.
 fn replace<'v>(heap: &Heap<'v>, args: &[Val<'v>]) -> Made<'v> {
-    let regex = regex(heap, args)?;
-    let (whole, new) = (text(args, 1)?, text(args, 2)?);
+    let (expression, whole, new) = (expression(heap, args)?, text(args, 1)?, text(args, 2)?);
+    expression.pay(heap, whole)?;
     let mut out = String::new();
     let mut after = 0;
-    for captures in regex.captures_iter(whole) {
-        heap.spend(1)?;
+    for captures in expression.regex.captures_iter(whole) {
         let Some(found) = captures.get(0) else { continue };
+        expression.pay_again(heap, whole.len() - found.end())?;
+        let begin = out.len();
         out.push_str(whole.get(after..found.start()).unwrap_or_default());
+        heap.spend(new.len() / BYTES_PER_STEP)?;
         captures.expand(new, &mut out);
-        heap.spend_text(out.len())?;
+        heap.spend_text(out.len() - begin)?;
         after = found.end();
+        if out.len() > MAX_RESULT {
+            break;
+        }
     }
     out.push_str(whole.get(after..).unwrap_or_default());
     heap.text(&out)
 }
 
 fn replace_literal<'v>(heap: &Heap<'v>, args: &[Val<'v>]) -> Made<'v> {
-    let regex = regex(heap, args)?;
-    let (whole, new) = (text(args, 1)?, text(args, 2)?);
-    let places = regex.find_iter(whole).count();
-    heap.spend_text(places.saturating_mul(new.len()).saturating_add(whole.len()))?;
-    heap.text(&regex.replace_all(whole, regex::NoExpand(new)))
+    let (expression, whole, new) = (expression(heap, args)?, text(args, 1)?, text(args, 2)?);
+    let mut out = Out::new(heap);
+    let mut after = 0;
+    for place in expression.places(heap, whole, usize::MAX)? {
+        out.push(whole.get(after..place.start).unwrap_or_default())?;
+        out.push(new)?;
+        after = place.end;
+    }
+    out.push(whole.get(after..).unwrap_or_default())?;
+    heap.text(&out.into_text())
 }
 
 /// The texts between matches: at most `n`, the last with all that is left; none when `n` is 0.
 fn split<'v>(heap: &Heap<'v>, args: &[Val<'v>]) -> Made<'v> {
-    let regex = regex(heap, args)?;
+    let expression = expression(heap, args)?;
     let (whole, n) = (text(args, 1)?, int(args, 2)?);
     let mut parts = Vec::new();
     if n == 0 {
@@ -128,16 +204,15 @@ fn split<'v>(heap: &Heap<'v>, args: &[Val<'v>]) -> Made<'v> {
         return Ok(Val::texts(vec![Val::text("")]));
     }
     let (mut begin, mut end) = (0, 0);
-    for found in regex.find_iter(whole).take(limit(n)) {
-        heap.spend(1)?;
+    for found in expression.places(heap, whole, limit(n))? {
         if n > 0 && parts.len() + 1 == limit(n) {
             break;
         }
-        end = found.start();
-        if found.end() != 0 {
+        end = found.start;
+        if found.end != 0 {
             parts.push(heap.text(whole.get(begin..end).unwrap_or_default())?);
         }
-        begin = found.end();
+        begin = found.end;
     }
     if end != whole.len() {
         parts.push(heap.text(whole.get(begin..).unwrap_or_default())?);

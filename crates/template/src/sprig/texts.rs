@@ -1,5 +1,7 @@
 //! sprig: searching, cutting and joining texts.
 
+use std::collections::HashSet;
+
 use crate::{
     MAX_RESULT,
     function::{Function, Type, any, int, text},
@@ -81,8 +83,8 @@ pub(super) const FUNCTIONS: &[Function] = &[
         params: &[T, T],
         rest: None,
         run: |heap, args| {
-            let set = text(args, 0)?;
-            heap.text(text(args, 1)?.trim_matches(|c| set.contains(c)))
+            let set: HashSet<char> = text(args, 0)?.chars().collect();
+            heap.text(text(args, 1)?.trim_matches(|c| set.contains(&c)))
         },
     },
     Function {
@@ -217,7 +219,10 @@ fn sort_alpha<'v>(heap: &Heap<'v>, args: &[Val<'v>]) -> Made<'v> {
 }
 
 fn sorted<'v>(heap: &Heap<'v>, list: &List<'v>) -> Made<'v> {
-    heap.spend(list.len() * 4)?;
+    // Each is compared some log2(n) times.
+    let times = list.len().checked_ilog2().unwrap_or(0) as usize + 1;
+    let cost: usize = list.iter().map(|value| 1 + value.cost()).sum();
+    heap.spend(cost.saturating_mul(times))?;
     let mut values: Vec<Val<'v>> = list.iter().collect();
     values.sort_by(|a, b| match (a, b) {
         (Val::Text(a), Val::Text(b)) => (**a).cmp(&**b),
