@@ -6,12 +6,13 @@ use http::HeaderValue;
 use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpStream, UnixStream, lookup_host},
+    net::{TcpStream, UnixStream},
 };
 use tokio_rustls::TlsConnector;
 
 use super::{
-    HttpError, Proxies,
+    HttpError, Peers, Proxies,
+    peers::Anybody,
     proxy::Proxy,
     url::{Target, bare, bracketed},
 };
@@ -74,10 +75,16 @@ pub(super) async fn open(
     target: &Target,
     route: &Route<'_>,
     tls: &Arc<ClientConfig>,
-    server_name: &str,
+    peers: &dyn Peers,
 ) -> Result<Box<dyn ByteStream>, HttpError> {
+    let mut direct = None;
     let stream: Box<dyn ByteStream> = match route {
-        Route::Direct => Box::new(tcp(&target.host, target.port).await?),
+        Route::Direct => {
+            let stream = tcp(&target.host, target.port, peers).await?;
+            let ends = || Ok((stream.local_addr()?, stream.peer_addr()?));
+            direct = Some(ends().map_err(|source| connecting(target, source))?);
+            Box::new(stream)
+        }
         Route::Socket(path) => {
             let connected = UnixStream::connect(path).await;
             Box::new(connected.map_err(|source| HttpError::Connect {
@@ -86,7 +93,7 @@ pub(super) async fn open(
             })?)
         }
         Route::Through(proxy, forward) => {
-            let stream = tcp(&proxy.host, proxy.port).await?;
+            let stream = tcp(&proxy.host, proxy.port, &Anybody).await?;
             let mut stream: Box<dyn ByteStream> = if proxy.tls {
                 handshake(Box::new(stream), &proxy.host, &proxy.to_string(), tls).await?
             } else {
@@ -98,10 +105,22 @@ pub(super) async fn open(
             stream
         }
     };
-    if target.tls {
-        return handshake(stream, server_name, &target.to_string(), tls).await;
+    let stream = if target.tls {
+        handshake(stream, &target.host, &target.to_string(), tls).await?
+    } else {
+        stream
+    };
+    if let Some((local, peer)) = direct {
+        peers
+            .connected(local, peer)
+            .await
+            .map_err(|source| HttpError::Refused { server: target.to_string(), source })?;
     }
     Ok(stream)
+}
+
+fn connecting(target: &Target, source: io::Error) -> HttpError {
+    HttpError::Connect { server: target.to_string(), source }
 }
 
 /// Opens a TCP connection to a server, through the proxy for `https` if there is one.
@@ -117,22 +136,24 @@ pub async fn connect_via_proxy(
     port: u16,
 ) -> Result<TcpStream, HttpError> {
     let host = bare(host);
-    let Some(proxy) = proxies.of(true, host, port) else { return tcp(host, port).await };
+    let Some(proxy) = proxies.of(true, host, port) else {
+        return tcp(host, port, &Anybody).await;
+    };
     let server = format!("{}:{port}", bracketed(host));
     if proxy.tls {
         let reason = "a proxy behind TLS cannot be used for this connection".to_owned();
         return Err(HttpError::Proxy { proxy: proxy.to_string(), server, reason });
     }
-    let mut stream = tcp(&proxy.host, proxy.port).await?;
+    let mut stream = tcp(&proxy.host, proxy.port, &Anybody).await?;
     tunnel(&mut stream, proxy, &server).await?;
     Ok(stream)
 }
 
-async fn tcp(host: &str, port: u16) -> Result<TcpStream, HttpError> {
+async fn tcp(host: &str, port: u16, peers: &dyn Peers) -> Result<TcpStream, HttpError> {
     let failed =
         |source| HttpError::Connect { server: format!("{}:{port}", bracketed(host)), source };
     let mut why = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
-    for address in lookup_host((host, port)).await.map_err(failed)? {
+    for address in peers.resolve(host, port).await.map_err(failed)? {
         match tokio::time::timeout(ADDRESS_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 stream.set_nodelay(true).map_err(failed)?;
@@ -218,7 +239,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let _only = std::net::TcpStream::connect(address).unwrap();
         let began = tokio::time::Instant::now();
-        let error = tcp("127.0.0.1", address.port()).await.unwrap_err();
+        let error = tcp("127.0.0.1", address.port(), &Anybody).await.unwrap_err();
         assert_eq!(began.elapsed(), ADDRESS_TIMEOUT);
         let cause = std::error::Error::source(&error).unwrap().to_string();
         assert_eq!(cause, "no answer from 127.0.0.1 within 5s");

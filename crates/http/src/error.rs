@@ -66,6 +66,14 @@ pub enum HttpError {
         /// What the TLS library says.
         source: io::Error,
     },
+    /// The server is connected to, but it may not be spoken to.
+    #[error("{server} is not asked")]
+    Refused {
+        /// Host and port.
+        server: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The answer is larger than allowed.
     #[error("answer of {server} is larger than {limit} bytes")]
     TooLarge {

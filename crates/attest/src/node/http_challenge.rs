@@ -8,6 +8,8 @@
 
 pub mod agent;
 #[cfg(feature = "server")]
+mod host;
+#[cfg(feature = "server")]
 pub mod server;
 
 use serde::{Deserialize, Serialize};

@@ -1,13 +1,17 @@
 //! The server's half of `http_challenge`: fetches the nonce from the host it is to prove.
 
-use std::{fmt, net::IpAddr, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use regex::Regex;
+use signet_base::chain;
 use signet_http::{HttpClient, Proxies, Trust};
 use signet_identity::{Selector, SpiffeId, TrustDomain};
 use signet_pki::{digest::constant_time_eq, random};
 
-use super::{Challenge, KIND, Payload, challenge_path};
+use super::{
+    Challenge, KIND, Payload, challenge_path,
+    host::{OtherMachines, is_own},
+};
 use crate::node::{Challenger, MAX_PAYLOAD, NodeAttestError, NodeAttestation, NodeAttestorServer};
 
 /// The most bytes of the answer that are read: a nonce is shorter.
@@ -41,7 +45,9 @@ pub trait ChallengeFetcher: Send + Sync + fmt::Debug {
     async fn fetch(&self, host: &str, port: u16, path: &str) -> Result<Vec<u8>, String>;
 }
 
-/// Fetches over the network, through the proxies of the environment where they are set.
+/// Fetches over the network, through the proxies of the environment where they are set, and only
+/// from other machines: whoever has a process on the server's own machine could answer there, for
+/// any name that leads to it.
 #[derive(Debug)]
 pub struct NetworkFetcher {
     client: HttpClient,
@@ -57,6 +63,7 @@ impl NetworkFetcher {
         let client = HttpClient::builder()
             .trust(Trust::Roots(Vec::new()))
             .proxies(proxies)
+            .peers(Arc::new(OtherMachines::new()))
             .timeout(FETCH_DEADLINE)
             .max_body(MAX_ANSWER)
             .build()
@@ -69,7 +76,7 @@ impl NetworkFetcher {
 impl ChallengeFetcher for NetworkFetcher {
     async fn fetch(&self, host: &str, port: u16, path: &str) -> Result<Vec<u8>, String> {
         let url = format!("http://{host}:{port}{path}");
-        let answer = self.client.get(&url).await.map_err(|e| e.to_string())?;
+        let answer = self.client.get(&url).await.map_err(|e| chain(&e).to_string())?;
         Ok(answer.into_body().to_vec())
     }
 }
@@ -128,7 +135,7 @@ impl HttpChallengeServer {
             return Err(NodeAttestError::invalid("agent name is not valid"));
         }
         let host = payload.hostname.as_str();
-        if host.eq_ignore_ascii_case("localhost") {
+        if is_own(host) {
             return Err(NodeAttestError::denied("you can not use localhost as a hostname"));
         }
         if host.is_empty() || host.len() > 253 || host.contains(['/', ':', '@', '?', '#', '%']) {

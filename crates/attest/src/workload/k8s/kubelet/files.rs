@@ -19,7 +19,7 @@ use signet_pki::{
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
-use super::{DEADLINE, MAX_POD_LIST};
+use super::{DEADLINE, MAX_POD_LIST, owner::OwnersOnly};
 
 /// How the agent authenticates to the kubelet's secure port.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +105,11 @@ impl KubeletConfig {
         }
     }
 
+    /// Whether the certificate says that it is this node's kubelet that answers.
+    fn checks_the_name(&self) -> bool {
+        matches!(self, Self::Secure { node_name: Some(_), ca_path: Some(_), .. })
+    }
+
     fn paths(&self) -> Vec<&Path> {
         let Self::Secure { ca_path, auth, .. } = self else { return Vec::new() };
         let mut paths: Vec<&Path> = ca_path.iter().map(PathBuf::as_path).collect();
@@ -149,13 +154,15 @@ impl Loaded {
         if let Some(old) = old.filter(|old| *old.content == content) {
             return Ok(Self { stamps, read_at, ..old.clone() });
         }
-        let client = HttpClient::builder()
+        let mut client = HttpClient::builder()
             .trust(content.trust(config, clock)?)
             .proxies(Proxies::none())
             .timeout(DEADLINE)
-            .max_body(MAX_POD_LIST)
-            .build()
-            .map_err(|e| format!("kubelet client: {e}"))?;
+            .max_body(MAX_POD_LIST);
+        if !config.checks_the_name() {
+            client = client.peers(OwnersOnly::new());
+        }
+        let client = client.build().map_err(|e| format!("kubelet client: {e}"))?;
         let token = content.token.clone().map(Arc::new);
         Ok(Self { client, token, content: Arc::new(content), stamps, read_at })
     }
