@@ -13,7 +13,9 @@ use signet_pki::{
 use signet_template::{Template, Value};
 
 use super::{Answer, Challenge, KIND, NONCE_LEN, NonceChallenge, Payload, message};
-use crate::node::{Challenger, MAX_PAYLOAD, NodeAttestError, NodeAttestation, NodeAttestorServer};
+use crate::node::{
+    Challenger, MAX_PAYLOAD, NodeAttestError, NodeAttestation, NodeAttestorServer, path_template,
+};
 
 /// The key usage bit a leaf needs to prove its key.
 const DIGITAL_SIGNATURE: u16 = 1;
@@ -203,18 +205,10 @@ impl X509PopServer {
             (None, Mode::Spiffe { .. }) => format!("/{KIND}/{trimmed}"),
             (Some(template), _) => {
                 let values = self.template_values(leaf, fingerprint, trimmed, sans);
-                template
-                    .render(&values)
+                path_template::render(template, &values)
                     .map_err(|e| NodeAttestError::internal(format!("making the agent ID: {e}")))?
             }
         };
-        // Without it the ID would be none of an agent's: nobody could show, ban or evict it.
-        if !path.starts_with('/') {
-            return Err(NodeAttestError::internal(format!(
-                "invalid agent path suffix \"{path}\": path must have a leading slash \
-                 (agent_path_template)"
-            )));
-        }
         SpiffeId::new(self.trust_domain.clone(), &format!("/spire/agent{path}"))
             .map_err(|e| NodeAttestError::internal(format!("failed to make spiffe id: {e}")))
     }
