@@ -1,4 +1,4 @@
-//! What is in `deploy/` does what it says: manifests, chart, images, units of systemd.
+//! What is in `deploy/` does what it says: manifests, chart, images.
 
 #[path = "deploy/chart.rs"]
 mod chart;
@@ -14,8 +14,6 @@ mod manifests;
 mod permissions;
 #[path = "deploy/pod_security.rs"]
 mod pod_security;
-#[path = "deploy/units.rs"]
-mod units;
 
 use std::path::PathBuf;
 

@@ -7,7 +7,8 @@ mod file;
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
-use signet_config::{HealthSettings, LogSettings, PrometheusSettings};
+use signet_base::files::read_regular_text;
+use signet_daemon::config::{HealthSettings, LogSettings, PrometheusSettings};
 use signet_identity::TrustDomain;
 
 pub use self::file::File;
@@ -124,7 +125,7 @@ pub struct RunFlags {
     /// Replace $VAR and ${VAR} in the configuration file by environment variables
     #[arg(long = "expandEnv", alias = "expand-env")]
     pub expand_env: bool,
-    /// The kubeconfig file to use in place of $KUBECONFIG, the pod's own account or ~/.kube/config
+    /// The kubeconfig file to use in place of $KUBECONFIG, ~/.kube/config or the pod's own account
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// The server's socket, where the file does not name one (deprecated)
@@ -194,14 +195,9 @@ impl Config {
         };
         let file = path.display().to_string();
         let read = |source| ConfigError::Read { file: file.clone(), source };
-        let length = std::fs::metadata(path).map_err(read)?.len();
-        if length > MAX_FILE {
-            let why = format!("{length} bytes; expected at most {MAX_FILE}");
-            return Err(ConfigError::Syntax { file, why });
-        }
-        let mut text = std::fs::read_to_string(path).map_err(read)?;
+        let mut text = read_regular_text(path, MAX_FILE).map_err(read)?;
         if flags.expand_env {
-            text = signet_config::expand_env(&text, env);
+            text = signet_daemon::config::expand_env(&text, env);
         }
         Self::parse(&file, &text, flags, env)
     }
@@ -219,20 +215,13 @@ impl Config {
         let read = if text.trim().is_empty() {
             File::default()
         } else {
-            serde_saphyr::from_str_with_options(text, yaml()).map_err(|error| {
-                ConfigError::Syntax { file: file.to_owned(), why: error.to_string() }
+            serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax {
+                file: file.to_owned(),
+                why: error.to_string(),
             })?
         };
         check::check(read, flags, env)
             .map_err(|problems| ConfigError::Invalid { file: file.to_owned(), problems })
-    }
-}
-
-/// How YAML is read, here and in manifests: of a key that stands twice the last counts, as in the
-/// reader of spire-controller-manager.
-pub(crate) fn yaml() -> serde_saphyr::Options {
-    serde_saphyr::options! {
-        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins,
     }
 }
 

@@ -7,11 +7,12 @@ use std::{
 };
 
 use serde_json::Value;
+use signet_base::files::read_regular_text;
 use tokio::sync::mpsc;
 
 use crate::{
     data::Names,
-    reflector::{Event, Object},
+    kube_api::{Event, Object},
     resources::{API_VERSION, resource},
     world::Kind,
 };
@@ -152,19 +153,13 @@ pub fn read(directory: &Path, expand: bool) -> Result<Vec<(PathBuf, Value)>, Man
     files.sort();
     let mut documents = Vec::new();
     for path in files {
-        let length = fs::metadata(&path).map_err(failed(&path))?.len();
-        if length > MAX_FILE {
-            let limit = format!("{length} bytes; at most {MAX_FILE}");
-            return Err(ManifestError::TooMuch { path, limit });
-        }
-        let mut text = fs::read_to_string(&path).map_err(failed(&path))?;
+        let mut text = read_regular_text(&path, MAX_FILE).map_err(failed(&path))?;
         if expand {
-            text = signet_config::expand_env(&text, &|name| std::env::var(name).ok());
+            text = signet_daemon::config::expand_env(&text, &|name| std::env::var(name).ok());
         }
         let yaml = |why: String| ManifestError::Yaml { path: path.clone(), why };
         let parts: Vec<Value> =
-            serde_saphyr::from_multiple_with_options(&text, crate::config::yaml())
-                .map_err(|error| yaml(error.to_string()))?;
+            serde_saphyr::from_multiple(&text).map_err(|error| yaml(error.to_string()))?;
         for (at, mut part) in parts.into_iter().enumerate() {
             let text = |key: &str| part.get(key).and_then(Value::as_str).unwrap_or_default();
             if text("apiVersion") != API_VERSION {

@@ -1,8 +1,7 @@
-//! What any long-running process of ours needs: logging, metrics, health, listeners, common flags.
+//! What any long-running process of ours needs: HCL and JSON reader, logging, metrics, health, listeners.
 
 pub mod cli;
-pub mod flags;
-pub mod go_json;
+pub mod config;
 pub mod health;
 pub mod http;
 pub mod listen;

@@ -1,5 +1,4 @@
-//! The one client of Kubernetes API servers: token reviews, objects, lists, writes, watches; and
-//! the trust bundle in Kubernetes ([`bundle`]).
+//! A small client of Kubernetes API servers: token reviews, single objects, patches, watches.
 //!
 //! It is made of a kubeconfig file or of what a pod is given. Both are read again every minute,
 //! and at once when the server's certificate or the own credentials are not accepted: authorities
@@ -10,16 +9,15 @@ mod api;
 pub mod bundle;
 mod config;
 mod error;
-mod exec;
 mod objects;
 mod watch;
 
 pub use self::{
-    api::{ApiServer, Write},
-    config::{ConfigError, KubeSource},
+    api::ApiServer,
+    config::{ConfigError, Credentials, KubeConfig},
     error::ApiError,
     objects::{
         Metadata, Namespace, Node, Object, Pod, PodSpec, PodStatus, TokenReviewStatus, UserInfo,
     },
-    watch::{Collection, Lines, Seen, WATCH, query_value},
+    watch::{Collection, Seen},
 };

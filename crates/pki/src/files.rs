@@ -2,11 +2,12 @@
 
 use std::{
     fs::{self, File, Metadata, OpenOptions, TryLockError},
-    io::{self, Read, Write},
+    io::{self, Write},
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
+use signet_base::files::{open_regular, read_all};
 use zeroize::Zeroizing;
 
 /// Why a file could not be used.
@@ -140,28 +141,20 @@ fn read_checked(
     check: impl FnOnce(&Metadata) -> Result<(), FileError>,
 ) -> Result<Option<Zeroizing<Vec<u8>>>, FileError> {
     let failed = |source| FileError::Read { path: path.to_owned(), source };
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
+    let (file, metadata) = match open_regular(path) {
+        Ok(opened) => opened,
         Err(source) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(source) => return Err(failed(source)),
     };
-    if !metadata.is_file() {
-        // A pipe would block for ever, a directory would fail late.
-        return Err(failed(io::Error::other("not a regular file")));
-    }
     check(&metadata)?;
-    if metadata.len() > max {
-        return Err(FileError::TooLong { path: path.to_owned(), max });
+    let mut bytes = Zeroizing::new(Vec::new());
+    match read_all(file, &metadata, max, &mut bytes) {
+        Ok(()) => Ok(Some(bytes)),
+        Err(source) if source.kind() == io::ErrorKind::FileTooLarge => {
+            Err(FileError::TooLong { path: path.to_owned(), max })
+        }
+        Err(source) => Err(failed(source)),
     }
-    let mut bytes = Zeroizing::new(Vec::with_capacity(
-        usize::try_from(metadata.len()).unwrap_or_default().saturating_add(1),
-    ));
-    let file = File::open(path).map_err(failed)?;
-    file.take(max.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > max {
-        return Err(FileError::TooLong { path: path.to_owned(), max });
-    }
-    Ok(Some(bytes))
 }
 
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {

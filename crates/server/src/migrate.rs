@@ -15,14 +15,11 @@ use std::{path::PathBuf, process::ExitCode};
 use signet_base::SystemClock;
 use signet_daemon::{
     cli::{EXIT_FAILED, EXIT_USAGE, Output},
-    flags::CommonFlags,
+    config::CommonFlags,
     program::Program,
 };
 
-use crate::{
-    config::{Config, RunFlags},
-    plugins::{data_store::DataStore, key_manager::KeyManager},
-};
+use crate::config::{Config, DataStore, KeyManager, RunFlags};
 
 pub use report::Report;
 
@@ -102,21 +99,12 @@ pub enum MigrateError {
     /// A server runs on the data directory.
     #[error("the server must be stopped first")]
     Running(#[from] signet_daemon::process::LockError),
-    /// Which journal is the server's own cannot be found out.
-    #[error(transparent)]
-    ServerId(#[from] crate::server_id::ServerIdError),
     /// The store of the configuration cannot be opened.
     #[error(transparent)]
     Open(#[from] signet_store::OpenError),
     /// Rows cannot be carried over.
     #[error("{} rows cannot be carried over (-skipInvalid leaves them out):\n  {}", .0.len(), .0.join("\n  "))]
     Skipped(Vec<String>),
-    /// A process has SPIRE's database open.
-    #[error(
-        "{0} is open in another process: stop SPIRE's server first, for what it still issues and \
-         registers would be missing here"
-    )]
-    SpireRuns(PathBuf),
     /// SPIRE's database cannot be read or written.
     #[error(transparent)]
     Spire(#[from] signet_store::spire::SpireError),
@@ -194,7 +182,7 @@ pub async fn migrate(
 
 /// The store's file.
 fn store_path(config: &Config) -> Result<&PathBuf, MigrateError> {
-    let DataStore::Sqlite(sqlite) = &config.plugins.data_store.settings;
+    let DataStore::Sqlite(sqlite) = &config.plugins.data_store;
     sqlite.path.as_ref().ok_or_else(|| {
         MigrateError::Usage(format!(
             "connection_string in {} names a database in memory, which ends with the program",
@@ -204,7 +192,7 @@ fn store_path(config: &Config) -> Result<&PathBuf, MigrateError> {
 }
 
 /// The settings of the disk key manager, if that is the one.
-fn disk_keys(config: &Config) -> Option<&crate::plugins::key_manager::DiskKeys> {
+fn disk_keys(config: &Config) -> Option<&crate::config::DiskKeyManager> {
     match &*config.plugins.key_manager {
         KeyManager::Disk(disk) => Some(disk),
         KeyManager::Memory => None,

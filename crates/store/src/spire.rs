@@ -3,7 +3,6 @@
 
 mod blobs;
 mod read;
-mod running;
 mod schema;
 mod wire;
 mod write;
@@ -13,7 +12,6 @@ use std::path::PathBuf;
 use crate::Contents;
 
 pub use read::read;
-pub use running::is_open;
 pub use write::write;
 
 /// The schema version that is read and written.

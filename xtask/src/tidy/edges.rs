@@ -16,6 +16,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("aws-lc-rs", &["pki"]),
     ("axum", &["controller", "daemon"]),
     ("jsonwebtoken", &["pki"]),
+    ("k8s-openapi", &["controller"]),
+    ("kube", &["controller"]),
     ("prometheus-client", &["daemon"]),
     ("prost", &["api", "server", "agent"]),
     ("prost-types", &["api", "server", "agent"]),
@@ -36,8 +38,6 @@ const TOOLS: &[&str] = &["testkit"];
 const BANNED: &[(&str, &str)] = &[
     ("chrono", "use time"),
     ("dashmap", "use a mutex, a watch channel or arc-swap"),
-    ("k8s-openapi", "use signet_k8s"),
-    ("kube", "use signet_k8s"),
     ("lazy_static", "use std::sync::LazyLock"),
     ("native-tls", "use rustls"),
     ("openssl", "use aws-lc-rs, in pki"),

@@ -17,8 +17,7 @@ use signet_api::pb::{
         },
     },
 };
-use signet_config as config;
-use signet_daemon::cli::Output;
+use signet_daemon::{cli::Output, config};
 
 use super::{
     CliError, Terminal,

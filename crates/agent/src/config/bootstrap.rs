@@ -1,13 +1,14 @@
 //! How the agent first learns whom to trust, and with which join token it comes.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 
-use signet_config::{Block, ConfigError, path_over, text_over};
+use signet_base::files::read_regular;
+use signet_daemon::config::{Block, ConfigError, path_over, text_over};
 
 use super::{Bootstrap, BundleFormat, JoinTokenText, RebootstrapMode, RunFlags};
 
 /// The longest join token file that is read.
-const MAX_TOKEN_BYTES: usize = 4096;
+const MAX_TOKEN_BYTES: u64 = 4096;
 
 /// Reads the `trust_bundle_*` keys and `insecure_bootstrap`: exactly one way is configured.
 pub(super) fn bootstrap(agent: &Block<'_>, flags: &RunFlags) -> Option<Bootstrap> {
@@ -100,7 +101,7 @@ pub(super) fn rebootstrap(agent: &Block<'_>, flags: &RunFlags) -> (RebootstrapMo
     let file = agent.duration("rebootstrap_delay");
     let flag =
         flags.rebootstrap_delay.as_deref().filter(|text| !text.is_empty()).and_then(|text| {
-            signet_config::parse_duration(text)
+            signet_daemon::config::parse_duration(text)
                 .map_err(|error| {
                     agent.error("rebootstrap_delay", format_args!("-rebootstrapDelay: {error}"))
                 })
@@ -127,14 +128,14 @@ pub(super) fn join_token(agent: &Block<'_>, flags: &RunFlags) -> Option<JoinToke
 }
 
 fn read_token(agent: &Block<'_>, file: PathBuf) -> Option<JoinTokenText> {
-    match fs::read(&file) {
-        Err(error) => {
-            agent.context().absorb(ConfigError::read(file, error));
-            None
-        }
-        Ok(bytes) if bytes.len() > MAX_TOKEN_BYTES => {
+    match read_regular(&file, MAX_TOKEN_BYTES) {
+        Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
             let message = format!("{} is too long for a join token", file.display());
             agent.error("join_token_file", message);
+            None
+        }
+        Err(error) => {
+            agent.context().absorb(ConfigError::read(file, error));
             None
         }
         Ok(bytes) => {

@@ -12,16 +12,15 @@ use std::{
 
 use async_trait::async_trait;
 use signet_authority::{
-    Authority, AuthorityError, AuthorityOptions, AuthorityPorts, CaManager, TrustRoot,
+    Authority, AuthorityError, AuthorityOptions, AuthorityPorts, Keeper,
     ports::{BundleEdit, BundleStore, JournalStore, PortError},
 };
 use signet_base::TestClock;
 use signet_identity::{Bundle, SpiffeId, X509Authority};
 use signet_pki::{
-    CredentialComposer, KeyManager, KeyManagerError, KeyType, ManagedKey, MemoryKeyManager,
-    PrivateKey, UpstreamAuthority,
+    CredentialComposer, KeyManager, KeyManagerError, KeyType, MemoryKeyManager, PrivateKey, Signer,
+    UpstreamAuthority,
     jwt::{JwtBundle, validate},
-    key_manager::{SigningFault, SigningLimits, fake::FakeRemoteKeyManager},
     ports::{MintedCa, PortError as UpstreamError},
     x509::{
         CaIssuer, CaParams, Certificate, Csr, Name, TrustBundle, VerifiedSvid, self_sign_ca,
@@ -109,40 +108,28 @@ impl BundleStore for MemoryBundle {
 }
 
 /// A key manager whose writes count too.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct CrashingKeys {
-    pub keys: Arc<dyn KeyManager>,
+    pub keys: MemoryKeyManager,
     pub crash: Arc<Crash>,
 }
 
 #[async_trait]
 impl KeyManager for CrashingKeys {
-    fn name(&self) -> &'static str {
-        self.keys.name()
-    }
-
-    fn outlives_process(&self) -> bool {
-        self.keys.outlives_process()
-    }
-
-    fn fault(&self) -> Option<SigningFault> {
-        self.keys.fault()
-    }
-
     async fn generate_key(
         &self,
         id: &str,
         key_type: KeyType,
-    ) -> Result<ManagedKey, KeyManagerError> {
+    ) -> Result<Arc<dyn Signer>, KeyManagerError> {
         self.crash.write().map_err(|_| KeyManagerError::Stopped)?;
         self.keys.generate_key(id, key_type).await
     }
 
-    async fn get_key(&self, id: &str) -> Result<Option<ManagedKey>, KeyManagerError> {
+    async fn get_key(&self, id: &str) -> Result<Option<Arc<dyn Signer>>, KeyManagerError> {
         self.keys.get_key(id).await
     }
 
-    async fn list(&self) -> Result<Vec<(String, ManagedKey)>, KeyManagerError> {
+    async fn list(&self) -> Result<Vec<(String, Arc<dyn Signer>)>, KeyManagerError> {
         self.keys.list().await
     }
 }
@@ -150,7 +137,6 @@ impl KeyManager for CrashingKeys {
 /// An upstream authority with one root at a time.
 #[derive(Debug)]
 pub struct Upstream {
-    pub is_away: Mutex<bool>,
     pub root: Mutex<(Arc<CaIssuer>, bool)>,
     pub older: Mutex<Vec<X509Authority>>,
     clock: TestClock,
@@ -159,7 +145,6 @@ pub struct Upstream {
 impl Upstream {
     pub fn new(clock: &TestClock) -> Arc<Self> {
         Arc::new(Self {
-            is_away: Mutex::new(false),
             root: Mutex::new((new_root(clock), false)),
             older: Mutex::default(),
             clock: clock.clone(),
@@ -176,15 +161,6 @@ impl Upstream {
 
     pub fn root_id(&self) -> String {
         self.root.lock().unwrap().0.certificate().subject_key_id_hex()
-    }
-
-    fn answer(&self) -> Result<(), UpstreamError> {
-        match *self.is_away.lock().unwrap() {
-            true => {
-                Err(UpstreamError::Failed { name: "test", message: "connection refused".into() })
-            }
-            false => Ok(()),
-        }
     }
 
     fn roots(&self) -> Vec<X509Authority> {
@@ -220,7 +196,6 @@ impl UpstreamAuthority for Upstream {
 
     async fn mint_x509_ca(&self, csr: &[u8], ttl: Duration) -> Result<MintedCa, UpstreamError> {
         use signet_base::Clock;
-        self.answer()?;
         let csr = Csr::from_der(csr).unwrap();
         assert_eq!(csr.uris(), ["spiffe://td"]);
         let now = self.clock.unix();
@@ -237,18 +212,8 @@ impl UpstreamAuthority for Upstream {
     }
 
     async fn upstream_roots(&self) -> Result<Option<Vec<X509Authority>>, UpstreamError> {
-        self.answer()?;
         Ok(Some(self.roots()))
     }
-}
-
-/// In this process; in the test binary `remote`, where all tests run again, behind a remote key
-/// manager.
-fn usual_keys() -> Arc<dyn KeyManager> {
-    if env!("CARGO_CRATE_NAME") == "remote" {
-        return Arc::new(FakeRemoteKeyManager::new(SigningLimits::default()));
-    }
-    Arc::new(MemoryKeyManager::new())
 }
 
 /// What survives a restart.
@@ -270,7 +235,7 @@ impl Machine {
         let trust_domain: signet_identity::TrustDomain = "td".parse().unwrap();
         Self {
             clock: TestClock::new(),
-            keys: Arc::new(CrashingKeys { keys: usual_keys(), crash: Arc::clone(&crash) }),
+            keys: Arc::new(CrashingKeys { crash: Arc::clone(&crash), ..CrashingKeys::default() }),
             journal: Arc::new(MemoryJournal {
                 crash: Arc::clone(&crash),
                 ..MemoryJournal::default()
@@ -286,40 +251,27 @@ impl Machine {
         }
     }
 
-    /// The same machine with these keys.
-    pub fn with_keys(&self, keys: Arc<dyn KeyManager>) -> Self {
-        let crash = Arc::clone(&self.crash);
-        Self { keys: Arc::new(CrashingKeys { keys, crash }), ..self.clone() }
-    }
-
     pub fn with_upstream() -> Self {
-        Self::new().under_upstream()
-    }
-
-    pub fn under_upstream(self) -> Self {
-        let machine = self;
+        let machine = Self::new();
         let upstream = Upstream::new(&machine.clock);
         Self { upstream: Some(upstream), ..machine }
     }
 
-    pub async fn start(&self) -> Result<(CaManager, Authority), AuthorityError> {
+    pub async fn start(&self) -> Result<(Keeper, Authority), AuthorityError> {
         let ports = AuthorityPorts {
             keys: Arc::clone(&self.keys) as _,
-            trust_root: match self.upstream.clone() {
-                Some(upstream) => TrustRoot::Upstream(upstream),
-                None => TrustRoot::SelfSigned,
-            },
+            upstream: self.upstream.clone().map(|upstream| upstream as _),
             journal: Arc::clone(&self.journal) as _,
             bundle: Arc::clone(&self.bundle) as _,
             composers: self.composers.clone(),
         };
-        CaManager::open(self.options.clone(), ports, Arc::new(self.clock.clone())).await
+        Keeper::open(self.options.clone(), ports, Arc::new(self.clock.clone())).await
     }
 
-    pub async fn start_ticked(&self) -> (CaManager, Authority) {
-        let (mut manager, authority) = self.start().await.unwrap();
-        manager.tick().await.unwrap();
-        (manager, authority)
+    pub async fn start_ticked(&self) -> (Keeper, Authority) {
+        let (mut keeper, authority) = self.start().await.unwrap();
+        keeper.tick().await.unwrap();
+        (keeper, authority)
     }
 
     pub fn bundle(&self) -> Bundle {
@@ -331,11 +283,11 @@ impl Machine {
         self.clock.unix()
     }
 
-    /// Lets time pass in steps of the check interval for a day would take long: the manager is
+    /// Lets time pass in steps of the check interval for a day would take long: the keeper is
     /// looked after once every `step`.
-    pub async fn pass(&self, manager: &mut CaManager, step: Duration) {
+    pub async fn pass(&self, keeper: &mut Keeper, step: Duration) {
         tokio::time::advance(step).await;
-        manager.tick().await.unwrap();
+        keeper.tick().await.unwrap();
     }
 
     /// Issues one of everything and verifies it with the bundle as stored.

@@ -1,55 +1,42 @@
 //! What is listed and watched, and when that begins.
 
-use std::sync::Arc;
-
 use signet_base::Tasks;
-use signet_k8s::{ApiServer, query_value};
 use tokio::sync::{mpsc, watch};
 
 use super::until_end;
 use crate::{
-    complaints::Complaints,
     config::Config,
     data::Names,
-    reflector::{Event, Reflector, Scope},
+    kube_api::{Api, Event, Reflector, Scope, encode},
     resources::API_VERSION,
     world::Kind,
 };
 
 /// What the engine needs to hear of.
 pub(super) struct Feeds<'a> {
-    pub(super) api: &'a Arc<ApiServer>,
+    pub(super) api: &'a Api,
     pub(super) config: &'a Config,
     /// The fields that pods are read with; pods are not read before there is a value.
     pub(super) names: watch::Receiver<Option<Names>>,
     /// Services are not read before this is true.
     pub(super) services: watch::Receiver<bool>,
-    /// Who may say that the API server is away.
-    pub(super) complaints: Complaints,
 }
 
 impl Feeds<'_> {
     pub(super) fn spawn(self, tasks: &Tasks, out: &mpsc::Sender<Event>) {
-        let Self { api, config, mut names, mut services, complaints } = self;
+        let Self { api, config, mut names, mut services } = self;
         if config.reconcile.static_entries {
-            spawn_one(tasks, api, Kind::ClusterStaticEntry, config, out, &complaints);
+            spawn_one(tasks, api, Kind::ClusterStaticEntry, config, out);
         }
         if !config.reconcile.spiffe_ids {
             return;
         }
         for kind in [Kind::ClusterSpiffeId, Kind::Namespace, Kind::Node] {
-            spawn_one(tasks, api, kind, config, out, &complaints);
+            spawn_one(tasks, api, kind, config, out);
         }
         let (wanted, wanted_rx) = watch::channel(Names::default());
         let scopes = scopes(Kind::Pod, config);
-        let pods = Reflector::new(
-            Arc::clone(api),
-            Kind::Pod,
-            scopes,
-            wanted_rx,
-            out.clone(),
-            complaints.clone(),
-        );
+        let pods = Reflector::new(api.clone(), Kind::Pod, scopes, wanted_rx, out.clone());
         until_end(tasks, "pods", async move {
             let Ok(first) = names.wait_for(Option::is_some).await.map(|names| names.clone()) else {
                 return;
@@ -65,8 +52,7 @@ impl Feeds<'_> {
         });
         let (_, none) = watch::channel(Names::default());
         let scopes = self::scopes(Kind::Endpoints, config);
-        let endpoints =
-            Reflector::new(Arc::clone(api), Kind::Endpoints, scopes, none, out.clone(), complaints);
+        let endpoints = Reflector::new(api.clone(), Kind::Endpoints, scopes, none, out.clone());
         until_end(tasks, "endpoints", async move {
             if services.wait_for(|needed| *needed).await.is_ok() {
                 endpoints.run().await;
@@ -78,16 +64,14 @@ impl Feeds<'_> {
 /// Lists and watches a kind from now on.
 pub(super) fn spawn_one(
     tasks: &Tasks,
-    api: &Arc<ApiServer>,
+    api: &Api,
     kind: Kind,
     config: &Config,
     out: &mpsc::Sender<Event>,
-    complaints: &Complaints,
 ) {
     let (_, names) = watch::channel(Names::default());
     let scopes = scopes(kind, config);
-    let reflector =
-        Reflector::new(Arc::clone(api), kind, scopes, names, out.clone(), complaints.clone());
+    let reflector = Reflector::new(api.clone(), kind, scopes, names, out.clone());
     until_end(tasks, "reflector", reflector.run());
 }
 
@@ -114,7 +98,7 @@ fn scopes(kind: Kind, config: &Config) -> Vec<Scope> {
                 let query: Vec<String> = selectors
                     .into_iter()
                     .filter(|(_, value)| !value.is_empty())
-                    .map(|(key, value)| format!("{key}={}", query_value(value)))
+                    .map(|(key, value)| format!("{key}={}", encode(value)))
                     .collect();
                 let path = format!("/api/v1/namespaces/{}/{plural}", one.name);
                 Scope { path, query: query.join("&") }

@@ -1,20 +1,14 @@
 //! Accepting connections within bounds.
 
-use std::{
-    fmt,
-    hash::Hash,
-    io,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use signet_base::{Backoff, CancellationToken, Tasks};
 use tokio::{
     net::{TcpListener, TcpStream, UnixStream},
-    sync::mpsc,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
 };
 
-use super::{Admission, Ticket, UnixSocket};
+use super::UnixSocket;
 
 /// How many finished handshakes may wait to be taken.
 const HANDSHAKES_WAITING: usize = 64;
@@ -25,31 +19,14 @@ pub trait Accept: Send + 'static {
     type Stream: Send + 'static;
     /// Who connected, as far as the socket says.
     type Peer: fmt::Debug + Send + 'static;
-    /// Whose connections are counted together.
-    type Key: Clone + Eq + Hash + fmt::Debug + Send + 'static;
 
     /// Waits for a connection.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Self::Peer)>> + Send;
-
-    /// By what a connection is counted.
-    fn key(stream: &Self::Stream, peer: &Self::Peer) -> Self::Key;
-}
-
-/// The address by which connections are counted: an IPv6 one stands for its network of 64 bits,
-/// all of which one machine may use.
-pub fn counted_address(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => {
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
-        }
-        address => address,
-    }
 }
 
 impl Accept for TcpListener {
     type Stream = TcpStream;
     type Peer = SocketAddr;
-    type Key = IpAddr;
 
     async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, peer) = TcpListener::accept(self).await?;
@@ -57,66 +34,50 @@ impl Accept for TcpListener {
         stream.set_nodelay(true)?;
         Ok((stream, peer))
     }
-
-    fn key(_: &TcpStream, peer: &SocketAddr) -> IpAddr {
-        counted_address(peer.ip())
-    }
 }
 
 impl Accept for UnixSocket {
     type Stream = UnixStream;
     type Peer = ();
-    /// The user; none when the kernel does not say.
-    type Key = Option<u32>;
 
     async fn accept(&self) -> io::Result<(UnixStream, ())> {
         Ok((UnixSocket::accept(self).await?, ()))
     }
-
-    fn key(stream: &UnixStream, (): &()) -> Option<u32> {
-        stream.peer_cred().ok().map(|peer| peer.uid())
-    }
 }
 
-/// An accepted connection. It counts towards the listener's limits until the ticket is dropped.
+/// An accepted connection. It counts towards the listener's limit until the permit is dropped.
 #[derive(Debug)]
-pub struct Connection<L: Accept> {
+pub struct Connection<S, P> {
     /// The stream.
-    pub stream: L::Stream,
+    pub stream: S,
     /// Who connected.
-    pub peer: L::Peer,
-    ticket: Ticket<L::Key>,
+    pub peer: P,
+    permit: OwnedSemaphorePermit,
 }
 
-impl<L: Accept> Connection<L> {
-    /// Takes stream and ticket apart; keep the ticket as long as the stream, and close the stream
-    /// when the ticket says so.
-    pub fn into_parts(self) -> (L::Stream, Ticket<L::Key>) {
-        (self.stream, self.ticket)
+impl<S, P> Connection<S, P> {
+    /// Takes stream and permit apart; keep the permit as long as the stream.
+    pub fn into_parts(self) -> (S, OwnedSemaphorePermit) {
+        (self.stream, self.permit)
     }
 }
 
-/// A listener that waits for room before it accepts, so that what it cannot serve waits in the
-/// kernel's queue, that turns away who holds too much, and that survives running out of file
-/// descriptors.
-pub struct Incoming<L: Accept> {
+/// A listener that takes a permit before it accepts, so that what it cannot serve waits in the
+/// kernel's queue, and that survives running out of file descriptors.
+pub struct Incoming<L> {
     name: &'static str,
     listener: L,
-    admission: Admission<L::Key>,
+    permits: Arc<Semaphore>,
     token: CancellationToken,
     backoff: Backoff,
 }
 
 impl<L: Accept> Incoming<L> {
-    /// Accepts whoever is admitted until `token` is cancelled; `name` is for logs.
-    pub fn new(
-        name: &'static str,
-        listener: L,
-        admission: Admission<L::Key>,
-        token: CancellationToken,
-    ) -> Self {
+    /// Accepts up to `limit` connections at a time until `token` is cancelled; `name` is for logs.
+    pub fn new(name: &'static str, listener: L, limit: usize, token: CancellationToken) -> Self {
+        let permits = Arc::new(Semaphore::new(limit.clamp(1, Semaphore::MAX_PERMITS)));
         let backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
-        Self { name, listener, admission, token, backoff }
+        Self { name, listener, permits, token, backoff }
     }
 
     /// The listener.
@@ -125,26 +86,21 @@ impl<L: Accept> Incoming<L> {
     }
 
     /// The next connection; `None` once the token is cancelled.
-    pub async fn next(&mut self) -> Option<Connection<L>> {
+    pub async fn next(&mut self) -> Option<Connection<L::Stream, L::Peer>> {
         let token = self.token.clone();
         token.run_until_cancelled(self.accept()).await
     }
 
-    async fn accept(&mut self) -> Connection<L> {
+    async fn accept(&mut self) -> Connection<L::Stream, L::Peer> {
         loop {
-            self.admission.room().await;
+            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
+                // The semaphore is never closed.
+                return std::future::pending().await;
+            };
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     self.backoff.reset();
-                    let key = L::key(&stream, &peer);
-                    match self.admission.enter(key.clone()) {
-                        Ok(ticket) => return Connection { stream, peer, ticket },
-                        Err(error) => tracing::debug!(
-                            listener = self.name, from = ?key, %error, "Connection was turned away"
-                        ),
-                    }
-                    // A flood of them must not keep others on this thread from their turn.
-                    tokio::task::consume_budget().await;
+                    return Connection { stream, peer, permit };
                 }
                 Err(error) if is_of_the_connection(&error) => {
                     tracing::debug!(listener = self.name, %error, "Connection was not accepted");
@@ -162,9 +118,9 @@ impl<L: Accept> Incoming<L> {
     }
 }
 
-impl<L: Accept> fmt::Debug for Incoming<L> {
+impl<L> fmt::Debug for Incoming<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Incoming({}, {} connections)", self.name, self.admission.taken())
+        write!(f, "Incoming({}, {} free)", self.name, self.permits.available_permits())
     }
 }
 
@@ -181,7 +137,7 @@ pub fn handshakes<L, T, F, Fut>(
 where
     L: Accept + Sync,
     T: Send + 'static,
-    F: Fn(Connection<L>) -> Fut + Send + Sync + 'static,
+    F: Fn(Connection<L::Stream, L::Peer>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = io::Result<T>> + Send + 'static,
 {
     let (done, receiver) = mpsc::channel(HANDSHAKES_WAITING);
@@ -237,11 +193,6 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
-    use crate::listen::{Caps, Each};
-
-    fn admission(total: usize) -> Admission<()> {
-        Admission::new(Caps { total, each: Each::Fixed(total), idle: None, busy: None })
-    }
 
     /// Gives the results in turn, then waits for ever.
     struct Scripted(Mutex<Vec<io::Result<u32>>>);
@@ -249,9 +200,6 @@ mod tests {
     impl Accept for Scripted {
         type Stream = u32;
         type Peer = ();
-        type Key = ();
-
-        fn key(_: &u32, (): &()) {}
 
         async fn accept(&self) -> io::Result<(u32, ())> {
             let next = self.0.lock().unwrap().pop();
@@ -272,9 +220,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waits_for_room_before_it_accepts() {
+    async fn takes_a_permit_before_it_accepts() {
         let listener = scripted(vec![Ok(1), Ok(2), Ok(3)]);
-        let mut incoming = Incoming::new("test", listener, admission(2), CancellationToken::new());
+        let mut incoming = Incoming::new("test", listener, 2, CancellationToken::new());
         let first = incoming.next().await.unwrap();
         let _second = incoming.next().await.unwrap();
         let third = tokio::time::timeout(Duration::from_secs(9), incoming.next()).await;
@@ -284,24 +232,12 @@ mod tests {
         assert_eq!(incoming.next().await.unwrap().stream, 3);
     }
 
-    #[test]
-    fn addresses_are_counted_by_machine() {
-        for (address, counted) in [
-            ("10.0.0.1", "10.0.0.1"),
-            ("::ffff:10.0.0.1", "10.0.0.1"),
-            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-        ] {
-            assert_eq!(counted_address(address.parse().unwrap()).to_string(), counted);
-        }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn survives_a_lack_of_descriptors_and_does_not_spin() {
         let mut script: Vec<_> = (0..20).map(|_| errno(rustix::io::Errno::MFILE)).collect();
         script.push(errno(rustix::io::Errno::CONNABORTED));
         script.push(Ok(7));
-        let mut incoming =
-            Incoming::new("test", scripted(script), admission(1), CancellationToken::new());
+        let mut incoming = Incoming::new("test", scripted(script), 1, CancellationToken::new());
         let begun = tokio::time::Instant::now();
         assert_eq!(incoming.next().await.unwrap().stream, 7);
         assert!(begun.elapsed() > Duration::from_secs(10));
@@ -310,7 +246,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn ends_with_its_token() {
         let token = CancellationToken::new();
-        let mut incoming = Incoming::new("test", scripted(vec![]), admission(1), token.clone());
+        let mut incoming = Incoming::new("test", scripted(vec![]), 1, token.clone());
         token.cancel();
         assert!(incoming.next().await.is_none());
     }
@@ -319,7 +255,7 @@ mod tests {
     async fn a_slow_handshake_delays_nobody_and_ends_in_time() {
         let tasks = Tasks::new();
         let listener = scripted(vec![Ok(0), Ok(1), Ok(2)]);
-        let incoming = Incoming::new("test", listener, admission(2), tasks.token().clone());
+        let incoming = Incoming::new("test", listener, 2, tasks.token().clone());
         let mut done =
             handshakes(&tasks, incoming, Duration::from_secs(5), |connection| async move {
                 let (stream, permit) = connection.into_parts();

@@ -13,13 +13,13 @@ use tokio::{
 
 use super::{
     super::{
-        api::{Write, object_name},
+        api::{Call, object_name},
         error::ApiError,
         objects::{Metadata, Object, null_as_default},
         watch::{Collection, Seen},
     },
     CONFLICT_PAUSE, CONFLICT_TRIES, chain,
-    notifier::{Authorities, BundleTarget},
+    notifier::{Authorities, BundleTarget, patch_call},
 };
 
 /// Changes that wait to be looked at.
@@ -237,9 +237,10 @@ impl Injector {
     async fn inject(&self, mut object: Injected) -> Result<bool, ApiError> {
         let name = object.metadata.name.clone();
         let path = format!("{}/{}", self.kind.path(), object_name(&name)?);
+        let what = format!("{}/{name}", self.kind.resource());
         let mut pause = CONFLICT_PAUSE;
         for _ in 1..CONFLICT_TRIES {
-            match self.inject_once(&path, &object).await {
+            match self.inject_once(&path, &what, &object).await {
                 Err(error) if error.is_conflict() => {}
                 // Deleted meanwhile.
                 Err(error) if error.is_not_found() => return Ok(false),
@@ -247,20 +248,26 @@ impl Injector {
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
-            object = match self.target.api.get_object(&path).await {
+            let get = Call::get(path.clone(), "get", what.clone());
+            object = match self.target.api.ask(&get).await {
                 Err(error) if error.is_not_found() => return Ok(false),
                 found => found?,
             };
         }
-        self.inject_once(&path, &object).await
+        self.inject_once(&path, &what, &object).await
     }
 
-    async fn inject_once(&self, path: &str, object: &Injected) -> Result<bool, ApiError> {
+    async fn inject_once(
+        &self,
+        path: &str,
+        what: &str,
+        object: &Injected,
+    ) -> Result<bool, ApiError> {
         let newest = self.newest.borrow().clone();
         let Some(patch) = newest.and_then(|newest| self.kind.patch(object, &newest)) else {
             return Ok(false);
         };
-        self.target.api.write(Write::StrategicMergePatch, path, &patch).await?;
+        self.target.api.send(&patch_call(path.to_owned(), what.to_owned(), &patch)).await?;
         Ok(true)
     }
 }

@@ -64,11 +64,11 @@ impl TrustDomainService {
             Some(_) => bundle_of(relationship)?,
             None => None,
         };
-        Ok(FederationUpdate::new(
+        Ok(FederationUpdate {
             trust_domain,
-            move |relationship| change.apply(relationship),
+            change: Box::new(move |relationship| change.apply(relationship)),
             bundle,
-        ))
+        })
     }
 
     fn to_pb(
