@@ -123,6 +123,57 @@ fn authorities_survive_a_restart_with_keys_on_disk_and_not_in_memory() {
 }
 
 #[test]
+fn a_server_whose_keys_are_gone_says_how_to_go_on() {
+    let mut server = Server::start(ServerOptions::default());
+    let first = authority(&server, "x509", "active");
+    server.process().terminate();
+    let (keys, away) = (server.data().join("keys.json"), server.data().join("keys.away"));
+    fs::rename(&keys, &away).expect("the keys");
+    let output = e2e::cli::run(&mut server.command(), "");
+    assert_ne!(output.code, 0, "{output}");
+    output.says(&first).says("keys_path").says("-replaceLostKeys");
+    assert!(!keys.exists(), "no new key was made");
+
+    // Brought back, nothing has changed.
+    fs::rename(&away, &keys).expect("the keys");
+    server.restart();
+    assert_eq!(authority(&server, "x509", "active"), first);
+
+    server.process().terminate();
+    fs::remove_file(&keys).expect("the keys");
+    server.reconfigure(|options| options.args.push("-replaceLostKeys".to_owned()));
+    server.restart();
+    assert_ne!(authority(&server, "x509", "active"), first);
+    let bundle = server.cli().json("bundle show");
+    assert_eq!(bundle["x509_authorities"].as_array().map(Vec::len), Some(2));
+    let log = server.log();
+    let line = log.lines().find(|line| line.contains("The key of the active X509 CA is not in"));
+    assert!(line.is_some_and(|line| line.to_lowercase().contains("error")), "{log}");
+}
+
+#[test]
+fn an_authority_that_no_slot_holds_any_more_is_tainted_and_revoked_by_its_id() {
+    let server = Server::start(ServerOptions::default());
+    let cli = server.cli();
+    for kind in ["x509", "jwt"] {
+        let oldest = authority(&server, kind, "active");
+        for _ in 0..2 {
+            let prepared = cli.json(&format!("localauthority {kind} prepare"));
+            let id = prepared["prepared_authority"]["authority_id"].as_str().expect("an ID");
+            cli.line(&format!("localauthority {kind} activate -authorityID {id}")).ok();
+        }
+        assert_ne!(authority(&server, kind, "old"), oldest);
+        cli.line(&format!("localauthority {kind} revoke -authorityID {oldest}")).exits(1);
+        cli.line(&format!("localauthority {kind} taint -authorityID {oldest}")).ok().says(&oldest);
+        cli.line(&format!("localauthority {kind} revoke -authorityID {oldest}")).ok();
+        cli.line(&format!("localauthority {kind} revoke -authorityID {oldest}")).exits(1);
+        let bundle = cli.json("bundle show");
+        let left = &bundle[if kind == "x509" { "x509_authorities" } else { "jwt_authorities" }];
+        assert_eq!(left.as_array().map(Vec::len), Some(2), "{bundle}");
+    }
+}
+
+#[test]
 fn the_ca_rotates_by_itself() {
     if let Err(why) = Client::Go.prepare() {
         skip!("{why}");

@@ -182,3 +182,21 @@ fn a_log_file_is_opened_again_on_sigusr2() {
     e2e::eventually("a new log file", || log.exists().then_some(()));
     assert!(fs::metadata(&moved).is_ok_and(|m| m.len() > 0));
 }
+
+#[test]
+fn a_clusters_kubeconfig_that_cannot_be_used_keeps_only_that_cluster_out() {
+    let dir = Arc::new(TestDir::new());
+    let plugins = "NodeAttestor \"k8s_psat\" { plugin_data { clusters = { \"far\" = { \
+                   service_account_allow_list = [\"a:b\"] kube_config_file = \
+                   \"/nonexistent/far.kubeconfig\" } } } }";
+    let options = ServerOptions { plugins: plugins.to_owned(), ..ServerOptions::default() };
+    let mut server = Server::prepare_in(&dir, "server", options);
+    let validated = validate(&bins::server(), &server.config_file()).exits(1);
+    validated.says("cluster \"far\"").says("/nonexistent/far.kubeconfig");
+    server.launch();
+    server.ready();
+    server.token("/somebody");
+    let log = server.log();
+    assert!(log.contains("cannot be used; its agents are refused until it can"), "{log}");
+    assert!(log.contains("/nonexistent/far.kubeconfig"), "{log}");
+}

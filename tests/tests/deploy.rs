@@ -1,4 +1,4 @@
-//! What is in `deploy/` does what it says: manifests, chart, images.
+//! What is in `deploy/` does what it says: manifests, chart, images, units of systemd.
 
 #[path = "deploy/chart.rs"]
 mod chart;
@@ -14,6 +14,8 @@ mod manifests;
 mod permissions;
 #[path = "deploy/pod_security.rs"]
 mod pod_security;
+#[path = "deploy/units.rs"]
+mod units;
 
 use std::path::PathBuf;
 

@@ -10,7 +10,10 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use signet_attest::{node::NodeAttestError, procfs::ProcRoot};
+use signet_attest::{
+    node::{NodeAttestError, NodeAttestorAgent, join_token::JoinTokenAgent},
+    procfs::ProcRoot,
+};
 use signet_base::{SharedClock, Tasks};
 use signet_daemon::{
     health::{Health, HealthServer as HttpHealth},
@@ -22,27 +25,29 @@ use signet_daemon::{
 };
 use signet_http::{Proxies, ProxyUrlError};
 use signet_identity::Bundle;
-use signet_pki::{
-    DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager, key_manager::Sealing,
-    tls::SwappableIdentity,
-};
+use signet_pki::{KeyManager as KeyManagerPort, KeyManagerError, tls::SwappableIdentity};
 use tokio::{
+    net::TcpListener,
     sync::{Notify, watch},
     time::Instant,
 };
 
 use crate::{
     agent_identity::AgentKeys,
-    attestors,
     audit::Audit,
     cache::Cache,
     client::{ClientError, ServerClient, Target, tls_config},
-    config::{self, Config},
+    config::Config,
     csi,
     health::AgentHealth,
     jwt::JwtService,
     jwt_cache::JwtCache,
     metrics::AgentMetrics,
+    plugins::{
+        Plugins,
+        key_manager::{self, KeyManager},
+        node_attestor, workload_attestor,
+    },
     rotation::RotationRule,
     serve::{
         ADMIN, PUBLIC, SOCKET_DIR_MODE, Sockets,
@@ -58,6 +63,16 @@ use crate::{
 const LOCK_FILE: &str = "signet-agent.lock";
 /// How long an agent that is ending may hold the directory: longer than it may take to end.
 const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Listeners that are bound already, for whoever starts an agent and knows where it is to listen.
+/// Where there is none, the one that the configuration names is bound.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// For metrics, where the configuration wants them.
+    pub metrics: Option<TcpListener>,
+    /// For health checks, where the configuration wants them.
+    pub health: Option<TcpListener>,
+}
 
 /// The agent, built and not running.
 #[derive(Debug)]
@@ -115,12 +130,25 @@ pub enum BuildError {
 }
 
 impl App {
-    /// Opens the data directory, keys and state, and binds the ports for metrics and health. The
+    /// Binds the ports for metrics and health, and opens the data directory, keys and state. The
     /// sockets of the APIs are bound once there is something to serve.
     ///
     /// # Errors
     /// [`BuildError`].
     pub async fn build(
+        config: Config,
+        clock: SharedClock,
+        log: Option<LogHandle>,
+    ) -> Result<Self, BuildError> {
+        Self::build_on(Listeners::default(), config, clock, log).await
+    }
+
+    /// [`App::build`] on listeners that are bound already.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub async fn build_on(
+        listeners: Listeners,
         config: Config,
         clock: SharedClock,
         log: Option<LogHandle>,
@@ -131,19 +159,33 @@ impl App {
                 check_unix_path(path, options)?;
             }
         }
+        // The agent before this one may still hold the ports.
         create_dir(&config.data_dir)?;
         let lock = DirLock::wait(&config.data_dir, LOCK_FILE, LOCK_PATIENCE).await?;
-        let state = Arc::new(AgentState::open(&config.data_dir)?);
-        let keys = open_keys(&config)?;
         let registry = Metrics::new(
             &config.telemetry,
             "spire_agent",
             config.trust_domain.as_str(),
             &process::hostname(),
         );
+        let metrics_server = match (&config.telemetry.prometheus, listeners.metrics) {
+            (Some(_), Some(listener)) => Some(MetricsServer::on(listener, registry.clone())?),
+            (Some(settings), None) => Some(MetricsServer::bind(settings, registry.clone()).await?),
+            (None, _) => None,
+        };
+        let checks = Health::new();
+        let http_health = match (&config.health_checks, listeners.health) {
+            (Some(settings), Some(listener)) => {
+                Some(HttpHealth::on(listener, settings, checks.clone())?)
+            }
+            (Some(settings), None) => Some(HttpHealth::bind(settings, checks.clone()).await?),
+            (None, _) => None,
+        };
+        let state = Arc::new(AgentState::open(&config.data_dir)?);
+        let keys = key_manager::open(&config.plugins.key_manager)?;
         let metrics = AgentMetrics::new(&registry);
         let attestor = CallerAttestor::new(
-            attestors::workload(&config.plugins, &clock),
+            workload_attestor::open(&config.plugins.workload_attestors, &clock),
             config.log_selectors.clone(),
             metrics.clone(),
         );
@@ -151,18 +193,7 @@ impl App {
         let hit_timeout = config.experimental.jwt_svid_cache_hit_timeout;
         let jwt = Arc::new(JwtService::new(Arc::clone(&shared), hit_timeout));
         let health = AgentHealth::new(shared.status.subscribe(), config.socket_path.clone());
-        let metrics_server = match &config.telemetry.prometheus {
-            Some(settings) => Some(MetricsServer::bind(settings, registry).await?),
-            None => None,
-        };
-        let http_health = match &config.health_checks {
-            Some(settings) => {
-                let checks = Health::new();
-                checks.add("agent", Arc::new(health.clone()));
-                Some(HttpHealth::bind(settings, checks).await?)
-            }
-            None => None,
-        };
+        checks.add("agent", Arc::new(health.clone()));
         Ok(Self {
             shared,
             attestor,
@@ -275,7 +306,7 @@ fn shared(
     config: &Config,
     clock: SharedClock,
     state: Arc<AgentState>,
-    keys: Arc<dyn KeyManager>,
+    keys: Arc<dyn KeyManagerPort>,
     metrics: AgentMetrics,
 ) -> Result<Shared, BuildError> {
     let target = Target {
@@ -305,7 +336,7 @@ fn shared(
         workload_key_type: config.workload_key_type,
         require_pq_kem: config.experimental.require_pq_kem,
         join_token: config.join_token.clone(),
-        memory_keys: config.plugins.key_manager.settings == config::KeyManager::Memory,
+        memory_keys: config.plugins.key_manager.settings == KeyManager::Memory,
         svid_cache: config.svid_cache.clone(),
         data_dir: config.data_dir.clone(),
     };
@@ -318,7 +349,7 @@ fn shared(
         bundles,
         tls_identity,
         client: Arc::new(ServerClient::new(target, tls)),
-        attestor: ArcSwapOption::from(attestors::node(config, &config.plugins)?.map(Arc::new)),
+        attestor: ArcSwapOption::from(node_attestor(config, &config.plugins)?.map(Arc::new)),
         status: watch::Sender::new(Status::default()),
         kick: Notify::new(),
         jwt_changed: Notify::new(),
@@ -329,17 +360,23 @@ fn shared(
     })
 }
 
-fn open_keys(config: &Config) -> Result<Arc<dyn KeyManager>, BuildError> {
-    Ok(match &config.plugins.key_manager.settings {
-        config::KeyManager::Disk { directory } => {
-            create_dir(directory)?;
-            Arc::new(DiskKeyManager::open(directory.join("keys.json"), Sealing::Off)?)
-        }
-        config::KeyManager::Memory => Arc::new(MemoryKeyManager::new()),
-    })
+/// The node attestor; a join token takes the place of the configured one. `None` when there is
+/// only the token that was not given: enough for an agent that has attested before.
+///
+/// # Errors
+/// [`NodeAttestError`] when what it needs cannot be used.
+fn node_attestor(
+    config: &Config,
+    plugins: &Plugins,
+) -> Result<Option<Box<dyn NodeAttestorAgent>>, NodeAttestError> {
+    match (&config.join_token, &plugins.node_attestor) {
+        (Some(token), _) => Ok(Some(Box::new(JoinTokenAgent::new(token.expose())?))),
+        (None, Some(plugin)) => node_attestor::open(plugin),
+        (None, None) => Ok(None),
+    }
 }
 
-fn create_dir(path: &Path) -> Result<(), BuildError> {
+pub(crate) fn create_dir(path: &Path) -> Result<(), BuildError> {
     let fail =
         |error: io::Error| BuildError::DataDir { path: path.to_owned(), reason: error.to_string() };
     std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(fail)?;
@@ -369,14 +406,14 @@ fn reconfigure_on(
                     continue;
                 }
             };
-            match attestors::node(&config, &next) {
+            match node_attestor(&config, &next) {
                 Ok(attestor) => shared.attestor.store(attestor.map(Arc::new)),
                 Err(error) => {
                     tracing::error!(error = %error, "Failed to reconfigure the node attestor");
                     continue;
                 }
             }
-            attestor.replace(attestors::workload(&next, &shared.clock));
+            attestor.replace(workload_attestor::open(&next.workload_attestors, &shared.clock));
             plugins = next;
             tracing::info!("Plugins reconfigured");
         }

@@ -5,27 +5,19 @@
 
 mod bootstrap;
 mod csi;
-mod docker;
 mod flags;
-mod kubernetes;
 mod load;
-mod plugins;
-mod plugins_decode;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use signet_daemon::config::{HealthSettings, LogSettings, TelemetrySettings};
+use signet_config::{HealthSettings, LogSettings, TelemetrySettings};
 use signet_identity::{SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 use zeroize::Zeroizing;
 
-use crate::csi::CsiSettings;
+use crate::{csi::CsiSettings, plugins::Plugins};
 
 pub use flags::{CsiFlags, RunFlags};
-pub use plugins::{
-    Configured, HttpChallenge, K8sAttestor, K8sPsat, KeyManager, NodeAttestor, PluginSource,
-    Plugins, UnixAttestor, WorkloadAttestor, X509Pop, X509PopSource,
-};
 
 /// Everything `signet-agent run` was told.
 #[derive(Clone, Debug)]

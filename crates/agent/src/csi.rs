@@ -19,14 +19,13 @@ use std::{
 };
 
 use http::Request;
-use hyper::body::Incoming as RequestBody;
 use signet_attest::procfs::ProcRoot;
 use signet_base::Tasks;
 use signet_daemon::listen::{ListenError, UnixOptions, bind_unix};
 use tonic::{body::Body, service::Routes};
 use tower::Service as _;
 
-use crate::serve::endpoint::{self, Answer};
+use crate::serve::endpoint::{self, Answer, MAX_REQUEST};
 
 pub use settings::{
     CsiSettings, DEFAULT_NODE_ID_ENV, DEFAULT_PLUGIN_NAME, DEFAULT_SOCKET, GivenSettings, Problem,
@@ -87,11 +86,15 @@ pub async fn serve(
 struct CsiApi(Routes);
 
 impl Answer for CsiApi {
-    async fn answer(&self, request: Request<RequestBody>) -> http::Response<Body> {
+    async fn answer(&self, request: Request<Body>) -> http::Response<Body> {
         match self.0.clone().call(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         }
+    }
+
+    fn max_message(&self, _: &str) -> usize {
+        MAX_REQUEST
     }
 }
 

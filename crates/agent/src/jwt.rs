@@ -6,7 +6,8 @@ use std::{
     time::Duration,
 };
 
-use signet_base::SharedClock;
+use signet_base::{FairQueue, SharedClock};
+use signet_identity::SpiffeId;
 use tonic::Status;
 
 use crate::{
@@ -19,6 +20,13 @@ use crate::{
 
 /// More callers than this, waiting for different tokens at once, are turned away.
 const MAX_FLIGHTS: usize = 10_000;
+/// How many tokens the server is asked for at a time, and how many of them may be for one SPIFFE ID.
+/// The server signs some hundreds a second for an agent, and has the others wait: without a queue
+/// here, whoever asks for thousands would have all of them.
+const SIGNING: usize = 32;
+const SIGNING_FOR_ONE: usize = 16;
+/// How many calls for one SPIFFE ID may wait for their turn.
+const WAITING: usize = 2_048;
 
 /// Gives out JWT-SVIDs. Shared by `Arc`.
 #[derive(Debug)]
@@ -27,6 +35,7 @@ pub struct JwtService {
     clock: SharedClock,
     hit_timeout: Duration,
     flights: Mutex<HashMap<JwtKey, Arc<tokio::sync::Mutex<()>>>>,
+    turns: FairQueue<SpiffeId>,
 }
 
 impl JwtService {
@@ -34,7 +43,8 @@ impl JwtService {
     /// still valid.
     pub fn new(shared: Arc<Shared>, hit_timeout: Duration) -> Self {
         let clock = Arc::clone(&shared.clock);
-        Self { shared, clock, hit_timeout, flights: Mutex::default() }
+        let turns = FairQueue::new(SIGNING, SIGNING_FOR_ONE, WAITING);
+        Self { shared, clock, hit_timeout, flights: Mutex::default(), turns }
     }
 
     /// A JWT-SVID of `entry` for `audience`.
@@ -128,7 +138,14 @@ impl JwtService {
         audience: &[String],
         deadline: Duration,
     ) -> Result<JwtSvid, ClientError> {
-        let result = self.shared.client.sign_jwt(&entry.id, audience, deadline).await;
+        let signing = async {
+            let turn = self.turns.turn(entry.spiffe_id.clone()).await;
+            let _turn = turn.map_err(|error| ClientError::Local(error.to_string()))?;
+            self.shared.client.sign_jwt(&entry.id, audience, deadline).await
+        };
+        // Who waits for others of the same identity has had its time, too.
+        let late = |_| ClientError::Local("too many JWT-SVIDs are being signed".to_owned());
+        let result = tokio::time::timeout(deadline, signing).await.unwrap_or_else(|e| Err(late(e)));
         if let Err(error) = &result
             && error.refusal().is_some()
         {

@@ -64,7 +64,8 @@ impl JwtKey {
     }
 }
 
-/// A bounded cache of JWT-SVIDs; the one used longest ago leaves first.
+/// A bounded cache of JWT-SVIDs. When it is full, a token of the SPIFFE ID that has most of them
+/// leaves, the one used longest ago: whoever asks for many audiences pushes out its own.
 #[derive(Debug)]
 pub struct JwtCache {
     max: usize,
@@ -75,6 +76,20 @@ pub struct JwtCache {
 struct Inner {
     svids: HashMap<JwtKey, (JwtSvid, u64)>,
     tick: u64,
+}
+
+impl Inner {
+    /// The token that leaves a full cache.
+    fn spared(&self) -> Option<JwtKey> {
+        let mut counts: HashMap<&SpiffeId, usize> = HashMap::new();
+        for (svid, _) in self.svids.values() {
+            *counts.entry(&svid.spiffe_id).or_default() += 1;
+        }
+        let most = counts.values().copied().max()?;
+        let of_one_with_most =
+            self.svids.iter().filter(|(_, (svid, _))| counts.get(&svid.spiffe_id) == Some(&most));
+        of_one_with_most.min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone())
+    }
 }
 
 impl JwtCache {
@@ -99,10 +114,8 @@ impl JwtCache {
         inner.tick += 1;
         let tick = inner.tick;
         if inner.svids.len() >= self.max && !inner.svids.contains_key(&key) {
-            let oldest =
-                inner.svids.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| key.clone());
-            if let Some(oldest) = oldest {
-                inner.svids.remove(&oldest);
+            if let Some(spared) = inner.spared() {
+                inner.svids.remove(&spared);
             }
         }
         inner.svids.insert(key, (svid, tick));
@@ -203,6 +216,20 @@ mod tests {
         cache.put(key(&["c"]), svid("k", 10));
         assert!(cache.get(&key(&["a"])).is_some() && cache.get(&key(&["b"])).is_none());
         assert_eq!(cache.len(), 2);
+    }
+
+    #[test]
+    fn whoever_asks_for_many_audiences_pushes_out_its_own_tokens() {
+        let cache = JwtCache::new(10);
+        let other: SpiffeId = "spiffe://td/other".parse().unwrap();
+        let others = JwtKey::new(&other, &["a".to_owned()]);
+        cache.put(others.clone(), JwtSvid { spiffe_id: other, ..svid("k", 10) });
+        for n in 0..100 {
+            cache.put(key(&[&n.to_string()]), svid("k", 10));
+        }
+        assert_eq!(cache.len(), 10);
+        assert!(cache.get(&others).is_some());
+        assert!(cache.get(&key(&["99"])).is_some() && cache.get(&key(&["1"])).is_none());
     }
 
     #[test]

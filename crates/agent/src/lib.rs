@@ -5,7 +5,6 @@
 
 pub mod agent_identity;
 pub mod app;
-mod attestors;
 pub mod audit;
 pub mod bootstrap;
 pub mod cache;
@@ -19,6 +18,7 @@ pub mod health;
 pub mod jwt;
 pub mod jwt_cache;
 pub mod metrics;
+pub mod plugins;
 pub mod rotation;
 pub mod run;
 pub mod sealed;

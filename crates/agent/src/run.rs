@@ -61,6 +61,9 @@ async fn live(config: Config) -> anyhow::Result<()> {
     let log = logging::init(&config.log, Arc::clone(&clock))?;
     process::restrict_umask();
     process::raise_nofile();
+    if let Err(error) = process::protect_memory() {
+        tracing::warn!(%error, "Keys in memory are not kept from core dumps");
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         trust_domain = %config.trust_domain,

@@ -19,13 +19,14 @@ use self::{
 };
 use crate::{health::AgentHealth, metrics::AgentMetrics, sync::Status};
 
-/// The mode of the directories that are made for sockets.
+/// The mode of the directories that are made for the public socket.
 pub(crate) const SOCKET_DIR_MODE: u32 = 0o755;
 
 /// The public socket is for every process of the node, the admin socket for its operators.
-pub(crate) const PUBLIC: UnixOptions = UnixOptions { socket_mode: 0o777, ..ADMIN };
+pub(crate) const PUBLIC: UnixOptions =
+    UnixOptions { dir_mode: Some(SOCKET_DIR_MODE), socket_mode: 0o777, take_over: true };
 pub(crate) const ADMIN: UnixOptions =
-    UnixOptions { dir_mode: Some(SOCKET_DIR_MODE), socket_mode: 0o770, take_over: true };
+    UnixOptions { dir_mode: Some(0o750), socket_mode: 0o770, take_over: true };
 
 /// The sockets, opened when there is something to serve.
 #[derive(Debug)]

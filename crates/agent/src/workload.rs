@@ -1,18 +1,30 @@
 //! Who is calling, as the workload attestors see it: what every endpoint begins with.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use signet_attest::workload::WorkloadAttestors;
+use signet_base::FairQueue;
 use signet_identity::SelectorSet;
 use tonic::{Request, Status};
 
 use crate::{caller::Caller, metrics::AgentMetrics};
 
+/// How many callers are attested at a time, and how many of them may be of one user: one who calls
+/// ten thousand times at once has the others wait for a few of these calls, and not for all.
+const TURNS: usize = 8;
+const TURNS_OF_ONE: usize = 4;
+/// How many calls of one user may wait for their turn.
+const WAITING: usize = 2_048;
+/// Attesting that takes longer waits for others (a kubelet, a disk) and not for this process: it
+/// gives its turn up, so that many such calls can wait at once.
+const TURN: Duration = Duration::from_millis(20);
+
 /// Attests the callers of the endpoints.
 #[derive(Debug)]
 pub struct CallerAttestor {
     attestors: ArcSwap<WorkloadAttestors>,
+    turns: FairQueue<u32>,
     log_selectors: Vec<String>,
     metrics: AgentMetrics,
 }
@@ -24,7 +36,9 @@ impl CallerAttestor {
         log_selectors: Vec<String>,
         metrics: AgentMetrics,
     ) -> Arc<Self> {
-        Arc::new(Self { attestors: ArcSwap::from_pointee(attestors), log_selectors, metrics })
+        let turns = FairQueue::new(TURNS, TURNS_OF_ONE, WAITING);
+        let attestors = ArcSwap::from_pointee(attestors);
+        Arc::new(Self { attestors, turns, log_selectors, metrics })
     }
 
     /// The attestors themselves.
@@ -53,14 +67,28 @@ impl CallerAttestor {
     ///
     /// # Errors
     /// `Unavailable` when the caller cannot be attested; the cause is logged, not told.
+    /// `ResourceExhausted` when too many calls of the same user wait to be.
     pub async fn attest(&self, caller: &Caller) -> Result<SelectorSet, Status> {
         let failed = || Status::unavailable("workload attestation failed");
         let peer = caller.peer().map_err(|error| {
             tracing::error!(error = %error, "Workload attestation failed");
             failed()
         })?;
+        let turn = self.turns.turn(peer.uid()).await.map_err(|error| {
+            tracing::debug!(pid = peer.pid(), uid = peer.uid(), %error, "Not attested");
+            Status::resource_exhausted("too many calls of this user are waiting")
+        })?;
         let timer = self.metrics.attestation.start(&[]);
-        match self.attestors.load_full().attest(peer).await {
+        let attestors = self.attestors.load_full();
+        let mut attesting = std::pin::pin!(attestors.attest(peer));
+        let attested = match tokio::time::timeout(TURN, &mut attesting).await {
+            Ok(attested) => attested,
+            Err(_) => {
+                drop(turn);
+                attesting.await
+            }
+        };
+        match attested {
             Ok(selectors) => {
                 timer.done("OK");
                 self.metrics.discovered_selectors.set_len(&[], selectors.len());
@@ -127,8 +155,6 @@ pub fn no_valid_svid(matched: usize) -> Status {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use signet_daemon::metrics::Metrics;
 
     use super::*;

@@ -14,11 +14,16 @@ use std::{
     time::Duration,
 };
 
-use signet_agent::config::{
-    Bootstrap, BundleFormat, Config, CsiFlags, KeyManager, NodeAttestor, RebootstrapMode, RunFlags,
-    SvidCache, WorkloadAttestor, X509PopSource,
+use signet_agent::{
+    config::{Bootstrap, BundleFormat, Config, CsiFlags, RebootstrapMode, RunFlags, SvidCache},
+    plugins::{
+        key_manager::KeyManager,
+        node_attestor::{NodeAttestor, X509PopSource},
+        workload_attestor::WorkloadAttestor,
+    },
 };
-use signet_daemon::{config::parse, program::Program};
+use signet_config::parse;
+use signet_daemon::program::Program;
 use signet_pki::KeyType;
 
 const PLUGINS: &str = r#"
@@ -83,7 +88,7 @@ fn every_sample_is_accepted() {
 fn the_defaults_are_those_of_spire() {
     let config = good("");
     assert_eq!(config.data_dir, PathBuf::from("."));
-    assert_eq!(config.socket_path, Some("/tmp/signet-agent/public/api.sock".into()));
+    assert_eq!(config.socket_path, Some("/run/signet-agent/public/api.sock".into()));
     assert_eq!(config.admin_socket_path, None);
     assert_eq!(config.workload_key_type, KeyType::EcP256);
     assert_eq!(config.rebootstrap_mode, RebootstrapMode::Never);
@@ -153,8 +158,8 @@ fn wrong_values_are_refused_with_their_place() {
         ("authorized_delegates = [\"spiffe://other/x\"]", "is not an identity of td"),
         ("svid_cache = \"open\"", "expected sealed or off"),
         ("svid_cache = \"off\" svid_cache_key_file = \"k\"", "no use with svid_cache"),
-        ("admin_socket_path = \"/tmp/signet-agent/public/a.sock\"", "it cannot lie in or below"),
-        ("admin_socket_path = \"/tmp/signet-agent/x/../public/d/a.sock\"", "it cannot lie in"),
+        ("admin_socket_path = \"/run/signet-agent/public/a.sock\"", "it cannot lie in or below"),
+        ("admin_socket_path = \"/run/signet-agent/x/../public/d/a.sock\"", "it cannot lie in"),
         ("experimental { jwt_svid_cache_hit_timeout = \"30s\" }", "at least 5s and less than 30s"),
         ("experimental { broker { socket_path = \"/b\" } }", "the Broker API is not in this"),
         ("experimental { named_pipe_name = \"x\" }", "named pipes belong to Windows"),
@@ -173,7 +178,7 @@ fn the_csi_driver_is_off_until_it_is_configured_or_asked_for() {
     assert_eq!(good("").csi, None);
     let csi = good("csi {}").csi.unwrap();
     assert_eq!(csi.socket_path(), Path::new("/spiffe-csi/csi.sock"));
-    assert_eq!(csi.workload_api_socket_dir(), Path::new("/tmp/signet-agent/public"));
+    assert_eq!(csi.workload_api_socket_dir(), Path::new("/run/signet-agent/public"));
     assert_eq!(csi.kubelet_dir(), Some(Path::new("/var/lib/kubelet")));
     assert_eq!((csi.node_id(), csi.plugin_name()), ("node-1", "csi.spiffe.io"));
     let csi = good(
@@ -214,8 +219,8 @@ fn pods_are_not_given_what_the_agent_keeps_to_itself() {
             "admin_socket_path (/w/a/a.sock) cannot lie",
         ),
         (
-            "csi { socket_path = \"/tmp/signet-agent/public/csi.sock\" }",
-            "socket_path: /tmp/signet-agent/public/csi.sock lies in or below",
+            "csi { socket_path = \"/run/signet-agent/public/csi.sock\" }",
+            "socket_path: /run/signet-agent/public/csi.sock lies in or below",
         ),
         (
             "disable_workload_api = true disable_sds_api = true csi {}",

@@ -9,11 +9,13 @@
 //! | [`connect`] | channels over Unix sockets and over any byte stream |
 //! | [`json`] | messages as JSON for people and scripts |
 //! | [`encoded`] | responses encoded once for many streams |
+//! | [`intake`] | what a caller may send |
 //! | [`workload`] | the Workload API server that serves them |
 
 pub mod connect;
 pub mod convert;
 pub mod encoded;
+pub mod intake;
 pub mod json;
 pub mod pb;
 mod redacted;

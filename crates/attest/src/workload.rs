@@ -12,10 +12,14 @@ pub mod unix;
 use std::{fmt, time::Duration};
 
 use futures_util::future::join_all;
+use signet_base::Repeats;
 use signet_identity::{Selector, SelectorSet};
 use tokio::time::Instant;
 
 use crate::peer::{PeerError, PinnedPeer};
+
+/// How often the same failure of an attestor is logged.
+const TELL_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The most selectors kept from one attestation; more is an error, not a cut.
 pub const MAX_SELECTORS: usize = 4096;
@@ -62,6 +66,8 @@ pub enum WorkloadAttestError {
 pub struct WorkloadAttestors {
     attestors: Vec<Box<dyn WorkloadAttestor>>,
     deadline: Duration,
+    /// Failures that were logged: a workload that is refused asks again and again.
+    told: Repeats<(&'static str, String)>,
 }
 
 /// What one attestor found, for `explain` and the log.
@@ -93,7 +99,7 @@ pub enum AttestError {
 impl WorkloadAttestors {
     /// Attestors with a deadline for each attestation.
     pub fn new(attestors: Vec<Box<dyn WorkloadAttestor>>, deadline: Duration) -> Self {
-        Self { attestors, deadline }
+        Self { attestors, deadline, told: Repeats::new(TELL_INTERVAL) }
     }
 
     /// The names of the configured attestors.
@@ -117,12 +123,15 @@ impl WorkloadAttestors {
             match finding.result {
                 Ok(found) => selectors.extend(found),
                 Err(error) => {
-                    tracing::warn!(
-                        pid = peer.pid(),
-                        attestor = finding.attestor,
-                        error = %error,
-                        "Workload attestor failed"
-                    );
+                    if let Some(untold) = self.told.tell((finding.attestor, error.to_string())) {
+                        tracing::warn!(
+                            pid = peer.pid(),
+                            attestor = finding.attestor,
+                            error = %error,
+                            untold,
+                            "Workload attestor failed"
+                        );
+                    }
                     failures.push(format!("{}: {error}", finding.attestor));
                 }
             }

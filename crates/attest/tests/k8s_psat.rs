@@ -26,7 +26,7 @@ use signet_attest::node::{
     },
 };
 use signet_base::SystemClock;
-use signet_k8s::{ApiServer, KubeConfig};
+use signet_k8s::ApiServer;
 
 const OK: &str = include_str!("fixtures/kubernetes/tokenreview_ok.response.json");
 const JUNK: &str = include_str!("fixtures/kubernetes/tokenreview_junk.response.json");
@@ -128,7 +128,7 @@ async fn attest_with(
 ) -> Result<NodeAttestation, NodeAttestError> {
     let dir = tempfile::tempdir().unwrap();
     let config =
-        KubeConfig::from_file(&kubeconfig(dir.path(), api_server(answers)), Arc::new(SystemClock));
+        ApiServer::from_file(&kubeconfig(dir.path(), api_server(answers)), Arc::new(SystemClock));
     let set = |all: &[&str]| all.iter().map(|s| (*s).to_owned()).collect::<BTreeSet<_>>();
     let mut cluster = Cluster {
         service_account_allow_list: set(&["spire:spire-agent"]),
@@ -136,7 +136,7 @@ async fn attest_with(
         allowed_node_label_keys: set(&["kubernetes.io/os"]),
         allowed_pod_label_keys: set(&["app"]),
         use_pod_uid_for_agent_id: false,
-        api: Box::new(ApiServer::new(config.unwrap()).unwrap()),
+        api: Box::new(config.unwrap()),
     };
     change(&mut cluster);
     let clusters = BTreeMap::from([("demo-cluster".to_owned(), cluster)]);
@@ -284,11 +284,11 @@ fn kubeconfig_files_that_cannot_be_used_say_why() {
         (
             "current-context: x\ncontexts: [{name: x, context: {cluster: c, user: u}}]\nclusters: \
              [{name: c, cluster: {server: 'https://h'}}]\nusers: [{name: u, user: {exec: {}}}]\n",
-            "exec and auth-provider users are not supported",
+            "exec: command is not set",
         ),
     ] {
         std::fs::write(&path, text).unwrap();
-        let error = KubeConfig::from_file(&path, Arc::new(SystemClock)).unwrap_err().to_string();
+        let error = ApiServer::from_file(&path, Arc::new(SystemClock)).unwrap_err().to_string();
         assert!(error.contains(why), "{error}");
         assert!(error.contains("kubeconfig"), "{error}");
     }
@@ -365,14 +365,14 @@ async fn each_cluster_has_its_own_api_server_and_rules() {
     let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
     let cluster = |dir: &Path, review: &str, account: &str| {
         let path = kubeconfig(dir, api_server(recorded((201, review))));
-        let config = KubeConfig::from_file(&path, Arc::new(SystemClock)).unwrap();
+        let api = ApiServer::from_file(&path, Arc::new(SystemClock)).unwrap();
         Cluster {
             service_account_allow_list: BTreeSet::from([account.to_owned()]),
             audience: vec!["spire-server".to_owned()],
             allowed_node_label_keys: BTreeSet::new(),
             allowed_pod_label_keys: BTreeSet::new(),
             use_pod_uid_for_agent_id: false,
-            api: Box::new(ApiServer::new(config).unwrap()),
+            api: Box::new(api),
         }
     };
     let clusters = BTreeMap::from([

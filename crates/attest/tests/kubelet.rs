@@ -338,8 +338,11 @@ async fn a_new_token_is_used_at_once_and_also_after_it_was_refused() {
     let asked = fake.asked();
     // The file says the same: it is not asked a second time.
     *fake.token.lock().unwrap() = "third".to_owned();
-    let error = fails(&kubelet).await.to_string();
-    assert!(error.contains("401"), "{error}");
+    let error = fails(&kubelet).await;
+    let words = error.to_string();
+    assert!(words.contains("401") && words.contains("accepted the agent before"), "{words}");
+    // Callers wait for it: the kubelet cannot ask the API server, and that passes.
+    assert_eq!(error, SourceError::passing(words));
     assert_eq!(fake.asked(), asked + 1);
     // Written in place, so that file, size and (nearly) time are the same.
     std::fs::write(&path, "thirdx\n").unwrap();

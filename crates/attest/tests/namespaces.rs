@@ -19,7 +19,7 @@ use std::{
 
 use signet_attest::workload::k8s::namespaces::{ApiNamespaces, NamespaceSource};
 use signet_base::SystemClock;
-use signet_k8s::{ApiServer, KubeConfig};
+use signet_k8s::ApiServer;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -56,7 +56,7 @@ fn namespaces(dir: &Path, port: u16) -> ApiNamespaces {
     );
     std::fs::write(&path, yaml).unwrap();
     let clock = Arc::new(SystemClock);
-    let api = ApiServer::new(KubeConfig::from_file(&path, clock.clone()).unwrap()).unwrap();
+    let api = ApiServer::from_file(&path, clock.clone()).unwrap();
     ApiNamespaces::with_api(api, clock)
 }
 

@@ -380,6 +380,19 @@ mod x509pop {
     }
 
     #[tokio::test]
+    async fn a_template_without_a_leading_slash_makes_no_agent() {
+        let pki = Pki::new();
+        let agent = pki.leaf("n2", "ec:prime256v1", "DNS:x");
+        for template in ["cn/{{ .Subject.CommonName }}", "{{ .Subject.CommonName }}", "-x", ""] {
+            let server = pki.server(|config| {
+                config.agent_path_template = Some(path_template::parse(template).unwrap());
+            });
+            let refused = converse(&agent, &server, None).await.unwrap_err().to_string();
+            assert!(refused.contains("leading slash"), "{template}: {refused}");
+        }
+    }
+
+    #[tokio::test]
     async fn an_svid_is_exchanged_for_an_agent_identity_under_its_prefix_only() {
         let pki = Pki::new();
         let root = pki.root();

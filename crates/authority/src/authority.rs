@@ -1,24 +1,28 @@
-//! The handle that everyone but the keeper holds.
+//! The handle that everyone but the CA manager holds.
 
 use std::{fmt, pin::Pin, sync::Arc};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::ArcSwap;
 use signet_base::SharedClock;
 use signet_identity::JwtAuthority;
-use signet_pki::{CredentialComposer, UpstreamAuthority, jwt::JwtIssuer, x509::CaIssuer};
+use signet_pki::{CredentialComposer, KeyManager, UpstreamAuthority, key_manager::SigningFault};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
-    AuthorityError, AuthorityOptions, AuthorityView, Keeper, OperationClass, OperationError,
+    AuthorityError, AuthorityKind, AuthorityOptions, AuthorityView, CaManager, OperationClass,
+    OperationError,
+    kind::{JwtKey, X509Ca},
+    machine::Current,
     view::AuthorityState,
 };
 
-/// How many operations may wait for the keeper.
+/// How many operations may wait for the manager.
 pub(crate) const MAX_WAITING_OPERATIONS: usize = 16;
 
-/// Something the keeper is asked to do.
-pub(crate) type Command =
-    Box<dyn for<'a> FnOnce(&'a mut Keeper) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> + Send>;
+/// Something the manager is asked to do.
+pub(crate) type Command = Box<
+    dyn for<'a> FnOnce(&'a mut CaManager) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> + Send,
+>;
 
 /// Issues credentials and asks for operations on the authorities. Cheap to clone.
 #[derive(Clone)]
@@ -27,14 +31,15 @@ pub struct Authority {
     pub(crate) commands: mpsc::Sender<Command>,
 }
 
-/// What the keeper writes and everyone reads.
+/// What the manager writes and everyone reads.
 pub(crate) struct Shared {
     pub options: AuthorityOptions,
     pub clock: SharedClock,
     composers: ArcSwap<Composers>,
     pub has_upstream: bool,
-    pub x509: ArcSwapOption<X509Ca>,
-    pub jwt: ArcSwapOption<JwtKey>,
+    pub keys: Arc<dyn KeyManager>,
+    pub x509: Current<X509Ca>,
+    pub jwt: Current<JwtKey>,
     pub view: watch::Sender<AuthorityView>,
     pub taints: watch::Sender<u64>,
     pub wake: Notify,
@@ -49,14 +54,16 @@ impl Shared {
         clock: SharedClock,
         composers: Composers,
         has_upstream: bool,
+        keys: Arc<dyn KeyManager>,
     ) -> Self {
         Self {
             options,
             clock,
             composers: ArcSwap::from_pointee(composers),
             has_upstream,
-            x509: ArcSwapOption::empty(),
-            jwt: ArcSwapOption::empty(),
+            keys,
+            x509: Current::default(),
+            jwt: Current::default(),
             view: watch::Sender::new(AuthorityView::default()),
             taints: watch::Sender::new(0),
             wake: Notify::new(),
@@ -69,20 +76,6 @@ impl Shared {
     }
 }
 
-/// An X.509 authority that can sign.
-#[derive(Debug)]
-pub(crate) struct X509Ca {
-    pub issuer: CaIssuer,
-    pub issued_at: i64,
-}
-
-/// A JWT authority that can sign.
-#[derive(Debug)]
-pub(crate) struct JwtKey {
-    pub issuer: JwtIssuer,
-    pub issued_at: i64,
-}
-
 impl Authority {
     /// The states of all authorities, now and whenever one changes.
     pub fn view(&self) -> watch::Receiver<AuthorityView> {
@@ -93,6 +86,11 @@ impl Authority {
     /// be replaced at once.
     pub fn taints(&self) -> watch::Receiver<u64> {
         self.shared.taints.subscribe()
+    }
+
+    /// How signing with a remote key manager fares; `None` when all is well.
+    pub fn signing_fault(&self) -> Option<SigningFault> {
+        self.shared.keys.fault()
     }
 
     /// Whether an upstream authority signs the X.509 CA.
@@ -110,94 +108,74 @@ impl Authority {
         &self.shared.options
     }
 
-    /// Prepares the next X.509 authority; a prepared one is replaced.
+    /// Prepares the next authority of a kind; a prepared one is replaced.
     ///
     /// # Errors
-    /// [`OperationError`], as for every operation, with SPIRE's texts.
-    pub async fn prepare_x509(&self) -> Result<AuthorityState, OperationError> {
-        self.ask(|keeper| Box::pin(keeper.operate_prepare_x509())).await?
+    /// [`OperationError`], as for every operation, with SPIRE's texts: nothing signs yet, or the
+    /// key manager, the upstream authority or the store failed.
+    pub async fn prepare(&self, kind: AuthorityKind) -> Result<AuthorityState, OperationError> {
+        self.ask(move |manager| Box::pin(manager.operate_prepare(kind))).await?
     }
 
-    /// Activates the prepared X.509 authority.
+    /// Activates the prepared authority of a kind.
     ///
     /// # Errors
     /// [`OperationError`] when `id` is not the prepared authority's.
-    pub async fn activate_x509(&self, id: &str) -> Result<AuthorityState, OperationError> {
+    pub async fn activate(
+        &self,
+        kind: AuthorityKind,
+        id: &str,
+    ) -> Result<AuthorityState, OperationError> {
         let id = id.to_owned();
-        self.ask(|keeper| Box::pin(async move { keeper.operate_activate_x509(&id).await })).await?
+        self.ask(move |manager| Box::pin(async move { manager.operate_activate(kind, &id).await }))
+            .await?
     }
 
-    /// Taints the old X.509 authority in the bundle.
+    /// Taints an authority in the bundle, however old.
     ///
     /// # Errors
-    /// [`OperationError`] when `id` is not the old authority's, or there is an upstream.
-    pub async fn taint_x509(&self, id: &str) -> Result<AuthorityState, OperationError> {
+    /// [`OperationError`] when `id` is that of the one that signs, of the prepared one, or of
+    /// nothing in the bundle; for X.509 also when there is an upstream.
+    pub async fn taint(
+        &self,
+        kind: AuthorityKind,
+        id: &str,
+    ) -> Result<AuthorityState, OperationError> {
         let id = id.to_owned();
-        self.ask(|keeper| Box::pin(async move { keeper.operate_taint_x509(&id).await })).await?
+        self.ask(move |manager| Box::pin(async move { manager.operate_taint(kind, &id).await }))
+            .await?
     }
 
-    /// Removes the old, tainted X.509 authority from the bundle.
+    /// Removes a tainted authority from the bundle, however old.
     ///
     /// # Errors
-    /// [`OperationError`] when `id` is not the old authority's, it is not tainted, or there is an
-    /// upstream.
-    pub async fn revoke_x509(&self, id: &str) -> Result<(), OperationError> {
+    /// As [`Authority::taint`], and when it is not tainted.
+    pub async fn revoke(&self, kind: AuthorityKind, id: &str) -> Result<(), OperationError> {
         let id = id.to_owned();
-        self.ask(|keeper| Box::pin(async move { keeper.operate_revoke_x509(&id).await })).await?
+        self.ask(move |manager| Box::pin(async move { manager.operate_revoke(kind, &id).await }))
+            .await?
     }
 
-    /// Taints the upstream authority that signed the old X.509 authority. Answers with its
-    /// subject key ID in lower case.
+    /// Taints an upstream authority in the bundle, however old. Answers with its subject key ID in
+    /// lower case.
     ///
     /// # Errors
-    /// [`OperationError`] when it did not, or there is no upstream.
+    /// [`OperationError`] when it is not in the bundle, when the active or the prepared X.509
+    /// authority is under it, or there is no upstream.
     pub async fn taint_upstream(&self, subject_key_id: &str) -> Result<String, OperationError> {
         let id = subject_key_id.to_ascii_lowercase();
-        self.ask(|keeper| Box::pin(async move { keeper.operate_taint_upstream(id).await })).await?
+        self.ask(|manager| Box::pin(async move { manager.operate_taint_upstream(id).await }))
+            .await?
     }
 
-    /// Removes the tainted upstream authority that signed the old X.509 authority.
+    /// Removes a tainted upstream authority from the bundle, however old.
     ///
     /// # Errors
-    /// [`OperationError`] when it did not, is not tainted, or there is no upstream.
+    /// As [`Authority::taint_upstream`], and when it is not tainted.
     pub async fn revoke_upstream(&self, subject_key_id: &str) -> Result<String, OperationError> {
         let id = subject_key_id.to_ascii_lowercase();
-        self.ask(|keeper| Box::pin(async move { keeper.operate_revoke_upstream(id).await })).await?
-    }
-
-    /// Prepares the next JWT authority; a prepared one is replaced.
-    ///
-    /// # Errors
-    /// [`OperationError`].
-    pub async fn prepare_jwt(&self) -> Result<AuthorityState, OperationError> {
-        self.ask(|keeper| Box::pin(keeper.operate_prepare_jwt())).await?
-    }
-
-    /// Activates the prepared JWT authority.
-    ///
-    /// # Errors
-    /// [`OperationError`] when `id` is not the prepared authority's.
-    pub async fn activate_jwt(&self, id: &str) -> Result<AuthorityState, OperationError> {
-        let id = id.to_owned();
-        self.ask(|keeper| Box::pin(async move { keeper.operate_activate_jwt(&id).await })).await?
-    }
-
-    /// Taints the old JWT authority in the bundle.
-    ///
-    /// # Errors
-    /// [`OperationError`] when `id` is not the old authority's.
-    pub async fn taint_jwt(&self, id: &str) -> Result<AuthorityState, OperationError> {
-        let id = id.to_owned();
-        self.ask(|keeper| Box::pin(async move { keeper.operate_taint_jwt(&id).await })).await?
-    }
-
-    /// Removes a tainted JWT authority from the bundle: the old one, or any other of the bundle.
-    ///
-    /// # Errors
-    /// [`OperationError`] when `id` is the active or prepared one, unknown, or not tainted.
-    pub async fn revoke_jwt(&self, id: &str) -> Result<(), OperationError> {
-        let id = id.to_owned();
-        self.ask(|keeper| Box::pin(async move { keeper.operate_revoke_jwt(&id).await })).await?
+        self.ask(|manager| Box::pin(async move { manager.operate_revoke_upstream(id).await }))
+            .await?
     }
 
     /// Publishes a downstream server's JWT key: upstream if that can, else in the bundle. Answers
@@ -209,7 +187,7 @@ impl Authority {
         &self,
         key: JwtAuthority,
     ) -> Result<Vec<JwtAuthority>, AuthorityError> {
-        self.ask(|keeper| Box::pin(keeper.publish_jwt_key(key)))
+        self.ask(|manager| Box::pin(manager.publish_jwt_key(key)))
             .await
             .map_err(|_| AuthorityError::Stopped)?
     }
@@ -223,7 +201,7 @@ impl Authority {
         &self,
         upstream: Arc<dyn UpstreamAuthority>,
     ) -> Result<(), OperationError> {
-        self.ask(|keeper| Box::pin(async move { keeper.operate_replace_upstream(upstream) }))
+        self.ask(|manager| Box::pin(async move { manager.operate_replace_upstream(upstream) }))
             .await?
     }
 
@@ -232,19 +210,21 @@ impl Authority {
         self.shared.composers.store(Arc::new(composers));
     }
 
-    /// Has the keeper do something and waits for the answer. What was begun is finished even when
+    /// Has the manager do something and waits for the answer. What was begun is finished even when
     /// the caller goes away.
     async fn ask<T: Send + 'static>(
         &self,
-        operation: impl for<'a> FnOnce(&'a mut Keeper) -> Pin<Box<dyn Future<Output = T> + Send + 'a>>
+        operation: impl for<'a> FnOnce(
+            &'a mut CaManager,
+        ) -> Pin<Box<dyn Future<Output = T> + Send + 'a>>
         + Send
         + 'static,
     ) -> Result<T, OperationError> {
         let (reply, answer) = oneshot::channel();
-        let command: Command = Box::new(move |keeper| {
+        let command: Command = Box::new(move |manager| {
             Box::pin(async move {
                 // The caller may be gone: then nobody wants the answer.
-                let _ = reply.send(operation(keeper).await);
+                let _ = reply.send(operation(manager).await);
             })
         });
         let stopped = || OperationError::new(OperationClass::Unavailable, "server is stopping");

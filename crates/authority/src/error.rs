@@ -38,6 +38,28 @@ pub enum AuthorityError {
     /// The key manager failed.
     #[error("accessing the key manager")]
     KeyManager(#[source] signet_pki::KeyManagerError),
+    /// The key manager no longer has the key of the authority that signs, and nobody said that a
+    /// new one is wanted.
+    #[error(
+        "the key {key_id} of the active {authority} {authority_id} is not in the KeyManager \
+         \"{key_manager}\", and agents would not trust a new one: bring the key back (with \
+         \"disk\": the file keys_path, from a backup of the same time as the registration \
+         store), or start the server once with -replaceLostKeys to make a new CA; then agents \
+         that do not have it yet must be bootstrapped anew"
+    )]
+    LostKey {
+        /// What kind, as SPIRE's logs say it: `X509 CA`.
+        authority: &'static str,
+        /// Its authority ID.
+        authority_id: String,
+        /// The key's name in the key manager.
+        key_id: String,
+        /// The key manager.
+        key_manager: &'static str,
+    },
+    /// A key that the key manager just made is not what was asked for, or does not sign.
+    #[error("trying the new key")]
+    NewKey(#[source] signet_pki::SignError),
     /// The random generator failed.
     #[error(transparent)]
     Random(#[from] signet_pki::random::RandomError),
@@ -120,10 +142,21 @@ pub enum IssueError {
     /// asked for.
     #[error("{0} is not valid now")]
     NotValidNow(&'static str),
-    /// The thread that signs was cancelled.
-    #[error("the server is shutting down")]
-    Stopped,
     /// Signing the certificate failed.
     #[error("signing the certificate")]
     X509(#[from] signet_pki::x509::IssueError),
+}
+
+impl IssueError {
+    /// Whether it is likely to work in a moment, here or at another server.
+    pub fn is_temporary(&self) -> bool {
+        use signet_pki::{SignError, jwt::JwtSignError, x509};
+        match self {
+            Self::NotAvailable(_) | Self::NotValidNow(_) => true,
+            Self::Jwt(JwtSignError::Sign(error)) | Self::X509(x509::IssueError::Sign(error)) => {
+                matches!(error, SignError::Busy { .. } | SignError::TimedOut { .. })
+            }
+            _ => false,
+        }
+    }
 }

@@ -12,8 +12,8 @@ use signet_pki::{
 
 use crate::{
     Authority, IssueError,
-    authority::{JwtKey, X509Ca},
-    keeper::seconds,
+    context::{composing, seconds},
+    kind::{JwtKey, X509Ca},
     timing,
 };
 
@@ -85,10 +85,9 @@ impl Authority {
         }
         let mut attributes = svid_attributes(subject, dns_names);
         for composer in composers.iter() {
-            attributes = composer
-                .workload_x509_svid(spiffe_id, public_key, attributes)
-                .await
-                .map_err(IssueError::Composer)?;
+            let composed = composer.workload_x509_svid(spiffe_id, public_key, attributes);
+            attributes =
+                composing(composer.name(), composed).await.map_err(IssueError::Composer)?;
         }
         self.sign_composed(Svid { spiffe_id, public_key, ttl, default_ttl }, attributes).await
     }
@@ -104,10 +103,9 @@ impl Authority {
     ) -> Result<X509Svid, IssueError> {
         let mut attributes = svid_attributes(None, &[]);
         for composer in self.shared.composers().iter() {
-            attributes = composer
-                .agent_x509_svid(spiffe_id, public_key, attributes)
-                .await
-                .map_err(IssueError::Composer)?;
+            let composed = composer.agent_x509_svid(spiffe_id, public_key, attributes);
+            attributes =
+                composing(composer.name(), composed).await.map_err(IssueError::Composer)?;
         }
         let default_ttl = self.shared.options.agent_ttl;
         self.sign_composed(Svid { spiffe_id, public_key, ttl: None, default_ttl }, attributes).await
@@ -120,8 +118,9 @@ impl Authority {
     pub async fn sign_server_x509(&self, public_key: &PublicKey) -> Result<X509Svid, IssueError> {
         let mut attributes = svid_attributes(None, &[]);
         for composer in self.shared.composers().iter() {
+            let composed = composer.server_x509_svid(attributes);
             attributes =
-                composer.server_x509_svid(attributes).await.map_err(IssueError::Composer)?;
+                composing(composer.name(), composed).await.map_err(IssueError::Composer)?;
         }
         let spiffe_id = SpiffeId::server(self.shared.options.trust_domain.clone());
         let default_ttl = self.shared.options.x509_svid_ttl;
@@ -139,14 +138,16 @@ impl Authority {
         ttl: Option<Duration>,
     ) -> Result<X509Svid, IssueError> {
         let ca = self.x509_ca()?;
-        let depth = ca.issuer.upstream_chain().len().max(1);
+        let depth = ca.ca.upstream_chain().len().max(1);
         let subject = Name {
             organizational_unit: vec![format!("DOWNSTREAM-{depth}")],
-            ..ca.issuer.certificate().subject().clone()
+            ..ca.ca.certificate().subject().clone()
         };
         let mut attributes = X509CaAttributes { subject, extensions: Vec::new() };
         for composer in self.shared.composers().iter() {
-            attributes = composer.server_x509_ca(attributes).await.map_err(IssueError::Composer)?;
+            let composed = composer.server_x509_ca(attributes);
+            attributes =
+                composing(composer.name(), composed).await.map_err(IssueError::Composer)?;
         }
         let now = self.shared.clock.unix();
         let ttl = ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(self.shared.options.ca_ttl);
@@ -157,8 +158,7 @@ impl Authority {
             now,
             not_after: now.saturating_add(seconds(ttl)),
         };
-        let key = public_key.clone();
-        let issued = on_ca(&ca, move |ca| ca.issuer.issue_ca(&key, &params)).await?;
+        let issued = ca.ca.downstream_ca(public_key, &params)?.sign_with(&ca.key).await?;
         Ok(with_chain(&ca, issued))
     }
 
@@ -187,26 +187,20 @@ impl Authority {
             spiffe_id: params.spiffe_id,
             audience,
             issued_at: now,
-            expires_at: now.saturating_add(seconds(ttl)).min(key.issuer.expires_at()),
+            expires_at: now.saturating_add(seconds(ttl)).min(key.header.expires_at()),
             issuer: self.shared.options.jwt_issuer.as_deref(),
             jti: params.include_jti,
         };
         let composers = self.shared.composers();
-        if composers.is_empty() && !key.issuer.signer().may_block() {
-            return Ok(key.issuer.sign(&claims)?);
+        if composers.is_empty() {
+            return Ok(key.header.token(&claims)?.sign_with(&key.key).await?);
         }
-        let mut claims = key.issuer.claims(&claims)?;
+        let mut claims = key.header.claims(&claims)?;
         for composer in composers.iter() {
-            claims = composer
-                .workload_jwt_svid(params.spiffe_id, claims)
-                .await
-                .map_err(IssueError::Composer)?;
+            let composed = composer.workload_jwt_svid(params.spiffe_id, claims);
+            claims = composing(composer.name(), composed).await.map_err(IssueError::Composer)?;
         }
-        if !key.issuer.signer().may_block() {
-            return Ok(key.issuer.sign_claims(&claims)?);
-        }
-        let signed = tokio::task::spawn_blocking(move || key.issuer.sign_claims(&claims));
-        Ok(signed.await.map_err(|_| IssueError::Stopped)??)
+        Ok(key.header.token_of(&claims)?.sign_with(&key.key).await?)
     }
 
     async fn sign_composed(
@@ -239,24 +233,8 @@ impl Authority {
             now,
             not_after,
         };
-        if !ca.issuer.signer().may_block() {
-            return Ok(with_chain(&ca, ca.issuer.issue_svid(&params)?));
-        }
-        let (id, key) = (svid.spiffe_id.clone(), svid.public_key.clone());
-        let (dns_names, extensions) = (dns_names.to_vec(), extensions.to_vec());
-        let subject = subject.cloned();
-        let issued = on_ca(&ca, move |ca| {
-            ca.issuer.issue_svid(&SvidParams {
-                spiffe_id: &id,
-                public_key: &key,
-                dns_names: &dns_names,
-                subject: subject.as_ref(),
-                extensions: &extensions,
-                now,
-                not_after,
-            })
-        });
-        Ok(with_chain(&ca, issued.await?))
+        let issued = ca.ca.svid(&params)?.sign_with(&ca.key).await?;
+        Ok(with_chain(&ca, issued))
     }
 
     fn must_be_member(&self, id: &SpiffeId) -> Result<(), IssueError> {
@@ -268,17 +246,17 @@ impl Authority {
 
     fn x509_ca(&self) -> Result<Arc<X509Ca>, IssueError> {
         let ca = self.shared.x509.load_full().ok_or(IssueError::NotAvailable(X509))?;
-        self.must_be_valid(X509, ca.issued_at, ca.issuer.certificate().not_after())?;
+        self.must_be_valid(X509, ca.issued_at, ca.ca.certificate().not_after())?;
         Ok(ca)
     }
 
     fn jwt_key(&self) -> Result<Arc<JwtKey>, IssueError> {
         let key = self.shared.jwt.load_full().ok_or(IssueError::NotAvailable(JWT))?;
-        self.must_be_valid(JWT, key.issued_at, key.issuer.expires_at())?;
+        self.must_be_valid(JWT, key.issued_at, key.header.expires_at())?;
         Ok(key)
     }
 
-    /// Refuses to sign with what nobody would accept, and has the keeper look at once: after a
+    /// Refuses to sign with what nobody would accept, and has the CA manager look at once: after a
     /// jump of the clock the next call finds a fresh authority.
     fn must_be_valid(
         &self,
@@ -317,22 +295,9 @@ fn with_common_name(mut subject: Name, dns_names: &[String]) -> Name {
     subject
 }
 
-/// Issues on a blocking thread when the signer may block.
-async fn on_ca(
-    ca: &Arc<X509Ca>,
-    issue: impl FnOnce(&X509Ca) -> Result<Issued, signet_pki::x509::IssueError> + Send + 'static,
-) -> Result<Issued, IssueError> {
-    if !ca.issuer.signer().may_block() {
-        return Ok(issue(ca)?);
-    }
-    let ca = Arc::clone(ca);
-    let issued = tokio::task::spawn_blocking(move || issue(&ca));
-    Ok(issued.await.map_err(|_| IssueError::Stopped)??)
-}
-
 fn with_chain(ca: &X509Ca, issued: Issued) -> X509Svid {
-    let mut chain: Vec<Arc<[u8]>> = Vec::with_capacity(1 + ca.issuer.upstream_chain().len());
+    let mut chain: Vec<Arc<[u8]>> = Vec::with_capacity(1 + ca.ca.upstream_chain().len());
     chain.push(issued.der.into());
-    chain.extend(ca.issuer.upstream_chain().iter().cloned());
+    chain.extend(ca.ca.upstream_chain().iter().cloned());
     X509Svid { chain, serial_number: issued.serial.to_string(), not_after: issued.not_after }
 }

@@ -3,10 +3,17 @@
 //! It holds no secrets. The bytes are JSON with a version, so that a later program reads what an
 //! earlier one wrote and an earlier one says that it cannot.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-/// The format version that this program writes.
-pub const JOURNAL_VERSION: u32 = 1;
+use crate::kind::Record;
+
+/// The newest format version that this program reads and writes. It writes the oldest that can say
+/// what is to be said.
+pub const JOURNAL_VERSION: u32 = 2;
+/// The format version of a journal without unpublished keys: what 0.1 reads.
+const FIRST_VERSION: u32 = 1;
 /// How many authorities of each kind a journal keeps: the newest.
 pub const JOURNAL_CAP: usize = 10;
 /// The largest journal that is read, bytes.
@@ -114,6 +121,9 @@ pub struct Journal {
     pub x509: Vec<X509Record>,
     /// JWT authorities, oldest first.
     pub jwt: Vec<JwtRecord>,
+    /// Keys that were made for an authority that was not published: their names in the key
+    /// manager, with the SHA-256 of their SubjectPublicKeyInfo in lower-case hex.
+    pub unpublished_keys: BTreeMap<String, String>,
 }
 
 /// Why stored bytes are not a journal.
@@ -142,6 +152,8 @@ struct Written<'a> {
     version: u32,
     x509: &'a [X509Record],
     jwt: &'a [JwtRecord],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    unpublished_keys: &'a BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -156,6 +168,8 @@ struct Read {
     version: u32,
     x509: Vec<X509Record>,
     jwt: Vec<JwtRecord>,
+    #[serde(default)]
+    unpublished_keys: BTreeMap<String, String>,
 }
 
 impl Journal {
@@ -164,7 +178,9 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Encode`], in theory.
     pub fn encode(&self) -> Result<Vec<u8>, JournalError> {
-        serde_json::to_vec(&Written { version: JOURNAL_VERSION, x509: &self.x509, jwt: &self.jwt })
+        let Self { x509, jwt, unpublished_keys } = self;
+        let version = if unpublished_keys.is_empty() { FIRST_VERSION } else { JOURNAL_VERSION };
+        serde_json::to_vec(&Written { version, x509, jwt, unpublished_keys })
             .map_err(JournalError::Encode)
     }
 
@@ -181,7 +197,8 @@ impl Journal {
         if version == 0 || version > JOURNAL_VERSION {
             return Err(JournalError::Version(version));
         }
-        let Read { x509, jwt, .. } = serde_json::from_slice(data).map_err(JournalError::Corrupt)?;
+        let Read { x509, jwt, unpublished_keys, .. } =
+            serde_json::from_slice(data).map_err(JournalError::Corrupt)?;
         let active = |status: &Status| *status == Status::Active;
         if x509.iter().filter(|r| active(&r.status)).count() > 1 {
             return Err(JournalError::TwoActive("X.509"));
@@ -189,45 +206,26 @@ impl Journal {
         if jwt.iter().filter(|r| active(&r.status)).count() > 1 {
             return Err(JournalError::TwoActive("JWT"));
         }
-        Ok(Self { x509, jwt })
+        Ok(Self { x509, jwt, unpublished_keys })
     }
+}
 
-    /// Adds an X.509 authority as the newest. A prepared one that never came to sign is replaced,
-    /// and the oldest beyond the cap are dropped.
-    pub fn append_x509(&mut self, record: X509Record) {
-        self.x509.retain(|r| r.status != Status::Prepared);
-        self.x509.push(record);
-        let surplus = self.x509.len().saturating_sub(JOURNAL_CAP);
-        self.x509.drain(..surplus);
-    }
+/// Adds an authority as the newest of its kind. A prepared one that never came to sign is replaced,
+/// and the oldest beyond the cap are dropped.
+pub(crate) fn append<R: Record>(records: &mut Vec<R>, record: R) {
+    records.retain(|r| r.status() != Status::Prepared);
+    records.push(record);
+    let surplus = records.len().saturating_sub(JOURNAL_CAP);
+    records.drain(..surplus);
+}
 
-    /// Adds a JWT authority as the newest, as [`Journal::append_x509`] does.
-    pub fn append_jwt(&mut self, record: JwtRecord) {
-        self.jwt.retain(|r| r.status != Status::Prepared);
-        self.jwt.push(record);
-        let surplus = self.jwt.len().saturating_sub(JOURNAL_CAP);
-        self.jwt.drain(..surplus);
-    }
-
-    /// Makes the X.509 authority active and the one that was active old.
-    pub fn activate_x509(&mut self, authority_id: &str) {
-        for record in &mut self.x509 {
-            if record.authority_id == authority_id {
-                record.status = Status::Active;
-            } else if record.status == Status::Active {
-                record.status = Status::Old;
-            }
-        }
-    }
-
-    /// Makes the JWT authority active and the one that was active old.
-    pub fn activate_jwt(&mut self, key_id: &str) {
-        for record in &mut self.jwt {
-            if record.key_id == key_id {
-                record.status = Status::Active;
-            } else if record.status == Status::Active {
-                record.status = Status::Old;
-            }
+/// Makes the authority active and the one of its kind that was active old.
+pub(crate) fn activate<R: Record>(records: &mut [R], authority_id: &str) {
+    for record in records {
+        if record.authority_id() == authority_id {
+            record.set_status(Status::Active);
+        } else if record.status() == Status::Active {
+            record.set_status(Status::Old);
         }
     }
 }
@@ -295,16 +293,22 @@ mod tests {
         let journal = Journal {
             x509: vec![x509(SlotId::A, Status::Old, "a"), x509(SlotId::B, Status::Active, "b")],
             jwt: vec![jwt(SlotId::A, Status::Prepared, "k")],
+            unpublished_keys: BTreeMap::new(),
         };
         let bytes = journal.encode().unwrap();
+        assert!(bytes.starts_with(br#"{"version":1,"#), "an earlier program reads it too");
+        assert_eq!(Journal::decode(&bytes).unwrap(), journal);
+        let unpublished_keys = BTreeMap::from([("x509-CA-A".to_owned(), "00ff".to_owned())]);
+        let journal = Journal { unpublished_keys, ..journal };
+        let bytes = journal.encode().unwrap();
+        assert!(bytes.starts_with(br#"{"version":2,"#), "an earlier program says that it cannot");
         assert_eq!(Journal::decode(&bytes).unwrap(), journal);
     }
 
     #[test]
     fn a_corrupt_journal_is_an_error_and_never_an_empty_one() {
-        let whole = Journal { x509: vec![x509(SlotId::A, Status::Active, "a")], jwt: vec![] }
-            .encode()
-            .unwrap();
+        let x509s = vec![x509(SlotId::A, Status::Active, "a")];
+        let whole = Journal { x509: x509s, ..Journal::default() }.encode().unwrap();
         for cut in 0..whole.len() {
             assert!(Journal::decode(&whole[..cut]).is_err(), "cut at {cut}");
         }
@@ -312,12 +316,12 @@ mod tests {
             assert!(matches!(Journal::decode(bad.as_bytes()), Err(JournalError::Corrupt(_))));
         }
         assert!(matches!(
-            Journal::decode(br#"{"version":2,"x509":{}}"#),
-            Err(JournalError::Version(2))
+            Journal::decode(br#"{"version":3,"x509":{}}"#),
+            Err(JournalError::Version(3))
         ));
         let two = Journal {
             x509: vec![x509(SlotId::A, Status::Active, "a"), x509(SlotId::B, Status::Active, "b")],
-            jwt: vec![],
+            ..Journal::default()
         };
         assert!(matches!(
             Journal::decode(&two.encode().unwrap()),
@@ -329,8 +333,8 @@ mod tests {
     fn keeps_the_newest_ten_of_a_kind() {
         let mut journal = Journal::default();
         for n in 0..25 {
-            journal.append_x509(x509(SlotId::A, Status::Prepared, &n.to_string()));
-            journal.activate_x509(&n.to_string());
+            append(&mut journal.x509, x509(SlotId::A, Status::Prepared, &n.to_string()));
+            activate(&mut journal.x509, &n.to_string());
         }
         assert_eq!(journal.x509.len(), JOURNAL_CAP);
         assert_eq!(journal.x509.last().unwrap().authority_id, "24");
@@ -340,10 +344,10 @@ mod tests {
     #[test]
     fn a_prepared_authority_that_never_signed_makes_way_for_its_replacement() {
         let mut journal = Journal::default();
-        journal.append_jwt(jwt(SlotId::A, Status::Prepared, "one"));
-        journal.append_jwt(jwt(SlotId::A, Status::Prepared, "two"));
+        append(&mut journal.jwt, jwt(SlotId::A, Status::Prepared, "one"));
+        append(&mut journal.jwt, jwt(SlotId::A, Status::Prepared, "two"));
         assert_eq!(journal.jwt.len(), 1);
-        journal.activate_jwt("two");
+        activate(&mut journal.jwt, "two");
         assert_eq!(journal.jwt[0].status, Status::Active);
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Two slots for each kind (X.509, JWT) take turns: an authority is *prepared* (its key made, its
 //! certificate signed, the journal written, the bundle extended), later *activated* (it signs),
-//! and then *old* (what it signed still verifies). One task, the [`Keeper`], owns the state;
+//! and then *old* (what it signed still verifies). One task, the [`CaManager`], owns the state;
 //! everyone else holds an [`Authority`], which issues from memory without a lock and sends
-//! operations to the keeper.
+//! operations to it.
 //!
 //! No I/O of its own: keys, bundle, journal and upstream are ports; times come from a clock.
 //!
@@ -13,11 +13,13 @@
 //! upstream authority its roots go into the bundle before the journal.
 
 mod authority;
+mod context;
 mod error;
 pub mod issue;
 pub mod journal;
-mod keeper;
-mod operations;
+mod kind;
+mod machine;
+mod manager;
 mod options;
 pub mod ports;
 mod slot;
@@ -27,6 +29,7 @@ mod view;
 pub use authority::Authority;
 pub use error::{AuthorityError, IssueError, OperationClass, OperationError};
 pub use issue::{JwtSvid, JwtSvidParams, WorkloadX509Params, X509Svid};
-pub use keeper::Keeper;
-pub use options::{AuthorityOptions, AuthorityPorts};
+pub use kind::AuthorityKind;
+pub use manager::CaManager;
+pub use options::{AuthorityOptions, AuthorityPorts, LostKeys, TrustRoot};
 pub use view::{AuthorityState, AuthorityView, KindView};

@@ -30,6 +30,21 @@ pub struct AuthorityOptions {
     pub jwt_issuer: Option<String>,
     /// Whether there are JWT-SVIDs at all.
     pub jwt_disabled: bool,
+    /// What to do when the key of the active X.509 authority was lost.
+    pub lost_keys: LostKeys,
+}
+
+/// What a start does when the key manager no longer has the key of an authority that signs, in a
+/// server that signs its own X.509 CA. Key managers whose keys end with the process (`memory`)
+/// are not asked: there a new authority is what each start brings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LostKeys {
+    /// Refuse to start, and say how to go on: agents would not trust a new CA that nobody told
+    /// them of.
+    #[default]
+    Refuse,
+    /// Make a new authority.
+    Replace,
 }
 
 impl AuthorityOptions {
@@ -46,6 +61,7 @@ impl AuthorityOptions {
             agent_ttl: Duration::from_secs(3600),
             jwt_issuer: None,
             jwt_disabled: false,
+            lost_keys: LostKeys::Refuse,
         }
     }
 }
@@ -55,12 +71,22 @@ impl AuthorityOptions {
 pub struct AuthorityPorts {
     /// Holds the private keys.
     pub keys: Arc<dyn KeyManager>,
-    /// Signs the X.509 CA; without it the CA signs itself.
-    pub upstream: Option<Arc<dyn UpstreamAuthority>>,
+    /// Who signs the X.509 CA.
+    pub trust_root: TrustRoot,
     /// Keeps the journal.
     pub journal: Arc<dyn JournalStore>,
     /// Keeps the bundle.
     pub bundle: Arc<dyn BundleStore>,
     /// Adjust credentials before they are signed, in this order.
     pub composers: Vec<Arc<dyn CredentialComposer>>,
+}
+
+/// Who signs the X.509 CA. It is chosen, never left out: a server that is to have an upstream
+/// authority does not sign for itself because somebody forgot to say so.
+#[derive(Clone, Debug)]
+pub enum TrustRoot {
+    /// The CA signs itself, and is what others trust.
+    SelfSigned,
+    /// An upstream authority signs it, and its roots are what others trust.
+    Upstream(Arc<dyn UpstreamAuthority>),
 }

@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use crate::{
     journal::{SlotId, Status},
+    kind::Record,
     timing,
     view::{AuthorityState, KindView},
 };
 
 /// An authority in a slot.
 #[derive(Debug)]
-pub(crate) struct Held<T> {
+pub(crate) struct LocalAuthority<T> {
     pub status: Status,
     pub issued_at: i64,
     pub not_after: i64,
@@ -20,7 +21,24 @@ pub(crate) struct Held<T> {
     pub material: Option<Arc<T>>,
 }
 
-impl<T> Held<T> {
+impl<T> LocalAuthority<T> {
+    /// One that was just made.
+    pub(crate) fn prepared(record: &impl Record, material: T) -> Self {
+        Self { status: Status::Prepared, ..Self::of(record, material) }
+    }
+
+    /// One that the journal knows; an old one lets go of its key.
+    pub(crate) fn of(record: &impl Record, material: T) -> Self {
+        Self {
+            status: record.status(),
+            issued_at: record.issued_at(),
+            not_after: record.not_after(),
+            authority_id: record.authority_id().to_owned(),
+            upstream_authority_id: record.upstream_authority_id().to_owned(),
+            material: (record.status() != Status::Old).then(|| Arc::new(material)),
+        }
+    }
+
     /// Whether it could sign at `now`: it has its key, has not expired, and was not made in what
     /// is now the future (the clock was set back).
     fn is_usable(&self, now: i64) -> bool {
@@ -33,7 +51,7 @@ impl<T> Held<T> {
 #[derive(Debug)]
 pub(crate) struct Slot<T> {
     pub id: SlotId,
-    pub held: Option<Held<T>>,
+    pub held: Option<LocalAuthority<T>>,
 }
 
 /// The slots of a kind: `current` signs (or is empty), `next` holds its successor or predecessor.
@@ -67,8 +85,8 @@ impl<T> Slots<T> {
     /// Recovered slots: the newest active authority is current, the newest of the others next.
     /// Without an active one the next takes its place (it is then activated).
     pub(crate) fn recovered(
-        active: Option<(SlotId, Held<T>)>,
-        other: Option<(SlotId, Held<T>)>,
+        active: Option<(SlotId, LocalAuthority<T>)>,
+        other: Option<(SlotId, LocalAuthority<T>)>,
     ) -> Self {
         match (active, other) {
             (Some((id, held)), other) => Self {
@@ -87,14 +105,10 @@ impl<T> Slots<T> {
     }
 
     pub(crate) fn due(&self, now: i64) -> Due {
-        let prepared = self
-            .next
-            .held
-            .as_ref()
-            .is_some_and(|next| next.status == Status::Prepared && next.is_usable(now));
         let Some(current) = self.current.held.as_ref().filter(|held| held.is_usable(now)) else {
-            return if prepared { Due::Activate } else { Due::Replace };
+            return self.due_without_current(now);
         };
+        let prepared = self.has_usable_prepared(now);
         let activate = now >= timing::activate_at(current.issued_at, current.not_after);
         match (prepared, activate) {
             (true, true) => Due::Activate,
@@ -103,6 +117,33 @@ impl<T> Slots<T> {
                 Due::Prepare
             }
             _ => Due::Nothing,
+        }
+    }
+
+    /// What is due when what is in the current slot must not sign.
+    pub(crate) fn due_without_current(&self, now: i64) -> Due {
+        if self.has_usable_prepared(now) { Due::Activate } else { Due::Replace }
+    }
+
+    fn has_usable_prepared(&self, now: i64) -> bool {
+        self.prepared().is_some_and(|prepared| prepared.is_usable(now))
+    }
+
+    pub(crate) fn prepared(&self) -> Option<&LocalAuthority<T>> {
+        self.next.held.as_ref().filter(|next| next.status == Status::Prepared)
+    }
+
+    /// Puts the empty slot (if only one is in use) where the next authority goes.
+    pub(crate) fn make_room(&mut self) {
+        if self.current.held.is_none() {
+            std::mem::swap(&mut self.current, &mut self.next);
+        }
+    }
+
+    /// A prepared authority whose key was just replaced can never sign.
+    pub(crate) fn forget_prepared(&mut self) {
+        if self.prepared().is_some() {
+            self.next.held = None;
         }
     }
 
@@ -118,7 +159,7 @@ impl<T> Slots<T> {
         }
     }
 
-    pub(crate) fn active(&self) -> Option<&Held<T>> {
+    pub(crate) fn active(&self) -> Option<&LocalAuthority<T>> {
         self.current.held.as_ref().filter(|held| held.status == Status::Active)
     }
 
@@ -127,7 +168,7 @@ impl<T> Slots<T> {
             slot.held.as_ref().map(|held| AuthorityState {
                 authority_id: held.authority_id.clone(),
                 status: held.status,
-                slot: slot.id,
+                slot: Some(slot.id),
                 issued_at: held.issued_at,
                 expires_at: held.not_after,
                 upstream_authority_id: held.upstream_authority_id.clone(),
@@ -146,8 +187,8 @@ mod tests {
 
     const DAY: i64 = 86_400;
 
-    fn held(status: Status, issued_at: i64) -> Held<()> {
-        Held {
+    fn held(status: Status, issued_at: i64) -> LocalAuthority<()> {
+        LocalAuthority {
             status,
             issued_at,
             not_after: issued_at + DAY,
@@ -157,7 +198,7 @@ mod tests {
         }
     }
 
-    fn slots(current: Option<Held<()>>, next: Option<Held<()>>) -> Slots<()> {
+    fn slots(current: Option<LocalAuthority<()>>, next: Option<LocalAuthority<()>>) -> Slots<()> {
         Slots {
             current: Slot { id: SlotId::A, held: current },
             next: Slot { id: SlotId::B, held: next },

@@ -16,6 +16,9 @@ pub const JOURNAL_PRUNE_AGE: i64 = 14 * DAY;
 /// whose clock agrees with ours would accept what it signs.
 pub const BACKWARD_TOLERANCE: i64 = 60;
 
+/// The longest SVID life that no scheduled rotation cuts short, however long the CA lives.
+pub const MAX_SVID_TTL: Duration = Duration::from_secs(ACTIVATE_CAP as u64);
+
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 const PREPARE_DIVISOR: i64 = 2;
@@ -37,7 +40,7 @@ pub fn activate_at(issued_at: i64, not_after: i64) -> i64 {
 
 /// The longest SVID life that a scheduled rotation never cuts short, given the CA's life.
 pub fn max_svid_ttl(ca_ttl: Duration) -> Duration {
-    (ca_ttl / ACTIVATE_DIVISOR as u32).min(Duration::from_secs(ACTIVATE_CAP as u64))
+    (ca_ttl / ACTIVATE_DIVISOR as u32).min(MAX_SVID_TTL)
 }
 
 /// The shortest CA life under which an SVID of life `svid_ttl` is never cut short.

@@ -9,9 +9,9 @@ pub struct AuthorityState {
     pub authority_id: String,
     /// How far it has come.
     pub status: Status,
-    /// The slot it is in.
-    pub slot: SlotId,
-    /// When it was made, Unix seconds.
+    /// The slot it is in; `None` for one that is only in the bundle still.
+    pub slot: Option<SlotId>,
+    /// When it was made, Unix seconds; 0 for one that is only in the bundle still.
     pub issued_at: i64,
     /// When it expires, Unix seconds.
     pub expires_at: i64,

@@ -16,7 +16,7 @@ use serde_json::{Map, Value};
 use signet_authority::{IssueError, JwtSvidParams, WorkloadX509Params, journal::Journal};
 use signet_identity::SpiffeId;
 use signet_pki::{
-    CredentialComposer, KeyType, PrivateKey, PublicKey,
+    CredentialComposer, KeyType, MemoryKeyManager, PrivateKey, PublicKey,
     jwt::{JwtBundle, validate},
     ports::{PortError, X509SvidAttributes},
     x509::TrustBundle,
@@ -29,7 +29,7 @@ const DAY: i64 = 86_400;
 #[tokio::test(start_paused = true)]
 async fn starts_with_one_active_authority_of_each_kind_that_is_in_the_bundle() {
     let machine = Machine::new();
-    let (_keeper, authority) = machine.start_ticked().await;
+    let (_manager, authority) = machine.start_ticked().await;
     let view = authority.view().borrow().clone();
     let x509 = view.x509.active.unwrap();
     assert_eq!(x509.expires_at, machine.now() + DAY);
@@ -43,7 +43,7 @@ async fn starts_with_one_active_authority_of_each_kind_that_is_in_the_bundle() {
 #[tokio::test(start_paused = true)]
 async fn everything_ever_issued_verifies_until_it_expires_over_many_rotations() {
     let machine = Machine::new();
-    let (mut keeper, authority) = machine.start_ticked().await;
+    let (mut manager, authority) = machine.start_ticked().await;
     let mut alive: Vec<(i64, signet_authority::X509Svid)> = Vec::new();
     let mut authorities = std::collections::HashSet::new();
     for hour in 0..24 * 30 {
@@ -61,9 +61,9 @@ async fn everything_ever_issued_verifies_until_it_expires_over_many_rotations() 
             .unwrap();
         assert_eq!(svid.not_after, machine.now() + 4 * 3600, "cut short in hour {hour}");
         alive.push((svid.not_after, svid));
-        machine.pass(&mut keeper, HOUR).await;
+        machine.pass(&mut manager, HOUR).await;
         if hour % 6 == 5 {
-            keeper.prune_bundle().await.unwrap();
+            manager.prune_bundle().await.unwrap();
         }
         let trust = TrustBundle::from_bundle(&machine.bundle()).unwrap();
         alive.retain(|(not_after, _)| *not_after > machine.now());
@@ -84,16 +84,16 @@ async fn everything_ever_issued_verifies_until_it_expires_over_many_rotations() 
 #[tokio::test(start_paused = true)]
 async fn the_next_authority_is_in_the_bundle_hours_before_it_signs() {
     let machine = Machine::new();
-    let (mut keeper, authority) = machine.start_ticked().await;
+    let (mut manager, authority) = machine.start_ticked().await;
     let first = authority.view().borrow().x509.active.clone().unwrap();
-    machine.pass(&mut keeper, 12 * HOUR).await;
+    machine.pass(&mut manager, 12 * HOUR).await;
     let view = authority.view().borrow().clone();
     let prepared = view.x509.prepared().unwrap().clone();
     assert_eq!(view.x509.active.unwrap(), first);
     assert_eq!(machine.bundle().x509_authorities.len(), 2);
-    machine.pass(&mut keeper, 8 * HOUR - Duration::from_secs(1)).await;
+    machine.pass(&mut manager, 8 * HOUR - Duration::from_secs(1)).await;
     assert_eq!(authority.view().borrow().x509.active.clone().unwrap(), first);
-    machine.pass(&mut keeper, Duration::from_secs(1)).await;
+    machine.pass(&mut manager, Duration::from_secs(1)).await;
     let view = authority.view().borrow().clone();
     assert_eq!(view.x509.active.clone().unwrap().authority_id, prepared.authority_id);
     assert_eq!(view.x509.old().unwrap().authority_id, first.authority_id);
@@ -102,11 +102,11 @@ async fn the_next_authority_is_in_the_bundle_hours_before_it_signs() {
 #[tokio::test(start_paused = true)]
 async fn a_restart_recovers_what_signs_and_what_is_prepared() {
     let machine = Machine::new();
-    let (mut keeper, authority) = machine.start_ticked().await;
-    machine.pass(&mut keeper, 12 * HOUR).await;
+    let (mut manager, authority) = machine.start_ticked().await;
+    machine.pass(&mut manager, 12 * HOUR).await;
     let before = authority.view().borrow().clone();
-    drop((keeper, authority));
-    let (_keeper, authority) = machine.start_ticked().await;
+    drop((manager, authority));
+    let (_manager, authority) = machine.start_ticked().await;
     assert_eq!(*authority.view().borrow(), before);
     machine.issues(&authority).await;
     assert_eq!(machine.bundle().x509_authorities.len(), 2);
@@ -114,10 +114,11 @@ async fn a_restart_recovers_what_signs_and_what_is_prepared() {
 
 #[tokio::test(start_paused = true)]
 async fn keys_in_memory_mean_a_new_authority_at_each_start() {
-    let machine = Machine::new();
+    let memory = || Arc::new(MemoryKeyManager::new());
+    let machine = Machine::new().with_keys(memory());
     let (_, authority) = machine.start_ticked().await;
     let before = authority.view().borrow().x509.active.clone().unwrap();
-    let restarted = Machine { keys: Machine::new().keys, ..machine.clone() };
+    let restarted = machine.with_keys(memory());
     let (_, authority) = restarted.start_ticked().await;
     let after = authority.view().borrow().x509.active.clone().unwrap();
     assert_ne!(before.authority_id, after.authority_id);
@@ -128,14 +129,14 @@ async fn keys_in_memory_mean_a_new_authority_at_each_start() {
 #[tokio::test(start_paused = true)]
 async fn a_crash_at_any_write_of_start_prepare_and_activate_is_recovered() {
     let machines: [fn() -> Machine; 2] = [Machine::new, Machine::with_upstream];
-    for (writes, machine) in (0..24).flat_map(|n| machines.map(|machine| (n, machine))) {
+    for (writes, machine) in (0..40).flat_map(|n| machines.map(|machine| (n, machine))) {
         let machine = machine();
         machine.crash.after(writes);
         // Lives until the crash: starts, prepares at half, activates at five sixths, once more.
         let mut last_active = None;
-        if let Ok((mut keeper, authority)) = machine.start().await {
+        if let Ok((mut manager, authority)) = machine.start().await {
             for _ in 0..4 {
-                let outcome = keeper.tick().await;
+                let outcome = manager.tick().await;
                 last_active = authority.view().borrow().x509.active.clone().or(last_active);
                 if outcome.is_err() {
                     break;
@@ -144,7 +145,7 @@ async fn a_crash_at_any_write_of_start_prepare_and_activate_is_recovered() {
             }
         }
         machine.crash.revive();
-        let (mut keeper, authority) = machine.start_ticked().await;
+        let (mut manager, authority) = machine.start_ticked().await;
         machine.issues(&authority).await;
         let now = authority.view().borrow().x509.active.clone().unwrap();
         if let Some(last) = last_active
@@ -155,7 +156,7 @@ async fn a_crash_at_any_write_of_start_prepare_and_activate_is_recovered() {
             assert!(now.authority_id == last.authority_id || known >= 2, "crash {writes}");
         }
         for _ in 0..6 {
-            machine.pass(&mut keeper, 5 * HOUR).await;
+            machine.pass(&mut manager, 5 * HOUR).await;
             machine.issues(&authority).await;
         }
     }
@@ -172,7 +173,7 @@ async fn a_corrupt_journal_stops_the_start_with_a_clear_error() {
     let error = machine.start().await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the CA journal has format version 7, this program reads up to 1"
+        "the CA journal has format version 7, this program reads up to 2"
     );
 }
 
@@ -192,16 +193,16 @@ async fn an_authority_missing_from_the_bundle_is_not_used_again() {
 #[tokio::test(start_paused = true)]
 async fn a_full_disk_keeps_the_active_authority_signing_and_heals_by_itself() {
     let machine = Machine::new();
-    let (mut keeper, authority) = machine.start_ticked().await;
+    let (mut manager, authority) = machine.start_ticked().await;
     let first = authority.view().borrow().x509.active.clone().unwrap();
     *machine.journal.fails.lock().unwrap() = true;
     tokio::time::advance(20 * HOUR).await;
-    assert!(keeper.tick().await.is_err());
+    assert!(manager.tick().await.is_err());
     assert_eq!(authority.view().borrow().failed_rotations, 1);
     assert_eq!(authority.view().borrow().x509.active.clone().unwrap(), first);
     machine.issues(&authority).await;
     *machine.journal.fails.lock().unwrap() = false;
-    keeper.tick().await.unwrap();
+    manager.tick().await.unwrap();
     let view = authority.view().borrow().clone();
     assert_eq!(view.failed_rotations, 0);
     assert_ne!(view.x509.active.unwrap(), first);
@@ -210,38 +211,38 @@ async fn a_full_disk_keeps_the_active_authority_signing_and_heals_by_itself() {
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_jumps_forward_past_expiry_gets_a_new_authority_at_once() {
     let machine = Machine::new();
-    let (mut keeper, authority) = machine.start_ticked().await;
+    let (mut manager, authority) = machine.start_ticked().await;
     machine.clock.jump_forward(72 * HOUR);
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
     let refused = authority.sign_server_x509(key.public_key()).await.unwrap_err();
     assert!(matches!(refused, IssueError::NotValidNow(_)), "{refused}");
-    keeper.tick().await.unwrap();
+    manager.tick().await.unwrap();
     machine.issues(&authority).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_back_gets_a_new_authority_at_once() {
     let machine = Machine::new();
-    let (mut keeper, authority) = machine.start_ticked().await;
+    let (mut manager, authority) = machine.start_ticked().await;
     machine.clock.jump_back(48 * HOUR);
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
     let refused = authority.sign_server_x509(key.public_key()).await.unwrap_err();
     assert!(matches!(refused, IssueError::NotValidNow(_)), "{refused}");
-    keeper.tick().await.unwrap();
+    manager.tick().await.unwrap();
     machine.issues(&authority).await;
     // A small correction is no reason to replace anything.
     let before = authority.view().borrow().x509.active.clone();
     machine.clock.jump_back(Duration::from_secs(30));
-    keeper.tick().await.unwrap();
+    manager.tick().await.unwrap();
     assert_eq!(authority.view().borrow().x509.active, before);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_signature_wakes_the_keeper_rather_than_waiting_for_its_round() {
+async fn a_refused_signature_wakes_the_manager_rather_than_waiting_for_its_round() {
     let machine = Machine::new();
-    let (keeper, authority) = machine.start_ticked().await;
+    let (manager, authority) = machine.start_ticked().await;
     let token = signet_base::CancellationToken::new();
-    let running = tokio::spawn(keeper.run(token.clone()));
+    let running = tokio::spawn(manager.run(token.clone()));
     let mut view = authority.view();
     machine.clock.jump_forward(72 * HOUR);
     let begun = tokio::time::Instant::now();
@@ -259,12 +260,12 @@ async fn a_refused_signature_wakes_the_keeper_rather_than_waiting_for_its_round(
 #[tokio::test(start_paused = true)]
 async fn pruning_never_drops_the_last_authority_of_a_kind() {
     let machine = Machine::new();
-    let (mut keeper, _authority) = machine.start_ticked().await;
+    let (mut manager, _authority) = machine.start_ticked().await;
     machine.clock.jump_forward(10 * 24 * HOUR);
-    assert!(!keeper.prune_bundle().await.unwrap());
+    assert!(!manager.prune_bundle().await.unwrap());
     assert_eq!(machine.bundle().x509_authorities.len(), 1);
-    keeper.tick().await.unwrap();
-    assert!(keeper.prune_bundle().await.unwrap());
+    manager.tick().await.unwrap();
+    assert!(manager.prune_bundle().await.unwrap());
     let bundle = machine.bundle();
     assert_eq!((bundle.x509_authorities.len(), bundle.jwt_authorities.len()), (1, 1));
 }
@@ -272,7 +273,7 @@ async fn pruning_never_drops_the_last_authority_of_a_kind() {
 #[tokio::test(start_paused = true)]
 async fn svids_end_with_their_authority_and_foreign_ids_are_refused() {
     let machine = Machine::new();
-    let (_keeper, authority) = machine.start_ticked().await;
+    let (_manager, authority) = machine.start_ticked().await;
     let ca = authority.view().borrow().x509.active.clone().unwrap();
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
     let mut params = WorkloadX509Params {
@@ -300,7 +301,7 @@ async fn every_key_type_signs() {
         let mut machine = Machine::new();
         machine.options.x509_key_type = key_type;
         machine.options.jwt_key_type = key_type;
-        let (_keeper, authority) = machine.start_ticked().await;
+        let (_manager, authority) = machine.start_ticked().await;
         machine.issues(&authority).await;
     }
 }
@@ -339,7 +340,7 @@ impl CredentialComposer for Marker {
 #[tokio::test(start_paused = true)]
 async fn composers_have_the_last_word() {
     let machine = Machine { composers: vec![Arc::new(Marker)], ..Machine::new() };
-    let (_keeper, authority) = machine.start_ticked().await;
+    let (_manager, authority) = machine.start_ticked().await;
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
     let id: SpiffeId = "spiffe://td/w".parse().unwrap();
     let params = WorkloadX509Params {

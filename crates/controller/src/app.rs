@@ -5,24 +5,25 @@ mod kinds;
 use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use signet_base::{Readiness, SharedClock, Tasks};
+use signet_config::TelemetrySettings;
 use signet_daemon::{
-    config::TelemetrySettings,
     health::{Health, HealthServer},
     listen::ListenError,
     metrics::{Metrics, MetricsServer},
     process,
 };
 use signet_identity::{SpiffeId, SpiffeIdError};
+use signet_k8s::{ApiError, ApiServer, KubeSource};
 use signet_pki::tls::SwappableIdentity;
 use tokio::sync::{mpsc, watch};
 
 use self::kinds::Feeds;
 use crate::{
+    complaints::Complaints,
     config::Config,
     engine::{Engine, StatusWriter},
     federation::Federation,
-    kube_api::{Api, ApiError},
-    leader::{self, Election, Lead},
+    leader::{self, Election, Lead, Place},
     manifests::Manifests,
     metrics::ControllerMetrics,
     notices,
@@ -44,8 +45,8 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
-    /// The cluster's API cannot be found.
-    #[error(transparent)]
+    /// The cluster's API server cannot be found.
+    #[error("finding the cluster's API server")]
     Api(#[from] ApiError),
     /// An address cannot be bound.
     #[error(transparent)]
@@ -66,7 +67,7 @@ pub enum BuildError {
 pub struct App {
     config: Config,
     clock: SharedClock,
-    api: Option<Api>,
+    api: Option<Arc<ApiServer>>,
     election: Option<Election>,
     metrics: ControllerMetrics,
     readiness: Readiness,
@@ -82,7 +83,7 @@ impl App {
     /// [`BuildError`].
     pub async fn build(
         config: Config,
-        api: Option<Api>,
+        cluster: KubeSource,
         clock: SharedClock,
     ) -> Result<Self, BuildError> {
         let telemetry = TelemetrySettings { hostname_label: false, ..TelemetrySettings::default() };
@@ -94,23 +95,32 @@ impl App {
         );
         let metrics = ControllerMetrics::new(&registry);
         let readiness = Readiness::new();
-        let api = match (&config.manifests, api) {
-            (Some(_), _) => None,
-            (None, Some(api)) => Some(api),
-            (None, None) => Some(Api::infer().await?),
+        let api = match &config.manifests {
+            Some(_) => None,
+            None => Some(Arc::new(ApiServer::new(cluster, Arc::clone(&clock))?)),
         };
         let election = match (&config.election, &api) {
-            (Some(settings), Some(api)) => Some(Election {
-                namespace: settings
-                    .namespace
-                    .clone()
-                    .unwrap_or_else(|| api.own_namespace().to_owned()),
-                name: settings.name.clone(),
-                identity: format!("{}_{}", process::hostname(), signet_pki::random::uuid_v4()?),
-                lease_duration: settings.lease_duration,
-                renew_deadline: settings.renew_deadline,
-                retry_period: settings.retry_period,
-            }),
+            (Some(settings), Some(api)) => {
+                let namespace = match &settings.namespace {
+                    Some(namespace) => namespace.clone(),
+                    None => api.namespace()?,
+                };
+                let place = Place::take(&namespace, &settings.name).map(Arc::new);
+                Some(Election {
+                    namespace,
+                    name: settings.name.clone(),
+                    identity: format!(
+                        "{}_{}{}",
+                        process::hostname(),
+                        place.as_ref().map(|place| place.mark()).unwrap_or_default(),
+                        signet_pki::random::uuid_v4()?
+                    ),
+                    place,
+                    lease_duration: settings.lease_duration,
+                    renew_deadline: settings.renew_deadline,
+                    retry_period: settings.retry_period,
+                })
+            }
             _ => None,
         };
         let metrics_server = match &config.metrics {
@@ -133,6 +143,7 @@ impl App {
                     Arc::clone(&identity),
                     Arc::clone(&clock),
                     metrics.clone(),
+                    config.trust_domain.clone(),
                 );
                 Some((webhook.await?, identity, id))
             }
@@ -184,12 +195,19 @@ impl App {
         let (notices_tx, notices_rx) = watch::channel(None);
         until_end(tasks, "notices", notices::listen(server.clone(), notices_tx, metrics.clone()));
 
+        let complaints = Complaints::default();
         let (lead_tx, lead) = watch::channel(Lead::Follows);
         match (election, &api) {
             (Some(election), Some(api)) => {
                 let token = tasks.token().clone();
-                let running =
-                    leader::run(api.clone(), election, Arc::clone(&clock), lead_tx, token);
+                let running = leader::run(
+                    Arc::clone(api),
+                    election,
+                    Arc::clone(&clock),
+                    lead_tx,
+                    token,
+                    complaints.clone(),
+                );
                 tasks.spawn("leader_election", running);
             }
             _ => {
@@ -207,7 +225,7 @@ impl App {
         {
             webhook.spawn(tasks);
             let keeper = Keeper {
-                api: api.clone(),
+                api: Arc::clone(api),
                 server: server.clone(),
                 configuration: settings.configuration.clone(),
                 id,
@@ -215,10 +233,12 @@ impl App {
                 notices: notices_rx.clone(),
                 clock: Arc::clone(&clock),
                 metrics: metrics.clone(),
+                complaints: complaints.clone(),
             };
             until_end(tasks, "webhook_certificate", keeper.run(readiness.guard("webhook")));
         }
 
+        let (federation_changed, federation) = watch::channel(0);
         let mut entry_events = None;
         if config.reconcile.spiffe_ids || config.reconcile.static_entries {
             let (tx, events) = mpsc::channel(EVENTS);
@@ -231,14 +251,21 @@ impl App {
                 let (tx_status, rx_status) = mpsc::channel(STATUSES);
                 statuses = Some(tx_status);
                 let writer = StatusWriter {
-                    api: api.clone(),
+                    api: Arc::clone(api),
                     statuses: rx_status,
                     written: written_tx,
                     lead: lead.clone(),
                     metrics: metrics.clone(),
+                    complaints: complaints.clone(),
                 };
                 until_end(tasks, "statuses", writer.run());
-                let feeds = Feeds { api, config: &config, names: names_rx, services: services_rx };
+                let feeds = Feeds {
+                    api,
+                    config: &config,
+                    names: names_rx,
+                    services: services_rx,
+                    complaints: complaints.clone(),
+                };
                 feeds.spawn(tasks, &tx);
             }
             let engine = Engine {
@@ -249,6 +276,7 @@ impl App {
                 interval: config.interval,
                 events,
                 notices: notices_rx.clone(),
+                federation,
                 lead: lead.clone(),
                 names,
                 services,
@@ -264,7 +292,8 @@ impl App {
             let (tx, events) = mpsc::channel(EVENTS);
             federation_events = Some(tx.clone());
             if let Some(api) = &api {
-                kinds::spawn_one(tasks, api, Kind::ClusterFederatedTrustDomain, &config, &tx);
+                let kind = Kind::ClusterFederatedTrustDomain;
+                kinds::spawn_one(tasks, api, kind, &config, &tx, &complaints);
             }
             let federation = Federation {
                 server,
@@ -273,8 +302,10 @@ impl App {
                 events,
                 notices: notices_rx,
                 lead,
+                changed: federation_changed,
                 statuses: api.clone(),
                 clock,
+                complaints,
             };
             until_end(tasks, "federation", federation.run());
         }
@@ -311,7 +342,8 @@ fn kinds(config: &Config) -> Vec<Kind> {
     kinds
 }
 
-fn cluster(config: &Config) -> Cluster {
+/// What the configuration says about the cluster.
+pub(crate) fn cluster(config: &Config) -> Cluster {
     let domain = config.cluster_domain.clone().unwrap_or_else(|| {
         let found = std::fs::read_to_string(RESOLV_CONF).ok();
         let found = found.as_deref().and_then(cluster_domain);

@@ -3,9 +3,14 @@
 //! Pure: it is told what resources declare and what the server holds, and answers with batches of
 //! work. An entry is known here by its [`EntryKey`]; several resources may declare the same one,
 //! and the server may hold several.
+//!
+//! **Order.** What is new is created before what it takes the place of is deleted: between the two
+//! a workload has both identities, and at no moment none. A deletion therefore waits for the
+//! creations that were asked for together with it or before, until the server has answered each of
+//! them once; a creation that it refuses holds up nothing.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -73,7 +78,8 @@ pub enum Work {
 struct State {
     declared: Vec<Declared>,
     current: Vec<Current>,
-    failed: bool,
+    /// Why the server refused what is declared, in its words.
+    refusal: Option<Box<str>>,
 }
 
 #[derive(Debug)]
@@ -83,6 +89,8 @@ struct Retry {
     alone: bool,
 }
 
+/// The most that is kept of the server's words, characters.
+const MAX_REFUSAL: usize = 300;
 /// How many entries go into one call, as in spire-controller-manager.
 pub const CREATE_BATCH: usize = 50;
 /// How many entries go into one call.
@@ -103,16 +111,24 @@ pub struct Book {
     tallies: HashMap<SourceId, Tally>,
     /// Resources whose tally has changed.
     touched: HashSet<SourceId>,
+    /// What was refused, by the resource that sets it.
+    refusals: BTreeMap<(SourceId, EntryKey), Box<str>>,
     /// Keys to look at, in order of arrival.
     queue: VecDeque<EntryKey>,
     queued: HashSet<EntryKey>,
     retries: HashMap<EntryKey, Retry>,
-    /// What was looked at and found to need work.
-    creates: VecDeque<EntryKey>,
+    /// Counts the times that the queue was sorted: what was asked for together has one number.
+    generation: u64,
+    /// What was looked at and found to need work; creations and deletions by generation.
+    creates: VecDeque<(u64, EntryKey)>,
     updates: VecDeque<EntryKey>,
-    deletes: VecDeque<EntryKey>,
+    deletes: VecDeque<(u64, EntryKey)>,
     /// What is in one of the three.
     placed: HashSet<EntryKey>,
+    /// Creations that the server was asked for and has not answered: deletions wait for them.
+    unanswered: HashSet<EntryKey>,
+    /// Creations whose call failed; they have deletions wait no second time.
+    failed_once: HashSet<EntryKey>,
     /// When unwanted entries may be tried again.
     unwanted_after: Option<Instant>,
 }
@@ -253,6 +269,31 @@ impl Book {
         !self.touched.is_empty()
     }
 
+    /// Why the server refuses an entry of a source, and which.
+    pub fn refusal(&self, source: SourceId) -> Option<(EntryKey, &str)> {
+        let mut of_source = self.refusals.range((source, EntryKey::MIN)..);
+        let ((found, key), why) = of_source.next()?;
+        (*found == source).then_some((*key, why))
+    }
+
+    /// The pod that an entry is declared for.
+    pub fn pod_of(&self, key: EntryKey) -> Option<PodId> {
+        self.states.get(&key)?.declared.first()?.pod
+    }
+
+    /// Tries everything that was refused again, now: what it was refused for may be over.
+    pub fn retry_refused(&mut self) {
+        let waiting = self.retries.iter_mut().filter(|(_, retry)| retry.at.is_some());
+        let keys: Vec<EntryKey> = waiting
+            .map(|(key, retry)| {
+                retry.at = None;
+                retry.backoff.reset();
+                *key
+            })
+            .collect();
+        keys.into_iter().for_each(|key| self.look(key));
+    }
+
     /// Whether nothing is left to do, now or later.
     pub fn is_settled(&self) -> bool {
         self.queue.is_empty()
@@ -278,8 +319,8 @@ impl Book {
         self.retries.values().filter_map(|retry| retry.at).chain(unwanted).min()
     }
 
-    /// What to do next: deletions before creations before updates. Every key in it has to be
-    /// answered with [`Book::done`], [`Book::refused`], [`Book::alone`] or [`Book::again`].
+    /// What to do next. Every key in it has to be answered with [`Book::done`], [`Book::refused`],
+    /// [`Book::alone`] or [`Book::again`].
     pub fn take(&mut self, now: Instant) -> Option<Work> {
         loop {
             self.sort_out(now);
@@ -295,8 +336,10 @@ impl Book {
     fn take_sorted(&mut self, now: Instant) -> Option<Work> {
         let mut delete = Vec::new();
         while delete.len() < DELETE_BATCH
-            && let Some(key) = self.deletes.pop_front()
+            && let Some((generation, key)) = self.deletes.front().copied()
+            && self.may_delete(generation)
         {
+            self.deletes.pop_front();
             self.placed.remove(&key);
             match self.states.get(&key).map(State::need) {
                 Some(Need::Delete(id)) => delete.push((Some(key), id)),
@@ -315,12 +358,15 @@ impl Book {
             return Some(Work::Delete(delete));
         }
         let mut create = Vec::new();
-        while create.len() < self.room(&create, self.creates.front())
-            && let Some(key) = self.creates.pop_front()
+        while create.len() < self.room(&create, self.creates.front().map(|(_, key)| key))
+            && let Some((_, key)) = self.creates.pop_front()
         {
             self.placed.remove(&key);
             match self.states.get(&key).map(State::need) {
-                Some(Need::Create(declared)) => create.push((key, declared)),
+                Some(Need::Create(declared)) => {
+                    self.unanswered.insert(key);
+                    create.push((key, declared));
+                }
                 _ => self.look(key),
             }
         }
@@ -344,12 +390,16 @@ impl Book {
     /// [`Book::gone`].
     pub fn done(&mut self, key: EntryKey) {
         self.retries.remove(&key);
-        self.change(key, |state, _| state.failed = false);
+        self.answered(key);
+        self.change(key, |state, _| state.refusal = None);
     }
 
-    /// The server refused to do what `key` needs: it is tried again later, at growing distances.
-    pub fn refused(&mut self, key: EntryKey, now: Instant) {
-        self.change(key, |state, _| state.failed = true);
+    /// The server refused to do what `key` needs, and says why: it is tried again later, at growing
+    /// distances, or when what it depends on has changed.
+    pub fn refused(&mut self, key: EntryKey, why: &str, now: Instant) {
+        self.answered(key);
+        let why: Box<str> = why.chars().filter(|c| !c.is_control()).take(MAX_REFUSAL).collect();
+        self.change(key, |state, _| state.refusal = Some(why));
         self.later(key, now, false);
     }
 
@@ -360,6 +410,9 @@ impl Book {
 
     /// Work on `key` did not take place: it is tried again when there is work to do.
     pub fn again(&mut self, key: EntryKey) {
+        if self.unanswered.contains(&key) && !self.failed_once.insert(key) {
+            self.unanswered.remove(&key);
+        }
         self.look(key);
     }
 
@@ -373,6 +426,18 @@ impl Book {
     fn room<T>(&self, taken: &[T], next: Option<&EntryKey>) -> usize {
         let alone = next.and_then(|key| self.retries.get(key)).is_some_and(|retry| retry.alone);
         if alone { usize::from(taken.is_empty()) } else { CREATE_BATCH }
+    }
+
+    fn answered(&mut self, key: EntryKey) {
+        self.unanswered.remove(&key);
+        self.failed_once.remove(&key);
+    }
+
+    /// Whether nothing that was asked for together with a deletion of this generation, or before
+    /// it, is still to be created.
+    fn may_delete(&self, generation: u64) -> bool {
+        let first = self.creates.front();
+        self.unanswered.is_empty() && first.is_none_or(|(create, _)| *create > generation)
     }
 
     fn later(&mut self, key: EntryKey, now: Instant, alone: bool) {
@@ -397,21 +462,27 @@ impl Book {
             })
             .collect();
         due.into_iter().for_each(|key| self.look(key));
+        self.generation = self.generation.wrapping_add(1);
         while let Some(key) = self.queue.pop_front() {
             self.queued.remove(&key);
             let Some(state) = self.states.get(&key) else {
                 self.retries.remove(&key);
+                self.answered(key);
                 continue;
             };
             let waits = self.retries.get(&key).is_some_and(|retry| retry.at.is_some());
-            match state.need() {
+            let need = state.need();
+            if !matches!(need, Need::Create(_)) {
+                self.answered(key);
+            }
+            match need {
                 Need::Nothing => {
                     self.retries.remove(&key);
                 }
                 _ if waits || !self.placed.insert(key) => {}
-                Need::Create(_) => self.creates.push_back(key),
+                Need::Create(_) => self.creates.push_back((self.generation, key)),
                 Need::Update(..) => self.updates.push_back(key),
-                Need::Delete(_) => self.deletes.push_back(key),
+                Need::Delete(_) => self.deletes.push_back((self.generation, key)),
             }
         }
     }
@@ -424,16 +495,22 @@ impl Book {
 
     fn change(&mut self, key: EntryKey, change: impl FnOnce(&mut State, &HashMap<SourceId, u64>)) {
         let mut state = self.states.remove(&key).unwrap_or_default();
-        self.count(&state, false);
+        self.count(key, &state, false);
+        let before = state.declared.first().copied();
         change(&mut state, &self.ranks);
-        self.count(&state, true);
+        if before != state.declared.first().copied() {
+            // It was something else that was refused.
+            state.refusal = None;
+            self.retries.remove(&key);
+        }
+        self.count(key, &state, true);
         if !(state.declared.is_empty() && state.current.is_empty()) {
             self.states.insert(key, state);
         }
         self.look(key);
     }
 
-    fn count(&mut self, state: &State, add: bool) {
+    fn count(&mut self, key: EntryKey, state: &State, add: bool) {
         let is_set = match (state.declared.first(), state.current.first()) {
             (Some(declared), Some(current)) => declared.body == current.body,
             _ => false,
@@ -447,8 +524,13 @@ impl Book {
                 step(&mut tally.masked);
             } else {
                 step(&mut tally.to_set);
-                if state.failed {
+                if let Some(why) = &state.refusal {
                     step(&mut tally.failures);
+                    if add {
+                        self.refusals.insert((declared.source, key), why.clone());
+                    } else {
+                        self.refusals.remove(&(declared.source, key));
+                    }
                 }
                 if is_set {
                     step(&mut tally.set);

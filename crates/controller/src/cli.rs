@@ -47,10 +47,32 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Say which ClusterSPIFFEID gives a pod an identity, and why the others do not
+    Explain(Box<ExplainFlags>),
     /// Run the controller; the same as no command
     Run(Box<RunFlags>),
     /// Check a configuration file, and do nothing else
     Validate(Box<RunFlags>),
+}
+
+/// Flags of `explain`.
+#[derive(Debug, clap::Args)]
+pub struct ExplainFlags {
+    /// The pod
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = pod)]
+    pub pod: (String, String),
+    /// Which configuration to go by.
+    #[command(flatten)]
+    pub run: RunFlags,
+}
+
+fn pod(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !(namespace.is_empty() || name.is_empty()) => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err("expected NAMESPACE/NAME".to_owned()),
+    }
 }
 
 /// Does what the command line of the process says; `run` runs the controller.
@@ -67,6 +89,7 @@ pub fn main(run: impl FnOnce(&'static str, &RunFlags) -> ExitCode) -> ExitCode {
     };
     match cli.command {
         None => run(name, &cli.flags),
+        Some(Command::Explain(flags)) => crate::run::explain(name, &flags),
         Some(Command::Run(flags)) => run(name, &flags),
         Some(Command::Validate(flags)) => {
             validate(&flags, &mut io::stdout().lock(), &mut io::stderr()).into()
@@ -124,13 +147,14 @@ mod tests {
             "c run -config f",
             "c validate -config f -expandEnv",
             "c completion bash",
+            "c explain -pod a/b -config f -kubeconfig k",
         ] {
             let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(read(&line).is_ok(), "{line}: {}", read(&line).unwrap_err());
         }
         let cli = read("c -config f -expand-env").unwrap();
         assert!(cli.flags.expand_env && cli.flags.config.is_some() && cli.command.is_none());
-        for line in ["c nosuch", "c -nosuch", "c -config"] {
+        for line in ["c explain -pod b", "c explain", "c nosuch", "c -nosuch", "c -config"] {
             assert!(read(line).is_err(), "{line}");
         }
     }

@@ -8,7 +8,7 @@ mod file;
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use signet_base::files::read_regular_text;
-use signet_daemon::config::{HealthSettings, LogSettings, PrometheusSettings};
+use signet_config::{HealthSettings, LogSettings, PrometheusSettings};
 use signet_identity::TrustDomain;
 
 pub use self::file::File;
@@ -125,7 +125,7 @@ pub struct RunFlags {
     /// Replace $VAR and ${VAR} in the configuration file by environment variables
     #[arg(long = "expandEnv", alias = "expand-env")]
     pub expand_env: bool,
-    /// The kubeconfig file to use in place of $KUBECONFIG, ~/.kube/config or the pod's own account
+    /// The kubeconfig file to use in place of $KUBECONFIG, the pod's own account or ~/.kube/config
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// The server's socket, where the file does not name one (deprecated)
@@ -197,7 +197,7 @@ impl Config {
         let read = |source| ConfigError::Read { file: file.clone(), source };
         let mut text = read_regular_text(path, MAX_FILE).map_err(read)?;
         if flags.expand_env {
-            text = signet_daemon::config::expand_env(&text, env);
+            text = signet_config::expand_env(&text, env);
         }
         Self::parse(&file, &text, flags, env)
     }
@@ -215,13 +215,20 @@ impl Config {
         let read = if text.trim().is_empty() {
             File::default()
         } else {
-            serde_saphyr::from_str(text).map_err(|error| ConfigError::Syntax {
-                file: file.to_owned(),
-                why: error.to_string(),
+            serde_saphyr::from_str_with_options(text, yaml()).map_err(|error| {
+                ConfigError::Syntax { file: file.to_owned(), why: error.to_string() }
             })?
         };
         check::check(read, flags, env)
             .map_err(|problems| ConfigError::Invalid { file: file.to_owned(), problems })
+    }
+}
+
+/// How YAML is read, here and in manifests: of a key that stands twice the last counts, as in the
+/// reader of spire-controller-manager.
+pub(crate) fn yaml() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins,
     }
 }
 

@@ -5,7 +5,7 @@ mod statuses;
 mod sync;
 mod write;
 
-use std::{collections::VecDeque, time::Duration};
+use std::time::Duration;
 
 use signet_base::{Backoff, SharedClock};
 use tokio::{
@@ -14,12 +14,12 @@ use tokio::{
 };
 
 pub use self::statuses::{StatusWriter, Written};
-use self::{sync::Position, write::InFlight};
+use self::{statuses::Statuses, sync::Position, write::InFlight};
 use crate::{
     data::Names,
-    kube_api::{Event, Object},
     leader::Lead,
     metrics::ControllerMetrics,
+    reflector::{Event, Object},
     server::{Notice, Server},
     world::{Kind, ResourceStatus, World},
 };
@@ -81,6 +81,8 @@ pub struct Engine {
     pub events: mpsc::Receiver<Event>,
     /// What happens on the server.
     pub notices: watch::Receiver<Option<Notice>>,
+    /// Changes when this process has written relationships.
+    pub federation: watch::Receiver<u64>,
     /// Whether this process may write.
     pub lead: watch::Receiver<Lead>,
     /// The fields that pods are to be read with; the first value starts the reading.
@@ -106,9 +108,13 @@ struct Running {
     backoff: Backoff,
     in_flight: Option<InFlight>,
     status_due: Instant,
-    /// Statuses that await room in the queue or another try.
-    status_queue: VecDeque<crate::book::SourceId>,
+    statuses: Statuses,
     in_sync: bool,
+    /// Whether the next time that everything is in step is worth a line for the operator: the
+    /// first time, and after a failure.
+    tell_in_sync: bool,
+    /// What the server said last of relationships and bundles, on which entries depend.
+    federation: Option<(String, u64, u64)>,
     started: Instant,
 }
 
@@ -123,8 +129,10 @@ impl Engine {
                 .with_jitter(0.3),
             in_flight: None,
             status_due: now + STATUS_PAUSE,
-            status_queue: VecDeque::new(),
+            statuses: Statuses::default(),
             in_sync: false,
+            tell_in_sync: true,
+            federation: None,
             started: now,
         };
         let mut led = false;
@@ -133,8 +141,8 @@ impl Engine {
                 let Ok(event) = self.events.try_recv() else { break };
                 self.take_in(event);
             }
-            // Before there are rules there is nothing to work out.
-            let more = !self.world.is_waiting() && self.world.work(PODS);
+            // A pod is not worked out before its node, its namespace and the rules are known.
+            let more = self.world.is_known(&self.kinds) && self.world.work(PODS);
             let leads = self.lead.borrow().left(Instant::now()).is_some();
             if leads != led {
                 led = leads;
@@ -146,6 +154,7 @@ impl Engine {
                     lost.give_back(&mut self.world.book);
                 }
             }
+            self.notice_federation(&mut running);
             if leads && running.in_flight.is_none() {
                 running.in_flight = self.next_call(&mut running);
             }
@@ -163,6 +172,7 @@ impl Engine {
                     self.settle(done, &mut running);
                 }
                 changed = self.notices.changed() => if changed.is_err() { return },
+                Ok(()) = self.federation.changed() => self.world.book.retry_refused(),
                 changed = self.lead.changed() => if changed.is_err() { return },
                 Some(written) = self.written.recv() => self.status_written(written, &mut running),
                 // Others get their turn, the call under way included.
@@ -221,6 +231,16 @@ impl Engine {
         }
     }
 
+    /// Has refused entries tried again when relationships or bundles have changed: whether a server
+    /// takes an entry depends on them.
+    fn notice_federation(&mut self, running: &mut Running) {
+        let Some(notice) = self.notices.borrow().clone() else { return };
+        let now = (notice.feed_id, notice.relationships, notice.bundles);
+        if running.federation.as_ref() != Some(&now) && running.federation.replace(now).is_some() {
+            self.world.book.retry_refused();
+        }
+    }
+
     /// Whether everything is known that entries follow from.
     fn is_complete(&self) -> bool {
         let services = !self.world.needs_services() || self.world.is_synced(Kind::Endpoints);
@@ -240,7 +260,7 @@ impl Engine {
             if let Some(retry) = self.world.book.next_retry() {
                 wake = wake.min(retry);
             }
-            if self.world.has_touched() || !running.status_queue.is_empty() {
+            if self.world.has_touched() || running.statuses.are_waiting() {
                 wake = wake.min(running.status_due.max(now + Duration::from_millis(10)));
             }
         }
@@ -260,12 +280,13 @@ impl Engine {
             && self.is_complete()
             && self.world.book.is_settled();
         if in_sync && !running.in_sync {
-            tracing::info!(
-                entries = self.world.book.held(),
-                pods = self.world.pod_count(),
-                after_ms = running.started.elapsed().as_millis() as u64,
-                "In sync with the server"
-            );
+            let (entries, pods) = (self.world.book.held(), self.world.pod_count());
+            let after_ms = running.started.elapsed().as_millis() as u64;
+            if std::mem::take(&mut running.tell_in_sync) {
+                tracing::info!(entries, pods, after_ms, "In sync with the server");
+            } else {
+                tracing::debug!(entries, pods, after_ms, "In sync with the server");
+            }
         }
         running.in_sync = in_sync;
         m.in_sync.set(&[], if in_sync { 1.0 } else { 0.0 });

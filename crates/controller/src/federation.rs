@@ -2,13 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 
-use http::Method;
 use serde_json::json;
 use signet_base::SharedClock;
 use signet_identity::{Bundle, FederationRelationship, TrustDomain};
+use signet_k8s::{ApiServer, Write};
 use time::OffsetDateTime;
 use tokio::{
     sync::{mpsc, watch},
@@ -16,8 +17,9 @@ use tokio::{
 };
 
 use crate::{
-    kube_api::{Api, Event, Object},
+    complaints::Complaints,
     leader::Lead,
+    reflector::{Event, Object},
     resources::{API_VERSION, FederationSpec, Resource, parse_federation},
     server::{Notice, Refusal, Server, ServerError},
     world::{Class, Kind, condition},
@@ -27,6 +29,9 @@ use crate::{
 const WRITE_BATCH: usize = 50;
 /// How many go into one call that deletes.
 const DELETE_BATCH: usize = 200;
+/// What is said of a relationship that is of no use yet.
+const BUNDLE_MISSING: &str = "the relationship is on the server, but the server has no bundle of \
+    this trust domain yet: entries that federate with it are refused";
 /// How soon after a failure it is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 
@@ -45,10 +50,14 @@ pub struct Federation {
     pub notices: watch::Receiver<Option<Notice>>,
     /// Whether this process may write.
     pub lead: watch::Receiver<Lead>,
+    /// Counts what was written: entries that were refused for want of it are tried again.
+    pub changed: watch::Sender<u64>,
     /// Where statuses are written; none in static mode.
-    pub statuses: Option<Api>,
+    pub statuses: Option<Arc<ApiServer>>,
     /// Wall-clock time.
     pub clock: SharedClock,
+    /// Who may say that the API server is away.
+    pub complaints: Complaints,
 }
 
 #[derive(Debug)]
@@ -82,13 +91,26 @@ struct Verdict {
 /// What the server refused.
 type Refused = BTreeMap<TrustDomain, String>;
 
+/// What came of bringing the server in step.
+#[derive(Debug, Default)]
+struct Reconciled {
+    refused: Refused,
+    /// Trust domains of which the server has no bundle yet.
+    without_bundle: BTreeSet<TrustDomain>,
+}
+
+/// The bundles that resources give, as they were last brought to the server.
+type Given = BTreeMap<TrustDomain, Option<Bundle>>;
+
 impl Federation {
     /// Goes on until the events end.
     pub async fn run(mut self) {
         let mut known: BTreeMap<String, Known> = BTreeMap::new();
         let (mut list, mut synced) = (0_u32, false);
         let mut due: Option<Instant> = None;
-        let mut seen_notice: Option<(String, u64)> = None;
+        let mut seen_notice: Option<(String, u64, u64)> = None;
+        let mut given = Given::new();
+        let mut told = BTreeMap::new();
         loop {
             let leads = self.lead.borrow().left(Instant::now()).is_some();
             tokio::select! {
@@ -120,7 +142,7 @@ impl Federation {
                 changed = self.notices.changed() => {
                     if changed.is_err() { return }
                     let now = self.notices.borrow_and_update().clone();
-                    let now = now.map(|notice| (notice.feed_id, notice.relationships));
+                    let now = now.map(|now| (now.feed_id, now.relationships, now.bundles));
                     if now.is_some() && now != seen_notice {
                         due = Some(Instant::now());
                     }
@@ -144,13 +166,14 @@ impl Federation {
                 continue;
             };
             let declared = self.declared(&known);
+            declared.tell(&mut told);
             // Pushed changes are heard of; others are looked for.
             let pushed = self.notices.borrow().is_some();
             let usual = (!pushed).then(|| Instant::now() + self.interval);
-            due = match self.reconcile(&declared, left).await {
-                Ok(refused) => {
-                    let written = self.write_statuses(&mut known, &declared, &refused).await;
-                    if written && refused.is_empty() {
+            due = match self.reconcile(&declared, &mut given, left).await {
+                Ok(reconciled) => {
+                    let written = self.write_statuses(&mut known, &declared, &reconciled).await;
+                    if written && reconciled.refused.is_empty() {
                         usual
                     } else {
                         Some(Instant::now() + RETRY.max(self.interval))
@@ -178,11 +201,6 @@ impl Federation {
                 Ok(spec) if self.class.is_ours(&spec.class_name) => spec,
                 Ok(_) => continue,
                 Err(error) => {
-                    tracing::error!(
-                        cluster_federated_trust_domain = name,
-                        error,
-                        "Ignoring an invalid ClusterFederatedTrustDomain"
-                    );
                     declared.verdict(name, None, "InvalidSpec", error.clone());
                     continue;
                 }
@@ -191,11 +209,6 @@ impl Federation {
                 Ok(wanted) => {
                     let trust_domain = wanted.0.trust_domain.clone();
                     if declared.wanted.contains_key(&trust_domain) {
-                        tracing::warn!(
-                            cluster_federated_trust_domain = name, %trust_domain,
-                            "Ignoring a ClusterFederatedTrustDomain: an older one has the same \
-                             trust domain"
-                        );
                         let why = "an older resource has the same trust domain".to_owned();
                         declared.verdict(name, None, "Masked", why);
                         continue;
@@ -205,12 +218,6 @@ impl Federation {
                     declared.wanted.insert(trust_domain, wanted);
                 }
                 Err(error) => {
-                    tracing::error!(
-                        cluster_federated_trust_domain = name,
-                        error,
-                        "Ignoring an invalid ClusterFederatedTrustDomain; its relationship stays \
-                         as it is"
-                    );
                     declared.verdict(name, None, "InvalidSpec", error);
                     declared.kept.extend(TrustDomain::from_name_or_id(&spec.trust_domain));
                 }
@@ -219,13 +226,19 @@ impl Federation {
         declared
     }
 
-    /// What the server refused.
-    async fn reconcile(&self, declared: &Declared, left: Duration) -> Result<Refused, ServerError> {
+    /// Brings the server in step.
+    async fn reconcile(
+        &self,
+        declared: &Declared,
+        given: &mut Given,
+        left: Duration,
+    ) -> Result<Reconciled, ServerError> {
         let until = Instant::now() + left;
         let left = || until.saturating_duration_since(Instant::now());
         let there = self.server.list_relationships().await?;
         let there: BTreeMap<TrustDomain, FederationRelationship> =
             there.into_iter().map(|one| (one.trust_domain.clone(), one)).collect();
+        let mut bundles = self.server.list_federated_bundles().await?;
         let delete: Vec<TrustDomain> = there
             .keys()
             .filter(|one| !(declared.wanted.contains_key(*one) || declared.kept.contains(*one)))
@@ -237,6 +250,14 @@ impl Federation {
             match there.get(trust_domain) {
                 None => create.push(wanted.clone()),
                 Some(now) if *now != wanted.0 => update.push(wanted.clone()),
+                // The server may have fetched a newer bundle than the resource gives: that one
+                // counts until somebody gives another.
+                Some(_) if wanted.1.is_some() => {
+                    let missing = bundles.as_ref().is_some_and(|all| !all.contains(trust_domain));
+                    if given.get(trust_domain).map_or(missing, |old| *old != wanted.1) {
+                        update.push(wanted.clone());
+                    }
+                }
                 Some(_) => {}
             }
         }
@@ -261,7 +282,20 @@ impl Federation {
                 &mut refused,
             );
         }
-        Ok(refused)
+        given.retain(|trust_domain, _| declared.wanted.contains_key(trust_domain));
+        for (trust_domain, (_, bundle)) in &declared.wanted {
+            if !refused.contains_key(trust_domain) {
+                given.insert(trust_domain.clone(), bundle.clone());
+            }
+        }
+        if !(create.is_empty() && update.is_empty() && delete.is_empty()) {
+            bundles = self.server.list_federated_bundles().await?;
+            self.changed.send_modify(|count| *count = count.wrapping_add(1));
+        }
+        let without_bundle = declared.wanted.keys().filter(|trust_domain| {
+            bundles.as_ref().is_some_and(|all| !all.contains(*trust_domain))
+        });
+        Ok(Reconciled { without_bundle: without_bundle.cloned().collect(), refused })
     }
 
     /// Whether every status that had to be written was.
@@ -269,16 +303,19 @@ impl Federation {
         &self,
         known: &mut BTreeMap<String, Known>,
         declared: &Declared,
-        refused: &Refused,
+        reconciled: &Reconciled,
     ) -> bool {
         let Some(api) = &self.statuses else { return true };
         let now = OffsetDateTime::from(self.clock.now());
         let mut good = true;
         for verdict in &declared.verdicts {
             let Some(one) = known.get_mut(&verdict.name) else { continue };
-            let refusal = verdict.trust_domain.as_ref().and_then(|name| refused.get(name));
+            let trust_domain = verdict.trust_domain.as_ref();
+            let refusal = trust_domain.and_then(|name| reconciled.refused.get(name));
+            let without = trust_domain.is_some_and(|one| reconciled.without_bundle.contains(one));
             let (reason, message) = match refusal {
                 Some(why) => ("Refused", why.as_str()),
+                None if without => ("BundleMissing", BUNDLE_MISSING),
                 None => (verdict.reason, verdict.message.as_str()),
             };
             let ready = Some(reason == "InSync");
@@ -292,18 +329,19 @@ impl Federation {
             let path =
                 format!("/apis/{API_VERSION}/clusterfederatedtrustdomains/{}/status", verdict.name);
             let body = json!({ "status": next });
-            let written =
-                api.write(Method::PATCH, &path, "application/merge-patch+json", &body).await;
-            match written {
+            match api.write(Write::MergePatch, &path, &body).await {
                 Ok(_) => one.resource.status = next,
-                Err(error) if error.code() == Some(404) => {}
+                Err(error) if error.is_not_found() => {}
                 Err(error) => {
                     good = false;
-                    tracing::error!(
-                        cluster_federated_trust_domain = verdict.name,
-                        error = &error as &dyn std::error::Error,
-                        "Failed to update a status"
-                    );
+                    if let Some(untold) = self.complaints.tell("federation status", &error) {
+                        tracing::error!(
+                            cluster_federated_trust_domain = verdict.name,
+                            error = &error as &dyn std::error::Error,
+                            untold,
+                            "Failed to update a status"
+                        );
+                    }
                 }
             }
         }
@@ -312,6 +350,23 @@ impl Federation {
 }
 
 impl Declared {
+    /// Says which resources are ignored, once for each reason.
+    fn tell(&self, told: &mut BTreeMap<String, String>) {
+        told.retain(|name, _| self.verdicts.iter().any(|verdict| verdict.name == *name));
+        for verdict in &self.verdicts {
+            let new = told.get(&verdict.name) != Some(&verdict.message);
+            if new && verdict.trust_domain.is_none() {
+                tracing::error!(
+                    cluster_federated_trust_domain = verdict.name,
+                    reason = verdict.reason,
+                    error = verdict.message,
+                    "Ignoring a ClusterFederatedTrustDomain; a relationship that is there stays"
+                );
+            }
+            told.insert(verdict.name.clone(), verdict.message.clone());
+        }
+    }
+
     fn verdict(
         &mut self,
         name: &str,

@@ -37,6 +37,9 @@ pub struct BodyParts<'a> {
 }
 
 impl EntryKey {
+    /// The smallest of all.
+    pub(crate) const MIN: Self = Self(0);
+
     /// The key of an entry with these IDs (as text) and selectors (type, value).
     pub fn new(spiffe_id: &str, parent_id: &str, mut selectors: Vec<(&str, &str)>) -> Self {
         selectors.sort_unstable();

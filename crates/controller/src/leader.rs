@@ -8,19 +8,26 @@
 //! `renew_deadline` after it *began* its last successful renewal, by its own monotonic clock. As
 //! `renew_deadline < lease_duration`, two leaders never write at once as long as the clocks of two
 //! machines run at speeds that differ by less than the ratio of the two (15 s to 10 s).
+//!
+//! **A controller that was killed** leaves its lease behind. The one that takes its place in the same
+//! pod need not wait for it to run out: see [`Place`].
 
-use std::time::Duration;
+mod place;
 
-use http::Method;
+use std::{sync::Arc, time::Duration};
+
 use serde_json::{Value, json};
 use signet_base::{CancellationToken, Jitter, SharedClock};
+use signet_k8s::{ApiError, ApiServer, Write};
 use time::{OffsetDateTime, macros::format_description};
 use tokio::{sync::watch, time::Instant};
 
-use crate::kube_api::{Api, ApiError};
+use crate::complaints::Complaints;
+
+pub use self::place::Place;
 
 /// How the election goes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Election {
     /// The namespace of the lease.
     pub namespace: String,
@@ -28,6 +35,8 @@ pub struct Election {
     pub name: String,
     /// Who this is: unique to the process.
     pub identity: String,
+    /// Where it runs; without it every lease of another process is respected.
+    pub place: Option<Arc<Place>>,
     /// How long a lease that nobody renews is respected.
     pub lease_duration: Duration,
     /// How long a leader goes on without a renewal.
@@ -74,11 +83,12 @@ struct Observed {
 
 /// Takes part in an election until the token is cancelled, and then gives the lease back.
 pub async fn run(
-    api: Api,
+    api: Arc<ApiServer>,
     election: Election,
     clock: SharedClock,
     lead: watch::Sender<Lead>,
     token: CancellationToken,
+    complaints: Complaints,
 ) {
     let mut observed = Observed::default();
     let mut random = Jitter::new();
@@ -108,11 +118,14 @@ pub async fn run(
             }
             Ok(Ok(false)) => lose(&lead, &election, "another process holds the lease"),
             Ok(Err(error)) => {
-                tracing::warn!(
-                    lease = election.name,
-                    error = &error as &dyn std::error::Error,
-                    "Cannot renew the lease"
-                );
+                if let Some(untold) = complaints.tell("lease", &error) {
+                    tracing::warn!(
+                        lease = election.name,
+                        error = &error as &dyn std::error::Error,
+                        untold,
+                        "Cannot renew the lease"
+                    );
+                }
             }
             Err(_) => tracing::warn!(lease = election.name, "No answer about the lease in time"),
         }
@@ -149,15 +162,15 @@ fn lose(lead: &watch::Sender<Lead>, election: &Election, why: &str) {
 
 /// Whether this process holds the lease now.
 async fn acquire_or_renew(
-    api: &Api,
+    api: &ApiServer,
     election: &Election,
     clock: &SharedClock,
     observed: &mut Observed,
 ) -> Result<bool, ApiError> {
     let path = path(election);
-    let lease = match api.get_json(&path).await {
+    let lease = match api.get_object::<Value>(&path).await {
         Ok(lease) => lease,
-        Err(error) if error.code() == Some(404) => {
+        Err(error) if error.is_not_found() => {
             let lease = json!({
                 "apiVersion": "coordination.k8s.io/v1",
                 "kind": "Lease",
@@ -165,10 +178,10 @@ async fn acquire_or_renew(
                 "spec": spec(election, clock, None),
             });
             let all = collection(election);
-            return match api.write(Method::POST, &all, "application/json", &lease).await {
+            return match api.write(Write::Create, &all, &lease).await {
                 Ok(_) => Ok(true),
                 // Another one was faster.
-                Err(error) if error.code() == Some(409) => Ok(false),
+                Err(error) if error.is_conflict() => Ok(false),
                 Err(error) => Err(error),
             };
         }
@@ -185,7 +198,15 @@ async fn acquire_or_renew(
         *observed = Observed { record: Some(record), at: Some(Instant::now()) };
     }
     let ours = holder == election.identity;
-    if !ours && !holder.is_empty() {
+    let left_behind = election.place.as_ref().is_some_and(|place| place.was_of(&holder));
+    if left_behind && !ours {
+        tracing::info!(
+            lease = election.name,
+            holder,
+            "An earlier process of this pod holds the lease and has ended"
+        );
+    }
+    if !ours && !left_behind && !holder.is_empty() {
         let seconds = lease.pointer("/spec/leaseDurationSeconds").and_then(Value::as_u64);
         let respected = seconds.map_or(election.lease_duration, Duration::from_secs);
         let seen = observed.at.unwrap_or_else(Instant::now);
@@ -198,18 +219,18 @@ async fn acquire_or_renew(
         // With its resourceVersion: of two that write at once, one fails.
         object.insert("spec".to_owned(), spec(election, clock, Some((&lease, ours))));
     }
-    match api.write(Method::PUT, &path, "application/json", &next).await {
+    match api.write(Write::Replace, &path, &next).await {
         Ok(_) => Ok(true),
-        Err(error) if error.code() == Some(409) => Ok(false),
+        Err(error) if error.is_conflict() => Ok(false),
         Err(error) => Err(error),
     }
 }
 
 /// Gives the lease back, so that nobody has to wait for it to run out. Best effort.
-async fn release(api: &Api, election: &Election, clock: &SharedClock) {
+async fn release(api: &ApiServer, election: &Election, clock: &SharedClock) {
     let path = path(election);
     let giving = async {
-        let mut lease = api.get_json(&path).await?;
+        let mut lease = api.get_object::<Value>(&path).await?;
         let holder = lease.pointer("/spec/holderIdentity").and_then(Value::as_str);
         if holder != Some(&election.identity) {
             return Ok(());
@@ -219,7 +240,7 @@ async fn release(api: &Api, election: &Election, clock: &SharedClock) {
             spec.insert("leaseDurationSeconds".to_owned(), json!(1));
             spec.insert("renewTime".to_owned(), json!(micro_time(clock)));
         }
-        api.write(Method::PUT, &path, "application/json", &lease).await.map(|_| ())
+        api.write(Write::Replace, &path, &lease).await.map(|_| ())
     };
     match tokio::time::timeout(election.retry_period, giving).await {
         Ok(Ok(())) => tracing::info!(lease = election.name, "Gave the lease back"),

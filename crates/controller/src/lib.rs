@@ -2,7 +2,7 @@
 //!
 //! A drop-in for spire-controller-manager 0.6: the same custom resources, the same entries, the
 //! same configuration file, against a Signet or a SPIRE server. One task, the [`engine`], owns
-//! what is known of cluster and server; [`kube_api`] tells it what happens in the cluster,
+//! what is known of cluster and server; [`reflector`] tells it what happens in the cluster,
 //! [`notices`] what happens on the server, and it writes one batch of entries at a time.
 //!
 //! | module | what |
@@ -10,25 +10,27 @@
 //! | [`world`], [`book`] | pure: from objects to entries wanted, from entries wanted to work |
 //! | [`resources`], [`objects`], [`data`], [`template`] | what objects say, and what templates see |
 //! | [`engine`], [`federation`] | the tasks that write |
-//! | [`kube_api`], [`manifests`] | where objects come from |
+//! | [`reflector`], [`manifests`] | where objects come from |
 //! | [`server`], [`notices`] | the registration server |
 //! | [`leader`], [`webhook`] | taking turns, checking resources |
-//! | [`config`], [`cli`], [`app`], [`run`], [`metrics`] | the program |
+//! | [`config`], [`cli`], [`explain`], [`app`], [`run`], [`metrics`] | the program |
 
 pub mod app;
 pub mod book;
 pub mod cli;
+pub mod complaints;
 pub mod config;
 pub mod data;
 pub mod engine;
+pub mod explain;
 pub mod federation;
 pub mod fingerprint;
-pub mod kube_api;
 pub mod leader;
 pub mod manifests;
 pub mod metrics;
 pub mod notices;
 pub mod objects;
+pub mod reflector;
 pub mod resources;
 pub mod run;
 pub mod server;

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     data::Names,
-    kube_api::{Event, Object},
+    reflector::{Event, Object},
     resources::{API_VERSION, resource},
     world::Kind,
 };
@@ -155,11 +155,12 @@ pub fn read(directory: &Path, expand: bool) -> Result<Vec<(PathBuf, Value)>, Man
     for path in files {
         let mut text = read_regular_text(&path, MAX_FILE).map_err(failed(&path))?;
         if expand {
-            text = signet_daemon::config::expand_env(&text, &|name| std::env::var(name).ok());
+            text = signet_config::expand_env(&text, &|name| std::env::var(name).ok());
         }
         let yaml = |why: String| ManifestError::Yaml { path: path.clone(), why };
         let parts: Vec<Value> =
-            serde_saphyr::from_multiple(&text).map_err(|error| yaml(error.to_string()))?;
+            serde_saphyr::from_multiple_with_options(&text, crate::config::yaml())
+                .map_err(|error| yaml(error.to_string()))?;
         for (at, mut part) in parts.into_iter().enumerate() {
             let text = |key: &str| part.get(key).and_then(Value::as_str).unwrap_or_default();
             if text("apiVersion") != API_VERSION {

@@ -64,7 +64,7 @@ fn drop_nulls(json: &mut Value) {
 /// Reads a duration as Kubernetes writes it (`10m`, `1h30m`), in whole seconds for a TTL.
 fn ttl(what: &str, text: Option<&str>) -> Result<i32, String> {
     let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(0) };
-    let duration = signet_daemon::config::parse_duration(text)
+    let duration = signet_config::parse_duration(text)
         .map_err(|error| format!("invalid {what} value: {error}"))?;
     i32::try_from(duration.as_secs())
         .map_err(|_| format!("invalid {what} value: {text:?} is longer than 68 years"))

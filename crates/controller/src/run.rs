@@ -5,9 +5,11 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use signet_base::{ShutdownError, SystemClock, Tasks};
 use signet_daemon::{cli::EXIT_USAGE, logging, process, signal};
+use signet_k8s::{ApiServer, KubeSource};
 
 use crate::{
     app::App,
+    cli::ExplainFlags,
     config::{Config, RunFlags},
 };
 
@@ -32,6 +34,45 @@ pub fn run(name: &'static str, flags: &RunFlags) -> ExitCode {
     }
 }
 
+/// Explains one pod.
+pub fn explain(name: &'static str, flags: &ExplainFlags) -> ExitCode {
+    let config = match Config::load(&flags.run, &|name| std::env::var(name).ok()) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{name}: the configuration is invalid:\n{error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let (namespace, pod) = &flags.pod;
+    let explained = || -> anyhow::Result<String> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("starting threads")?;
+        let api = ApiServer::new(cluster(&flags.run), SystemClock::shared())
+            .context("finding the cluster's API server")?;
+        Ok(runtime.block_on(crate::explain::explain(&config, &api, namespace, pod))?)
+    };
+    match explained() {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("{name}: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where the cluster's API server is named.
+fn cluster(flags: &RunFlags) -> KubeSource {
+    match &flags.kubeconfig {
+        Some(path) => KubeSource::Files(vec![path.clone()]),
+        None => KubeSource::infer(),
+    }
+}
+
 fn serve(config: Config, flags: &RunFlags) -> anyhow::Result<()> {
     // One thread owns everything; what it does is short, or done in slices.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -49,6 +90,9 @@ async fn live(config: Config, flags: &RunFlags) -> anyhow::Result<()> {
     let log = logging::init(&config.log, Arc::clone(&clock))?;
     process::restrict_umask();
     process::raise_nofile();
+    if let Err(error) = process::protect_memory() {
+        tracing::warn!(%error, "Keys in memory are not kept from core dumps");
+    }
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         trust_domain = %config.trust_domain,
@@ -71,11 +115,7 @@ async fn live(config: Config, flags: &RunFlags) -> anyhow::Result<()> {
     signal::end_on_signal(&tasks).context("handling signals")?;
     signal::reopen_log_on_usr2(&tasks, log).context("handling signals")?;
     let grace = config.grace;
-    let api = match &flags.kubeconfig {
-        Some(path) => Some(crate::kube_api::Api::from_kubeconfig(path).await?),
-        None => None,
-    };
-    let app = match App::build(config, api, clock).await {
+    let app = match App::build(config, cluster(flags), clock).await {
         Ok(app) => app,
         Err(error) => {
             let error = anyhow::Error::new(error);

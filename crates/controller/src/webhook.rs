@@ -22,6 +22,7 @@ use signet_daemon::{
     http::{Duplex, HttpServer, Secure},
     listen::{ListenError, bind_host},
 };
+use signet_identity::TrustDomain;
 use signet_pki::tls::{SwappableIdentity, TlsError, web_server_config};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
@@ -38,6 +39,7 @@ const MAX_REVIEW: usize = 8 * 1024 * 1024;
 pub struct Webhook {
     server: HttpServer,
     metrics: ControllerMetrics,
+    trust_domain: TrustDomain,
 }
 
 /// Why the webhook cannot be offered.
@@ -72,6 +74,7 @@ impl Webhook {
         identity: Arc<SwappableIdentity>,
         clock: SharedClock,
         metrics: ControllerMetrics,
+        trust_domain: TrustDomain,
     ) -> Result<Self, WebhookError> {
         let tls = web_server_config(identity, clock)?;
         let host = if host.is_empty() { "::" } else { host };
@@ -81,7 +84,8 @@ impl Webhook {
             listener => listener?,
         };
         let server = HttpServer::new("webhook", listener)?;
-        Ok(Self { server: server.secured(Arc::new(Tls(TlsAcceptor::from(tls)))), metrics })
+        let server = server.secured(Arc::new(Tls(TlsAcceptor::from(tls))));
+        Ok(Self { server, metrics, trust_domain })
     }
 
     /// Where it listens.
@@ -92,16 +96,20 @@ impl Webhook {
     /// Serves until the tasks end.
     pub fn spawn(self, tasks: &Tasks) {
         tracing::info!(address = %self.address(), "Serving the validating webhook");
-        let metrics = self.metrics;
+        let (metrics, trust_domain) = (self.metrics, self.trust_domain);
         let answer = move |request: Request| {
-            let metrics = metrics.clone();
-            async move { answer(request, &metrics).await }
+            let (metrics, trust_domain) = (metrics.clone(), trust_domain.clone());
+            async move { answer(request, &metrics, &trust_domain).await }
         };
         self.server.spawn(tasks, Router::new().fallback_service(post(answer)));
     }
 }
 
-async fn answer(request: Request, metrics: &ControllerMetrics) -> Response {
+async fn answer(
+    request: Request,
+    metrics: &ControllerMetrics,
+    trust_domain: &TrustDomain,
+) -> Response {
     let path = request.uri().path().to_owned();
     let Some(kind) = Checked::of_path(&path) else {
         return StatusCode::NOT_FOUND.into_response();
@@ -110,7 +118,7 @@ async fn answer(request: Request, metrics: &ControllerMetrics) -> Response {
         let why = format!("a review of at most {MAX_REVIEW} bytes was expected\n");
         return (StatusCode::PAYLOAD_TOO_LARGE, why).into_response();
     };
-    match review(kind, &body) {
+    match review(kind, &body, trust_domain) {
         Ok((allowed, answer)) => {
             let result = if allowed { "allowed" } else { "refused" };
             metrics.webhook_requests.inc(&[kind.name(), result]);

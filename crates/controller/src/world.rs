@@ -3,6 +3,7 @@
 //! Pure: objects come in one by one, and what they declare goes into the [`Book`]. A change is
 //! worked out for the pods it touches and no others.
 
+mod explain;
 mod pods;
 mod render;
 mod rules;
@@ -15,7 +16,9 @@ use regex::Regex;
 use signet_identity::{EntryDraft, SpiffeId, TrustDomain};
 use signet_template::Value;
 
+pub(crate) use self::render::never_renders;
 pub use self::{
+    explain::Finding,
     scope::Kind,
     status::{ResourceStatus, condition},
 };
@@ -24,7 +27,7 @@ use crate::{
     data::Names,
     fingerprint::EntryKey,
     objects::{Endpoints, Node, Pod},
-    resources::{Labels, Meta, Resource, Rule, SpiffeIdSpec},
+    resources::{Labels, Meta, Resource, Rule, SpiffeIdSpec, StaticEntrySpec},
     template::Template,
 };
 
@@ -109,19 +112,21 @@ struct KnownNode {
 #[derive(Debug)]
 struct RuleState {
     meta: Meta,
+    spec: Result<SpiffeIdSpec, String>,
     rule: Result<Rule, String>,
     status: serde_json::Value,
     namespaces_selected: usize,
     namespaces_ignored: usize,
     pods_selected: usize,
-    render_failures: usize,
-    last_failure: Option<String>,
+    /// Why a pod gets no entry, for each that gets none.
+    failures: BTreeMap<PodId, String>,
     seen: u32,
 }
 
 #[derive(Debug)]
 struct StaticState {
     meta: Meta,
+    spec: Result<StaticEntrySpec, String>,
     entry: Result<(EntryKey, EntryDraft), String>,
     status: serde_json::Value,
     seen: u32,
@@ -204,12 +209,16 @@ impl World {
         self.rules.values().any(asks)
     }
 
-    /// Whether what is declared can be acted upon: everything of `kinds` was listed, nothing
-    /// waits, and every pod that was touched has been worked out.
+    /// Whether everything of `kinds` was listed and nothing waits: before that, what a pod gets
+    /// cannot be worked out.
+    pub fn is_known(&self, kinds: &[Kind]) -> bool {
+        self.waiting.is_empty() && kinds.iter().all(|kind| self.synced.contains(kind))
+    }
+
+    /// Whether what is declared can be acted upon: everything is known, and every pod that was
+    /// touched has been worked out.
     pub fn is_complete(&self, kinds: &[Kind]) -> bool {
-        self.waiting.is_empty()
-            && self.stale.is_empty()
-            && kinds.iter().all(|kind| self.synced.contains(kind))
+        self.is_known(kinds) && self.stale.is_empty()
     }
 
     /// Whether a kind was listed once.
@@ -242,6 +251,12 @@ impl World {
         same.then_some(draft)
     }
 
+    /// The pod (`namespace/name`) that an entry is declared for.
+    pub fn pod_name(&self, key: EntryKey) -> Option<String> {
+        let pod = self.book.pod_of(key)?;
+        Some(self.pods.get(&pod)?.pod.key())
+    }
+
     /// The name of the resource that declares something, for logs.
     pub fn source_name(&self, source: SourceId) -> &str {
         let rule = self.rules.get(&source).map(|rule| rule.meta.name.as_str());
@@ -267,10 +282,11 @@ impl World {
 
     /// How many entries could not be rendered.
     pub fn render_failures(&self) -> usize {
-        self.rules.values().map(|rule| rule.render_failures).sum()
+        self.rules.values().map(|rule| rule.failures.len()).sum()
     }
 
-    fn is_ignored(&self, namespace: &str) -> bool {
+    /// Whether a namespace is left alone.
+    pub fn is_ignored(&self, namespace: &str) -> bool {
         self.cluster.ignored.iter().any(|pattern| pattern.is_match(namespace))
     }
 

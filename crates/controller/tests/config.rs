@@ -10,8 +10,8 @@
 
 use std::time::Duration;
 
+use signet_config::{LogFormat, LogLevel};
 use signet_controller::config::{Config, ConfigError, Reconcile, RunFlags};
-use signet_daemon::config::{LogFormat, LogLevel};
 
 const SAMPLE: &str = include_str!("../../../docs/samples/controller.yaml");
 
@@ -251,4 +251,13 @@ fn variables_are_expanded_when_asked_for_and_flags_and_environment_count() {
     assert_eq!(config.log.level, LogLevel::Debug);
     flags.expand_env = false;
     assert!(Config::load(&flags, &env).unwrap_err().to_string().contains("trustDomain"));
+}
+
+#[test]
+fn an_old_health_probe_is_accepted_with_a_warning_and_of_two_equal_keys_the_last_counts() {
+    let text = "healthProbe: {bindAddress: '127.0.0.1:8083'}\nclusterName: c\nclusterName: d\n\
+                trustDomain: example.org\n";
+    let config = Config::parse("f", text, &RunFlags::default(), &|_| None).unwrap();
+    assert!(config.health.is_none() && config.cluster_name == "d");
+    assert!(config.warnings.iter().any(|one| one.starts_with("healthProbe: no effect")));
 }

@@ -19,13 +19,13 @@ use axum::{
 };
 use serde_json::{Map, Value};
 use signet_base::{Readiness, Tasks};
-use tokio::time::Instant;
+use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
-    config::HealthSettings,
     http::HttpServer,
     listen::{ListenError, bind_host},
 };
+use signet_config::HealthSettings;
 
 /// How long one check may take before it counts as failed.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
@@ -180,6 +180,18 @@ impl HealthServer {
     /// [`ListenError`] when the address cannot be resolved or bound.
     pub async fn bind(settings: &HealthSettings, health: Health) -> Result<Self, ListenError> {
         let listener = bind_host(&settings.bind_address, settings.bind_port).await?;
+        Self::on(listener, settings, health)
+    }
+
+    /// Takes a listener that is bound already, whatever address the settings name.
+    ///
+    /// # Errors
+    /// [`ListenError`] when the listener does not know its address.
+    pub fn on(
+        listener: TcpListener,
+        settings: &HealthSettings,
+        health: Health,
+    ) -> Result<Self, ListenError> {
         let server = HttpServer::new("health", listener)?;
         Ok(Self { server, settings: settings.clone(), health })
     }

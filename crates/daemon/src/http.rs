@@ -1,24 +1,34 @@
 //! A small HTTP/1.1 server for health and metrics, with bounds on what a caller may hold.
 
-use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use axum::Router;
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper::{body::Incoming as RequestBody, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use signet_base::Tasks;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
 };
+use tower_service::Service as _;
 
-use crate::listen::{Incoming, ListenError};
+use crate::listen::{Admission, Caps, Each, Incoming, ListenError, Ticket};
 
-/// How many connections are served at a time; others wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 64;
+/// How many connections are served at a time, and who makes room when there are more: a kept
+/// connection without a request after a tenth of a second, one with a request after ten seconds.
+const CAPS: Caps = Caps {
+    total: 64,
+    each: Each::Share,
+    idle: Some(Duration::from_millis(100)),
+    busy: Some(Duration::from_secs(10)),
+};
 /// How long a caller may take for a TLS handshake or for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may live in all; scrapers and probes come back.
@@ -74,17 +84,20 @@ impl HttpServer {
     pub fn spawn(self, tasks: &Tasks, router: Router) {
         let Self { name, listener, secure, .. } = self;
         let connections = tasks.clone();
-        let mut incoming = Incoming::new(name, listener, MAX_CONNECTIONS, tasks.token().clone());
+        let admission = Admission::new(CAPS);
+        let mut incoming = Incoming::new(name, listener, admission, tasks.token().clone());
         tasks.spawn(name, async move {
             while let Some(connection) = incoming.next().await {
                 let router = router.clone();
                 let secure = secure.clone();
                 let token = connections.token().clone();
                 connections.spawn(name, async move {
-                    let (stream, _permit) = connection.into_parts();
-                    let served = serve(stream, secure, router);
+                    let (stream, ticket) = connection.into_parts();
+                    let closed = ticket.closed().clone();
+                    let served = serve(stream, secure, router, ticket);
                     let served = tokio::time::timeout(CONNECTION_TIMEOUT, served);
-                    if let Some(Ok(Err(error))) = token.run_until_cancelled(served).await {
+                    let served = closed.run_until_cancelled(served);
+                    if let Some(Some(Ok(Err(error)))) = token.run_until_cancelled(served).await {
                         tracing::debug!(server = name, %error, "HTTP connection failed");
                     }
                 });
@@ -103,12 +116,22 @@ async fn serve(
     stream: TcpStream,
     secure: Option<Arc<dyn Secure>>,
     router: Router,
+    ticket: Ticket<IpAddr>,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let stream: Box<dyn Duplex> = match secure {
         Some(secure) => tokio::time::timeout(HEAD_TIMEOUT, secure.secure(stream)).await??,
         None => Box::new(stream),
     };
-    let service = TowerToHyperService::new(infallible(router));
+    let service = service_fn(|request: hyper::Request<RequestBody>| {
+        let call = ticket.call();
+        let mut router = router.clone();
+        async move {
+            let answer: Result<_, Infallible> = router.call(request).await;
+            // Answers are small: what is left is for the kernel to send.
+            drop(call);
+            answer
+        }
+    });
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -116,16 +139,4 @@ async fn serve(
         .serve_connection(TokioIo::new(stream), service)
         .await?;
     Ok(())
-}
-
-/// Fixes the request's body type, which a router leaves open.
-fn infallible(
-    router: Router,
-) -> impl tower_service::Service<
-    hyper::Request<hyper::body::Incoming>,
-    Response = axum::response::Response,
-    Error = Infallible,
-    Future: Send,
-> + Clone {
-    router
 }

@@ -1,7 +1,8 @@
-//! What any long-running process of ours needs: HCL and JSON reader, logging, metrics, health, listeners.
+//! What any long-running process of ours needs: logging, metrics, health, listeners, common flags.
 
 pub mod cli;
-pub mod config;
+pub mod flags;
+pub mod go_json;
 pub mod health;
 pub mod http;
 pub mod listen;

@@ -1,5 +1,7 @@
 //! Sockets: binding them with the right modes, accepting within bounds, PROXY headers.
 
+mod admission;
+mod directory;
 mod incoming;
 mod proxy;
 mod unix;
@@ -14,12 +16,11 @@ use std::{
 use tokio::net::{TcpListener, lookup_host};
 
 pub use self::{
-    incoming::{Accept, Connection, Incoming, handshakes},
+    admission::{Admission, Call, Caps, Each, Full, Ticket},
+    directory::make_directories,
+    incoming::{Accept, Connection, Incoming, counted_address, handshakes},
     proxy::{ProxyError, client_address},
-    unix::{
-        MAX_SOCKET_PATH, UnixOptions, UnixSocket, bind_unix, check_unix_path, check_unix_unused,
-        make_directories, remove_stale,
-    },
+    unix::{MAX_SOCKET_PATH, UnixOptions, UnixSocket, bind_unix, check_unix_path, remove_stale},
 };
 
 /// How long a name may take to resolve.
@@ -73,6 +74,22 @@ pub enum ListenError {
         /// What the system answered.
         source: io::Error,
     },
+    /// Another program listens on a TCP address.
+    #[error("port {} is in use by another process: listening on {address}", .address.port())]
+    TcpInUse {
+        /// The address.
+        address: SocketAddr,
+        /// What the system answered.
+        source: io::Error,
+    },
+    /// Somebody else could put another socket into the directory of a socket, or into one above it.
+    #[error("directory {} of a socket: {reason}", .path.display())]
+    Untrusted {
+        /// The directory, or a symbolic link on the way to it.
+        path: PathBuf,
+        /// Who could.
+        reason: String,
+    },
     /// A Unix socket cannot be bound.
     #[error("listening on socket {}", .path.display())]
     Unix {
@@ -86,17 +103,20 @@ pub enum ListenError {
 /// Binds a TCP address. `[::]` takes IPv4 too, where the system allows it.
 ///
 /// # Errors
-/// [`ListenError::Tcp`].
+/// [`ListenError::TcpInUse`] when another program listens there, else [`ListenError::Tcp`].
 pub async fn bind_tcp(address: SocketAddr) -> Result<TcpListener, ListenError> {
     let bound = TcpListener::bind(address).await;
-    bound.map_err(|source| ListenError::Tcp { address: address.to_string(), source })
+    bound.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => ListenError::TcpInUse { address, source },
+        _ => ListenError::Tcp { address: address.to_string(), source },
+    })
 }
 
 /// Binds a host name or address (IPv6 with or without brackets); of several addresses of a name an
 /// IPv4 one is taken, as Go does.
 ///
 /// # Errors
-/// [`ListenError::Resolve`] or [`ListenError::Tcp`].
+/// [`ListenError::Resolve`], or those of [`bind_tcp`].
 pub async fn bind_host(host: &str, port: u16) -> Result<TcpListener, ListenError> {
     let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     if let Ok(ip) = bare.parse::<IpAddr>() {
@@ -137,7 +157,10 @@ mod tests {
         let first = bind_host("127.0.0.1", 0).await.unwrap();
         let port = first.local_addr().unwrap().port();
         let error = bind_host("127.0.0.1", port).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("listening on 127.0.0.1:{port}"));
+        assert_eq!(
+            error.to_string(),
+            format!("port {port} is in use by another process: listening on 127.0.0.1:{port}")
+        );
         let error = bind_host("no such host", 1).await.unwrap_err();
         assert_eq!(error.to_string(), "resolving no such host");
     }

@@ -23,7 +23,7 @@ use tracing::Subscriber;
 use tracing_subscriber::layer::SubscriberExt;
 
 use self::{filter::LevelSwitch, layer::LineLayer, output::Output};
-pub use crate::config::{LogFormat, LogLevel, LogSettings};
+pub use signet_config::{LogFormat, LogLevel, LogSettings};
 
 /// Changes the log of a running program. Clones act on the same log.
 #[derive(Clone)]

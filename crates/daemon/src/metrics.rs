@@ -28,7 +28,7 @@ pub use self::{
     family::MAX_SERIES,
     serve::{MetricsServer, SERVED_AS},
 };
-use crate::config::TelemetrySettings;
+use signet_config::TelemetrySettings;
 
 /// The metrics of a program. Clones share them.
 #[derive(Clone)]

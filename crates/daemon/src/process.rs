@@ -12,7 +12,10 @@ use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
     stat::{Mode, umask},
 };
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    process::{DumpableBehavior, set_dumpable_behavior},
+};
 use sd_notify::NotifyState;
 use tokio::time::Instant;
 
@@ -33,6 +36,37 @@ pub fn raise_nofile() -> u64 {
             soft
         }
     }
+}
+
+/// How many of the process's descriptors are never given to connections: files, databases and
+/// calls to others need them, and what connections of callers who are not at fault wait for.
+const RESERVED_DESCRIPTORS: u64 = 256;
+
+/// Of `wanted` connections, how many may be open at once so that descriptors are left for
+/// everything else. A connection takes `each` descriptors; the limit in force is asked.
+pub fn connection_limit(wanted: usize, each: usize) -> usize {
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(u64::MAX, |(soft, _)| soft);
+    connections_within(limit, wanted, each)
+}
+
+fn connections_within(limit: u64, wanted: usize, each: usize) -> usize {
+    // With a very low limit, half of it.
+    let free = limit.saturating_sub(RESERVED_DESCRIPTORS).max(limit / 2);
+    let fitting = usize::try_from(free).unwrap_or(usize::MAX) / each.max(1);
+    fitting.clamp(1, wanted.max(1))
+}
+
+/// Makes sure that the keys in this process's memory end up in no core dump, and that no other
+/// process of its user can read them (`PR_SET_DUMPABLE`, core(5)).
+///
+/// # Errors
+/// What the system answers.
+pub fn protect_memory() -> io::Result<()> {
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    if getrlimit(Resource::RLIMIT_CORE)? != (0, 0) {
+        setrlimit(Resource::RLIMIT_CORE, 0, 0)?;
+    }
+    Ok(())
 }
 
 /// The name of this machine; empty when it has none that can be written.
@@ -181,6 +215,27 @@ mod tests {
     fn the_limit_of_open_files_is_raised_to_the_hard_one() {
         let now = raise_nofile();
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (now, now));
+    }
+
+    #[test]
+    fn connections_leave_descriptors_for_everything_else() {
+        assert_eq!(connections_within(1_048_576, 16_384, 2), 16_384);
+        assert_eq!(connections_within(1_024, 16_384, 2), 384);
+        assert_eq!(connections_within(100, 16_384, 2), 25);
+        assert_eq!(connections_within(0, 16_384, 2), 1);
+    }
+
+    #[test]
+    fn memory_is_kept_from_core_dumps_and_other_processes() {
+        protect_memory().unwrap();
+        protect_memory().unwrap();
+        assert_eq!(getrlimit(Resource::RLIMIT_CORE).unwrap(), (0, 0));
+        let dumpable = rustix::process::dumpable_behavior().unwrap();
+        assert_eq!(dumpable, DumpableBehavior::NotDumpable);
+        // What the process needs to know of itself stays readable.
+        for file in ["status", "exe", "mountinfo", "cgroup", "maps"] {
+            assert!(File::open(Path::new("/proc/self").join(file)).is_ok(), "{file}");
+        }
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Program {
     /// Where the server's local API socket is unless configured.
     pub fn server_socket(self) -> &'static str {
         match self {
-            Self::Signet => "/tmp/signet-server/private/api.sock",
+            Self::Signet => "/run/signet-server/private/api.sock",
             Self::Spire => "/tmp/spire-server/private/api.sock",
         }
     }
@@ -49,7 +49,7 @@ impl Program {
     /// Where the agent's Workload API socket is unless configured.
     pub fn agent_socket(self) -> &'static str {
         match self {
-            Self::Signet => "/tmp/signet-agent/public/api.sock",
+            Self::Signet => "/run/signet-agent/public/api.sock",
             Self::Spire => "/tmp/spire-agent/public/api.sock",
         }
     }
@@ -59,7 +59,7 @@ impl Program {
     /// The agent opens it only when `admin_socket_path` is configured.
     pub fn agent_admin_socket(self) -> &'static str {
         match self {
-            Self::Signet => "/tmp/signet-agent/private/admin.sock",
+            Self::Signet => "/run/signet-agent/private/admin.sock",
             Self::Spire => "/tmp/spire-agent/private/admin.sock",
         }
     }

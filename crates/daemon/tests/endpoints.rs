@@ -5,14 +5,14 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use signet_base::{Readiness, Tasks};
+use signet_config::{HealthSettings, PrometheusSettings};
 use signet_daemon::{
-    config::{HealthSettings, PrometheusSettings},
     health::{Health, HealthServer},
     metrics::{Metrics, MetricsServer},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 async fn ask(address: SocketAddr, request: &str) -> String {
@@ -98,4 +98,36 @@ async fn metrics_are_served_on_any_path() {
         assert!(answer.contains("\nsignet_things 3\n"), "{answer}");
     }
     tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+}
+
+/// A connection from `source` on which `request` was answered, and which is kept open.
+async fn kept(source: &str, address: SocketAddr, request: &str) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(source.parse().unwrap())?;
+    let mut stream = socket.connect(address).await?;
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = vec![0; 1024];
+    match stream.read(&mut answer).await? {
+        0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(stream),
+    }
+}
+
+#[tokio::test]
+async fn connections_that_are_kept_or_silent_starve_nobody() {
+    const KEEP: &str = "GET /alive HTTP/1.1\r\nHost: x\r\n\r\n";
+    let tasks = Tasks::new();
+    let address = health(&Readiness::new(), &tasks).await;
+    // More than are served at a time, of which one address has a half.
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        held.extend(kept("127.0.0.1:0", address, KEEP).await.ok());
+        held.extend(TcpStream::connect(address).await.ok());
+    }
+    kept("127.0.0.2:0", address, KEEP).await.unwrap();
+    // From the same address as soon as one of the others has been idle for a moment.
+    let again = async { while kept("127.0.0.1:0", address, KEEP).await.is_err() {} };
+    tokio::time::timeout(Duration::from_secs(20), again).await.unwrap();
+    tasks.shutdown(Duration::from_secs(5)).await.unwrap();
+    drop(held);
 }

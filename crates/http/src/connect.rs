@@ -75,6 +75,7 @@ pub(super) async fn open(
     target: &Target,
     route: &Route<'_>,
     tls: &Arc<ClientConfig>,
+    server_name: &str,
     peers: &dyn Peers,
 ) -> Result<Box<dyn ByteStream>, HttpError> {
     let mut direct = None;
@@ -106,7 +107,7 @@ pub(super) async fn open(
         }
     };
     let stream = if target.tls {
-        handshake(stream, &target.host, &target.to_string(), tls).await?
+        handshake(stream, server_name, &target.to_string(), tls).await?
     } else {
         stream
     };

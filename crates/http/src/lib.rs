@@ -56,6 +56,7 @@ pub struct HttpClient {
     peers: Arc<dyn Peers>,
     proxies: Arc<Proxies>,
     socket: Option<PathBuf>,
+    server_name: Option<String>,
     timeout: Duration,
     max_body: usize,
     user_agent: HeaderValue,
@@ -68,6 +69,7 @@ pub struct HttpClientBuilder {
     peers: Option<Arc<dyn Peers>>,
     proxies: Option<Proxies>,
     socket: Option<PathBuf>,
+    server_name: Option<String>,
     timeout: Option<Duration>,
     max_body: Option<usize>,
 }
@@ -129,7 +131,8 @@ impl HttpClient {
     }
 
     /// Sends a request with an absolute URL and hands on the body of a successful answer piece by
-    /// piece, without ever holding more than a few pieces. Ends early, without an error, when the
+    /// piece, without ever holding more than a few pieces; the first piece, which is empty, says that
+    /// the answer has begun. Ends early, without an error, when the
     /// receiver has gone. The body of any other answer is returned, cut after 64 KiB.
     ///
     /// # Errors
@@ -144,6 +147,9 @@ impl HttpClient {
         let hand_on = async |head: http::response::Parts, mut body: Incoming| {
             let mut seen = 0usize;
             let mut kept = BytesMut::new();
+            if head.status.is_success() && pieces.send(Bytes::new()).await.is_err() {
+                return Ok(Response::from_parts(head, Bytes::new()));
+            }
             while let Some(frame) = body.frame().await {
                 let frame = frame
                     .map_err(|source| HttpError::Exchange { server: target.to_string(), source })?;
@@ -182,8 +188,9 @@ impl HttpClient {
         read: impl AsyncFnOnce(http::response::Parts, Incoming) -> Result<T, HttpError>,
     ) -> Result<T, HttpError> {
         let route = Route::of(target, self.socket.as_deref(), &self.proxies);
+        let name = self.server_name.as_deref().unwrap_or(&target.host);
         let request = self.prepare(target, &route, request)?;
-        let stream = connect::open(target, &route, &self.tls, &*self.peers).await?;
+        let stream = connect::open(target, &route, &self.tls, name, &*self.peers).await?;
         let failed = |source| HttpError::Exchange { server: target.to_string(), source };
         let (mut sender, connection) = http1::Builder::new()
             .max_buf_size(MAX_HEAD)
@@ -269,6 +276,13 @@ impl HttpClientBuilder {
         self
     }
 
+    /// Sets the name that a server's certificate must have, in place of the host of the URL.
+    #[must_use]
+    pub fn server_name(mut self, name: impl Into<String>) -> Self {
+        self.server_name = Some(name.into());
+        self
+    }
+
     /// Sets how long a request may take in all.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
@@ -298,6 +312,7 @@ impl HttpClientBuilder {
             peers: self.peers.unwrap_or_else(|| Arc::new(peers::Anybody)),
             proxies: Arc::new(proxies),
             socket: self.socket,
+            server_name: self.server_name,
             timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
             max_body: self.max_body.unwrap_or(DEFAULT_MAX_BODY),
             user_agent: HeaderValue::from_static(concat!("signet/", env!("CARGO_PKG_VERSION"))),
@@ -339,6 +354,21 @@ fn request(method: &str, url: &str) -> Result<http::request::Builder, HttpError>
     Ok(Request::builder().method(method).uri(uri))
 }
 
+/// The certificates that the machine trusts, DER; those that are not understood are left out.
+pub fn system_roots() -> Vec<Vec<u8>> {
+    let mut understood = RootCertStore::empty();
+    let good = native_roots().into_iter().filter(|root| understood.add(root.clone()).is_ok());
+    good.map(|root| root.to_vec()).collect()
+}
+
+fn native_roots() -> Vec<CertificateDer<'static>> {
+    let found = rustls_native_certs::load_native_certs();
+    for error in found.errors {
+        tracing::debug!(%error, "Cannot read a root certificate of the system");
+    }
+    found.certs
+}
+
 fn client_config(trust: Trust) -> Result<Arc<ClientConfig>, HttpError> {
     let roots = match trust {
         Trust::Config(config) => return Ok(config),
@@ -350,12 +380,8 @@ fn client_config(trust: Trust) -> Result<Arc<ClientConfig>, HttpError> {
             store
         }
         Trust::System => {
-            let found = rustls_native_certs::load_native_certs();
             let mut store = RootCertStore::empty();
-            store.add_parsable_certificates(found.certs);
-            for error in found.errors {
-                tracing::debug!(%error, "Cannot read a root certificate of the system");
-            }
+            store.add_parsable_certificates(native_roots());
             store
         }
     };

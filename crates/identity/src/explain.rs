@@ -141,7 +141,8 @@ pub struct WorkloadExplanation {
 /// Compares what was found with what the entries ask for.
 ///
 /// A near miss has at least one selector in common with what was found, or one that differs only
-/// in its last part.
+/// in its last part. The entries of other pods are none: they can never be this one's, and say
+/// nothing but what those are called.
 pub fn workload(
     found: &SelectorSet,
     entries: impl IntoIterator<Item = Candidate>,
@@ -152,6 +153,10 @@ pub fn workload(
     for entry in entries {
         if entry.selectors.is_subset_of(found) {
             matching.push(entry);
+            continue;
+        }
+        if is_of_another_pod(&entry, found) {
+            others += 1;
             continue;
         }
         let lacks: Vec<Lack> =
@@ -174,6 +179,13 @@ pub fn workload(
     matching.sort_by(|a, b| a.entry_id.cmp(&b.entry_id));
     let near_misses = near.into_iter().map(|(_, miss)| miss).collect();
     WorkloadExplanation { matching, near_misses, others }
+}
+
+/// Whether an entry names the UID of a pod, and what was found is of another one.
+fn is_of_another_pod(entry: &Candidate, found: &SelectorSet) -> bool {
+    let names_pod =
+        |selector: &Selector| selector.kind() == "k8s" && selector.value().starts_with("pod-uid:");
+    found.iter().any(names_pod) && entry.selectors.missing_from(found).any(names_pod)
 }
 
 /// What is absent outright, what is absent at all, and (less is better) what is not in common.
@@ -229,6 +241,21 @@ mod tests {
             ]
         );
         assert_eq!(explained.others, 1);
+    }
+
+    #[test]
+    fn near_misses_leave_the_entries_of_other_pods_out() {
+        let found = set(&["k8s:ns:a", "k8s:pod-uid:1"]);
+        let explained = workload(
+            &found,
+            [
+                entry("other", &["k8s:ns:a", "k8s:pod-uid:2"]),
+                entry("own", &["k8s:ns:b", "k8s:pod-uid:1"]),
+            ],
+        );
+        let near: Vec<_> =
+            explained.near_misses.iter().map(|miss| miss.entry.entry_id.as_str()).collect();
+        assert_eq!((near, explained.others), (vec!["own"], 1));
     }
 
     #[test]

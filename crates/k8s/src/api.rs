@@ -1,6 +1,7 @@
 //! Single requests to an API server.
 
 use std::{
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -9,12 +10,14 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use http::{Request, Response, header};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use signet_base::SharedClock;
 use signet_pki::text_file;
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{
-    config::{ConfigError, Credentials, KubeConfig},
+    config::{ConfigError, Credentials, KubeConfig, KubeSource},
     error::ApiError,
     objects::{Namespace, Node, Pod, TokenReviewStatus},
 };
@@ -25,18 +28,20 @@ const RELOAD: Duration = Duration::from_secs(60);
 /// How often a server that is too busy is asked again, and how long is waited at most.
 const BUSY_RETRIES: u32 = 3;
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
+/// How long a page of a list may take, and its largest size, bytes: some hundred of the largest
+/// objects.
+const PAGE_DEADLINE: Duration = Duration::from_secs(60);
+const MAX_PAGE: usize = 256 * 1024 * 1024;
+/// The only form in which anything is read here.
 
-/// A patch that keeps what it does not name; lists are merged by the names of their items.
-#[cfg_attr(not(feature = "k8s-bundle"), expect(dead_code, reason = "only bundles are patched"))]
-pub(super) const STRATEGIC_MERGE: &str = "application/strategic-merge-patch+json";
-/// Server-side apply; JSON is YAML as well.
-#[cfg_attr(not(feature = "k8s-bundle"), expect(dead_code, reason = "only bundles are patched"))]
-pub(super) const APPLY: &str = "application/apply-patch+yaml";
+const JSON: &str = "application/json";
 
 /// An API server and how to authenticate to it.
 #[derive(Debug)]
 pub struct ApiServer {
-    loaded: Mutex<Loaded>,
+    source: KubeSource,
+    clock: SharedClock,
+    loaded: Mutex<Option<Loaded>>,
 }
 
 /// A client made of the configuration, and when it was read.
@@ -50,21 +55,39 @@ struct Loaded {
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) client: HttpClient,
-    pub(super) base: String,
+    base: String,
     credentials: Credentials,
+    impersonate: Vec<(&'static str, String)>,
+}
+
+/// How an object is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Write {
+    /// Server-side apply: what the body names is as it says, and the rest stays.
+    Apply,
+    /// A new object; the path is that of its collection.
+    Create,
+    /// Steps by JSON Patch (RFC 6902).
+    JsonPatch,
+    /// By JSON Merge Patch (RFC 7386): lists are replaced.
+    MergePatch,
+    /// All of the object. With the `resourceVersion` that was read, only over that version.
+    Replace,
+    /// A patch that keeps what it does not name; lists are merged by the names of their items.
+    StrategicMergePatch,
 }
 
 /// One request.
 #[derive(Clone, Debug)]
 pub(super) struct Call {
-    pub(super) method: &'static str,
+    method: &'static str,
     /// Path and query.
     pub(super) path: String,
-    pub(super) verb: &'static str,
-    /// To what, for messages; begins with the resource.
-    pub(super) what: String,
-    pub(super) content_type: &'static str,
-    pub(super) body: Bytes,
+    verb: &'static str,
+    content_type: &'static str,
+    body: Bytes,
+    /// How long it may take, and the largest answer, bytes; unset for the client's own limits.
+    limits: Option<(Duration, usize)>,
 }
 
 #[derive(Serialize)]
@@ -87,21 +110,103 @@ struct TokenReviewAnswer {
     status: TokenReviewStatus,
 }
 
+impl Write {
+    /// Method, content type, and the verb of permissions.
+    fn parts(self) -> (&'static str, &'static str, &'static str) {
+        match self {
+            // JSON is YAML as well.
+            Self::Apply => ("PATCH", "application/apply-patch+yaml", "patch"),
+            Self::Create => ("POST", JSON, "create"),
+            Self::JsonPatch => ("PATCH", "application/json-patch+json", "patch"),
+            Self::MergePatch => ("PATCH", "application/merge-patch+json", "patch"),
+            Self::Replace => ("PUT", JSON, "update"),
+            Self::StrategicMergePatch => {
+                ("PATCH", "application/strategic-merge-patch+json", "patch")
+            }
+        }
+    }
+}
+
 impl Call {
-    pub(super) fn get(path: String, verb: &'static str, what: String) -> Self {
-        let content_type = "application/json";
-        Self { method: "GET", path, verb, what, content_type, body: Bytes::new() }
+    pub(super) fn read(path: impl Into<String>, verb: &'static str) -> Self {
+        Self {
+            method: "GET",
+            path: path.into(),
+            verb,
+            content_type: JSON,
+            body: Bytes::new(),
+            limits: None,
+        }
+    }
+
+    /// A refusal made of the answer.
+    pub(super) fn refused(&self, answer: &Response<Bytes>) -> ApiError {
+        ApiError::refused(self.verb, described(&self.path), answer)
     }
 }
 
 impl ApiServer {
-    /// Reaches the API server that `config` names.
+    /// Reaches the API server that `source` names.
     ///
     /// # Errors
     /// [`ApiError`] when the configuration cannot be used.
-    pub fn new(config: KubeConfig) -> Result<Self, ApiError> {
-        let connection = Arc::new(Connection::new(&config)?);
-        Ok(Self { loaded: Mutex::new(Loaded { config, connection, at: Instant::now() }) })
+    pub fn new(source: KubeSource, clock: SharedClock) -> Result<Self, ApiError> {
+        let (server, why) = Self::sooner_or_later(source, clock);
+        why.map_or(Ok(server), Err)
+    }
+
+    /// Reaches the API server of a kubeconfig file's current context.
+    ///
+    /// # Errors
+    /// As [`ApiServer::new`].
+    pub fn from_file(path: &Path, clock: SharedClock) -> Result<Self, ApiError> {
+        Self::new(KubeSource::Files(vec![path.to_owned()]), clock)
+    }
+
+    /// Reaches the API server that `source` names as soon as that can be used; until then every
+    /// request tries again, and fails with the reason. The error says why it cannot be used yet.
+    pub fn sooner_or_later(source: KubeSource, clock: SharedClock) -> (Self, Option<ApiError>) {
+        let server = Self { source, clock, loaded: Mutex::default() };
+        let why = server.connection().err();
+        (server, why)
+    }
+
+    /// The namespace of whom the configuration speaks of: that of the pod, or of the context.
+    ///
+    /// # Errors
+    /// [`ApiError`] when the configuration cannot be used.
+    pub fn namespace(&self) -> Result<String, ApiError> {
+        self.connection()?;
+        let loaded = self.lock();
+        Ok(loaded.as_ref().map(|loaded| loaded.config.namespace.clone()).unwrap_or_default())
+    }
+
+    /// Reads what is at a path, query included: an object, or a page of a list.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn get(&self, path: &str) -> Result<Bytes, ApiError> {
+        let verb = if path.contains("?limit=") { "list" } else { "get" };
+        let limits = Some((PAGE_DEADLINE, MAX_PAGE));
+        self.send(&Call { limits, ..Call::read(path, verb) }).await
+    }
+
+    /// Reads an object.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn get_object<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        self.ask(&Call::read(path, "get")).await
+    }
+
+    /// Writes an object; the object as it is then.
+    ///
+    /// # Errors
+    /// [`ApiError`].
+    pub async fn write(&self, how: Write, path: &str, body: &Value) -> Result<Value, ApiError> {
+        let (method, content_type, verb) = how.parts();
+        let body = Bytes::from(body.to_string());
+        self.ask(&Call { method, content_type, body, ..Call::read(path, verb) }).await
     }
 
     /// Has `token` reviewed for `audiences`.
@@ -118,14 +223,12 @@ impl ApiServer {
             kind: "TokenReview",
             spec: TokenReviewSpec { token, audiences },
         };
-        let path = "/apis/authentication.k8s.io/v1/tokenreviews".to_owned();
-        let body = serde_json::to_vec(&review)
-            .map_err(|source| ApiError::Answer { url: path.clone(), source })?;
-        let call = Call {
-            method: "POST",
-            body: body.into(),
-            ..Call::get(path, "create", "tokenreviews.authentication.k8s.io".to_owned())
-        };
+        let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+        let body = serde_json::to_value(&review)
+            .map_err(|error| ApiError::Answer { url: path.to_owned(), why: error.to_string() })?;
+        let (method, content_type, verb) = Write::Create.parts();
+        let body = Bytes::from(body.to_string());
+        let call = Call { method, content_type, body, ..Call::read(path, verb) };
         let answer: TokenReviewAnswer = self.ask(&call).await?;
         Ok(answer.status)
     }
@@ -136,8 +239,7 @@ impl ApiServer {
     /// [`ApiError`].
     pub async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError> {
         let (namespace, name) = (object_name(namespace)?, object_name(name)?);
-        let path = format!("/api/v1/namespaces/{namespace}/pods/{name}");
-        self.ask(&Call::get(path, "get", format!("pods/{name} in namespace {namespace}"))).await
+        self.get_object(&format!("/api/v1/namespaces/{namespace}/pods/{name}")).await
     }
 
     /// Reads a node.
@@ -145,8 +247,7 @@ impl ApiServer {
     /// # Errors
     /// [`ApiError`].
     pub async fn get_node(&self, name: &str) -> Result<Node, ApiError> {
-        let path = format!("/api/v1/nodes/{}", object_name(name)?);
-        self.ask(&Call::get(path, "get", format!("nodes/{name}"))).await
+        self.get_object(&format!("/api/v1/nodes/{}", object_name(name)?)).await
     }
 
     /// Reads a namespace.
@@ -154,16 +255,15 @@ impl ApiServer {
     /// # Errors
     /// [`ApiError`].
     pub async fn get_namespace(&self, name: &str) -> Result<Namespace, ApiError> {
-        let path = format!("/api/v1/namespaces/{}", object_name(name)?);
-        self.ask(&Call::get(path, "get", format!("namespaces/{name}"))).await
+        self.get_object(&format!("/api/v1/namespaces/{}", object_name(name)?)).await
     }
 
     /// Sends a request and reads the answer's JSON.
     pub(super) async fn ask<T: DeserializeOwned>(&self, call: &Call) -> Result<T, ApiError> {
         let answer = self.send(call).await?;
-        serde_json::from_slice(&answer).map_err(|source| ApiError::Answer {
+        serde_json::from_slice(&answer).map_err(|error| ApiError::Answer {
             url: call.path.split('?').next().unwrap_or_default().to_owned(),
-            source,
+            why: error.to_string(),
         })
     }
 
@@ -173,13 +273,20 @@ impl ApiServer {
         let mut busy = 0;
         let mut reloaded = false;
         loop {
-            let connection = self.connection();
-            let error = match connection.client.send(connection.request(call)?).await {
+            let connection = self.connection()?;
+            let request = connection.request(call).await?;
+            let sent = match call.limits {
+                Some((timeout, max)) => {
+                    connection.client.with_limits(timeout, max).send(request).await
+                }
+                None => connection.client.send(request).await,
+            };
+            let error = match sent {
                 Ok(answer) if answer.status().is_success() => return Ok(answer.into_body()),
-                Ok(answer) => ApiError::refused(call.verb, &call.what, &answer),
+                Ok(answer) => call.refused(&answer),
                 Err(error) => error.into(),
             };
-            if !reloaded && self.refresh_after(&error) {
+            if !reloaded && self.refresh_after(&error).await {
                 reloaded = true;
                 continue;
             }
@@ -195,45 +302,58 @@ impl ApiServer {
     }
 
     /// Reads the configuration again if `error` may be due to an old one.
-    pub(super) fn refresh_after(&self, error: &ApiError) -> bool {
-        let due =
-            error.status() == Some(401) || matches!(error, ApiError::Http(HttpError::Tls { .. }));
-        due && self.reload()
+    pub(super) async fn refresh_after(&self, error: &ApiError) -> bool {
+        let unauthorized = error.status() == Some(401);
+        if unauthorized {
+            let credentials = self.lock().as_ref().map(|held| held.config.credentials.clone());
+            if let Some(Credentials::Exec(exec)) = credentials {
+                exec.forget().await;
+            }
+        }
+        let due = unauthorized || matches!(error, ApiError::Http(HttpError::Tls { .. }));
+        due && self.reload().is_ok_and(|(_, fresh)| fresh)
     }
 
     /// The client to use now.
-    pub(super) fn connection(&self) -> Arc<Connection> {
-        let old = {
-            let loaded = self.lock();
-            (loaded.at.elapsed() >= RELOAD, Arc::clone(&loaded.connection))
-        };
-        match old {
-            (true, _) if self.reload() => Arc::clone(&self.lock().connection),
-            (_, connection) => connection,
+    pub(super) fn connection(&self) -> Result<Arc<Connection>, ApiError> {
+        let held = self.lock().as_ref().map(|held| (held.at, Arc::clone(&held.connection)));
+        match held {
+            Some((at, connection)) if at.elapsed() < RELOAD => Ok(connection),
+            _ => Ok(self.reload()?.0),
         }
     }
 
-    fn reload(&self) -> bool {
+    /// Reads the configuration: the client to use now, and whether it was made anew. A
+    /// configuration that cannot be used now leaves the last one in its place.
+    ///
+    /// # Errors
+    /// [`ApiError`] when it never could be used.
+    fn reload(&self) -> Result<(Arc<Connection>, bool), ApiError> {
         let mut loaded = self.lock();
-        loaded.at = Instant::now();
-        let made = loaded.config.reload().map_err(ApiError::from).and_then(|config| {
-            let connection = Connection::new(&config)?;
-            Ok((config, connection))
+        let config = match &*loaded {
+            Some(held) => held.config.reload(),
+            None => self.source.read(Arc::clone(&self.clock)),
+        };
+        let made = config.map_err(ApiError::from).and_then(|config| {
+            let connection = Arc::new(Connection::new(&config)?);
+            Ok(Loaded { config, connection, at: Instant::now() })
         });
-        match made {
-            Ok((config, connection)) => {
-                loaded.config = config;
-                loaded.connection = Arc::new(connection);
-                true
+        match (made, loaded.as_mut()) {
+            (Ok(fresh), _) => {
+                let connection = Arc::clone(&fresh.connection);
+                *loaded = Some(fresh);
+                Ok((connection, true))
             }
-            Err(error) => {
+            (Err(error), Some(held)) => {
+                held.at = Instant::now();
                 tracing::warn!(%error, "Reading the cluster's configuration again; the last one stays");
-                false
+                Ok((Arc::clone(&held.connection), false))
             }
+            (Err(error), None) => Err(error),
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Loaded> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Loaded>> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -244,33 +364,38 @@ impl Connection {
             client: config.client()?,
             base: config.server.clone(),
             credentials: config.credentials.clone(),
+            impersonate: config.impersonate.clone(),
         })
     }
 
-    pub(super) fn request(&self, call: &Call) -> Result<Request<Bytes>, ApiError> {
+    pub(super) async fn request(&self, call: &Call) -> Result<Request<Bytes>, ApiError> {
         let mut request = Request::builder()
             .method(call.method)
             .uri(format!("{}{}", self.base, call.path))
-            .header(header::ACCEPT, "application/json")
+            .header(header::ACCEPT, JSON)
             .header(header::CONTENT_TYPE, call.content_type);
-        if let Some(value) = self.authorization()? {
+        if let Some(value) = self.authorization().await? {
             request = request.header(header::AUTHORIZATION, value);
+        }
+        for (name, value) in &self.impersonate {
+            request = request.header(*name, value);
         }
         request.body(call.body.clone()).map_err(|_| ApiError::Name(call.path.clone()))
     }
 
-    fn authorization(&self) -> Result<Option<http::HeaderValue>, ApiError> {
+    async fn authorization(&self) -> Result<Option<http::HeaderValue>, ApiError> {
+        let bearer = |token: &str| Zeroizing::new(format!("Bearer {}", token.trim()));
         let text = match &self.credentials {
             Credentials::Basic { username, password } => {
                 let pair = Zeroizing::new(format!("{username}:{}", password.as_str()));
                 Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())))
             }
+            Credentials::Exec(program) => bearer(&program.token().await?),
             Credentials::None => return Ok(None),
-            Credentials::Token(token) => Zeroizing::new(format!("Bearer {}", token.as_str())),
+            Credentials::Token(token) => bearer(token),
             // Kubernetes rotates projected tokens: the file is read each time.
             Credentials::TokenFile(path) => {
-                let token = text_file::text(path).map_err(ConfigError::from)?;
-                Zeroizing::new(format!("Bearer {}", token.trim()))
+                bearer(&text_file::text(path).map_err(ConfigError::from)?)
             }
         };
         let mut value = http::HeaderValue::from_str(&text)
@@ -280,12 +405,36 @@ impl Connection {
     }
 }
 
-/// A refusal made of the answer to `call`, unless it is a success.
-pub(super) fn check(call: &Call, answer: &Response<Bytes>) -> Result<(), ApiError> {
-    if answer.status().is_success() {
-        return Ok(());
+/// What a path leads to, in words that begin with the resource as permissions name it:
+/// `configmaps/spire-bundle in namespace spire`, `tokenreviews.authentication.k8s.io`.
+pub(super) fn described(path: &str) -> String {
+    let path = path.split('?').next().unwrap_or_default();
+    let mut parts = path.trim_matches('/').split('/');
+    let group = match (parts.next(), parts.next()) {
+        (Some("apis"), Some(group)) => {
+            // The version.
+            parts.next();
+            format!(".{group}")
+        }
+        (Some("api"), Some(_)) => String::new(),
+        _ => return path.to_owned(),
+    };
+    let rest: Vec<&str> = parts.collect();
+    let (namespace, rest) = match rest.as_slice() {
+        ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (Some(*namespace), rest),
+        rest => (None, rest),
+    };
+    let Some((resource, rest)) = rest.split_first() else { return path.to_owned() };
+    let mut text = format!("{resource}{group}");
+    for part in rest {
+        text.push('/');
+        text.push_str(part);
     }
-    Err(ApiError::refused(call.verb, &call.what, answer))
+    if let Some(namespace) = namespace {
+        text.push_str(" in namespace ");
+        text.push_str(namespace);
+    }
+    text
 }
 
 /// How long to wait before the same is asked again, if that is any use.
@@ -309,4 +458,23 @@ pub(super) fn object_name(name: &str) -> Result<&str, ApiError> {
         && !name.starts_with('.')
         && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-.".contains(&b));
     if good { Ok(name) } else { Err(ApiError::Name(name.to_owned())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_path_leads_to_is_said_as_permissions_name_it() {
+        for (path, words) in [
+            ("/api/v1/pods?limit=5", "pods"),
+            ("/api/v1/namespaces/a", "namespaces/a"),
+            ("/api/v1/namespaces/a/pods?limit=5", "pods in namespace a"),
+            ("/api/v1/namespaces/a/pods/p", "pods/p in namespace a"),
+            ("/apis/x.io/v1/things/t/status", "things.x.io/t/status"),
+            ("/healthz", "/healthz"),
+        ] {
+            assert_eq!(described(path), words);
+        }
+    }
 }

@@ -10,18 +10,20 @@ use signet_http::HttpError;
 
 /// The most of a server's own words that is shown.
 const MAX_MESSAGE: usize = 500;
+/// The longest pause that an answer may ask for.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// Why an API server gave no answer.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApiError {
     /// The answer is not what was asked for.
-    #[error("the answer of {url} cannot be read: {source}")]
+    #[error("the answer of {url} cannot be read: {why}")]
     Answer {
         /// What was asked.
         url: String,
         /// Why it cannot be read.
-        source: serde_json::Error,
+        why: String,
     },
     /// The credentials cannot be used.
     #[error(transparent)]
@@ -65,6 +67,16 @@ impl ApiError {
         }
     }
 
+    /// How long the API server asks to be left alone; no more than a minute counts.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => {
+                retry_after.map(|after| after.min(MAX_RETRY_AFTER))
+            }
+            _ => None,
+        }
+    }
+
     /// Whether what was asked for is not there.
     pub fn is_not_found(&self) -> bool {
         self.status() == Some(404)
@@ -76,7 +88,7 @@ impl ApiError {
     }
 
     /// A refusal made of an answer that is not a success.
-    pub(super) fn refused(verb: &'static str, what: &str, answer: &Response<Bytes>) -> Self {
+    pub(super) fn refused(verb: &'static str, what: String, answer: &Response<Bytes>) -> Self {
         let failure: Failure = serde_json::from_slice(answer.body()).unwrap_or_default();
         let own_words = String::from_utf8_lossy(answer.body());
         let message = match (failure.kind.as_str(), failure.message.as_str()) {
@@ -88,7 +100,7 @@ impl ApiError {
         let seconds = after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
         Self::Refused {
             verb,
-            what: what.to_owned(),
+            what,
             status: answer.status().as_u16(),
             message,
             retry_after: seconds.map(Duration::from_secs),
@@ -101,8 +113,11 @@ fn hint(status: u16, verb: &str, what: &str) -> String {
     match status {
         401 => "; the credentials are not accepted".to_owned(),
         403 => {
-            let resource = what.split(['/', ' ']).next().unwrap_or(what);
-            format!("; the account needs the permission to {verb} {resource}")
+            let place = what.split(' ').next().unwrap_or(what);
+            let mut parts = place.split('/');
+            let resource = parts.next().unwrap_or(what);
+            let part = parts.nth(1).map(|part| format!("/{part}")).unwrap_or_default();
+            format!("; the account needs the permission to {verb} {resource}{part}")
         }
         _ => String::new(),
     }

@@ -1,4 +1,5 @@
-//! A small client of Kubernetes API servers: token reviews, single objects, patches, watches.
+//! The one client of Kubernetes API servers: token reviews, objects, lists, writes, watches; and
+//! the trust bundle in Kubernetes ([`bundle`]).
 //!
 //! It is made of a kubeconfig file or of what a pod is given. Both are read again every minute,
 //! and at once when the server's certificate or the own credentials are not accepted: authorities
@@ -9,15 +10,16 @@ mod api;
 pub mod bundle;
 mod config;
 mod error;
+mod exec;
 mod objects;
 mod watch;
 
 pub use self::{
-    api::ApiServer,
-    config::{ConfigError, Credentials, KubeConfig},
+    api::{ApiServer, Write},
+    config::{ConfigError, KubeSource},
     error::ApiError,
     objects::{
         Metadata, Namespace, Node, Object, Pod, PodSpec, PodStatus, TokenReviewStatus, UserInfo,
     },
-    watch::{Collection, Seen},
+    watch::{Collection, Lines, Seen, WATCH, query_value},
 };

@@ -1,14 +1,16 @@
 //! Following a collection of objects: list, then watch (Kubernetes API concepts, "efficient
 //! detection of changes").
 
-use std::time::Duration;
+use std::{fmt, pin::Pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
+use http::Response;
 use serde::{Deserialize, de::DeserializeOwned};
+use signet_http::HttpError;
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    api::{ApiServer, Call, check},
+    api::{ApiServer, Call, described},
     error::ApiError,
     objects::{Failure, Metadata, Object},
 };
@@ -17,13 +19,15 @@ use super::{
 const PAGE: u32 = 500;
 /// How many pages are read at most.
 const MAX_PAGES: usize = 200;
-/// The longest event, bytes: an object has at most some 2 MiB.
+/// The longest event, bytes: etcd holds objects of 1.5 MiB.
 const MAX_EVENT: usize = 8 * 1024 * 1024;
-/// How long one watch lasts; the server is told, and has some more time for its last words.
-const WATCH: Duration = Duration::from_secs(300);
+/// How long one watch lasts at most; the server is told, and has some more time for its last words.
+pub const WATCH: Duration = Duration::from_secs(300);
 const WATCH_GRACE: Duration = Duration::from_secs(30);
-/// The most that one watch may send, bytes.
-const MAX_WATCH: usize = 512 * 1024 * 1024;
+/// How long the API server may take to begin to answer a watch.
+const WATCH_OPENS: Duration = Duration::from_secs(30);
+/// How long a watch may be silent; the API server sends a bookmark about once a minute.
+const WATCH_SILENCE: Duration = Duration::from_secs(150);
 /// After this time everything is listed anew, come what may.
 const RELIST: Duration = Duration::from_secs(3600);
 /// The least time that one watch takes: a server that ends them at once is not asked in a loop.
@@ -41,6 +45,20 @@ pub struct Collection {
     /// A label selector, `key=value`; empty for all objects.
     pub selector: String,
 }
+
+/// The lines of a watch as they come. What is sent in all has no bound but its time; each line has.
+pub struct Lines<'a> {
+    server: &'a ApiServer,
+    call: Call,
+    /// The exchange as long as it goes on.
+    exchange: Option<Exchange>,
+    answer: Option<Result<Response<Bytes>, HttpError>>,
+    pieces: mpsc::Receiver<Bytes>,
+    opened: bool,
+    buffer: BytesMut,
+}
+
+type Exchange = Pin<Box<dyn Future<Output = Result<Response<Bytes>, HttpError>> + Send>>;
 
 /// What following a collection shows.
 #[derive(Debug)]
@@ -108,8 +126,7 @@ impl ApiServer {
             let mut path = format!("{}?limit={PAGE}", collection.path);
             query(&mut path, "labelSelector", &collection.selector);
             query(&mut path, "continue", &token);
-            let call = Call::get(path, "list", collection.resource.to_owned());
-            match self.ask::<List<T>>(&call).await {
+            match self.ask::<List<T>>(&Call::read(path, "list")).await {
                 Ok(page) => {
                     all.extend(page.items.unwrap_or_default());
                     token = page.metadata.token;
@@ -146,7 +163,7 @@ impl ApiServer {
             }
             while listed.elapsed() < RELIST {
                 let began = Instant::now();
-                match self.watch(collection, &version, seen).await? {
+                match self.follow_from(collection, &version, seen).await? {
                     Ended::At(newer) => version = newer,
                     Ended::Expired => break,
                 }
@@ -158,7 +175,30 @@ impl ApiServer {
         }
     }
 
-    async fn watch<T: DeserializeOwned + Object>(
+    /// Opens a watch; `path` has its query, with a `timeoutSeconds` of at most [`WATCH`].
+    ///
+    /// # Errors
+    /// [`ApiError`] when the configuration cannot be used; what the server says comes with the
+    /// first line.
+    pub async fn watch(&self, path: &str) -> Result<Lines<'_>, ApiError> {
+        let call = Call::read(path, "watch");
+        let connection = self.connection()?;
+        let request = connection.request(&call).await?;
+        let client = connection.client.with_limits(WATCH + WATCH_GRACE, usize::MAX);
+        let (sender, pieces) = mpsc::channel(PIECES);
+        let exchange: Exchange = Box::pin(async move { client.stream(request, sender).await });
+        Ok(Lines {
+            server: self,
+            call,
+            exchange: Some(exchange),
+            answer: None,
+            pieces,
+            opened: false,
+            buffer: BytesMut::new(),
+        })
+    }
+
+    async fn follow_from<T: DeserializeOwned + Object>(
         &self,
         collection: &Collection,
         version: &str,
@@ -171,29 +211,84 @@ impl ApiServer {
         );
         query(&mut path, "labelSelector", &collection.selector);
         query(&mut path, "resourceVersion", version);
-        let call = Call::get(path, "watch", collection.resource.to_owned());
-        let connection = self.connection();
-        let client = connection.client.with_limits(WATCH + WATCH_GRACE, MAX_WATCH);
-        let (sender, pieces) = mpsc::channel(PIECES);
-        let request = connection.request(&call)?;
-        let mut reading = std::pin::pin!(read_events(collection, version, pieces, seen));
-        let answer = tokio::select! {
-            biased;
-            answer = client.stream(request, sender) => answer,
-            // Read before the stream ended: there is no use in the rest of it.
-            ended = &mut reading => return ended,
-        };
-        let ended = reading.await?;
-        let refused = answer.map_err(ApiError::from).and_then(|answer| check(&call, &answer));
-        match (refused, ended) {
-            (_, Ended::Expired) => Ok(Ended::Expired),
-            (Err(error), _) if error.status() == Some(410) => Ok(Ended::Expired),
-            (Err(error), _) => {
-                self.refresh_after(&error);
-                Err(error)
-            }
-            (Ok(()), ended) => Ok(ended),
+        let mut lines = self.watch(&path).await?;
+        match read_events(collection, version, &mut lines, seen).await {
+            Err(error) if error.status() == Some(410) => Ok(Ended::Expired),
+            ended => ended,
         }
+    }
+}
+
+impl Lines<'_> {
+    /// The next line; none at the end.
+    ///
+    /// # Errors
+    /// [`ApiError`] when the API server refuses, the stream breaks or is silent for too long, or a
+    /// line is too long.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let began = Instant::now();
+        let mut searched = 0;
+        loop {
+            let unread = self.buffer.get(searched..).unwrap_or_default();
+            if let Some(at) = unread.iter().position(|byte| *byte == b'\n') {
+                let mut line = self.buffer.split_to(searched + at + 1);
+                line.truncate(searched + at);
+                return Ok(Some(line.freeze()));
+            }
+            searched = self.buffer.len();
+            if searched > MAX_EVENT {
+                return Err(self.broken(format!("an event is longer than {MAX_EVENT} bytes")));
+            }
+            let patience = if self.opened { WATCH_SILENCE } else { WATCH_OPENS };
+            match tokio::time::timeout_at(began + patience, self.piece()).await {
+                Ok(Some(piece)) => self.buffer.extend_from_slice(&piece),
+                // Half a line at the end is no event.
+                Ok(None) => return self.end().await,
+                Err(_) => {
+                    return Err(self.broken(format!("silent for {} s", patience.as_secs())));
+                }
+            }
+        }
+    }
+
+    /// What comes next of the answer; the exchange goes on while it is waited for.
+    async fn piece(&mut self) -> Option<Bytes> {
+        while let Some(exchange) = &mut self.exchange {
+            tokio::select! {
+                biased;
+                piece = self.pieces.recv() => match piece {
+                    Some(piece) => {
+                        self.opened = true;
+                        return Some(piece);
+                    }
+                    None => self.answer = Some(exchange.await),
+                },
+                answer = &mut *exchange => self.answer = Some(answer),
+            }
+            self.exchange = None;
+        }
+        self.pieces.recv().await
+    }
+
+    async fn end(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let error = match self.answer.take() {
+            Some(Ok(answer)) if answer.status().is_success() => return Ok(None),
+            Some(Ok(answer)) => self.call.refused(&answer),
+            Some(Err(error)) => error.into(),
+            None => return Ok(None),
+        };
+        self.server.refresh_after(&error).await;
+        Err(error)
+    }
+
+    fn broken(&self, reason: String) -> ApiError {
+        ApiError::Watch { what: described(&self.call.path), reason }
+    }
+}
+
+impl fmt::Debug for Lines<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lines({})", described(&self.call.path))
     }
 }
 
@@ -201,53 +296,40 @@ impl ApiServer {
 async fn read_events<T: DeserializeOwned + Object>(
     collection: &Collection,
     version: &str,
-    mut pieces: mpsc::Receiver<Bytes>,
+    lines: &mut Lines<'_>,
     seen: &mpsc::Sender<Seen<T>>,
 ) -> Result<Ended, ApiError> {
     let mut version = version.to_owned();
-    let mut rest = BytesMut::new();
-    while let Some(piece) = pieces.recv().await {
-        let mut piece = &piece[..];
-        while let Some(end) = piece.iter().position(|byte| *byte == b'\n') {
-            let (head, tail) = piece.split_at(end);
-            rest.extend_from_slice(head);
-            piece = tail.get(1..).unwrap_or_default();
-            let line = rest.split();
-            if line.iter().all(u8::is_ascii_whitespace) {
+    while let Some(line) = lines.next().await? {
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let bad = |error: serde_json::Error| broken(collection, error.to_string());
+        let kind = serde_json::from_slice::<EventType>(&line).map_err(bad)?.kind;
+        let object = || serde_json::from_slice::<EventObject<T>>(&line).map_err(bad);
+        let event = match kind.as_str() {
+            "ADDED" | "MODIFIED" => Seen::Changed(object()?.object),
+            "DELETED" => Seen::Gone(object()?.object),
+            "BOOKMARK" => {
+                let bare: EventObject<Bare> = serde_json::from_slice(&line).map_err(bad)?;
+                version = bare.object.metadata.resource_version;
                 continue;
             }
-            let bad = |error: serde_json::Error| broken(collection, error.to_string());
-            let kind = serde_json::from_slice::<EventType>(&line).map_err(bad)?.kind;
-            let object = || serde_json::from_slice::<EventObject<T>>(&line).map_err(bad);
-            let event = match kind.as_str() {
-                "ADDED" | "MODIFIED" => Seen::Changed(object()?.object),
-                "DELETED" => Seen::Gone(object()?.object),
-                "BOOKMARK" => {
-                    let bare: EventObject<Bare> = serde_json::from_slice(&line).map_err(bad)?;
-                    version = bare.object.metadata.resource_version;
-                    continue;
+            "ERROR" => {
+                let failure: EventObject<Failure> = serde_json::from_slice(&line).map_err(bad)?;
+                let Failure { code, message, reason, .. } = failure.object;
+                if code == 410 || reason == "Expired" {
+                    return Ok(Ended::Expired);
                 }
-                "ERROR" => {
-                    let failure: EventObject<Failure> =
-                        serde_json::from_slice(&line).map_err(bad)?;
-                    let Failure { code, message, reason, .. } = failure.object;
-                    if code == 410 || reason == "Expired" {
-                        return Ok(Ended::Expired);
-                    }
-                    return Err(broken(collection, format!("{code} {message}")));
-                }
-                // Kinds of events that are not known yet say nothing of the objects.
-                _ => continue,
-            };
-            let (Seen::Changed(object) | Seen::Gone(object)) = &event else { continue };
-            version.clone_from(&object.metadata().resource_version);
-            if seen.send(event).await.is_err() {
-                break;
+                return Err(broken(collection, format!("{code} {message}")));
             }
-        }
-        rest.extend_from_slice(piece);
-        if rest.len() > MAX_EVENT {
-            return Err(broken(collection, format!("an event is longer than {MAX_EVENT} bytes")));
+            // Kinds of events that are not known yet say nothing of the objects.
+            _ => continue,
+        };
+        let (Seen::Changed(object) | Seen::Gone(object)) = &event else { continue };
+        version.clone_from(&object.metadata().resource_version);
+        if seen.send(event).await.is_err() {
+            break;
         }
     }
     Ok(Ended::At(version))
@@ -263,11 +345,18 @@ fn query(path: &mut String, key: &str, value: &str) {
         return;
     }
     path.extend(["&", key, "="]);
-    for byte in value.bytes() {
+    path.push_str(&query_value(value));
+}
+
+/// A value of a query, with every byte encoded that could end it.
+pub fn query_value(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            path.push(char::from(byte));
+            out.push(char::from(byte));
         } else {
-            path.push_str(&format!("%{byte:02X}"));
+            out.push_str(&format!("%{byte:02X}"));
         }
     }
+    out
 }

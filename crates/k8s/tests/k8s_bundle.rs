@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use signet_base::SystemClock;
 use signet_identity::{Bundle, JwtAuthority, X509Authority};
 use signet_k8s::{
-    ApiServer, KubeConfig,
+    ApiServer,
     bundle::{BundleFormat, BundleTarget, K8sBundle, K8sConfigMap, PublishTarget},
 };
 use signet_pki::{BundlePublisher as _, Notifier as _, jwks};
@@ -49,7 +49,7 @@ fn bundle(generation: u64) -> Bundle {
 
 fn api(fake: &Fake, dir: &Path) -> ApiServer {
     let path = fake.kubeconfig(dir, "first");
-    ApiServer::new(KubeConfig::from_file(&path, Arc::new(SystemClock)).unwrap()).unwrap()
+    ApiServer::from_file(&path, Arc::new(SystemClock)).unwrap()
 }
 
 fn target(fake: &Fake, dir: &Path) -> BundleTarget {

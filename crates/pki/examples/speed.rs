@@ -8,11 +8,11 @@ use std::{
 
 use signet_identity::SpiffeId;
 use signet_pki::{
-    KeyType, PrivateKey, SignatureAlgorithm, Signer,
+    KeyManager, KeyType, MemoryKeyManager, PrivateKey, SignatureAlgorithm, Signer,
     jwt::{JwtBundle, JwtClaims, JwtIssuer, validate},
     x509::{
-        CaIssuer, CaParams, Certificate, Csr, CsrParams, Name, SvidParams, TrustBundle, create_csr,
-        self_sign_ca, verify_svid,
+        Ca, CaIssuer, CaParams, Certificate, Csr, CsrParams, Name, SvidParams, TrustBundle,
+        create_csr, self_sign_ca, self_signed_ca, verify_svid,
     },
 };
 
@@ -49,6 +49,26 @@ fn main() -> Outcome<()> {
     measure("CSR read and verified", || Ok(Csr::verified_public_key(&csr)?))?;
     measure("CSR read whole and verified", || Ok(Csr::from_der(&csr)?))?;
     measure("X.509-SVID issued", || Ok(svid(signer.public_key())?))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    let keys = MemoryKeyManager::new();
+    let managed = runtime.block_on(keys.generate_key("x509-CA-A", KeyType::EcP256))?;
+    let params = CaParams { subject: Name::spiffe_ca(), ..params };
+    let managed_ca =
+        runtime.block_on(self_signed_ca(managed.public_key(), &params)?.sign_with(&managed));
+    let managed_ca =
+        Ca::new(Certificate::from_der(&managed_ca?.der)?, vec![], managed.public_key())?;
+    measure("X.509-SVID issued with a managed key in this process", || {
+        let unsigned = managed_ca.svid(&SvidParams {
+            spiffe_id: &id,
+            public_key: signer.public_key(),
+            dns_names: &[],
+            subject: None,
+            extensions: &[],
+            now,
+            not_after,
+        })?;
+        Ok(runtime.block_on(unsigned.sign_with(&managed))?)
+    })?;
     measure("CSR verified and X.509-SVID issued", || Ok(svid(&Csr::verified_public_key(&csr)?)?))?;
     let leaf = svid(signer.public_key())?.der;
     measure("X.509-SVID verified", || Ok(verify_svid(&[&leaf], &trust, now)?))?;

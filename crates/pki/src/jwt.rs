@@ -3,7 +3,7 @@
 mod sign;
 mod validate;
 
-pub use sign::{JwtClaims, JwtIssuer, JwtSignError, SignedJwt};
+pub use sign::{JwtAuthorityHeader, JwtClaims, JwtIssuer, JwtSignError, SignedJwt, UnsignedJwt};
 pub use validate::{
     JwtBundle, JwtError, LEEWAY, MAX_JWT_LEN, PeekedClaims, ValidatedJwt, peek_claims,
     peek_subject, validate,

@@ -3,26 +3,48 @@
 use std::{
     fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
 
-use crate::{KeyError, KeyType, PrivateKey, Signer};
+use crate::{KeyError, KeyType, PrivateKey};
 
-#[cfg(test)]
-mod conformance;
+#[cfg(any(test, feature = "test-support"))]
+pub mod conformance;
 mod disk;
+#[cfg(any(test, feature = "test-support"))]
+pub mod fake;
+mod managed_key;
 mod memory;
+mod queue;
+#[cfg(test)]
+mod tests;
 
 pub use disk::{DiskKeyManager, Sealing};
+pub use managed_key::{ManagedKey, RemoteSigner};
 pub use memory::MemoryKeyManager;
+pub use queue::{SigningFault, SigningLimits, SigningQueue};
 
 /// Holds private keys under names. A name is stable (`x509-CA-A`); generating under a name that
-/// is in use replaces that key, and signers handed out earlier go on with the old one.
+/// is in use replaces that key, and keys handed out earlier go on with the old one for as long as
+/// the key manager has it.
+///
+/// Every call is given a deadline by the caller, and its future is dropped then: a remote key
+/// manager keeps what it does bounded, and finds and removes what an interrupted call left behind.
 #[async_trait]
 pub trait KeyManager: Send + Sync + fmt::Debug {
-    /// Makes a key and keeps it durably before it returns.
+    /// The plugin's name, `disk`.
+    fn name(&self) -> &'static str;
+
+    /// Whether keys outlive the process. When they do, a key that is gone was lost, and the server
+    /// does not start as if it had never been.
+    fn outlives_process(&self) -> bool {
+        true
+    }
+
+    /// Makes a key and keeps it durably before it returns. The key that the name had is given up:
+    /// a remote key manager deletes it, after the new one is in place.
     ///
     /// # Errors
     /// [`KeyManagerError`]; the earlier key of that name is then still in place.
@@ -30,19 +52,25 @@ pub trait KeyManager: Send + Sync + fmt::Debug {
         &self,
         id: &str,
         key_type: KeyType,
-    ) -> Result<Arc<dyn Signer>, KeyManagerError>;
+    ) -> Result<ManagedKey, KeyManagerError>;
 
     /// The key of that name, or `None`.
     ///
     /// # Errors
     /// [`KeyManagerError`] when the key's holder fails.
-    async fn get_key(&self, id: &str) -> Result<Option<Arc<dyn Signer>>, KeyManagerError>;
+    async fn get_key(&self, id: &str) -> Result<Option<ManagedKey>, KeyManagerError>;
 
-    /// All keys, sorted by name.
+    /// All keys of this server, sorted by name.
     ///
     /// # Errors
     /// [`KeyManagerError`] when the key's holder fails.
-    async fn list(&self) -> Result<Vec<(String, Arc<dyn Signer>)>, KeyManagerError>;
+    async fn list(&self) -> Result<Vec<(String, ManagedKey)>, KeyManagerError>;
+
+    /// How signing fares: what its keys' [`SigningQueue`] saw. A key manager whose keys are in
+    /// this process has nothing to say.
+    fn fault(&self) -> Option<SigningFault> {
+        None
+    }
 }
 
 /// Why a key manager failed.
@@ -98,11 +126,11 @@ pub enum KeyManagerError {
 }
 
 /// Makes a key on a blocking thread: RSA takes long.
-async fn generate(key_type: KeyType) -> Result<(PrivateKey, Arc<dyn Signer>), KeyManagerError> {
+async fn generate(key_type: KeyType) -> Result<(PrivateKey, ManagedKey), KeyManagerError> {
     blocking(move || {
         let key = PrivateKey::generate(key_type)?;
-        let signer: Arc<dyn Signer> = key.signer()?;
-        Ok((key, signer))
+        let managed = key.signer()?.into();
+        Ok((key, managed))
     })
     .await
 }

@@ -24,6 +24,6 @@ pub mod upstream_disk;
 pub mod x509;
 
 pub use key::{KeyAlgorithm, KeyError, KeyType, PrivateKey, PublicKey};
-pub use key_manager::{DiskKeyManager, KeyManager, KeyManagerError, MemoryKeyManager};
+pub use key_manager::{DiskKeyManager, KeyManager, KeyManagerError, ManagedKey, MemoryKeyManager};
 pub use ports::{BundlePublisher, CredentialComposer, Notifier, UpstreamAuthority};
 pub use signer::{LocalSigner, SignError, SignatureAlgorithm, Signer};

@@ -1,6 +1,8 @@
-//! Signing with a private key that may live in this process or behind a key manager.
+//! Signing with a private key that is in this process, and verifying signatures.
+//!
+//! A key that may be elsewhere is a [`ManagedKey`](crate::key_manager::ManagedKey).
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use aws_lc_rs::{
     digest,
@@ -59,9 +61,29 @@ impl SignatureAlgorithm {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SignError {
+    /// A remote key manager has as many signatures to make as may wait: nothing was asked of it.
+    #[error("key manager {holder}: too many signatures are waiting")]
+    Busy {
+        /// Which key manager.
+        holder: &'static str,
+    },
     /// The key manager or crypto library failed; the text says how, without secrets.
     #[error("signing failed: {0}")]
     Failed(String),
+    /// What a remote key manager returned is not this key's signature of the message.
+    #[error("key manager {holder}: it returned a signature that does not match its key")]
+    Mismatch {
+        /// Which key manager.
+        holder: &'static str,
+    },
+    /// A remote key manager did not sign in time.
+    #[error("key manager {holder}: it did not sign within {} s", after.as_secs())]
+    TimedOut {
+        /// Which key manager.
+        holder: &'static str,
+        /// How long it was given, waiting included.
+        after: Duration,
+    },
     /// The crypto library refused the key.
     #[error("the crypto library refused the private key")]
     KeyRejected,
@@ -75,8 +97,7 @@ pub enum SignError {
     },
 }
 
-/// A private key that can sign. Synchronous: remote keys block, so their callers use a blocking
-/// thread.
+/// A private key in this process: it signs without waiting for anything.
 pub trait Signer: Send + Sync + fmt::Debug {
     /// The public half.
     fn public_key(&self) -> &PublicKey;
@@ -94,11 +115,6 @@ pub trait Signer: Send + Sync + fmt::Debug {
     /// As [`Signer::sign`].
     fn sign_issued(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
         self.sign(SignatureAlgorithm::for_issuing(self.public_key().algorithm()), message)
-    }
-
-    /// Whether signing may block for long (a remote key): then call it on a blocking thread.
-    fn may_block(&self) -> bool {
-        false
     }
 }
 
@@ -245,6 +261,31 @@ pub(crate) fn verify(
         (KeyAlgorithm::Rsa { .. }, Hash::Sha512) => &signature::RSA_PKCS1_2048_8192_SHA512,
     };
     check(algorithm, key, message, sig)
+}
+
+/// Verifies a signature as [`Signer::sign`] makes it.
+pub(crate) fn verify_made(
+    key: &PublicKey,
+    algorithm: SignatureAlgorithm,
+    message: &[u8],
+    sig: &[u8],
+) -> Result<(), BadSignature> {
+    use SignatureAlgorithm as A;
+    let (hash, is_pss) = match algorithm {
+        A::EcdsaP256Sha256 | A::EcdsaP384Sha256 | A::EcdsaP521Sha256 | A::RsaPkcs1Sha256 => {
+            (Hash::Sha256, false)
+        }
+        A::EcdsaP384Sha384 | A::RsaPkcs1Sha384 => (Hash::Sha384, false),
+        A::EcdsaP521Sha512 | A::RsaPkcs1Sha512 => (Hash::Sha512, false),
+        A::RsaPssSha256 => (Hash::Sha256, true),
+        A::RsaPssSha384 => (Hash::Sha384, true),
+        A::RsaPssSha512 => (Hash::Sha512, true),
+    };
+    if is_pss {
+        verify_pss(key, hash, false, message, sig)
+    } else {
+        verify(key, hash, message, sig)
+    }
 }
 
 /// Verifies RSA-PSS; `max_salt` for the longest salt, else one as long as the digest.

@@ -9,9 +9,10 @@ mod serial;
 mod verify;
 
 pub use cert::{CertError, Certificate, MAX_CERT_LEN, MAX_CHAIN, parse_chain, split_der_chain};
-pub use csr::{Csr, CsrError, CsrParams, MAX_CSR_LEN, create_csr};
+pub use csr::{Csr, CsrError, CsrParams, MAX_CSR_LEN, create_csr, create_csr_with};
 pub use issue::{
-    CaIssuer, CaParams, Extension, IssueError, Issued, NOT_BEFORE_CUSHION, SvidParams, self_sign_ca,
+    Ca, CaIssuer, CaParams, Extension, IssueError, Issued, NOT_BEFORE_CUSHION, SvidParams,
+    UnsignedCertificate, self_sign_ca, self_signed_ca,
 };
 pub use name::{Name, Oid};
 pub use serial::Serial;

@@ -17,9 +17,7 @@ use signet_pki::{
     jwt::{JwtBundle, validate},
     key_manager::Sealing,
     pem,
-    x509::{
-        CaIssuer, CaParams, Certificate, Name, SvidParams, TrustBundle, self_sign_ca, verify_svid,
-    },
+    x509::{Ca, CaParams, Certificate, Name, SvidParams, TrustBundle, self_signed_ca, verify_svid},
 };
 
 fn path(name: &str) -> PathBuf {
@@ -59,9 +57,9 @@ async fn we_issue_byte_for_byte_what_spire_issues() {
     let dir = tempfile::tempdir().unwrap();
     let ca_key = keys(&dir).await.get_key("x509-CA-A").await.unwrap().unwrap();
     let (ca, svid) = (certificate("bundle.pem"), certificate("svid.pem"));
-    let issuer = CaIssuer::new(ca.clone(), vec![], ca_key.clone()).unwrap();
+    let issuer = Ca::new(ca.clone(), vec![], ca_key.public_key()).unwrap();
     let issued = issuer
-        .issue_svid(&SvidParams {
+        .svid(&SvidParams {
             spiffe_id: &svid.spiffe_id().unwrap(),
             public_key: svid.public_key().unwrap(),
             dns_names: svid.dns_names(),
@@ -70,6 +68,9 @@ async fn we_issue_byte_for_byte_what_spire_issues() {
             now: svid.not_before() + 10,
             not_after: svid.not_after(),
         })
+        .unwrap()
+        .sign_with(&ca_key)
+        .await
         .unwrap();
     assert_eq!(hex::encode(after_serial(&issued.der)), hex::encode(after_serial(svid.der())));
 
@@ -80,7 +81,8 @@ async fn we_issue_byte_for_byte_what_spire_issues() {
         now: ca.not_before() + 10,
         not_after: ca.not_after(),
     };
-    let again = self_sign_ca(&*ca_key, &params).unwrap();
+    let again = self_signed_ca(ca_key.public_key(), &params).unwrap();
+    let again = again.sign_with(&ca_key).await.unwrap();
     assert_eq!(hex::encode(after_serial(&again.der)), hex::encode(after_serial(ca.der())));
 }
 

@@ -1,7 +1,7 @@
 //! A server: built from its configuration, then running.
 //!
-//! [`App::build`] opens the store and the keys, makes or recovers the authorities, and binds the
-//! sockets; nothing is served before [`App::spawn`].
+//! [`App::build`] binds the sockets, opens the store and the keys, and makes or recovers the
+//! authorities; nothing is served before [`App::spawn`].
 
 mod health;
 mod prune;
@@ -10,50 +10,69 @@ mod reload;
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use signet_api::MAX_MESSAGE_SIZE;
-use signet_authority::{Authority, AuthorityError, AuthorityOptions, AuthorityPorts, Keeper};
+use signet_authority::{
+    Authority, AuthorityError, AuthorityOptions, AuthorityPorts, CaManager, LostKeys, TrustRoot,
+};
 use signet_base::{SharedClock, Tasks};
 use signet_daemon::{
     health::{Health, HealthServer},
-    listen::{
-        ListenError, UnixOptions, UnixSocket, bind_host, bind_unix, check_unix_path,
-        check_unix_unused,
-    },
+    listen::{ListenError, UnixOptions, UnixSocket, bind_host, bind_unix, check_unix_path},
     logging::LogHandle,
     metrics::{Metrics, MetricsServer},
     process::{DirLock, LockError, hostname},
 };
 use signet_pki::{
-    random::{self, RandomError},
     tls::{ClientPolicy, TlsError, TlsOptions, server_config},
     x509::Name,
 };
 use signet_store::{OpenError, Store, StoreError, StoreOptions};
-use tokio::{net::TcpListener, time::Instant};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    sync::mpsc,
+    time::Instant,
+};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 use tonic::{service::Routes, transport::Server};
+use tower::layer::util::{Identity, Stack};
 
 use crate::{
     attestors::Attestors,
     bundle_events::{BundleEvents, LoadError},
     cache::{Cache, Follower},
-    config::{Config, DataStore},
+    config::Config,
     context::Context,
     gate::Gate,
     grpc,
     identity::{IdentityError, ServerIdentity},
-    limits::Limits,
+    limits::{CallLimits, Limits},
     listen,
     metrics::ServerMetrics,
-    plugins::{self, OpenKeyManager, PluginError},
+    plugins::{
+        PluginError, Scope, credential_composer, data_store::DataStore,
+        key_manager::OpenKeyManager, node_attestor, upstream_authority,
+    },
     ports::AuthorityStore,
+    server_id::{self, ServerIdError},
 };
 
 /// After this age a network connection is asked to go away, so that agents spread over servers.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3 * 60);
-/// How many calls one connection may have open.
-const MAX_STREAMS: u32 = 1_000;
-/// Flow control: how much a peer may send ahead on a connection and on a stream.
-const WINDOW: u32 = 1024 * 1024;
+/// It ends at the latest after this much longer: push streams last for ten minutes.
+const MAX_CONNECTION_GRACE: Duration = Duration::from_secs(12 * 60);
+/// The same for a client without a certificate: an attestation may take two minutes.
+const MAX_STRANGER_AGE: Duration = Duration::from_secs(30);
+const MAX_STRANGER_GRACE: Duration = Duration::from_secs(130);
+/// How many calls one connection may have open; fewer where the client has shown no certificate.
+const MAX_STREAMS: u32 = 100;
+const MAX_STRANGER_STREAMS: u32 = 8;
+/// Flow control: how much a peer may send ahead on a connection and on a stream, bytes.
+const WINDOW: u32 = 512 * 1024;
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// What HTTP/2 gives to everyone; less cannot be asked for.
+const STRANGER_WINDOW: u32 = 65_535;
+/// The longest head of a request, bytes.
+const MAX_HEAD: u32 = 16 * 1024;
 /// How often a silent connection is asked whether it still lives, and how long it may take.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
@@ -90,12 +109,12 @@ pub enum BuildError {
     /// A plugin cannot be used.
     #[error(transparent)]
     Plugin(#[from] PluginError),
-    /// The random generator failed.
-    #[error(transparent)]
-    Random(#[from] RandomError),
     /// The reflection service cannot be made.
     #[error("describing the API for reflection")]
     Reflection(#[from] tonic_reflection::server::Error),
+    /// The server's own ID cannot be kept.
+    #[error(transparent)]
+    ServerId(#[from] ServerIdError),
     /// The store cannot be read.
     #[error("reading the registration store")]
     Store(#[from] StoreError),
@@ -108,7 +127,7 @@ pub enum BuildError {
 #[derive(Debug)]
 pub struct App {
     context: Context,
-    keeper: Keeper,
+    ca_manager: CaManager,
     follower: Follower,
     identity: ServerIdentity,
     attestors: Attestors,
@@ -122,6 +141,20 @@ pub struct App {
     lock: DirLock,
 }
 
+/// What is open already, for whoever starts a server and has its store, or knows where it is to
+/// listen. What is missing is opened or bound as the configuration says.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    /// The store.
+    pub store: Option<Store>,
+    /// For the API on the network.
+    pub api: Option<TcpListener>,
+    /// For metrics, where the configuration wants them.
+    pub metrics: Option<TcpListener>,
+    /// For health checks, where the configuration wants them.
+    pub health: Option<TcpListener>,
+}
+
 /// What [`App::spawn`] leaves to be held while the server runs.
 #[derive(Debug)]
 pub struct Running {
@@ -130,11 +163,24 @@ pub struct Running {
 }
 
 impl App {
-    /// Opens, recovers and binds everything.
+    /// Binds, opens and recovers everything.
     ///
     /// # Errors
     /// [`BuildError`]; what was bound or opened is closed again.
     pub async fn build(
+        config: Config,
+        clock: SharedClock,
+        log: LogHandle,
+    ) -> Result<Self, BuildError> {
+        Self::build_on(Prepared::default(), config, clock, log).await
+    }
+
+    /// As [`App::build`], on what is open already instead of what the configuration names.
+    ///
+    /// # Errors
+    /// [`BuildError`]; what was bound or opened is closed again, but for the store.
+    pub async fn build_on(
+        prepared: Prepared,
         config: Config,
         clock: SharedClock,
         log: LogHandle,
@@ -144,24 +190,47 @@ impl App {
         for warning in &config.warnings {
             tracing::warn!("{warning}");
         }
-        // Found out before anything is made or opened.
+        // Bound before anything is made or opened: another program that listens there is found out
+        // while there is nothing to clean up. Who connects meanwhile waits.
         check_unix_path(&config.socket_path, SOCKET)?;
         let lock = DirLock::acquire(&config.data_dir, "signet-server.lock")?;
-        check_unix_unused(&config.socket_path).await?;
-        let store = Store::open(store_options(&config)).await?;
+        let tcp = match prepared.api {
+            Some(listener) => listener,
+            None => bind_host(&config.bind_address, config.bind_port).await?,
+        };
+        let host = hostname();
+        let metrics = Metrics::new(&config.telemetry, "spire_server", trust_domain.as_str(), &host);
+        let metrics_server = match (&config.telemetry.prometheus, prepared.metrics) {
+            (Some(_), Some(listener)) => Some(MetricsServer::on(listener, metrics.clone())?),
+            (Some(settings), None) => Some(MetricsServer::bind(settings, metrics.clone()).await?),
+            (None, _) => None,
+        };
+        let health = Health::new();
+        let health_server = match (&config.health_checks, prepared.health) {
+            (Some(settings), Some(listener)) => {
+                Some(HealthServer::on(listener, settings, health.clone())?)
+            }
+            (Some(settings), None) => Some(HealthServer::bind(settings, health.clone()).await?),
+            (None, _) => None,
+        };
+        let local = bind_unix(&config.socket_path, SOCKET).await?;
+        let store = match prepared.store {
+            Some(store) => store,
+            None => Store::open(store_options(&config)).await?,
+        };
         let keys = OpenKeyManager::open(&config.plugins.key_manager)?;
-        let (keeper, authority) = Self::authority(&config, &store, &keys, &clock).await?;
-        let feed_id = random::uuid_v4()?;
-        let (cache, follower) = Cache::load(store.clone(), trust_domain.clone(), feed_id).await?;
+        let (ca_manager, authority) = Self::authority(&config, &store, &keys, &clock).await?;
+        let (cache, follower) = Cache::load(store.clone(), trust_domain.clone()).await?;
         tracing::info!(
             entries = cache.entry_count(),
             agents = cache.node_count(),
             "Registrations loaded"
         );
-        let settings = config.plugins.node_attestors.iter().map(|plugin| &plugin.settings);
+        let authorities = own_authorities(&cache);
+        let scope = Scope { trust_domain: &trust_domain, clock: &clock, authorities: &authorities };
         let attestors =
-            Attestors::new(plugins::node_attestors(settings, &trust_domain, &cache, &clock)?);
-        let bundle_events = BundleEvents::new(&config.plugins, &clock)?;
+            Attestors::new(node_attestor::open(&config.plugins.node_attestors, &scope)?);
+        let bundle_events = BundleEvents::new(&config.plugins, &scope)?;
         bundle_events.load(cache.own_bundle().as_deref()).await?;
         let identity = ServerIdentity::new(authority.clone(), Arc::clone(&clock)).await?;
         let policy = ClientPolicy {
@@ -176,19 +245,6 @@ impl App {
             TlsOptions { require_pq_kem: config.experimental.require_pq_kem },
         )?;
 
-        let tcp = bind_host(&config.bind_address, config.bind_port).await?;
-        let local = bind_unix(&config.socket_path, SOCKET).await?;
-        let host = hostname();
-        let metrics = Metrics::new(&config.telemetry, "spire_server", trust_domain.as_str(), &host);
-        let metrics_server = match &config.telemetry.prometheus {
-            Some(settings) => Some(MetricsServer::bind(settings, metrics.clone()).await?),
-            None => None,
-        };
-        let health = Health::new();
-        let health_server = match &config.health_checks {
-            Some(settings) => Some(HealthServer::bind(settings, health.clone()).await?),
-            None => None,
-        };
         let context = Context {
             trust_domain,
             limits: Limits::new(config.ratelimit),
@@ -208,7 +264,7 @@ impl App {
         health::register(&context);
         Ok(Self {
             context,
-            keeper,
+            ca_manager,
             follower,
             identity,
             attestors,
@@ -228,19 +284,28 @@ impl App {
         store: &Store,
         keys: &OpenKeyManager,
         clock: &SharedClock,
-    ) -> Result<(Keeper, Authority), BuildError> {
+    ) -> Result<(CaManager, Authority), BuildError> {
         let trust_domain = &config.trust_domain;
-        let port =
-            Arc::new(AuthorityStore::new(store.clone(), trust_domain.clone(), Arc::clone(clock)));
+        let id = server_id::claim(store, &config.data_dir, clock.unix()).await?;
+        let port = Arc::new(AuthorityStore::new(
+            store.clone(),
+            trust_domain.clone(),
+            Arc::clone(clock),
+            id,
+        ));
         let plugins = &config.plugins;
-        let settings = plugins.upstream_authority.as_ref().map(|plugin| &plugin.settings);
-        let composers = plugins.credential_composers.iter().map(|plugin| plugin.settings.clone());
+        // Nothing is signed before there is a bundle.
+        let authorities: Authorities = Arc::new(Vec::new);
+        let scope = Scope { trust_domain, clock, authorities: &authorities };
         let ports = AuthorityPorts {
             keys: keys.port(),
-            upstream: plugins::upstream(settings, trust_domain, clock)?,
+            trust_root: match plugins.upstream_authority.as_ref() {
+                Some(plugin) => TrustRoot::Upstream(upstream_authority::open(plugin, &scope)?),
+                None => TrustRoot::SelfSigned,
+            },
             journal: Arc::clone(&port) as _,
             bundle: port,
-            composers: plugins::composers(composers),
+            composers: credential_composer::open(&plugins.credential_composers),
         };
         let subject = Name {
             country: config.ca.subject.country.clone(),
@@ -259,10 +324,16 @@ impl App {
             agent_ttl: config.ttl.agent,
             jwt_issuer: config.jwt_issuer.clone(),
             jwt_disabled: config.disable_jwt_svids,
+            lost_keys: if config.ca.replace_lost_keys {
+                LostKeys::Replace
+            } else {
+                LostKeys::Refuse
+            },
         };
-        let (mut keeper, authority) = Keeper::open(options, ports, Arc::clone(clock)).await?;
-        keeper.tick().await?;
-        Ok((keeper, authority))
+        let (mut ca_manager, authority) =
+            CaManager::open(options, ports, Arc::clone(clock)).await?;
+        ca_manager.tick().await?;
+        Ok((ca_manager, authority))
     }
 
     /// Where the network API listens.
@@ -289,8 +360,9 @@ impl App {
     /// # Errors
     /// [`BuildError`] when the API cannot be described or signals cannot be handled.
     pub fn spawn(self, tasks: &Tasks) -> Result<Running, BuildError> {
-        let Self { context, keeper, follower, identity, attestors, keys, tcp, tls, local, .. } =
-            self;
+        let Self {
+            context, ca_manager, follower, identity, attestors, keys, tcp, tls, local, ..
+        } = self;
         let bundle_events = self.bundle_events;
         let token = tasks.token();
         let network = Self::routes(&context, &attestors, tasks);
@@ -301,28 +373,20 @@ impl App {
         bundle_events.spawn(tasks, &context.cache, &context.counted);
         reload::spawn(tasks, &context, &attestors, bundle_events, keys)?;
         prune::spawn(tasks, &context);
-        tasks.spawn("ca", keeper.run(token.clone()));
+        tasks.spawn("ca", ca_manager.run(token.clone()));
         let staleness = context.config.max_store_staleness;
         tasks.spawn("change_feed", follower.run(token.clone(), staleness));
         tasks.spawn("server_svid", identity.run(token.clone()));
 
         let audited = context.config.audit_log_enabled;
-        let remote = ReceiverStream::new(listen::tcp(tasks, tcp, tls, trusted, audited));
-        let remote = remote.map(Ok::<_, std::io::Error>);
-        let mut server = http2().max_connection_age(MAX_CONNECTION_AGE).layer(gate.clone());
-        let stopped = token.clone().cancelled_owned();
-        tasks.spawn_critical(
-            "server_api",
-            server.add_routes(network).serve_with_incoming_shutdown(remote, stopped),
-        );
-        let near = ReceiverStream::new(listen::local(tasks, local));
-        let near = near.map(Ok::<_, std::io::Error>);
-        let mut server = http2().layer(gate);
-        let stopped = token.clone().cancelled_owned();
-        tasks.spawn_critical(
-            "local_api",
-            server.add_routes(nearby).serve_with_incoming_shutdown(near, stopped),
-        );
+        let limits = CallLimits::new();
+        let accepted = listen::tcp(tasks, tcp, tls, trusted, audited);
+        let server = known_http2().layer(limits.clone()).layer(gate.clone());
+        serve(tasks, "server_api", server, network.clone(), accepted.known);
+        let server = stranger_http2().layer(limits.clone()).layer(gate.clone());
+        serve(tasks, "server_api", server, network, accepted.strangers);
+        let server = http2().layer(limits).layer(gate);
+        serve(tasks, "local_api", server, nearby, listen::local(tasks, local));
         if let Some(metrics) = self.metrics {
             metrics.spawn(tasks);
         }
@@ -373,6 +437,19 @@ impl App {
     }
 }
 
+/// The X.509 authorities of a bundle whenever it is asked for, DER.
+type Authorities = Arc<dyn Fn() -> Vec<Vec<u8>> + Send + Sync>;
+
+/// The X.509 authorities of the server's own bundle, as plugins ask for them.
+fn own_authorities(cache: &Arc<Cache>) -> Authorities {
+    let cache = Arc::clone(cache);
+    Arc::new(move || {
+        let bundle = cache.own_bundle();
+        let authorities = bundle.iter().flat_map(|own| &own.bundle.x509_authorities);
+        authorities.map(|authority| authority.der.to_vec()).collect()
+    })
+}
+
 impl Running {
     /// Writes the store's log back and closes it; after the tasks have ended.
     pub async fn close(self) {
@@ -380,17 +457,50 @@ impl Running {
     }
 }
 
+/// Serves what is accepted until the tasks end.
+fn serve<S>(
+    tasks: &Tasks,
+    name: &'static str,
+    mut server: Server<Stack<Gate, Stack<CallLimits, Identity>>>,
+    routes: Routes,
+    accepted: mpsc::Receiver<listen::Io<S>>,
+) where
+    listen::Io<S>: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let accepted = ReceiverStream::new(accepted).map(Ok::<_, std::io::Error>);
+    let stopped = tasks.token().clone().cancelled_owned();
+    let served = server.add_routes(routes).serve_with_incoming_shutdown(accepted, stopped);
+    tasks.spawn_critical(name, served);
+}
+
+/// For the local socket.
 fn http2() -> Server {
     Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_header_list_size(MAX_HEAD)
         .initial_connection_window_size(WINDOW)
-        .initial_stream_window_size(WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
 }
 
+/// For clients with a certificate.
+fn known_http2() -> Server {
+    http2().max_connection_age(MAX_CONNECTION_AGE).max_connection_age_grace(MAX_CONNECTION_GRACE)
+}
+
+/// For clients without one.
+fn stranger_http2() -> Server {
+    http2()
+        .max_connection_age(MAX_STRANGER_AGE)
+        .max_connection_age_grace(MAX_STRANGER_GRACE)
+        .initial_connection_window_size(STRANGER_WINDOW)
+        .initial_stream_window_size(STRANGER_WINDOW)
+        .max_concurrent_streams(MAX_STRANGER_STREAMS)
+}
+
 fn store_options(config: &Config) -> StoreOptions {
-    let DataStore::Sqlite(sqlite) = &config.plugins.data_store;
+    let DataStore::Sqlite(sqlite) = &config.plugins.data_store.settings;
     let mut options = match &sqlite.path {
         Some(path) => StoreOptions::file(path),
         None => StoreOptions::memory(),

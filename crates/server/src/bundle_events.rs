@@ -8,16 +8,15 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use signet_base::{Backoff, CancellationToken, SharedClock, Tasks};
+use signet_base::{Backoff, CancellationToken, Tasks};
 use signet_identity::Bundle;
 use signet_pki::{BundlePublisher, Notifier, ports::PortError};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
     cache::{Cache, CachedBundle},
-    config::Plugins,
     metrics::ServerMetrics,
-    plugins::{self, PluginError},
+    plugins::{PluginError, Plugins, Scope, bundle_publisher, notifier},
 };
 
 /// How long passing on one bundle may take.
@@ -46,13 +45,12 @@ pub struct BundleEvents {
 }
 
 impl BundleSink {
-    fn of(plugins: &Plugins, clock: &SharedClock) -> Result<Vec<Self>, PluginError> {
+    fn of(plugins: &Plugins, scope: &Scope<'_>) -> Result<Vec<Self>, PluginError> {
         let notifiers = plugins.notifiers.iter();
-        let notifiers =
-            notifiers.map(|p| plugins::notifier(&p.settings, clock).map(Self::Notifier));
+        let notifiers = notifiers.map(|p| notifier::open(&p.settings, scope).map(Self::Notifier));
         let publishers = plugins.bundle_publishers.iter();
         let publishers =
-            publishers.map(|p| plugins::publisher(&p.settings, clock).map(Self::Publisher));
+            publishers.map(|p| bundle_publisher::open(&p.settings, scope).map(Self::Publisher));
         notifiers.chain(publishers).collect()
     }
 
@@ -103,8 +101,8 @@ impl BundleEvents {
     ///
     /// # Errors
     /// [`PluginError`] when one cannot be made.
-    pub fn new(plugins: &Plugins, clock: &SharedClock) -> Result<Self, PluginError> {
-        let all = BundleSink::of(plugins, clock)?.into_iter().map(watch::Sender::new).collect();
+    pub fn new(plugins: &Plugins, scope: &Scope<'_>) -> Result<Self, PluginError> {
+        let all = BundleSink::of(plugins, scope)?.into_iter().map(watch::Sender::new).collect();
         Ok(Self { all })
     }
 
@@ -145,9 +143,9 @@ impl BundleEvents {
     pub fn prepare(
         &self,
         plugins: &Plugins,
-        clock: &SharedClock,
+        scope: &Scope<'_>,
     ) -> Result<impl FnOnce() + Send + use<'_>, PluginError> {
-        let made = BundleSink::of(plugins, clock)?;
+        let made = BundleSink::of(plugins, scope)?;
         Ok(move || {
             for (old, new) in self.all.iter().zip(made) {
                 old.send_replace(new);

@@ -3,6 +3,10 @@
 //! One task, [`Follower`], reads the store's change feed and writes; everyone else reads. A reader
 //! that must not miss a change that was committed before it was asked (a ban, a deletion) first
 //! awaits [`Cache::fresh`].
+//!
+//! Two places of the feed are told apart: what is *committed*, by whichever server, which the
+//! database says; and what is *applied*, which this memory reflects. A refusal, a ban and an
+//! administrator's right are judged by the first.
 
 mod follow;
 mod node;
@@ -19,15 +23,26 @@ use signet_identity::{
     AuthorizedIndex, Bundle, Entry, EntryId, SelectorSet, SpiffeId, TrustDomain,
 };
 use signet_pki::{tls::BundleSource, x509::TrustBundle};
-use signet_store::Store;
+use signet_store::{FeedPosition, Store, StoreError};
 use tokio::{sync::watch, time::Instant};
-use tonic::Status;
 
 pub use follow::Follower;
 pub use node::NodeRow;
 
 /// How long a reader waits for the feed before it gives up.
 const FRESH_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why memory cannot be brought up to what is committed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotFresh {
+    /// The feed did not catch up in time.
+    #[error("the registration store does not answer")]
+    Late,
+    /// The database cannot be asked.
+    #[error("the registration store does not answer")]
+    Store(#[from] StoreError),
+}
 
 /// A bundle as it was last read.
 #[derive(Debug)]
@@ -55,11 +70,10 @@ pub struct Revisions {
 pub struct Cache {
     store: Store,
     trust_domain: TrustDomain,
-    feed_id: String,
     mirror: RwLock<Mirror>,
     bundles: ArcSwap<HashMap<TrustDomain, Arc<CachedBundle>>>,
-    /// The revision that everything above reflects.
-    applied: watch::Sender<u64>,
+    /// The place of the feed that everything above reflects.
+    applied: watch::Sender<FeedPosition>,
     /// When the store was last seen to work.
     contact: Mutex<Instant>,
     all: watch::Sender<Revisions>,
@@ -79,7 +93,6 @@ impl Cache {
     pub async fn load(
         store: Store,
         trust_domain: TrustDomain,
-        feed_id: String,
     ) -> Result<(Arc<Self>, Follower), signet_store::StoreError> {
         let cache = Arc::new(Self {
             mirror: RwLock::new(Mirror {
@@ -87,34 +100,34 @@ impl Cache {
                 nodes: HashMap::new(),
             }),
             bundles: ArcSwap::default(),
-            applied: watch::Sender::new(0),
+            applied: watch::Sender::new(FeedPosition { epoch: "".into(), revision: 0 }),
             contact: Mutex::new(Instant::now()),
             all: watch::Sender::new(Revisions::default()),
             agents: Mutex::default(),
             store,
             trust_domain,
-            feed_id,
         });
         let follower = Follower::new(Arc::clone(&cache));
         follower.reload().await?;
         Ok((cache, follower))
     }
 
-    /// Waits until every change that is committed now is visible here.
+    /// Waits until every change that is committed now, by whichever server, is visible here.
     ///
     /// # Errors
-    /// `Unavailable` when the feed does not catch up.
-    pub async fn fresh(&self) -> Result<(), Status> {
-        let target = self.store.revision();
-        if *self.applied.borrow() >= target {
-            return Ok(());
-        }
-        let mut applied = self.applied.subscribe();
-        let caught_up = applied.wait_for(|revision| *revision >= target);
-        match tokio::time::timeout(FRESH_DEADLINE, caught_up).await {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(Status::unavailable("the registration store does not answer")),
-        }
+    /// [`NotFresh`] when the database cannot be asked, or the feed does not catch up.
+    pub async fn fresh(&self) -> Result<(), NotFresh> {
+        let caught_up = async {
+            let committed = self.store.committed().await?;
+            if self.applied.borrow().has_reached(&committed) {
+                return Ok(());
+            }
+            let mut applied = self.applied.subscribe();
+            let reached = applied.wait_for(|applied| applied.has_reached(&committed)).await;
+            reached.map(drop).map_err(|_| NotFresh::Late)
+        };
+        let answer = tokio::time::timeout(FRESH_DEADLINE, caught_up).await;
+        answer.unwrap_or(Err(NotFresh::Late))
     }
 
     /// How long ago the store was last seen to work.
@@ -189,12 +202,12 @@ impl Cache {
 
     /// The revision of the store that is reflected here.
     pub fn revision(&self) -> u64 {
-        *self.applied.borrow()
+        self.applied.borrow().revision
     }
 
     /// Names the history that revisions belong to.
-    pub fn feed_id(&self) -> &str {
-        &self.feed_id
+    pub fn feed_id(&self) -> Arc<str> {
+        Arc::clone(&self.applied.borrow().epoch)
     }
 
     /// The newest changes, now and as they come: those that concern `agent`, or all of them.

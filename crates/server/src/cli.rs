@@ -29,6 +29,7 @@ use signet_daemon::{
 
 use self::env::{CliError, Env};
 use crate::{
+    backup::{self, BackupFlags, RestoreFlags},
     config::RunFlags,
     migrate::{self, MigrateFlags},
     run,
@@ -89,6 +90,9 @@ pub enum Command {
     /// Look after attested agents
     #[command(subcommand)]
     Agent(agent::Command),
+    // Its own help text says what it does.
+    #[allow(missing_docs, reason = "the flags carry the text")]
+    Backup(Box<BackupFlags>),
     /// Look after trust bundles
     #[command(subcommand)]
     Bundle(bundle::Command),
@@ -120,6 +124,9 @@ pub enum Command {
     // Its own help text says what it does.
     #[allow(missing_docs, reason = "the flags carry the text")]
     Migrate(Box<MigrateFlags>),
+    // Its own help text says what it does.
+    #[allow(missing_docs, reason = "the flags carry the text")]
+    Restore(Box<RestoreFlags>),
     /// Run the server
     Run(Box<RunFlags>),
     /// Make join tokens for agents
@@ -147,6 +154,8 @@ pub fn main() -> ExitCode {
         cli::parse::<Cli>(name, args).map(|cli| cli.command.into())
     };
     match command {
+        Ok(AllCommands::Usual(Command::Backup(flags))) => backup::run_backup(program, &flags),
+        Ok(AllCommands::Usual(Command::Restore(flags))) => backup::run_restore(program, &flags),
         Ok(AllCommands::Usual(Command::Migrate(flags))) => migrate::run(program, &flags),
         Ok(AllCommands::Usual(Command::Run(flags))) => run::run(program, &flags),
         Ok(AllCommands::Usual(Command::Validate(flags))) => run::validate(program, &flags),
@@ -210,8 +219,10 @@ async fn dispatch(command: AllCommands, env: &mut Env) -> Result<(), CliError> {
         Command::Token(command) => token::run(command, env).await,
         Command::Upstreamauthority(command) => upstreamauthority::run(command, env).await,
         Command::X509(command) => x509::run(command, env).await,
-        Command::Migrate(_) | Command::Run(_) | Command::Validate(_) => {
-            Err(CliError::failed("this command does not talk to a server"))
-        }
+        Command::Backup(_)
+        | Command::Migrate(_)
+        | Command::Restore(_)
+        | Command::Run(_)
+        | Command::Validate(_) => Err(CliError::failed("this command does not talk to a server")),
     }
 }

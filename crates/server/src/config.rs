@@ -3,27 +3,19 @@
 //! A [`Config`] is fully checked: nothing is bound, opened or created while it is made, and no
 //! I/O happens besides reading the files it names as configuration.
 
-mod database;
 mod federation;
 mod flags;
-mod kubernetes;
 mod load;
-mod plugins;
-mod plugins_decode;
 
 use std::{path::PathBuf, time::Duration};
 
-use signet_daemon::config::{Cidr, HealthSettings, LogSettings, TelemetrySettings};
+use signet_config::{Cidr, HealthSettings, LogSettings, TelemetrySettings};
 use signet_identity::{FederationRelationship, SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 
 pub use flags::RunFlags;
-pub use plugins::{
-    BundlePublisher, Configured, CredentialComposer, DataStore, DiskKeyManager, DiskUpstream,
-    HttpChallenge, K8sBundle, K8sBundleCluster, K8sCluster, K8sConfigMap, K8sConfigMapCluster,
-    K8sPsat, KeyManager, NodeAttestor, Notifier, PluginSource, Plugins, SealKey, SqliteStore,
-    UpstreamAuthority, X509Pop, X509PopMode,
-};
+
+use crate::plugins::Plugins;
 
 /// Everything `signet-server run` was told.
 #[derive(Clone, Debug)]
@@ -88,6 +80,9 @@ pub struct CaSettings {
     pub subject: CaSubject,
     /// `ca_ttl`, default 24 hours: the lifetime of X.509 and JWT authorities.
     pub ttl: Duration,
+    /// The flag `-replaceLostKeys`: whether a new authority is made when the key of the one that
+    /// signs was lost.
+    pub replace_lost_keys: bool,
 }
 
 /// The subject of X.509 authorities.

@@ -2,17 +2,29 @@
 //!
 //! Whoever has an identity has a bucket of its own, so that agents behind one address do not
 //! starve each other; everyone else shares the bucket of their address.
+//!
+//! An attestation is not counted before it is known what it was. One that succeeds counts for the
+//! agent that it is of. One that fails counts for the identity that the caller presented, else for
+//! its address, and what waits is the answer to it: whoever fails in a loop delays itself, and not
+//! the agents behind the same address.
 
-use std::{net::IpAddr, sync::Arc};
+mod calls;
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use signet_base::{RateLimitError, RateLimiter};
+use signet_daemon::listen::counted_address;
 use signet_identity::SpiffeId;
 use tonic::Status;
 
 use crate::{caller::Caller, config};
 
-/// Attestations per second and caller.
+pub use calls::CallLimits;
+
+/// Attestations per second and agent, and failed ones per second and caller.
 pub const ATTEST_PER_SECOND: u32 = 1;
+/// The longest that the answer to a failed attestation is held back.
+const LONGEST_DELAY: Duration = Duration::from_secs(30);
 /// Signatures, and published keys, per second and caller.
 pub const SIGN_PER_SECOND: u32 = 500;
 /// Status reports per second and caller.
@@ -21,8 +33,6 @@ pub const STATUS_PER_SECOND: u32 = 10;
 /// Which bucket a call draws from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// AttestAgent.
-    Attest,
     /// NewJWTSVID.
     SignJwt,
     /// BatchNewX509SVID (one for each SVID), RenewAgent, NewDownstreamX509CA.
@@ -83,7 +93,6 @@ impl Limits {
     ) -> Result<(), Status> {
         let Some(addr) = caller.addr() else { return Ok(()) };
         let bucket = match limit {
-            Limit::Attest => self.inner.attest.as_ref(),
             Limit::SignJwt => self.inner.sign_jwt.as_ref(),
             Limit::SignX509 => self.inner.sign_x509.as_ref(),
             Limit::Status => Some(&self.inner.status),
@@ -91,16 +100,40 @@ impl Limits {
         };
         let Some(bucket) = bucket else { return Ok(()) };
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-        let key = match caller.spiffe_id() {
-            Some(id) if limit != Limit::Attest => Key::Identity(id.clone()),
-            _ => Key::Address(addr.ip().to_canonical()),
-        };
-        bucket.acquire(&key, cost).await.map_err(|error: RateLimitError| {
-            Status::resource_exhausted(format!(
-                "rejecting request due to {doing} rate limiting: {error}"
-            ))
-        })
+        let key = Key::of(caller, addr.ip());
+        bucket.acquire(&key, cost).await.map_err(|error| refused(doing, error))
     }
+
+    /// Waits until one more attestation of this agent may succeed.
+    ///
+    /// # Errors
+    /// `ResourceExhausted` when the wait would be too long.
+    pub async fn attested(&self, caller: &Caller, agent: &SpiffeId) -> Result<(), Status> {
+        let (Some(bucket), Some(_)) = (&self.inner.attest, caller.addr()) else { return Ok(()) };
+        let key = Key::Identity(agent.clone());
+        bucket.acquire(&key, 1).await.map_err(|error| refused("attest agent", error))
+    }
+
+    /// Waits until the caller may be told that its attestation failed.
+    pub async fn attestation_failed(&self, caller: &Caller) {
+        let (Some(bucket), Some(addr)) = (&self.inner.attest, caller.addr()) else { return };
+        if bucket.acquire(&Key::of(caller, addr.ip()), 1).await.is_err() {
+            tokio::time::sleep(LONGEST_DELAY).await;
+        }
+    }
+}
+
+impl Key {
+    fn of(caller: &Caller, addr: IpAddr) -> Self {
+        match caller.spiffe_id() {
+            Some(id) => Self::Identity(id.clone()),
+            None => Self::Address(counted_address(addr)),
+        }
+    }
+}
+
+fn refused(doing: &str, error: RateLimitError) -> Status {
+    Status::resource_exhausted(format!("rejecting request due to {doing} rate limiting: {error}"))
 }
 
 #[cfg(test)]
@@ -138,19 +171,53 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn attestation_counts_by_address_whoever_it_is_and_local_callers_never() {
+    async fn failed_attestations_of_an_address_delay_themselves_and_nobody_else() {
         let limits = Limits::new(config::RateLimits::default());
+        let failing = |from: String| {
+            let limits = limits.clone();
+            tokio::spawn(async move {
+                loop {
+                    limits.attestation_failed(&remote(&from, None)).await;
+                }
+            })
+        };
+        // In both spellings of one address.
+        for n in 1..=30 {
+            failing(format!("10.0.0.1:{n}"));
+            failing(format!("[::ffff:10.0.0.1]:{n}"));
+        }
+        tokio::time::sleep(std::time::Duration::from_secs(60)).await;
         let begun = tokio::time::Instant::now();
-        let (v4, mapped) = (remote("10.0.0.1:1", None), remote("[::ffff:10.0.0.1]:9", None));
-        limits.acquire(&v4, Limit::Attest, 1, "x").await.unwrap();
-        limits.acquire(&mapped, Limit::Attest, 1, "x").await.unwrap();
-        assert_eq!(begun.elapsed().as_secs(), 1, "one address in two forms");
+        let honest = remote("10.0.0.1:1", None);
+        for agent in ["spiffe://td/spire/agent/a", "spiffe://td/spire/agent/b"] {
+            limits.attested(&honest, &agent.parse().unwrap()).await.unwrap();
+        }
+        // One that presents an SVID counts by that, even where it fails.
+        let known = remote("10.0.0.1:1", Some("spiffe://td/spire/agent/c"));
+        limits.attestation_failed(&known).await;
+        assert_eq!(begun.elapsed(), std::time::Duration::ZERO);
+        limits.attestation_failed(&honest).await;
+        assert!(begun.elapsed() > std::time::Duration::from_secs(20), "it counts for its address");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_attests_again_and_again_waits_and_local_callers_never_do() {
+        let limits = Limits::new(config::RateLimits::default());
+        let agent: SpiffeId = "spiffe://td/spire/agent/a".parse().unwrap();
+        let begun = tokio::time::Instant::now();
+        for n in 0..5 {
+            let from = format!("10.0.0.{n}:1");
+            limits.attested(&remote(&from, None), &agent).await.unwrap();
+            assert_eq!(begun.elapsed().as_secs(), n);
+        }
         let local = caller(Peer::Local(LocalPeer { pid: None, uid: 0, gid: 0 }));
         for _ in 0..1000 {
-            limits.acquire(&local, Limit::Attest, 1, "x").await.unwrap();
+            limits.attested(&local, &agent).await.unwrap();
+            limits.attestation_failed(&local).await;
         }
-        let refused = limits.acquire(&v4, Limit::SignX509, 501, "signing").await.unwrap_err();
+        let one = remote("10.0.0.1:1", None);
+        let refused = limits.acquire(&one, Limit::SignX509, 501, "signing").await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
-        assert_eq!(begun.elapsed().as_secs(), 1);
+        assert_eq!(begun.elapsed().as_secs(), 4);
     }
 }

@@ -15,11 +15,14 @@ use std::{path::PathBuf, process::ExitCode};
 use signet_base::SystemClock;
 use signet_daemon::{
     cli::{EXIT_FAILED, EXIT_USAGE, Output},
-    config::CommonFlags,
+    flags::CommonFlags,
     program::Program,
 };
 
-use crate::config::{Config, DataStore, KeyManager, RunFlags};
+use crate::{
+    config::{Config, RunFlags},
+    plugins::{data_store::DataStore, key_manager::KeyManager},
+};
 
 pub use report::Report;
 
@@ -99,12 +102,21 @@ pub enum MigrateError {
     /// A server runs on the data directory.
     #[error("the server must be stopped first")]
     Running(#[from] signet_daemon::process::LockError),
+    /// Which journal is the server's own cannot be found out.
+    #[error(transparent)]
+    ServerId(#[from] crate::server_id::ServerIdError),
     /// The store of the configuration cannot be opened.
     #[error(transparent)]
     Open(#[from] signet_store::OpenError),
     /// Rows cannot be carried over.
     #[error("{} rows cannot be carried over (-skipInvalid leaves them out):\n  {}", .0.len(), .0.join("\n  "))]
     Skipped(Vec<String>),
+    /// A process has SPIRE's database open.
+    #[error(
+        "{0} is open in another process: stop SPIRE's server first, for what it still issues and \
+         registers would be missing here"
+    )]
+    SpireRuns(PathBuf),
     /// SPIRE's database cannot be read or written.
     #[error(transparent)]
     Spire(#[from] signet_store::spire::SpireError),
@@ -182,7 +194,7 @@ pub async fn migrate(
 
 /// The store's file.
 fn store_path(config: &Config) -> Result<&PathBuf, MigrateError> {
-    let DataStore::Sqlite(sqlite) = &config.plugins.data_store;
+    let DataStore::Sqlite(sqlite) = &config.plugins.data_store.settings;
     sqlite.path.as_ref().ok_or_else(|| {
         MigrateError::Usage(format!(
             "connection_string in {} names a database in memory, which ends with the program",
@@ -192,7 +204,7 @@ fn store_path(config: &Config) -> Result<&PathBuf, MigrateError> {
 }
 
 /// The settings of the disk key manager, if that is the one.
-fn disk_keys(config: &Config) -> Option<&crate::config::DiskKeyManager> {
+fn disk_keys(config: &Config) -> Option<&crate::plugins::key_manager::DiskKeys> {
     match &*config.plugins.key_manager {
         KeyManager::Disk(disk) => Some(disk),
         KeyManager::Memory => None,

@@ -6,8 +6,9 @@ use signet_base::SharedClock;
 use signet_identity::{Bundle, TrustDomain};
 use signet_store::Store;
 
-/// Under which name the store keeps the CA journal of a server that has its store to itself.
-pub const JOURNAL_NAME: &str = "server";
+/// Under which name a store holds a CA journal that no server has taken over yet: one of a
+/// migration, or of version 0.1.
+pub const UNCLAIMED_JOURNAL: &str = "server";
 
 /// Journal and own bundle in the registration store.
 #[derive(Clone, Debug)]
@@ -15,24 +16,30 @@ pub struct AuthorityStore {
     store: Store,
     trust_domain: TrustDomain,
     clock: SharedClock,
+    server_id: String,
 }
 
 impl AuthorityStore {
-    /// The ports of a server for `trust_domain`.
-    pub fn new(store: Store, trust_domain: TrustDomain, clock: SharedClock) -> Self {
-        Self { store, trust_domain, clock }
+    /// The ports of the server with this ID (see [`crate::server_id`]) for `trust_domain`.
+    pub fn new(
+        store: Store,
+        trust_domain: TrustDomain,
+        clock: SharedClock,
+        server_id: String,
+    ) -> Self {
+        Self { store, trust_domain, clock, server_id }
     }
 }
 
 #[async_trait]
 impl JournalStore for AuthorityStore {
     async fn load(&self) -> Result<Option<Vec<u8>>, PortError> {
-        let read = self.store.journal(JOURNAL_NAME).await;
+        let read = self.store.journal(&self.server_id).await;
         read.map_err(|error| PortError::new("reading the CA journal", error))
     }
 
     async fn save(&self, data: Vec<u8>) -> Result<(), PortError> {
-        let written = self.store.put_journal(JOURNAL_NAME, &data, self.clock.unix()).await;
+        let written = self.store.put_journal(&self.server_id, &data, self.clock.unix()).await;
         written.map_err(|error| PortError::new("writing the CA journal", error))
     }
 }

@@ -33,18 +33,26 @@ pub fn run(program: Program, flags: &RunFlags) -> ExitCode {
     }
 }
 
-/// Checks the configuration as [`run`] does, and opens, binds and creates nothing.
+/// Checks the configuration as [`run`] does, and reads the files that its plugins name; opens, binds
+/// and creates nothing. Such a file that is missing or wrong is a failure, as it is when the server
+/// starts.
 pub fn validate(program: Program, flags: &RunFlags) -> ExitCode {
-    match load(program, flags) {
-        Ok(config) => {
-            for warning in &config.warnings {
-                eprintln!("warning: {warning}");
-            }
-            println!("{} server configuration file is valid.", name(program));
-            ExitCode::SUCCESS
-        }
-        Err(code) => code,
+    let config = match load(program, flags) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    for warning in &config.warnings {
+        eprintln!("warning: {warning}");
     }
+    let problems = config.plugins.check(&config.trust_domain, &SystemClock::shared());
+    for problem in &problems {
+        eprintln!("{}: {problem}", program.server_name());
+    }
+    if !problems.is_empty() {
+        return ExitCode::FAILURE;
+    }
+    println!("{} server configuration file is valid.", name(program));
+    ExitCode::SUCCESS
 }
 
 fn name(program: Program) -> &'static str {
@@ -73,6 +81,9 @@ fn serve(config: Config) -> anyhow::Result<()> {
         let log = logging::init(&config.log, std::sync::Arc::clone(&clock))?;
         process::restrict_umask();
         process::raise_nofile();
+        if let Err(error) = process::protect_memory() {
+            tracing::warn!(%error, "Keys in memory are not kept from core dumps");
+        }
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             trust_domain = %config.trust_domain,

@@ -25,6 +25,7 @@ use signet_api::pb::spire::api::{
     },
     types,
 };
+use signet_authority::AuthorityKind;
 use signet_base::{Clock, SharedClock, TestClock};
 use signet_identity::SpiffeId;
 use signet_pki::{
@@ -187,12 +188,12 @@ async fn an_upstream_authority_on_disk_signs_the_ca_and_may_be_exchanged() {
     let authority = &server.context.authority;
     let first = authority.view().borrow().x509.active.clone().unwrap();
     assert!(!first.upstream_authority_id.is_empty());
-    authority.taint_x509(&first.authority_id).await.unwrap_err();
+    authority.taint(AuthorityKind::X509, &first.authority_id).await.unwrap_err();
 
     write_upstream(server.dir.path(), &server.clock);
-    let prepared = authority.prepare_x509().await.unwrap();
+    let prepared = authority.prepare(AuthorityKind::X509).await.unwrap();
     assert_ne!(prepared.upstream_authority_id, first.upstream_authority_id);
-    authority.activate_x509(&prepared.authority_id).await.unwrap();
+    authority.activate(AuthorityKind::X509, &prepared.authority_id).await.unwrap();
     server.context.cache.fresh().await.unwrap();
     let renewed = server.agent().await;
     renewed.entries(&server).await.unwrap();
@@ -218,12 +219,12 @@ async fn a_taint_renews_the_servers_own_svid_at_once() {
     let issuer =
         |chain: &Arc<[Arc<[u8]>]>| Certificate::from_der(&chain[0]).unwrap().authority_key_id_hex();
     assert_eq!(issuer(&own.borrow_and_update()), first);
-    let prepared = authority.prepare_x509().await.unwrap().authority_id;
-    authority.activate_x509(&prepared).await.unwrap();
-    authority.taint_x509(&first).await.unwrap();
+    let prepared = authority.prepare(AuthorityKind::X509).await.unwrap().authority_id;
+    authority.activate(AuthorityKind::X509, &prepared).await.unwrap();
+    authority.taint(AuthorityKind::X509, &first).await.unwrap();
     own.changed().await.unwrap();
     assert_eq!(issuer(&own.borrow()), prepared);
-    authority.revoke_x509(&first).await.unwrap();
+    authority.revoke(AuthorityKind::X509, &first).await.unwrap();
     server.context.cache.fresh().await.unwrap();
     server.agent().await.entries(&server).await.unwrap();
     server.stop().await;

@@ -10,14 +10,19 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use signet_daemon::{
-    config::{CommonFlags, LogFormat, LogLevel, PluginSource, parse},
-    program::Program,
-};
+use signet_config::{LogFormat, LogLevel, PluginSource, parse};
+use signet_daemon::{flags::CommonFlags, program::Program};
 use signet_identity::BundleEndpointProfile;
 use signet_pki::KeyType;
-use signet_server::config::{
-    Config, DataStore, KeyManager, NodeAttestor, RunFlags, SealKey, UpstreamAuthority, X509PopMode,
+use signet_server::{
+    config::{Config, RunFlags},
+    plugins::{
+        Plugins,
+        data_store::DataStore,
+        key_manager::{KeyManager, SealKey},
+        node_attestor::{NodeAttestor, X509PopMode},
+        upstream_authority::UpstreamAuthority,
+    },
 };
 
 const PLUGINS: &str = r#"
@@ -67,7 +72,7 @@ fn every_sample_is_accepted() {
 fn the_defaults_are_those_of_spire() {
     let config = good("");
     assert_eq!((config.bind_address.as_str(), config.bind_port), ("0.0.0.0", 8081));
-    assert_eq!(config.socket_path, PathBuf::from("/tmp/signet-server/private/api.sock"));
+    assert_eq!(config.socket_path, PathBuf::from("/run/signet-server/private/api.sock"));
     assert_eq!(config.ca.key_type, KeyType::EcP256);
     assert_eq!(config.ca.jwt_key_type, KeyType::EcP256);
     assert_eq!(config.ca.ttl, Duration::from_secs(24 * 3600));
@@ -239,11 +244,11 @@ fn plugins_become_typed_values() {
          CredentialComposer uniqueid {{}}"
     ))
     .unwrap();
-    let DataStore::Sqlite(store) = &config.plugins.data_store;
+    let DataStore::Sqlite(store) = &config.plugins.data_store.settings;
     assert_eq!(store.path.as_deref(), Some("d".as_ref()));
     let KeyManager::Disk(disk) = &config.plugins.key_manager.settings else { panic!() };
     assert_eq!(disk.seal, Some(SealKey::KeyFile("s".into())));
-    let names: Vec<_> = config.plugins.node_attestors.iter().map(|plugin| plugin.name()).collect();
+    let names: Vec<_> = config.plugins.node_attestors.iter().map(|plugin| plugin.name).collect();
     assert_eq!(names, ["x509pop", "join_token"]);
     let NodeAttestor::X509Pop(pop) = &config.plugins.node_attestors[0].settings else { panic!() };
     assert_eq!(pop.mode, X509PopMode::Spiffe { svid_prefix: "/p/".to_owned() });
@@ -322,7 +327,7 @@ fn a_plugin_data_file_is_read_and_read_again() {
         "{STORE} KeyManager memory {{}} UpstreamAuthority \"disk\" {{ plugin_data_file = {file:?} }}"
     ))
     .unwrap();
-    let cert = |plugins: &signet_server::config::Plugins| {
+    let cert = |plugins: &Plugins| {
         let upstream = plugins.upstream_authority.as_ref().unwrap();
         assert_eq!(upstream.source, PluginSource::File(file.clone()));
         let UpstreamAuthority::Disk(disk) = &upstream.settings;

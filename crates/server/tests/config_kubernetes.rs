@@ -8,9 +8,16 @@
     reason = "a test ends where it fails"
 )]
 
-use signet_daemon::{config::parse, program::Program};
+use signet_config::parse;
+use signet_daemon::program::Program;
 use signet_k8s::bundle::BundleFormat;
-use signet_server::config::{BundlePublisher, Config, K8sBundleCluster, Notifier, RunFlags};
+use signet_server::{
+    config::{Config, RunFlags},
+    plugins::{
+        bundle_publisher::BundlePublisher,
+        notifier::{K8sBundleCluster, Notifier},
+    },
+};
 
 fn load(name: &str, plugins: &str) -> Config {
     let store = r#"DataStore "sql" { plugin_data { database_type = "sqlite3"
@@ -121,4 +128,15 @@ fn what_works_but_not_as_one_may_think_is_warned_about() {
         let warnings = load("s.conf", &text).warnings;
         assert!(warnings.iter().any(|w| w.contains(wanted)), "{wanted}: {warnings:?}");
     }
+}
+
+#[test]
+fn token_review_is_always_used_and_the_setting_that_asks_for_it_is_accepted_with_a_warning() {
+    let config = load(
+        "s.conf",
+        "NodeAttestor \"k8s_psat\" { plugin_data { clusters = { \"c\" = { \
+         use_token_review_api_validation = true service_account_allow_list = [\"a:b\"] } } } }",
+    );
+    let warning = config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    assert!(warning.contains("use_token_review_api_validation"), "{warning}");
 }

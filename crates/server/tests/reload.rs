@@ -12,6 +12,7 @@ mod support;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use signet_authority::AuthorityKind;
 use signet_base::{SharedClock, Tasks, TestClock};
 use signet_daemon::{
     logging::{LogSettings, with_writer},
@@ -86,7 +87,7 @@ async fn keys_move_with_their_settings_and_a_wrong_file_changes_nothing() {
     let keys = |name: &str| DiskKeyManager::open(path.join(name), Sealing::Off).unwrap();
     assert_eq!(keys("second.json").export().len(), keys("first.json").export().len());
     // The next key goes there, and there only.
-    authority.prepare_x509().await.unwrap();
+    authority.prepare(AuthorityKind::X509).await.unwrap();
     let (first, second) = (keys("first.json").export(), keys("second.json").export());
     assert_eq!((first.len() + 1, second.len()), (second.len(), 3));
 

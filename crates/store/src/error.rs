@@ -81,7 +81,7 @@ pub enum OpenError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Another process held the database longer than the busy timeout.
+    /// Another process held the database longer than the busy timeout. The call may be repeated.
     #[error("{doing}: the database is locked by another process")]
     Busy {
         /// What was being done.
@@ -107,19 +107,25 @@ pub enum StoreError {
         /// What was being done.
         doing: &'static str,
     },
+    /// The store was to be filled, and is not empty. Nothing was changed.
+    #[error("{doing}: the store is not empty")]
+    NotEmpty {
+        /// What was being done.
+        doing: &'static str,
+    },
     /// The file or its directory cannot be written.
     #[error("{doing}: the database is read-only; nothing was changed")]
     ReadOnly {
         /// What was being done.
         doing: &'static str,
     },
-    /// Anything else that SQLite reports.
+    /// Anything else that the database reports.
     #[error("{doing}")]
-    Sqlite {
+    Database {
         /// What was being done.
         doing: &'static str,
-        /// What SQLite said.
+        /// What the database said.
         #[source]
-        source: sqlx::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
 }

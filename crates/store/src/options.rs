@@ -1,6 +1,8 @@
 //! Where the database is and how it is opened.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use crate::Observer;
 
 /// How to open a [`crate::Store`].
 #[derive(Clone, Debug)]
@@ -8,10 +10,12 @@ pub struct StoreOptions {
     pub(crate) location: Location,
     /// How many connections read beside the writer.
     pub readers: u32,
-    /// How long to wait for a lock that another process holds.
+    /// How long a transaction waits for a lock that another process holds, all its tries
+    /// together.
     pub busy_timeout: Duration,
     /// Refuse to share the file with another store that is exclusive too, in this process or
-    /// another: a server's memory follows only what it writes itself.
+    /// another. An exclusive store takes it that nobody else writes: it answers from memory how
+    /// far the change feed has come, which costs nothing.
     pub exclusive: bool,
     /// Refuse a schema that is not up to date instead of migrating it.
     pub disable_migration: bool,
@@ -19,6 +23,8 @@ pub struct StoreOptions {
     pub changes_max_age: i64,
     /// …but never more rows than this.
     pub changes_max_rows: u64,
+    /// Is told of every operation.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +61,7 @@ impl StoreOptions {
             disable_migration: false,
             changes_max_age: 24 * 60 * 60,
             changes_max_rows: 200_000,
+            observer: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod blobs;
 mod read;
+mod running;
 mod schema;
 mod wire;
 mod write;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use crate::Contents;
 
 pub use read::read;
+pub use running::is_open;
 pub use write::write;
 
 /// The schema version that is read and written.

@@ -1,391 +1,125 @@
-//! The handle: one connection that writes, a few that read.
+//! The store behind its port.
 
 use std::{
-    fs::File,
-    ops::{Deref, DerefMut},
-    sync::{Arc, PoisonError},
+    convert::Infallible,
+    ops::Deref,
+    sync::{Arc, Mutex, PoisonError},
 };
 
-use sqlx::{
-    Connection, Row, Sqlite, SqliteConnection, SqlitePool, pool::PoolConnection, sqlite::SqliteRow,
-};
-use tokio::sync::{MappedMutexGuard, Mutex, MutexGuard, watch};
+use signet_identity::{AttestedNode, Bundle, JwtAuthority, SpiffeId, TrustDomain};
 
-use crate::{
-    Change, ChangeKind, ChangedTo, OpenError, StoreError, StoreOptions,
-    changes::Recent,
-    fault::{Fault, doing},
-    open,
-    sql::{self, Answers, Batch},
-    terms::Index,
-};
+use crate::{DataStore, OpenError, StoreError, StoreOptions, sqlite::SqliteStore};
 
-/// The registration store. Cheap to clone; all clones share the connections.
-#[derive(Clone)]
-pub struct Store {
-    pub(crate) inner: Arc<Inner>,
-}
+/// A registration store, whichever it is. Cheap to clone; all clones are the same store.
+///
+/// What it can do is in the traits of [`DataStore`]; here are a few conveniences that a
+/// dyn-compatible trait cannot have.
+#[derive(Clone, Debug)]
+pub struct Store(Arc<dyn DataStore>);
 
-pub(crate) struct Inner {
-    /// `None` once closed.
-    writer: Mutex<Option<Connected>>,
-    /// `None` for a database in memory: then the writer reads too.
-    readers: Option<SqlitePool>,
-    revision: watch::Sender<u64>,
-    /// Changed before `revision` grows.
-    recent: std::sync::Mutex<Recent>,
-    pub(crate) options: StoreOptions,
-}
+impl Deref for Store {
+    type Target = dyn DataStore;
 
-impl std::fmt::Debug for Store {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Store(..)")
+    fn deref(&self) -> &Self::Target {
+        &*self.0
     }
 }
 
 impl Store {
-    /// Opens (or creates) the database and brings its schema up to date.
+    /// Opens (or creates) the SQLite database and brings its schema up to date.
     ///
     /// # Errors
     /// [`OpenError`]; the file is then as it was.
     pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
-        let opened = open::open(&options).await?;
-        let inner = Inner {
-            writer: Mutex::new(Some(Connected {
-                conn: opened.writer,
-                unsettled: false,
-                _lock: opened.lock,
-            })),
-            readers: opened.readers,
-            revision: watch::Sender::new(opened.revision),
-            recent: std::sync::Mutex::default(),
-            options,
-        };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self::new(Arc::new(SqliteStore::open(options).await?)))
     }
 
-    /// Whether the database answers a read.
+    /// A store of another kind.
+    pub fn new(store: Arc<dyn DataStore>) -> Self {
+        Self(store)
+    }
+
+    /// The newest revision that this process knows of.
+    pub fn revision(&self) -> u64 {
+        self.known().revision
+    }
+
+    /// [`crate::Nodes::rewrite_node`] for closures that move what they hold; `change` is cloned
+    /// for each try of the transaction.
     ///
     /// # Errors
-    /// [`StoreError`] when it does not.
-    pub async fn ping(&self) -> Result<(), StoreError> {
-        doing("checking the database", async {
-            let mut conn = self.read().await?;
-            sqlx::query("SELECT version FROM signet_schema").fetch_one(&mut *conn).await?;
-            Ok(())
-        })
-        .await
+    /// [`StoreError`]; then nothing was changed.
+    pub async fn update_node(
+        &self,
+        id: &SpiffeId,
+        now: i64,
+        change: impl FnOnce(&mut AttestedNode) -> bool + Clone + Send + Sync,
+    ) -> Result<Option<(AttestedNode, bool)>, StoreError> {
+        self.rewrite_node(id, now, &|node| change.clone()(node)).await
     }
 
-    /// Waits for the running transaction, checkpoints the log into the database file and closes
-    /// every connection. Later calls fail with [`StoreError::Closed`].
-    pub async fn close(&self) {
-        if let Some(readers) = &self.inner.readers {
-            readers.close().await;
-        }
-        let writer = self.inner.writer.lock().await.take();
-        if let Some(writer) = writer
-            && let Err(error) = writer.conn.close().await
-        {
-            tracing::warn!(%error, "closing the database");
-        }
-    }
-
-    /// The newest revision, now and whenever it grows; 0 in a new database.
+    /// [`crate::Bundles::rewrite_bundle`] with an answer: an error leaves all as it was. Returns
+    /// the bundle as it is then, and what `change` answered. `change` is cloned for each try of
+    /// the transaction.
     ///
-    /// A value appears after its transaction is on disk and is readable at once.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.inner.revision.subscribe()
-    }
-
-    /// The newest revision now.
-    pub fn revision(&self) -> u64 {
-        *self.inner.revision.borrow()
-    }
-
-    /// A connection to read with.
-    pub(crate) async fn read(&self) -> Result<Reader<'_>, Fault> {
-        match &self.inner.readers {
-            Some(pool) => Ok(Reader::Pool(pool.acquire().await?)),
-            None => {
-                let mut writer = self.lock().await?;
-                writer.connected.settle().await?;
-                Ok(Reader::Writer(writer.connected))
-            }
-        }
-    }
-
-    /// Waits for the writing connection.
-    pub(crate) async fn lock(&self) -> Result<Writer<'_>, Fault> {
-        let guard = self.inner.writer.lock().await;
-        match MutexGuard::try_map(guard, Option::as_mut) {
-            Ok(connected) => Ok(Writer { store: self, connected }),
-            Err(_closed) => Err(Fault::Closed),
-        }
-    }
-
-    /// The newest changes made here. Whole whenever its lock is free.
-    pub(crate) fn recent(&self) -> std::sync::MutexGuard<'_, Recent> {
-        self.inner.recent.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn publish(&self, revision: u64) {
-        self.inner.revision.send_if_modified(|newest| {
-            let grown = revision > *newest;
-            *newest = (*newest).max(revision);
-            grown
-        });
-    }
-}
-
-/// A connection to read with.
-pub(crate) enum Reader<'s> {
-    Pool(PoolConnection<Sqlite>),
-    Writer(MappedMutexGuard<'s, Connected>),
-}
-
-impl Deref for Reader<'_> {
-    type Target = SqliteConnection;
-
-    fn deref(&self) -> &SqliteConnection {
-        match self {
-            Self::Pool(conn) => conn,
-            Self::Writer(writer) => &writer.conn,
-        }
-    }
-}
-
-impl DerefMut for Reader<'_> {
-    fn deref_mut(&mut self) -> &mut SqliteConnection {
-        match self {
-            Self::Pool(conn) => conn,
-            Self::Writer(writer) => &mut writer.conn,
-        }
-    }
-}
-
-/// The writing connection.
-pub(crate) struct Connected {
-    conn: SqliteConnection,
-    /// A transaction was begun, and it is not known to have ended. Our own statements and our own
-    /// mark, for SQLite ends some by itself (when the disk is full), which the library's
-    /// transactions do not expect.
-    unsettled: bool,
-    /// Let go of when the store is closed.
-    _lock: Option<File>,
-}
-
-impl Connected {
-    /// Rolls back what was left open.
-    async fn settle(&mut self) -> Result<(), Fault> {
-        if !self.unsettled {
-            return Ok(());
-        }
-        if let Err(error) = sqlx::query("ROLLBACK").execute(&mut self.conn).await {
-            // The plain code 1: there is no transaction to roll back.
-            let code = error.as_database_error().and_then(|error| error.code());
-            if code.as_deref() != Some("1") {
-                return Err(error.into());
-            }
-        }
-        self.unsettled = false;
-        Ok(())
-    }
-}
-
-/// The writing connection, held.
-pub(crate) struct Writer<'s> {
-    store: &'s Store,
-    connected: MappedMutexGuard<'s, Connected>,
-}
-
-impl Writer<'_> {
-    /// A transaction that takes the write lock with its first statement. Dropped, it is rolled
-    /// back.
-    pub(crate) async fn begin(&mut self, now: i64) -> Result<Tx<'_>, Fault> {
-        self.connected.settle().await?;
-        Ok(Tx {
-            store: self.store,
-            connected: &mut self.connected,
-            now,
-            begun: None,
-            changes: Vec::new(),
-            pending: Batch::default(),
-        })
-    }
-}
-
-/// A write transaction.
-pub(crate) struct Tx<'w> {
-    store: &'w Store,
-    connected: &'w mut Connected,
-    pub(crate) now: i64,
-    begun: Option<Begun>,
-    /// Their revisions are given when it ends.
-    changes: Vec<Change>,
-    /// Statements that wait for the next one.
-    pending: Batch,
-}
-
-/// What a transaction finds when it begins.
-#[derive(Clone, Copy)]
-struct Begun {
-    revision: u64,
-    next_entry: i64,
-    next_node: i64,
-}
-
-impl Begun {
-    const STATEMENTS: &str = "BEGIN IMMEDIATE; \
-        SELECT (SELECT coalesce(max(revision), 0) FROM changes), \
-        (SELECT coalesce(max(id), 0) + 1 FROM entries), \
-        (SELECT coalesce(max(id), 0) + 1 FROM nodes)";
-
-    fn read(answer: &[SqliteRow]) -> Result<Self, Fault> {
-        let row = answer.first().ok_or(sqlx::Error::RowNotFound)?;
-        Ok(Self {
-            revision: row.try_get::<i64, _>(0)?.cast_unsigned(),
-            next_entry: row.try_get(1)?,
-            next_node: row.try_get(2)?,
-        })
-    }
-}
-
-impl Tx<'_> {
-    /// Sends the statements that wait, after those that begin the transaction if it has not begun;
-    /// what the last of them answered is the last.
-    async fn send(&mut self) -> Result<(Begun, Answers), Fault> {
-        if let Some(begun) = self.begun {
-            let answers = match self.pending.is_empty() {
-                true => Vec::new(),
-                false => self.pending.send(&mut self.connected.conn).await?,
-            };
-            return Ok((begun, answers));
-        }
-        // Marked first: a caller may give up while it is being begun.
-        self.connected.unsettled = true;
-        self.pending.after(Begun::STATEMENTS);
-        let answers = self.pending.send(&mut self.connected.conn).await?;
-        let begun = Begun::read(answers.get(1).map_or(&[], Vec::as_slice))?;
-        self.begun = Some(begun);
-        self.store.publish(begun.revision);
-        Ok((begun, answers))
-    }
-
-    /// The connection within the transaction, with everything written that was to be written.
-    pub(crate) async fn conn(&mut self) -> Result<&mut SqliteConnection, Fault> {
-        self.send().await?;
-        Ok(&mut self.connected.conn)
-    }
-
-    /// Adds a statement, to be sent before the next use of the connection or with the end of the
-    /// transaction. Its values are bound to what is returned.
-    pub(crate) async fn later(&mut self, text: &str) -> Result<&mut Batch, Fault> {
-        if !self.pending.suits(text) {
-            self.send().await?;
-        }
-        Ok(self.pending.statement(text))
-    }
-
-    /// Sends what was added with [`Tx::later`]; the answer of the last statement.
-    pub(crate) async fn last(&mut self) -> Result<Vec<SqliteRow>, Fault> {
-        let (_, mut answers) = self.send().await?;
-        Ok(answers.pop().unwrap_or_default())
-    }
-
-    /// Sends what was added with [`Tx::later`]; the answers of the last two statements, which must
-    /// be short.
-    pub(crate) async fn last_two(&mut self) -> Result<[Vec<SqliteRow>; 2], Fault> {
-        let (_, mut answers) = self.send().await?;
-        let last = answers.pop().unwrap_or_default();
-        Ok([answers.pop().unwrap_or_default(), last])
-    }
-
-    /// Notes a change for the feed.
-    pub(crate) fn changed(&mut self, kind: ChangeKind, key: impl Into<String>, to: ChangedTo) {
-        self.changes.push(Change { revision: 0, kind, key: key.into(), to });
-    }
-
-    /// The first of `count` row IDs after all that the table of `index` has.
-    pub(crate) async fn new_rows(&mut self, index: Index, count: usize) -> Result<i64, Fault> {
-        let (mut begun, _) = self.send().await?;
-        let next = match index {
-            Index::Entries => &mut begun.next_entry,
-            Index::Nodes => &mut begun.next_node,
+    /// This is what the own bundle's life (append, taint, revoke, prune) is made of.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing was changed. The inner error is the closure's.
+    pub async fn change_bundle<T: Send, E: Send>(
+        &self,
+        trust_domain: &TrustDomain,
+        now: i64,
+        change: impl FnOnce(&mut Bundle) -> Result<T, E> + Clone + Send + Sync,
+    ) -> Result<Result<(Bundle, T), E>, StoreError> {
+        // Of the last try, which is the one that counts.
+        let answer = Mutex::new(None);
+        let asked = |bundle: &mut Bundle| {
+            let said = change.clone()(bundle);
+            let goes_on = said.is_ok();
+            *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(said);
+            goes_on
         };
-        let first = *next;
-        *next = next.saturating_add(i64::try_from(count).unwrap_or(i64::MAX));
-        self.begun = Some(begun);
-        Ok(first)
+        let changed = self.rewrite_bundle(trust_domain, now, &asked).await?;
+        match (answer.into_inner().unwrap_or_else(PoisonError::into_inner), changed) {
+            (Some(Ok(answer)), Some(bundle)) => Ok(Ok((bundle, answer))),
+            (Some(Err(refused)), _) => Ok(Err(refused)),
+            // A store that answers without having asked.
+            (Some(Ok(_)) | None, _) => Err(StoreError::Corrupt {
+                doing: "changing a bundle",
+                why: "the store did not ask for the change".to_owned(),
+            }),
+        }
     }
 
-    /// The first row ID after all that `table` has.
-    pub(crate) async fn next_row(&mut self, table: &'static str) -> Result<i64, Fault> {
-        let text = format!("SELECT coalesce(max(id), 0) + 1 FROM {table}");
-        Ok(sql::query(text).fetch_one(self.conn().await?).await?.try_get(0)?)
-    }
-
-    /// Writes the noted changes to the feed, commits, and tells the subscribers. Without a noted
-    /// change the transaction is committed all the same.
-    pub(crate) async fn commit(mut self) -> Result<(), Fault> {
-        let mut changes = std::mem::take(&mut self.changes);
-        if !changes.is_empty() {
-            let mut revision = match self.begun {
-                Some(begun) => begun.revision,
-                None => self.send().await?.0.revision,
-            };
-            for change in &mut changes {
-                revision += 1;
-                change.revision = revision;
-            }
-        }
-        let now = self.now;
-        for run in sql::runs(&changes, 4) {
-            let values = sql::values(run.len(), 4);
-            let text = format!("INSERT INTO changes (revision, kind, key, at) VALUES {values}");
-            let batch = self.later(&text).await?;
-            for change in run {
-                batch
-                    .bind(change.revision.cast_signed())
-                    .bind(change.kind.number())
-                    .bind(change.key.clone())
-                    .bind(now);
-            }
-        }
-        self.pending.statement("COMMIT");
-        self.send().await?;
-        self.connected.unsettled = false;
-        if let Some(newest) = changes.last().map(|change| change.revision) {
-            self.store.recent().push(changes);
-            self.store.publish(newest);
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Tx<'_> {
-    /// What is left open is rolled back at once and not only by the next writer: it holds the
-    /// write lock. And a caller that gave up while the commit ran does not know whether it came
-    /// to pass: look.
-    fn drop(&mut self) {
-        if !self.connected.unsettled {
-            return;
-        }
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            let store = self.store.clone();
-            runtime.spawn(async move {
-                if let Ok(mut writer) = store.lock().await
-                    && writer.connected.settle().await.is_ok()
-                    && let Ok(revision) = newest_revision(&mut writer.connected.conn).await
-                {
-                    store.publish(revision);
+    /// Adds those authorities of `bundle` that the stored bundle lacks (by certificate, by key
+    /// ID), creating it if need be. The sequence number grows by one when something was added.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing was changed.
+    pub async fn append_bundle(&self, bundle: Bundle, now: i64) -> Result<Bundle, StoreError> {
+        let trust_domain = bundle.trust_domain.clone();
+        let changed = self.change_bundle(&trust_domain, now, |stored| {
+            for authority in bundle.x509_authorities {
+                if !stored.x509_authorities.iter().any(|it| it.der == authority.der) {
+                    stored.x509_authorities.push(authority);
                 }
-            });
+            }
+            append_keys(&mut stored.jwt_authorities, bundle.jwt_authorities);
+            append_keys(&mut stored.wit_authorities, bundle.wit_authorities);
+            Ok::<(), Infallible>(())
+        });
+        match changed.await? {
+            Ok((bundle, ())) => Ok(bundle),
+            Err(never) => match never {},
         }
     }
 }
 
-pub(crate) async fn newest_revision(conn: &mut SqliteConnection) -> Result<u64, Fault> {
-    let row = sqlx::query("SELECT coalesce(max(revision), 0) FROM changes").fetch_one(conn).await?;
-    Ok(row.try_get::<i64, _>(0)?.cast_unsigned())
+fn append_keys(stored: &mut Vec<JwtAuthority>, added: Vec<JwtAuthority>) {
+    for authority in added {
+        if !stored.iter().any(|it| it.key_id == authority.key_id) {
+            stored.push(authority);
+        }
+    }
 }

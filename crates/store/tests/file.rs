@@ -15,9 +15,7 @@ use std::{
 };
 
 use common::{Fixture, draft, id, new, node};
-use signet_store::{
-    Change, ChangeKind, ChangedTo, Changes, EntryFilter, OpenError, Store, StoreError, StoreOptions,
-};
+use signet_store::{EntryFilter, OpenError, Store, StoreError, StoreOptions};
 use signet_testkit::{SmallDisk, make_room};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
@@ -114,76 +112,6 @@ async fn the_file_is_for_its_owner_only() {
 }
 
 #[tokio::test]
-async fn the_feed_has_no_gaps_and_every_subscriber_hears_of_the_newest() {
-    let fixture = Fixture::new().await;
-    let mut newest = fixture.store.subscribe();
-    assert_eq!(*newest.borrow_and_update(), 0);
-    let mut tasks = tokio::task::JoinSet::new();
-    for n in 0..10 {
-        let store = fixture.store.clone();
-        tasks.spawn(async move {
-            for m in 0..10 {
-                let name = format!("e{n}-{m}");
-                store
-                    .create_entries(vec![new(&name, draft(&name, "p", &["x:1"]))], 1)
-                    .await
-                    .unwrap();
-            }
-        });
-    }
-    tasks.join_all().await;
-    fixture.store.put_node(node("a"), 1).await.unwrap();
-    newest.wait_for(|revision| *revision == 101).await.unwrap();
-    let Changes::Since(changes) = fixture.store.changes_since(0, 1_000).await.unwrap() else {
-        panic!("gone");
-    };
-    let revisions: Vec<u64> = changes.iter().map(|change| change.revision).collect();
-    assert_eq!(revisions, (1..=101).collect::<Vec<u64>>());
-    let last = Change {
-        revision: 101,
-        kind: ChangeKind::Node,
-        key: "spiffe://td/spire/agent/t/a".into(),
-        to: ChangedTo::Node(node("a").into()),
-    };
-    assert_eq!(changes.last(), Some(&last));
-    assert_eq!(fixture.store.changes_since(100, 10).await.unwrap(), Changes::Since(vec![last]));
-    assert_eq!(fixture.store.changes_since(101, 10).await.unwrap(), Changes::Since(vec![]));
-    assert_eq!(fixture.store.changes_since(102, 10).await.unwrap(), Changes::Gone { newest: 101 });
-    let fixture = fixture.reopen().await;
-    assert_eq!(fixture.store.revision(), 101);
-    let Changes::Since(again) = fixture.store.changes_since(0, 1_000).await.unwrap() else {
-        panic!("gone");
-    };
-    assert!(again.iter().all(|change| change.to == ChangedTo::Unread));
-    let keys = |all: &[Change]| -> Vec<_> {
-        all.iter().map(|it| (it.revision, it.kind, it.key.clone())).collect()
-    };
-    assert_eq!(keys(&again), keys(&changes));
-}
-
-#[tokio::test]
-async fn a_pruned_feed_says_so_and_keeps_its_newest_change() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut options = StoreOptions::file(dir.path().join("s.db"));
-    options.changes_max_age = 50;
-    options.changes_max_rows = 5;
-    let store = Store::open(options).await.unwrap();
-    for n in 0..10 {
-        let name = format!("e{n}");
-        store.create_entries(vec![new(&name, draft(&name, "p", &["x:1"]))], n).await.unwrap();
-    }
-    assert_eq!(store.prune_changes(20).await.unwrap(), 5);
-    assert_eq!(store.changes_since(4, 10).await.unwrap(), Changes::Gone { newest: 10 });
-    assert!(
-        matches!(store.changes_since(5, 10).await.unwrap(), Changes::Since(all) if all.len() == 5)
-    );
-    assert_eq!(store.prune_changes(58).await.unwrap(), 3);
-    assert_eq!(store.prune_changes(1_000).await.unwrap(), 1);
-    assert_eq!(store.changes_since(10, 10).await.unwrap(), Changes::Since(vec![]));
-    assert_eq!(store.revision(), 10);
-}
-
-#[tokio::test]
 async fn what_a_call_returned_survives_without_a_clean_close() {
     let fixture = Fixture::new().await;
     fixture.create("e", draft("a", "p", &["x:1"])).await;
@@ -198,27 +126,6 @@ async fn what_a_call_returned_survives_without_a_clean_close() {
     let store = Store::open(StoreOptions::file(copy.path().join("s.db"))).await.unwrap();
     assert!(store.entry(&id("e")).await.unwrap().is_some());
     assert_eq!(store.revision(), 1);
-}
-
-#[tokio::test]
-async fn a_caller_that_gives_up_leaves_nothing_half_done() {
-    let fixture = Fixture::new().await;
-    for n in 0..50_u64 {
-        let batch = (0..20).map(|m| {
-            let name = format!("e{n}-{m}");
-            new(&name, draft(&name, "p", &["x:1"]))
-        });
-        let work = fixture.store.create_entries(batch.collect(), 1);
-        _ = tokio::time::timeout(std::time::Duration::from_micros(n * 40), work).await;
-    }
-    fixture.create("last", draft("last", "p", &["x:1"])).await;
-    let count = fixture.store.count_entries(&EntryFilter::default()).await.unwrap();
-    assert_eq!(count % 20, 1, "whole batches only");
-    assert_eq!(fixture.store.revision(), count);
-    let Changes::Since(changes) = fixture.store.changes_since(0, 10_000).await.unwrap() else {
-        panic!("gone");
-    };
-    assert_eq!(changes.len() as u64, count);
 }
 
 #[tokio::test]
@@ -284,26 +191,6 @@ async fn store_on_a_small_disk() {
 }
 
 #[tokio::test]
-async fn what_another_process_writes_is_in_the_feed_too() {
-    let fixture = Fixture::new().await;
-    let other = Store::open(fixture.options()).await.unwrap();
-    fixture.create("e1", draft("a", "p", &["x:1"])).await;
-    other.put_node(node("n"), 1).await.unwrap();
-    let entry = fixture.create("e2", draft("b", "p", &["x:1"])).await;
-    fixture.store.delete_entries(vec![id("e2")], 1).await.unwrap();
-    let Changes::Since(changes) = fixture.store.changes_since(0, 10).await.unwrap() else {
-        panic!("gone");
-    };
-    let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
-    assert_eq!(keys, ["e1", "spiffe://td/spire/agent/t/n", "e2", "e2"]);
-    let Changes::Since(changes) = fixture.store.changes_since(2, 10).await.unwrap() else {
-        panic!("gone");
-    };
-    let to: Vec<&ChangedTo> = changes.iter().map(|change| &change.to).collect();
-    assert_eq!(to, [&ChangedTo::Entry(entry.into()), &ChangedTo::Gone]);
-}
-
-#[tokio::test]
 async fn only_one_exclusive_store_has_the_file() {
     let fixture = Fixture::new().await;
     let mut options = fixture.options();
@@ -313,4 +200,40 @@ async fn only_one_exclusive_store_has_the_file() {
     assert!(matches!(second, OpenError::InUse { .. }), "{second}");
     first.close().await;
     Store::open(options).await.unwrap();
+}
+
+/// A place in the history means the same after a clean restart, and nothing after any other.
+#[tokio::test]
+async fn the_history_goes_on_after_a_clean_restart_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("s.db");
+    let mut options = StoreOptions::file(&path);
+    options.exclusive = true;
+    let store = Store::open(options.clone()).await.unwrap();
+    store.put_node(node("a"), 1).await.unwrap();
+    let first = store.known();
+    store.close().await;
+    let earlier = std::fs::read(&path).unwrap();
+
+    let store = Store::open(options.clone()).await.unwrap();
+    assert_eq!(store.known(), first);
+    store.put_node(node("b"), 1).await.unwrap();
+    store.close().await;
+
+    // Somebody puts back a copy by hand.
+    std::fs::write(&path, earlier).unwrap();
+    let store = Store::open(options.clone()).await.unwrap();
+    assert_eq!(store.revision(), first.revision);
+    assert_ne!(store.known().epoch, first.epoch);
+    let second = store.known();
+
+    // What a killed process leaves.
+    let copy = tempfile::tempdir().unwrap();
+    for name in ["s.db", "s.db-wal", "s.db.lock"] {
+        std::fs::copy(dir.path().join(name), copy.path().join(name)).unwrap();
+    }
+    let mut options = StoreOptions::file(copy.path().join("s.db"));
+    options.exclusive = true;
+    let killed = Store::open(options).await.unwrap();
+    assert_ne!(killed.known().epoch, second.epoch);
 }

@@ -184,3 +184,46 @@ async fn other_files_and_versions_are_refused() {
     let error = spire::read(&path).await.unwrap_err();
     assert!(error.to_string().contains("bundle \"spiffe://td\""), "{error}");
 }
+
+const OPEN_BY_ANOTHER: &str = "SIGNET_TEST_OPEN_DATABASE";
+
+/// Not a test of its own: the process that the next test starts. It has the database open, and is
+/// idle, until its input ends.
+#[tokio::test]
+async fn an_idle_server() {
+    let Some(path) = std::env::var_os(OPEN_BY_ANOTHER) else { return };
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal);
+    let mut conn = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("SELECT count(*) FROM registered_entries").fetch_one(&mut conn).await.unwrap();
+    println!("it is open");
+    std::io::stdin().lines().for_each(drop);
+    conn.close().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_that_another_process_has_open_is_noticed() {
+    use std::{
+        io::{BufRead as _, BufReader},
+        process::{Command, Stdio},
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("spire.db");
+    spire::write(&path, &contents(), 1).await.unwrap();
+    assert!(!spire::is_open(&path).unwrap());
+    let mut other = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "an_idle_server", "--nocapture"])
+        .env(OPEN_BY_ANOTHER, &path)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(other.stdout.take().unwrap()).lines();
+    assert!(said.any(|line| line.unwrap().contains("it is open")));
+    assert!(spire::is_open(&path).unwrap());
+    drop(other.stdin.take());
+    assert!(other.wait().unwrap().success());
+    assert!(!spire::is_open(&path).unwrap());
+    assert!(spire::is_open(&dir.path().join("none")).is_err());
+}

@@ -16,8 +16,6 @@ const FENCES: &[(&str, &[&str])] = &[
     ("aws-lc-rs", &["pki"]),
     ("axum", &["controller", "daemon"]),
     ("jsonwebtoken", &["pki"]),
-    ("k8s-openapi", &["controller"]),
-    ("kube", &["controller"]),
     ("prometheus-client", &["daemon"]),
     ("prost", &["api", "server", "agent"]),
     ("prost-types", &["api", "server", "agent"]),
@@ -38,6 +36,8 @@ const TOOLS: &[&str] = &["testkit"];
 const BANNED: &[(&str, &str)] = &[
     ("chrono", "use time"),
     ("dashmap", "use a mutex, a watch channel or arc-swap"),
+    ("k8s-openapi", "use signet_k8s"),
+    ("kube", "use signet_k8s"),
     ("lazy_static", "use std::sync::LazyLock"),
     ("native-tls", "use rustls"),
     ("openssl", "use aws-lc-rs, in pki"),

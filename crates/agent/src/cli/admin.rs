@@ -17,7 +17,8 @@ use signet_api::pb::{
         },
     },
 };
-use signet_daemon::{cli::Output, config};
+use signet_config as config;
+use signet_daemon::cli::Output;
 
 use super::{
     CliError, Terminal,

@@ -3,7 +3,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use signet_api::connect::{self, ConnectError};
-use signet_daemon::{cli::socket_path, config::parse_duration, program::Program};
+use signet_config::parse_duration;
+use signet_daemon::{cli::socket_path, program::Program};
 use tonic::{Code, Request, Status, transport::Channel};
 
 use super::{CliError, environment};

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use signet_base::files::read_regular;
-use signet_daemon::config::{Block, ConfigError, path_over, text_over};
+use signet_config::{Block, ConfigError, path_over, text_over};
 
 use super::{Bootstrap, BundleFormat, JoinTokenText, RebootstrapMode, RunFlags};
 
@@ -101,7 +101,7 @@ pub(super) fn rebootstrap(agent: &Block<'_>, flags: &RunFlags) -> (RebootstrapMo
     let file = agent.duration("rebootstrap_delay");
     let flag =
         flags.rebootstrap_delay.as_deref().filter(|text| !text.is_empty()).and_then(|text| {
-            signet_daemon::config::parse_duration(text)
+            signet_config::parse_duration(text)
                 .map_err(|error| {
                     agent.error("rebootstrap_delay", format_args!("-rebootstrapDelay: {error}"))
                 })

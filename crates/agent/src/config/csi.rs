@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use signet_daemon::config::{Block, absolute_path};
+use signet_config::{Block, absolute_path};
 
-use super::{KeyManager, SvidCache, flags::CsiFlags};
+use super::{SvidCache, flags::CsiFlags};
 use crate::csi::{CsiSettings, DEFAULT_NODE_ID_ENV, GivenSettings, Setting};
+use crate::plugins::key_manager::KeyManager;
 
 /// `kubelet_dir` unless told.
 const DEFAULT_KUBELET_DIR: &str = "/var/lib/kubelet";

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use signet_daemon::config::CommonFlags;
+use signet_daemon::flags::CommonFlags;
 
 use super::JoinTokenText;
 

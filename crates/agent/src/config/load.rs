@@ -5,20 +5,18 @@ use std::{
     time::Duration,
 };
 
-use signet_daemon::{
-    config::{
-        Block, ConfigError, Context, Document, Environment, absolute_path, decode_document,
-        health_checks, log_settings, path_over, socket_path, telemetry, text_over,
-    },
-    program::Program,
+use signet_config::{
+    Block, ConfigError, Context, Document, absolute_path, decode_document, health_checks,
+    log_settings, path_over, socket_path, telemetry, text_over,
 };
+use signet_daemon::{flags::Environment, program::Program};
 use signet_identity::{SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 
 use super::{
-    Config, Experimental, KeyManager, RunFlags, SdsSettings, SvidCache, WorkloadRateLimits,
-    bootstrap, csi, plugins_decode,
+    Config, Experimental, RunFlags, SdsSettings, SvidCache, WorkloadRateLimits, bootstrap, csi,
 };
+use crate::plugins::{Plugins, key_manager::KeyManager};
 
 /// The least that `availability_target` may be.
 const MIN_AVAILABILITY: Duration = Duration::from_secs(24 * 3600);
@@ -75,12 +73,12 @@ fn decode(
     let health_checks = health_checks(&root);
     let Some(agent) = root.block("agent") else {
         root.missing("agent");
-        plugins_decode::plugins(&root, false);
+        Plugins::read(&root, false);
         root.finish();
         return None;
     };
     let join_token = bootstrap::join_token(&agent, flags);
-    let plugins = plugins_decode::plugins(&root, join_token.is_some());
+    let plugins = Plugins::read(&root, join_token.is_some());
     root.finish();
 
     let trust_domain = trust_domain(&agent, flags.common.trust_domain.as_ref());

@@ -9,9 +9,9 @@ use signet_api::{
 };
 use signet_attest::procfs::ProcRoot;
 use signet_base::{ShutdownError, SystemClock, Tasks};
+use signet_config::{LogFormat, LogLevel, LogSettings, log_format};
 use signet_daemon::{
     cli::{EXIT_FAILED, EXIT_USAGE},
-    config::{LogFormat, LogLevel, LogSettings, log_format},
     logging, process, signal,
 };
 

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use signet_daemon::{config::absolute_path, listen::MAX_SOCKET_PATH};
+use signet_config::absolute_path;
+use signet_daemon::listen::MAX_SOCKET_PATH;
 
 /// `socket_path` unless told; as spiffe-csi-driver.
 pub const DEFAULT_SOCKET: &str = "/spiffe-csi/csi.sock";

@@ -8,7 +8,6 @@ mod logger;
 use std::sync::Arc;
 
 use http::Request;
-use hyper::body::Incoming as RequestBody;
 use signet_api::pb::{
     signet::api::agent::explain::v1::explain_server::ExplainServer,
     spire::{
@@ -27,7 +26,7 @@ use tokio::time::Instant;
 use tonic::{body::Body, service::Routes};
 use tower::Service as _;
 
-use super::endpoint::Answer;
+use super::endpoint::{Answer, MAX_REQUEST};
 use crate::{audit::Audit, jwt::JwtService, sync::Shared, workload::CallerAttestor};
 
 /// What the admin services work with.
@@ -72,10 +71,14 @@ impl AdminApi {
 }
 
 impl Answer for AdminApi {
-    async fn answer(&self, request: Request<RequestBody>) -> http::Response<Body> {
+    async fn answer(&self, request: Request<Body>) -> http::Response<Body> {
         match self.0.clone().call(request).await {
             Ok(response) => response,
             Err(never) => match never {},
         }
+    }
+
+    fn max_message(&self, _: &str) -> usize {
+        MAX_REQUEST
     }
 }

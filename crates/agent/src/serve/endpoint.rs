@@ -1,29 +1,42 @@
 //! Serving gRPC on a Unix socket: each connection belongs to one pinned process and ends with it.
 
 mod lenient;
+mod rounds;
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use hyper::{body::Incoming as RequestBody, server::conn::http2, service::service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use signet_api::intake::{Budgets, Intake, NoRoom, holding};
 use signet_attest::{peer::PinnedPeer, procfs::ProcRoot};
 use signet_base::{CancellationToken, Tasks};
-use signet_daemon::listen::{Incoming, UnixSocket};
-use tokio::{net::UnixStream, sync::OwnedSemaphorePermit};
-use tonic::body::Body;
+use signet_daemon::{
+    listen::{Admission, Caps, Each, Incoming, Ticket, UnixSocket},
+    process,
+};
+use tokio::{net::UnixStream, time::Instant};
+use tonic::{Status, body::Body};
+
+use rounds::Rounds;
 
 use crate::{caller::Caller, metrics::AgentMetrics};
 
-/// How many connections are served at once; more wait in the kernel's queue.
-pub const MAX_CONNECTIONS: usize = 16_384;
+/// Connections, by user: each takes some 12 KB, and a descriptor beside its own for the process. One
+/// without a call makes room for others of its user, after five seconds.
+const CONNECTIONS: Caps =
+    Caps { total: 3_072, each: Each::Share, idle: Some(Duration::from_secs(5)), busy: None };
+/// How many descriptors a connection takes.
+const DESCRIPTORS: usize = 2;
+/// Open calls, by user; each takes up to 30 KB. With the connections that is less than the 192 MiB that
+/// the manifests give an agent.
+const CALLS: Caps = Caps { total: 4_096, each: Each::Share, idle: None, busy: None };
+/// How many bytes of requests a user may have under way. Requests are small.
+const BUDGET: usize = 1024 * 1024;
+/// The longest message of the sockets for operators and kubelet, bytes.
+pub const MAX_REQUEST: usize = 256 * 1024;
+/// How long a request may take to arrive.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 /// How many calls one connection may have open.
 const MAX_STREAMS: u32 = 128;
 /// The longest head of a request, bytes.
@@ -38,11 +51,52 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 const IDLE_PING: Duration = Duration::from_secs(600);
 /// How long a new connection may take to its first call.
 const FIRST_CALL: Duration = Duration::from_secs(30);
+/// How long a connection may then be without a call. Its client connects again when it has one.
+const IDLE: Duration = Duration::from_secs(300);
 
 /// What answers the requests of a socket.
 pub trait Answer: Clone + Send + Sync + 'static {
     /// Answers one request; errors are statuses.
-    fn answer(&self, request: Request<RequestBody>) -> impl Future<Output = Response<Body>> + Send;
+    fn answer(&self, request: Request<Body>) -> impl Future<Output = Response<Body>> + Send;
+
+    /// The longest message that the method of `path` takes, bytes.
+    fn max_message(&self, path: &str) -> usize;
+}
+
+/// Users; none where the kernel does not say whose a connection is.
+type User = Option<u32>;
+
+/// What the calls of all connections share.
+#[derive(Debug)]
+struct Limits {
+    calls: Admission<User>,
+    budgets: Budgets<User>,
+    rounds: Rounds<User>,
+}
+
+impl Limits {
+    /// Answers a request within the limits of its user.
+    async fn answer<A: Answer>(
+        &self,
+        api: &A,
+        user: User,
+        request: Request<RequestBody>,
+    ) -> Response<Body> {
+        let Ok(call) = self.calls.enter(user) else {
+            return Status::resource_exhausted("too many calls of this user are open").into_http();
+        };
+        let budget = self.budgets.of(user, BUDGET);
+        let intake = Intake {
+            max_message: api.max_message(request.uri().path()),
+            deadline: REQUEST_DEADLINE,
+            budget: budget.clone(),
+            no_room: NoRoom::Refuse,
+        };
+        let (head, body) = request.into_parts();
+        let (body, taken) = intake.body(body);
+        let response = api.answer(Request::from_parts(head, body)).await;
+        response.map(|body| holding(body, (call, taken, budget)))
+    }
 }
 
 /// Serves a socket until the tasks end.
@@ -55,12 +109,19 @@ pub fn serve<A: Answer>(
     tasks: &Tasks,
 ) {
     let token = tasks.token().clone();
-    let mut incoming = Incoming::new(name, socket, MAX_CONNECTIONS, token.clone());
+    let total = process::connection_limit(CONNECTIONS.total, DESCRIPTORS);
+    let admission = Admission::new(Caps { total, ..CONNECTIONS });
+    let mut incoming = Incoming::new(name, socket, admission, token.clone());
+    let limits = Arc::new(Limits {
+        calls: Admission::new(CALLS),
+        budgets: Budgets::default(),
+        rounds: Rounds::new(),
+    });
     let spawner = tasks.clone();
     tasks.spawn(name, async move {
         let own_pid = i32::try_from(std::process::id()).unwrap_or(0);
         while let Some(connection) = incoming.next().await {
-            let (stream, permit) = connection.into_parts();
+            let (stream, ticket) = connection.into_parts();
             // Pinned before a byte is read: from here on the connection is this process's.
             let peer = PinnedPeer::from_socket(&stream, &proc_root);
             let own = peer.as_ref().is_ok_and(|peer| peer.pid() == own_pid);
@@ -72,7 +133,13 @@ pub fn serve<A: Answer>(
                 metrics.connection.inc(&[]);
                 metrics.connections.hold(&[])
             });
-            let work = connection_task(stream, permit, caller, answer.clone(), token.clone());
+            let served = Served {
+                ticket: Arc::new(ticket),
+                caller,
+                limits: Arc::clone(&limits),
+                answer: answer.clone(),
+            };
+            let work = connection_task(stream, served, token.clone());
             spawner.spawn(name, async move {
                 work.await;
                 drop(guard);
@@ -81,24 +148,35 @@ pub fn serve<A: Answer>(
     });
 }
 
+/// A connection that is served.
+struct Served<A> {
+    ticket: Arc<Ticket<User>>,
+    caller: Caller,
+    limits: Arc<Limits>,
+    answer: A,
+}
+
 async fn connection_task<A: Answer>(
     stream: UnixStream,
-    permit: OwnedSemaphorePermit,
-    caller: Caller,
-    answer: A,
+    served: Served<A>,
     token: CancellationToken,
 ) {
-    let called = Arc::new(AtomicBool::new(false));
+    let Served { ticket, caller, limits, answer } = served;
+    let user = stream.peer_cred().ok().map(|peer| peer.uid());
+    let rounds = limits.rounds.clone();
     let service = {
-        let (caller, called) = (caller.clone(), Arc::clone(&called));
+        let (caller, ticket) = (caller.clone(), Arc::clone(&ticket));
         service_fn(move |mut request: Request<RequestBody>| {
-            called.store(true, Ordering::Relaxed);
+            let open = ticket.call();
             request.extensions_mut().insert(caller.clone());
-            let answer = answer.clone();
-            async move { Ok::<_, Infallible>(answer.answer(request).await) }
+            let (answer, limits) = (answer.clone(), Arc::clone(&limits));
+            async move {
+                let response = limits.answer(&answer, user, request).await;
+                Ok::<_, Infallible>(response.map(|body| holding(body, open)))
+            }
         })
     };
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let mut builder = http2::Builder::new(rounds.executor(user));
     builder
         .timer(TokioTimer::new())
         .initial_stream_window_size(WINDOW)
@@ -108,34 +186,46 @@ async fn connection_task<A: Answer>(
         .max_send_buf_size(SEND_BUFFER)
         .auto_date_header(false)
         .keep_alive_interval(IDLE_PING);
-    let mut connection = std::pin::pin!(
-        builder.serve_connection(TokioIo::new(lenient::Lenient::new(stream)), service)
-    );
+    let stream = TokioIo::new(lenient::Lenient::new(stream));
+    let mut connection = rounds.of(user, builder.serve_connection(stream, service));
     tokio::select! {
-        ended = connection.as_mut() => {
+        ended = &mut connection => {
             if let Err(error) = ended {
                 tracing::debug!(pid = caller.pid(), error = %error, "Connection ended with an error");
             }
         }
         // Dropping the connection ends its streams: nobody who inherited the socket goes on.
         () = gone(&caller) => tracing::debug!(pid = caller.pid(), "Caller has exited"),
-        () = silent(&called) => {
+        () = ticket.closed().cancelled() => {
+            tracing::debug!(pid = caller.pid(), "Connection made room for another one");
+        }
+        () = idle(&ticket) => {
             tracing::debug!(pid = caller.pid(), "Connection without a call is closed");
+            connection.get_mut().graceful_shutdown();
+            let _ = tokio::time::timeout(STOP_GRACE, connection).await;
         }
         () = token.cancelled() => {
-            connection.as_mut().graceful_shutdown();
+            connection.get_mut().graceful_shutdown();
             // What is still open after the grace is cut off.
             let _ = tokio::time::timeout(STOP_GRACE, connection).await;
         }
     }
-    drop(permit);
 }
 
-/// Completes when no call has come for too long after connecting.
-async fn silent(called: &AtomicBool) {
-    tokio::time::sleep(FIRST_CALL).await;
-    if called.load(Ordering::Relaxed) {
-        std::future::pending().await
+/// Completes when no call has been open for too long.
+async fn idle(ticket: &Ticket<User>) {
+    let begun = Instant::now();
+    let mut look = begun + FIRST_CALL;
+    loop {
+        tokio::time::sleep_until(look).await;
+        let now = Instant::now();
+        look = match ticket.idle_since() {
+            // No call has come yet.
+            Some(since) if since <= begun => return,
+            Some(since) if since + IDLE <= now => return,
+            Some(since) => since + IDLE,
+            None => now + IDLE,
+        };
     }
 }
 

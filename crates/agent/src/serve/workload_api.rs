@@ -3,7 +3,6 @@
 use std::{collections::HashSet, pin::Pin, sync::Arc};
 
 use http::Request as HttpRequest;
-use hyper::body::Incoming as RequestBody;
 use signet_api::{
     encoded::Framed,
     pb::workload as pb,
@@ -35,6 +34,8 @@ use validate::Validator;
 const METHODS: &str = "/SpiffeWorkloadAPI/";
 /// The longest request, bytes: a token to validate and little else.
 const MAX_REQUEST: usize = 256 * 1024;
+/// The longest request for health or reflection, bytes: a name.
+const MAX_OTHER_REQUEST: usize = 16 * 1024;
 /// The most audiences of one JWT-SVID.
 const MAX_AUDIENCES: usize = 64;
 /// The longest audience, bytes.
@@ -389,7 +390,7 @@ impl PublicApi {
 }
 
 impl Answer for PublicApi {
-    async fn answer(&self, request: HttpRequest<RequestBody>) -> http::Response<Body> {
+    async fn answer(&self, request: HttpRequest<Body>) -> http::Response<Body> {
         let answer = if request.uri().path().starts_with(METHODS) {
             if !has_security_header(&request) {
                 return Status::invalid_argument("security header missing from request")
@@ -408,6 +409,10 @@ impl Answer for PublicApi {
             Ok(response) => response,
             Err(never) => match never {},
         }
+    }
+
+    fn max_message(&self, path: &str) -> usize {
+        if path.starts_with(METHODS) { MAX_REQUEST } else { MAX_OTHER_REQUEST }
     }
 }
 

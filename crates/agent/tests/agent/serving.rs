@@ -2,6 +2,10 @@
 
 use std::{process::Command, time::Duration};
 
+use signet_agent::{
+    app::{App, Listeners},
+    config::{Config, RunFlags},
+};
 use signet_api::{
     connect,
     pb::{
@@ -15,6 +19,8 @@ use signet_api::{
         workload as pb,
     },
 };
+use signet_base::SystemClock;
+use signet_daemon::program::Program;
 use signet_identity::Bundle;
 use tonic::{Code, Request};
 
@@ -409,4 +415,43 @@ async fn a_small_cache_signs_on_demand() {
     let agent = fixture.serving().await;
     assert_eq!(agent.fetch().await.unwrap(), [id("w1")]);
     agent.stop().await;
+}
+
+#[tokio::test]
+async fn requests_of_the_public_socket_are_small() {
+    use signet_api::pb::grpc::health::v1::{HealthCheckRequest, health_client::HealthClient};
+
+    let fixture = Fixture::new().await;
+    let agent = fixture.serving().await;
+    let mut health = HealthClient::new(connect::unix(&agent.socket).await.unwrap());
+    let asked = |length| HealthCheckRequest { service: "x".repeat(length) };
+    let known = health.check(asked(0)).await.unwrap().into_inner();
+    assert_eq!(known.status, 1);
+    let refused = health.check(asked(20_000)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn an_agent_serves_on_the_listeners_that_it_is_handed_and_says_which_port_is_taken() {
+    let fixture = Fixture::new().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let top = format!(
+        "health_checks {{ listener_enabled = true bind_address = \"127.0.0.1\" bind_port = {port} }}"
+    );
+    drop(fixture.config());
+    let file = fixture.dir.path().join("agent.conf");
+    let written = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{written}{top}\n")).unwrap();
+    let flags = RunFlags { config: file, ..RunFlags::default() };
+    let config = || Config::load(Program::Signet, &flags, &|_| None).unwrap();
+
+    let error = App::build(config(), SystemClock::shared(), None).await.unwrap_err();
+    assert!(error.to_string().contains(&format!("port {port} is in use")), "{error}");
+    assert!(!fixture.data("keys.json").exists() && !fixture.data("agent-data.json").exists());
+
+    let health = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listeners = Listeners { health: Some(health), ..Listeners::default() };
+    App::build_on(listeners, config(), SystemClock::shared(), None).await.unwrap();
 }

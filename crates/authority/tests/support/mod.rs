@@ -12,15 +12,16 @@ use std::{
 
 use async_trait::async_trait;
 use signet_authority::{
-    Authority, AuthorityError, AuthorityOptions, AuthorityPorts, Keeper,
+    Authority, AuthorityError, AuthorityOptions, AuthorityPorts, CaManager, TrustRoot,
     ports::{BundleEdit, BundleStore, JournalStore, PortError},
 };
 use signet_base::TestClock;
 use signet_identity::{Bundle, SpiffeId, X509Authority};
 use signet_pki::{
-    CredentialComposer, KeyManager, KeyManagerError, KeyType, MemoryKeyManager, PrivateKey, Signer,
-    UpstreamAuthority,
+    CredentialComposer, KeyManager, KeyManagerError, KeyType, ManagedKey, MemoryKeyManager,
+    PrivateKey, UpstreamAuthority,
     jwt::{JwtBundle, validate},
+    key_manager::{SigningFault, SigningLimits, fake::FakeRemoteKeyManager},
     ports::{MintedCa, PortError as UpstreamError},
     x509::{
         CaIssuer, CaParams, Certificate, Csr, Name, TrustBundle, VerifiedSvid, self_sign_ca,
@@ -108,28 +109,40 @@ impl BundleStore for MemoryBundle {
 }
 
 /// A key manager whose writes count too.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct CrashingKeys {
-    pub keys: MemoryKeyManager,
+    pub keys: Arc<dyn KeyManager>,
     pub crash: Arc<Crash>,
 }
 
 #[async_trait]
 impl KeyManager for CrashingKeys {
+    fn name(&self) -> &'static str {
+        self.keys.name()
+    }
+
+    fn outlives_process(&self) -> bool {
+        self.keys.outlives_process()
+    }
+
+    fn fault(&self) -> Option<SigningFault> {
+        self.keys.fault()
+    }
+
     async fn generate_key(
         &self,
         id: &str,
         key_type: KeyType,
-    ) -> Result<Arc<dyn Signer>, KeyManagerError> {
+    ) -> Result<ManagedKey, KeyManagerError> {
         self.crash.write().map_err(|_| KeyManagerError::Stopped)?;
         self.keys.generate_key(id, key_type).await
     }
 
-    async fn get_key(&self, id: &str) -> Result<Option<Arc<dyn Signer>>, KeyManagerError> {
+    async fn get_key(&self, id: &str) -> Result<Option<ManagedKey>, KeyManagerError> {
         self.keys.get_key(id).await
     }
 
-    async fn list(&self) -> Result<Vec<(String, Arc<dyn Signer>)>, KeyManagerError> {
+    async fn list(&self) -> Result<Vec<(String, ManagedKey)>, KeyManagerError> {
         self.keys.list().await
     }
 }
@@ -137,6 +150,7 @@ impl KeyManager for CrashingKeys {
 /// An upstream authority with one root at a time.
 #[derive(Debug)]
 pub struct Upstream {
+    pub is_away: Mutex<bool>,
     pub root: Mutex<(Arc<CaIssuer>, bool)>,
     pub older: Mutex<Vec<X509Authority>>,
     clock: TestClock,
@@ -145,6 +159,7 @@ pub struct Upstream {
 impl Upstream {
     pub fn new(clock: &TestClock) -> Arc<Self> {
         Arc::new(Self {
+            is_away: Mutex::new(false),
             root: Mutex::new((new_root(clock), false)),
             older: Mutex::default(),
             clock: clock.clone(),
@@ -161,6 +176,15 @@ impl Upstream {
 
     pub fn root_id(&self) -> String {
         self.root.lock().unwrap().0.certificate().subject_key_id_hex()
+    }
+
+    fn answer(&self) -> Result<(), UpstreamError> {
+        match *self.is_away.lock().unwrap() {
+            true => {
+                Err(UpstreamError::Failed { name: "test", message: "connection refused".into() })
+            }
+            false => Ok(()),
+        }
     }
 
     fn roots(&self) -> Vec<X509Authority> {
@@ -196,6 +220,7 @@ impl UpstreamAuthority for Upstream {
 
     async fn mint_x509_ca(&self, csr: &[u8], ttl: Duration) -> Result<MintedCa, UpstreamError> {
         use signet_base::Clock;
+        self.answer()?;
         let csr = Csr::from_der(csr).unwrap();
         assert_eq!(csr.uris(), ["spiffe://td"]);
         let now = self.clock.unix();
@@ -212,8 +237,18 @@ impl UpstreamAuthority for Upstream {
     }
 
     async fn upstream_roots(&self) -> Result<Option<Vec<X509Authority>>, UpstreamError> {
+        self.answer()?;
         Ok(Some(self.roots()))
     }
+}
+
+/// In this process; in the test binary `remote`, where all tests run again, behind a remote key
+/// manager.
+fn usual_keys() -> Arc<dyn KeyManager> {
+    if env!("CARGO_CRATE_NAME") == "remote" {
+        return Arc::new(FakeRemoteKeyManager::new(SigningLimits::default()));
+    }
+    Arc::new(MemoryKeyManager::new())
 }
 
 /// What survives a restart.
@@ -235,7 +270,7 @@ impl Machine {
         let trust_domain: signet_identity::TrustDomain = "td".parse().unwrap();
         Self {
             clock: TestClock::new(),
-            keys: Arc::new(CrashingKeys { crash: Arc::clone(&crash), ..CrashingKeys::default() }),
+            keys: Arc::new(CrashingKeys { keys: usual_keys(), crash: Arc::clone(&crash) }),
             journal: Arc::new(MemoryJournal {
                 crash: Arc::clone(&crash),
                 ..MemoryJournal::default()
@@ -251,27 +286,40 @@ impl Machine {
         }
     }
 
+    /// The same machine with these keys.
+    pub fn with_keys(&self, keys: Arc<dyn KeyManager>) -> Self {
+        let crash = Arc::clone(&self.crash);
+        Self { keys: Arc::new(CrashingKeys { keys, crash }), ..self.clone() }
+    }
+
     pub fn with_upstream() -> Self {
-        let machine = Self::new();
+        Self::new().under_upstream()
+    }
+
+    pub fn under_upstream(self) -> Self {
+        let machine = self;
         let upstream = Upstream::new(&machine.clock);
         Self { upstream: Some(upstream), ..machine }
     }
 
-    pub async fn start(&self) -> Result<(Keeper, Authority), AuthorityError> {
+    pub async fn start(&self) -> Result<(CaManager, Authority), AuthorityError> {
         let ports = AuthorityPorts {
             keys: Arc::clone(&self.keys) as _,
-            upstream: self.upstream.clone().map(|upstream| upstream as _),
+            trust_root: match self.upstream.clone() {
+                Some(upstream) => TrustRoot::Upstream(upstream),
+                None => TrustRoot::SelfSigned,
+            },
             journal: Arc::clone(&self.journal) as _,
             bundle: Arc::clone(&self.bundle) as _,
             composers: self.composers.clone(),
         };
-        Keeper::open(self.options.clone(), ports, Arc::new(self.clock.clone())).await
+        CaManager::open(self.options.clone(), ports, Arc::new(self.clock.clone())).await
     }
 
-    pub async fn start_ticked(&self) -> (Keeper, Authority) {
-        let (mut keeper, authority) = self.start().await.unwrap();
-        keeper.tick().await.unwrap();
-        (keeper, authority)
+    pub async fn start_ticked(&self) -> (CaManager, Authority) {
+        let (mut manager, authority) = self.start().await.unwrap();
+        manager.tick().await.unwrap();
+        (manager, authority)
     }
 
     pub fn bundle(&self) -> Bundle {
@@ -283,11 +331,11 @@ impl Machine {
         self.clock.unix()
     }
 
-    /// Lets time pass in steps of the check interval for a day would take long: the keeper is
+    /// Lets time pass in steps of the check interval for a day would take long: the manager is
     /// looked after once every `step`.
-    pub async fn pass(&self, keeper: &mut Keeper, step: Duration) {
+    pub async fn pass(&self, manager: &mut CaManager, step: Duration) {
         tokio::time::advance(step).await;
-        keeper.tick().await.unwrap();
+        manager.tick().await.unwrap();
     }
 
     /// Issues one of everything and verifies it with the bundle as stored.

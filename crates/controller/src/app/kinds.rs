@@ -1,42 +1,55 @@
 //! What is listed and watched, and when that begins.
 
+use std::sync::Arc;
+
 use signet_base::Tasks;
+use signet_k8s::{ApiServer, query_value};
 use tokio::sync::{mpsc, watch};
 
 use super::until_end;
 use crate::{
+    complaints::Complaints,
     config::Config,
     data::Names,
-    kube_api::{Api, Event, Reflector, Scope, encode},
+    reflector::{Event, Reflector, Scope},
     resources::API_VERSION,
     world::Kind,
 };
 
 /// What the engine needs to hear of.
 pub(super) struct Feeds<'a> {
-    pub(super) api: &'a Api,
+    pub(super) api: &'a Arc<ApiServer>,
     pub(super) config: &'a Config,
     /// The fields that pods are read with; pods are not read before there is a value.
     pub(super) names: watch::Receiver<Option<Names>>,
     /// Services are not read before this is true.
     pub(super) services: watch::Receiver<bool>,
+    /// Who may say that the API server is away.
+    pub(super) complaints: Complaints,
 }
 
 impl Feeds<'_> {
     pub(super) fn spawn(self, tasks: &Tasks, out: &mpsc::Sender<Event>) {
-        let Self { api, config, mut names, mut services } = self;
+        let Self { api, config, mut names, mut services, complaints } = self;
         if config.reconcile.static_entries {
-            spawn_one(tasks, api, Kind::ClusterStaticEntry, config, out);
+            spawn_one(tasks, api, Kind::ClusterStaticEntry, config, out, &complaints);
         }
         if !config.reconcile.spiffe_ids {
             return;
         }
         for kind in [Kind::ClusterSpiffeId, Kind::Namespace, Kind::Node] {
-            spawn_one(tasks, api, kind, config, out);
+            spawn_one(tasks, api, kind, config, out, &complaints);
         }
         let (wanted, wanted_rx) = watch::channel(Names::default());
         let scopes = scopes(Kind::Pod, config);
-        let pods = Reflector::new(api.clone(), Kind::Pod, scopes, wanted_rx, out.clone());
+        let pods = Reflector::new(
+            Arc::clone(api),
+            Kind::Pod,
+            scopes,
+            wanted_rx,
+            out.clone(),
+            complaints.clone(),
+        );
         until_end(tasks, "pods", async move {
             let Ok(first) = names.wait_for(Option::is_some).await.map(|names| names.clone()) else {
                 return;
@@ -52,7 +65,8 @@ impl Feeds<'_> {
         });
         let (_, none) = watch::channel(Names::default());
         let scopes = self::scopes(Kind::Endpoints, config);
-        let endpoints = Reflector::new(api.clone(), Kind::Endpoints, scopes, none, out.clone());
+        let endpoints =
+            Reflector::new(Arc::clone(api), Kind::Endpoints, scopes, none, out.clone(), complaints);
         until_end(tasks, "endpoints", async move {
             if services.wait_for(|needed| *needed).await.is_ok() {
                 endpoints.run().await;
@@ -64,14 +78,16 @@ impl Feeds<'_> {
 /// Lists and watches a kind from now on.
 pub(super) fn spawn_one(
     tasks: &Tasks,
-    api: &Api,
+    api: &Arc<ApiServer>,
     kind: Kind,
     config: &Config,
     out: &mpsc::Sender<Event>,
+    complaints: &Complaints,
 ) {
     let (_, names) = watch::channel(Names::default());
     let scopes = scopes(kind, config);
-    let reflector = Reflector::new(api.clone(), kind, scopes, names, out.clone());
+    let reflector =
+        Reflector::new(Arc::clone(api), kind, scopes, names, out.clone(), complaints.clone());
     until_end(tasks, "reflector", reflector.run());
 }
 
@@ -98,7 +114,7 @@ fn scopes(kind: Kind, config: &Config) -> Vec<Scope> {
                 let query: Vec<String> = selectors
                     .into_iter()
                     .filter(|(_, value)| !value.is_empty())
-                    .map(|(key, value)| format!("{key}={}", encode(value)))
+                    .map(|(key, value)| format!("{key}={}", query_value(value)))
                     .collect();
                 let path = format!("/api/v1/namespaces/{}/{plural}", one.name);
                 Scope { path, query: query.join("&") }

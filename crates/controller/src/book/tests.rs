@@ -38,14 +38,96 @@ async fn a_missing_entry_is_created_an_outdated_one_updated_an_undeclared_one_de
     book.saw(key("good"), current("g", 1));
     book.saw(key("undeclared"), current("u", 1));
     let id = |id: &str| id.parse::<EntryId>().unwrap();
-    assert_eq!(book.take(now()), Some(Work::Delete(vec![(Some(key("undeclared")), id("u"))])));
     assert_eq!(book.take(now()), Some(Work::Create(vec![(key("missing"), declared(1, 1))])));
+    book.saw(key("missing"), current("m", 1));
+    book.done(key("missing"));
+    assert_eq!(book.take(now()), Some(Work::Delete(vec![(Some(key("undeclared")), id("u"))])));
     assert_eq!(
         book.take(now()),
         Some(Work::Update(vec![(key("outdated"), id("o"), declared(1, 1))]))
     );
     assert_eq!(book.take(now()), None);
-    assert_eq!(book.tally(SourceId(1)), Tally { to_set: 3, set: 1, ..Tally::default() });
+    assert_eq!(book.tally(SourceId(1)), Tally { to_set: 3, set: 2, ..Tally::default() });
+}
+
+/// What a template edit does to a pod's entry: another is declared in its place.
+fn replaced(book: &mut Book, old: &str, new: &str, id: &str) {
+    book.declare(key(old), declared(1, 1));
+    book.saw(key(old), current(id, 1));
+    assert_eq!(book.take(now()), None);
+    book.withdraw(key(old), SourceId(1), None);
+    book.declare(key(new), declared(1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_takes_the_place_of_an_entry_is_created_before_that_is_deleted() {
+    let mut book = book();
+    replaced(&mut book, "old", "new", "o");
+    let create = Work::Create(vec![(key("new"), declared(1, 1))]);
+    let delete = Work::Delete(vec![(Some(key("old")), "o".parse().unwrap())]);
+    assert_eq!(book.take(now()), Some(create.clone()));
+    // While it is not known whether that was done, nothing is deleted.
+    book.again(key("new"));
+    assert_eq!(book.take(now()), Some(create));
+    book.saw(key("new"), current("n", 1));
+    book.done(key("new"));
+    assert_eq!(book.take(now()), Some(delete));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_creation_that_fails_for_good_holds_up_no_deletion() {
+    let delete = Work::Delete(vec![(Some(key("old")), "o".parse().unwrap())]);
+    let mut refused = book();
+    replaced(&mut refused, "old", "new", "o");
+    assert!(matches!(refused.take(now()), Some(Work::Create(_))));
+    refused.refused(key("new"), "no", now());
+    assert_eq!(refused.take(now()), Some(delete.clone()));
+
+    let mut failing = book();
+    replaced(&mut failing, "old", "new", "o");
+    for _ in 0..2 {
+        assert!(matches!(failing.take(now()), Some(Work::Create(_))));
+        failing.again(key("new"));
+    }
+    let next: Vec<_> = (0..2).map(|_| failing.take(now()).unwrap()).collect();
+    assert!(next.contains(&delete), "{next:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn deletions_do_not_wait_for_what_is_created_after_them() {
+    let mut book = book();
+    replaced(&mut book, "old", "new", "o");
+    assert!(matches!(book.take(now()), Some(Work::Create(_))));
+    book.saw(key("new"), current("n", 1));
+    book.done(key("new"));
+    book.sort_out(now());
+    book.declare(key("later"), declared(1, 1));
+    assert!(matches!(book.take(now()), Some(Work::Delete(_))));
+    assert!(matches!(book.take(now()), Some(Work::Create(_))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_refusal_depends_on_has_it_tried_again_at_once() {
+    let mut book = book();
+    let create = |ttl| Some(Work::Create(vec![(key("bad"), declared(1, ttl))]));
+    book.declare(key("bad"), declared(1, 1));
+    for _ in 0..5 {
+        assert_eq!(book.take(now()), create(1));
+        book.refused(key("bad"), "no bundle", now());
+        tokio::time::advance(book.next_retry().unwrap() - now()).await;
+    }
+    assert_eq!(book.take(now()), create(1));
+    book.refused(key("bad"), "no bundle", now());
+    assert_eq!(book.refusal(SourceId(1)), Some((key("bad"), "no bundle")));
+    assert_eq!(book.take(now()), None);
+    // What it federates with has a bundle now.
+    book.retry_refused();
+    assert_eq!(book.take(now()), create(1));
+    book.refused(key("bad"), "no bundle", now());
+    // The resource was edited.
+    book.declare(key("bad"), declared(1, 2));
+    assert_eq!(book.take(now()), create(2));
+    assert_eq!((book.tally(SourceId(1)).failures, book.refusal(SourceId(1))), (0, None));
 }
 
 #[tokio::test(start_paused = true)]
@@ -82,7 +164,7 @@ async fn what_is_refused_waits_longer_each_time_and_holds_up_nobody() {
     assert!(book.take(now()).is_some());
     let mut waits = Vec::new();
     for _ in 0..3 {
-        book.refused(key("bad"), now());
+        book.refused(key("bad"), "no", now());
         assert_eq!(book.take(now()), None);
         assert_eq!(book.tally(SourceId(1)).failures, 1);
         book.declare(key("good"), declared(1, 1));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use regex::Regex;
-use signet_daemon::config::{HealthSettings, LogFormat, LogLevel, LogSettings, PrometheusSettings};
+use signet_config::{HealthSettings, LogFormat, LogLevel, LogSettings, PrometheusSettings};
 use signet_identity::TrustDomain;
 
 use super::{
@@ -253,6 +253,11 @@ fn without_effect(file: &File, flags: &RunFlags, warnings: &mut Vec<String>) {
             "enableEntryRenderCache, entryRenderCacheSize",
             file.enable_entry_render_cache.is_some() || file.entry_render_cache_size.is_some(),
             "only what changes is rendered",
+        ),
+        (
+            "healthProbe",
+            file.health_probe.is_some(),
+            "as in spire-controller-manager; health.healthProbeBindAddress opens the health port",
         ),
         ("filterByClassName", file.filter_by_class_name.is_some(), "className decides"),
         (

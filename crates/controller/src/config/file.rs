@@ -20,6 +20,8 @@ pub struct File {
     pub(super) controller: Option<Controller>,
     pub(super) metrics: Option<Metrics>,
     pub(super) health: Option<Health>,
+    /// In older samples; spire-controller-manager does not look at it.
+    pub(super) health_probe: Option<serde_json::Value>,
     pub(super) webhook: Option<Webhook>,
     pub(super) class_name: Option<String>,
     pub(super) watch_classless: Option<bool>,
@@ -154,7 +156,7 @@ impl<'de> Deserialize<'de> for GoDuration {
                     Some(rest) => (-1, rest),
                     None => (1, text),
                 };
-                let duration = signet_daemon::config::parse_duration(rest)
+                let duration = signet_config::parse_duration(rest)
                     .map_err(|error| E::custom(format!("{text:?}: {error}")))?;
                 let nanos = i128::try_from(duration.as_nanos())
                     .map_err(|_| E::custom(format!("{text:?} is too long")))?;

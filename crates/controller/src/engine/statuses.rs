@@ -1,9 +1,13 @@
 //! Writing the resources' statuses: apart, so that a slow API server holds up no entry.
 
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
-use http::Method;
-use serde_json::json;
+use serde_json::{Value, json};
+use signet_k8s::{ApiServer, Write};
 use time::OffsetDateTime;
 use tokio::{
     sync::{mpsc, watch},
@@ -12,7 +16,8 @@ use tokio::{
 
 use super::{Engine, Running, STATUS_PAUSE};
 use crate::{
-    kube_api::Api,
+    book::SourceId,
+    complaints::Complaints,
     leader::Lead,
     metrics::ControllerMetrics,
     resources::API_VERSION,
@@ -21,6 +26,8 @@ use crate::{
 
 /// How long to wait after the API server refused a status.
 const REFUSED_PAUSE: Duration = Duration::from_secs(5);
+/// How long to wait before a status is written again that somebody else has undone.
+const UNDONE_PAUSE: Duration = Duration::from_secs(10);
 
 /// A status, and whether it was written.
 #[derive(Debug)]
@@ -35,7 +42,7 @@ pub struct Written {
 #[derive(Debug)]
 pub struct StatusWriter {
     /// Where.
-    pub api: Api,
+    pub api: Arc<ApiServer>,
     /// What.
     pub statuses: mpsc::Receiver<ResourceStatus>,
     /// Where to say so.
@@ -44,6 +51,8 @@ pub struct StatusWriter {
     pub lead: watch::Receiver<Lead>,
     /// What is measured.
     pub metrics: ControllerMetrics,
+    /// Who may say that the API server is away.
+    pub complaints: Complaints,
 }
 
 impl StatusWriter {
@@ -69,25 +78,67 @@ impl StatusWriter {
         };
         let path = format!("/apis/{API_VERSION}/{plural}/{}/status", status.name);
         let body = json!({ "status": status.status });
-        match self.api.write(Method::PATCH, &path, "application/merge-patch+json", &body).await {
+        match self.api.write(Write::MergePatch, &path, &body).await {
             Ok(_) => true,
-            Err(error) if error.code() == Some(404) => true,
+            Err(error) if error.is_not_found() => true,
             Err(error) => {
-                tracing::error!(
-                    resource = status.name,
-                    error = &error as &dyn std::error::Error,
-                    "Failed to update a status"
-                );
+                if let Some(untold) = self.complaints.tell("status", &error) {
+                    tracing::error!(
+                        resource = status.name,
+                        error = &error as &dyn std::error::Error,
+                        untold,
+                        "Failed to update a status"
+                    );
+                }
                 false
             }
         }
     }
 }
 
+/// Which statuses are to be looked at, and which are on their way.
+///
+/// A status is written whenever the API server shows another one than there should be, and looked
+/// at again after each write: what changes while one is on its way, or is undone by somebody else,
+/// is not lost.
+#[derive(Debug, Default)]
+pub(super) struct Statuses {
+    /// Resources to look at.
+    queue: VecDeque<SourceId>,
+    /// What has been sent to be written and is not written yet.
+    under_way: HashSet<(Kind, String)>,
+    /// What was written last, and when.
+    last: HashMap<(Kind, String), (Value, Instant)>,
+}
+
+impl Statuses {
+    /// Whether a resource waits to be looked at.
+    pub(super) fn are_waiting(&self) -> bool {
+        !self.queue.is_empty()
+    }
+
+    fn look_at(&mut self, source: SourceId) {
+        if !self.queue.contains(&source) {
+            self.queue.push_back(source);
+        }
+    }
+
+    /// Whether this may be written now: what somebody else undoes is not written in a loop.
+    fn may_write(&self, status: &ResourceStatus, now: Instant) -> bool {
+        let last = self.last.get(&key(status));
+        last.is_none_or(|(value, at)| *value != status.status || now >= *at + UNDONE_PAUSE)
+    }
+}
+
+fn key(status: &ResourceStatus) -> (Kind, String) {
+    (status.kind, status.name.clone())
+}
+
 impl Engine {
-    /// Sends the statuses that have changed to be written, as far as there is room.
+    /// Sends the statuses that differ to be written, as far as there is room.
     pub(super) fn write_statuses(&mut self, running: &mut Running) {
-        running.status_due = Instant::now() + STATUS_PAUSE;
+        let now = Instant::now();
+        running.status_due = now + STATUS_PAUSE;
         let Some(out) = &self.statuses else {
             self.world.touched();
             return;
@@ -96,26 +147,43 @@ impl Engine {
         if !running.position.is_known() || !self.is_complete() {
             return;
         }
+        let statuses = &mut running.statuses;
         for source in self.world.touched() {
-            if !running.status_queue.contains(&source) {
-                running.status_queue.push_back(source);
-            }
+            statuses.look_at(source);
         }
-        let now = OffsetDateTime::from(self.clock.now());
-        while let Some(source) = running.status_queue.front().copied() {
+        let time = OffsetDateTime::from(self.clock.now());
+        for _ in 0..statuses.queue.len() {
             let Ok(room) = out.try_reserve() else { return };
-            running.status_queue.pop_front();
-            if let Some(status) = self.world.status(source, now) {
-                room.send(status);
+            let Some(source) = statuses.queue.pop_front() else { return };
+            let Some(status) = self.world.status(source, time) else { continue };
+            if statuses.under_way.contains(&key(&status)) {
+                // Looked at again when it was written.
+                continue;
             }
+            if !statuses.may_write(&status, now) {
+                statuses.queue.push_back(source);
+                continue;
+            }
+            statuses.under_way.insert(key(&status));
+            room.send(status);
         }
     }
 
     pub(super) fn status_written(&mut self, written: Written, running: &mut Running) {
-        if written.done {
-            self.world.wrote_status(&written.status);
-        } else if let Some(source) = self.world.source_of(&written.status) {
-            running.status_queue.push_back(source);
+        let statuses = &mut running.statuses;
+        let Written { status, done } = written;
+        statuses.under_way.remove(&key(&status));
+        let source = self.world.source_of(&status);
+        match source {
+            Some(source) => statuses.look_at(source),
+            None => {
+                statuses.last.remove(&key(&status));
+                return;
+            }
+        }
+        if done {
+            self.world.wrote_status(&status);
+            statuses.last.insert(key(&status), (status.status, Instant::now()));
         }
     }
 }

@@ -14,6 +14,9 @@ use crate::{
     server::{NewEntry, Outcome, ServerError, UpdatedEntry},
 };
 
+/// Why an entry is not sent that was declared a moment ago.
+const NOT_RENDERED: &str = "it renders to something else now";
+
 /// What a batch does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
@@ -122,14 +125,14 @@ impl Engine {
                     let mut entries = Vec::with_capacity(batch.len());
                     for (key, declared) in batch {
                         let Some(draft) = self.world.draft(key, &declared) else {
-                            self.world.book.refused(key, now);
+                            self.world.book.refused(key, NOT_RENDERED, now);
                             continue;
                         };
                         let id = match self.fresh_id() {
                             Ok(id) => id,
                             Err(error) => {
                                 tracing::error!(%error, "Cannot make an entry ID");
-                                self.world.book.refused(key, now);
+                                self.world.book.refused(key, &error.to_string(), now);
                                 continue;
                             }
                         };
@@ -150,7 +153,7 @@ impl Engine {
                     let mut entries = Vec::with_capacity(batch.len());
                     for (key, id, declared) in batch {
                         let Some(draft) = self.world.draft(key, &declared) else {
-                            self.world.book.refused(key, now);
+                            self.world.book.refused(key, NOT_RENDERED, now);
                             continue;
                         };
                         items.push((Some(key), Some(id.clone())));
@@ -224,7 +227,7 @@ impl Engine {
                             self.world.book.alone(key, now);
                         }
                         (Some(key), _) if error.blames_request() => {
-                            self.world.book.refused(key, now);
+                            self.world.book.refused(key, &error.to_string(), now);
                         }
                         (key, id) => give_back(&mut self.world.book, key, id),
                     }
@@ -246,6 +249,7 @@ impl Engine {
     fn pause(&self, running: &mut Running, error: &ServerError) {
         let delay = running.backoff.next_delay();
         running.not_before = Instant::now() + delay;
+        running.tell_in_sync = true;
         tracing::error!(
             error = error as &dyn std::error::Error,
             retry_ms = delay.as_millis() as u64,
@@ -318,7 +322,7 @@ impl Engine {
             "The server refused an entry"
         );
         match (key, id) {
-            (Some(key), _) => self.world.book.refused(key, now),
+            (Some(key), _) => self.world.book.refused(key, &refusal.message, now),
             (None, Some(id)) => self.world.book.unwanted_stays(id, now),
             (None, None) => {}
         }

@@ -53,6 +53,11 @@ impl From<RawMeta> for Meta {
 }
 
 impl Meta {
+    /// Whether both are of the same object, with the same preference.
+    pub fn is_of_same(&self, other: &Self) -> bool {
+        self.name == other.name && self.preference() == other.preference()
+    }
+
     /// The order of preference among resources that declare the same entry: the older first, then
     /// those that are not being deleted, then those being deleted for less long, then by UID.
     pub fn preference(&self) -> impl Ord + use<'_> {

@@ -10,7 +10,7 @@ use crate::{data::Names, template::Template};
 const MAX_TEMPLATES: usize = 256;
 
 /// The specification as it is written.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct SpiffeIdSpec {
     /// Makes the SPIFFE ID.

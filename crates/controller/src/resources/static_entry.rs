@@ -6,7 +6,7 @@ use signet_identity::{EntryDraft, Selector, SelectorSet, SpiffeId, TrustDomain};
 use super::ttl;
 
 /// The specification as it is written.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct StaticEntrySpec {
     /// The SPIFFE ID.

@@ -1,14 +1,17 @@
 //! Relationships with foreign trust domains.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use signet_api::{
     convert::{federation_from_pb, federation_to_pb},
     pb::spire::api::{
-        server::trustdomain::v1::{
-            BatchCreateFederationRelationshipRequest, BatchDeleteFederationRelationshipRequest,
-            BatchUpdateFederationRelationshipRequest, ListFederationRelationshipsRequest,
-            trust_domain_client::TrustDomainClient,
+        server::{
+            bundle::v1::{ListFederatedBundlesRequest, bundle_client::BundleClient},
+            trustdomain::v1::{
+                BatchCreateFederationRelationshipRequest, BatchDeleteFederationRelationshipRequest,
+                BatchUpdateFederationRelationshipRequest, ListFederationRelationshipsRequest,
+                trust_domain_client::TrustDomainClient,
+            },
         },
         types,
     },
@@ -64,6 +67,54 @@ impl Server {
             }
             if page.next_page_token.is_empty() {
                 return Ok(all);
+            }
+            page_token = page.next_page_token;
+        }
+        Err(ServerError::Malformed { method: METHOD, why: "the list has no end".to_owned() })
+    }
+
+    /// The foreign trust domains of which the server has a bundle; `None` from a server that does
+    /// not say.
+    ///
+    /// # Errors
+    /// [`ServerError`].
+    pub async fn list_federated_bundles(
+        &self,
+    ) -> Result<Option<BTreeSet<TrustDomain>>, ServerError> {
+        const METHOD: &str = "ListFederatedBundles";
+        let mut all = BTreeSet::new();
+        let mut page_token = String::new();
+        for _ in 0..MAX_PAGES {
+            let request = ListFederatedBundlesRequest {
+                page_size: PAGE,
+                page_token,
+                // Only whose they are.
+                output_mask: Some(types::BundleMask {
+                    sequence_number: true,
+                    ..Default::default()
+                }),
+            };
+            let page = self
+                .call(METHOD, None, request, |channel, limit, request| async move {
+                    BundleClient::new(channel)
+                        .max_decoding_message_size(limit)
+                        .list_federated_bundles(request)
+                        .await
+                })
+                .await;
+            let page = match page {
+                Err(error) if error.code() == Some(Code::Unimplemented) => return Ok(None),
+                page => page?,
+            };
+            for bundle in &page.bundles {
+                let name = bundle.trust_domain.parse().map_err(|error| ServerError::Malformed {
+                    method: METHOD,
+                    why: format!("{}: {error}", bundle.trust_domain),
+                })?;
+                all.insert(name);
+            }
+            if page.next_page_token.is_empty() {
+                return Ok(Some(all));
             }
             page_token = page.next_page_token;
         }

@@ -3,15 +3,15 @@
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use http::Method;
 use serde_json::{Value, json};
 use signet_base::{Backoff, ReadyGuard, SharedClock};
 use signet_identity::SpiffeId;
+use signet_k8s::{ApiError, ApiServer, Write};
 use signet_pki::tls::SwappableIdentity;
 use tokio::sync::watch;
 
 use crate::{
-    kube_api::{Api, ApiError},
+    complaints::Complaints,
     metrics::ControllerMetrics,
     server::{Notice, Server, ServerError},
 };
@@ -25,7 +25,7 @@ const INTERVAL: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Keeper {
     /// Kubernetes.
-    pub api: Api,
+    pub api: Arc<ApiServer>,
     /// Who signs.
     pub server: Server,
     /// The name of the ValidatingWebhookConfiguration.
@@ -40,6 +40,8 @@ pub struct Keeper {
     pub clock: SharedClock,
     /// What is measured.
     pub metrics: ControllerMetrics,
+    /// Who may say that the API server is away.
+    pub complaints: Complaints,
 }
 
 /// Why a round failed.
@@ -78,12 +80,19 @@ impl Keeper {
                 }
                 Err(error) => {
                     let delay = backoff.next_delay();
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        retry_ms = delay.as_millis() as u64,
-                        usable = ready.is_none(),
-                        "The webhook cannot be kept up to date"
-                    );
+                    let untold = match &error {
+                        KeepError::Api { source, .. } => self.complaints.tell("webhook", source),
+                        KeepError::Server(_) => Some(0),
+                    };
+                    if let Some(untold) = untold {
+                        tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            retry_ms = delay.as_millis() as u64,
+                            usable = ready.is_none(),
+                            untold,
+                            "The webhook cannot be kept up to date"
+                        );
+                    }
                     tokio::time::sleep(delay).await;
                 }
             }
@@ -100,7 +109,7 @@ impl Keeper {
             "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/{}",
             self.configuration
         );
-        let configuration = self.api.get_json(&path).await.map_err(failed)?;
+        let configuration = self.api.get_object::<Value>(&path).await.map_err(failed)?;
 
         let dns_names = service_names(&configuration);
         if let Some(reason) = reason(certificate.as_ref(), self.clock.unix(), &dns_names) {
@@ -124,9 +133,7 @@ impl Keeper {
         }
         let Some((_, pem)) = bundle else { return Ok(()) };
         if let Some(patch) = patch(&configuration, &STANDARD.encode(&*pem)) {
-            let done =
-                self.api.write(Method::PATCH, &path, "application/json-patch+json", &patch).await;
-            done.map_err(failed)?;
+            self.api.write(Write::JsonPatch, &path, &patch).await.map_err(failed)?;
             tracing::info!(
                 configuration = self.configuration,
                 "Wrote the trust bundle into the webhook's configuration"

@@ -2,10 +2,14 @@
 
 use serde::Deserialize;
 use serde_json::{Value, json};
+use signet_identity::TrustDomain;
 
-use crate::resources::{
-    FederationSpec, Rule, SpiffeIdSpec, StaticEntrySpec, parse_federation, parse_static_entry,
-    resource,
+use crate::{
+    resources::{
+        FederationSpec, Rule, SpiffeIdSpec, StaticEntrySpec, parse_federation, parse_static_entry,
+        resource,
+    },
+    world::never_renders,
 };
 
 /// A kind of resource that is checked.
@@ -41,14 +45,20 @@ impl Checked {
         }
     }
 
-    fn check(self, object: Value) -> Result<(), String> {
+    /// What whoever applies the resource is to be warned of.
+    fn check(self, object: Value, own: &TrustDomain) -> Result<Option<String>, String> {
         match self {
             Self::FederatedTrustDomain => {
-                parse_federation(&resource::<FederationSpec>(object)?.spec?).map(|_| ())
+                parse_federation(&resource::<FederationSpec>(object)?.spec?).map(|_| None)
             }
-            Self::SpiffeId => Rule::parse(&resource::<SpiffeIdSpec>(object)?.spec?).map(|_| ()),
+            Self::SpiffeId => {
+                let spec = resource::<SpiffeIdSpec>(object)?.spec?;
+                let rule = Rule::parse(&spec)?;
+                Ok(never_renders(&rule, &spec, own)
+                    .map(|why| format!("no pod will get an identity by this: {why}")))
+            }
             Self::StaticEntry => {
-                parse_static_entry(&resource::<StaticEntrySpec>(object)?.spec?).map(|_| ())
+                parse_static_entry(&resource::<StaticEntrySpec>(object)?.spec?).map(|_| None)
             }
         }
     }
@@ -70,11 +80,12 @@ struct Request {
     object: Value,
 }
 
-/// Whether the reviewed resource is allowed, and the answer that says so.
+/// Whether the reviewed resource is allowed, and the answer that says so. A ClusterSPIFFEID that
+/// cannot give any pod of the trust domain `own` an identity is allowed with a warning.
 ///
 /// # Errors
 /// When the body is no review.
-pub fn review(kind: Checked, body: &[u8]) -> Result<(bool, Value), String> {
+pub fn review(kind: Checked, body: &[u8], own: &TrustDomain) -> Result<(bool, Value), String> {
     let review: Review =
         serde_json::from_slice(body).map_err(|error| format!("not an AdmissionReview: {error}"))?;
     if review.api_version != "admission.k8s.io/v1" {
@@ -88,10 +99,10 @@ pub fn review(kind: Checked, body: &[u8]) -> Result<(bool, Value), String> {
             if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
                 meta.entry("name").or_insert_with(|| json!("(to be named)"));
             }
-            kind.check(object)
+            kind.check(object, own)
         }
         // What goes away is not checked.
-        _ => Ok(()),
+        _ => Ok(None),
     };
     let mut response = json!({ "uid": uid, "allowed": checked.is_ok() });
     if let (Err(why), Some(response)) = (&checked, response.as_object_mut()) {
@@ -99,6 +110,9 @@ pub fn review(kind: Checked, body: &[u8]) -> Result<(bool, Value), String> {
             "status".to_owned(),
             json!({ "code": 403, "reason": "Forbidden", "message": why }),
         );
+    }
+    if let (Ok(Some(warning)), Some(response)) = (&checked, response.as_object_mut()) {
+        response.insert("warnings".to_owned(), json!([warning]));
     }
     let answer = json!({
         "apiVersion": "admission.k8s.io/v1",
@@ -122,7 +136,35 @@ mod tests {
                 "object": { "metadata": { "name": "x" }, "spec": spec },
             },
         });
-        review(kind, review_of.to_string().as_bytes()).unwrap()
+        review(kind, review_of.to_string().as_bytes(), &"td".parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn templates_that_can_never_render_pass_with_a_warning() {
+        for (spec, why) in [
+            (json!({"spiffeIDTemplate": "spiffe://td/{{ .PodMeta.NoSuch }}"}), "field NoSuch"),
+            (json!({"spiffeIDTemplate": "spiffe://other/{{ .PodMeta.Name }}"}), "\"other\""),
+            (
+                json!({
+                    "spiffeIDTemplate": "spiffe://td/x",
+                    "dnsNameTemplates": ["{{ .PodSpec.NoSuch }}"],
+                }),
+                "dnsNameTemplates",
+            ),
+        ] {
+            let (allowed, answer) = ask(Checked::SpiffeId, "CREATE", spec);
+            let warning = answer["response"]["warnings"][0].as_str().unwrap_or_default();
+            assert!(allowed && warning.contains(why), "{answer}");
+        }
+        for template in [
+            "spiffe://{{ .TrustDomain }}/ns/{{ .PodMeta.Namespace }}/sa/{{ .PodSpec.ServiceAccountName }}",
+            "spiffe://td/{{ index .PodMeta.Labels \"app\" }}",
+            "spiffe://td/{{ (index .PodSpec.Containers 1).Image }}",
+        ] {
+            let (allowed, answer) =
+                ask(Checked::SpiffeId, "CREATE", json!({ "spiffeIDTemplate": template }));
+            assert!(allowed && answer["response"].get("warnings").is_none(), "{answer}");
+        }
     }
 
     #[test]
@@ -185,7 +227,8 @@ mod tests {
         for body in
             ["", "{}", "{\"apiVersion\":\"admission.k8s.io/v1beta1\",\"request\":{\"uid\":\"\"}}"]
         {
-            assert!(review(Checked::SpiffeId, body.as_bytes()).is_err(), "{body}");
+            let own = "td".parse().unwrap();
+            assert!(review(Checked::SpiffeId, body.as_bytes(), &own).is_err(), "{body}");
         }
     }
 }

@@ -181,7 +181,7 @@ impl World {
     pub(super) fn refresh(&mut self, id: PodId) {
         let Some(mut state) = self.pods.remove(&id) else { return };
         state.stale = false;
-        let pairs = self.pairs(&state);
+        let pairs = self.pairs(id, &state);
         for (source, pair) in &state.pairs {
             if !pairs.contains(&(*source, *pair)) {
                 self.undo(id, *source, *pair);
@@ -197,7 +197,7 @@ impl World {
         self.pods.insert(id, state);
     }
 
-    fn pairs(&mut self, state: &PodState) -> Vec<(SourceId, Pair)> {
+    fn pairs(&mut self, id: PodId, state: &PodState) -> Vec<(SourceId, Pair)> {
         let pod = &state.pod;
         let Some(namespace) = self.namespaces.get(&pod.namespace) else { return Vec::new() };
         if namespace.labels.is_none() || namespace.ignored {
@@ -241,52 +241,57 @@ impl World {
             ));
         }
         for (source, error) in failures {
-            let new = !state.pairs.contains(&(source, Pair::Failed));
-            if let Some(rule) = self.rules.get_mut(&source) {
-                if new && pod.node.is_empty() {
-                    // Every pod begins like this.
-                    tracing::debug!(
-                        cluster_spiffe_id = rule.meta.name,
-                        pod = pod.key(),
-                        "The pod has no node yet, and so no entry"
-                    );
-                } else if new {
-                    tracing::warn!(
-                        cluster_spiffe_id = rule.meta.name,
-                        pod = pod.key(),
-                        error,
-                        "Failed to render an entry"
-                    );
-                }
-                rule.last_failure = Some(format!("{}: {error}", pod.key()));
+            let Some(rule) = self.rules.get_mut(&source) else { continue };
+            let error = format!("{}: {error}", pod.key());
+            if rule.failures.get(&id) == Some(&error) {
+                continue;
             }
+            if self.nodes.get(&pod.node).is_none_or(|node| node.known.is_none()) {
+                // Every pod begins like this.
+                tracing::debug!(
+                    cluster_spiffe_id = rule.meta.name,
+                    error,
+                    "The pod has no node yet, or one that is not known yet, and so no entry"
+                );
+            } else {
+                tracing::warn!(
+                    cluster_spiffe_id = rule.meta.name,
+                    error,
+                    "Failed to render an entry"
+                );
+            }
+            rule.failures.insert(id, error);
+            self.touched.insert(source);
         }
         pairs
     }
 
     fn redo(&mut self, pod: PodId, source: SourceId, pair: Pair) {
-        self.count(source, pair, true);
+        self.count(source, true);
         if let Pair::Declared(key, body) = pair {
             self.book.declare(key, Declared { source, pod: Some(pod), body });
         }
     }
 
     pub(super) fn undo(&mut self, pod: PodId, source: SourceId, pair: Pair) {
-        self.count(source, pair, false);
-        if let Pair::Declared(key, _) = pair {
-            self.book.withdraw(key, source, Some(pod));
+        self.count(source, false);
+        match pair {
+            Pair::Declared(key, _) => self.book.withdraw(key, source, Some(pod)),
+            Pair::Failed => {
+                if let Some(rule) = self.rules.get_mut(&source) {
+                    rule.failures.remove(&pod);
+                }
+            }
+            Pair::Skipped => {}
         }
     }
 
-    fn count(&mut self, source: SourceId, pair: Pair, add: bool) {
+    fn count(&mut self, source: SourceId, add: bool) {
         let Some(rule) = self.rules.get_mut(&source) else { return };
         let step = |count: &mut usize| {
             *count = if add { count.saturating_add(1) } else { count.saturating_sub(1) };
         };
         step(&mut rule.pods_selected);
-        if pair == Pair::Failed {
-            step(&mut rule.render_failures);
-        }
         self.touched.insert(source);
     }
 }

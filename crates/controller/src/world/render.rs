@@ -9,9 +9,16 @@ use super::World;
 use crate::{
     data::{Root, value},
     objects::{Node, Pod},
-    resources::Rule,
+    resources::{Rule, SpiffeIdSpec},
     template::Template,
 };
+
+/// How a template fails that names a field which no pod has.
+const NO_FIELD: &str = "can't evaluate field";
+/// A pod to try templates on.
+const SAMPLE_META: &str = r#"{"name": "a", "namespace": "a", "uid": "a"}"#;
+const SAMPLE_SPEC: &str = r#"{"serviceAccountName": "a", "nodeName": "a",
+    "containers": [{"name": "a", "image": "a"}]}"#;
 
 /// What templates see of a pod.
 #[derive(Debug)]
@@ -131,13 +138,57 @@ impl World {
     }
 }
 
+/// Why a rule gives no pod at all an identity, whatever the pod, as far as can be said without one.
+pub(crate) fn never_renders(rule: &Rule, spec: &SpiffeIdSpec, own: &TrustDomain) -> Option<String> {
+    // A trust domain that is written out is the same for every pod.
+    let domain = spec.spiffe_id_template.strip_prefix("spiffe://").unwrap_or_default();
+    let domain = domain.split('/').next().unwrap_or_default();
+    if !(domain.is_empty() || domain.contains("{{") || domain == own.as_str()) {
+        return Some(format!(
+            "spiffeIDTemplate: every SPIFFE ID has trust domain {domain:?}, but this controller's \
+             is \"{own}\""
+        ));
+    }
+    let names = rule.names();
+    let part = |root, json: &str| {
+        let json: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+        value(root, Some(&json), &names).unwrap_or(Value::Nil)
+    };
+    let text = |text: &str| Value::Text(text.to_owned());
+    let data = Value::Struct(BTreeMap::from([
+        ("TrustDomain".to_owned(), text(own.as_str())),
+        ("ClusterName".to_owned(), text("cluster")),
+        ("ClusterDomain".to_owned(), text("cluster.local")),
+        ("PodMeta".to_owned(), part(Root::ObjectMeta, SAMPLE_META)),
+        ("PodSpec".to_owned(), part(Root::PodSpec, SAMPLE_SPEC)),
+        ("NodeMeta".to_owned(), part(Root::ObjectMeta, SAMPLE_META)),
+        ("NodeSpec".to_owned(), part(Root::NodeSpec, "{}")),
+    ]));
+    let ids = std::iter::once(("spiffeIDTemplate", &rule.spiffe_id));
+    let names = rule.dns_names.iter().map(|one| ("dnsNameTemplates", one));
+    let selectors = rule.selectors.iter().map(|one| ("workloadSelectorTemplates", one));
+    ids.chain(names).chain(selectors).find_map(|(what, template)| {
+        // Other errors may be due to what this pod lacks.
+        let error = template.render(&data).err().filter(|error| error.contains(NO_FIELD))?;
+        Some(format!("{what}: {error}"))
+    })
+}
+
 fn spiffe_id(
     template: &Template,
     data: &Value,
     trust_domain: &TrustDomain,
 ) -> Result<SpiffeId, String> {
     let text = template.render(data)?;
-    let id: SpiffeId = text.parse().map_err(|error| format!("invalid SPIFFE ID: {error}"))?;
+    let id: SpiffeId = text.parse().map_err(|error| {
+        // What Go's templates make of a key that is not in a map.
+        let missing = if text.contains("<no value>") {
+            ", where a label or another value is not there that the template names"
+        } else {
+            ""
+        };
+        format!("invalid SPIFFE ID: {error}; the template gives {text:?}{missing}")
+    })?;
     if !id.is_member_of(trust_domain) {
         let got = id.trust_domain();
         return Err(format!(

@@ -1,16 +1,18 @@
 //! Resources: what they declare, and for whom.
 
+use std::collections::BTreeMap;
+
 use super::{Kind, RuleState, StaticState, World};
 use crate::{
     book::{Declared, PodId, SourceId},
     data::Names,
     fingerprint::{EntryBody, EntryKey},
-    resources::{Meta, Resource, Rule, SpiffeIdSpec, StaticEntrySpec, parse_static_entry},
+    resources::{Resource, Rule, SpiffeIdSpec, StaticEntrySpec, parse_static_entry},
 };
 
 impl World {
     /// A ClusterSPIFFEID is there, new or changed.
-    pub fn apply_rule(&mut self, resource: Resource<SpiffeIdSpec>) {
+    pub fn apply_rule(&mut self, mut resource: Resource<SpiffeIdSpec>) {
         self.waiting.remove(&resource.meta.name);
         let ours = match &resource.spec {
             Ok(spec) => self.cluster.class.is_ours(&spec.class_name),
@@ -42,10 +44,19 @@ impl World {
         let id = self.source(Kind::ClusterSpiffeId, &resource.meta.name);
         if let Some(before) = self.rules.get_mut(&id) {
             before.seen = seen;
-            before.status = resource.status.clone();
-            if same(&before.meta, &resource.meta) {
+            if before.status != resource.status {
+                // It may be another's, or an older one: it is compared with what it should be.
+                before.status = resource.status;
+                self.touched.insert(id);
+            }
+            if before.meta.is_of_same(&resource.meta) && before.spec == resource.spec {
+                if before.meta != resource.meta {
+                    before.meta = resource.meta;
+                    self.touched.insert(id);
+                }
                 return;
             }
+            resource.status = before.status.clone();
             self.remove_rule(&resource.meta.name);
         }
         let id = self.source(Kind::ClusterSpiffeId, &resource.meta.name);
@@ -53,13 +64,13 @@ impl World {
             id,
             RuleState {
                 meta: resource.meta,
+                spec: resource.spec,
                 rule,
                 status: resource.status,
                 namespaces_selected: 0,
                 namespaces_ignored: 0,
                 pods_selected: 0,
-                render_failures: 0,
-                last_failure: None,
+                failures: BTreeMap::new(),
                 seen,
             },
         );
@@ -109,8 +120,16 @@ impl World {
         let key = (Kind::ClusterStaticEntry, resource.meta.name.clone());
         if let Some(before) = self.sources.get(&key).and_then(|id| self.statics.get_mut(id)) {
             before.seen = seen;
-            before.status = resource.status.clone();
-            if ours && same(&before.meta, &resource.meta) {
+            if before.status != resource.status {
+                before.status = resource.status.clone();
+                self.touched.extend(self.sources.get(&key).copied());
+            }
+            let same = before.meta.is_of_same(&resource.meta) && before.spec == resource.spec;
+            if ours && same {
+                if before.meta != resource.meta {
+                    before.meta = resource.meta;
+                    self.touched.extend(self.sources.get(&key).copied());
+                }
                 return;
             }
         }
@@ -129,7 +148,8 @@ impl World {
         let id = self.source(Kind::ClusterStaticEntry, &resource.meta.name);
         let entry = entry.map(|draft| (EntryKey::of(&draft), draft));
         let declared = entry.as_ref().ok().map(|(key, draft)| (*key, EntryBody::of(draft)));
-        let state = StaticState { meta: resource.meta, entry, status: resource.status, seen };
+        let Resource { meta, spec, status } = resource;
+        let state = StaticState { meta, spec, entry, status, seen };
         self.statics.insert(id, state);
         self.rank();
         if let Some((key, body)) = declared {
@@ -252,9 +272,4 @@ impl World {
             self.book.rank(id, rank);
         }
     }
-}
-
-/// Whether two versions of a resource say the same. Manifests have no generation.
-fn same(before: &Meta, after: &Meta) -> bool {
-    after.generation > 0 && before == after
 }

@@ -80,12 +80,17 @@ impl World {
     /// The status that a resource should have, when the API server does not show it.
     pub fn status(&mut self, source: SourceId, now: OffsetDateTime) -> Option<ResourceStatus> {
         let tally = self.book.tally(source);
+        let refusal = self.book.refusal(source).map(|(key, why)| match self.pod_name(key) {
+            Some(pod) => format!("{pod}: {why}"),
+            None => why.to_owned(),
+        });
+        let refusal = refusal.as_deref().unwrap_or_default();
         let (kind, name, shown, next) = if let Some(rule) = self.rules.get(&source) {
-            let next = rule_status(rule, tally, now);
+            let next = rule_status(rule, tally, refusal, now);
             (Kind::ClusterSpiffeId, &rule.meta.name, &rule.status, next)
         } else {
             let one = self.statics.get(&source)?;
-            let next = static_status(one, tally, now);
+            let next = static_status(one, tally, refusal, now);
             (Kind::ClusterStaticEntry, &one.meta.name, &one.status, next)
         };
         (*shown != next).then(|| ResourceStatus { kind, name: name.clone(), status: next })
@@ -107,15 +112,15 @@ impl World {
     }
 }
 
-fn rule_status(rule: &RuleState, tally: Tally, now: OffsetDateTime) -> Value {
-    let verdict = rule_verdict(rule, tally);
+fn rule_status(rule: &RuleState, tally: Tally, refusal: &str, now: OffsetDateTime) -> Value {
+    let verdict = rule_verdict(rule, tally, refusal);
     let Verdict { ready, reason, message } = verdict;
     json!({
         "stats": {
             "namespacesSelected": rule.namespaces_selected,
             "namespacesIgnored": rule.namespaces_ignored,
             "podsSelected": rule.pods_selected,
-            "podEntryRenderFailures": rule.render_failures,
+            "podEntryRenderFailures": rule.failures.len(),
             "entriesMasked": tally.masked,
             "entriesToSet": tally.to_set,
             "entryFailures": tally.failures,
@@ -125,20 +130,31 @@ fn rule_status(rule: &RuleState, tally: Tally, now: OffsetDateTime) -> Value {
     })
 }
 
-fn rule_verdict(rule: &RuleState, tally: Tally) -> Verdict {
+fn rule_verdict(rule: &RuleState, tally: Tally, refusal: &str) -> Verdict {
     if let Err(error) = &rule.rule {
         return Verdict { ready: Some(false), reason: "InvalidSpec", message: error.clone() };
     }
-    let failed = rule.render_failures;
-    if failed > 0 {
-        let last = rule.last_failure.as_deref().unwrap_or_default();
-        let message = format!("{failed} pods get no entry from this; one of them: {last}");
+    if let Some(first) = rule.failures.values().next() {
+        let failed = rule.failures.len();
+        let message = format!("{failed} pods get no entry from this; one of them: {first}");
         return Verdict { ready: Some(false), reason: "RenderFailed", message };
     }
-    entries_verdict(tally)
+    let all_ignored = rule.namespaces_selected == rule.namespaces_ignored;
+    let nothing = match (rule.namespaces_selected, rule.pods_selected) {
+        (0, _) => Some("namespaceSelector selects no namespace".to_owned()),
+        (_, 0) if all_ignored => {
+            Some("every namespace that namespaceSelector selects is one to ignore".to_owned())
+        }
+        (some, 0) => Some(format!("podSelector selects no pod of the {some} namespaces")),
+        _ => None,
+    };
+    if let Some(message) = nothing {
+        return Verdict { ready: None, reason: "NothingSelected", message };
+    }
+    entries_verdict(tally, refusal)
 }
 
-fn static_status(one: &StaticState, tally: Tally, now: OffsetDateTime) -> Value {
+fn static_status(one: &StaticState, tally: Tally, refusal: &str, now: OffsetDateTime) -> Value {
     let Verdict { ready, reason, message } = match &one.entry {
         Err(error) => Verdict { ready: Some(false), reason: "InvalidSpec", message: error.clone() },
         Ok(_) if tally.masked > 0 => Verdict {
@@ -146,7 +162,7 @@ fn static_status(one: &StaticState, tally: Tally, now: OffsetDateTime) -> Value 
             reason: "Masked",
             message: "an older resource declares the same entry".to_owned(),
         },
-        Ok(_) => entries_verdict(tally),
+        Ok(_) => entries_verdict(tally, refusal),
     };
     json!({
         "rendered": one.entry.is_ok(),
@@ -156,10 +172,11 @@ fn static_status(one: &StaticState, tally: Tally, now: OffsetDateTime) -> Value 
     })
 }
 
-fn entries_verdict(tally: Tally) -> Verdict {
+fn entries_verdict(tally: Tally, refusal: &str) -> Verdict {
     let Tally { to_set, failures, set, .. } = tally;
     if failures > 0 {
-        let message = format!("the server refused {failures} of {to_set} entries; see the log");
+        let message =
+            format!("the server refused {failures} of {to_set} entries; one of them: {refusal}");
         return Verdict { ready: Some(false), reason: "EntriesRefused", message };
     }
     if set < to_set {

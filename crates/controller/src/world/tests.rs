@@ -398,3 +398,40 @@ async fn static_entries_are_declared_masked_and_withdrawn() {
     world.remove_static("young");
     assert_eq!(work(&mut world), (vec![], 1, 0));
 }
+
+#[tokio::test]
+async fn a_failure_names_a_pod_that_has_no_entry_now() {
+    let spec = json!({"spiffeIDTemplate": "spiffe://td/{{ .PodMeta.Labels.id }}"});
+    let mut world = filled(vec![rule("r", 1, spec)]);
+    let source = world.sources[&(Kind::ClusterSpiffeId, "r".to_owned())];
+    let message = |world: &mut World| {
+        settle(world);
+        let status = world.status(source, time::OffsetDateTime::UNIX_EPOCH).unwrap().status;
+        status["conditions"][0]["message"].as_str().unwrap().to_owned()
+    };
+    for name in ["p", "q"] {
+        let pod = pod(&world, "a", name, json!({}));
+        world.apply_pod(pod);
+    }
+    let said = message(&mut world);
+    assert!(said.starts_with("2 pods") && said.contains("<no value>"), "{said}");
+    let labelled = pod(&world, "a", "p", json!({"id": "x"}));
+    world.apply_pod(labelled);
+    let said = message(&mut world);
+    assert!(said.starts_with("1 pods") && said.contains("a/q") && !said.contains("a/p"), "{said}");
+    world.remove_pod("a/q");
+    let said = message(&mut world);
+    assert!(!said.contains("a/q"), "{said}");
+}
+
+#[tokio::test]
+async fn pods_are_worked_out_when_their_nodes_are_known() {
+    let mut world = world();
+    let kinds = [Kind::ClusterSpiffeId, Kind::Namespace, Kind::Node, Kind::Pod];
+    for (at, kind) in kinds.into_iter().enumerate() {
+        assert!(!world.is_known(&kinds), "{at}");
+        world.begin(kind);
+        world.finish(kind);
+    }
+    assert!(world.is_known(&kinds));
+}

@@ -202,3 +202,50 @@ async fn a_status_that_cannot_be_written_is_tried_again_and_holds_up_no_entry() 
     assert_ne!(status["conditions"][0]["lastTransitionTime"], Value::Null);
     running.stop().await;
 }
+
+#[tokio::test]
+async fn a_refused_entry_is_said_to_be_refused_with_the_reason_until_it_is_taken() {
+    let f = Fixture::new(true).await;
+    f.server.refuse("/a/bad");
+    f.kube.without_generations();
+    f.rule("r", json!({"spiffeIDTemplate": TEMPLATE}));
+    f.pod("a", "bad", json!({}));
+    let running = f.controller("").await;
+    f.reason("clusterspiffeids", "r", "EntriesRefused").await;
+    // Refused again and again, and read again with every change of something else.
+    let tries = f.server.calls("BatchCreateEntry");
+    eventually(|| f.server.calls("BatchCreateEntry") > tries + 1, || "no retry".to_owned()).await;
+    for n in 0..5 {
+        f.pod("a", &format!("good{n}"), json!({}));
+        f.kube.compact();
+        eventually(
+            || f.status("clusterspiffeids", "r")["stats"]["entriesToSet"] == n + 2,
+            || f.status("clusterspiffeids", "r").to_string(),
+        )
+        .await;
+    }
+    let status = f.status("clusterspiffeids", "r");
+    let message = status["conditions"][0]["message"].as_str().unwrap();
+    assert!(message.contains("a/bad: as the test wishes"), "{message}");
+    assert_eq!(status["stats"]["entryFailures"], json!(1));
+    let reasons = f.kube.history("clusterspiffeids", "r");
+    let reasons = reasons.iter().map(|one| one["status"]["conditions"][0]["reason"].clone());
+    let mut reasons: Vec<Value> = reasons.filter(|reason| !reason.is_null()).collect();
+    reasons.dedup();
+    assert!(reasons.len() <= 2 && reasons.last() == Some(&json!("EntriesRefused")), "{reasons:?}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_status_that_somebody_else_overwrites_is_written_again() {
+    let f = Fixture::new(true).await;
+    f.rule("r", json!({"spiffeIDTemplate": TEMPLATE}));
+    f.pod("a", "p", json!({}));
+    let running = f.controller("").await;
+    f.reason("clusterspiffeids", "r", "InSync").await;
+    let mut object = f.kube.get("clusterspiffeids", "r").unwrap();
+    object["status"] = json!({"conditions": [{"type": "Ready", "status": "False"}]});
+    f.kube.put("clusterspiffeids", object);
+    f.reason("clusterspiffeids", "r", "InSync").await;
+    running.stop().await;
+}

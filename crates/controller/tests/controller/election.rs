@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use signet_controller::leader::Place;
 
 use crate::{
     fake_kube::Fault,
@@ -62,6 +63,29 @@ async fn a_leader_that_cannot_renew_stops_writing() {
     assert_eq!(f.server.paths(), ["/a/one"]);
     f.kube.heal();
     f.entries(&["/a/one", "/a/two"]).await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn the_lease_of_a_controller_that_was_killed_in_the_same_pod_is_taken_at_once() {
+    let f = Fixture::new(true).await;
+    f.rule("r", json!({"spiffeIDTemplate": TEMPLATE}));
+    f.pod("a", "one", json!({}));
+    let lines = LINES.replace("resourceName: lease", "resourceName: killed");
+    // What a process leaves behind that ran here and had no time to say goodbye.
+    let place = Place::take("ns", "killed").unwrap();
+    let left = format!("pod-0_{}0e0c", place.mark());
+    drop(place);
+    f.kube.put(
+        "leases",
+        json!({
+            "metadata": {"namespace": "ns", "name": "killed"},
+            "spec": {"holderIdentity": left, "leaseDurationSeconds": 3600,
+                "renewTime": "2026-01-01T00:00:00.000000Z", "leaseTransitions": 4},
+        }),
+    );
+    let running = f.controller(&lines).await;
+    f.entries(&["/a/one"]).await;
     running.stop().await;
 }
 

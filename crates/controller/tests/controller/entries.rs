@@ -201,5 +201,135 @@ async fn manifests_take_the_place_of_kubernetes() {
     f.entries(&["/one", "/two"]).await;
     std::fs::write(manifests.join("c.yaml"), entry("three")).unwrap();
     f.entries(&["/one", "/three"]).await;
+    // Of a key that stands twice the last counts.
+    let twice = entry("first").replace("  spiffeID", "  spiffeID: spiffe://td/zero\n  spiffeID");
+    std::fs::write(manifests.join("c.yaml"), twice).unwrap();
+    f.entries(&["/first", "/one"]).await;
+    running.stop().await;
+}
+
+/// Whether each of these pods had an identity after every write, once all had one.
+fn never_without(f: &Fixture, pods: &[&str]) {
+    let history = f.server.history();
+    let has = |paths: &[String], pod: &str| paths.iter().any(|path| path.ends_with(pod));
+    let complete = history.iter().position(|paths| pods.iter().all(|pod| has(paths, pod)));
+    for paths in &history[complete.unwrap()..] {
+        for pod in pods {
+            assert!(has(paths, pod), "{pod} had none: {history:#?}");
+        }
+    }
+}
+
+async fn replaced(push: bool) {
+    let f = Fixture::new(push).await;
+    let rule = |name: &str, role: &str, template: &str| {
+        let spec = json!({
+            "spiffeIDTemplate": format!("spiffe://td/{template}/{{{{ .PodMeta.Name }}}}"),
+            "podSelector": {"matchLabels": {"role": role}},
+        });
+        f.rule(name, spec);
+    };
+    rule("one", "one", "a");
+    rule("two", "two", "b");
+    let pods = ["/p0", "/p1", "/p2"];
+    let label = |role: &str| {
+        pods.iter().for_each(|pod| f.pod("a", &pod[1..], json!({ "role": role })));
+    };
+    label("one");
+    let running = f.controller("gcInterval: 200ms").await;
+    f.entries(&["/a/p0", "/a/p1", "/a/p2"]).await;
+    // Relabelled: another resource selects them.
+    label("two");
+    f.entries(&["/b/p0", "/b/p1", "/b/p2"]).await;
+    // The template is edited.
+    rule("two", "two", "c");
+    f.entries(&["/c/p0", "/c/p1", "/c/p2"]).await;
+    // Only what does not say which entry it is: written over it.
+    let deletions = f.server.calls("BatchDeleteEntry");
+    f.rule(
+        "two",
+        json!({
+            "spiffeIDTemplate": "spiffe://td/c/{{ .PodMeta.Name }}", "hint": "h",
+            "podSelector": {"matchLabels": {"role": "two"}},
+        }),
+    );
+    eventually(
+        || f.server.entries().iter().all(|entry| entry.hint == "h"),
+        || format!("{:?}", f.server.entries()),
+    )
+    .await;
+    assert_eq!(f.server.calls("BatchDeleteEntry"), deletions);
+    running.stop().await;
+    // And edited while no controller was there.
+    rule("two", "two", "d");
+    let running = f.controller("gcInterval: 200ms").await;
+    f.entries(&["/d/p0", "/d/p1", "/d/p2"]).await;
+    never_without(&f, &pods);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_relabel_or_a_template_edit_leaves_no_pod_without_an_entry_on_a_signet_server() {
+    replaced(true).await;
+}
+
+#[tokio::test]
+async fn a_relabel_or_a_template_edit_leaves_no_pod_without_an_entry_on_a_spire_server() {
+    replaced(false).await;
+}
+
+#[tokio::test]
+async fn a_resource_that_selects_nothing_says_so() {
+    let f = Fixture::new(true).await;
+    f.pod("a", "p", json!({"app": "web"}));
+    let none = json!({"matchLabels": {"app": "none"}});
+    f.rule("pods", json!({"spiffeIDTemplate": TEMPLATE, "podSelector": none}));
+    f.rule("namespaces", json!({"spiffeIDTemplate": TEMPLATE, "namespaceSelector": none}));
+    let running = f.controller("").await;
+    for name in ["pods", "namespaces"] {
+        f.reason("clusterspiffeids", name, "NothingSelected").await;
+        assert_eq!(f.status("clusterspiffeids", name)["conditions"][0]["status"], "Unknown");
+    }
+    f.pod("a", "q", json!({"app": "none"}));
+    f.reason("clusterspiffeids", "pods", "InSync").await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn explain_says_what_each_resource_makes_of_a_pod() {
+    let f = Fixture::new(true).await;
+    f.pod("a", "p", json!({"app": "web"}));
+    f.pod("kube-system", "s", json!({}));
+    let web = json!({"matchLabels": {"app": "web"}});
+    let other = json!({"matchLabels": {"app": "other"}});
+    f.rule("good", json!({"spiffeIDTemplate": TEMPLATE, "podSelector": web}));
+    f.rule("fallback", json!({"spiffeIDTemplate": TEMPLATE, "fallback": true}));
+    f.rule("other-pod", json!({"spiffeIDTemplate": TEMPLATE, "podSelector": other}));
+    f.rule("other-namespace", json!({"spiffeIDTemplate": TEMPLATE, "namespaceSelector": other}));
+    f.rule("broken", json!({"spiffeIDTemplate": "{{ .X"}));
+    f.rule("no-label", json!({"spiffeIDTemplate": "spiffe://td/{{ .PodMeta.Labels.team }}"}));
+    f.rule("foreign", json!({"spiffeIDTemplate": TEMPLATE, "className": "else"}));
+    let lines = "watchClassless: true\nclassName: mine";
+    let running = f.controller(lines).await;
+    f.entries(&["/a/p"]).await;
+    let text = f.explain(lines, "a", "p").await.unwrap();
+    for said in [
+        "Pod a/p, UID ",
+        "node n1",
+        "ClusterSPIFFEID good: gives it spiffe://td/a/p; entry id-",
+        "is on the server",
+        "ClusterSPIFFEID fallback: is a fallback, and another one",
+        "ClusterSPIFFEID other-pod: podSelector does not select it: its labels are app=web",
+        "ClusterSPIFFEID other-namespace: namespaceSelector does not select its namespace",
+        "ClusterSPIFFEID broken: is invalid: ",
+        "\"spiffe://td/<no value>\"",
+        "ClusterSPIFFEID foreign: is of a class",
+    ] {
+        assert!(text.contains(said), "{said}:\n{text}");
+    }
+    let text = f.explain(lines, "kube-system", "s").await.unwrap();
+    assert!(text.contains("ignoreNamespaces"), "{text}");
+    let error = f.explain(lines, "a", "absent").await.unwrap_err().to_string();
+    assert!(error.contains("no pod a/absent"), "{error}");
     running.stop().await;
 }

@@ -37,9 +37,12 @@ struct Store {
     oldest: u64,
     objects: BTreeMap<(String, String), Arc<str>>,
     log: Vec<(u64, String, &'static str, Arc<str>)>,
+    /// Every object that was ever put, with its resource.
+    all: Vec<(String, Arc<str>)>,
     faults: Vec<(String, Fault, usize)>,
     requests: Vec<String>,
     next_uid: u64,
+    no_generations: bool,
 }
 
 /// The server. Clones are the same one.
@@ -90,6 +93,7 @@ impl FakeKube {
             store.next_uid += 1;
             json!(format!("00000000-0000-4000-8000-{:012}", store.next_uid))
         });
+        let store_has_no_generations = store.no_generations;
         let generation = match &before {
             Some(old) if old["spec"] == object["spec"] => old["metadata"]["generation"].clone(),
             Some(old) => json!(old["metadata"]["generation"].as_u64().unwrap_or(1) + 1),
@@ -98,7 +102,9 @@ impl FakeKube {
         let meta = object["metadata"].as_object_mut().unwrap();
         meta.insert("resourceVersion".into(), json!(version.to_string()));
         meta.entry("uid").or_insert(uid);
-        meta.insert("generation".into(), generation);
+        if !store_has_no_generations {
+            meta.insert("generation".into(), generation);
+        }
         let seconds = version % 60;
         let created = before.as_ref().map(|old| old["metadata"]["creationTimestamp"].clone());
         let created = created.unwrap_or_else(|| json!(format!("2026-01-01T00:00:{seconds:02}Z")));
@@ -106,9 +112,23 @@ impl FakeKube {
         let text: Arc<str> = object.to_string().into();
         store.objects.insert((resource.to_owned(), key), Arc::clone(&text));
         let kind = if before.is_some() { "MODIFIED" } else { "ADDED" };
+        store.all.push((resource.to_owned(), Arc::clone(&text)));
         store.log.push((version, resource.to_owned(), kind, text));
         drop(store);
         self.news.send_replace(version);
+    }
+
+    /// Objects are without generations from now on, as in files.
+    pub fn without_generations(&self) {
+        self.store.lock().unwrap().no_generations = true;
+    }
+
+    /// What an object was, oldest first.
+    pub fn history(&self, resource: &str, name: &str) -> Vec<Value> {
+        let store = self.store.lock().unwrap();
+        let events = store.all.iter().filter(|(kind, _)| kind == resource);
+        let objects = events.map(|(_, text)| serde_json::from_str::<Value>(text).unwrap());
+        objects.filter(|object| object["metadata"]["name"] == name).collect()
     }
 
     pub fn delete(&self, resource: &str, key: &str) {
@@ -188,7 +208,11 @@ impl FakeKube {
             let inside = target.namespace.as_ref().is_none_or(|namespace| {
                 key.strip_prefix(namespace.as_str()).is_some_and(|rest| rest.starts_with('/'))
             });
-            if *key == after || !inside {
+            let field = query.get("fieldSelector").map(String::as_str).unwrap_or_default();
+            let named = field
+                .strip_prefix("metadata.name=")
+                .is_none_or(|name| key.rsplit('/').next() == Some(name));
+            if *key == after || !inside || !named {
                 continue;
             }
             if items.len() == limit {

@@ -14,6 +14,7 @@ use signet_api::pb::{
     },
     spire::api::{
         server::{
+            bundle::v1::{self as bundle, bundle_server},
             entry::v1::{
                 self as entry, batch_create_entry_response, batch_delete_entry_response,
                 batch_update_entry_response, entry_server,
@@ -42,6 +43,19 @@ struct Store {
     failures: Vec<(&'static str, Code)>,
     /// SPIFFE ID paths that are refused.
     refused: Vec<String>,
+    /// Trust domains of which there is a bundle, and how often one was given.
+    bundles: BTreeMap<String, usize>,
+    /// The paths of the SPIFFE IDs after each write.
+    history: Vec<Vec<String>>,
+}
+
+impl Store {
+    fn keep(&mut self, new: types::FederationRelationship) {
+        if new.trust_domain_bundle.is_some() {
+            *self.bundles.entry(new.trust_domain.clone()).or_default() += 1;
+        }
+        self.relationships.insert(new.trust_domain.clone(), new);
+    }
 }
 
 /// The server. Clones are the same one.
@@ -61,7 +75,8 @@ impl FakeServer {
             Self { socket, store: Arc::default(), revision: Arc::new(watch::Sender::new(0)) };
         let mut router = tonic::transport::Server::builder()
             .add_service(entry_server::EntryServer::new(fake.clone()))
-            .add_service(trust_domain_server::TrustDomainServer::new(fake.clone()));
+            .add_service(trust_domain_server::TrustDomainServer::new(fake.clone()))
+            .add_service(bundle_server::BundleServer::new(fake.clone()));
         if push {
             router = router.add_service(push_server::PushServer::new(fake.clone()));
         }
@@ -121,7 +136,30 @@ impl FakeServer {
         self.tell(store);
     }
 
-    fn tell(&self, store: std::sync::MutexGuard<'_, Store>) {
+    /// The paths of the SPIFFE IDs after each write so far.
+    pub fn history(&self) -> Vec<Vec<String>> {
+        self.store.lock().unwrap().history.clone()
+    }
+
+    /// How often a bundle of a trust domain came with a relationship or by itself.
+    pub fn bundles(&self, trust_domain: &str) -> usize {
+        self.store.lock().unwrap().bundles.get(trust_domain).copied().unwrap_or_default()
+    }
+
+    /// The server has fetched the bundle of a trust domain.
+    pub fn fetch_bundle(&self, trust_domain: &str) {
+        let mut store = self.store.lock().unwrap();
+        *store.bundles.entry(trust_domain.to_owned()).or_default() += 1;
+        store.log.push(String::new());
+        self.tell(store);
+    }
+
+    fn tell(&self, mut store: std::sync::MutexGuard<'_, Store>) {
+        let entries = store.entries.values();
+        let mut paths: Vec<String> =
+            entries.map(|entry| entry.spiffe_id.clone().unwrap_or_default().path).collect();
+        paths.sort();
+        store.history.push(paths);
         let revision = store.log.len() as u64;
         drop(store);
         self.revision.send_replace(revision);
@@ -289,6 +327,7 @@ impl push_server::Push for FakeServer {
                 feed_id: "feed".to_owned(),
                 entries_revision: revision,
                 relationships_revision: revision,
+                bundles_revision: revision,
                 ..Notice::default()
             })
         });
@@ -347,7 +386,7 @@ impl trust_domain_server::TrustDomain for FakeServer {
         let mut store = self.store.lock().unwrap();
         let mut results = Vec::new();
         for new in request.into_inner().federation_relationships {
-            store.relationships.insert(new.trust_domain.clone(), new);
+            store.keep(new);
             results.push(batch_create_federation_relationship_response::Result {
                 status: status(Code::Ok, "OK"),
                 federation_relationship: None,
@@ -363,7 +402,7 @@ impl trust_domain_server::TrustDomain for FakeServer {
         let mut store = self.store.lock().unwrap();
         let mut results = Vec::new();
         for new in request.into_inner().federation_relationships {
-            store.relationships.insert(new.trust_domain.clone(), new);
+            store.keep(new);
             results.push(batch_update_federation_relationship_response::Result {
                 status: status(Code::Ok, "OK"),
                 federation_relationship: None,
@@ -392,6 +431,93 @@ impl trust_domain_server::TrustDomain for FakeServer {
         &self,
         _: Request<td::RefreshBundleRequest>,
     ) -> Result<Response<()>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+}
+
+#[tonic::async_trait]
+impl bundle_server::Bundle for FakeServer {
+    async fn list_federated_bundles(
+        &self,
+        _: Request<bundle::ListFederatedBundlesRequest>,
+    ) -> Result<Response<bundle::ListFederatedBundlesResponse>, Status> {
+        let store = self.store.lock().unwrap();
+        let names = store.bundles.keys().cloned();
+        let bundles =
+            names.map(|trust_domain| types::Bundle { trust_domain, ..Default::default() });
+        Ok(Response::new(bundle::ListFederatedBundlesResponse {
+            bundles: bundles.collect(),
+            next_page_token: String::new(),
+        }))
+    }
+
+    async fn count_bundles(
+        &self,
+        _: Request<bundle::CountBundlesRequest>,
+    ) -> Result<Response<bundle::CountBundlesResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn get_bundle(
+        &self,
+        _: Request<bundle::GetBundleRequest>,
+    ) -> Result<Response<types::Bundle>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn append_bundle(
+        &self,
+        _: Request<bundle::AppendBundleRequest>,
+    ) -> Result<Response<types::Bundle>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn publish_jwt_authority(
+        &self,
+        _: Request<bundle::PublishJwtAuthorityRequest>,
+    ) -> Result<Response<bundle::PublishJwtAuthorityResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn publish_wit_authority(
+        &self,
+        _: Request<bundle::PublishWitAuthorityRequest>,
+    ) -> Result<Response<bundle::PublishWitAuthorityResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn get_federated_bundle(
+        &self,
+        _: Request<bundle::GetFederatedBundleRequest>,
+    ) -> Result<Response<types::Bundle>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn batch_create_federated_bundle(
+        &self,
+        _: Request<bundle::BatchCreateFederatedBundleRequest>,
+    ) -> Result<Response<bundle::BatchCreateFederatedBundleResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn batch_update_federated_bundle(
+        &self,
+        _: Request<bundle::BatchUpdateFederatedBundleRequest>,
+    ) -> Result<Response<bundle::BatchUpdateFederatedBundleResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn batch_set_federated_bundle(
+        &self,
+        _: Request<bundle::BatchSetFederatedBundleRequest>,
+    ) -> Result<Response<bundle::BatchSetFederatedBundleResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn batch_delete_federated_bundle(
+        &self,
+        _: Request<bundle::BatchDeleteFederatedBundleRequest>,
+    ) -> Result<Response<bundle::BatchDeleteFederatedBundleResponse>, Status> {
         Err(Status::unimplemented("not here"))
     }
 }

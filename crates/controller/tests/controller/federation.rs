@@ -37,6 +37,8 @@ async fn relationships_come_change_and_go() {
     );
     let running = f.controller("gcInterval: 200ms").await;
     relationships(&f, &["one", "two"]).await;
+    f.server.fetch_bundle("one");
+    f.server.fetch_bundle("two");
     for (name, reason) in
         [("one", "InSync"), ("bad", "InvalidSpec"), ("one-again", "Masked"), ("two", "InSync")]
     {
@@ -51,4 +53,47 @@ async fn relationships_come_change_and_go() {
     f.kube.delete("clusterfederatedtrustdomains", "two");
     relationships(&f, &[]).await;
     running.stop().await;
+}
+
+#[tokio::test]
+async fn a_relationship_whose_bundle_was_never_fetched_is_not_ready() {
+    let f = Fixture::new(true).await;
+    let object = json!({"metadata": {"name": "one"}, "spec": spec("one")});
+    f.kube.put("clusterfederatedtrustdomains", object);
+    let running = f.controller("").await;
+    f.reason("clusterfederatedtrustdomains", "one", "BundleMissing").await;
+    let status = f.status("clusterfederatedtrustdomains", "one");
+    assert_eq!(status["conditions"][0]["status"], "False");
+    f.server.fetch_bundle("one");
+    f.reason("clusterfederatedtrustdomains", "one", "InSync").await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_edited_bundle_of_a_resource_is_brought_to_the_server_and_no_other() {
+    let f = Fixture::new(true).await;
+    let put = |bundle: &str| {
+        let mut spec = spec("one");
+        spec["trustDomainBundle"] = json!(bundle);
+        let object = json!({"metadata": {"name": "one"}, "spec": spec});
+        f.kube.put("clusterfederatedtrustdomains", object);
+    };
+    put("{\"keys\": [], \"spiffe_sequence\": 1}");
+    let running = f.controller("gcInterval: 100ms").await;
+    f.reason("clusterfederatedtrustdomains", "one", "InSync").await;
+    assert_eq!(f.server.bundles("one"), 1);
+    put("{\"keys\": [], \"spiffe_sequence\": 2}");
+    eventually(|| f.server.bundles("one") == 2, || "not brought".to_owned()).await;
+    running.stop().await;
+    // A controller that starts anew does not put an old bundle over what the server has fetched.
+    let lists = f.server.calls("ListFederationRelationships");
+    let running = f.controller("gcInterval: 100ms").await;
+    eventually(
+        || f.server.calls("ListFederationRelationships") > lists,
+        || "never listed".to_owned(),
+    )
+    .await;
+    f.reason("clusterfederatedtrustdomains", "one", "InSync").await;
+    running.stop().await;
+    assert_eq!(f.server.bundles("one"), 2);
 }

@@ -7,8 +7,9 @@ use signet_base::{SystemClock, Tasks};
 use signet_controller::{
     app::App,
     config::{Config, RunFlags},
-    kube_api::Api,
+    explain::explain,
 };
+use signet_k8s::{ApiServer, KubeSource};
 use tempfile::TempDir;
 
 use crate::{fake_kube::FakeKube, fake_server::FakeServer};
@@ -46,21 +47,29 @@ impl Fixture {
         Self { kube, server, dir }
     }
 
-    /// A controller whose configuration has these lines besides.
-    pub async fn controller(&self, lines: &str) -> Running {
+    fn config(&self, lines: &str) -> Config {
         let text = format!(
             "trustDomain: td\nclusterName: c\nclusterDomain: cluster.local\n\
              spireServerSocketPath: {}\nmetrics: {{bindAddress: '0'}}\n{lines}",
             self.server.socket.display()
         );
         let no_webhook = |name: &str| (name == "ENABLE_WEBHOOKS").then(|| "false".to_owned());
-        let config = Config::parse("f", &text, &RunFlags::default(), &no_webhook).unwrap();
-        let uri = format!("http://{}", self.kube.address).parse().unwrap();
-        let mut kube = kube::Config::new(uri);
-        kube.default_retry = false;
-        let api = Api::new(kube).unwrap();
+        Config::parse("f", &text, &RunFlags::default(), &no_webhook).unwrap()
+    }
+
+    /// What `explain` says of a pod.
+    pub async fn explain(&self, lines: &str, namespace: &str, pod: &str) -> anyhow::Result<String> {
+        let cluster = KubeSource::Fixed(format!("http://{}", self.kube.address));
+        let api = ApiServer::new(cluster, Arc::new(SystemClock)).unwrap();
+        Ok(explain(&self.config(lines), &api, namespace, pod).await?)
+    }
+
+    /// A controller whose configuration has these lines besides.
+    pub async fn controller(&self, lines: &str) -> Running {
+        let config = self.config(lines);
+        let cluster = KubeSource::Fixed(format!("http://{}", self.kube.address));
         let tasks = Tasks::new();
-        let app = App::build(config, Some(api), Arc::new(SystemClock)).await.unwrap();
+        let app = App::build(config, cluster, Arc::new(SystemClock)).await.unwrap();
         app.spawn(&tasks);
         Running { tasks }
     }

@@ -1,14 +1,20 @@
 //! Accepting connections within bounds.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    hash::Hash,
+    io,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
 
 use signet_base::{Backoff, CancellationToken, Tasks};
 use tokio::{
     net::{TcpListener, TcpStream, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::mpsc,
 };
 
-use super::UnixSocket;
+use super::{Admission, Ticket, UnixSocket};
 
 /// How many finished handshakes may wait to be taken.
 const HANDSHAKES_WAITING: usize = 64;
@@ -19,14 +25,31 @@ pub trait Accept: Send + 'static {
     type Stream: Send + 'static;
     /// Who connected, as far as the socket says.
     type Peer: fmt::Debug + Send + 'static;
+    /// Whose connections are counted together.
+    type Key: Clone + Eq + Hash + fmt::Debug + Send + 'static;
 
     /// Waits for a connection.
     fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Self::Peer)>> + Send;
+
+    /// By what a connection is counted.
+    fn key(stream: &Self::Stream, peer: &Self::Peer) -> Self::Key;
+}
+
+/// The address by which connections are counted: an IPv6 one stands for its network of 64 bits,
+/// all of which one machine may use.
+pub fn counted_address(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
+        }
+        address => address,
+    }
 }
 
 impl Accept for TcpListener {
     type Stream = TcpStream;
     type Peer = SocketAddr;
+    type Key = IpAddr;
 
     async fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
         let (stream, peer) = TcpListener::accept(self).await?;
@@ -34,50 +57,66 @@ impl Accept for TcpListener {
         stream.set_nodelay(true)?;
         Ok((stream, peer))
     }
+
+    fn key(_: &TcpStream, peer: &SocketAddr) -> IpAddr {
+        counted_address(peer.ip())
+    }
 }
 
 impl Accept for UnixSocket {
     type Stream = UnixStream;
     type Peer = ();
+    /// The user; none when the kernel does not say.
+    type Key = Option<u32>;
 
     async fn accept(&self) -> io::Result<(UnixStream, ())> {
         Ok((UnixSocket::accept(self).await?, ()))
     }
-}
 
-/// An accepted connection. It counts towards the listener's limit until the permit is dropped.
-#[derive(Debug)]
-pub struct Connection<S, P> {
-    /// The stream.
-    pub stream: S,
-    /// Who connected.
-    pub peer: P,
-    permit: OwnedSemaphorePermit,
-}
-
-impl<S, P> Connection<S, P> {
-    /// Takes stream and permit apart; keep the permit as long as the stream.
-    pub fn into_parts(self) -> (S, OwnedSemaphorePermit) {
-        (self.stream, self.permit)
+    fn key(stream: &UnixStream, (): &()) -> Option<u32> {
+        stream.peer_cred().ok().map(|peer| peer.uid())
     }
 }
 
-/// A listener that takes a permit before it accepts, so that what it cannot serve waits in the
-/// kernel's queue, and that survives running out of file descriptors.
-pub struct Incoming<L> {
+/// An accepted connection. It counts towards the listener's limits until the ticket is dropped.
+#[derive(Debug)]
+pub struct Connection<L: Accept> {
+    /// The stream.
+    pub stream: L::Stream,
+    /// Who connected.
+    pub peer: L::Peer,
+    ticket: Ticket<L::Key>,
+}
+
+impl<L: Accept> Connection<L> {
+    /// Takes stream and ticket apart; keep the ticket as long as the stream, and close the stream
+    /// when the ticket says so.
+    pub fn into_parts(self) -> (L::Stream, Ticket<L::Key>) {
+        (self.stream, self.ticket)
+    }
+}
+
+/// A listener that waits for room before it accepts, so that what it cannot serve waits in the
+/// kernel's queue, that turns away who holds too much, and that survives running out of file
+/// descriptors.
+pub struct Incoming<L: Accept> {
     name: &'static str,
     listener: L,
-    permits: Arc<Semaphore>,
+    admission: Admission<L::Key>,
     token: CancellationToken,
     backoff: Backoff,
 }
 
 impl<L: Accept> Incoming<L> {
-    /// Accepts up to `limit` connections at a time until `token` is cancelled; `name` is for logs.
-    pub fn new(name: &'static str, listener: L, limit: usize, token: CancellationToken) -> Self {
-        let permits = Arc::new(Semaphore::new(limit.clamp(1, Semaphore::MAX_PERMITS)));
+    /// Accepts whoever is admitted until `token` is cancelled; `name` is for logs.
+    pub fn new(
+        name: &'static str,
+        listener: L,
+        admission: Admission<L::Key>,
+        token: CancellationToken,
+    ) -> Self {
         let backoff = Backoff::new(Duration::from_millis(5), Duration::from_secs(1));
-        Self { name, listener, permits, token, backoff }
+        Self { name, listener, admission, token, backoff }
     }
 
     /// The listener.
@@ -86,21 +125,26 @@ impl<L: Accept> Incoming<L> {
     }
 
     /// The next connection; `None` once the token is cancelled.
-    pub async fn next(&mut self) -> Option<Connection<L::Stream, L::Peer>> {
+    pub async fn next(&mut self) -> Option<Connection<L>> {
         let token = self.token.clone();
         token.run_until_cancelled(self.accept()).await
     }
 
-    async fn accept(&mut self) -> Connection<L::Stream, L::Peer> {
+    async fn accept(&mut self) -> Connection<L> {
         loop {
-            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
-                // The semaphore is never closed.
-                return std::future::pending().await;
-            };
+            self.admission.room().await;
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     self.backoff.reset();
-                    return Connection { stream, peer, permit };
+                    let key = L::key(&stream, &peer);
+                    match self.admission.enter(key.clone()) {
+                        Ok(ticket) => return Connection { stream, peer, ticket },
+                        Err(error) => tracing::debug!(
+                            listener = self.name, from = ?key, %error, "Connection was turned away"
+                        ),
+                    }
+                    // A flood of them must not keep others on this thread from their turn.
+                    tokio::task::consume_budget().await;
                 }
                 Err(error) if is_of_the_connection(&error) => {
                     tracing::debug!(listener = self.name, %error, "Connection was not accepted");
@@ -118,9 +162,9 @@ impl<L: Accept> Incoming<L> {
     }
 }
 
-impl<L> fmt::Debug for Incoming<L> {
+impl<L: Accept> fmt::Debug for Incoming<L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Incoming({}, {} free)", self.name, self.permits.available_permits())
+        write!(f, "Incoming({}, {} connections)", self.name, self.admission.taken())
     }
 }
 
@@ -137,7 +181,7 @@ pub fn handshakes<L, T, F, Fut>(
 where
     L: Accept + Sync,
     T: Send + 'static,
-    F: Fn(Connection<L::Stream, L::Peer>) -> Fut + Send + Sync + 'static,
+    F: Fn(Connection<L>) -> Fut + Send + Sync + 'static,
     Fut: Future<Output = io::Result<T>> + Send + 'static,
 {
     let (done, receiver) = mpsc::channel(HANDSHAKES_WAITING);
@@ -193,6 +237,11 @@ mod tests {
     use std::sync::Mutex;
 
     use super::*;
+    use crate::listen::{Caps, Each};
+
+    fn admission(total: usize) -> Admission<()> {
+        Admission::new(Caps { total, each: Each::Fixed(total), idle: None, busy: None })
+    }
 
     /// Gives the results in turn, then waits for ever.
     struct Scripted(Mutex<Vec<io::Result<u32>>>);
@@ -200,6 +249,9 @@ mod tests {
     impl Accept for Scripted {
         type Stream = u32;
         type Peer = ();
+        type Key = ();
+
+        fn key(_: &u32, (): &()) {}
 
         async fn accept(&self) -> io::Result<(u32, ())> {
             let next = self.0.lock().unwrap().pop();
@@ -220,9 +272,9 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn takes_a_permit_before_it_accepts() {
+    async fn waits_for_room_before_it_accepts() {
         let listener = scripted(vec![Ok(1), Ok(2), Ok(3)]);
-        let mut incoming = Incoming::new("test", listener, 2, CancellationToken::new());
+        let mut incoming = Incoming::new("test", listener, admission(2), CancellationToken::new());
         let first = incoming.next().await.unwrap();
         let _second = incoming.next().await.unwrap();
         let third = tokio::time::timeout(Duration::from_secs(9), incoming.next()).await;
@@ -232,12 +284,24 @@ mod tests {
         assert_eq!(incoming.next().await.unwrap().stream, 3);
     }
 
+    #[test]
+    fn addresses_are_counted_by_machine() {
+        for (address, counted) in [
+            ("10.0.0.1", "10.0.0.1"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ] {
+            assert_eq!(counted_address(address.parse().unwrap()).to_string(), counted);
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn survives_a_lack_of_descriptors_and_does_not_spin() {
         let mut script: Vec<_> = (0..20).map(|_| errno(rustix::io::Errno::MFILE)).collect();
         script.push(errno(rustix::io::Errno::CONNABORTED));
         script.push(Ok(7));
-        let mut incoming = Incoming::new("test", scripted(script), 1, CancellationToken::new());
+        let mut incoming =
+            Incoming::new("test", scripted(script), admission(1), CancellationToken::new());
         let begun = tokio::time::Instant::now();
         assert_eq!(incoming.next().await.unwrap().stream, 7);
         assert!(begun.elapsed() > Duration::from_secs(10));
@@ -246,7 +310,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn ends_with_its_token() {
         let token = CancellationToken::new();
-        let mut incoming = Incoming::new("test", scripted(vec![]), 1, token.clone());
+        let mut incoming = Incoming::new("test", scripted(vec![]), admission(1), token.clone());
         token.cancel();
         assert!(incoming.next().await.is_none());
     }
@@ -255,7 +319,7 @@ mod tests {
     async fn a_slow_handshake_delays_nobody_and_ends_in_time() {
         let tasks = Tasks::new();
         let listener = scripted(vec![Ok(0), Ok(1), Ok(2)]);
-        let incoming = Incoming::new("test", listener, 2, tasks.token().clone());
+        let incoming = Incoming::new("test", listener, admission(2), tasks.token().clone());
         let mut done =
             handshakes(&tasks, incoming, Duration::from_secs(5), |connection| async move {
                 let (stream, permit) = connection.into_parts();

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::{io::AsyncReadExt, net::TcpStream};
 
-use crate::config::Cidr;
+use signet_config::Cidr;
 
 /// The longest line of version 1, line end included.
 const MAX_V1: usize = 107;

@@ -5,7 +5,7 @@ use std::{
     fmt, fs, io,
     os::unix::{
         ffi::OsStrExt,
-        fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt},
+        fs::{FileTypeExt, MetadataExt},
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -17,7 +17,10 @@ use rustix::{
 };
 use tokio::net::{UnixListener, UnixStream};
 
-use super::ListenError;
+use super::{
+    ListenError,
+    directory::{check_directory, make_directories, with_mode},
+};
 
 /// The longest path of a Unix socket on Linux in bytes (108 with the zero at the end).
 pub const MAX_SOCKET_PATH: usize = 107;
@@ -83,7 +86,7 @@ impl fmt::Debug for UnixSocket {
     }
 }
 
-/// Binds a Unix socket and gives it its mode before it can be connected to.
+/// Binds a Unix socket, which has its mode from the beginning.
 ///
 /// A socket that nobody listens on any more is removed first; one that somebody listens on is
 /// replaced if that is wanted. Nothing else is ever removed, and the directory stays the same one:
@@ -96,8 +99,9 @@ pub async fn bind_unix(path: &Path, options: UnixOptions) -> Result<UnixSocket, 
     if length > MAX_SOCKET_PATH {
         return Err(ListenError::PathTooLong { path: path.to_owned(), length });
     }
-    if let (Some(mode), Some(parent)) = (options.dir_mode, path.parent()) {
-        make_directories(parent, mode)?;
+    match (options.dir_mode, directory_of(path)) {
+        (Some(mode), dir) => make_directories(dir, mode)?,
+        (None, dir) => check_directory(dir)?,
     }
     match remove_stale(path).await {
         Ok(()) => listen_at(path, options.socket_mode),
@@ -135,16 +139,19 @@ fn listen_at(path: &Path, mode: u32) -> Result<UnixSocket, ListenError> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
         .map_err(|e| failed(e.into()))?;
-    bind(&socket, &address).map_err(|error| match error {
+    with_mode(mode, || bind(&socket, &address)).map_err(|error| match error {
         rustix::io::Errno::ADDRINUSE => ListenError::InUse(path.to_owned()),
         error => failed(error.into()),
     })?;
-    // Until it listens, connections are refused: nobody slips in before the mode is set.
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(failed)?;
     let metadata = fs::symlink_metadata(path).map_err(failed)?;
     listen(&socket, BACKLOG).map_err(|e| failed(e.into()))?;
     let listener = UnixListener::from_std(socket.into()).map_err(failed)?;
     Ok(UnixSocket { listener, path: path.to_owned(), id: (metadata.dev(), metadata.ino()) })
+}
+
+/// The directory that a socket is in.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// A name in the same directory that is no longer, so that it fits where the socket's does.
@@ -159,8 +166,7 @@ fn beside(path: &Path) -> PathBuf {
 /// Keeps other processes of ours from exchanging sockets in the directory of `path`; none when one
 /// is doing so.
 fn hold(path: &Path) -> Option<fs::File> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let dir = fs::File::open(dir).ok()?;
+    let dir = fs::File::open(directory_of(path)).ok()?;
     flock(&dir, FlockOperation::NonBlockingLockExclusive).ok()?;
     Some(dir)
 }
@@ -170,7 +176,7 @@ fn hold(path: &Path) -> Option<fs::File> {
 ///
 /// # Errors
 /// [`ListenError`]: the path is too long, something that is no socket is there, or its directory
-/// is none, cannot be made, or cannot be written to.
+/// is none, cannot be made, cannot be written to, or can be written to by others.
 pub fn check_unix_path(path: &Path, options: UnixOptions) -> Result<(), ListenError> {
     let length = path.as_os_str().as_bytes().len();
     if length > MAX_SOCKET_PATH {
@@ -190,15 +196,8 @@ pub fn check_unix_path(path: &Path, options: UnixOptions) -> Result<(), ListenEr
     }
     let wanted = Access::WRITE_OK | Access::EXEC_OK;
     accessat(CWD, there, wanted, AtFlags::EACCESS).map_err(|error| failed(error.into()))?;
+    check_directory(parent)?;
     socket_at(path).map(drop)
-}
-
-/// Looks whether another program listens at `path`, without removing anything.
-///
-/// # Errors
-/// [`ListenError`] when what is there is no socket, is in use, or cannot be examined.
-pub async fn check_unix_unused(path: &Path) -> Result<(), ListenError> {
-    is_stale(path).await.map(drop)
 }
 
 /// Removes the socket at `path` if nobody listens on it; does nothing when nothing is there.
@@ -249,29 +248,10 @@ fn socket_at(path: &Path) -> Result<bool, ListenError> {
     Ok(true)
 }
 
-/// Makes a directory and those above it with this mode, whatever the umask; what is there stays as
-/// it is.
-///
-/// # Errors
-/// [`ListenError::Directory`].
-pub fn make_directories(dir: &Path, mode: u32) -> Result<(), ListenError> {
-    if dir.as_os_str() == OsStr::new("") || dir.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = dir.parent() {
-        make_directories(parent, mode)?;
-    }
-    let failed = |source| ListenError::Directory { path: dir.to_owned(), source };
-    match fs::DirBuilder::new().mode(mode).create(dir) {
-        // The umask may have taken bits that clients need.
-        Ok(()) => fs::set_permissions(dir, fs::Permissions::from_mode(mode)).map_err(failed),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
-        Err(error) => Err(failed(error)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     const OPEN: UnixOptions =
@@ -299,6 +279,21 @@ mod tests {
         assert!(client.is_ok() && served.is_ok());
         drop(socket);
         assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_another_user_made_first_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = dir.path().join("public");
+        fs::create_dir(&open).unwrap();
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        for options in [OPEN, UnixOptions { dir_mode: None, ..OPEN }] {
+            let error = bind_unix(&open.join("api.sock"), options).await.unwrap_err();
+            assert!(matches!(error, ListenError::Untrusted { .. }), "{error}");
+            let error = check_unix_path(&open.join("api.sock"), options).unwrap_err();
+            assert!(matches!(error, ListenError::Untrusted { .. }), "{error}");
+        }
+        assert_eq!(fs::read_dir(&open).unwrap().count(), 0);
     }
 
     #[tokio::test]
@@ -440,11 +435,8 @@ mod tests {
 
         let socket = bind_unix(&at("live.sock"), OPEN).await.unwrap();
         check_unix_path(socket.path(), OPEN).unwrap();
-        let error = check_unix_unused(socket.path()).await.unwrap_err();
-        assert!(matches!(error, ListenError::InUse(_)), "{error}");
         drop(std::os::unix::net::UnixListener::bind(at("stale.sock")).unwrap());
-        check_unix_unused(&at("stale.sock")).await.unwrap();
-        check_unix_unused(&at("nothing.sock")).await.unwrap();
+        check_unix_path(&at("stale.sock"), OPEN).unwrap();
         let mut left: Vec<_> =
             fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();

@@ -4,13 +4,14 @@ use std::{net::SocketAddr, sync::Arc};
 
 use axum::{Router, http::header::CONTENT_TYPE, response::IntoResponse, routing::get};
 use signet_base::Tasks;
+use tokio::net::TcpListener;
 
 use super::Metrics;
 use crate::{
-    config::PrometheusSettings,
     http::{HttpServer, Secure},
     listen::{ListenError, bind_host},
 };
+use signet_config::PrometheusSettings;
 
 /// The content type of the endpoint: Prometheus' text format, which allows counters without
 /// `_total`.
@@ -32,7 +33,14 @@ impl MetricsServer {
         settings: &PrometheusSettings,
         metrics: Metrics,
     ) -> Result<Self, ListenError> {
-        let listener = bind_host(&settings.host, settings.port).await?;
+        Self::on(bind_host(&settings.host, settings.port).await?, metrics)
+    }
+
+    /// Takes a listener that is bound already.
+    ///
+    /// # Errors
+    /// [`ListenError`] when the listener does not know its address.
+    pub fn on(listener: TcpListener, metrics: Metrics) -> Result<Self, ListenError> {
         Ok(Self { server: HttpServer::new("metrics", listener)?, metrics })
     }
 

@@ -13,13 +13,13 @@ use tokio::{
 
 use super::{
     super::{
-        api::{Call, object_name},
+        api::{Write, object_name},
         error::ApiError,
         objects::{Metadata, Object, null_as_default},
         watch::{Collection, Seen},
     },
     CONFLICT_PAUSE, CONFLICT_TRIES, chain,
-    notifier::{Authorities, BundleTarget, patch_call},
+    notifier::{Authorities, BundleTarget},
 };
 
 /// Changes that wait to be looked at.
@@ -237,10 +237,9 @@ impl Injector {
     async fn inject(&self, mut object: Injected) -> Result<bool, ApiError> {
         let name = object.metadata.name.clone();
         let path = format!("{}/{}", self.kind.path(), object_name(&name)?);
-        let what = format!("{}/{name}", self.kind.resource());
         let mut pause = CONFLICT_PAUSE;
         for _ in 1..CONFLICT_TRIES {
-            match self.inject_once(&path, &what, &object).await {
+            match self.inject_once(&path, &object).await {
                 Err(error) if error.is_conflict() => {}
                 // Deleted meanwhile.
                 Err(error) if error.is_not_found() => return Ok(false),
@@ -248,26 +247,20 @@ impl Injector {
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
-            let get = Call::get(path.clone(), "get", what.clone());
-            object = match self.target.api.ask(&get).await {
+            object = match self.target.api.get_object(&path).await {
                 Err(error) if error.is_not_found() => return Ok(false),
                 found => found?,
             };
         }
-        self.inject_once(&path, &what, &object).await
+        self.inject_once(&path, &object).await
     }
 
-    async fn inject_once(
-        &self,
-        path: &str,
-        what: &str,
-        object: &Injected,
-    ) -> Result<bool, ApiError> {
+    async fn inject_once(&self, path: &str, object: &Injected) -> Result<bool, ApiError> {
         let newest = self.newest.borrow().clone();
         let Some(patch) = newest.and_then(|newest| self.kind.patch(object, &newest)) else {
             return Ok(false);
         };
-        self.target.api.send(&patch_call(path.to_owned(), what.to_owned(), &patch)).await?;
+        self.target.api.write(Write::StrategicMergePatch, path, &patch).await?;
         Ok(true)
     }
 }

@@ -4,7 +4,6 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use bytes::Bytes;
 use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::json;
@@ -14,7 +13,7 @@ use tokio::sync::watch;
 
 use super::{
     super::{
-        api::{ApiServer, Call, STRATEGIC_MERGE, object_name},
+        api::{ApiServer, Write, object_name},
         error::ApiError,
         objects::{Metadata, null_as_default},
     },
@@ -117,14 +116,13 @@ impl K8sBundle {
 
     async fn write_config_map(&self, target: &BundleTarget) -> Result<(), ApiError> {
         let BundleTarget { api, namespace, config_map, config_map_key, .. } = target;
-        let what = format!("configmaps/{config_map} in namespace {namespace}");
         let (namespace, name) = (object_name(namespace)?, object_name(config_map)?);
         let path = format!("/api/v1/namespaces/{namespace}/configmaps/{name}");
         let mut pause = CONFLICT_PAUSE;
         let mut tries = 0;
         loop {
             tries += 1;
-            let found: ConfigMap = api.ask(&Call::get(path.clone(), "get", what.clone())).await?;
+            let found: ConfigMap = api.get_object(&path).await?;
             // Read after the object: whoever gets ahead of this write had an older bundle, or its
             // version makes the write fail.
             let Some(newest) = self.newest.borrow().clone() else { return Ok(()) };
@@ -135,7 +133,7 @@ impl K8sBundle {
                 "metadata": { "resourceVersion": found.metadata.resource_version },
                 "data": { config_map_key: &*newest.pem },
             });
-            match api.send(&patch_call(path.clone(), what.clone(), &patch)).await {
+            match api.write(Write::StrategicMergePatch, &path, &patch).await {
                 Err(error) if error.is_conflict() && tries < CONFLICT_TRIES => {
                     tokio::time::sleep(pause).await;
                     pause *= 2;
@@ -147,18 +145,6 @@ impl K8sBundle {
                 }
             }
         }
-    }
-}
-
-/// A strategic merge patch.
-pub(super) fn patch_call(path: String, what: String, patch: &serde_json::Value) -> Call {
-    Call {
-        method: "PATCH",
-        path,
-        verb: "patch",
-        what,
-        content_type: STRATEGIC_MERGE,
-        body: Bytes::from(patch.to_string()),
     }
 }
 

@@ -7,14 +7,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use futures_util::future::join_all;
 use serde_json::json;
 use signet_identity::Bundle;
 use signet_pki::{jwks, ports::PortError};
 
 use super::{
-    super::api::{APPLY, ApiServer, Call, object_name},
+    super::api::{ApiServer, Write, object_name},
     chain,
 };
 
@@ -98,7 +97,6 @@ impl PublishTarget {
 
     async fn publish(&self, bundle: &Bundle) -> Result<(), String> {
         let document = self.document(bundle).map_err(|error| error.to_string())?;
-        let what = format!("configmaps/{} in namespace {}", self.config_map, self.namespace);
         let names = object_name(&self.namespace)
             .and_then(|namespace| object_name(&self.config_map).map(|name| (namespace, name)));
         let (namespace, name) = names.map_err(|error| error.to_string())?;
@@ -111,15 +109,8 @@ impl PublishTarget {
         let path = format!(
             "/api/v1/namespaces/{namespace}/configmaps/{name}?fieldManager={FIELD_MANAGER}"
         );
-        let call = Call {
-            method: "PATCH",
-            path,
-            verb: "patch",
-            what,
-            content_type: APPLY,
-            body: Bytes::from(applied.to_string()),
-        };
-        self.api.send(&call).await.map(drop).map_err(|error| chain(&error))
+        let written = self.api.write(Write::Apply, &path, &applied).await;
+        written.map(drop).map_err(|error| chain(&error))
     }
 }
 

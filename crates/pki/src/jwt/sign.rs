@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use signet_identity::SpiffeId;
 
 use crate::{
-    KeyAlgorithm, SignError, Signer,
+    KeyAlgorithm, ManagedKey, PublicKey, SignError, Signer,
     der::ecdsa_numbers,
     random::{self, RandomError},
 };
@@ -68,14 +68,21 @@ impl std::fmt::Debug for SignedJwt {
     }
 }
 
-/// A JWT authority that signs: a signer with its key ID. The header is encoded once.
+/// A JWT authority without its key: what its tokens say. The header is encoded once.
 #[derive(Debug)]
-pub struct JwtIssuer {
+pub struct JwtAuthorityHeader {
     key_id: Arc<str>,
     expires_at: i64,
-    signer: Arc<dyn Signer>,
+    algorithm: KeyAlgorithm,
     /// The encoded header with its dot.
     header: String,
+}
+
+/// A JWT authority whose key is in this process.
+#[derive(Debug)]
+pub struct JwtIssuer {
+    header: JwtAuthorityHeader,
+    signer: Arc<dyn Signer>,
 }
 
 /// The claims, in the order of their names as SPIRE writes them.
@@ -98,18 +105,19 @@ struct Header<'a> {
     typ: &'static str,
 }
 
-impl JwtIssuer {
-    /// An issuer under `key_id` whose key is published until `expires_at` (Unix seconds).
+impl JwtAuthorityHeader {
+    /// An authority under `key_id` whose key, published until `expires_at` (Unix seconds), is
+    /// `key`.
     ///
     /// # Errors
     /// [`JwtSignError::UnsupportedKey`].
     pub fn new(
         key_id: impl Into<Arc<str>>,
         expires_at: i64,
-        signer: Arc<dyn Signer>,
+        key: &PublicKey,
     ) -> Result<Self, JwtSignError> {
-        let key_id = key_id.into();
-        let alg = match signer.public_key().algorithm() {
+        let (key_id, algorithm) = (key_id.into(), key.algorithm());
+        let alg = match algorithm {
             KeyAlgorithm::EcP256 => "ES256",
             KeyAlgorithm::EcP384 => "ES384",
             KeyAlgorithm::Rsa { .. } => "RS256",
@@ -118,7 +126,7 @@ impl JwtIssuer {
         let header = Header { alg, kid: &key_id, typ: "JWT" };
         let json = serde_json::to_vec(&header).map_err(JwtSignError::Encode)?;
         let header = format!("{}.", URL_SAFE_NO_PAD.encode(json));
-        Ok(Self { key_id, expires_at, signer, header })
+        Ok(Self { key_id, expires_at, algorithm, header })
     }
 
     /// The key ID.
@@ -131,26 +139,22 @@ impl JwtIssuer {
         self.expires_at
     }
 
-    /// The signer.
-    pub fn signer(&self) -> &Arc<dyn Signer> {
-        &self.signer
-    }
-
-    /// Signs; `expires_at` of the claims is capped by the key's.
+    /// A token, to be signed with this authority's key; `expires_at` of the claims is capped by
+    /// the key's.
     ///
     /// # Errors
-    /// [`JwtSignError`].
-    pub fn sign(&self, claims: &JwtClaims<'_>) -> Result<SignedJwt, JwtSignError> {
+    /// [`JwtSignError`]: no audience, or no randomness.
+    pub fn token(&self, claims: &JwtClaims<'_>) -> Result<UnsignedJwt, JwtSignError> {
         let payload = self.payload(claims)?;
         let json = serde_json::to_vec(&payload).map_err(JwtSignError::Encode)?;
-        self.sign_json(&json, payload.iat, payload.exp)
+        Ok(self.encode(&json, payload.iat, payload.exp))
     }
 
-    /// The claims as a JSON object, for composers that change them; sign with
-    /// [`JwtIssuer::sign_claims`].
+    /// The claims as a JSON object, for composers that change them; go on with
+    /// [`JwtAuthorityHeader::token_of`].
     ///
     /// # Errors
-    /// [`JwtSignError`].
+    /// As [`JwtAuthorityHeader::token`].
     pub fn claims(&self, claims: &JwtClaims<'_>) -> Result<Map<String, Value>, JwtSignError> {
         match serde_json::to_value(self.payload(claims)?).map_err(JwtSignError::Encode)? {
             Value::Object(map) => Ok(map),
@@ -158,14 +162,14 @@ impl JwtIssuer {
         }
     }
 
-    /// Signs a JSON object of claims as it is; `iat` and `exp` are read from it.
+    /// A token of a JSON object of claims as it is; `iat` and `exp` are read from it.
     ///
     /// # Errors
-    /// [`JwtSignError`].
-    pub fn sign_claims(&self, claims: &Map<String, Value>) -> Result<SignedJwt, JwtSignError> {
+    /// [`JwtSignError::Encode`], in theory.
+    pub fn token_of(&self, claims: &Map<String, Value>) -> Result<UnsignedJwt, JwtSignError> {
         let time = |name| claims.get(name).and_then(Value::as_i64).unwrap_or_default();
         let json = serde_json::to_vec(claims).map_err(JwtSignError::Encode)?;
-        self.sign_json(&json, time("iat"), time("exp"))
+        Ok(self.encode(&json, time("iat"), time("exp")))
     }
 
     fn payload<'a>(&self, claims: &JwtClaims<'a>) -> Result<Payload<'a>, JwtSignError> {
@@ -186,25 +190,115 @@ impl JwtIssuer {
         })
     }
 
-    fn sign_json(
-        &self,
-        json: &[u8],
-        issued_at: i64,
+    fn encode(&self, json: &[u8], issued_at: i64, expires_at: i64) -> UnsignedJwt {
+        let mut text = String::with_capacity(self.header.len() + json.len() * 4 / 3 + 360);
+        text.push_str(&self.header);
+        URL_SAFE_NO_PAD.encode_string(json, &mut text);
+        UnsignedJwt { text, algorithm: self.algorithm, issued_at, expires_at }
+    }
+}
+
+impl JwtIssuer {
+    /// As [`JwtAuthorityHeader::new`].
+    ///
+    /// # Errors
+    /// As [`JwtAuthorityHeader::new`].
+    pub fn new(
+        key_id: impl Into<Arc<str>>,
         expires_at: i64,
-    ) -> Result<SignedJwt, JwtSignError> {
-        let mut token = String::with_capacity(self.header.len() + json.len() * 4 / 3 + 360);
-        token.push_str(&self.header);
-        URL_SAFE_NO_PAD.encode_string(json, &mut token);
-        let signature = self.signer.sign_issued(token.as_bytes())?;
+        signer: Arc<dyn Signer>,
+    ) -> Result<Self, JwtSignError> {
+        Ok(Self {
+            header: JwtAuthorityHeader::new(key_id, expires_at, signer.public_key())?,
+            signer,
+        })
+    }
+
+    /// The key ID.
+    pub fn key_id(&self) -> &Arc<str> {
+        self.header.key_id()
+    }
+
+    /// When the key expires, Unix seconds.
+    pub fn expires_at(&self) -> i64 {
+        self.header.expires_at()
+    }
+
+    /// The signer.
+    pub fn signer(&self) -> &Arc<dyn Signer> {
+        &self.signer
+    }
+
+    /// Signs; `expires_at` of the claims is capped by the key's.
+    ///
+    /// # Errors
+    /// [`JwtSignError`].
+    pub fn sign(&self, claims: &JwtClaims<'_>) -> Result<SignedJwt, JwtSignError> {
+        self.header.token(claims)?.sign(&*self.signer)
+    }
+
+    /// The claims as a JSON object, for composers that change them; sign with
+    /// [`JwtIssuer::sign_claims`].
+    ///
+    /// # Errors
+    /// [`JwtSignError`].
+    pub fn claims(&self, claims: &JwtClaims<'_>) -> Result<Map<String, Value>, JwtSignError> {
+        self.header.claims(claims)
+    }
+
+    /// Signs a JSON object of claims as it is; `iat` and `exp` are read from it.
+    ///
+    /// # Errors
+    /// [`JwtSignError`].
+    pub fn sign_claims(&self, claims: &Map<String, Value>) -> Result<SignedJwt, JwtSignError> {
+        self.header.token_of(claims)?.sign(&*self.signer)
+    }
+}
+
+/// A token that is complete but for its signature. It prints as `(..)`.
+pub struct UnsignedJwt {
+    /// Header and payload, encoded, with the dot between them.
+    text: String,
+    algorithm: KeyAlgorithm,
+    issued_at: i64,
+    expires_at: i64,
+}
+
+impl UnsignedJwt {
+    /// Signs with a key in this process.
+    ///
+    /// # Errors
+    /// [`JwtSignError::Sign`].
+    pub fn sign(self, signer: &dyn Signer) -> Result<SignedJwt, JwtSignError> {
+        let signature = signer.sign_issued(self.text.as_bytes())?;
+        self.finish(&signature)
+    }
+
+    /// Signs with a key that may be elsewhere.
+    ///
+    /// # Errors
+    /// [`JwtSignError::Sign`], within the deadline of the key's holder.
+    pub async fn sign_with(self, key: &ManagedKey) -> Result<SignedJwt, JwtSignError> {
+        let signature = key.sign_issued(self.text.as_bytes()).await?;
+        self.finish(&signature)
+    }
+
+    fn finish(self, signature: &[u8]) -> Result<SignedJwt, JwtSignError> {
+        let Self { text: mut token, algorithm, issued_at, expires_at } = self;
         token.push('.');
-        match self.signer.public_key().algorithm().coordinate_len() {
+        match algorithm.coordinate_len() {
             Some(size) => {
-                let fixed = fixed_width(&signature, size)?;
-                URL_SAFE_NO_PAD.encode_string(fixed, &mut token);
+                URL_SAFE_NO_PAD.encode_string(fixed_width(signature, size)?, &mut token);
             }
             None => URL_SAFE_NO_PAD.encode_string(signature, &mut token),
         }
         Ok(SignedJwt { token, issued_at, expires_at })
+    }
+}
+
+impl std::fmt::Debug for UnsignedJwt {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "UnsignedJwt(.., expires_at: {})", self.expires_at)
     }
 }
 

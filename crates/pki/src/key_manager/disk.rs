@@ -12,9 +12,9 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{KeyManager, KeyManagerError, blocking, check_id, generate, lock};
+use super::{KeyManager, KeyManagerError, ManagedKey, blocking, check_id, generate, lock};
 use crate::{
-    KeyType, PrivateKey, Signer, files,
+    KeyType, PrivateKey, files,
     seal::{self, SealError, SealKey},
 };
 
@@ -54,7 +54,7 @@ struct Place {
     sealing: Sealing,
 }
 
-type Keys = BTreeMap<String, (PrivateKey, Arc<dyn Signer>)>;
+type Keys = BTreeMap<String, (PrivateKey, ManagedKey)>;
 
 /// The file's content. Base64 of secrets: wiped after use.
 #[derive(Default, Deserialize, Serialize)]
@@ -125,8 +125,8 @@ impl DiskKeyManager {
     /// # Errors
     /// [`KeyManagerError`] when it cannot be stored.
     pub async fn import(&self, id: &str, key: PrivateKey) -> Result<(), KeyManagerError> {
-        let signer: Arc<dyn Signer> = key.signer()?;
-        self.insert(id, key, signer).await
+        let managed = key.signer()?.into();
+        self.insert(id, key, managed).await
     }
 
     /// All keys with their private halves, sorted by name (migration to another key manager).
@@ -138,7 +138,7 @@ impl DiskKeyManager {
         &self,
         id: &str,
         key: PrivateKey,
-        signer: Arc<dyn Signer>,
+        signer: ManagedKey,
     ) -> Result<(), KeyManagerError> {
         check_id(id)?;
         let (inner, id) = (self.0.clone(), id.to_owned());
@@ -156,22 +156,26 @@ impl DiskKeyManager {
 
 #[async_trait]
 impl KeyManager for DiskKeyManager {
+    fn name(&self) -> &'static str {
+        "disk"
+    }
+
     async fn generate_key(
         &self,
         id: &str,
         key_type: KeyType,
-    ) -> Result<Arc<dyn Signer>, KeyManagerError> {
+    ) -> Result<ManagedKey, KeyManagerError> {
         check_id(id)?;
         let (key, signer) = generate(key_type).await?;
         self.insert(id, key, signer.clone()).await?;
         Ok(signer)
     }
 
-    async fn get_key(&self, id: &str) -> Result<Option<Arc<dyn Signer>>, KeyManagerError> {
+    async fn get_key(&self, id: &str) -> Result<Option<ManagedKey>, KeyManagerError> {
         Ok(lock(&self.0.keys).get(id).map(|(_, signer)| signer.clone()))
     }
 
-    async fn list(&self) -> Result<Vec<(String, Arc<dyn Signer>)>, KeyManagerError> {
+    async fn list(&self) -> Result<Vec<(String, ManagedKey)>, KeyManagerError> {
         Ok(lock(&self.0.keys).iter().map(|(id, (_, key))| (id.clone(), key.clone())).collect())
     }
 }
@@ -219,8 +223,8 @@ fn parse(path: &Path, bytes: &[u8]) -> Result<Keys, KeyManagerError> {
         let bad = |what: &dyn fmt::Display| corrupt(format!("key {id:?}: {what}"));
         let der = STANDARD.decode(text).map(Zeroizing::new).map_err(|_| bad(&"not base64"))?;
         let key = PrivateKey::from_der(&der).map_err(|error| bad(&error))?;
-        let signer: Arc<dyn Signer> = key.signer().map_err(|error| bad(&error))?;
-        keys.insert(id.clone(), (key, signer));
+        let managed = key.signer().map_err(|error| bad(&error))?.into();
+        keys.insert(id.clone(), (key, managed));
     }
     Ok(keys)
 }

@@ -12,7 +12,7 @@ use super::{
     issue::{write_signature_algorithm, write_subject_alt_name},
 };
 use crate::{
-    KeyAlgorithm, KeyError, PublicKey, SignError, Signer,
+    KeyAlgorithm, KeyError, ManagedKey, PublicKey, SignError, Signer,
     der::{Writer, is_signed_structure, oid, tag},
     signer,
 };
@@ -137,12 +137,28 @@ impl CsrParams {
     }
 }
 
-/// Makes and signs a CSR, DER.
+/// Makes a CSR and signs it with a key in this process, DER.
 ///
 /// # Errors
 /// [`CsrError::Sign`] when the signer fails.
 pub fn create_csr(params: &CsrParams, signer: &dyn Signer) -> Result<Vec<u8>, CsrError> {
-    let key = signer.public_key();
+    let info = request_info(params, signer.public_key());
+    let signature = signer.sign_issued(&info)?;
+    Ok(signed_csr(&info, signer.public_key(), &signature))
+}
+
+/// Makes a CSR and signs it with a key that may be elsewhere, DER.
+///
+/// # Errors
+/// [`CsrError::Sign`] when the key's holder fails or does not answer in time.
+pub async fn create_csr_with(params: &CsrParams, key: &ManagedKey) -> Result<Vec<u8>, CsrError> {
+    let info = request_info(params, key.public_key());
+    let signature = key.sign_issued(&info).await?;
+    Ok(signed_csr(&info, key.public_key(), &signature))
+}
+
+/// The CertificationRequestInfo (RFC 2986 4.1), DER.
+fn request_info(params: &CsrParams, key: &PublicKey) -> Vec<u8> {
     let has_names = params.uri.is_some() || !params.dns_names.is_empty();
     let mut info = Writer::with_capacity(512);
     info.sequence(|w| {
@@ -169,15 +185,17 @@ pub fn create_csr(params: &CsrParams, signer: &dyn Signer) -> Result<Vec<u8>, Cs
             });
         });
     });
-    let info = info.into_bytes();
-    let signature = signer.sign_issued(&info)?;
+    info.into_bytes()
+}
+
+fn signed_csr(info: &[u8], key: &PublicKey, signature: &[u8]) -> Vec<u8> {
     let mut csr = Writer::with_capacity(info.len() + signature.len() + 32);
     csr.sequence(|w| {
-        w.raw(&info);
+        w.raw(info);
         write_signature_algorithm(w, key.algorithm());
-        w.bit_string(0, &signature);
+        w.bit_string(0, signature);
     });
-    Ok(csr.into_bytes())
+    csr.into_bytes()
 }
 
 /// A CSR taken apart, nothing copied.

@@ -6,7 +6,7 @@ use signet_identity::{SpiffeId, TrustDomain};
 
 use super::{CertError, Certificate, Csr, Name, Oid, Serial};
 use crate::{
-    KeyAlgorithm, KeyError, PublicKey, SignError, Signer,
+    KeyAlgorithm, KeyError, ManagedKey, PublicKey, SignError, Signer,
     der::{Writer, oid, tag},
     random::RandomError,
 };
@@ -105,32 +105,33 @@ pub struct CaParams {
     pub not_after: i64,
 }
 
-/// A CA that issues: a signer with its certificate. Everything that does not change from
+/// A CA without its key: what its certificates say. Everything that does not change from
 /// certificate to certificate is encoded once.
 #[derive(Debug)]
-pub struct CaIssuer {
+pub struct Ca {
     certificate: Certificate,
     upstream_chain: Vec<Arc<[u8]>>,
-    signer: Arc<dyn Signer>,
     template: Template,
 }
 
-impl CaIssuer {
+impl Ca {
     /// `upstream_chain` is what is sent after each leaf: nothing for a self-signed CA, else the
-    /// CA's own certificate and the intermediates up to but without the root.
+    /// CA's own certificate and the intermediates up to but without the root. `key` is what it
+    /// will sign with.
     ///
     /// # Errors
-    /// [`IssueError`] when the certificate's key is not the signer's.
+    /// [`IssueError::KeyMismatch`] when the certificate is for another key,
+    /// [`IssueError::CaKey`] when its key is of no use.
     pub fn new(
         certificate: Certificate,
         upstream_chain: Vec<Arc<[u8]>>,
-        signer: Arc<dyn Signer>,
+        key: &PublicKey,
     ) -> Result<Self, IssueError> {
-        if certificate.public_key().map_err(IssueError::CaKey)? != signer.public_key() {
+        if certificate.public_key().map_err(IssueError::CaKey)? != key {
             return Err(IssueError::KeyMismatch);
         }
-        let template = Template::new(&certificate, signer.public_key().algorithm());
-        Ok(Self { certificate, upstream_chain, signer, template })
+        let template = Template::new(&certificate, key.algorithm());
+        Ok(Self { certificate, upstream_chain, template })
     }
 
     /// The CA certificate.
@@ -143,16 +144,11 @@ impl CaIssuer {
         &self.upstream_chain
     }
 
-    /// The signer.
-    pub fn signer(&self) -> &Arc<dyn Signer> {
-        &self.signer
-    }
-
-    /// Issues an X.509-SVID.
+    /// An X.509-SVID, to be signed with this CA's key.
     ///
     /// # Errors
-    /// [`IssueError`].
-    pub fn issue_svid(&self, params: &SvidParams<'_>) -> Result<Issued, IssueError> {
+    /// [`IssueError::CaExpired`], or no randomness.
+    pub fn svid(&self, params: &SvidParams<'_>) -> Result<UnsignedCertificate<'_>, IssueError> {
         let subject = match (params.subject, params.dns_names.first()) {
             (Some(subject), _) => Cow::Owned(subject.to_der()),
             (None, Some(dns_name)) => {
@@ -173,38 +169,30 @@ impl CaIssuer {
             uri: Some(&uri),
             extensions: params.extensions,
         };
-        let issuer = self.certificate.raw_subject();
-        tbs.issue(&Serial::random()?, issuer, &self.template.algorithm, &*self.signer)
+        let algorithm = Cow::Borrowed(&*self.template.algorithm);
+        Ok(tbs.encode(Serial::random()?, self.certificate.raw_subject(), algorithm))
     }
 
-    /// Issues a CA certificate for another key (a downstream server's), with the subject of
-    /// `params` as it is.
+    /// A CA certificate for another key (a downstream server's), with the subject of `params` as
+    /// it is, to be signed with this CA's key.
     ///
     /// # Errors
-    /// [`IssueError`].
-    pub fn issue_ca(&self, key: &PublicKey, params: &CaParams) -> Result<Issued, IssueError> {
-        let uri = params.trust_domain.id_string();
-        self.issue_ca_named(key, &params.subject.to_der(), &uri, &params.extensions, params)
+    /// As [`Ca::svid`].
+    pub fn downstream_ca(
+        &self,
+        key: &PublicKey,
+        params: &CaParams,
+    ) -> Result<UnsignedCertificate<'_>, IssueError> {
+        self.named_ca(key, &params.subject.to_der(), &params.extensions, params)
     }
 
-    /// Issues the CA certificate a CSR asks for, as an upstream authority does: its subject byte
-    /// for byte, the trust domain of `params` as URI SAN, and its further extensions.
-    ///
-    /// # Errors
-    /// [`IssueError`].
-    pub fn issue_ca_from_csr(&self, csr: &Csr, params: &CaParams) -> Result<Issued, IssueError> {
-        let uri = params.trust_domain.id_string();
-        self.issue_ca_named(csr.public_key(), csr.raw_subject(), &uri, csr.extensions(), params)
-    }
-
-    fn issue_ca_named(
+    fn named_ca(
         &self,
         key: &PublicKey,
         subject: &[u8],
-        uri: &str,
         extensions: &[Extension],
         params: &CaParams,
-    ) -> Result<Issued, IssueError> {
+    ) -> Result<UnsignedCertificate<'_>, IssueError> {
         let tbs = Tbs {
             subject,
             key,
@@ -213,11 +201,11 @@ impl CaIssuer {
             usage: &ca_usage(),
             authority_key_id: &self.template.authority_key_id,
             dns_names: &[],
-            uri: Some(uri),
+            uri: Some(&params.trust_domain.id_string()),
             extensions,
         };
-        let issuer = self.certificate.raw_subject();
-        tbs.issue(&Serial::random()?, issuer, &self.template.algorithm, &*self.signer)
+        let algorithm = Cow::Borrowed(&*self.template.algorithm);
+        Ok(tbs.encode(Serial::random()?, self.certificate.raw_subject(), algorithm))
     }
 
     fn cap(&self, now: i64, not_after: i64) -> Result<i64, IssueError> {
@@ -228,11 +216,132 @@ impl CaIssuer {
     }
 }
 
-/// Issues a self-signed CA certificate.
+/// A CA whose key is in this process.
+#[derive(Debug)]
+pub struct CaIssuer {
+    ca: Ca,
+    signer: Arc<dyn Signer>,
+}
+
+impl CaIssuer {
+    /// As [`Ca::new`].
+    ///
+    /// # Errors
+    /// As [`Ca::new`].
+    pub fn new(
+        certificate: Certificate,
+        upstream_chain: Vec<Arc<[u8]>>,
+        signer: Arc<dyn Signer>,
+    ) -> Result<Self, IssueError> {
+        Ok(Self { ca: Ca::new(certificate, upstream_chain, signer.public_key())?, signer })
+    }
+
+    /// The CA certificate.
+    pub fn certificate(&self) -> &Certificate {
+        self.ca.certificate()
+    }
+
+    /// What is sent after each leaf: empty for a self-signed CA.
+    pub fn upstream_chain(&self) -> &[Arc<[u8]>] {
+        self.ca.upstream_chain()
+    }
+
+    /// The signer.
+    pub fn signer(&self) -> &Arc<dyn Signer> {
+        &self.signer
+    }
+
+    /// Issues an X.509-SVID.
+    ///
+    /// # Errors
+    /// [`IssueError`] when the CA has expired or its key does not sign.
+    pub fn issue_svid(&self, params: &SvidParams<'_>) -> Result<Issued, IssueError> {
+        self.ca.svid(params)?.sign(&*self.signer)
+    }
+
+    /// Issues a CA certificate for another key (a downstream server's), with the subject of
+    /// `params` as it is.
+    ///
+    /// # Errors
+    /// As [`CaIssuer::issue_svid`].
+    pub fn issue_ca(&self, key: &PublicKey, params: &CaParams) -> Result<Issued, IssueError> {
+        self.ca.downstream_ca(key, params)?.sign(&*self.signer)
+    }
+
+    /// Issues the CA certificate a CSR asks for, as an upstream authority does: its subject byte
+    /// for byte, the trust domain of `params` as URI SAN, and its further extensions.
+    ///
+    /// # Errors
+    /// As [`CaIssuer::issue_svid`].
+    pub fn issue_ca_from_csr(&self, csr: &Csr, params: &CaParams) -> Result<Issued, IssueError> {
+        let ca = self.ca.named_ca(csr.public_key(), csr.raw_subject(), csr.extensions(), params)?;
+        ca.sign(&*self.signer)
+    }
+}
+
+/// A certificate that is complete but for its signature.
+#[derive(Debug)]
+pub struct UnsignedCertificate<'a> {
+    /// The TBSCertificate, DER.
+    tbs: Vec<u8>,
+    /// The AlgorithmIdentifier, DER.
+    algorithm: Cow<'a, [u8]>,
+    serial: Serial,
+    not_before: i64,
+    not_after: i64,
+}
+
+impl UnsignedCertificate<'_> {
+    /// Signs with a key in this process.
+    ///
+    /// # Errors
+    /// [`IssueError::Sign`].
+    pub fn sign(self, signer: &dyn Signer) -> Result<Issued, IssueError> {
+        let signature = signer.sign_issued(&self.tbs)?;
+        Ok(self.finish(&signature))
+    }
+
+    /// Signs with a key that may be elsewhere.
+    ///
+    /// # Errors
+    /// [`IssueError::Sign`], within the deadline of the key's holder.
+    pub async fn sign_with(self, key: &ManagedKey) -> Result<Issued, IssueError> {
+        let signature = key.sign_issued(&self.tbs).await?;
+        Ok(self.finish(&signature))
+    }
+
+    fn finish(self, signature: &[u8]) -> Issued {
+        let mut certificate = Writer::with_capacity(self.tbs.len() + signature.len() + 32);
+        certificate.sequence(|w| {
+            w.raw(&self.tbs);
+            w.raw(&self.algorithm);
+            w.bit_string(0, signature);
+        });
+        Issued {
+            der: certificate.into_bytes(),
+            serial: self.serial,
+            not_before: self.not_before,
+            not_after: self.not_after,
+        }
+    }
+}
+
+/// Issues a self-signed CA certificate with a key in this process.
 ///
 /// # Errors
-/// [`IssueError`].
+/// [`IssueError`] when there is no randomness or the key does not sign.
 pub fn self_sign_ca(signer: &dyn Signer, params: &CaParams) -> Result<Issued, IssueError> {
+    self_signed_ca(signer.public_key(), params)?.sign(signer)
+}
+
+/// A CA certificate that is to be signed with its own key.
+///
+/// # Errors
+/// [`IssueError::Random`].
+pub fn self_signed_ca(
+    key: &PublicKey,
+    params: &CaParams,
+) -> Result<UnsignedCertificate<'static>, IssueError> {
     let serial = Serial::random()?;
     let mut subject = params.subject.clone();
     if subject.serial_number.is_empty() {
@@ -241,7 +350,7 @@ pub fn self_sign_ca(signer: &dyn Signer, params: &CaParams) -> Result<Issued, Is
     let subject = subject.to_der();
     let tbs = Tbs {
         subject: &subject,
-        key: signer.public_key(),
+        key,
         not_before: params.now - NOT_BEFORE_CUSHION,
         not_after: params.not_after,
         usage: &ca_usage(),
@@ -250,7 +359,7 @@ pub fn self_sign_ca(signer: &dyn Signer, params: &CaParams) -> Result<Issued, Is
         uri: Some(&params.trust_domain.id_string()),
         extensions: &params.extensions,
     };
-    tbs.issue(&serial, &subject, &signature_algorithm(signer.public_key().algorithm()), signer)
+    Ok(tbs.encode(serial, &subject, Cow::Owned(signature_algorithm(key.algorithm()))))
 }
 
 /// What every certificate of one CA shares, as DER.
@@ -295,18 +404,17 @@ struct Tbs<'a> {
 }
 
 impl Tbs<'_> {
-    fn issue(
+    fn encode<'a>(
         &self,
-        serial: &Serial,
+        serial: Serial,
         issuer: &[u8],
-        algorithm: &[u8],
-        signer: &dyn Signer,
-    ) -> Result<Issued, IssueError> {
+        algorithm: Cow<'a, [u8]>,
+    ) -> UnsignedCertificate<'a> {
         let mut tbs = Writer::with_capacity(1024);
         tbs.sequence(|w| {
             w.constructed(tag::context_constructed(0), |w| w.unsigned(&[2]));
             w.unsigned(serial.as_bytes());
-            w.raw(algorithm);
+            w.raw(&algorithm);
             w.raw(issuer);
             w.sequence(|w| {
                 w.time(self.not_before);
@@ -318,20 +426,13 @@ impl Tbs<'_> {
                 w.sequence(|w| self.write_extensions(w));
             });
         });
-        let tbs = tbs.into_bytes();
-        let signature = signer.sign_issued(&tbs)?;
-        let mut certificate = Writer::with_capacity(tbs.len() + signature.len() + 32);
-        certificate.sequence(|w| {
-            w.raw(&tbs);
-            w.raw(algorithm);
-            w.bit_string(0, &signature);
-        });
-        Ok(Issued {
-            der: certificate.into_bytes(),
-            serial: serial.clone(),
+        UnsignedCertificate {
+            tbs: tbs.into_bytes(),
+            algorithm,
+            serial,
             not_before: self.not_before,
             not_after: self.not_after,
-        })
+        }
     }
 
     fn write_extensions(&self, w: &mut Writer) {

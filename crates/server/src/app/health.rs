@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use signet_daemon::health::{HealthCheck, State};
+use signet_pki::key_manager::SigningFault;
 
 use crate::context::Context;
 
 /// So many failed rotations in a row are more than a hiccup.
 const MAX_FAILED_ROTATIONS: u32 = 3;
+
+/// So many signatures that a remote key manager failed to make in a row are more than a hiccup.
+const MAX_FAILED_SIGNATURES: u32 = 3;
 
 /// Adds the checks of the server's parts.
 pub(super) fn register(context: &Context) {
@@ -52,7 +56,9 @@ impl HealthCheck for Check {
                 let view = context.authority.view();
                 let active = view.borrow().x509.active.clone();
                 match active {
-                    Some(active) if active.expires_at > context.clock.unix() => State::good(),
+                    Some(active) if active.expires_at > context.clock.unix() => {
+                        signing(context.authority.signing_fault())
+                    }
                     Some(_) => State::failed("the X.509 CA has expired"),
                     None => State::failed("X509 CA is not available for signing"),
                 }
@@ -65,5 +71,40 @@ impl HealthCheck for Check {
                 State::failed(format!("{failed} rotations of authorities failed in a row"))
             }
         }
+    }
+}
+
+/// A key manager that does not sign is no reason to restart the server, but one to ask another.
+fn signing(fault: Option<SigningFault>) -> State {
+    match fault {
+        Some(fault) if fault.in_a_row >= MAX_FAILED_SIGNATURES => State {
+            ready: false,
+            ready_details: serde_json::json!({
+                "message": format!("{} signatures failed in a row: {}", fault.in_a_row, fault.last),
+            }),
+            ..State::good()
+        },
+        _ => State::good(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use signet_pki::SignError;
+
+    use super::*;
+
+    #[test]
+    fn a_key_manager_that_does_not_sign_makes_the_server_not_ready_and_says_why() {
+        let fault =
+            |in_a_row| Some(SigningFault { in_a_row, last: SignError::Busy { holder: "aws_kms" } });
+        assert_eq!(signing(None), State::good());
+        assert_eq!(signing(fault(2)), State::good());
+        let state = signing(fault(3));
+        assert!(state.live && !state.ready);
+        assert_eq!(
+            state.ready_details["message"],
+            "3 signatures failed in a row: key manager aws_kms: too many signatures are waiting"
+        );
     }
 }

@@ -12,7 +12,8 @@ use signet_identity::{
 };
 use signet_pki::x509::TrustBundle;
 use signet_store::{
-    Change, ChangeKind, ChangedTo, Changes, EntryFilter, NodeFilter, PageRequest, Store, StoreError,
+    Change, ChangeKind, ChangedTo, Changes, EntryFilter, FeedPosition, NodeFilter, PageRequest,
+    Store, StoreError,
 };
 
 use super::{Cache, CachedBundle, NodeRow, Revisions};
@@ -25,6 +26,8 @@ const PAGE: u32 = 1000;
 const PING: Duration = Duration::from_secs(60);
 /// And at most.
 const MIN_PING: Duration = Duration::from_millis(100);
+/// How often a database that other servers write to is asked how far it has come.
+const POLL: Duration = Duration::from_millis(250);
 
 /// Follows the change feed. Its one owner runs it with [`Follower::run`].
 #[derive(Debug)]
@@ -58,7 +61,10 @@ impl Follower {
     /// Follows until the token is cancelled. An idle store is asked several times within
     /// `max_staleness` whether it still works.
     pub async fn run(self, token: CancellationToken, max_staleness: Duration) {
-        let ping = (max_staleness / 4).clamp(MIN_PING, PING);
+        let mut ping = (max_staleness / 4).clamp(MIN_PING, PING);
+        if self.cache.store.is_shared() {
+            ping = ping.min(POLL);
+        }
         let mut revisions = self.cache.store.subscribe();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         loop {
@@ -80,7 +86,7 @@ impl Follower {
             tokio::select! {
                 () = token.cancelled() => return,
                 changed = revisions.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(ping) => match self.cache.store.ping().await {
+                () = tokio::time::sleep(ping) => match self.ask().await {
                     Ok(()) => self.cache.saw_store(),
                     Err(error) => tracing::error!(
                         error = &error as &dyn std::error::Error,
@@ -91,23 +97,32 @@ impl Follower {
         }
     }
 
-    /// Takes over every change that is committed.
+    /// Asks the database whether it works and, when others write to it, how far it has come:
+    /// subscribers of the store learn of that.
+    async fn ask(&self) -> Result<(), StoreError> {
+        let store = &self.cache.store;
+        if store.is_shared() { store.committed().await.map(drop) } else { store.ping().await }
+    }
+
+    /// Takes over every change that this process knows of.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read; what was taken over stays.
     pub async fn catch_up(&self) -> Result<(), StoreError> {
         loop {
-            let applied = self.cache.revision();
-            if applied >= self.cache.store.revision() {
+            let applied = self.cache.applied.borrow().clone();
+            let known = self.cache.store.known();
+            if applied.has_reached(&known) {
                 return Ok(());
             }
-            match self.cache.store.changes_since(applied, BATCH).await? {
+            match self.cache.store.changes_since(&applied, BATCH).await? {
                 Changes::Since(changes) if changes.is_empty() => return Ok(()),
-                Changes::Since(changes) => self.apply(changes).await?,
-                Changes::Gone { newest } => {
+                Changes::Since(changes) => self.apply(&applied, changes).await?,
+                Changes::Gone { now } => {
                     tracing::warn!(
-                        applied,
-                        newest,
+                        applied = applied.revision,
+                        newest = now.revision,
+                        another_history = applied.epoch != now.epoch,
                         "The change feed has a gap: reading everything"
                     );
                     self.reload().await?;
@@ -124,7 +139,8 @@ impl Follower {
     pub(super) async fn reload(&self) -> Result<(), StoreError> {
         let cache = &self.cache;
         // What changes meanwhile comes again by the feed.
-        let revision = cache.store.revision();
+        let position = cache.store.committed().await?;
+        let revision = position.revision;
         let mut index = AuthorizedIndex::new(cache.trust_domain.clone());
         let mut nodes = HashMap::new();
         let mut page = PageRequest::first(PAGE);
@@ -162,7 +178,7 @@ impl Follower {
             relationships: revision,
             agents: revision,
         };
-        cache.applied.send_replace(revision);
+        cache.applied.send_replace(position);
         cache.all.send_replace(all);
         for sender in cache.subscribers().values() {
             sender.send_replace(Revisions { relationships: 0, agents: 0, ..all });
@@ -171,7 +187,7 @@ impl Follower {
         Ok(())
     }
 
-    async fn apply(&self, changes: Vec<Change>) -> Result<(), StoreError> {
+    async fn apply(&self, applied: &FeedPosition, changes: Vec<Change>) -> Result<(), StoreError> {
         let mut touched = touched(changes);
         let cache = &self.cache;
         touched.any_entries = !(touched.entries.is_empty() && touched.told_entries.is_empty());
@@ -219,7 +235,10 @@ impl Follower {
             }
             cache.bundles.store(Arc::new(all));
         }
-        cache.applied.send_replace(touched.newest);
+        cache.applied.send_replace(FeedPosition {
+            epoch: Arc::clone(&applied.epoch),
+            revision: touched.newest,
+        });
         self.announce(&touched, &concerned);
         Ok(())
     }

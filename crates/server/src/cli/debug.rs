@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use signet_api::pb::spire::api::server::debug::v1::{GetInfoRequest, debug_client::DebugClient};
-use signet_daemon::{cli::Output, config::format_duration};
+use signet_config::format_duration;
+use signet_daemon::cli::Output;
 
 use super::{
     env::{CliError, CommonFlags, Env},

@@ -175,7 +175,7 @@ async fn update(flags: UpdateFlags, env: &mut Env) -> Result<(), CliError> {
 
 async fn delete(flags: DeleteFlags, env: &mut Env) -> Result<(), CliError> {
     let ids = match (&flags.entry_id, &flags.file) {
-        (_, Some(file)) => data::ids(&env.read(file)?, file)?,
+        (_, Some(file)) => data::ids(&env.read(file)?, file, env)?,
         (Some(id), None) if !id.is_empty() => vec![id.clone()],
         _ => return Err(CliError::usage("an entry ID is required: name it with -entryID")),
     };

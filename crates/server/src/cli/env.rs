@@ -6,10 +6,12 @@ use std::{
 };
 
 use prost::{Message, Name};
+use serde::de::DeserializeOwned;
 use signet_api::{connect, json};
 use signet_base::files::read_regular;
 use signet_daemon::{
     cli::{EXIT_FAILED, EXIT_USAGE, Output, socket_path},
+    go_json,
     program::Program,
 };
 use tonic::{Code, Status, transport::Channel};
@@ -41,7 +43,7 @@ pub struct Env {
 /// Which socket to talk to.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct SocketFlags {
-    /// Socket of the server's local API [default: /tmp/signet-server/private/api.sock, or SPIRE's
+    /// Socket of the server's local API [default: /run/signet-server/private/api.sock, or SPIRE's
     /// path when invoked as spire-server]
     #[arg(long = "socketPath", value_name = "PATH", help_heading = "Connection")]
     pub socket_path: Option<PathBuf>,
@@ -201,6 +203,24 @@ impl Env {
         let mut limited = (&mut self.input).take(MAX_INPUT + 1);
         limited.read_to_end(&mut data).map_err(failed)?;
         if data.len() as u64 > MAX_INPUT { Err(too_large()) } else { Ok(data) }
+    }
+
+    /// Reads the JSON of a file as SPIRE's command line does, and warns of names in it that mean
+    /// nothing.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] that names the file, the line and what is wrong.
+    pub fn parse_json<T: DeserializeOwned>(
+        &mut self,
+        json: &[u8],
+        file: &str,
+    ) -> Result<T, CliError> {
+        let (value, unknown) = go_json::from_slice(json)
+            .map_err(|error| CliError::usage(format!("{file}: {error}")))?;
+        for name in unknown {
+            self.complain(format_args!("warning: {file}: \"{name}\" is unknown and ignored"))?;
+        }
+        Ok(value)
     }
 }
 

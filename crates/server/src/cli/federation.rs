@@ -244,7 +244,7 @@ async fn show(flags: ShowFlags, env: &mut Env) -> Result<(), CliError> {
 impl WriteFlags {
     fn relationships(&self, env: &mut Env) -> Result<Vec<types::FederationRelationship>, CliError> {
         if let Some(file) = &self.data {
-            return data::relationships(&env.read(file)?, file);
+            return data::relationships(&env.read(file)?, file, env);
         }
         let bundle = match &self.trust_domain_bundle_path {
             Some(path) => Some((env.read(path)?, self.trust_domain_bundle_format)),

@@ -30,11 +30,12 @@ pub enum Operation {
     Activate(IdFlags),
     /// Make a new authority and put it into the bundle, ready to be activated
     Prepare(NoFlags),
-    /// Take the old, tainted authority off the bundle: what it signed is trusted no longer
+    /// Take a tainted authority off the bundle: what it signed is trusted no longer
     Revoke(IdFlags),
     /// Show the active, prepared and old authority
     Show(NoFlags),
-    /// Mark the old authority as compromised: what it signed is replaced at once
+    /// Mark an authority that does not sign any more as compromised: what it signed is replaced at
+    /// once
     Taint(IdFlags),
 }
 

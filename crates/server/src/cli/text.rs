@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use signet_api::pb::spire::api::types;
-use signet_daemon::config::parse_duration;
+use signet_config::parse_duration;
 use signet_identity::SpiffeId;
 use time::{OffsetDateTime, macros::format_description};
 

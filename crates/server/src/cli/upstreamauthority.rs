@@ -20,7 +20,7 @@ pub enum Command {
 /// Names an upstream authority.
 #[derive(Debug, clap::Args)]
 pub struct Flags {
-    /// Subject key ID of the upstream authority that signed the old local authority, hex
+    /// Subject key ID of an upstream authority that nothing in use is signed by, hex
     #[arg(long = "subjectKeyID", value_name = "ID", required = true)]
     subject_key_id: String,
     #[command(flatten)]

@@ -1,6 +1,6 @@
 //! `federation {}`: relationships that the file fixes.
 
-use signet_daemon::config::Block;
+use signet_config::Block;
 use signet_identity::{BundleEndpointProfile, FederationRelationship, SpiffeId, TrustDomain};
 
 /// Reads `federation { federates_with "td" { … } }`.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use signet_daemon::config::CommonFlags;
+use signet_daemon::flags::CommonFlags;
 
 /// Flags of `signet-server run` and `validate`.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -16,6 +16,9 @@ pub struct RunFlags {
     /// TCP port to listen on
     #[arg(long = "serverPort", value_name = "PORT")]
     pub server_port: Option<u16>,
+    /// Make a new CA if the key of the one in use was lost, instead of refusing to start
+    #[arg(long = "replaceLostKeys")]
+    pub replace_lost_keys: bool,
     /// What every program has.
     #[command(flatten)]
     pub common: CommonFlags,

@@ -2,25 +2,20 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use signet_daemon::{
-    config::{
-        Block, ConfigError, Context, Document, Environment, decode_document, format_duration,
-        health_checks, log_settings, path_over, socket_path, telemetry, text_over,
-    },
-    program::Program,
+use signet_authority::timing;
+use signet_config::{
+    Block, ConfigError, Context, Document, decode_document, format_duration, health_checks,
+    log_settings, path_over, socket_path, telemetry, text_over,
 };
+use signet_daemon::{flags::Environment, program::Program};
 use signet_identity::{SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 
 use super::{
     CaSettings, CaSubject, Config, Experimental, PruneNodes, RateLimits, RunFlags, TtlSettings,
-    federation, plugins_decode,
+    federation,
 };
-
-/// No SVID is promised a longer life than this, however long the authority lives.
-const MAX_SVID_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
-/// What part of an authority's life is promised to the SVIDs it signs.
-const CA_TTL_PARTS: u32 = 6;
+use crate::plugins::Plugins;
 
 const NO_PROFILER: &str = "there is no profiler to switch on; use perf or another system profiler";
 const FEED: &str = "it has no effect: every change reaches the server's memory and its agents at \
@@ -70,7 +65,7 @@ fn decode(
     let root = Block::root(context, document);
     let telemetry = telemetry(&root);
     let health_checks = health_checks(&root);
-    let plugins = plugins_decode::plugins(&root);
+    let plugins = Plugins::read(&root);
     let Some(server) = root.block("server") else {
         root.missing("server");
         root.finish();
@@ -86,7 +81,7 @@ fn decode(
     let socket = path_over(flags.common.socket_path.as_ref(), &server, "socket_path");
     let socket = socket.unwrap_or_else(|| program.server_socket().into());
     let socket_path = socket_path(&server, "socket_path", &socket);
-    let ca = ca(&server);
+    let ca = ca(&server, flags);
     let ttl = ttl(&server, ca.ttl);
     let log = log_settings(&server, &flags.common.log());
     let federates_with = federation::relationships(&server);
@@ -148,7 +143,7 @@ fn trust_domain(server: &Block<'_>, flag: Option<&String>) -> Option<TrustDomain
     }
 }
 
-fn ca(server: &Block<'_>) -> CaSettings {
+fn ca(server: &Block<'_>, flags: &RunFlags) -> CaSettings {
     let key_type = server.parsed::<KeyType>("ca_key_type").unwrap_or(KeyType::EcP256);
     let subject = server.block("ca_subject").and_then(|block| {
         let subject = CaSubject {
@@ -170,6 +165,7 @@ fn ca(server: &Block<'_>) -> CaSettings {
         jwt_key_type: server.parsed("jwt_key_type").unwrap_or(key_type),
         subject: subject.unwrap_or_default(),
         ttl: lifetime(server, "ca_ttl").unwrap_or(Duration::from_secs(24 * 3600)),
+        replace_lost_keys: flags.replace_lost_keys,
     }
 }
 
@@ -192,17 +188,16 @@ fn ttl(server: &Block<'_>, ca_ttl: Duration) -> TtlSettings {
 
 /// Warns when an authority may be replaced too early for SVIDs to get their whole lifetime.
 fn warn_of_short_svids(server: &Block<'_>, key: &'static str, ttl: Duration, ca_ttl: Duration) {
-    let most = MAX_SVID_TTL.min(ca_ttl / CA_TTL_PARTS);
+    let (most, cap) = (timing::max_svid_ttl(ca_ttl), timing::MAX_SVID_TTL);
     if ttl <= most {
         return;
     }
     let most_text = format_duration(most);
-    let advice = if ttl <= MAX_SVID_TTL {
-        let enough = format_duration(ttl.saturating_mul(CA_TTL_PARTS));
+    let advice = if ttl <= cap {
+        let enough = format_duration(timing::min_ca_ttl(ttl));
         format!("set it to {most_text} or less, or ca_ttl to {enough} or more")
-    } else if ca_ttl < MAX_SVID_TTL * CA_TTL_PARTS {
-        let (cap, enough) =
-            (format_duration(MAX_SVID_TTL), format_duration(MAX_SVID_TTL * CA_TTL_PARTS));
+    } else if ca_ttl < timing::min_ca_ttl(cap) {
+        let (cap, enough) = (format_duration(cap), format_duration(timing::min_ca_ttl(cap)));
         format!("set it to {cap} or less, and ca_ttl to {enough} or more")
     } else {
         format!("set it to {most_text} or less")

@@ -157,8 +157,6 @@ impl agent_server::Agent for AgentService {
     ) -> Result<Response<Self::AttestAgentStream>, Status> {
         let caller = Caller::of(&request)?;
         let audit = Audit::of(&request);
-        let limits = &self.context.limits;
-        limits.acquire(&caller, Limit::Attest, 1, "attest agent").await?;
         Ok(Response::new(self.attest(caller, audit, request.into_inner())))
     }
 

@@ -1,7 +1,7 @@
 //! `spire.api.server.localauthority.v1.LocalAuthority`: operations on the server's authorities.
 
 use signet_api::pb::spire::api::server::localauthority::v1::{self as pb, local_authority_server};
-use signet_authority::{AuthorityState, KindView, OperationClass, OperationError};
+use signet_authority::{AuthorityKind, AuthorityState, KindView, OperationClass, OperationError};
 use signet_base::chain;
 use tonic::{Code, Request, Response, Status};
 
@@ -47,7 +47,7 @@ impl local_authority_server::LocalAuthority for LocalAuthorityService {
         &self,
         request: Request<pb::PrepareJwtAuthorityRequest>,
     ) -> Result<Response<pb::PrepareJwtAuthorityResponse>, Status> {
-        let prepared = self.context.authority.prepare_jwt().await.map_err(refused)?;
+        let prepared = self.context.authority.prepare(AuthorityKind::Jwt).await.map_err(refused)?;
         audited(&request, &prepared.authority_id);
         let prepared_authority = Some(state(&prepared));
         Ok(Response::new(pb::PrepareJwtAuthorityResponse { prepared_authority }))
@@ -58,7 +58,8 @@ impl local_authority_server::LocalAuthority for LocalAuthorityService {
         request: Request<pb::ActivateJwtAuthorityRequest>,
     ) -> Result<Response<pb::ActivateJwtAuthorityResponse>, Status> {
         let id = audited(&request, &request.get_ref().authority_id);
-        let active = self.context.authority.activate_jwt(&id).await.map_err(refused)?;
+        let active =
+            self.context.authority.activate(AuthorityKind::Jwt, &id).await.map_err(refused)?;
         let activated_authority = Some(state(&active));
         Ok(Response::new(pb::ActivateJwtAuthorityResponse { activated_authority }))
     }
@@ -68,7 +69,8 @@ impl local_authority_server::LocalAuthority for LocalAuthorityService {
         request: Request<pb::TaintJwtAuthorityRequest>,
     ) -> Result<Response<pb::TaintJwtAuthorityResponse>, Status> {
         let id = audited(&request, &request.get_ref().authority_id);
-        let tainted = self.context.authority.taint_jwt(&id).await.map_err(refused)?;
+        let tainted =
+            self.context.authority.taint(AuthorityKind::Jwt, &id).await.map_err(refused)?;
         // As in SPIRE, only the ID comes back.
         let tainted_authority = Some(only_id(tainted.authority_id));
         Ok(Response::new(pb::TaintJwtAuthorityResponse { tainted_authority }))
@@ -79,7 +81,7 @@ impl local_authority_server::LocalAuthority for LocalAuthorityService {
         request: Request<pb::RevokeJwtAuthorityRequest>,
     ) -> Result<Response<pb::RevokeJwtAuthorityResponse>, Status> {
         let id = audited(&request, &request.get_ref().authority_id);
-        self.context.authority.revoke_jwt(&id).await.map_err(refused)?;
+        self.context.authority.revoke(AuthorityKind::Jwt, &id).await.map_err(refused)?;
         let revoked_authority = Some(only_id(id));
         Ok(Response::new(pb::RevokeJwtAuthorityResponse { revoked_authority }))
     }
@@ -96,7 +98,8 @@ impl local_authority_server::LocalAuthority for LocalAuthorityService {
         &self,
         request: Request<pb::PrepareX509AuthorityRequest>,
     ) -> Result<Response<pb::PrepareX509AuthorityResponse>, Status> {
-        let prepared = self.context.authority.prepare_x509().await.map_err(refused)?;
+        let prepared =
+            self.context.authority.prepare(AuthorityKind::X509).await.map_err(refused)?;
         audited(&request, &prepared.authority_id);
         let prepared_authority = Some(state(&prepared));
         Ok(Response::new(pb::PrepareX509AuthorityResponse { prepared_authority }))
@@ -107,7 +110,8 @@ impl local_authority_server::LocalAuthority for LocalAuthorityService {
         request: Request<pb::ActivateX509AuthorityRequest>,
     ) -> Result<Response<pb::ActivateX509AuthorityResponse>, Status> {
         let id = audited(&request, &request.get_ref().authority_id);
-        let active = self.context.authority.activate_x509(&id).await.map_err(refused)?;
+        let active =
+            self.context.authority.activate(AuthorityKind::X509, &id).await.map_err(refused)?;
         let activated_authority = Some(state(&active));
         Ok(Response::new(pb::ActivateX509AuthorityResponse { activated_authority }))
     }
@@ -117,7 +121,8 @@ impl local_authority_server::LocalAuthority for LocalAuthorityService {
         request: Request<pb::TaintX509AuthorityRequest>,
     ) -> Result<Response<pb::TaintX509AuthorityResponse>, Status> {
         let id = audited(&request, &request.get_ref().authority_id);
-        let tainted = self.context.authority.taint_x509(&id).await.map_err(refused)?;
+        let tainted =
+            self.context.authority.taint(AuthorityKind::X509, &id).await.map_err(refused)?;
         let tainted_authority = Some(state(&tainted));
         Ok(Response::new(pb::TaintX509AuthorityResponse { tainted_authority }))
     }
@@ -139,7 +144,7 @@ impl local_authority_server::LocalAuthority for LocalAuthorityService {
         request: Request<pb::RevokeX509AuthorityRequest>,
     ) -> Result<Response<pb::RevokeX509AuthorityResponse>, Status> {
         let id = audited(&request, &request.get_ref().authority_id);
-        self.context.authority.revoke_x509(&id).await.map_err(refused)?;
+        self.context.authority.revoke(AuthorityKind::X509, &id).await.map_err(refused)?;
         let revoked_authority = Some(only_id(id));
         Ok(Response::new(pb::RevokeX509AuthorityResponse { revoked_authority }))
     }

@@ -8,7 +8,7 @@ use signet_api::{
 };
 use signet_base::{Jitter, Tasks};
 use signet_identity::EntryId;
-use signet_store::{Change, ChangeKind, Changes};
+use signet_store::{Change, ChangeKind, Changes, FeedPosition};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
@@ -81,11 +81,11 @@ impl push_server::Push for PushService {
         let service = self.clone();
         self.tasks.spawn("push", async move {
             let end = Instant::now() + Jitter::new().spread(MAX_AGE, AGE_SPREAD);
-            let feed_id = service.context.cache.feed_id().to_owned();
             let mut agents_seen = everything.borrow_and_update().agents;
             loop {
                 let now = *revisions.borrow_and_update();
-                if notices.send(Ok(notice(&feed_id, now))).await.is_err() {
+                let notice = notice(&service.context.cache.feed_id(), now);
+                if notices.send(Ok(notice)).await.is_err() {
                     return;
                 }
                 // Until something concerns this client; a change of any agent is a reason to look
@@ -133,24 +133,20 @@ impl push_server::Push for PushService {
         const FAILED: &str = "failed to list changes of entries";
         let request = request.into_inner();
         let store = &self.context.store;
-        let feed_id = self.context.cache.feed_id().to_owned();
-        // Before anything is read: what changes meanwhile comes with the next answer.
-        let now = store.revision();
-        let resync = |feed_id: String| pb::ListEntryChangesResponse {
-            feed_id,
-            resync: true,
-            revision: now,
-            ..Default::default()
-        };
         let after = request.after_revision;
-        // What was never reached, as after a restore, is another history.
-        if request.feed_id != feed_id || after > now {
-            return Ok(Response::new(resync(feed_id)));
-        }
-        let changes = store.changes_since(after, CHANGES).await;
+        let since = FeedPosition { epoch: request.feed_id.into(), revision: after };
+        let changes = store.changes_since(&since, CHANGES).await;
         let changes = match changes.map_err(|error| store_failed(FAILED, &error))? {
             Changes::Since(changes) => changes,
-            Changes::Gone { .. } => return Ok(Response::new(resync(feed_id))),
+            // What changes after that place comes with the next answer.
+            Changes::Gone { now } => {
+                return Ok(Response::new(pb::ListEntryChangesResponse {
+                    feed_id: now.epoch.to_string(),
+                    resync: true,
+                    revision: now.revision,
+                    ..Default::default()
+                }));
+            }
         };
         let more = changes.len() >= CHANGES as usize;
         let revision = changes.last().map_or(after, |change| change.revision);
@@ -164,7 +160,7 @@ impl push_server::Push for PushService {
             id: id.to_string(),
         });
         Ok(Response::new(pb::ListEntryChangesResponse {
-            feed_id,
+            feed_id: since.epoch.to_string(),
             resync: false,
             revision,
             more,

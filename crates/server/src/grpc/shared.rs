@@ -7,7 +7,16 @@ use signet_pki::{PublicKey, x509::Certificate};
 use signet_store::{PageRequest, StoreError};
 use tonic::{Code, Status};
 
-use crate::context::Context;
+use crate::{cache::NotFresh, context::Context};
+
+impl From<NotFresh> for Status {
+    fn from(error: NotFresh) -> Self {
+        if let NotFresh::Store(why) = &error {
+            tracing::error!(error = chain(why), "{error}");
+        }
+        Self::unavailable(error.to_string())
+    }
+}
 
 /// The status of a call whose store access failed: `<what>: <why>`.
 pub(crate) fn store_failed(what: &str, error: &StoreError) -> Status {
@@ -108,8 +117,8 @@ pub(crate) fn count(n: u64) -> i32 {
 /// Waits until a write is visible in memory, so that the caller's next call sees it. What was
 /// written stays written: when memory lags, the answer is none the worse.
 pub(crate) async fn settle(context: &Context) {
-    if let Err(status) = context.cache.fresh().await {
-        tracing::warn!(status = status.message(), "A change is not visible in memory yet");
+    if let Err(error) = context.cache.fresh().await {
+        tracing::warn!(error = chain(&error), "A change is not visible in memory yet");
     }
 }
 

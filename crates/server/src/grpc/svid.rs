@@ -371,12 +371,7 @@ pub(crate) fn bad_csr(error: &CsrError) -> Status {
 
 /// The status of a failed signature.
 pub(crate) fn sign_failed(what: &str, error: &IssueError) -> Status {
-    let code = match error {
-        IssueError::NotAvailable(_) | IssueError::NotValidNow(_) | IssueError::Stopped => {
-            Code::Unavailable
-        }
-        _ => Code::Internal,
-    };
+    let code = if error.is_temporary() { Code::Unavailable } else { Code::Internal };
     tracing::error!(error = chain(error), "{what}");
     status::wrap(code, what, chain(error))
 }

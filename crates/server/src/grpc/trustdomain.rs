@@ -64,11 +64,11 @@ impl TrustDomainService {
             Some(_) => bundle_of(relationship)?,
             None => None,
         };
-        Ok(FederationUpdate {
+        Ok(FederationUpdate::new(
             trust_domain,
-            change: Box::new(move |relationship| change.apply(relationship)),
+            move |relationship| change.apply(relationship),
             bundle,
-        })
+        ))
     }
 
     fn to_pb(

@@ -10,7 +10,7 @@ use signet_store::{
 };
 
 use super::{MigrateError, MigrateFlags, Report, disk_keys, journal, keys::Keys, store_path};
-use crate::{config::Config, plugins, ports::JOURNAL_NAME};
+use crate::{config::Config, plugins::key_manager, ports::UNCLAIMED_JOURNAL};
 
 /// Imports SPIRE's database, its CA journal and its keys.
 pub(super) async fn import(
@@ -27,6 +27,12 @@ pub(super) async fn import(
             config.file.display()
         )));
     }
+    let runs = database.is_file()
+        && spire::is_open(database)
+            .map_err(|source| MigrateError::Io { path: database.to_owned(), source })?;
+    if runs && !flags.dry_run {
+        return Err(MigrateError::SpireRuns(database.to_owned()));
+    }
     let found = spire::read(database).await?;
     if !found.skipped.is_empty() && !flags.skip_invalid {
         return Err(MigrateError::Skipped(found.skipped));
@@ -41,6 +47,13 @@ pub(super) async fn import(
     }
     let mut report = Report::new(database.to_owned(), to.clone(), &found.contents, flags.dry_run);
     report.skipped.clone_from(&found.skipped);
+    if runs {
+        report.notes.push(format!(
+            "{} is open in another process: stop SPIRE's server before the migration, which \
+             refuses otherwise",
+            database.display()
+        ));
+    }
 
     let source = match (&flags.keys, disk_keys(config)) {
         (Some(path), _) => Some(path),
@@ -59,7 +72,7 @@ pub(super) async fn import(
 
     let _lock = DirLock::acquire(&config.data_dir, "signet-server.lock")?;
     if let (true, Some(keys), Some(disk)) = (copy, &keys, disk_keys(config)) {
-        keys.add_to(&plugins::disk_key_manager(disk)?).await?;
+        keys.add_to(&key_manager::open_disk(disk)?).await?;
     }
     let unfinished = Unfinished::beside(to);
     fill(&unfinished.0, &found.contents, journal.as_ref(), now).await?;
@@ -174,7 +187,7 @@ async fn fill(
     let filled = async {
         store.import(contents, now).await?;
         if let Some(journal) = journal {
-            store.put_journal(JOURNAL_NAME, &journal.encode()?, now).await?;
+            store.put_journal(UNCLAIMED_JOURNAL, &journal.encode()?, now).await?;
         }
         Ok(())
     };

@@ -8,7 +8,7 @@ use signet_pki::{
 };
 
 use super::MigrateError;
-use crate::{config, plugins};
+use crate::plugins::key_manager::{self, DiskKeys};
 
 /// Private keys by name.
 pub(super) struct Keys(Vec<(String, PrivateKey)>);
@@ -20,11 +20,11 @@ impl Keys {
     }
 
     /// The keys that the configuration names; an unsealed file is left as it is.
-    pub(super) fn configured(settings: &config::DiskKeyManager) -> Result<Self, MigrateError> {
+    pub(super) fn configured(settings: &DiskKeys) -> Result<Self, MigrateError> {
         // Opening with a seal would seal a file that SPIRE wrote: that is for the server to do.
         match Self::of_spire(&settings.keys_path) {
             Err(MigrateError::Keys(KeyManagerError::Sealing { .. })) => {
-                Ok(Self(plugins::disk_key_manager(settings)?.export()))
+                Ok(Self(key_manager::open_disk(settings)?.export()))
             }
             read => read,
         }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use signet_authority::journal::{JwtRecord, SlotId, Status, X509Record};
+use signet_authority::journal::{Journal, JwtRecord, SlotId, Status, X509Record};
 use signet_identity::{AttestedNode, Bundle, Entry, EntryDraft, JoinToken, X509Authority};
 use signet_pki::{DiskKeyManager, KeyManager as _, KeyType, key_manager::Sealing};
 use signet_store::{
@@ -11,7 +11,7 @@ use signet_store::{
 };
 
 use super::*;
-use crate::ports::JOURNAL_NAME;
+use crate::ports::UNCLAIMED_JOURNAL;
 
 const NOW: i64 = 1_800_000_000;
 
@@ -163,7 +163,7 @@ async fn a_trust_domain_moves_here_and_back_without_a_change() {
     assert_eq!(report.keys, ["JWT-Signer-A", "x509-CA-A"]);
     let store = Store::open(StoreOptions::file(place.path("signet.db"))).await.unwrap();
     assert_eq!(store.export().await.unwrap(), contents());
-    assert!(store.journal(JOURNAL_NAME).await.unwrap().is_some());
+    assert!(store.journal(UNCLAIMED_JOURNAL).await.unwrap().is_some());
     store.close().await;
     let expected = ["signet-keys.json", "signet.db", "spire-keys.json", "spire.db"];
     assert_eq!(place.files(), expected);
@@ -266,7 +266,7 @@ async fn a_running_server_is_not_disturbed() {
 
 #[test]
 fn a_journal_keeps_what_matters_on_its_way_to_spire() {
-    let journal = signet_authority::journal::Journal {
+    let journal = Journal {
         x509: vec![X509Record {
             slot: SlotId::B,
             status: Status::Active,
@@ -285,6 +285,7 @@ fn a_journal_keeps_what_matters_on_its_way_to_spire() {
             key_id: "k".into(),
             public_key: vec![5],
         }],
+        ..Journal::default()
     };
     let spire = journal::to_spire(&journal);
     assert_eq!(spire.active_x509_authority_id, "ab");

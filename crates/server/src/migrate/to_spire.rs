@@ -11,7 +11,7 @@ use signet_store::{
 };
 
 use super::{MigrateError, MigrateFlags, Report, disk_keys, journal, keys::Keys, store_path};
-use crate::{config::Config, ports::JOURNAL_NAME};
+use crate::{config::Config, server_id};
 
 /// Writes a database for SPIRE, and its keys.
 pub(super) async fn export(
@@ -39,7 +39,7 @@ pub(super) async fn export(
     } else {
         Some(DirLock::acquire(&config.data_dir, "signet-server.lock")?)
     };
-    let (contents, journal) = read(from).await?;
+    let (contents, journal) = read(from, &config.data_dir).await?;
     let mut report = Report::new(from.clone(), database.to_owned(), &contents, flags.dry_run);
     let spent = contents.join_tokens.len() - report.join_tokens;
     if spent > 0 {
@@ -64,11 +64,14 @@ pub(super) async fn export(
     Ok(report)
 }
 
-async fn read(path: &Path) -> Result<(signet_store::Contents, Option<Journal>), MigrateError> {
+async fn read(
+    path: &Path,
+    data_dir: &Path,
+) -> Result<(signet_store::Contents, Option<Journal>), MigrateError> {
     let store = Store::open(StoreOptions::file(path)).await?;
     let read = async {
         let contents = store.export().await?;
-        let journal = store.journal(JOURNAL_NAME).await?;
+        let journal = server_id::own_journal(&store, data_dir).await?;
         Ok((contents, journal.map(|data| Journal::decode(&data)).transpose()?))
     };
     let read = read.await;

@@ -28,10 +28,11 @@ use signet_pki::{
     x509::{CsrParams, TrustBundle, create_csr},
 };
 use signet_server::{
-    app::{App, Running},
+    app::{App, Prepared, Running},
     config::{Config, RunFlags},
     context::Context,
 };
+use signet_store::Store;
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 use tonic::{Request, Status, transport::Channel};
 
@@ -66,9 +67,20 @@ impl TestServer {
     }
 
     pub async fn on(dir: tempfile::TempDir, options: Options, clock: TestClock) -> Self {
+        Self::on_store(None, dir, options, clock).await
+    }
+
+    /// On a store that is open already, if one is given.
+    pub async fn on_store(
+        store: Option<Store>,
+        dir: tempfile::TempDir,
+        options: Options,
+        clock: TestClock,
+    ) -> Self {
         let config = config(dir.path(), &options);
         let shared: SharedClock = Arc::new(clock.clone());
-        let app = App::build(config, shared, log(&clock)).await.unwrap();
+        let prepared = Prepared { store, ..Prepared::default() };
+        let app = App::build_on(prepared, config, shared, log(&clock)).await.unwrap();
         let address = app.address().unwrap();
         let context = app.context().clone();
         let socket = app.socket_path().clone();

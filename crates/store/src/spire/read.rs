@@ -15,7 +15,10 @@ use super::{
     SCHEMA_VERSION, SpireContents, SpireError, blobs,
     schema::{damaged, named, rounded_seconds, seconds},
 };
-use crate::{Contents, fault::Fault, open, sql};
+use crate::{
+    Contents,
+    sqlite::{fault::Fault, open, sql},
+};
 
 /// Reads a SPIRE database, without changing a byte of it. SPIRE should not be running.
 ///

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{SpireError, wire::Malformed};
-use crate::fault::{Code, Fault};
+use crate::sqlite::fault::{Code, Fault};
 
 /// SPIRE's tables, empty.
 pub(super) const TABLES: &str = include_str!("../../migrations/spire/25.sql");
@@ -27,6 +27,10 @@ pub(super) fn named(path: &Path, fault: Fault) -> SpireError {
     let path = path.to_owned();
     match fault {
         Fault::Corrupt(why) => SpireError::Corrupt { path, why },
+        Fault::NotEmpty => SpireError::Sqlite {
+            path,
+            source: sqlx::Error::Io(std::io::ErrorKind::AlreadyExists.into()),
+        },
         Fault::Closed => SpireError::Sqlite { path, source: sqlx::Error::PoolClosed },
         Fault::Sqlx(source) if Code::of(&source) == Some(Code::Corrupt) => {
             SpireError::Corrupt { path, why: source.to_string() }

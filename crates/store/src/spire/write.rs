@@ -9,7 +9,7 @@ use signet_identity::{AttestedNode, BundleEndpointProfile, Entry, SpiffeId, Trus
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{CODE_VERSION, SCHEMA_VERSION, SpireContents, SpireError, blobs, schema};
-use crate::{fault::Fault, open::create_private, sql};
+use crate::sqlite::{fault::Fault, open::create_private, sql};
 
 /// A time column of so many Unix seconds, as SPIRE writes it.
 const TIME: &str = "datetime(?, 'unixepoch') || '+00:00'";

@@ -21,6 +21,8 @@ const FRAME_HEAD: usize = 9;
 const MAX_FRAME: usize = 16 * 1024;
 /// A longer value is left alone: with its place in the client's header table, ours could differ.
 const MAX_VALUE: usize = 1024;
+/// How much is read at a time, bytes. The first request of a client with its preface is shorter.
+const PART: usize = 1024;
 /// What stands in place of a wrong value; never longer than that (the client's table of headers,
 /// which counts lengths, then forgets no later than ours).
 const NAME: &[u8] = b"localhost";
@@ -42,12 +44,21 @@ pub struct Lenient<S> {
     /// Corrected bytes, and how many of them are read.
     ready: Vec<u8>,
     taken: usize,
+    /// Whether the reader has had its part.
+    paused: bool,
 }
 
 impl<S> Lenient<S> {
     /// Wraps the server's side of a fresh HTTP/2 connection.
     pub fn new(inner: S) -> Self {
-        Self { inner, passing: PREFACE, held: Vec::new(), ready: Vec::new(), taken: 0 }
+        Self {
+            inner,
+            passing: PREFACE,
+            held: Vec::new(),
+            ready: Vec::new(),
+            taken: 0,
+            paused: false,
+        }
     }
 
     /// Takes in bytes of the client; they are ready once their frame is known.
@@ -202,13 +213,20 @@ impl<S: AsyncRead + Unpin> AsyncRead for Lenient<S> {
             // Idle connections hold no memory.
             this.ready = Vec::new();
             this.taken = 0;
-            let mut bytes = [0; 4096];
+            // The reader goes on for as long as there is something to read. After each part others
+            // have their turn: one can hold dozens of requests.
+            if std::mem::take(&mut this.paused) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let mut bytes = [0; PART];
             let mut part = ReadBuf::new(&mut bytes);
             ready!(Pin::new(&mut this.inner).poll_read(cx, &mut part))?;
             if part.filled().is_empty() {
                 // The end; what is held is no whole frame.
                 return Poll::Ready(Ok(()));
             }
+            this.paused = part.filled().len() == PART;
             this.feed(part.filled());
         }
         let rest = this.ready.get(this.taken..).unwrap_or_default();

@@ -209,6 +209,13 @@ impl X509PopServer {
                     .map_err(|e| NodeAttestError::internal(format!("making the agent ID: {e}")))?
             }
         };
+        // Without it the ID would be none of an agent's: nobody could show, ban or evict it.
+        if !path.starts_with('/') {
+            return Err(NodeAttestError::internal(format!(
+                "invalid agent path suffix \"{path}\": path must have a leading slash \
+                 (agent_path_template)"
+            )));
+        }
         SpiffeId::new(self.trust_domain.clone(), &format!("/spire/agent{path}"))
             .map_err(|e| NodeAttestError::internal(format!("failed to make spiffe id: {e}")))
     }

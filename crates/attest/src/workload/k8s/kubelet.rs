@@ -10,7 +10,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -43,6 +43,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 const FRESH: Duration = Duration::from_millis(100);
 /// Pieces of the answer that wait to be parsed.
 const PIECES: usize = 4;
+/// How often the operator is told that there is no list.
+const TELL_INTERVAL: Duration = Duration::from_secs(30);
 /// The most of the kubelet's words that is shown.
 const MAX_WORDS: usize = 300;
 
@@ -57,6 +59,10 @@ struct Inner {
     /// The version of the last answer.
     answered: watch::Sender<u64>,
     waiting: AtomicUsize,
+    /// Whether the kubelet has accepted these credentials, or others before them.
+    accepted: AtomicBool,
+    /// When the operator was last told that there is no list.
+    told: Mutex<Option<Instant>>,
 }
 
 /// The request under way and the last answer.
@@ -94,6 +100,8 @@ impl Kubelet {
             turn: Mutex::new(turn),
             answered: watch::Sender::new(0),
             waiting: AtomicUsize::new(0),
+            accepted: AtomicBool::new(false),
+            told: Mutex::default(),
         }))
     }
 }
@@ -124,6 +132,7 @@ impl Inner {
         let me = Arc::clone(self);
         let request = async move {
             let answer = Answer { version, pods: me.fetch().await };
+            me.tell(&answer);
             let mut turn = me.turn();
             turn.pace.answered(Instant::now());
             turn.last = Some(answer.clone());
@@ -203,12 +212,36 @@ impl Inner {
             Failed { error: SourceError::passing(text), stale }
         })?;
         if !answer.status().is_success() {
-            return Err(refused(answer.status().as_u16(), answer.body()));
+            let accepted = self.accepted.load(Ordering::Acquire);
+            return Err(refused(answer.status().as_u16(), answer.body(), accepted));
         }
+        self.accepted.store(true, Ordering::Release);
         parsed.map(Arc::new).map_err(|error| {
             let text = format!("unable to decode kubelet response: {}", chain(&error));
             SourceError::passing(text).into()
         })
+    }
+}
+
+impl Inner {
+    /// Tells the operator that pods cannot be identified, once in an interval however many of them
+    /// ask, and when that is over.
+    fn tell(&self, answer: &Answer) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        match &answer.pods {
+            Ok(_) => {
+                if told.take().is_some() {
+                    tracing::info!("The kubelet lists its pods again");
+                }
+            }
+            Err(error) => {
+                if told.is_none_or(|at| at.elapsed() >= TELL_INTERVAL) {
+                    *told = Some(Instant::now());
+                    tracing::error!(%error, "The kubelet does not list its pods; no pod can be \
+                                             identified until it does");
+                }
+            }
+        }
     }
 }
 
@@ -224,11 +257,16 @@ impl From<SourceError> for Failed {
     }
 }
 
-/// What a status that is not a success means.
-fn refused(status: u16, body: &[u8]) -> Failed {
+/// What a status that is not a success means, from a kubelet that has accepted the agent before or
+/// never.
+fn refused(status: u16, body: &[u8], accepted: bool) -> Failed {
     let words = String::from_utf8_lossy(body);
     let words: String = words.trim().chars().filter(|c| !c.is_control()).take(MAX_WORDS).collect();
     let advice = match status {
+        401 if accepted => {
+            "; the kubelet has accepted the agent before: it asks the API server whether a token is \
+             good, and most likely cannot reach it now"
+        }
         401 => {
             "; the kubelet does not accept the agent's token or certificate (for tokens it must run \
              with --authentication-token-webhook)"
@@ -241,9 +279,9 @@ fn refused(status: u16, body: &[u8]) -> Failed {
         _ => "",
     };
     let text = format!("unexpected status code on pods response: {status} {words}{advice}");
-    // A kubelet that cannot reach the API server answers 401 as well, but that does not mend
-    // itself while a workload waits.
-    let lasting = matches!(status, 400..=404);
+    // A kubelet that cannot reach the API server answers 401 as well; nothing about the pods is in
+    // doubt then, and who waits is served as soon as it can.
+    let lasting = matches!(status, 400..=404) && !(status == 401 && accepted);
     let error = if lasting { SourceError::lasting(text) } else { SourceError::passing(text) };
     Failed { error, stale: status == 401 }
 }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use signet_base::SharedClock;
-use signet_k8s::{ApiServer, KubeConfig};
+use signet_k8s::{ApiServer, KubeSource};
 use tokio::{sync::Mutex, time::Instant};
 
 /// How old an answer may be: a label that is taken away counts no longer than this.
@@ -60,8 +60,8 @@ impl ApiNamespaces {
             return Ok(Arc::clone(api));
         }
         let failed = |why: &dyn fmt::Display| format!("unable to set up kube client: {why}");
-        let config = KubeConfig::from_env(Arc::clone(&self.clock)).map_err(|e| failed(&e))?;
-        let made = Arc::new(ApiServer::new(config).map_err(|e| failed(&e))?);
+        let made = ApiServer::new(KubeSource::from_env(), Arc::clone(&self.clock));
+        let made = Arc::new(made.map_err(|error| failed(&error))?);
         *api = Some(Arc::clone(&made));
         Ok(made)
     }

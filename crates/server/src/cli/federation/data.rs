@@ -10,54 +10,44 @@ use signet_identity::SpiffeId;
 use super::Profile;
 use crate::cli::{
     bundle::{self, Format},
-    env::CliError,
+    env::{CliError, Env},
 };
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Relationships {
-    #[serde(default)]
     federation_relationships: Vec<Relationship>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
 struct Relationship {
-    #[serde(default)]
     trust_domain: String,
-    #[serde(default, rename = "bundleEndpointURL")]
+    #[serde(rename = "bundleEndpointURL")]
     bundle_endpoint_url: String,
-    #[serde(default)]
     bundle_endpoint_profile: String,
-    #[serde(default, rename = "endpointSPIFFEID")]
+    #[serde(rename = "endpointSPIFFEID")]
     endpoint_spiffe_id: String,
     /// A text for `pem`, an object for `spiffe`.
-    #[serde(default)]
     trust_domain_bundle: Option<serde_json::Value>,
-    #[serde(default)]
     trust_domain_bundle_format: String,
 }
 
-/// Reads a file, `{"federationRelationships": [...]}`.
+/// Reads a file, `{"federationRelationships": [...]}`; none for an empty list, as in SPIRE.
 ///
 /// # Errors
 /// [`CliError::Usage`] that names the file and what is wrong in it.
 pub(super) fn relationships(
     json: &[u8],
     file: &str,
+    env: &mut Env,
 ) -> Result<Vec<types::FederationRelationship>, CliError> {
-    let read: Relationships = serde_json::from_slice(json)
-        .map_err(|error| CliError::usage(format!("{file}: {error}")))?;
+    let read: Relationships = env.parse_json(json, file)?;
     let mut out = Vec::with_capacity(read.federation_relationships.len());
     for (at, one) in read.federation_relationships.into_iter().enumerate() {
         out.push(one.into_pb().map_err(|error| {
             CliError::usage(format!("{file}: federationRelationships[{at}]: {error}"))
         })?);
-    }
-    if out.is_empty() {
-        return Err(CliError::usage(format!(
-            "{file}: no relationships: expected {{\"federationRelationships\": [...]}}"
-        )));
     }
     Ok(out)
 }
@@ -145,21 +135,24 @@ impl Relationship {
 
 #[cfg(test)]
 mod tests {
+    use signet_daemon::program::Program;
+
     use super::*;
 
     #[test]
     fn a_file_of_spire_is_read_and_mistakes_are_located() {
+        let mut env = Env::process(Program::Signet);
+        env.err = Box::new(std::io::sink());
         let good = br#"{"federationRelationships":[
             {"trustDomain":"f1.test","bundleEndpointURL":"https://127.0.0.1:9/f1",
              "bundleEndpointProfile":"https_web"},
             {"trustDomain":"f2.test","bundleEndpointURL":"https://127.0.0.1:9/f2",
              "bundleEndpointProfile":"https_spiffe","endpointSPIFFEID":"spiffe://f2.test/s",
              "trustDomainBundle":{"keys":[]},"trustDomainBundleFormat":"spiffe"}]}"#;
-        let read = relationships(good, "f").unwrap();
+        let read = relationships(good, "f", &mut env).unwrap();
         assert_eq!(read[1].trust_domain_bundle.as_ref().unwrap().trust_domain, "f2.test");
         for (bad, why) in [
             ("junk", "f: "),
-            ("{}", "no relationships"),
             (r#"{"federationRelationships":[{}]}"#, "[0]: trust domain is required"),
             (
                 r#"{"federationRelationships":[{"trustDomain":"a","bundleEndpointURL":"u",
@@ -167,8 +160,21 @@ mod tests {
                 "unknown bundle endpoint profile type: \"ftp\"",
             ),
         ] {
-            let refused = relationships(bad.as_bytes(), "f").unwrap_err().to_string();
+            let refused = relationships(bad.as_bytes(), "f", &mut env).unwrap_err().to_string();
             assert!(refused.contains(why), "{refused}");
+        }
+    }
+
+    #[test]
+    fn files_mean_what_they_mean_to_spire() {
+        let mut env = Env::process(Program::Signet);
+        env.err = Box::new(std::io::sink());
+        let nulls = br#"{"federationrelationships":[{"trustdomain":"f.test",
+            "BundleEndpointURL":"https://127.0.0.1:9/f","bundleendpointprofile":"https_web",
+            "endpointSPIFFEID":null,"trustDomainBundle":null,"trustDomainBundleFormat":null}]}"#;
+        assert_eq!(relationships(nulls, "f", &mut env).unwrap()[0].trust_domain, "f.test");
+        for empty in ["{}", "{\"federationRelationships\":[]}"] {
+            assert_eq!(relationships(empty.as_bytes(), "f", &mut env).unwrap(), []);
         }
     }
 }

@@ -60,6 +60,9 @@ impl AgentService {
                 Ok(Err(status)) => Err(status),
                 Err(_) => Err(Status::deadline_exceeded("attestation took too long")),
             };
+            if reply.is_err() {
+                service.context.limits.attestation_failed(&caller).await;
+            }
             // An agent that is gone does not read its answer.
             let _ = replies.send(reply).await;
         };
@@ -85,7 +88,7 @@ impl AgentService {
 
         let is_token = params.kind == join_token::KIND;
         let mut attestation = if is_token {
-            self.join_token_attestation(&params.payload)?
+            self.join_token_attestation(&params.payload).await?
         } else {
             let peer = caller.addr().map(|addr| addr.ip().to_canonical());
             self.attest_by_plugin(&params, peer, requests, replies).await?
@@ -93,6 +96,7 @@ impl AgentService {
         let agent_id = attestation.agent_id.clone();
         audit.field("agent_id", &agent_id);
         self.check_agent_id(&agent_id, &params.kind)?;
+        self.context.limits.attested(caller, &agent_id).await?;
         if self.context.config.experimental.agent_spiffe_id_as_selector {
             attestation.selectors = with_id(attestation.selectors, &agent_id)?;
         }
@@ -178,10 +182,16 @@ impl AgentService {
     }
 
     /// What a join token stands for, if it is one.
-    fn join_token_attestation(&self, payload: &[u8]) -> Result<NodeAttestation, Status> {
-        let agent_id = token_text(payload)
-            .and_then(|token| self.join_token_id(token).ok())
-            .ok_or_else(|| Status::invalid_argument(TOKEN_UNUSABLE))?;
+    async fn join_token_attestation(&self, payload: &[u8]) -> Result<NodeAttestation, Status> {
+        let unusable = || Status::invalid_argument(TOKEN_UNUSABLE);
+        let token = token_text(payload).ok_or_else(unusable)?;
+        let agent_id = self.join_token_id(token).map_err(|_| unusable())?;
+        // Guessing costs a look, and not a signature. Whether it can still be spent is decided when
+        // it is.
+        let known = self.context.store.join_token(token).await;
+        if known.map_err(|error| store_failed("failed to fetch join token", &error))?.is_none() {
+            return Err(unusable());
+        }
         Ok(NodeAttestation { agent_id, selectors: SelectorSet::default(), can_reattest: false })
     }
 

@@ -1,0 +1,189 @@
+//! What differs between the kinds of authority; the machine that is the same for all is
+//! [`Machine`](crate::machine::Machine).
+
+mod jwt;
+mod x509;
+
+#[cfg(test)]
+mod tests;
+
+use std::{fmt, sync::Arc};
+
+use signet_identity::Bundle;
+use signet_pki::{KeyType, ManagedKey, PublicKey};
+
+pub(crate) use jwt::{Jwt, JwtKey};
+pub(crate) use x509::{X509, X509Ca};
+
+use crate::{
+    AuthorityError, AuthorityOptions, OperationError,
+    context::Context,
+    journal::{Journal, SlotId, Status},
+    ports::BundleEdit,
+    slot::LocalAuthority,
+};
+
+/// The kinds of authority that a server has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AuthorityKind {
+    /// Signs X.509-SVIDs.
+    X509,
+    /// Signs JWT-SVIDs.
+    Jwt,
+}
+
+/// A kind of authority.
+pub(crate) trait Kind: fmt::Debug + Send + Sync + Sized + 'static {
+    /// What signs.
+    type Material: fmt::Debug + Send + Sync;
+    /// What the journal knows of one.
+    type Record: Record;
+    /// What verifiers are told of one.
+    type Publication: Send;
+
+    const WORDS: Words;
+    /// Whether those who hold what a tainted authority signed are told to replace it at once.
+    const TAINT_IS_ANNOUNCED: bool;
+
+    /// The key manager's key of a slot.
+    fn key_id(slot: SlotId) -> String;
+
+    fn key_type(options: &AuthorityOptions) -> KeyType;
+
+    /// Whether the server has this kind at all.
+    fn is_enabled(options: &AuthorityOptions) -> bool;
+
+    fn records(journal: &Journal) -> &[Self::Record];
+
+    fn records_mut(journal: &mut Journal) -> &mut Vec<Self::Record>;
+
+    /// Makes an authority of a key that proved itself. Nobody is told yet.
+    fn make(
+        context: &mut Context,
+        slot: SlotId,
+        key: ManagedKey,
+    ) -> impl Future<Output = Result<Made<Self>, AuthorityError>> + Send;
+
+    /// What verifiers are to be told of a recorded authority.
+    fn publication(record: &Self::Record) -> Self::Publication;
+
+    /// Tells verifiers. Doing it again changes nothing.
+    fn publish(
+        context: &mut Context,
+        publication: Self::Publication,
+    ) -> impl Future<Output = Result<(), AuthorityError>> + Send;
+
+    /// What signs, of a record and its key.
+    fn load(record: &Self::Record, key: ManagedKey) -> Result<Self::Material, AuthorityError>;
+
+    /// Whether what an authority signs verifies only while that authority itself is in the bundle.
+    fn must_be_in_bundle(context: &Context) -> bool;
+
+    /// Whether those who trust this server no longer can when its authority is replaced without
+    /// notice.
+    fn loss_locks_out(context: &Context) -> bool;
+
+    /// Whether verifiers can know of a recorded authority.
+    fn is_in_bundle(bundle: &Bundle, record: &Self::Record) -> bool;
+
+    /// Whether nobody is to rely any more on what signs: it, or a root that it is under, is
+    /// tainted in the bundle or gone from it.
+    fn is_withdrawn(bundle: &Bundle, authority: &LocalAuthority<Self::Material>) -> bool;
+
+    /// The authorities of the bundle with this ID: several when a key has several certificates.
+    fn published(bundle: &Bundle, id: &str) -> Vec<Published>;
+
+    /// Whether an operator may taint and revoke authorities of this kind himself.
+    fn may_be_withdrawn(context: &Context, withdrawal: Withdrawal) -> Result<(), OperationError>;
+}
+
+/// An authority that was just made.
+pub(crate) struct Made<K: Kind> {
+    pub authority: LocalAuthority<K::Material>,
+    pub record: K::Record,
+    pub publication: K::Publication,
+    /// Whether verifiers are told before the journal is written: what they are told cannot be
+    /// found out again from the journal, and does no harm whatever becomes of this authority.
+    pub publish_first: bool,
+}
+
+/// What the journal's records of all kinds have.
+pub(crate) trait Record: Clone + Send + Sync {
+    fn slot(&self) -> SlotId;
+    fn status(&self) -> Status;
+    fn set_status(&mut self, status: Status);
+    fn issued_at(&self) -> i64;
+    fn not_after(&self) -> i64;
+    fn authority_id(&self) -> &str;
+    /// Empty where there is no such thing.
+    fn upstream_authority_id(&self) -> &str;
+    fn is_for(&self, key: &PublicKey) -> bool;
+}
+
+/// An authority as it is in the bundle.
+pub(crate) struct Published {
+    /// Its certificate, DER, or its key ID.
+    pub handle: Handle,
+    pub tainted: bool,
+    /// When it expires, Unix seconds; 0 for never.
+    pub expires_at: i64,
+}
+
+/// By what the bundle knows an authority.
+#[derive(Clone)]
+pub(crate) enum Handle {
+    Certificate(Arc<[u8]>),
+    KeyId(Arc<str>),
+}
+
+/// The two steps by which an authority is withdrawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Withdrawal {
+    Taint,
+    Revoke,
+}
+
+impl Withdrawal {
+    /// `tainted` or `revoked`.
+    pub(crate) fn done(self) -> &'static str {
+        match self {
+            Self::Taint => "tainted",
+            Self::Revoke => "revoked",
+        }
+    }
+}
+
+/// How SPIRE's logs and answers speak of a kind.
+pub(crate) struct Words {
+    /// In logs: `X509 CA`.
+    pub log: &'static str,
+    /// In answers: `X.509`.
+    pub api: &'static str,
+    /// When the kind is switched off.
+    pub disabled: &'static str,
+    /// The authority to taint is not in the bundle.
+    pub nothing_to_taint: &'static str,
+    /// It is tainted already.
+    pub already_tainted: &'static str,
+    /// The old authority is to be revoked and not in the bundle; `None` when that is answered as
+    /// for any unknown ID.
+    pub nothing_to_revoke: Option<&'static str>,
+    /// It is prepared.
+    pub prepared_is_not_revoked: &'static str,
+    /// It must be tainted first.
+    pub not_tainted: &'static str,
+}
+
+/// The removal or taint of certificates or keys, whichever they are.
+pub(crate) fn edit_of(published: &[Published], withdrawal: Withdrawal) -> BundleEdit {
+    let mut edit = BundleEdit::default();
+    for one in published {
+        match (one.handle.clone(), withdrawal) {
+            (Handle::Certificate(der), Withdrawal::Taint) => edit.taint_x509.push(der),
+            (Handle::Certificate(der), Withdrawal::Revoke) => edit.remove_x509.push(der),
+            (Handle::KeyId(id), Withdrawal::Taint) => edit.taint_jwt.push(id),
+            (Handle::KeyId(id), Withdrawal::Revoke) => edit.remove_jwt.push(id),
+        }
+    }
+    edit
+}

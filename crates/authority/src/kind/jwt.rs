@@ -1,0 +1,172 @@
+//! JWT authorities.
+
+use std::sync::Arc;
+
+use signet_identity::{Bundle, JwtAuthority};
+use signet_pki::{KeyType, ManagedKey, PublicKey, jwt::JwtAuthorityHeader, random};
+
+use super::{Handle, Kind, Made, Published, Record, Withdrawal, Words};
+use crate::{
+    AuthorityError, AuthorityOptions, OperationError,
+    context::{Context, seconds},
+    journal::{Journal, JwtRecord, SlotId, Status},
+    slot::LocalAuthority,
+};
+
+/// JWT authorities: keys under random key IDs.
+#[derive(Debug)]
+pub(crate) struct Jwt;
+
+/// A JWT authority that can sign.
+#[derive(Debug)]
+pub(crate) struct JwtKey {
+    pub header: JwtAuthorityHeader,
+    pub key: ManagedKey,
+    pub issued_at: i64,
+}
+
+impl Kind for Jwt {
+    type Material = JwtKey;
+    type Record = JwtRecord;
+    type Publication = JwtAuthority;
+
+    const WORDS: Words = Words {
+        log: "JWT key",
+        api: "JWT",
+        disabled: "JWT functionality is disabled",
+        nothing_to_taint: "no JWT Key found with provided key ID",
+        already_tainted: "key is already tainted",
+        nothing_to_revoke: None,
+        prepared_is_not_revoked: "unable to use a prepared key",
+        not_tainted: "it is not possible to revoke an untainted key",
+    };
+    const TAINT_IS_ANNOUNCED: bool = false;
+
+    fn key_id(slot: SlotId) -> String {
+        slot.jwt_key_id()
+    }
+
+    fn key_type(options: &AuthorityOptions) -> KeyType {
+        options.jwt_key_type
+    }
+
+    fn is_enabled(options: &AuthorityOptions) -> bool {
+        !options.jwt_disabled
+    }
+
+    fn records(journal: &Journal) -> &[JwtRecord] {
+        &journal.jwt
+    }
+
+    fn records_mut(journal: &mut Journal) -> &mut Vec<JwtRecord> {
+        &mut journal.jwt
+    }
+
+    async fn make(
+        context: &mut Context,
+        slot: SlotId,
+        key: ManagedKey,
+    ) -> Result<Made<Self>, AuthorityError> {
+        let now = context.now();
+        let record = JwtRecord {
+            slot,
+            status: Status::Prepared,
+            issued_at: now,
+            not_after: now.saturating_add(seconds(context.shared.options.ca_ttl)),
+            key_id: random::key_id()?,
+            public_key: key.public_key().spki_der().to_vec(),
+        };
+        Ok(Made {
+            authority: LocalAuthority::prepared(&record, Self::load(&record, key)?),
+            publication: Self::publication(&record),
+            record,
+            publish_first: false,
+        })
+    }
+
+    fn publication(record: &JwtRecord) -> JwtAuthority {
+        JwtAuthority {
+            public_key: record.public_key.clone().into(),
+            key_id: record.key_id.as_str().into(),
+            expires_at: record.not_after,
+            tainted: false,
+        }
+    }
+
+    async fn publish(context: &mut Context, key: JwtAuthority) -> Result<(), AuthorityError> {
+        context.publish_jwt_key(key).await.map(drop)
+    }
+
+    fn load(record: &JwtRecord, key: ManagedKey) -> Result<JwtKey, AuthorityError> {
+        let key_id: Arc<str> = record.key_id.as_str().into();
+        let header = JwtAuthorityHeader::new(key_id, record.not_after, key.public_key())
+            .map_err(AuthorityError::JwtKey)?;
+        Ok(JwtKey { header, key, issued_at: record.issued_at })
+    }
+
+    fn must_be_in_bundle(_core: &Context) -> bool {
+        true
+    }
+
+    /// Agents are told of the new key over connections that X.509 secures.
+    fn loss_locks_out(_core: &Context) -> bool {
+        false
+    }
+
+    fn is_in_bundle(bundle: &Bundle, record: &JwtRecord) -> bool {
+        bundle.jwt_authorities.iter().any(|key| *key.key_id == *record.key_id)
+    }
+
+    fn is_withdrawn(bundle: &Bundle, authority: &LocalAuthority<JwtKey>) -> bool {
+        Self::published(bundle, &authority.authority_id).iter().all(|key| key.tainted)
+    }
+
+    fn published(bundle: &Bundle, id: &str) -> Vec<Published> {
+        let with_id = bundle.jwt_authorities.iter().filter(|key| *key.key_id == *id);
+        with_id
+            .map(|key| Published {
+                handle: Handle::KeyId(Arc::clone(&key.key_id)),
+                tainted: key.tainted,
+                expires_at: key.expires_at,
+            })
+            .collect()
+    }
+
+    fn may_be_withdrawn(_core: &Context, _withdrawal: Withdrawal) -> Result<(), OperationError> {
+        Ok(())
+    }
+}
+
+impl Record for JwtRecord {
+    fn slot(&self) -> SlotId {
+        self.slot
+    }
+
+    fn status(&self) -> Status {
+        self.status
+    }
+
+    fn set_status(&mut self, status: Status) {
+        self.status = status;
+    }
+
+    fn issued_at(&self) -> i64 {
+        self.issued_at
+    }
+
+    fn not_after(&self) -> i64 {
+        self.not_after
+    }
+
+    fn authority_id(&self) -> &str {
+        &self.key_id
+    }
+
+    fn upstream_authority_id(&self) -> &str {
+        ""
+    }
+
+    fn is_for(&self, key: &PublicKey) -> bool {
+        key.spki_der() == self.public_key
+    }
+}

@@ -1,0 +1,241 @@
+//! The CA manager: the one owner of the authorities' state.
+
+mod operations;
+mod upstream;
+
+use std::{collections::HashSet, fmt, sync::Arc};
+
+use signet_base::{CancellationToken, SharedClock};
+use signet_identity::JwtAuthority;
+use signet_pki::x509::Certificate;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior},
+};
+
+use crate::{
+    Authority, AuthorityError, AuthorityOptions, AuthorityPorts, AuthorityView, TrustRoot,
+    authority::{Command, MAX_WAITING_OPERATIONS, Shared},
+    context::{Chain, Context},
+    kind::{Jwt, X509},
+    machine::Machine,
+    ports::BundleEdit,
+    timing,
+};
+
+/// How far wall clock and timers may drift apart between two looks before it counts as a jump.
+const JUMP: i64 = 3600;
+
+/// Owns the authorities: prepares, activates, and keeps journal and bundle in step.
+pub struct CaManager {
+    context: Context,
+    x509: Machine<X509>,
+    jwt: Machine<Jwt>,
+    failed_rotations: u32,
+    commands: mpsc::Receiver<Command>,
+    upstream_checked: Option<Instant>,
+    /// Tainted roots that the upstream no longer names, and of which the log has a line.
+    reported_gone: HashSet<Arc<[u8]>>,
+}
+
+impl CaManager {
+    /// Recovers the authorities from journal and key manager. Nothing is made yet: the first [`CaManager::tick`] does that.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] when journal, bundle or key manager cannot be read, the journal is
+    /// corrupt, or the key of the authority that signs was lost ([`AuthorityError::LostKey`]).
+    pub async fn open(
+        options: AuthorityOptions,
+        ports: AuthorityPorts,
+        clock: SharedClock,
+    ) -> Result<(Self, Authority), AuthorityError> {
+        let (sender, commands) = mpsc::channel(MAX_WAITING_OPERATIONS);
+        let has_upstream = matches!(ports.trust_root, TrustRoot::Upstream(_));
+        let (composers, keys) = (ports.composers.clone(), Arc::clone(&ports.keys));
+        let shared = Arc::new(Shared::new(options, clock, composers, has_upstream, keys));
+        let mut manager = Self {
+            context: Context::new(Arc::clone(&shared), ports),
+            x509: Machine::new(Arc::clone(&shared.x509)),
+            jwt: Machine::new(Arc::clone(&shared.jwt)),
+            failed_rotations: 0,
+            commands,
+            upstream_checked: None,
+            reported_gone: HashSet::new(),
+        };
+        manager.recover().await?;
+        manager.publish();
+        Ok((manager, Authority { shared, commands: sender }))
+    }
+
+    async fn recover(&mut self) -> Result<(), AuthorityError> {
+        let context = &mut self.context;
+        if !context.load_journal().await? {
+            return Ok(());
+        }
+        tracing::info!(
+            x509_cas = context.journal.x509.len(),
+            jwt_keys = context.journal.jwt.len(),
+            "Journal loaded"
+        );
+        let bundle = context.read_bundle().await?;
+        self.x509.recover(context, &bundle).await?;
+        self.jwt.recover(context, &bundle).await
+    }
+
+    /// Looks at the clock and does what is due: prepares, activates, replaces.
+    ///
+    /// # Errors
+    /// The first [`AuthorityError`]. What signs goes on signing; the next look tries again.
+    pub async fn tick(&mut self) -> Result<(), AuthorityError> {
+        let outcome = self.rotate().await;
+        self.failed_rotations = match &outcome {
+            Ok(()) => 0,
+            Err(_) => self.failed_rotations.saturating_add(1),
+        };
+        self.publish();
+        outcome
+    }
+
+    /// Serves operations and looks at the clock every 10 s until the token is cancelled. An
+    /// operation that has begun is finished first.
+    pub async fn run(mut self, token: CancellationToken) {
+        let shared = Arc::clone(&self.context.shared);
+        let mut checks = tokio::time::interval(timing::CHECK_INTERVAL);
+        checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut prunes = tokio::time::interval_at(
+            Instant::now() + timing::BUNDLE_PRUNE_INTERVAL,
+            timing::BUNDLE_PRUNE_INTERVAL,
+        );
+        let mut drift = Drift::new(shared.clock.unix());
+        loop {
+            tokio::select! {
+                biased;
+                () = token.cancelled() => return,
+                Some(command) = self.commands.recv() => {
+                    command(&mut self).await;
+                    self.publish();
+                }
+                () = shared.wake.notified() => self.look().await,
+                _ = checks.tick() => {
+                    if drift.jumped(shared.clock.unix()) {
+                        tracing::warn!("The wall clock jumped; the bundle is not pruned for now");
+                        prunes.reset();
+                    }
+                    self.look().await;
+                }
+                _ = prunes.tick() => {
+                    if let Err(error) = self.prune_bundle().await {
+                        tracing::error!(error = %Chain(&error), "Could not prune CA certificates");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn look(&mut self) {
+        if let Err(error) = self.tick().await {
+            tracing::error!(
+                error = %Chain(&error),
+                failed_rotations = self.failed_rotations,
+                "Unable to rotate authorities"
+            );
+        }
+        self.check_upstream().await;
+    }
+
+    async fn rotate(&mut self) -> Result<(), AuthorityError> {
+        let context = &mut self.context;
+        context.catch_up().await?;
+        // The bundle is looked at while it can be: the clock asks for more.
+        let bundle = context.read_bundle().await.inspect_err(|error| {
+            tracing::warn!(error = %Chain(error), "Could not look at the trust bundle");
+        });
+        let bundle = bundle.ok();
+        let x509 = self.x509.rotate(context, bundle.as_ref()).await;
+        if x509.is_err() && self.x509.slots.active().is_none() {
+            return x509;
+        }
+        let jwt = self.jwt.rotate(context, bundle.as_ref()).await;
+        x509.and(jwt)
+    }
+
+    /// Drops from the bundle what expired more than a day ago; never the last of a kind.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] when the bundle cannot be read or written.
+    pub async fn prune_bundle(&mut self) -> Result<bool, AuthorityError> {
+        let bundle = self.context.read_bundle().await?;
+        let limit = self.context.now().saturating_sub(timing::BUNDLE_PRUNE_AGE);
+        let is_old_cert = |der: &[u8]| match Certificate::from_der(der) {
+            Ok(certificate) => certificate.not_after() <= limit,
+            Err(error) => {
+                tracing::warn!(%error, "The bundle holds an authority that cannot be read");
+                false
+            }
+        };
+        let is_old_key = |key: &JwtAuthority| key.expires_at != 0 && key.expires_at <= limit;
+        let x509: Vec<_> = bundle
+            .x509_authorities
+            .iter()
+            .filter(|authority| is_old_cert(&authority.der))
+            .map(|authority| Arc::clone(&authority.der))
+            .collect();
+        let jwt: Vec<_> = bundle
+            .jwt_authorities
+            .iter()
+            .filter(|key| is_old_key(key))
+            .map(|key| Arc::clone(&key.key_id))
+            .collect();
+        if x509.is_empty() && jwt.is_empty() {
+            return Ok(false);
+        }
+        if x509.len() == bundle.x509_authorities.len()
+            || (!jwt.is_empty() && jwt.len() == bundle.jwt_authorities.len())
+        {
+            tracing::warn!("Pruning halted; all known authorities of a kind have expired");
+            return Ok(false);
+        }
+        tracing::info!(x509 = x509.len(), jwt = jwt.len(), "Pruning expired authorities");
+        let edit = BundleEdit { remove_x509: x509, remove_jwt: jwt, ..BundleEdit::default() };
+        self.context.edit_bundle(edit).await.map(|(_, changed)| changed)
+    }
+
+    /// Shows readers how the authorities are now.
+    fn publish(&self) {
+        let view = AuthorityView {
+            x509: self.x509.slots.view(),
+            jwt: self.jwt.slots.view(),
+            failed_rotations: self.failed_rotations,
+        };
+        self.context.shared.view.send_if_modified(|current| {
+            let changed = *current != view;
+            *current = view;
+            changed
+        });
+    }
+}
+
+impl fmt::Debug for CaManager {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CaManager").field("x509", &self.x509).field("jwt", &self.jwt).finish()
+    }
+}
+
+/// Compares the wall clock with timers, to notice jumps.
+struct Drift {
+    unix: i64,
+    instant: Instant,
+}
+
+impl Drift {
+    fn new(unix: i64) -> Self {
+        Self { unix, instant: Instant::now() }
+    }
+
+    fn jumped(&mut self, unix: i64) -> bool {
+        let timer = i64::try_from(self.instant.elapsed().as_secs()).unwrap_or(i64::MAX);
+        let wall = unix.saturating_sub(self.unix);
+        *self = Self::new(unix);
+        wall.saturating_sub(timer).abs() > JUMP
+    }
+}

@@ -1,0 +1,155 @@
+//! A key that a key manager holds, in this process or elsewhere.
+
+use std::{fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+use super::SigningQueue;
+use crate::{
+    KeyType, LocalSigner, PublicKey, SignError, SignatureAlgorithm, Signer, signer::verify_made,
+};
+
+/// What a new key signs to show that it can.
+const PROOF: &[u8] = b"signet: a new key shows that it signs";
+
+/// What a remote key manager does for one of its keys.
+///
+/// It is called through a [`ManagedKey`], which bounds how many calls there are, gives each a
+/// deadline, and checks what comes back.
+#[async_trait]
+pub trait RemoteSigner: Send + Sync + fmt::Debug {
+    /// Hashes and signs `message` as [`Signer::sign`] does: ECDSA signatures are DER.
+    ///
+    /// The future is dropped when the deadline has passed: then nothing of it may go on, neither
+    /// a thread nor a task. A library that blocks is called on a fixed number of threads.
+    ///
+    /// # Errors
+    /// [`SignError::Failed`] with what the back end said, without secrets.
+    async fn sign(
+        &self,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+    ) -> Result<Vec<u8>, SignError>;
+}
+
+/// A private key that a key manager holds.
+///
+/// Signing is asynchronous. With a key in this process the future is ready when it is first
+/// polled: no thread, no queue, no allocation. With a remote key it is bounded by the key
+/// manager's [`SigningQueue`], and a signature that is not the key's is never handed out.
+#[derive(Clone)]
+pub struct ManagedKey(Holder);
+
+#[derive(Clone)]
+enum Holder {
+    Local(Arc<dyn Signer>),
+    Remote(Arc<Remote>),
+}
+
+struct Remote {
+    public_key: PublicKey,
+    signer: Arc<dyn RemoteSigner>,
+    queue: SigningQueue,
+}
+
+impl ManagedKey {
+    /// A key behind a remote key manager. `queue` is shared by all keys of that key manager.
+    pub fn remote(
+        public_key: PublicKey,
+        signer: Arc<dyn RemoteSigner>,
+        queue: SigningQueue,
+    ) -> Self {
+        Self(Holder::Remote(Arc::new(Remote { public_key, signer, queue })))
+    }
+
+    /// The public half.
+    pub fn public_key(&self) -> &PublicKey {
+        match &self.0 {
+            Holder::Local(signer) => signer.public_key(),
+            Holder::Remote(remote) => &remote.public_key,
+        }
+    }
+
+    /// Hashes and signs `message`. ECDSA signatures are DER.
+    ///
+    /// # Errors
+    /// [`SignError`]: the key does not sign this way, or its holder is busy, too slow, fails, or
+    /// returned something else than this key's signature.
+    pub async fn sign(
+        &self,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+    ) -> Result<Vec<u8>, SignError> {
+        match &self.0 {
+            Holder::Local(signer) => signer.sign(algorithm, message),
+            Holder::Remote(remote) => remote.sign(algorithm, message).await,
+        }
+    }
+
+    /// Signs as certificates and JWTs of this key are signed
+    /// ([`SignatureAlgorithm::for_issuing`]).
+    ///
+    /// # Errors
+    /// As [`ManagedKey::sign`].
+    pub async fn sign_issued(&self, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        let algorithm = SignatureAlgorithm::for_issuing(self.public_key().algorithm());
+        self.sign(algorithm, message).await
+    }
+
+    /// Whether this is a key of that type which signs; asked before anybody is told of the key.
+    ///
+    /// # Errors
+    /// [`SignError`] when it is another type's, or as [`ManagedKey::sign`].
+    pub async fn prove(&self, key_type: KeyType) -> Result<(), SignError> {
+        let (wanted, found) = (key_type.algorithm(), self.public_key().algorithm());
+        if wanted != found {
+            return Err(SignError::Failed(format!(
+                "the key manager made a {found:?} key where {wanted:?} was asked for"
+            )));
+        }
+        match &self.0 {
+            Holder::Local(_) => Ok(()),
+            Holder::Remote(_) => self.sign_issued(PROOF).await.map(drop),
+        }
+    }
+}
+
+impl Remote {
+    async fn sign(
+        &self,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+    ) -> Result<Vec<u8>, SignError> {
+        let check = |signature: Vec<u8>| {
+            verify_made(&self.public_key, algorithm, message, &signature)
+                .map(|()| signature)
+                .map_err(|_| SignError::Mismatch { holder: self.queue.holder() })
+        };
+        let signing = async { self.signer.sign(algorithm, message).await.and_then(check) };
+        self.queue.run(signing).await
+    }
+}
+
+impl From<Arc<dyn Signer>> for ManagedKey {
+    fn from(signer: Arc<dyn Signer>) -> Self {
+        Self(Holder::Local(signer))
+    }
+}
+
+impl From<Arc<LocalSigner>> for ManagedKey {
+    fn from(signer: Arc<LocalSigner>) -> Self {
+        Self(Holder::Local(signer))
+    }
+}
+
+impl fmt::Debug for ManagedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Holder::Local(signer) => signer.fmt(f),
+            Holder::Remote(remote) => {
+                let (holder, kind) = (remote.queue.holder(), remote.public_key.algorithm());
+                write!(f, "RemoteKey({holder}, {kind:?})")
+            }
+        }
+    }
+}

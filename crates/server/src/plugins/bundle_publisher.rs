@@ -1,0 +1,148 @@
+//! `BundlePublisher`: who publishes the bundle.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use signet_config::{Block, Count, Kind};
+use signet_k8s::bundle::{BundleFormat, K8sConfigMap as K8sConfigMapPort, PublishTarget};
+use signet_pki::BundlePublisher as BundlePublisherPort;
+
+use super::{
+    PluginError, Scope,
+    kubernetes::{self, api_server, data_key, object_name},
+};
+
+/// Refresh hints beyond these are accepted with a warning.
+const LONGEST_REFRESH_HINT: Duration = Duration::from_secs(24 * 3600);
+const SHORTEST_REFRESH_HINT: Duration = Duration::from_secs(60);
+
+/// `BundlePublisher`.
+pub(super) const KIND: Kind<BundlePublisher> = Kind {
+    name: "BundlePublisher",
+    noun: "bundle publisher",
+    count: Count::Any,
+    plugins: &[("k8s_configmap", k8s_config_map)],
+    absent: &[(
+        &["aws_rolesanywhere_trustanchor", "aws_s3", "azure_blob", "gcp_cloudstorage"],
+        "use BundlePublisher \"k8s_configmap\", or upload what `bundle show -format spiffe` \
+         prints",
+    )],
+};
+
+/// Who publishes the bundle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BundlePublisher {
+    /// `k8s_configmap`.
+    K8sConfigMap(K8sConfigMap),
+}
+
+/// `BundlePublisher "k8s_configmap"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct K8sConfigMap {
+    /// `clusters`; none publishes nothing.
+    pub clusters: Vec<K8sConfigMapCluster>,
+}
+
+/// A cluster that the bundle is published in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct K8sConfigMapCluster {
+    /// Its name, for messages.
+    pub name: String,
+    /// `namespace`, required.
+    pub namespace: String,
+    /// `configmap_name`, required.
+    pub configmap_name: String,
+    /// `configmap_key`, required.
+    pub configmap_key: String,
+    /// `kubeconfig_path`: unset is the cluster the server runs in.
+    pub kubeconfig_path: Option<PathBuf>,
+    /// `format`, required.
+    pub format: BundleFormat,
+    /// `refresh_hint`, seconds, for the format `spiffe`.
+    pub refresh_hint: Option<i64>,
+}
+
+fn k8s_config_map(block: &Block<'_>) -> Option<BundlePublisher> {
+    let found = block.labelled("clusters");
+    if found.is_empty() {
+        block.warn("clusters", "no clusters are configured, the bundle will not be published");
+    }
+    let mut clusters = Vec::new();
+    for (name, cluster) in found {
+        let required = |key, value: Option<String>| cluster.required(key, value);
+        let namespace = required("namespace", object_name(&cluster, "namespace"));
+        let configmap_name = required("configmap_name", object_name(&cluster, "configmap_name"));
+        let configmap_key = required("configmap_key", data_key(&cluster, "configmap_key"));
+        let format = cluster.required("format", cluster.parsed::<BundleFormat>("format"));
+        let kubeconfig_path = cluster.path("kubeconfig_path");
+        let refresh_hint = cluster.duration("refresh_hint").filter(|hint| !hint.is_zero());
+        match refresh_hint {
+            Some(hint) if hint >= LONGEST_REFRESH_HINT => cluster.warn(
+                "refresh_hint",
+                "consumers learn of an unscheduled change late; a value such as 5m is better",
+            ),
+            Some(hint) if hint < SHORTEST_REFRESH_HINT => {
+                cluster.warn("refresh_hint", "consumers do not look more often than once a minute");
+            }
+            _ => {}
+        }
+        let refresh_hint =
+            refresh_hint.map(|hint| i64::try_from(hint.as_secs()).unwrap_or(i64::MAX));
+        cluster.finish();
+        let (Some(namespace), Some(configmap_name), Some(configmap_key), Some(format)) =
+            (namespace, configmap_name, configmap_key, format)
+        else {
+            continue;
+        };
+        clusters.push(K8sConfigMapCluster {
+            name,
+            namespace,
+            configmap_name,
+            configmap_key,
+            kubeconfig_path,
+            format,
+            refresh_hint,
+        });
+    }
+    Some(BundlePublisher::K8sConfigMap(K8sConfigMap { clusters }))
+}
+
+/// The bundle publisher of these settings.
+///
+/// # Errors
+/// [`PluginError`] when a cluster's configuration cannot be used.
+pub(crate) fn open(
+    settings: &BundlePublisher,
+    scope: &Scope<'_>,
+) -> Result<Arc<dyn BundlePublisherPort>, PluginError> {
+    let BundlePublisher::K8sConfigMap(published) = settings;
+    let targets = published.clusters.iter().map(|cluster| {
+        let api = api_server(cluster.kubeconfig_path.as_deref(), scope.clock).map_err(|why| {
+            let why = format!("cluster {:?}: {why}", cluster.name);
+            PluginError::new(KIND.name, "k8s_configmap", why)
+        })?;
+        Ok(PublishTarget {
+            api,
+            cluster: cluster.name.clone(),
+            namespace: cluster.namespace.clone(),
+            config_map: cluster.configmap_name.clone(),
+            config_map_key: cluster.configmap_key.clone(),
+            format: cluster.format,
+            refresh_hint: cluster.refresh_hint,
+        })
+    });
+    Ok(Arc::new(K8sConfigMapPort::new(targets.collect::<Result<_, PluginError>>()?)))
+}
+
+/// Reads what the settings name, as [`open`] does.
+///
+/// # Errors
+/// [`PluginError`] for the first cluster whose kubeconfig cannot be used.
+pub(super) fn check(settings: &BundlePublisher, scope: &Scope<'_>) -> Result<(), PluginError> {
+    let BundlePublisher::K8sConfigMap(published) = settings;
+    published.clusters.iter().try_for_each(|cluster| {
+        kubernetes::check(cluster.kubeconfig_path.as_deref(), scope.clock).map_err(|why| {
+            let why = format!("cluster {:?}: {why}", cluster.name);
+            PluginError::new(KIND.name, "k8s_configmap", why)
+        })
+    })
+}

@@ -1,0 +1,185 @@
+//! `DataStore "sql"`.
+
+use std::path::PathBuf;
+
+use signet_config::{Block, Count, Kind};
+
+/// `DataStore`.
+pub(super) const KIND: Kind<DataStore> = Kind {
+    name: "DataStore",
+    noun: "data store",
+    count: Count::One,
+    plugins: &[("sql", sql)],
+    absent: &[],
+};
+
+/// The registration store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DataStore {
+    /// `sql` with `database_type = "sqlite3"`.
+    Sqlite(SqliteStore),
+}
+
+/// An SQLite database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SqliteStore {
+    /// The database file that `connection_string` names; none is a database in memory.
+    pub path: Option<PathBuf>,
+    /// `max_open_conns`, default 100: the most connections to the file; one of them writes. The
+    /// store opens a few at most.
+    pub max_open_conns: u32,
+    /// `disable_migration`, default false: refuse to start rather than change the schema.
+    pub disable_migration: bool,
+}
+
+/// Reads `DataStore "sql"`.
+fn sql(block: &Block<'_>) -> Option<DataStore> {
+    if block.holds_block("database_type") {
+        let names: Vec<_> =
+            block.labelled("database_type").into_iter().map(|(name, _)| name).collect();
+        refuse_database(block, &names.join(", "));
+    } else {
+        match block.required_text("database_type").as_deref() {
+            Some("sqlite3") | None => {}
+            Some(other) => refuse_database(block, other),
+        }
+    }
+    let connection = block.required_text("connection_string");
+    for key in ["root_ca_path", "client_cert_path", "client_key_path"] {
+        block.refuse(key, "it belongs to MySQL, which is not supported; sqlite3 is a local file");
+    }
+    block.refuse("log_sql", "statements are logged with log_level = \"trace\"");
+    const ONE_FILE: &str = "it has no effect with sqlite3, which is one local file";
+    for key in ["ro_connection_string", "conn_max_lifetime"] {
+        if block.text(key).is_some() {
+            block.warn(key, ONE_FILE);
+        }
+    }
+    if block.integer::<i64>("max_idle_conns").is_some() {
+        block.warn("max_idle_conns", ONE_FILE);
+    }
+    let max_open_conns = block.integer::<u32>("max_open_conns").filter(|most| *most > 0);
+    let disable_migration = block.flag("disable_migration");
+    match sqlite_path(&connection?) {
+        Ok(path) => Some(DataStore::Sqlite(SqliteStore {
+            path,
+            max_open_conns: max_open_conns.unwrap_or(100),
+            disable_migration,
+        })),
+        Err(sentence) => {
+            block.error("connection_string", sentence);
+            None
+        }
+    }
+}
+
+fn refuse_database(block: &Block<'_>, name: &str) {
+    let sentence = match name {
+        "postgres" | "aws_postgres" => {
+            "PostgreSQL arrives in a later release; until then use sqlite3"
+        }
+        "mysql" | "aws_mysql" => "MySQL is not supported; use sqlite3",
+        _ => "expected sqlite3",
+    };
+    block.error("database_type", format_args!("found {name:?}: {sentence}"));
+}
+
+/// The file that a connection string names, none for a database in memory.
+///
+/// Two forms are known, as in SPIRE: a path, and a `file:` URI whose path may be percent-encoded.
+/// Either may have a query.
+fn sqlite_path(text: &str) -> Result<Option<PathBuf>, String> {
+    let (text, fragment) = text.split_once('#').unwrap_or((text, ""));
+    if !fragment.is_empty() {
+        return Err("`#` has no meaning here; write it as %23 in a file: URI".to_owned());
+    }
+    let (path, query) = text.split_once('?').unwrap_or((text, ""));
+    let mut memory = false;
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        match (name, value) {
+            ("mode", "memory") => memory = true,
+            // What a server always does.
+            ("mode", "rwc" | "rw") | ("cache", "shared" | "private") => {}
+            ("_foreign_keys" | "_fk", "ON" | "on" | "1" | "true") => {}
+            ("_journal_mode" | "_journal", "WAL" | "wal") => {}
+            _ => {
+                return Err(format!("the parameter {pair:?} is not supported; leave it out"));
+            }
+        }
+    }
+    let path = match path.strip_prefix("file:") {
+        Some(uri) => match uri.strip_prefix("//") {
+            Some(rest) => {
+                let (host, path) = rest
+                    .split_at_checked(rest.find('/').unwrap_or(rest.len()))
+                    .unwrap_or((rest, ""));
+                if !(host.is_empty() || host == "localhost") {
+                    return Err(format!("the database must be on this host, not on {host:?}"));
+                }
+                percent_decode(path)?
+            }
+            None => percent_decode(uri)?,
+        },
+        None if path.split('/').next().is_some_and(|first| first.contains(':')) => {
+            return Err("expected a path or a file: URI".to_owned());
+        }
+        None => path.to_owned(),
+    };
+    if memory || path == ":memory:" {
+        return Ok(None);
+    }
+    if path.is_empty() {
+        return Err("it names no file".to_owned());
+    }
+    Ok(Some(path.into()))
+}
+
+fn percent_decode(text: &str) -> Result<String, String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || rest.next().and_then(|byte| char::from(byte).to_digit(16));
+        match (digit(), digit()) {
+            (Some(high), Some(low)) => bytes.push(u8::try_from(high * 16 + low).unwrap_or(0)),
+            _ => return Err("`%` is not followed by two hexadecimal digits".to_owned()),
+        }
+    }
+    match String::from_utf8(bytes) {
+        Ok(path) if !path.contains('\0') => Ok(path),
+        _ => Err("the path is not UTF-8".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn connection_strings_of_spire_name_their_file() {
+        for (text, wanted) in [
+            ("data.db", Some("data.db")),
+            ("./data.db", Some("./data.db")),
+            ("/var/lib/data.db", Some("/var/lib/data.db")),
+            ("file:data.db", Some("data.db")),
+            ("file:/var/lib/data.db", Some("/var/lib/data.db")),
+            ("file:///var/lib/my%20data.db?_journal_mode=WAL", Some("/var/lib/my data.db")),
+            ("file://localhost/var/lib/data.db", Some("/var/lib/data.db")),
+            ("data.db?_foreign_keys=ON", Some("data.db")),
+            ("file:memdb?mode=memory&cache=shared", None),
+            ("file::memory:", None),
+        ] {
+            assert_eq!(sqlite_path(text).unwrap().as_deref(), wanted.map(Path::new), "{text}");
+        }
+        for bad in ["postgres://h/db", ":memory:", "file:", "d.db?mode=ro", "file://h/d", "file:%f"]
+        {
+            assert!(sqlite_path(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! `UpstreamAuthority`: who signs the server's X.509 authority.
+
+use std::{path::PathBuf, sync::Arc};
+
+use signet_base::chain;
+use signet_config::{Block, Count, Kind};
+use signet_pki::{
+    UpstreamAuthority as UpstreamAuthorityPort,
+    upstream_disk::{DiskUpstream as DiskUpstreamPort, DiskUpstreamConfig},
+};
+
+use super::{PluginError, Scope};
+
+/// `UpstreamAuthority`.
+pub(super) const KIND: Kind<UpstreamAuthority> = Kind {
+    name: "UpstreamAuthority",
+    noun: "upstream authority",
+    count: Count::AtMostOne,
+    plugins: &[("disk", disk)],
+    absent: &[(
+        &["aws_pca", "awssecret", "cert-manager", "ejbca", "gcp_cas", "spire", "vault"],
+        "use UpstreamAuthority \"disk\" with a key and a certificate from it",
+    )],
+};
+
+/// Who signs the server's X.509 authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpstreamAuthority {
+    /// `disk`.
+    Disk(DiskUpstream),
+}
+
+/// `UpstreamAuthority "disk"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskUpstream {
+    /// `cert_file_path`, required: the authority's certificate, then the chain to its root.
+    pub cert_file_path: PathBuf,
+    /// `key_file_path`, required: the authority's private key.
+    pub key_file_path: PathBuf,
+    /// `bundle_file_path`: the root certificates, unless the authority is its own root.
+    pub bundle_file_path: Option<PathBuf>,
+}
+
+fn disk(block: &Block<'_>) -> Option<UpstreamAuthority> {
+    let cert_file_path = block.required("cert_file_path", block.path("cert_file_path"));
+    let key_file_path = block.required("key_file_path", block.path("key_file_path"));
+    let bundle_file_path = block.path("bundle_file_path");
+    Some(UpstreamAuthority::Disk(DiskUpstream {
+        cert_file_path: cert_file_path?,
+        key_file_path: key_file_path?,
+        bundle_file_path,
+    }))
+}
+
+/// Opens an upstream authority.
+///
+/// # Errors
+/// [`PluginError`] when its files are not right.
+pub(crate) fn open(
+    settings: &UpstreamAuthority,
+    scope: &Scope<'_>,
+) -> Result<Arc<dyn UpstreamAuthorityPort>, PluginError> {
+    match settings {
+        UpstreamAuthority::Disk(disk) => {
+            let files = DiskUpstreamConfig {
+                cert_file_path: disk.cert_file_path.clone(),
+                key_file_path: disk.key_file_path.clone(),
+                bundle_file_path: disk.bundle_file_path.clone(),
+            };
+            let clock = Arc::clone(scope.clock);
+            let opened = DiskUpstreamPort::open(files, scope.trust_domain.clone(), clock);
+            let opened =
+                opened.map_err(|error| PluginError::new(KIND.name, "disk", chain(&error)))?;
+            Ok(Arc::new(opened))
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! The store in an SQLite file.
+
+mod bundles;
+mod contents;
+mod entries;
+pub(crate) mod fault;
+mod federation;
+pub(crate) mod feed;
+mod journal;
+mod json;
+mod listing;
+mod nodes;
+pub(crate) mod open;
+pub(crate) mod sql;
+mod store;
+mod terms;
+mod tokens;
+mod tx;
+
+pub(crate) use store::SqliteStore;

@@ -1,0 +1,223 @@
+//! The change feed: its counter, its rows, and the newest of them in memory.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use async_trait::async_trait;
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use tokio::sync::watch;
+
+use crate::{
+    Change, ChangeKind, ChangedTo, Changes, Feed, FeedPosition, Operation, StoreError,
+    sqlite::{SqliteStore, fault::Fault},
+};
+
+/// How many changes are remembered with what they made.
+const MAX_RECENT: usize = 1_000;
+/// How many rows are dropped at once, so that other writers get their turn.
+const PRUNED_AT_ONCE: u64 = 10_000;
+
+/// The newest changes that this process made, so that whoever follows the feed at its heels need
+/// not read back what was just written.
+#[derive(Debug, Default)]
+pub(super) struct Recent {
+    epoch: Option<Arc<str>>,
+    changes: VecDeque<Change>,
+}
+
+impl Recent {
+    /// Takes changes that follow the newest one, or else forgets those before them.
+    pub(super) fn push(&mut self, epoch: &Arc<str>, changes: impl IntoIterator<Item = Change>) {
+        if self.epoch.as_ref() != Some(epoch) {
+            self.epoch = Some(Arc::clone(epoch));
+            self.changes.clear();
+        }
+        for change in changes {
+            if self.changes.back().is_some_and(|last| last.revision + 1 != change.revision) {
+                self.changes.clear();
+            }
+            if self.changes.len() == MAX_RECENT {
+                self.changes.pop_front();
+            }
+            self.changes.push_back(change);
+        }
+    }
+
+    /// Forgets what the feed has dropped.
+    fn forget(&mut self, last_dropped: u64) {
+        while self.changes.front().is_some_and(|change| change.revision <= last_dropped) {
+            self.changes.pop_front();
+        }
+    }
+
+    /// The changes after `position`, if all of them up to `newest` are remembered.
+    fn since(
+        &self,
+        position: &FeedPosition,
+        newest: &FeedPosition,
+        limit: u32,
+    ) -> Option<Vec<Change>> {
+        if self.epoch.as_ref() != Some(&position.epoch) || newest.epoch != position.epoch {
+            return None;
+        }
+        let first = self.changes.front()?.revision;
+        let revision = position.revision;
+        if self.changes.back()?.revision < newest.revision
+            || revision >= newest.revision
+            || revision + 1 < first
+        {
+            return None;
+        }
+        let skip = usize::try_from(revision + 1 - first).ok()?;
+        Some(self.changes.iter().skip(skip).take(limit as usize).cloned().collect())
+    }
+}
+
+/// How a kind is stored.
+pub(super) fn number(kind: ChangeKind) -> i64 {
+    match kind {
+        ChangeKind::Entry => 1,
+        ChangeKind::Node => 2,
+        ChangeKind::Bundle => 3,
+        ChangeKind::Federation => 4,
+    }
+}
+
+fn kind(number: i64) -> Result<ChangeKind, Fault> {
+    match number {
+        1 => Ok(ChangeKind::Entry),
+        2 => Ok(ChangeKind::Node),
+        3 => Ok(ChangeKind::Bundle),
+        4 => Ok(ChangeKind::Federation),
+        other => Err(Fault::corrupt("change feed", format_args!("kind {other}"))),
+    }
+}
+
+/// Where the feed stands.
+pub(crate) async fn position(conn: &mut SqliteConnection) -> Result<FeedPosition, Fault> {
+    let row = sqlx::query("SELECT epoch, revision FROM feed WHERE id = 1").fetch_one(conn).await?;
+    read_position(&row)
+}
+
+/// The place in a row that begins with `epoch, revision`.
+pub(super) fn read_position(row: &SqliteRow) -> Result<FeedPosition, Fault> {
+    Ok(FeedPosition {
+        epoch: row.try_get::<&str, _>(0)?.into(),
+        revision: row.try_get::<i64, _>(1)?.cast_unsigned(),
+    })
+}
+
+/// Gives the history another name, which nobody has seen.
+pub(crate) async fn renew_epoch(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    sqlx::query("UPDATE feed SET epoch = lower(hex(randomblob(16))) WHERE id = 1")
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+#[async_trait]
+impl Feed for SqliteStore {
+    fn is_shared(&self) -> bool {
+        !self.inner.options.exclusive && self.inner.options.path().is_some()
+    }
+
+    fn known(&self) -> FeedPosition {
+        self.inner.known.borrow().clone()
+    }
+
+    fn subscribe(&self) -> watch::Receiver<FeedPosition> {
+        self.inner.known.subscribe()
+    }
+
+    async fn committed(&self) -> Result<FeedPosition, StoreError> {
+        if !self.is_shared() {
+            return Ok(self.known());
+        }
+        self.reading(Operation::READ_POSITION, async {
+            let mut conn = self.reader().await?;
+            let position = position(&mut conn).await?;
+            self.publish(position.clone());
+            Ok(position)
+        })
+        .await
+    }
+
+    async fn changes_since(&self, since: &FeedPosition, limit: u32) -> Result<Changes, StoreError> {
+        let remembered = self.recent().since(since, &self.known(), limit);
+        if let Some(changes) = remembered {
+            return Ok(Changes::Since(changes));
+        }
+        self.reading(Operation::READ_FEED, async {
+            let mut conn = self.reader().await?;
+            // One statement, and so one state of the database.
+            let rows = sqlx::query(
+                "SELECT feed.epoch, feed.revision, changes.revision, kind, key \
+                 FROM feed LEFT JOIN changes ON changes.revision > ? \
+                 WHERE feed.id = 1 ORDER BY changes.revision LIMIT ?",
+            )
+            .bind(i64::try_from(since.revision).unwrap_or(i64::MAX))
+            .bind(i64::from(limit.max(1)))
+            .fetch_all(&mut *conn)
+            .await?;
+            let now = read_position(rows.first().ok_or(sqlx::Error::RowNotFound)?)?;
+            self.publish(now.clone());
+            let mut changes = Vec::with_capacity(rows.len());
+            for row in &rows {
+                let Some(revision) = row.try_get::<Option<i64>, _>(2)? else { continue };
+                changes.push(Change {
+                    revision: revision.cast_unsigned(),
+                    kind: kind(row.try_get(3)?)?,
+                    key: row.try_get(4)?,
+                    to: ChangedTo::Unread,
+                });
+            }
+            let reached = match changes.first() {
+                Some(first) => first.revision.checked_sub(1) == Some(since.revision),
+                None => now.revision == since.revision,
+            };
+            if !reached || now.epoch != since.epoch {
+                return Ok(Changes::Gone { now });
+            }
+            changes.truncate(limit as usize);
+            Ok(Changes::Since(changes))
+        })
+        .await
+    }
+
+    async fn prune_changes(&self, now: i64) -> Result<u64, StoreError> {
+        let newest = self.committed().await?.revision;
+        let by_rows = newest.saturating_sub(self.inner.options.changes_max_rows);
+        let too_old = now.saturating_sub(self.inner.options.changes_max_age);
+        let first_kept: Option<i64> = self
+            .reading(Operation::READ_FEED, async {
+                let mut conn = self.reader().await?;
+                let first = sqlx::query("SELECT min(revision) FROM changes WHERE at >= ?")
+                    .bind(too_old)
+                    .fetch_one(&mut *conn);
+                Ok(first.await?.try_get(0)?)
+            })
+            .await?;
+        let by_age = first_kept.map_or(newest, i64::cast_unsigned).saturating_sub(1);
+        let last_dropped = by_rows.max(by_age).min(newest.saturating_sub(1));
+        self.recent().forget(last_dropped);
+        let mut dropped = 0;
+        loop {
+            let portion = self.write(Operation::PRUNE_FEED, now, move |mut tx| async move {
+                let done = sqlx::query(
+                    "DELETE FROM changes WHERE revision IN (SELECT revision FROM changes \
+                     WHERE revision <= ? ORDER BY revision LIMIT ?)",
+                )
+                .bind(last_dropped.cast_signed())
+                .bind(PRUNED_AT_ONCE.cast_signed())
+                .execute(tx.conn().await?)
+                .await?;
+                tx.commit().await?;
+                Ok(done.rows_affected())
+            });
+            let portion = portion.await?;
+            dropped += portion;
+            if portion < PRUNED_AT_ONCE {
+                return Ok(dropped);
+            }
+        }
+    }
+}
