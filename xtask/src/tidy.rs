@@ -2,6 +2,7 @@
 
 mod edges;
 mod files;
+mod modules;
 
 use anyhow::{Result, bail};
 
@@ -20,6 +21,7 @@ pub(crate) fn run() -> Result<()> {
 fn problems() -> Result<Vec<String>> {
     let mut problems = edges::problems()?;
     problems.extend(files::problems()?);
+    problems.extend(modules::problems()?);
     Ok(problems)
 }
 

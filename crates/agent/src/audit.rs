@@ -1,152 +1,176 @@
-//! Audit records: one log line for each answer that hands out SVIDs, and for each refusal.
+//! Audit events: one for each SVID that an answer hands out, and one for each refusal.
 //!
-//! Message and field names are the server's (`API accessed`, `type=audit`, `status`, `service`,
-//! `method`, …); `docs/operations.md` lists them. Records are written when `audit_log_enabled` is
-//! set, and cost nothing otherwise. They hold no token and no key.
+//! Events and their fields are those of the server ([`signet_audit`]); `docs/operations.md` lists
+//! them. They are made when `audit_log_enabled` is set, and cost nothing otherwise.
 
+use std::sync::Arc;
+
+use signet_audit::{AuditEvent, Field, LogSink, Outcome, Sink};
+use signet_daemon::metrics::status_name;
 use signet_identity::{EntryId, SpiffeId};
-use tonic::Status;
+use signet_pki::x509::Certificate;
+use tonic::{Request, Status};
 
-use crate::caller::Caller;
+use crate::{caller::Caller, jwt_cache::JwtSvid, svid::X509Svid};
 
-/// The Workload API, as records name it.
+/// The Workload API, as events name it.
 pub const WORKLOAD_API: &str = "SpiffeWorkloadAPI";
-/// The Delegated Identity API, as records name it.
+/// The Delegated Identity API, as events name it.
 pub const DELEGATED_IDENTITY: &str = "delegatedidentity.v1.DelegatedIdentity";
 
-/// Writes audit records, or none.
-#[derive(Clone, Copy, Debug)]
+/// Where events go, if anywhere. Cheap to clone.
+#[derive(Clone, Debug)]
 pub struct Audit {
-    on: bool,
+    sink: Option<Arc<dyn Sink>>,
 }
 
-/// Which call a record is about.
+/// Which call an event is about.
 #[derive(Clone, Debug)]
 pub struct Call {
     /// [`WORKLOAD_API`] or [`DELEGATED_IDENTITY`].
     pub service: &'static str,
     /// The method's name.
     pub method: &'static str,
-    /// Who called. The agent's own calls (its health check) are not recorded.
+    /// Who called. The agent's own calls (its health check) make no events.
     pub caller: Caller,
     /// The process on whose behalf a delegate asks by pid.
     pub subject_pid: Option<i32>,
+    /// The same in all events of this call.
+    pub request_id: Arc<str>,
 }
 
 impl Call {
+    /// A call of `service`.
+    pub fn new(service: &'static str, method: &'static str, caller: Caller) -> Self {
+        let request_id = uuid::Uuid::new_v4().to_string().into();
+        Self { service, method, caller, subject_pid: None, request_id }
+    }
+
     /// A call of the Workload API.
     pub fn workload(method: &'static str, caller: &Caller) -> Self {
-        Self { service: WORKLOAD_API, method, caller: caller.clone(), subject_pid: None }
+        Self::new(WORKLOAD_API, method, caller.clone())
+    }
+
+    /// Does `work` for this call: what the server is asked meanwhile carries its request ID.
+    pub async fn in_its_name<F: Future>(&self, work: F) -> F::Output {
+        REQUEST_ID.scope(Arc::clone(&self.request_id), work).await
+    }
+
+    fn event(&self) -> AuditEvent {
+        let peer = self.caller.peer().ok();
+        let caller = signet_audit::Caller {
+            pid: Some(self.caller.pid()),
+            uid: peer.map(signet_attest::peer::PinnedPeer::uid),
+            gid: peer.map(signet_attest::peer::PinnedPeer::gid),
+            ..signet_audit::Caller::default()
+        };
+        let mut event = AuditEvent::new(caller, self.service, self.method);
+        event.request_id = Arc::clone(&self.request_id);
+        event.fields.extend(self.subject_pid.map(Field::SubjectPid));
+        event
     }
 }
 
-/// What an answer hands out, gathered for its record.
+tokio::task_local! {
+    /// Of the call that is being answered.
+    static REQUEST_ID: Arc<str>;
+}
+
+/// A request to the server in the name of the call that is being answered, if there is one: the
+/// logs and events of both ends then name it alike. To a SPIRE server that is a key it ignores.
+pub fn named<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let id = REQUEST_ID.try_with(|id| id.parse().ok()).ok().flatten();
+    if let Some(id) = id {
+        request.metadata_mut().insert(signet_api::REQUEST_ID, id);
+    }
+    request
+}
+
+/// What an answer hands out, gathered for its events.
 #[derive(Debug, Default)]
 pub struct Issued {
-    entry_ids: String,
-    spiffe_ids: String,
-    count: usize,
-    expires_at: Option<i64>,
+    all: Vec<Vec<Field>>,
 }
 
 impl Issued {
-    /// Adds an SVID.
-    pub fn add(&mut self, entry: &EntryId, id: &SpiffeId, expires_at: i64) {
-        use std::fmt::Write as _;
+    /// Adds an X.509-SVID.
+    pub fn x509(&mut self, entry: &EntryId, svid: &X509Svid) {
+        let mut fields = about(entry, &svid.spiffe_id, svid.not_after);
+        let leaf = svid.chain.first().and_then(|leaf| Certificate::from_der(leaf).ok());
+        fields.extend(leaf.map(|leaf| Field::SerialNumber(leaf.serial().to_string())));
+        self.all.push(fields);
+    }
 
-        let comma = if self.count == 0 { "" } else { "," };
-        // Writing to a String cannot fail.
-        let _ = write!(self.entry_ids, "{comma}{entry}");
-        let _ = write!(self.spiffe_ids, "{comma}{id}");
-        self.count += 1;
-        self.expires_at = Some(self.expires_at.map_or(expires_at, |before| before.min(expires_at)));
+    /// Adds a JWT-SVID for `audience`.
+    pub fn jwt(&mut self, entry: &EntryId, svid: &JwtSvid, audience: &[String]) {
+        let mut fields = about(entry, &svid.spiffe_id, svid.expires_at);
+        fields.push(Field::Audience(audience.to_vec()));
+        fields.push(Field::KeyId(svid.key_id.to_string()));
+        self.all.push(fields);
     }
 }
 
+fn about(entry: &EntryId, id: &SpiffeId, expires_at: i64) -> Vec<Field> {
+    vec![
+        Field::EntryId(entry.to_string()),
+        Field::SpiffeId(id.clone()),
+        Field::ExpiresAt(expires_at),
+    ]
+}
+
 impl Audit {
-    /// Records if `on`.
+    /// Events go to the log if `on`.
     pub fn new(on: bool) -> Self {
-        Self { on }
+        Self { sink: on.then(|| Arc::new(LogSink::new("endpoints")) as Arc<dyn Sink>) }
     }
 
-    /// Records an answer that hands out SVIDs; `gather` is asked only when records are written.
-    pub fn issued(
-        self,
-        call: &Call,
-        audience: Option<&[String]>,
-        gather: impl FnOnce(&mut Issued),
-    ) {
-        if !self.records(call) {
-            return;
-        }
+    /// An event for each SVID of an answer; `gather` is asked only when there is a sink.
+    pub fn issued(&self, call: &Call, gather: impl FnOnce(&mut Issued)) {
+        let Some(sink) = self.sink(call) else { return };
         let mut issued = Issued::default();
         gather(&mut issued);
-        write(call, None, Some(&issued), audience);
+        for fields in issued.all {
+            let mut event = call.event();
+            event.fields.extend(fields);
+            sink.record(&event);
+        }
     }
 
-    /// Records a call that was refused or failed.
-    pub fn refused(self, call: &Call, status: &Status) {
-        if self.records(call) {
-            write(call, Some(status), None, None);
-        }
+    /// The event of a call that was refused or failed.
+    pub fn refused(&self, call: &Call, status: &Status) {
+        let Some(sink) = self.sink(call) else { return };
+        let mut event = call.event();
+        let (code, reason) = (status_name(status.code().into()), status.message().to_owned());
+        event.outcome = Outcome::Failure { code, reason };
+        sink.record(&event);
     }
 
     /// Records the failure that `result` may be, and passes it on.
     ///
     /// # Errors
     /// Those of `result`.
-    pub fn outcome<T>(self, call: &Call, result: Result<T, Status>) -> Result<T, Status> {
+    pub fn outcome<T>(&self, call: &Call, result: Result<T, Status>) -> Result<T, Status> {
         if let Err(status) = &result {
             self.refused(call, status);
         }
         result
     }
 
-    fn records(self, call: &Call) -> bool {
-        self.on && !call.caller.is_self()
+    fn sink(&self, call: &Call) -> Option<&Arc<dyn Sink>> {
+        self.sink.as_ref().filter(|_| !call.caller.is_self())
     }
-}
-
-fn write(
-    call: &Call,
-    refused: Option<&Status>,
-    issued: Option<&Issued>,
-    audience: Option<&[String]>,
-) {
-    let peer = call.caller.peer().ok();
-    tracing::info!(
-        target: "signet_agent::audit",
-        r#type = "audit",
-        status = if refused.is_some() { "error" } else { "success" },
-        status_code = refused.map(|status| tracing::field::debug(status.code())),
-        status_message = refused.map(Status::message),
-        service = call.service,
-        method = call.method,
-        caller_pid = call.caller.pid(),
-        caller_uid = peer.map(signet_attest::peer::PinnedPeer::uid),
-        caller_gid = peer.map(signet_attest::peer::PinnedPeer::gid),
-        subject_pid = call.subject_pid,
-        spiffe_id = issued.map(|issued| issued.spiffe_ids.as_str()),
-        entry_id = issued.map(|issued| issued.entry_ids.as_str()),
-        svids = issued.map(|issued| issued.count),
-        expires_at = issued.and_then(|issued| issued.expires_at),
-        audience = audience.map(|all| all.join(",")),
-        "API accessed"
-    );
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_was_handed_out_is_listed_with_the_earliest_expiry() {
-        let mut issued = Issued::default();
-        let id = |name: &str| format!("spiffe://td/{name}").parse().unwrap();
-        issued.add(&"e1".parse().unwrap(), &id("a"), 20);
-        issued.add(&"e2".parse().unwrap(), &id("b"), 10);
-        assert_eq!(issued.entry_ids, "e1,e2");
-        assert_eq!(issued.spiffe_ids, "spiffe://td/a,spiffe://td/b");
-        assert_eq!((issued.count, issued.expires_at), (2, Some(10)));
+    #[tokio::test]
+    async fn what_is_asked_for_a_call_carries_its_name_and_nothing_else_does() {
+        let id: Arc<str> = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".into();
+        let asked = REQUEST_ID.scope(Arc::clone(&id), async { named(()) }).await;
+        assert_eq!(asked.metadata().get(signet_api::REQUEST_ID).unwrap(), &*id);
+        assert!(named(()).metadata().is_empty());
     }
 }

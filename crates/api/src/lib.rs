@@ -25,3 +25,8 @@ pub mod workload;
 /// The longest message a receiver takes, bytes: gRPC's default, and so the limit of every SPIRE
 /// peer. What is sent must be paged to fit.
 pub const MAX_MESSAGE_SIZE: usize = 4 * 1024 * 1024;
+
+/// The metadata key of what names a request in the logs and audit events of both ends, a UUID. A
+/// peer of ours may name its request by it, and finds it in every answer; SPIRE's programs neither
+/// send nor read it.
+pub const REQUEST_ID: &str = "x-request-id";

@@ -69,7 +69,8 @@ pub fn is_ok(status: Option<&types::Status>) -> bool {
     status.is_none_or(|status| status.code == i32::from(Code::Ok))
 }
 
-fn bounded(mut text: String) -> String {
+/// A text that fits into a `grpc-message` header: what is longer is cut.
+pub fn bounded(mut text: String) -> String {
     if text.len() > MAX_MESSAGE_LEN {
         let cut = (0..=MAX_MESSAGE_LEN).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         text.truncate(cut);

@@ -15,6 +15,7 @@ mod rate_limit;
 mod readiness;
 mod repeats;
 mod tasks;
+mod throttle;
 
 pub use backoff::{Backoff, Jitter};
 pub use clock::{Clock, SharedClock, SystemClock, TestClock, sleep_until};
@@ -26,4 +27,5 @@ pub use rate_limit::{RateLimitError, RateLimiter};
 pub use readiness::{Readiness, ReadyGuard};
 pub use repeats::Repeats;
 pub use tasks::{ShutdownError, Tasks};
+pub use throttle::Throttle;
 pub use tokio_util::sync::CancellationToken;

@@ -5,6 +5,6 @@ mod validate;
 
 pub use sign::{JwtAuthorityHeader, JwtClaims, JwtIssuer, JwtSignError, SignedJwt, UnsignedJwt};
 pub use validate::{
-    JwtBundle, JwtError, LEEWAY, MAX_JWT_LEN, PeekedClaims, ValidatedJwt, peek_claims,
-    peek_subject, validate,
+    JwtBundle, JwtError, LEEWAY, MAX_JWT_LEN, PeekedClaims, PeekedIds, ValidatedJwt, peek_claims,
+    peek_ids, peek_subject, validate,
 };

@@ -9,7 +9,6 @@ mod reload;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use signet_api::MAX_MESSAGE_SIZE;
 use signet_authority::{
     Authority, AuthorityError, AuthorityOptions, AuthorityPorts, CaManager, LostKeys, TrustRoot,
 };
@@ -38,12 +37,12 @@ use tower::layer::util::{Identity, Stack};
 
 use crate::{
     attestors::Attestors,
+    audit::Auditor,
     bundle_events::{BundleEvents, LoadError},
     cache::{Cache, Follower},
     config::Config,
     context::Context,
-    gate::Gate,
-    grpc,
+    grpc::{self, interceptor::Interceptor},
     identity::{IdentityError, ServerIdentity},
     limits::{CallLimits, Limits},
     listen,
@@ -54,6 +53,7 @@ use crate::{
     },
     ports::AuthorityStore,
     server_id::{self, ServerIdError},
+    usecase::authorization::Authorizer,
 };
 
 /// After this age a network connection is asked to go away, so that agents spread over servers.
@@ -365,9 +365,11 @@ impl App {
         } = self;
         let bundle_events = self.bundle_events;
         let token = tasks.token();
-        let network = Self::routes(&context, &attestors, tasks);
-        let nearby = Self::local_routes(&context, &attestors, tasks)?;
-        let gate = Gate::new(context.clone());
+        let authorizer = Authorizer::new(&context);
+        let network = grpc::routes(&context, &attestors, &authorizer, tasks);
+        let nearby = grpc::local_routes(&context, &attestors, &authorizer, tasks)?;
+        let auditor = Auditor::new(context.config.audit_log_enabled);
+        let interceptor = Interceptor::new(authorizer, auditor.clone(), &context.metrics);
         let address = tcp.local_addr().map(|address| address.to_string()).unwrap_or_default();
         let trusted = context.config.proxy_protocol_trusted_cidrs.clone();
         bundle_events.spawn(tasks, &context.cache, &context.counted);
@@ -378,14 +380,13 @@ impl App {
         tasks.spawn("change_feed", follower.run(token.clone(), staleness));
         tasks.spawn("server_svid", identity.run(token.clone()));
 
-        let audited = context.config.audit_log_enabled;
         let limits = CallLimits::new();
-        let accepted = listen::tcp(tasks, tcp, tls, trusted, audited);
-        let server = known_http2().layer(limits.clone()).layer(gate.clone());
+        let accepted = listen::tcp(tasks, tcp, tls, trusted, auditor);
+        let server = known_http2().layer(limits.clone()).layer(interceptor.clone());
         serve(tasks, "server_api", server, network.clone(), accepted.known);
-        let server = stranger_http2().layer(limits.clone()).layer(gate.clone());
+        let server = stranger_http2().layer(limits.clone()).layer(interceptor.clone());
         serve(tasks, "server_api", server, network, accepted.strangers);
-        let server = http2().layer(limits).layer(gate);
+        let server = http2().layer(limits).layer(interceptor);
         serve(tasks, "local_api", server, nearby, listen::local(tasks, local));
         if let Some(metrics) = self.metrics {
             metrics.spawn(tasks);
@@ -400,40 +401,6 @@ impl App {
             "Server APIs are served"
         );
         Ok(Running { store: context.store, _lock: self.lock })
-    }
-
-    /// The services on the network; the local socket has these and more.
-    fn routes(context: &Context, attestors: &Attestors, tasks: &Tasks) -> Routes {
-        let agent = grpc::agent::AgentService::new(context.clone(), attestors.clone());
-        let agent = agent.into_server().max_decoding_message_size(MAX_MESSAGE_SIZE);
-        let entry = grpc::entry::EntryService::new(context.clone());
-        Routes::new(agent)
-            .add_service(grpc::bundle::BundleService::new(context.clone()).into_server())
-            .add_service(entry.into_server())
-            .add_service(
-                grpc::localauthority::LocalAuthorityService::new(context.clone()).into_server(),
-            )
-            .add_service(grpc::push::PushService::new(context.clone(), tasks.clone()).into_server())
-            .add_service(grpc::svid::SvidService::new(context.clone()).into_server())
-            .add_service(grpc::explain::ExplainService::new(context.clone()).into_server())
-            .add_service(grpc::trustdomain::TrustDomainService::new(context.clone()).into_server())
-    }
-
-    fn local_routes(
-        context: &Context,
-        attestors: &Attestors,
-        tasks: &Tasks,
-    ) -> Result<Routes, BuildError> {
-        let describe = || {
-            tonic_reflection::server::Builder::configure()
-                .register_encoded_file_descriptor_set(signet_api::pb::FILE_DESCRIPTOR_SET)
-        };
-        Ok(Self::routes(context, attestors, tasks)
-            .add_service(grpc::debug::DebugService::new(context.clone()).into_server())
-            .add_service(grpc::health::HealthService::new(context.clone()).into_server())
-            .add_service(grpc::logger::LoggerService::new(context.log.clone()).into_server())
-            .add_service(describe().build_v1()?)
-            .add_service(describe().build_v1alpha()?))
     }
 }
 
@@ -461,7 +428,7 @@ impl Running {
 fn serve<S>(
     tasks: &Tasks,
     name: &'static str,
-    mut server: Server<Stack<Gate, Stack<CallLimits, Identity>>>,
+    mut server: Server<Stack<Interceptor, Stack<CallLimits, Identity>>>,
     routes: Routes,
     accepted: mpsc::Receiver<listen::Io<S>>,
 ) where

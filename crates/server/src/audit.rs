@@ -1,117 +1,283 @@
-//! Audit records: one log line for each call, and for each item of a batch that issues or changes
-//! something.
+//! What a call leaves behind: audit events (with `audit_log_enabled`), and a line of the log for
+//! each refusal and failure in any case.
 //!
-//! Messages and field names are SPIRE's: `API accessed`, `type=audit`, `status`, `service`,
-//! `method`, `request_id`, `authorized_as`, `authorized_via`, `caller_id`, `caller_addr`,
-//! `caller_uid`, `caller_gid`, and what the method adds. Records are written when
-//! `audit_log_enabled` is set.
+//! Lines of refusals are SPIRE's: `Invalid argument: <what>`, or what failed with its first letter
+//! large, at level error with `error`, `service`, `method`, `request_id`, `caller_id`,
+//! `caller_addr` and what the call was about. Nobody can fill the log with them: of the same
+//! refusal of the same caller, [`BURST`] are written in [`INTERVAL`], and the next one says how
+//! many were not (`suppressed`). The same holds for audit events of callers without an identity to
+//! whom nothing was issued.
 
 use std::{
-    fmt, io,
-    net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    borrow::Cow,
+    fmt,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use tonic::{Code, Request};
+use signet_audit::{AuditEvent, Field, LogSink, Outcome, Sink, with_fields};
+use signet_base::Throttle;
+use signet_identity::SpiffeId;
 
-use crate::caller::{Caller, Peer};
+use crate::usecase::{
+    error::{Error, ErrorKind},
+    principal::{Peer, Principal},
+};
 
-/// Collects what a call did. In the request's extensions; cheap to clone.
+/// How many of the same refusals of one caller are written in [`INTERVAL`].
+const BURST: u32 = 10;
+/// How long refusals are counted together.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// As the log calls the part of the server that answers calls: SPIRE's name.
+const SUBSYSTEM: &str = "api";
+
+/// Where the traces of calls go. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Auditor {
+    inner: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    sink: Option<Arc<dyn Sink>>,
+    failures: Throttle<Key>,
+    unknown: Throttle<Key>,
+}
+
+/// What is counted together.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Key {
+    method: Cow<'static, str>,
+    code: &'static str,
+    who: Who,
+}
+
+/// Who is counted as one.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Who {
+    Address(IpAddr),
+    Identity(SpiffeId),
+    User(u32),
+}
+
+impl Auditor {
+    /// Events go to the log if `enabled`; lines of refusals do so in any case.
+    pub fn new(enabled: bool) -> Self {
+        Self::with_sink(enabled.then(|| Arc::new(LogSink::new(SUBSYSTEM)) as Arc<dyn Sink>))
+    }
+
+    /// Events go to `sink`, if there is one.
+    pub fn with_sink(sink: Option<Arc<dyn Sink>>) -> Self {
+        let throttle = || Throttle::new(BURST, INTERVAL);
+        Self { inner: Arc::new(Shared { sink, failures: throttle(), unknown: throttle() }) }
+    }
+
+    /// What the call of `principal` to `service` and `method` leaves behind.
+    pub fn call(
+        &self,
+        service: &'static str,
+        method: &'static str,
+        principal: &Principal,
+        request_id: Arc<str>,
+    ) -> Audit {
+        let (authorized_as, authorized_via) = principal.role.audit_names();
+        let mut caller = signet_audit::Caller {
+            authorized_as: Some(authorized_as),
+            authorized_via: Some(authorized_via),
+            id: principal.spiffe_id().cloned(),
+            addr: principal.addr(),
+            ..signet_audit::Caller::default()
+        };
+        if let Peer::Local(local) = &principal.peer {
+            (caller.pid, caller.uid, caller.gid) = (local.pid, Some(local.uid), Some(local.gid));
+        }
+        let mut event = AuditEvent::new(caller, service, method);
+        event.request_id = request_id;
+        Audit {
+            inner: Arc::new(Inner {
+                shared: Arc::clone(&self.inner),
+                event,
+                state: Mutex::default(),
+            }),
+        }
+    }
+
+    /// A client got no connection because of its certificate. Who it says it is was not proven, and
+    /// is not in the event.
+    pub(crate) fn turned_away(&self, addr: SocketAddr, why: &dyn fmt::Display) {
+        let Some(sink) = &self.inner.sink else { return };
+        let code = "Unauthenticated";
+        let key = Key { method: "".into(), code, who: Who::of_address(addr) };
+        let Some(suppressed) = self.inner.unknown.admit(&key) else { return };
+        let caller = signet_audit::Caller { addr: Some(addr), ..signet_audit::Caller::default() };
+        let mut event = AuditEvent::new(caller, "", "");
+        event.message = "Connection refused";
+        event.outcome = Outcome::Failure { code, reason: why.to_string() };
+        event.suppressed = suppressed;
+        sink.record(&event);
+    }
+}
+
+/// What one call leaves behind. Cheap to clone.
 ///
-/// The layer writes one record with the collected fields when the call ends. A batch method
-/// writes one record for each item instead, with [`Audit::item`].
+/// One event with the collected fields is made when the call ends. A batch makes one event for
+/// each item instead, with [`Audit::item`].
 #[derive(Clone)]
 pub struct Audit {
-    inner: Option<Arc<Inner>>,
+    inner: Arc<Inner>,
 }
 
 struct Inner {
-    service: String,
-    method: String,
-    caller: Caller,
+    shared: Arc<Shared>,
+    /// Who, and which call: what all events of the call have in common.
+    event: AuditEvent,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
-    fields: Vec<(&'static str, String)>,
+    fields: Vec<Field>,
     has_items: bool,
+    has_failed: bool,
 }
 
 impl Audit {
-    /// An audit that writes nothing.
-    pub fn off() -> Self {
-        Self { inner: None }
-    }
-
-    /// The audit of a call to `/<service>/<method>`.
-    pub(crate) fn new(path: &str, caller: Caller) -> Self {
-        let (service, method) = split(path);
-        Self {
-            inner: Some(Arc::new(Inner {
-                service: service.to_owned(),
-                method: method.to_owned(),
-                caller,
-                state: Mutex::default(),
-            })),
-        }
-    }
-
-    /// The audit of `request`; one that writes nothing when auditing is off.
-    pub fn of<T>(request: &Request<T>) -> Self {
-        request.extensions().get::<Self>().cloned().unwrap_or_else(Self::off)
-    }
-
-    /// Whether records are written: to spare the making of costly fields.
+    /// Whether events are made: to spare the making of costly fields.
     pub fn is_on(&self) -> bool {
-        self.inner.is_some()
+        self.inner.shared.sink.is_some()
     }
 
-    /// Adds a field to the record of the call. Never a secret.
-    pub fn field(&self, name: &'static str, value: impl fmt::Display) {
-        if let Some(inner) = &self.inner {
-            lock(&inner.state).fields.push((name, value.to_string()));
+    /// The same in everything that the call leaves behind.
+    pub fn request_id(&self) -> &Arc<str> {
+        &self.inner.event.request_id
+    }
+
+    /// Adds what the call is about. Never a secret.
+    pub fn field(&self, field: Field) {
+        self.state().fields.push(field);
+    }
+
+    /// What came of one item of a batch, and what it was about.
+    pub fn item<T>(&self, outcome: &Result<T, Error>, fields: impl FnOnce() -> Vec<Field>) {
+        if outcome.is_ok() && !self.is_on() {
+            return;
         }
-    }
-
-    /// Writes a record for one item of a batch; `code` and `message` are its status.
-    pub fn item(&self, code: Code, message: &str, fields: &[(&'static str, &dyn fmt::Display)]) {
-        let Some(inner) = &self.inner else { return };
         let mut all = {
-            let mut state = lock(&inner.state);
+            let mut state = self.state();
             state.has_items = true;
             state.fields.clone()
         };
-        all.extend(fields.iter().map(|(name, value)| (*name, value.to_string())));
-        inner.write(code, message, &all);
-    }
-
-    /// Writes the record of the call; nothing when items were recorded and the call went well.
-    pub(crate) fn finish(&self, code: Code, message: &str) {
-        let Some(inner) = &self.inner else { return };
-        let all = {
-            let mut state = lock(&inner.state);
-            if state.has_items && code == Code::Ok {
-                return;
-            }
-            std::mem::take(&mut state.fields)
+        all.extend(fields());
+        if let Err(error) = outcome {
+            self.log(error.kind().name(), error.what(), error.cause(), &all);
+        }
+        let outcome = match outcome {
+            Ok(_) => Outcome::Success,
+            Err(error) => Outcome::Failure { code: error.kind().name(), reason: error.to_string() },
         };
-        inner.write(code, message, &all);
+        self.record(outcome, all);
     }
-}
 
-/// Writes a record of a client that got no connection because of its certificate. Who it says it
-/// is was not proven, and is not in it.
-pub(crate) fn turned_away(addr: SocketAddr, why: &io::Error) {
-    tracing::info!(
-        target: "signet_server::audit",
-        r#type = "audit",
-        status = "error",
-        status_code = ?Code::Unauthenticated,
-        status_message = %why,
-        caller_addr = %addr,
-        "Connection refused"
-    );
+    /// The call is refused, or failed.
+    pub fn failed(&self, error: &Error) {
+        let fields = {
+            let mut state = self.state();
+            state.has_failed = true;
+            state.fields.clone()
+        };
+        self.log(error.kind().name(), error.what(), error.cause(), &fields);
+    }
+
+    /// The call is over: with this gRPC code (its name; `OK` when it went well) and text.
+    pub fn finish(&self, code: &'static str, message: &str) {
+        let (fields, has_items, has_failed) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.fields), state.has_items, state.has_failed)
+        };
+        // What went wrong between the edge and the use case: a message that is too long or cannot
+        // be decoded. A caller that went away is no failure, nor is a stream that ends in time.
+        if !has_failed && !matches!(code, "OK" | "Canceled" | "Unavailable") {
+            self.log(code, message, None, &fields);
+        }
+        match code {
+            "OK" if has_items => {}
+            "OK" => self.record(Outcome::Success, fields),
+            code => self.record(Outcome::Failure { code, reason: message.to_owned() }, fields),
+        }
+    }
+
+    /// The caller has no right to the call: SPIRE's line, with what it is not told.
+    pub(crate) fn unauthorized(&self, message: &str, why: Option<&str>) {
+        self.state().has_failed = true;
+        let Some(suppressed) = self.admit_line("PermissionDenied") else { return };
+        self.line("Failed to authenticate caller", Some(message), why, suppressed);
+    }
+
+    fn log(&self, code: &'static str, what: &str, cause: Option<&str>, fields: &[Field]) {
+        let Some(suppressed) = self.admit_line(code) else { return };
+        // As SPIRE has it: of what is not there, the cause says nothing.
+        let cause = cause.filter(|_| code != ErrorKind::NotFound.name());
+        let message = match code {
+            "InvalidArgument" => format!("Invalid argument: {what}"),
+            _ => capitalized(what),
+        };
+        with_fields(fields, || self.line(&message, cause, None, suppressed));
+    }
+
+    fn line(&self, message: &str, error: Option<&str>, reason: Option<&str>, suppressed: u64) {
+        let AuditEvent { service, method, request_id, caller, .. } = &self.inner.event;
+        tracing::error!(
+            subsystem_name = SUBSYSTEM,
+            error,
+            reason,
+            service = service.as_ref(),
+            method = method.as_ref(),
+            request_id = request_id.as_ref(),
+            caller_id = caller.id.as_ref().map(tracing::field::display),
+            caller_addr = caller.addr.map(tracing::field::display),
+            caller_uid = caller.uid,
+            suppressed = Some(suppressed).filter(|n| *n > 0),
+            "{message}"
+        );
+    }
+
+    fn record(&self, outcome: Outcome, fields: Vec<Field>) {
+        let Some(sink) = &self.inner.shared.sink else { return };
+        let mut event = AuditEvent { outcome, fields, ..self.inner.event.clone() };
+        let unknown = event.caller.id.is_none() && event.caller.uid.is_none();
+        let issued = event.outcome == Outcome::Success
+            && event.fields.iter().any(|field| matches!(field, Field::SerialNumber(_)));
+        if unknown && !issued {
+            let code = match &event.outcome {
+                Outcome::Success => "OK",
+                Outcome::Failure { code, .. } => code,
+            };
+            let admitted = self.inner.shared.unknown.admit(&self.key(code));
+            let Some(suppressed) = admitted else { return };
+            event.suppressed = suppressed;
+        }
+        sink.record(&event);
+    }
+
+    fn admit_line(&self, code: &'static str) -> Option<u64> {
+        self.inner.shared.failures.admit(&self.key(code))
+    }
+
+    fn key(&self, code: &'static str) -> Key {
+        let AuditEvent { method, caller, .. } = &self.inner.event;
+        let who = match (&caller.id, caller.addr) {
+            (Some(id), _) => Who::Identity(id.clone()),
+            (None, Some(addr)) => Who::of_address(addr),
+            (None, None) => Who::User(caller.uid.unwrap_or_default()),
+        };
+        Key { method: method.clone(), code, who }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl fmt::Debug for Audit {
@@ -120,172 +286,189 @@ impl fmt::Debug for Audit {
     }
 }
 
-impl Inner {
-    fn write(&self, code: Code, message: &str, fields: &[(&'static str, String)]) {
-        // Fields of events are fixed when the program is built: those of spans may stay empty.
-        let subject = subject_span();
-        let _subject = subject.enter();
-        let detail = detail_span();
-        let _detail = detail.enter();
-        for (name, value) in fields {
-            subject.record(*name, value.as_str());
-            detail.record(*name, value.as_str());
-        }
-        let (authorized_as, authorized_via) = self.caller.role.audit_names();
-        let caller_id = self.caller.spiffe_id().map(tracing::field::display);
-        let (mut caller_addr, mut caller_uid, mut caller_gid) = (None, None, None);
-        match &self.caller.peer {
-            Peer::Local(local) => {
-                caller_uid = Some(local.uid);
-                caller_gid = Some(local.gid);
-            }
-            Peer::Remote(remote) => caller_addr = Some(tracing::field::display(remote.addr)),
-        }
-        let failed = code != Code::Ok;
-        tracing::info!(
-            target: "signet_server::audit",
-            r#type = "audit",
-            status = if failed { "error" } else { "success" },
-            status_code = failed.then(|| tracing::field::debug(code)),
-            status_message = failed.then_some(message),
-            service = self.service,
-            method = self.method,
-            request_id = &*self.caller.request_id,
-            authorized_as,
-            authorized_via,
-            caller_id,
-            caller_addr,
-            caller_uid,
-            caller_gid,
-            "API accessed"
-        );
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({}, {})", self.method, self.code)
     }
 }
 
-/// `/package.Service/Method` as SPIRE logs it: the service without its package prefix's `spire.api.`
-fn split(path: &str) -> (&str, &str) {
-    let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
-    let short = service.strip_prefix("spire.api.server.").unwrap_or(service);
-    (short, method)
+impl Who {
+    /// One subscriber's IPv6 network counts as one: it has 2^64 addresses.
+    fn of_address(addr: SocketAddr) -> Self {
+        Self::Address(match addr.ip().to_canonical() {
+            IpAddr::V4(v4) => IpAddr::V4(v4),
+            IpAddr::V6(v6) => {
+                let [a, b, c, d, ..] = v6.segments();
+                IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+            }
+        })
+    }
 }
 
-macro_rules! audit_span {
-    ($function:ident, $names:ident: $($name:ident),* $(,)?) => {
-        /// The names that methods may add; others would be lost.
-        #[cfg(test)]
-        const $names: &[&str] = &[$(stringify!($name)),*];
-
-        fn $function() -> tracing::Span {
-            tracing::info_span!(
-                target: "signet_server::audit", "audit", $($name = tracing::field::Empty),*
-            )
-        }
-    };
-}
-
-audit_span!(subject_span, SUBJECTS:
-    agent_id, audience, bundle_endpoint_profile, bundle_endpoint_url, csr, dns_name, endpoint_spiffe_id,
-    entry_id, federates_with, hint, local_authority_id, parent_id, selectors, serial_num, spiffe_id,
-    subject_key_id, trust_domain_id,
-);
-audit_span!(detail_span, DETAILS:
-    admin, agent_version, attestation_type, banned, by_hint, can_reattest, downstream, expires_at,
-    jwt_authorities, jwt_authority_expires_at, jwt_authority_key_id, jwt_authority_key_ids,
-    jwt_svid_ttl, mode, new_log_level, node_attestor_type, page_size, refresh_hint,
-    revision_number, sequence_number, store_svid, ttl, x509_authorities, x509_svid_ttl,
-);
-
-fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
+fn capitalized(text: &str) -> String {
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_uppercase().chain(chars).collect(),
+        None => String::new(),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use signet_base::SystemClock;
+    use signet_daemon::logging::{LogFormat, LogSettings, with_writer};
+    use signet_testkit::Captured;
+
     use super::*;
-    use crate::caller::{LocalPeer, Role};
+    use crate::usecase::{
+        authorization::Action,
+        principal::{LocalPeer, PeerSvid, RemotePeer, Role},
+    };
 
-    /// Every name that a method gives to `field` or `item`, read from the services' source.
-    fn names_in_use() -> Vec<String> {
-        let mut names = Vec::new();
-        let mut dirs = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/grpc")];
-        while let Some(dir) = dirs.pop() {
-            for entry in std::fs::read_dir(dir).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    dirs.push(path);
-                    continue;
-                }
-                let text = std::fs::read_to_string(path).unwrap();
-                for (before, after) in [("field(\"", "\""), ("(\"", "\", &")] {
-                    for rest in text.split(before).skip(1) {
-                        let Some(name) = rest.split(after).next() else { continue };
-                        let is_name = name
-                            .bytes()
-                            .all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit());
-                        if is_name && rest.strip_prefix(name).is_some_and(|r| r.starts_with(after))
-                        {
-                            names.push(name.to_owned());
-                        }
-                    }
-                }
-            }
-        }
-        names
-    }
+    /// Keeps what it takes.
+    #[derive(Debug, Default)]
+    struct Kept(Mutex<Vec<AuditEvent>>);
 
-    #[test]
-    fn every_field_that_a_service_reports_reaches_the_record() {
-        let names = names_in_use();
-        assert!(names.len() > 20, "{names:?}");
-        for name in names {
-            let known = SUBJECTS.contains(&name.as_str()) || DETAILS.contains(&name.as_str());
-            assert!(known, "the audit record has no field {name}");
+    impl Sink for Kept {
+        fn record(&self, event: &AuditEvent) {
+            self.0.lock().unwrap().push(event.clone());
         }
     }
 
-    #[test]
-    fn a_record_names_caller_call_outcome_and_what_was_done() {
-        use signet_base::SystemClock;
-        use signet_daemon::logging::{LogFormat, LogSettings, with_writer};
-        use signet_testkit::Captured;
+    impl Kept {
+        fn take(&self) -> Vec<AuditEvent> {
+            std::mem::take(&mut *self.0.lock().unwrap())
+        }
+    }
 
+    fn kept() -> (Arc<Kept>, Auditor) {
+        let kept = Arc::new(Kept::default());
+        (Arc::clone(&kept), Auditor::with_sink(Some(kept)))
+    }
+
+    fn local() -> Principal {
+        let peer = Peer::Local(LocalPeer { pid: Some(1), uid: 7, gid: 8 });
+        Principal { peer, role: Role::Local, action: Action::BanAgent }
+    }
+
+    fn remote(addr: &str, id: Option<&str>) -> Principal {
+        let svid = id.map(|id| {
+            let spiffe_id = id.parse().unwrap();
+            Arc::new(PeerSvid { spiffe_id, serial_number: "1".into(), not_after: 0 })
+        });
+        let peer = Peer::Remote(RemotePeer { addr: addr.parse().unwrap(), svid });
+        Principal { peer, role: Role::Anyone, action: Action::AttestAgent }
+    }
+
+    /// What `act` logs, as JSON.
+    fn logged(act: impl FnOnce()) -> Vec<serde_json::Value> {
         let lines = Captured::default();
         let settings = LogSettings { format: LogFormat::Json, ..LogSettings::default() };
         let (subscriber, _) = with_writer(&settings, SystemClock::shared(), lines.clone());
-        let caller = Caller {
-            peer: Peer::Local(LocalPeer { pid: Some(1), uid: 7, gid: 8 }),
-            role: Role::Local,
-            request_id: "r1".into(),
+        tracing::subscriber::with_default(subscriber, act);
+        lines.text().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    #[tokio::test]
+    async fn an_event_says_who_did_what_to_what_and_what_came_of_it() {
+        let (kept, auditor) = kept();
+        let id = || Field::SpiffeId("spiffe://td/a".parse().unwrap());
+        let audit = auditor.call("agent.v1.Agent", "BanAgent", &local(), "r1".into());
+        audit.field(id());
+        audit.failed(&Error::not_found("agent not found"));
+        audit.finish("NotFound", "agent not found");
+        let batch = auditor.call("svid.v1.SVID", "BatchNewX509SVID", &local(), "r2".into());
+        batch.item(&Ok(()), || vec![id(), Field::SerialNumber("5".into())]);
+        batch.item(&Err::<(), _>(Error::invalid("malformed CSR").because("x")), || vec![id()]);
+        batch.finish("OK", "");
+
+        let events = kept.take();
+        let caller = signet_audit::Caller {
+            authorized_as: Some("local"),
+            authorized_via: Some("transport"),
+            pid: Some(1),
+            uid: Some(7),
+            gid: Some(8),
+            ..signet_audit::Caller::default()
         };
-        tracing::subscriber::with_default(subscriber, || {
-            let audit = Audit::new("spire.api.server.agent.v1.Agent/BanAgent", caller.clone());
-            audit.field("spiffe_id", "spiffe://td/a");
-            audit.finish(Code::NotFound, "agent not found");
-            let batch = Audit::new("spire.api.server.svid.v1.SVID/BatchNewX509SVID", caller);
-            batch.item(Code::Ok, "", &[("entry_id", &"e1")]);
-            batch.finish(Code::Ok, "");
+        assert!(events.iter().all(|event| event.caller == caller));
+        let summary: Vec<_> = events
+            .iter()
+            .map(|event| (&*event.request_id, event.outcome.clone(), event.fields.clone()))
+            .collect();
+        let failure = |code, reason: &str| Outcome::Failure { code, reason: reason.to_owned() };
+        assert_eq!(
+            summary,
+            [
+                ("r1", failure("NotFound", "agent not found"), vec![id()]),
+                ("r2", Outcome::Success, vec![id(), Field::SerialNumber("5".into())]),
+                ("r2", failure("InvalidArgument", "malformed CSR: x"), vec![id()]),
+            ]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_refusal_leaves_spires_line_without_auditing() {
+        let lines = logged(|| {
+            let auditor = Auditor::new(false);
+            let caller = remote("10.0.0.1:5", None);
+            let audit = auditor.call("agent.v1.Agent", "AttestAgent", &caller, "r1".into());
+            audit.field(Field::NodeAttestorType("join_token".into()));
+            audit.failed(&Error::invalid("failed to attest: join token expired"));
+            audit.finish("InvalidArgument", "failed to attest: join token expired");
+            let audit = auditor.call("bundle.v1.Bundle", "GetBundle", &caller, "r2".into());
+            audit.failed(&Error::internal("failed to fetch bundle").because("no disk"));
+            audit.finish("Internal", "failed to fetch bundle: no disk");
+            let audit = auditor.call("bundle.v1.Bundle", "GetBundle", &caller, "r3".into());
+            audit.finish("OK", "");
         });
-        let text = lines.text();
-        let records: Vec<serde_json::Value> =
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(records.len(), 2, "{text}");
+        assert_eq!(lines.len(), 2, "{lines:?}");
         for (key, value) in [
-            ("type", "audit"),
-            ("msg", "API accessed"),
-            ("status", "error"),
-            ("status_code", "NotFound"),
-            ("status_message", "agent not found"),
+            ("level", "error"),
+            ("msg", "Invalid argument: failed to attest: join token expired"),
+            ("subsystem_name", "api"),
             ("service", "agent.v1.Agent"),
-            ("method", "BanAgent"),
+            ("method", "AttestAgent"),
+            ("caller_addr", "10.0.0.1:5"),
+            ("node_attestor_type", "join_token"),
             ("request_id", "r1"),
-            ("authorized_as", "local"),
-            ("authorized_via", "transport"),
-            ("spiffe_id", "spiffe://td/a"),
         ] {
-            assert_eq!(records[0][key], value, "{key}");
+            assert_eq!(lines[0][key], value, "{key}");
         }
-        assert_eq!(records[0]["caller_uid"], 7);
-        assert_eq!(records[1]["entry_id"], "e1");
-        assert_eq!(records[1]["status"], "success");
+        assert_eq!(lines[1]["msg"], "Failed to fetch bundle");
+        assert_eq!(lines[1]["error"], "no disk");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_can_fill_the_log_with_refusals() {
+        let auditor = Auditor::new(true);
+        let refuse = |addr: &str| {
+            let audit =
+                auditor.call("agent.v1.Agent", "AttestAgent", &remote(addr, None), "r".into());
+            audit.failed(&Error::invalid("no"));
+            audit.finish("InvalidArgument", "no");
+        };
+        let flood = logged(|| (0..1000).for_each(|port| refuse(&format!("[2001:db8::{port}]:1"))));
+        assert_eq!(flood.len(), 2 * BURST as usize, "a line and an event each");
+        let other = logged(|| refuse("10.0.0.1:1"));
+        assert_eq!(other.len(), 2, "the next one is seen");
+        tokio::time::advance(INTERVAL).await;
+        let later = logged(|| refuse("[2001:db8::1]:1"));
+        assert!(later.iter().all(|line| line["suppressed"] == 990), "{later:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_issued_is_always_recorded_and_so_is_everyone_who_is_known() {
+        let (kept, auditor) = kept();
+        for _ in 0..100 {
+            let nobody = remote("10.0.0.1:1", None);
+            let audit = auditor.call("agent.v1.Agent", "AttestAgent", &nobody, "r".into());
+            audit.field(Field::SerialNumber("1".into()));
+            audit.finish("OK", "");
+            let agent = remote("10.0.0.1:1", Some("spiffe://td/a"));
+            let audit = auditor.call("entry.v1.Entry", "GetEntry", &agent, "r".into());
+            audit.finish("PermissionDenied", "no");
+        }
+        assert_eq!(kept.take().len(), 200);
     }
 }

@@ -1,8 +1,7 @@
-//! The services of the server's API, one module each.
+//! The gRPC edge: the services of the server's API, one module each, and what is in front of them.
 //!
-//! Every method finds its caller, already authorised, in the request's extensions
-//! ([`crate::caller::Caller`]), answers with SPIRE's codes and texts, and reports to the call's
-//! [`crate::audit::Audit`].
+//! A method reads its message, asks a use case, and writes the answer; what is refused or fails
+//! becomes SPIRE's code and text in one place. Only here are messages and statuses of gRPC known.
 
 pub mod agent;
 pub mod bundle;
@@ -10,9 +9,78 @@ pub mod debug;
 pub mod entry;
 pub mod explain;
 pub mod health;
+pub mod interceptor;
 pub mod localauthority;
 pub mod logger;
+pub mod methods;
 pub mod push;
 mod shared;
 pub mod svid;
 pub mod trustdomain;
+
+use std::sync::Arc;
+
+use signet_api::MAX_MESSAGE_SIZE;
+use signet_base::Tasks;
+use tonic::service::Routes;
+
+use crate::{
+    attestors::Attestors,
+    context::Context,
+    usecase::{UseCases, authorization::Authorizer},
+};
+
+/// The services on the network; the local socket has these and more.
+pub(crate) fn routes(
+    context: &Context,
+    attestors: &Attestors,
+    authorizer: &Authorizer,
+    tasks: &Tasks,
+) -> Routes {
+    let UseCases { agents, attestation, authorities, bundles, entries, federation, issuance } =
+        UseCases::new(context, attestors);
+    let agent = agent::AgentService::new(agents, attestation).into_server();
+    let explain = explain::ExplainService::new(
+        context.trust_domain.clone(),
+        Arc::clone(&context.cache),
+        Arc::clone(&context.clock),
+    );
+    let push = push::PushService::new(
+        authorizer.clone(),
+        Arc::clone(&context.cache),
+        entries.clone(),
+        tasks.clone(),
+    );
+    Routes::new(agent.max_decoding_message_size(MAX_MESSAGE_SIZE))
+        .add_service(bundle::BundleService::new(bundles).into_server())
+        .add_service(entry::EntryService::new(entries).into_server())
+        .add_service(localauthority::LocalAuthorityService::new(authorities).into_server())
+        .add_service(push.into_server())
+        .add_service(svid::SvidService::new(issuance).into_server())
+        .add_service(explain.into_server())
+        .add_service(trustdomain::TrustDomainService::new(federation).into_server())
+}
+
+/// The services on the local socket.
+///
+/// # Errors
+/// When the API cannot be described.
+pub(crate) fn local_routes(
+    context: &Context,
+    attestors: &Attestors,
+    authorizer: &Authorizer,
+    tasks: &Tasks,
+) -> Result<Routes, tonic_reflection::server::Error> {
+    // The descriptors hold services of other programs too (those of agents): they are not listed.
+    let describe = || {
+        let builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(signet_api::pb::FILE_DESCRIPTOR_SET);
+        methods::services().fold(builder, |builder, name| builder.with_service_name(name))
+    };
+    Ok(routes(context, attestors, authorizer, tasks)
+        .add_service(debug::DebugService::new(context).into_server())
+        .add_service(health::HealthService::new(context).into_server())
+        .add_service(logger::LoggerService::new(context.log.clone()).into_server())
+        .add_service(describe().build_v1()?)
+        .add_service(describe().build_v1alpha()?))
+}

@@ -12,12 +12,14 @@ mod calls;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use signet_base::{RateLimitError, RateLimiter};
+use signet_base::RateLimiter;
 use signet_daemon::listen::counted_address;
 use signet_identity::SpiffeId;
-use tonic::Status;
 
-use crate::{caller::Caller, config};
+use crate::{
+    config,
+    usecase::{error::Error, principal::Principal},
+};
 
 pub use calls::CallLimits;
 
@@ -83,15 +85,15 @@ impl Limits {
     /// "rejecting request due to … rate limiting".
     ///
     /// # Errors
-    /// `ResourceExhausted` when the cost can never be met, or the wait would be too long.
+    /// `Exhausted` when the cost can never be met, or the wait would be too long.
     pub async fn acquire(
         &self,
-        caller: &Caller,
+        principal: &Principal,
         limit: Limit,
         cost: usize,
         doing: &str,
-    ) -> Result<(), Status> {
-        let Some(addr) = caller.addr() else { return Ok(()) };
+    ) -> Result<(), Error> {
+        let Some(addr) = principal.addr() else { return Ok(()) };
         let bucket = match limit {
             Limit::SignJwt => self.inner.sign_jwt.as_ref(),
             Limit::SignX509 => self.inner.sign_x509.as_ref(),
@@ -100,52 +102,52 @@ impl Limits {
         };
         let Some(bucket) = bucket else { return Ok(()) };
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
-        let key = Key::of(caller, addr.ip());
-        bucket.acquire(&key, cost).await.map_err(|error| refused(doing, error))
+        let key = Key::of(principal, addr.ip());
+        bucket.acquire(&key, cost).await.map_err(|error| Error::rate_limited(doing, error))
     }
 
     /// Waits until one more attestation of this agent may succeed.
     ///
     /// # Errors
-    /// `ResourceExhausted` when the wait would be too long.
-    pub async fn attested(&self, caller: &Caller, agent: &SpiffeId) -> Result<(), Status> {
-        let (Some(bucket), Some(_)) = (&self.inner.attest, caller.addr()) else { return Ok(()) };
+    /// `Exhausted` when the wait would be too long.
+    pub async fn attested(&self, principal: &Principal, agent: &SpiffeId) -> Result<(), Error> {
+        let (Some(bucket), Some(_)) = (&self.inner.attest, principal.addr()) else { return Ok(()) };
         let key = Key::Identity(agent.clone());
-        bucket.acquire(&key, 1).await.map_err(|error| refused("attest agent", error))
+        bucket.acquire(&key, 1).await.map_err(|error| Error::rate_limited("attest agent", error))
     }
 
     /// Waits until the caller may be told that its attestation failed.
-    pub async fn attestation_failed(&self, caller: &Caller) {
-        let (Some(bucket), Some(addr)) = (&self.inner.attest, caller.addr()) else { return };
-        if bucket.acquire(&Key::of(caller, addr.ip()), 1).await.is_err() {
+    pub async fn attestation_failed(&self, principal: &Principal) {
+        let (Some(bucket), Some(addr)) = (&self.inner.attest, principal.addr()) else { return };
+        if bucket.acquire(&Key::of(principal, addr.ip()), 1).await.is_err() {
             tokio::time::sleep(LONGEST_DELAY).await;
         }
     }
 }
 
 impl Key {
-    fn of(caller: &Caller, addr: IpAddr) -> Self {
-        match caller.spiffe_id() {
+    fn of(principal: &Principal, addr: IpAddr) -> Self {
+        match principal.spiffe_id() {
             Some(id) => Self::Identity(id.clone()),
             None => Self::Address(counted_address(addr)),
         }
     }
 }
 
-fn refused(doing: &str, error: RateLimitError) -> Status {
-    Status::resource_exhausted(format!("rejecting request due to {doing} rate limiting: {error}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::caller::{LocalPeer, Peer, PeerSvid, RemotePeer, Role};
+    use crate::usecase::{
+        authorization::Action,
+        error::ErrorKind,
+        principal::{LocalPeer, Peer, PeerSvid, RemotePeer, Role},
+    };
 
-    fn caller(peer: Peer) -> Caller {
-        Caller { peer, role: Role::Anyone, request_id: "".into() }
+    fn caller(peer: Peer) -> Principal {
+        Principal { peer, role: Role::Anyone, action: Action::AttestAgent }
     }
 
-    fn remote(addr: &str, id: Option<&str>) -> Caller {
+    fn remote(addr: &str, id: Option<&str>) -> Principal {
         let svid = id.map(|id| {
             Arc::new(PeerSvid {
                 spiffe_id: id.parse().unwrap(),
@@ -217,7 +219,7 @@ mod tests {
         }
         let one = remote("10.0.0.1:1", None);
         let refused = limits.acquire(&one, Limit::SignX509, 501, "signing").await.unwrap_err();
-        assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+        assert_eq!(refused.kind(), ErrorKind::Exhausted);
         assert_eq!(begun.elapsed().as_secs(), 4);
     }
 }

@@ -39,9 +39,8 @@ use tonic::transport::server::Connected;
 use watch::Watch;
 
 use crate::{
-    audit,
-    caller::{LocalPeer, Peer},
-    gate,
+    audit::Auditor,
+    usecase::principal::{LocalPeer, Peer},
 };
 
 /// Connections over the network whose client has shown no certificate (yet), by address. Each takes
@@ -163,14 +162,14 @@ pub struct Accepted {
     pub strangers: mpsc::Receiver<TcpIo>,
 }
 
-/// Accepts TLS connections; the receivers end with the tasks. Where `audited`, a client that is
-/// turned away for its certificate leaves a record.
+/// Accepts TLS connections; the receivers end with the tasks. A client that is turned away for its
+/// certificate leaves an audit event.
 pub fn tcp(
     tasks: &Tasks,
     listener: TcpListener,
     tls: Arc<ServerConfig>,
     trusted_proxies: Vec<Cidr>,
-    audited: bool,
+    auditor: Auditor,
 ) -> Accepted {
     let admission = Admission::new(STRANGERS);
     let total = process::connection_limit(KNOWN.total, 1);
@@ -181,6 +180,7 @@ pub fn tcp(
     let accepted = handshakes(tasks, incoming, HANDSHAKE_TIMEOUT, move |connection| {
         let acceptor = acceptor.clone();
         let (trusted, known) = (Arc::clone(&trusted), known.clone());
+        let auditor = auditor.clone();
         async move {
             let direct = connection.peer;
             let (mut stream, ticket) = connection.into_parts();
@@ -196,8 +196,8 @@ pub fn tcp(
                     ticket.belongs_to(counted_address(addr.ip())).map_err(io::Error::other)?;
                 }
                 let turned_away = |error: io::Error| {
-                    if audited && is_of_the_certificate(&error) {
-                        audit::turned_away(addr, &error);
+                    if is_of_the_certificate(&error) {
+                        auditor.turned_away(addr, &error);
                     }
                     error
                 };
@@ -218,7 +218,7 @@ pub fn tcp(
                     }
                     None => Place::Stranger(ticket, Budget::new(STRANGER_BUDGET)),
                 };
-                Ok(Io::new(Box::new(stream), gate::remote(addr, peer), place))
+                Ok(Io::new(Box::new(stream), Peer::remote(addr, peer), place))
             };
             closed.run_until_cancelled(work).await.unwrap_or_else(|| {
                 Err(io::Error::other("the connection made room for another one"))

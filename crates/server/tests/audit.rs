@@ -78,7 +78,7 @@ async fn what_an_agent_and_its_workloads_get_is_recorded() {
     let token = server.token(600).await;
     let agent = server.attest(&token, &new_key()).await.unwrap();
     let created = lines.one("CreateJoinToken", "OK");
-    assert_eq!((&created["ttl"], &created["authorized_as"]), (&"600".into(), &"local".into()));
+    assert_eq!((&created["ttl"], &created["authorized_as"]), (&600.into(), &"local".into()));
     assert!(created["caller_uid"].is_number());
     let attested = lines.one("AttestAgent", "OK");
     assert_eq!(attested["agent_id"], agent.id.to_string());
@@ -90,6 +90,7 @@ async fn what_an_agent_and_its_workloads_get_is_recorded() {
     assert_eq!(record["entry_id"], entry);
     assert_eq!(record["spiffe_id"], "spiffe://example.org/w");
     assert_eq!(record["selectors"], "unix:uid:1");
+    assert_eq!((&record["admin"], &record["expires_at"]), (&false.into(), &0.into()));
 
     let params = |id: &str| svid_pb::NewX509svidParams {
         entry_id: id.into(),
@@ -102,6 +103,7 @@ async fn what_an_agent_and_its_workloads_get_is_recorded() {
         (&entry.as_str().into(), &"agent".into())
     );
     assert_eq!(signed["caller_id"], agent.id.to_string());
+    assert!(signed["serial_num"].is_string() && signed["expires_at"].is_number(), "{signed}");
     assert_eq!(lines.one("BatchNewX509SVID", "NotFound")["entry_id"], "nosuch");
 
     let request =
@@ -113,6 +115,7 @@ async fn what_an_agent_and_its_workloads_get_is_recorded() {
         (&record["audience"], &record["spiffe_id"]),
         (&"a".into(), &"spiffe://example.org/w".into())
     );
+    assert!(record["kid"].is_string() && record["expires_at"].is_number(), "{record}");
 
     let renewed = agent.renew(&server).await.unwrap();
     assert_eq!(lines.one("RenewAgent", "OK")["spiffe_id"], agent.id.to_string());
@@ -153,7 +156,7 @@ async fn what_operators_do_is_recorded_item_by_item() {
     let minted = lines.one("MintX509SVID", "OK");
     assert_eq!(
         (&minted["spiffe_id"], &minted["ttl"]),
-        (&"spiffe://example.org/w".into(), &"60".into())
+        (&"spiffe://example.org/w".into(), &60.into())
     );
     let request = svid_pb::MintJwtsvidRequest {
         id: Some(types::Spiffeid { trust_domain: "example.org".into(), path: "/w".into() }),
@@ -183,7 +186,7 @@ async fn what_operators_do_is_recorded_item_by_item() {
         ..Default::default()
     };
     bundles.append_bundle(request).await.unwrap();
-    assert_eq!(lines.one("AppendBundle", "OK")["x509_authorities"], "1");
+    assert_eq!(lines.one("AppendBundle", "OK")["x509_authorities"], 1);
 
     let mut trust = trust_pb::trust_domain_client::TrustDomainClient::new(server.local.clone());
     let relationship = types::FederationRelationship {
@@ -253,11 +256,60 @@ async fn a_downstream_server_and_a_caller_beyond_its_limit_are_recorded() {
     let record = lines.one("NewDownstreamX509CA", "OK");
     assert_eq!(record["authorized_as"], "downstream");
     assert_eq!(record["caller_id"], "spiffe://example.org/d");
-    assert!(record["csr"].is_string() && record["expires_at"].is_string());
+    assert!(record["csr"].is_string() && record["expires_at"].is_number());
 
     let many = vec![svid_pb::NewX509svidParams::default(); 501];
     let refused = agent.sign(&server, many).await.unwrap_err();
     assert_eq!(refused.code(), Code::ResourceExhausted);
     lines.one("BatchNewX509SVID", "ResourceExhausted");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn every_refusal_leaves_a_line_though_nothing_is_audited() {
+    let (lines, _guard) = capture();
+    let server = TestServer::start().await;
+    assert!(server.attest("guessed", &new_key()).await.is_err());
+    let mut stranger = entry_pb::entry_client::EntryClient::new(server.connect(None).await);
+    assert!(stranger.count_entries(entry_pb::CountEntriesRequest::default()).await.is_err());
+    let request = entry_pb::GetEntryRequest { id: "nosuch".into(), ..Default::default() };
+    assert!(server.entries().get_entry(request).await.is_err());
+    let text = lines.text();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let line = |method: &str| {
+        let found = lines.iter().find(|line| line["method"] == method && line["level"] == "error");
+        found.unwrap_or_else(|| panic!("{method}: {text}")).clone()
+    };
+    let guessed = line("AttestAgent");
+    assert_eq!(
+        guessed["msg"],
+        "Invalid argument: failed to attest: join token does not exist or has already been used"
+    );
+    assert_eq!(guessed["node_attestor_type"], "join_token");
+    assert_eq!(guessed["service"], "agent.v1.Agent");
+    assert!(guessed["caller_addr"].is_string() && guessed["request_id"].is_string(), "{guessed}");
+    let denied = line("CountEntries");
+    assert_eq!(denied["msg"], "Failed to authenticate caller");
+    assert!(denied["caller_addr"].is_string(), "{denied}");
+    let missing = line("GetEntry");
+    assert_eq!(
+        (&missing["msg"], &missing["entry_id"]),
+        (&"Entry not found".into(), &"nosuch".into())
+    );
+    assert!(lines.iter().all(|line| line["type"] != "audit"), "{text}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_is_named_alike_at_both_ends() {
+    let (lines, _guard) = capture();
+    let server = audited().await;
+    let id = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
+    let mut request =
+        tonic::Request::new(entry_pb::GetEntryRequest { id: "x".into(), ..Default::default() });
+    request.metadata_mut().insert(signet_api::REQUEST_ID, id.parse().unwrap());
+    let refused = server.entries().get_entry(request).await.unwrap_err();
+    assert_eq!(refused.metadata().get(signet_api::REQUEST_ID).unwrap(), id);
+    assert_eq!(lines.one("GetEntry", "NotFound")["request_id"], id);
     server.stop().await;
 }

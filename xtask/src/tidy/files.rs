@@ -49,7 +49,7 @@ pub(super) fn problems() -> Result<Vec<String>> {
 }
 
 /// The files that git knows.
-fn tracked() -> Result<Vec<String>> {
+pub(super) fn tracked() -> Result<Vec<String>> {
     let output = Command::new("git")
         .current_dir(root())
         .args(["ls-files", "-z"])

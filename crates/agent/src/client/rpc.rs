@@ -35,7 +35,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::{ClientError, MAX_ANSWER, RPC_TIMEOUT, ServerClient};
-use crate::jwt_cache::JwtSvid;
+use crate::{audit, jwt_cache::JwtSvid};
 
 /// How long a whole attestation may take, challenges included.
 const ATTEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -318,6 +318,7 @@ impl ServerClient {
                     entry_id: entry_id.to_string(),
                     audience: audience.to_vec(),
                 };
+                let request = audit::named(request);
                 async move { SvidClient::new(channel).new_jwtsvid(request).await }
             })
             .await?

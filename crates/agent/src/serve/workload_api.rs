@@ -149,7 +149,7 @@ impl Handler {
         stream: StreamOf,
         limiter: Option<&RateLimiter<SelectorSet>>,
     ) -> Result<Frames, Status> {
-        let (audit, call) = (self.audit, stream.call.clone());
+        let (audit, call) = (self.audit.clone(), stream.call.clone());
         audit.outcome(&call, self.open(stream, limiter).await)
     }
 
@@ -207,9 +207,9 @@ impl Handler {
                 "Fetched X.509 SVID"
             );
         }
-        self.audit.issued(&stream.call, None, |issued| {
+        self.audit.issued(&stream.call, |issued| {
             for Identity { entry, svid } in &update.identities {
-                issued.add(&entry.id, &entry.spiffe_id, svid.not_after);
+                issued.x509(&entry.id, svid);
             }
         });
     }
@@ -234,16 +234,16 @@ impl Handler {
         let entries = entries
             .into_iter()
             .filter(|entry| wanted.as_ref().is_none_or(|id| *id == entry.spiffe_id));
-        let found = self.jwt.fetch_all(entries, &request.audience).await?;
+        let found = call.in_its_name(self.jwt.fetch_all(entries, &request.audience)).await?;
         for (entry, _) in &found {
             tracing::debug!(spiffe_id = %entry.spiffe_id, pid = caller.pid(), "Fetched JWT SVID");
         }
         if found.is_empty() {
             return Err(self.attestor.no_identity(caller, &selectors));
         }
-        self.audit.issued(call, Some(&request.audience), |issued| {
+        self.audit.issued(call, |issued| {
             for (entry, svid) in &found {
-                issued.add(&entry.id, &entry.spiffe_id, svid.expires_at);
+                issued.jwt(&entry.id, svid, &request.audience);
             }
         });
         let svids = found.into_iter().map(|(entry, svid)| pb::Jwtsvid {

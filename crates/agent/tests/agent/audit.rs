@@ -54,21 +54,25 @@ async fn each_answer_with_svids_and_each_refusal_is_recorded() {
     let (_, printed) = call(&agent, &["api", "fetch", "jwt", "-audience", "a,b"]).await;
     let token = printed.lines().nth(1).unwrap().trim();
     let records = lines.records();
-    let x509 = &records[0];
-    for (key, value) in [
-        ("status", "success"),
-        ("service", "SpiffeWorkloadAPI"),
-        ("method", "FetchX509SVID"),
-        ("entry_id", "w1,w2"),
-        ("spiffe_id", &format!("{},{}", id("w1"), id("w2"))),
-    ] {
-        assert_eq!(x509[key], value, "{key}: {x509}");
+    for (x509, name) in records.iter().zip(["w1", "w2"]) {
+        for (key, value) in [
+            ("status", "success"),
+            ("service", "SpiffeWorkloadAPI"),
+            ("method", "FetchX509SVID"),
+            ("entry_id", name),
+            ("spiffe_id", &id(name).to_string()),
+        ] {
+            assert_eq!(x509[key], value, "{key}: {x509}");
+        }
+        assert_eq!(x509["caller_pid"], pid);
+        assert_eq!(x509["caller_uid"].to_string(), own_uid().rsplit(':').next().unwrap());
+        assert!(x509["expires_at"].is_number() && x509["audience"].is_null(), "{x509}");
+        assert!(x509["serial_num"].as_str().unwrap().parse::<u128>().unwrap() > 0, "{x509}");
     }
-    assert_eq!((&x509["caller_pid"], &x509["svids"]), (&pid.into(), &2.into()));
-    assert_eq!(x509["caller_uid"].to_string(), own_uid().rsplit(':').next().unwrap());
-    assert!(x509["expires_at"].is_number() && x509["audience"].is_null(), "{x509}");
+    assert_eq!(records[0]["request_id"], records[1]["request_id"], "one answer");
     let jwt = records.iter().find(|record| record["method"] == "FetchJWTSVID").unwrap();
     assert_eq!((&jwt["status"], &jwt["audience"]), (&"success".into(), &"a,b".into()));
+    assert!(jwt["kid"].is_string(), "{jwt}");
     assert!(token.len() > 100 && !lines.text().contains(token), "no token is logged");
 
     fixture.server.lock().entries.clear();

@@ -185,6 +185,27 @@ pub fn peek_claims(token: &str) -> Result<PeekedClaims, JwtError> {
     })
 }
 
+/// What names a token and the key that signed it, not verified: to say which token was issued.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PeekedIds {
+    /// `kid`.
+    pub key_id: Option<String>,
+    /// `jti`.
+    pub jti: Option<String>,
+}
+
+/// Reads what names a token without verifying anything.
+///
+/// # Errors
+/// [`JwtError`] when it is not a token at all.
+pub fn peek_ids(token: &str) -> Result<PeekedIds, JwtError> {
+    let parts = Parts::split(token)?;
+    Ok(PeekedIds {
+        key_id: parts.header()?.kid,
+        jti: text(&parts.claims()?, "jti")?.map(str::to_owned),
+    })
+}
+
 /// Reads `sub` without verifying anything.
 ///
 /// # Errors

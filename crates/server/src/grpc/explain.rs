@@ -1,5 +1,7 @@
 //! `signet.api.server.explain.v1.Explain`: why a workload behind an agent gets what it gets.
 
+use std::sync::Arc;
+
 use signet_api::{
     convert::{agent_id_from_pb, id_to_pb, selectors_from_pb, selectors_to_pb},
     pb::signet::api::server::explain::v1::{
@@ -7,15 +9,20 @@ use signet_api::{
         explain_entries_response::{AgentState, Alias, Match},
         explain_server,
     },
-    status,
 };
+use signet_audit::Field;
+use signet_base::SharedClock;
 use signet_identity::{
-    AuthorizedIndex, SelectorSet, SpiffeId,
+    AuthorizedIndex, SelectorSet, SpiffeId, TrustDomain,
     explain::{self, Candidate, NearMiss},
 };
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
-use crate::{audit::Audit, context::Context};
+use super::shared::serve;
+use crate::{
+    cache::Cache,
+    usecase::{authorization::Action, error::Error},
+};
 
 /// How many aliases are listed: those that apply first.
 const MAX_ALIASES: usize = 20;
@@ -23,15 +30,17 @@ const MAX_ALIASES: usize = 20;
 const MAX_DEPTH: usize = 16;
 
 /// The explain service: for local and admin callers, never for agents.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct ExplainService {
-    context: Context,
+    trust_domain: TrustDomain,
+    cache: Arc<Cache>,
+    clock: SharedClock,
 }
 
 impl ExplainService {
     /// The service of this server.
-    pub fn new(context: Context) -> Self {
-        Self { context }
+    pub fn new(trust_domain: TrustDomain, cache: Arc<Cache>, clock: SharedClock) -> Self {
+        Self { trust_domain, cache, clock }
     }
 
     /// As a service for the router.
@@ -40,10 +49,10 @@ impl ExplainService {
     }
 
     fn agent_state(&self, agent: &SpiffeId) -> AgentState {
-        match self.context.cache.node(agent) {
+        match self.cache.node(agent) {
             None => AgentState::Unknown,
             Some(row) if row.serial_number.is_empty() => AgentState::Banned,
-            Some(row) if row.expires_at < self.context.clock.unix() => AgentState::Expired,
+            Some(row) if row.expires_at < self.clock.unix() => AgentState::Expired,
             Some(_) => AgentState::Active,
         }
     }
@@ -55,26 +64,33 @@ impl explain_server::Explain for ExplainService {
         &self,
         request: Request<pb::ExplainEntriesRequest>,
     ) -> Result<Response<pb::ExplainEntriesResponse>, Status> {
-        let audit = Audit::of(&request);
-        let request = request.into_inner();
-        let invalid = |what: &str, error| status::wrap(Code::InvalidArgument, what, error);
-        let agent = agent_id_from_pb(&self.context.trust_domain, request.agent_id.as_ref())
-            .map_err(|error| invalid("invalid agent ID", error))?;
-        let found = selectors_from_pb(&request.selectors)
-            .map_err(|error| invalid("failed to parse selectors", error))?;
-        audit.field("spiffe_id", &agent);
-        self.context.cache.fresh().await?;
-        let agent_state = self.agent_state(&agent);
-        let now = self.context.clock.unix();
-        let context = self.context.clone();
-        // Every entry is looked at: off the threads that answer calls.
-        let explained = tokio::task::spawn_blocking(move || {
-            context.cache.with_index(|index| explained(index, &agent, &found, now))
-        });
-        let mut response =
-            explained.await.map_err(|_| Status::unavailable("the server is stopping"))?;
-        response.agent_state = agent_state.into();
-        Ok(Response::new(response))
+        serve(request, |call, request| async move {
+            call.may(Action::ExplainEntries)?;
+            let agent = agent_id_from_pb(&self.trust_domain, request.agent_id.as_ref())
+                .map_err(|error| Error::invalid("invalid agent ID").because(error))?;
+            let found = selectors_from_pb(&request.selectors)
+                .map_err(|error| Error::invalid("failed to parse selectors").because(error))?;
+            call.about(Field::SpiffeId(agent.clone()));
+            self.cache.fresh().await?;
+            let agent_state = self.agent_state(&agent);
+            let now = self.clock.unix();
+            let cache = Arc::clone(&self.cache);
+            // Every entry is looked at: off the threads that answer calls.
+            let explained = tokio::task::spawn_blocking(move || {
+                cache.with_index(|index| explained(index, &agent, &found, now))
+            });
+            let mut response =
+                explained.await.map_err(|_| Error::unavailable("the server is stopping"))?;
+            response.agent_state = agent_state.into();
+            Ok(response)
+        })
+        .await
+    }
+}
+
+impl std::fmt::Debug for ExplainService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ExplainService(..)")
     }
 }
 

@@ -7,10 +7,16 @@ use signet_api::pb::grpc::health::v1::{
     HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
     health_check_response::ServingStatus, health_server,
 };
+use signet_identity::TrustDomain;
+use signet_store::Store;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use crate::context::Context;
+use super::shared::serve;
+use crate::{
+    context::Context,
+    usecase::{authorization::Action, error::Error},
+};
 
 /// How often a watched status is looked at again.
 const WATCH_INTERVAL: Duration = Duration::from_secs(5);
@@ -18,13 +24,14 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 /// The health service.
 #[derive(Clone, Debug)]
 pub struct HealthService {
-    context: Context,
+    trust_domain: TrustDomain,
+    store: Store,
 }
 
 impl HealthService {
     /// The service of a server.
-    pub fn new(context: Context) -> Self {
-        Self { context }
+    pub fn new(context: &Context) -> Self {
+        Self { trust_domain: context.trust_domain.clone(), store: context.store.clone() }
     }
 
     /// As a service for the router.
@@ -34,7 +41,7 @@ impl HealthService {
 
     /// Serving means: the store answers, and there is a bundle to verify with.
     async fn status(&self) -> ServingStatus {
-        let unhealthy = match self.context.store.bundle(&self.context.trust_domain).await {
+        let unhealthy = match self.store.bundle(&self.trust_domain).await {
             Ok(Some(_)) => return ServingStatus::Serving,
             Ok(None) => "bundle is missing",
             Err(_) => "unable to fetch bundle",
@@ -50,16 +57,24 @@ impl health_server::Health for HealthService {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<HealthCheckResponse>, Status> {
-        only_whole(request.get_ref())?;
-        Ok(Response::new(HealthCheckResponse { status: self.status().await.into() }))
+        serve(request, |call, request| async move {
+            call.may(Action::ReadHealth)?;
+            only_whole(&request)?;
+            Ok(HealthCheckResponse { status: self.status().await.into() })
+        })
+        .await
     }
 
     async fn list(
         &self,
-        _request: Request<HealthListRequest>,
+        request: Request<HealthListRequest>,
     ) -> Result<Response<HealthListResponse>, Status> {
-        let status = HealthCheckResponse { status: self.status().await.into() };
-        Ok(Response::new(HealthListResponse { statuses: [(String::new(), status)].into() }))
+        serve(request, |call, _| async move {
+            call.may(Action::ReadHealth)?;
+            let status = HealthCheckResponse { status: self.status().await.into() };
+            Ok(HealthListResponse { statuses: [(String::new(), status)].into() })
+        })
+        .await
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
@@ -68,7 +83,11 @@ impl health_server::Health for HealthService {
         &self,
         request: Request<HealthCheckRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        only_whole(request.get_ref())?;
+        let opened = serve(request, |call, request| async move {
+            call.may(Action::ReadHealth)?;
+            only_whole(&request)
+        });
+        opened.await?;
         let states = stream::unfold((self.clone(), None), |(health, last)| async move {
             loop {
                 if last.is_some() {
@@ -85,9 +104,9 @@ impl health_server::Health for HealthService {
     }
 }
 
-fn only_whole(request: &HealthCheckRequest) -> Result<(), Status> {
+fn only_whole(request: &HealthCheckRequest) -> Result<(), Error> {
     if request.service.is_empty() {
         return Ok(());
     }
-    Err(Status::invalid_argument("per-service health is not supported"))
+    Err(Error::invalid("per-service health is not supported"))
 }

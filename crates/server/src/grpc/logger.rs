@@ -4,10 +4,12 @@ use signet_api::pb::spire::api::{
     server::logger::v1::{self as pb, logger_server},
     types::{self, LogLevel as Pb},
 };
+use signet_audit::Field;
 use signet_daemon::logging::{LogHandle, LogLevel};
 use tonic::{Request, Response, Status};
 
-use crate::audit::Audit;
+use super::shared::serve;
+use crate::usecase::{authorization::Action, error::Error};
 
 /// The logger service.
 #[derive(Clone, Debug)]
@@ -26,11 +28,11 @@ impl LoggerService {
         logger_server::LoggerServer::new(self)
     }
 
-    fn state(&self) -> Response<types::Logger> {
-        Response::new(types::Logger {
+    fn state(&self) -> types::Logger {
+        types::Logger {
             current_level: to_pb(self.log.level()).into(),
             launch_level: to_pb(self.log.launch_level()).into(),
-        })
+        }
     }
 }
 
@@ -38,33 +40,44 @@ impl LoggerService {
 impl logger_server::Logger for LoggerService {
     async fn get_logger(
         &self,
-        _request: Request<pb::GetLoggerRequest>,
+        request: Request<pb::GetLoggerRequest>,
     ) -> Result<Response<types::Logger>, Status> {
-        Ok(self.state())
+        serve(request, |call, _| async move {
+            call.may(Action::ReadLog)?;
+            Ok(self.state())
+        })
+        .await
     }
 
     async fn set_log_level(
         &self,
         request: Request<pb::SetLogLevelRequest>,
     ) -> Result<Response<types::Logger>, Status> {
-        let asked = Pb::try_from(request.get_ref().new_level)
-            .map_err(|_| Status::invalid_argument("unsupported log level"))?;
-        Audit::of(&request).field("new_log_level", asked.as_str_name());
-        let level = from_pb(asked).ok_or_else(|| {
-            Status::invalid_argument("newLevel value cannot be LogLevel_UNSPECIFIED")
-        })?;
-        tracing::info!(new_log_level = asked.as_str_name(), "Changing the log level");
-        self.log.set_level(level);
-        Ok(self.state())
+        serve(request, |call, request| async move {
+            call.may(Action::ManageLog)?;
+            let asked = Pb::try_from(request.new_level)
+                .map_err(|_| Error::invalid("unsupported log level"))?;
+            call.about(Field::NewLogLevel(asked.as_str_name()));
+            let level = from_pb(asked)
+                .ok_or_else(|| Error::invalid("newLevel value cannot be LogLevel_UNSPECIFIED"))?;
+            tracing::info!(new_log_level = asked.as_str_name(), "Changing the log level");
+            self.log.set_level(level);
+            Ok(self.state())
+        })
+        .await
     }
 
     async fn reset_log_level(
         &self,
-        _request: Request<pb::ResetLogLevelRequest>,
+        request: Request<pb::ResetLogLevelRequest>,
     ) -> Result<Response<types::Logger>, Status> {
-        tracing::info!("Resetting the log level");
-        self.log.reset_level();
-        Ok(self.state())
+        serve(request, |call, _| async move {
+            call.may(Action::ManageLog)?;
+            tracing::info!("Resetting the log level");
+            self.log.reset_level();
+            Ok(self.state())
+        })
+        .await
     }
 }
 

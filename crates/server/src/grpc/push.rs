@@ -1,24 +1,25 @@
 //! `signet.api.push.v1.Push`: tells clients at once that something they may read has changed.
 
-use std::{collections::HashMap, pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use signet_api::{
     convert::entry_to_pb,
     pb::signet::api::push::v1::{self as pb, push_server},
 };
 use signet_base::{Jitter, Tasks};
-use signet_identity::EntryId;
-use signet_store::{Change, ChangeKind, Changes, FeedPosition};
 use tokio::{sync::mpsc, time::Instant};
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
-use super::shared::store_failed;
+use super::shared::{serve, status};
 use crate::{
-    cache::Revisions,
-    caller::{Caller, Peer, Role},
-    context::Context,
-    gate::authorize_agent,
+    cache::{Cache, Revisions},
+    usecase::{
+        authorization::{Action, AgentRefusal, Authorizer},
+        entries::Entries,
+        error::Error,
+        principal::{Peer, Principal, Role},
+    },
 };
 
 /// How long a stream lives: clients come back, and find another server if there are several.
@@ -26,20 +27,19 @@ const MAX_AGE: Duration = Duration::from_secs(10 * 60);
 /// Within which part of [`MAX_AGE`] streams end, so that they do not all come back at once.
 const AGE_SPREAD: f64 = 0.2;
 
-/// How many changes are looked at for one answer: entries are small, and an answer must be too.
-const CHANGES: u32 = 200;
-
 /// The push service.
 #[derive(Clone, Debug)]
 pub struct PushService {
-    context: Context,
+    authorizer: Authorizer,
+    cache: Arc<Cache>,
+    entries: Entries,
     tasks: Tasks,
 }
 
 impl PushService {
     /// The service of this server; streams end with `tasks`.
-    pub fn new(context: Context, tasks: Tasks) -> Self {
-        Self { context, tasks }
+    pub fn new(authorizer: Authorizer, cache: Arc<Cache>, entries: Entries, tasks: Tasks) -> Self {
+        Self { authorizer, cache, entries, tasks }
     }
 
     /// As a service for the router.
@@ -49,14 +49,16 @@ impl PushService {
 
     /// Whether an agent may still be told things: it may have been banned, evicted or have
     /// renewed since its stream began.
-    async fn may_go_on(&self, caller: &Caller) -> Result<(), Status> {
-        let (Role::Agent, Peer::Remote(remote)) = (&caller.role, &caller.peer) else {
+    async fn may_go_on(&self, principal: &Principal) -> Result<(), Status> {
+        let (Role::Agent, Peer::Remote(remote)) = (&principal.role, &principal.peer) else {
             return Ok(());
         };
         let Some(svid) = &remote.svid else { return Ok(()) };
-        authorize_agent(&self.context, svid).await.map_err(|refusal| match refusal.reason {
-            Some(reason) => signet_api::status::permission_denied(refusal.log, reason),
-            None => Status::unavailable(refusal.log),
+        self.authorizer.agent(svid).await.map_err(|AgentRefusal { denial, why }| {
+            status(&match denial {
+                Some(denial) => Error::denied(why, denial),
+                None => Error::unavailable(why),
+            })
         })
     }
 }
@@ -69,14 +71,17 @@ impl push_server::Push for PushService {
         &self,
         request: Request<pb::SubscribeRequest>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
-        let caller = Caller::of(&request)?;
-        let agent = match caller.role {
-            Role::Agent => Some(caller.agent_id()?.clone()),
-            _ => None,
-        };
-        let cache = &self.context.cache;
-        let mut revisions = cache.subscribe(agent.as_ref());
-        let mut everything = cache.subscribe(None);
+        let opened = serve(request, |call, _| async move {
+            call.may(Action::WatchChanges)?;
+            let agent = match call.principal.role {
+                Role::Agent => Some(call.agent_id()?.clone()),
+                _ => None,
+            };
+            Ok((call.principal, agent))
+        });
+        let (principal, agent) = opened.await?.into_inner();
+        let mut revisions = self.cache.subscribe(agent.as_ref());
+        let mut everything = self.cache.subscribe(None);
         let (notices, stream) = mpsc::channel(1);
         let service = self.clone();
         self.tasks.spawn("push", async move {
@@ -84,7 +89,7 @@ impl push_server::Push for PushService {
             let mut agents_seen = everything.borrow_and_update().agents;
             loop {
                 let now = *revisions.borrow_and_update();
-                let notice = notice(&service.context.cache.feed_id(), now);
+                let notice = notice(&service.cache.feed_id(), now);
                 if notices.send(Ok(notice)).await.is_err() {
                     return;
                 }
@@ -96,7 +101,7 @@ impl push_server::Push for PushService {
                         () = tokio::time::sleep_until(end) => "the stream has reached its age",
                         () = notices.closed() => return,
                         changed = revisions.changed() => match changed {
-                            Ok(()) => match service.may_go_on(&caller).await {
+                            Ok(()) => match service.may_go_on(&principal).await {
                                 Ok(()) => break,
                                 Err(status) => {
                                     let _ = notices.send(Err(status)).await;
@@ -110,7 +115,7 @@ impl push_server::Push for PushService {
                             let may_have_changed = changed.is_ok() && agents != agents_seen;
                             agents_seen = agents;
                             if may_have_changed
-                                && let Err(status) = service.may_go_on(&caller).await
+                                && let Err(status) = service.may_go_on(&principal).await
                             {
                                 let _ = notices.send(Err(status)).await;
                                 return;
@@ -130,55 +135,24 @@ impl push_server::Push for PushService {
         &self,
         request: Request<pb::ListEntryChangesRequest>,
     ) -> Result<Response<pb::ListEntryChangesResponse>, Status> {
-        const FAILED: &str = "failed to list changes of entries";
-        let request = request.into_inner();
-        let store = &self.context.store;
-        let after = request.after_revision;
-        let since = FeedPosition { epoch: request.feed_id.into(), revision: after };
-        let changes = store.changes_since(&since, CHANGES).await;
-        let changes = match changes.map_err(|error| store_failed(FAILED, &error))? {
-            Changes::Since(changes) => changes,
-            // What changes after that place comes with the next answer.
-            Changes::Gone { now } => {
-                return Ok(Response::new(pb::ListEntryChangesResponse {
-                    feed_id: now.epoch.to_string(),
-                    resync: true,
-                    revision: now.revision,
-                    ..Default::default()
-                }));
-            }
-        };
-        let more = changes.len() >= CHANGES as usize;
-        let revision = changes.last().map_or(after, |change| change.revision);
-        let ids = changed_entries(changes);
-        let entries = store.entries(&ids).await;
-        let entries = entries.map_err(|error| store_failed(FAILED, &error))?;
-        let mut entries: HashMap<_, _> =
-            entries.into_iter().map(|entry| (entry.id.clone(), entry)).collect();
-        let changes = ids.into_iter().map(|id| pb::EntryChange {
-            entry: entries.remove(&id).map(|entry| entry_to_pb(&entry, None)),
-            id: id.to_string(),
-        });
-        Ok(Response::new(pb::ListEntryChangesResponse {
-            feed_id: since.epoch.to_string(),
-            resync: false,
-            revision,
-            more,
-            changes: changes.collect(),
-        }))
+        serve(request, |call, request| async move {
+            let (feed_id, after) = (&request.feed_id, request.after_revision);
+            let changed = self.entries.changed(&call, feed_id, after).await?;
+            let resync = changed.entries.is_none();
+            let changes = changed.entries.into_iter().flatten().map(|(id, entry)| {
+                let entry = entry.map(|entry| entry_to_pb(&entry, None));
+                pb::EntryChange { id: id.to_string(), entry }
+            });
+            Ok(pb::ListEntryChangesResponse {
+                feed_id: changed.feed_id,
+                resync,
+                revision: changed.revision,
+                more: changed.more,
+                changes: changes.collect(),
+            })
+        })
+        .await
     }
-}
-
-/// The entries among what has changed, each once.
-fn changed_entries(changes: Vec<Change>) -> Vec<EntryId> {
-    let mut ids: Vec<EntryId> = changes
-        .into_iter()
-        .filter(|change| change.kind == ChangeKind::Entry)
-        .filter_map(|change| change.key.parse().ok())
-        .collect();
-    ids.sort_unstable();
-    ids.dedup();
-    ids
 }
 
 fn notice(feed_id: &str, revisions: Revisions) -> pb::Notice {

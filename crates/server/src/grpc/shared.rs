@@ -1,86 +1,124 @@
-//! What the services share: texts of errors, statuses of batch items, paging.
+//! What the services share: from a request to a use case and back, batches, paging.
 
-use signet_api::{pb::spire::api::types, status};
-use signet_base::chain;
-use signet_identity::{Bundle, TrustDomain};
-use signet_pki::{PublicKey, x509::Certificate};
-use signet_store::{PageRequest, StoreError};
-use tonic::{Code, Status};
+use signet_api::{
+    pb::spire::api::types,
+    status::{self, Reason},
+};
+use signet_audit::Field;
+use signet_store::PageRequest;
+use tonic::{Code, Request, Response, Status};
 
-use crate::{cache::NotFresh, context::Context};
+use crate::usecase::{
+    Call,
+    error::{Denial, Error, ErrorKind},
+};
 
-impl From<NotFresh> for Status {
-    fn from(error: NotFresh) -> Self {
-        if let NotFresh::Store(why) = &error {
-            tracing::error!(error = chain(why), "{error}");
-        }
-        Self::unavailable(error.to_string())
+/// Lets `work` answer a request: the one place where refusals and failures of use cases become
+/// statuses and lines of the log.
+///
+/// # Errors
+/// The status of `work`'s error; `Internal` when the request did not come through the interceptor.
+pub(crate) async fn serve<Q, A, F>(
+    request: Request<Q>,
+    work: impl FnOnce(Call, Q) -> F,
+) -> Result<Response<A>, Status>
+where
+    F: Future<Output = Result<A, Error>>,
+{
+    let call = request.extensions().get::<Call>().cloned();
+    let call = call.ok_or_else(|| Status::internal("caller missing from request context"))?;
+    let audit = call.audit.clone();
+    let answer = work(call, request.into_inner()).await;
+    answer.map(Response::new).map_err(|error| {
+        audit.failed(&error);
+        status(&error)
+    })
+}
+
+/// An error as the status of a call.
+pub(crate) fn status(error: &Error) -> Status {
+    let text = status::bounded(error.to_string());
+    match error.denial() {
+        Some(denial) => status::permission_denied(text, reason(denial)),
+        None => Status::new(code(error.kind()), text),
     }
 }
 
-/// The status of a call whose store access failed: `<what>: <why>`.
-pub(crate) fn store_failed(what: &str, error: &StoreError) -> Status {
-    tracing::error!(error = chain(error), "{what}");
-    status::wrap(store_code(error), what, chain(error))
+/// What came of a batch item as its status.
+pub(crate) fn item<T>(result: &Result<T, Error>) -> Option<types::Status> {
+    Some(match result {
+        Ok(_) => status::item_ok(),
+        Err(error) => status::item(code(error.kind()), error.to_string()),
+    })
 }
 
-/// The status of a batch item whose store access failed.
-fn item_store_failed(what: &str, error: &StoreError) -> types::Status {
-    let status = store_failed(what, error);
-    status::item(status.code(), status.message())
+/// The detail by which SPIRE's agents decide.
+pub(crate) fn reason(denial: Denial) -> Reason {
+    match denial {
+        Denial::AgentBanned => Reason::AgentBanned,
+        Denial::AgentExpired => Reason::AgentExpired,
+        Denial::AgentMustReattest => Reason::AgentMustReattest,
+        Denial::AgentNotActive => Reason::AgentNotActive,
+        Denial::AgentNotAttested => Reason::AgentNotAttested,
+    }
 }
 
-/// A missing outcome of a batch: the store broke its promise of one outcome for each item.
-fn item_lost(what: &str) -> types::Status {
-    status::item(Code::Internal, format!("{what}: no outcome"))
+fn code(kind: ErrorKind) -> Code {
+    match kind {
+        ErrorKind::Denied => Code::PermissionDenied,
+        ErrorKind::Exhausted => Code::ResourceExhausted,
+        ErrorKind::Exists => Code::AlreadyExists,
+        ErrorKind::Internal => Code::Internal,
+        ErrorKind::Invalid => Code::InvalidArgument,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::Precondition => Code::FailedPrecondition,
+        ErrorKind::TimedOut => Code::DeadlineExceeded,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::Unsupported => Code::Unimplemented,
+    }
 }
 
-/// The items of a batch call: each is read on its own, what is good goes to the store in one call,
-/// and each gets its own answer, in order.
-pub(crate) struct Batch<'a, I, T> {
-    items: &'a [I],
-    read: Vec<Result<(), types::Status>>,
+/// The items of a batch call: each is read on its own, what is good goes to the use case in one
+/// call, and each gets its own answer, in order.
+pub(crate) struct Batch<T> {
+    read: Vec<Result<(), Error>>,
     good: Vec<T>,
 }
 
-/// What came of one item: its status and, where there is something to show, a value.
-pub(crate) type Answer<V> = (types::Status, Option<V>);
-
-impl<'a, I, T> Batch<'a, I, T> {
-    /// Reads every item; `read` gives the status of one that is refused.
-    pub(crate) fn read(items: &'a [I], read: impl Fn(&'a I) -> Result<T, types::Status>) -> Self {
+impl<T> Batch<T> {
+    /// Reads every item, and records those that are refused; `about` says what such a record is
+    /// about.
+    pub(crate) fn read<'a, I>(
+        call: &Call,
+        items: &'a [I],
+        read: impl Fn(&'a I) -> Result<T, Error>,
+        about: impl Fn(&I) -> Field,
+    ) -> Self {
         let mut good = Vec::with_capacity(items.len());
-        let read = items.iter().map(|item| read(item).map(|item| good.push(item))).collect();
-        Self { items, read, good }
+        let read = items.iter().map(|item| {
+            let result = read(item).map(|item| good.push(item));
+            if result.is_err() {
+                call.audit.item(&result, || vec![about(item)]);
+            }
+            result
+        });
+        let read = read.collect();
+        Self { read, good }
     }
 
-    /// Hands the good ones to `store`, waits until the change is visible, and asks `answer` about
-    /// each outcome. `what` names the work in the statuses of failures.
-    ///
-    /// The answers come with the items they are for.
-    pub(crate) async fn run<O, V, F>(
+    /// Those that could be read.
+    pub(crate) fn take(&mut self) -> Vec<T> {
+        std::mem::take(&mut self.good)
+    }
+
+    /// The answers to all items, of which `results` are those to what could be read.
+    pub(crate) fn answers<V>(
         self,
-        context: &Context,
-        what: &'static str,
-        store: impl FnOnce(Vec<T>) -> F,
-        answer: impl Fn(&I, O) -> Answer<V>,
-    ) -> impl Iterator<Item = (&'a I, Answer<V>)>
-    where
-        F: Future<Output = Result<Vec<O>, StoreError>>,
-    {
-        let outcomes = store(self.good).await;
-        settle(context).await;
-        let mut outcomes = outcomes.map(Vec::into_iter);
-        self.items.iter().zip(self.read).map(move |(item, read)| {
-            let answer = match (read, &mut outcomes) {
-                (Err(status), _) => (status, None),
-                (Ok(()), Err(error)) => (item_store_failed(what, error), None),
-                (Ok(()), Ok(outcomes)) => match outcomes.next() {
-                    Some(outcome) => answer(item, outcome),
-                    None => (item_lost(what), None),
-                },
-            };
-            (item, answer)
+        results: Vec<Result<V, Error>>,
+    ) -> impl Iterator<Item = Result<V, Error>> {
+        let mut results = results.into_iter();
+        self.read.into_iter().map(move |read| {
+            read.and_then(|()| results.next().unwrap_or_else(|| Err(Error::internal("no outcome"))))
         })
     }
 }
@@ -90,7 +128,7 @@ impl<'a, I, T> Batch<'a, I, T> {
 ///
 /// # Errors
 /// `Internal`, as in SPIRE, when the token is not one that a page was answered with.
-pub(crate) fn page(size: i32, token: &str, what: &str) -> Result<PageRequest, Status> {
+pub(crate) fn page(size: i32, token: &str, what: &'static str) -> Result<PageRequest, Error> {
     let Ok(size @ 1..) = u32::try_from(size) else {
         return Ok(PageRequest::all());
     };
@@ -98,7 +136,7 @@ pub(crate) fn page(size: i32, token: &str, what: &str) -> Result<PageRequest, St
     if !token.is_empty() {
         let after = token.parse().ok().filter(|row: &i64| *row >= 0);
         request.after = Some(after.ok_or_else(|| {
-            status::wrap(Code::Internal, what, format_args!("could not parse token '{token}'"))
+            Error::internal(what).because(format_args!("could not parse token '{token}'"))
         })?);
     }
     Ok(request)
@@ -114,51 +152,10 @@ pub(crate) fn count(n: u64) -> i32 {
     i32::try_from(n).unwrap_or(i32::MAX)
 }
 
-/// Waits until a write is visible in memory, so that the caller's next call sees it. What was
-/// written stays written: when memory lags, the answer is none the worse.
-pub(crate) async fn settle(context: &Context) {
-    if let Err(error) = context.cache.fresh().await {
-        tracing::warn!(error = chain(&error), "A change is not visible in memory yet");
-    }
-}
-
-/// Refuses the server's own `trust_domain`, for which the foreign-bundle calls are closed.
-///
-/// # Errors
-/// `InvalidArgument` with `why`.
-pub(crate) fn refuse_own(
-    own: &TrustDomain,
-    trust_domain: &TrustDomain,
-    why: &str,
-) -> Result<(), types::Status> {
-    if own == trust_domain { Err(status::item(Code::InvalidArgument, why)) } else { Ok(()) }
-}
-
-/// Checks that the authorities of a bundle from outside are certificates and keys.
-///
-/// # Errors
-/// What is wrong, in one line.
-pub(crate) fn check_authorities(bundle: &Bundle) -> Result<(), String> {
-    for authority in &bundle.x509_authorities {
-        Certificate::from_der(&authority.der)
-            .map_err(|error| format!("unable to parse X.509 authority: {}", chain(&error)))?;
-    }
-    for authority in &bundle.jwt_authorities {
-        PublicKey::from_spki(&authority.public_key)
-            .map_err(|error| format!("unable to parse JWT authority: {}", chain(&error)))?;
-    }
-    Ok(())
-}
-
-fn store_code(error: &StoreError) -> Code {
-    match error {
-        StoreError::Busy { .. } | StoreError::Closed { .. } => Code::Unavailable,
-        _ => Code::Internal,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use signet_daemon::metrics::status_name;
+
     use super::*;
 
     #[test]
@@ -168,12 +165,26 @@ mod tests {
         let second = page(2, "17", "x").unwrap();
         assert_eq!((second.after, second.size), (Some(17), Some(2)));
         for bad in ["junk", "-1", "1.5", "99999999999999999999"] {
-            let refused = page(2, bad, "failed to list entries").unwrap_err();
+            let refused = status(&page(2, bad, "failed to list entries").unwrap_err());
             assert_eq!(refused.code(), Code::Internal);
             assert_eq!(
                 refused.message(),
                 format!("failed to list entries: could not parse token '{bad}'")
             );
         }
+    }
+
+    #[test]
+    fn events_and_statuses_name_the_same_code() {
+        for kind in ErrorKind::ALL {
+            assert_eq!(kind.name(), status_name(code(kind).into()));
+        }
+    }
+
+    #[test]
+    fn a_denial_carries_the_detail_that_agents_act_on() {
+        let denied = status(&Error::denied("agent is banned", Denial::AgentBanned));
+        assert_eq!(denied.message(), "agent is banned");
+        assert_eq!(status::denied_reason(&denied), Some(Reason::AgentBanned));
     }
 }

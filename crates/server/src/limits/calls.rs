@@ -21,9 +21,9 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use crate::{
-    authz,
-    caller::Peer,
+    grpc::methods,
     listen::{Conn, OpenCall, STRANGER_BUDGET},
+    usecase::{authorization::Rights, principal::Peer},
 };
 
 /// The longest message to a method that agents call, unless administrators do so too, bytes: SPIRE's
@@ -83,14 +83,15 @@ impl CallLimits {
     /// The limits on the messages of a call.
     fn intake(&self, conn: &Conn, path: &str) -> Intake {
         let budgets = &self.inner.budgets;
-        let allows = |who| authz::rule(path).is_some_and(|rule| rule.allows(who));
-        let most = match allows(authz::ADMIN | authz::LOCAL) {
+        let rights = methods::method(path).map(|method| method.action.rights());
+        let allows = |who| rights.is_some_and(|rights| rights.meets(who));
+        let most = match allows(Rights::ADMIN) || allows(Rights::LOCAL) {
             true => MAX_MESSAGE_SIZE,
             false => AGENT_MESSAGE,
         };
         let (max_message, no_room, budget) = match (&conn.peer, conn.budget()) {
             (_, Some(budget)) => (STRANGER_BUDGET, NoRoom::Refuse, budget.clone()),
-            _ if allows(authz::ANYONE) => {
+            _ if allows(Rights::ANYONE) => {
                 (STRANGER_BUDGET, NoRoom::Refuse, Budget::new(STRANGER_BUDGET))
             }
             (Peer::Local(local), None) => {

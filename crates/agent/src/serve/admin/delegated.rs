@@ -59,12 +59,9 @@ impl Delegated {
         pid: i32,
         request: &Request<T>,
     ) -> Result<Delegate, Status> {
-        let call = Call {
-            service: DELEGATED_IDENTITY,
-            method,
-            caller: CallerAttestor::caller(request)?,
-            subject_pid: (pid != 0).then_some(pid),
-        };
+        let caller = CallerAttestor::caller(request)?;
+        let subject_pid = (pid != 0).then_some(pid);
+        let call = Call { subject_pid, ..Call::new(DELEGATED_IDENTITY, method, caller) };
         let selectors = self.context.attestor.attest(&call.caller).await;
         let selectors = self.context.audit.outcome(&call, selectors)?;
         let delegate = Delegate { call, selectors };
@@ -145,7 +142,8 @@ impl Delegated {
     ) -> Result<Vec<(Arc<AgentEntry>, JwtSvid)>, Status> {
         let entries = self.context.shared.cache.matching(selectors);
         let entries = entries.into_iter().filter(|entry| for_delegates(entry));
-        let found = self.context.jwt.fetch_all(entries, audience).await?;
+        let found = self.context.jwt.fetch_all(entries, audience);
+        let found = delegate.call.in_its_name(found).await?;
         if found.is_empty() {
             return Err(self.context.attestor.no_identity(&delegate.call.caller, selectors));
         }
@@ -206,9 +204,9 @@ impl delegated_identity_server::DelegatedIdentity for Delegated {
             let answer = update.and_then(|update| {
                 service.authorize(&delegate)?;
                 let served = update.identities.iter().filter(|one| for_delegates(&one.entry));
-                service.context.audit.issued(&delegate.call, None, |issued| {
+                service.context.audit.issued(&delegate.call, |issued| {
                     for Identity { entry, svid } in served {
-                        issued.add(&entry.id, &entry.spiffe_id, svid.not_after);
+                        issued.x509(&entry.id, svid);
                     }
                 });
                 Ok(x509_answer(&update))
@@ -247,9 +245,9 @@ impl delegated_identity_server::DelegatedIdentity for Delegated {
         let selectors = self.subject(&delegate, &request.selectors).await?;
         let found = self.jwt_svids(&delegate, &selectors, &request.audience).await;
         let found = self.context.audit.outcome(&delegate.call, found)?;
-        self.context.audit.issued(&delegate.call, Some(&request.audience), |issued| {
+        self.context.audit.issued(&delegate.call, |issued| {
             for (entry, svid) in &found {
-                issued.add(&entry.id, &entry.spiffe_id, svid.expires_at);
+                issued.jwt(&entry.id, svid, &request.audience);
             }
         });
         let svids = found.into_iter().map(|(entry, svid)| types::Jwtsvid {

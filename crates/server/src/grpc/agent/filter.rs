@@ -6,12 +6,11 @@ use signet_api::{
         server::agent::v1::{count_agents_request, list_agents_request},
         types,
     },
-    status,
 };
+use signet_audit::Field;
 use signet_store::NodeFilter;
-use tonic::{Code, Status};
 
-use crate::audit::Audit;
+use crate::usecase::error::Error;
 
 /// What both requests can filter by.
 #[derive(Debug, Default)]
@@ -49,11 +48,11 @@ impl From<list_agents_request::Filter> for Filter {
 
 impl Filter {
     /// As the store has it. A time that cannot be read is no condition, as in SPIRE.
-    pub(super) fn checked(self, audit: &Audit) -> Result<NodeFilter, Status> {
-        let bad = |error| status::wrap(Code::InvalidArgument, "failed to parse selectors", error);
+    pub(super) fn checked(self, about: impl Fn(Field)) -> Result<NodeFilter, Error> {
+        let bad = |error| Error::invalid("failed to parse selectors").because(error);
         let selectors = self.selectors.as_ref().map(selector_match_from_pb).transpose();
         if !self.attestation_type.is_empty() {
-            audit.field("attestation_type", &self.attestation_type);
+            about(Field::NodeAttestorType(self.attestation_type.clone()));
         }
         Ok(NodeFilter {
             attestation_type: Some(self.attestation_type).filter(|kind| !kind.is_empty()),

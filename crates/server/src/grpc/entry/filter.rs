@@ -6,13 +6,12 @@ use signet_api::{
         workload_id_from_pb,
     },
     pb::spire::api::{server::entry::v1 as pb, types},
-    status,
 };
+use signet_audit::Field;
 use signet_identity::TrustDomain;
 use signet_store::EntryFilter;
-use tonic::{Code, Status};
 
-use crate::audit::Audit;
+use crate::usecase::error::Error;
 
 /// The fields that the filters of both calls have.
 struct Parts<'a> {
@@ -31,8 +30,8 @@ struct Parts<'a> {
 pub(super) fn from_list(
     trust_domain: &TrustDomain,
     request: &pb::ListEntriesRequest,
-    audit: &Audit,
-) -> Result<EntryFilter, Status> {
+    about: impl Fn(Field),
+) -> Result<EntryFilter, Error> {
     let Some(filter) = &request.filter else { return Ok(EntryFilter::default()) };
     let parts = Parts {
         by_spiffe_id: filter.by_spiffe_id.as_ref(),
@@ -42,7 +41,7 @@ pub(super) fn from_list(
         by_hint: filter.by_hint.as_ref(),
         by_downstream: filter.by_downstream,
     };
-    read(trust_domain, &parts, audit)
+    read(trust_domain, &parts, about)
 }
 
 /// The filter of a count request.
@@ -52,8 +51,8 @@ pub(super) fn from_list(
 pub(super) fn from_count(
     trust_domain: &TrustDomain,
     request: &pb::CountEntriesRequest,
-    audit: &Audit,
-) -> Result<EntryFilter, Status> {
+    about: impl Fn(Field),
+) -> Result<EntryFilter, Error> {
     let Some(filter) = &request.filter else { return Ok(EntryFilter::default()) };
     let parts = Parts {
         by_spiffe_id: filter.by_spiffe_id.as_ref(),
@@ -63,32 +62,31 @@ pub(super) fn from_count(
         by_hint: filter.by_hint.as_ref(),
         by_downstream: filter.by_downstream,
     };
-    read(trust_domain, &parts, audit)
+    read(trust_domain, &parts, about)
 }
 
 fn read(
     trust_domain: &TrustDomain,
     parts: &Parts<'_>,
-    audit: &Audit,
-) -> Result<EntryFilter, Status> {
-    let malformed = |what: &'static str| {
-        move |error: ConvertError| status::wrap(Code::InvalidArgument, what, error)
-    };
+    about: impl Fn(Field),
+) -> Result<EntryFilter, Error> {
+    let malformed =
+        |what: &'static str| move |error: ConvertError| Error::invalid(what).because(error);
     let mut filter = EntryFilter::default();
     if let Some(hint) = parts.by_hint {
-        audit.field("hint", hint);
+        about(Field::Hint(hint.clone()));
         filter.hint = Some(hint.clone()).filter(|hint| !hint.is_empty());
     }
     if let Some(id) = parts.by_parent_id {
         let id = member_id_from_pb(trust_domain, Some(id))
             .map_err(malformed("malformed parent ID filter"))?;
-        audit.field("parent_id", &id);
+        about(Field::ParentId(id.clone()));
         filter.parent_id = Some(id);
     }
     if let Some(id) = parts.by_spiffe_id {
         let id = workload_id_from_pb(trust_domain, Some(id))
             .map_err(malformed("malformed SPIFFE ID filter"))?;
-        audit.field("spiffe_id", &id);
+        about(Field::SpiffeId(id.clone()));
         filter.spiffe_id = Some(id);
     }
     if let Some(selectors) = parts.by_selectors {
@@ -117,6 +115,7 @@ mod tests {
     use signet_identity::MatchBehavior;
 
     use super::*;
+    use crate::usecase::error::ErrorKind;
 
     #[test]
     fn every_part_is_read_and_the_malformed_one_is_named() {
@@ -125,7 +124,7 @@ mod tests {
             |path: &str| Some(types::Spiffeid { trust_domain: "td".into(), path: path.into() });
         let read = |filter: pb::list_entries_request::Filter| {
             let request = pb::ListEntriesRequest { filter: Some(filter), ..Default::default() };
-            from_list(&td, &request, &Audit::off())
+            from_list(&td, &request, |_| ())
         };
         let good = pb::list_entries_request::Filter {
             by_spiffe_id: id("/w"),
@@ -147,14 +146,14 @@ mod tests {
             ..Default::default()
         };
         let refused = read(reserved).unwrap_err();
-        assert_eq!(refused.code(), Code::InvalidArgument);
-        assert!(refused.message().starts_with("malformed SPIFFE ID filter: "));
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+        assert_eq!(refused.what(), "malformed SPIFFE ID filter");
         let empty = pb::list_entries_request::Filter {
             by_selectors: Some(types::SelectorMatch::default()),
             ..Default::default()
         };
         assert_eq!(
-            read(empty).unwrap_err().message(),
+            read(empty).unwrap_err().to_string(),
             "malformed selectors filter: empty selector set"
         );
     }

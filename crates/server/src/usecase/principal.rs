@@ -1,9 +1,10 @@
-//! Who calls: fixed when the connection was accepted, with the rights found for this request.
+//! Who asks: fixed when the connection was accepted, with the right found for this request.
 
 use std::{net::SocketAddr, sync::Arc};
 
 use signet_identity::{Entry, SpiffeId};
-use tonic::{Request, Status};
+
+use super::{authorization::Action, error::Error};
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -46,11 +47,41 @@ pub struct PeerSvid {
     pub not_after: i64,
 }
 
-/// By which right a call is allowed. Found by the authorisation layer, in the order: anyone, local,
-/// admin by configuration, admin by entry, downstream, agent.
+impl Peer {
+    /// The peer of a connection on the network.
+    pub(crate) fn remote(addr: SocketAddr, peer: Option<signet_pki::tls::Peer>) -> Self {
+        let svid = peer.map(|peer| {
+            Arc::new(PeerSvid {
+                serial_number: peer.leaf.serial().to_string(),
+                not_after: peer.leaf.not_after(),
+                spiffe_id: peer.id,
+            })
+        });
+        Self::Remote(RemotePeer { addr, svid })
+    }
+
+    /// The SPIFFE ID that it proved.
+    pub fn spiffe_id(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::Local(_) => None,
+            Self::Remote(remote) => remote.svid.as_ref().map(|svid| &svid.spiffe_id),
+        }
+    }
+
+    /// The address of a peer on the network.
+    pub fn addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Local(_) => None,
+            Self::Remote(remote) => Some(remote.addr),
+        }
+    }
+}
+
+/// By which right an action is allowed. Found by the [`super::authorization::Authorizer`], in the
+/// order: anyone, local, admin by configuration, admin by entry, downstream, agent.
 #[derive(Clone, Debug)]
 pub enum Role {
-    /// The call is open to anyone.
+    /// The action is open to anyone.
     Anyone,
     /// A local caller.
     Local,
@@ -65,7 +96,7 @@ pub enum Role {
 }
 
 impl Role {
-    /// The role in audit records (`authorized_as`) and how it was found (`authorized_via`).
+    /// The role in audit events (`authorized_as`) and how it was found (`authorized_via`).
     pub fn audit_names(&self) -> (&'static str, &'static str) {
         match self {
             Self::Anyone => ("nobody", ""),
@@ -78,58 +109,50 @@ impl Role {
     }
 }
 
-/// The caller of one request: in the request's extensions, put there by the authorisation layer.
+/// Who asks for one thing, and was found to have the right to it.
 #[derive(Clone, Debug)]
-pub struct Caller {
+pub struct Principal {
     /// The other end.
     pub peer: Peer,
-    /// By which right the call is allowed.
+    /// By which right the action is allowed.
     pub role: Role,
-    /// Names this request in logs and audit records.
-    pub request_id: Arc<str>,
+    /// What it was allowed to do.
+    pub action: Action,
 }
 
-impl Caller {
-    /// The caller of `request`.
+impl Principal {
+    /// That this is what was allowed: a use case asks it before anything else, so that none can be
+    /// reached with the right to something else.
     ///
     /// # Errors
-    /// `Internal` when the request did not come through the authorisation layer.
-    pub fn of<T>(request: &Request<T>) -> Result<Self, Status> {
-        let caller = request.extensions().get::<Self>().cloned();
-        caller.ok_or_else(|| Status::internal("caller missing from request context"))
+    /// `Internal`: an edge has the wrong action for what it calls.
+    pub fn may(&self, action: Action) -> Result<(), Error> {
+        if self.action == action {
+            return Ok(());
+        }
+        Err(Error::internal("the request was not authorized for what it does"))
     }
 
-    /// The SPIFFE ID of a caller with a certificate.
+    /// The SPIFFE ID of a principal with a certificate.
     pub fn spiffe_id(&self) -> Option<&SpiffeId> {
-        match &self.peer {
-            Peer::Local(_) => None,
-            Peer::Remote(remote) => remote.svid.as_ref().map(|svid| &svid.spiffe_id),
-        }
+        self.peer.spiffe_id()
     }
 
     /// The SPIFFE ID of an agent.
     ///
     /// # Errors
-    /// `Internal` when the caller is no agent: the callers table then lets someone in whom the
-    /// service does not expect.
-    pub fn agent_id(&self) -> Result<&SpiffeId, Status> {
+    /// `Internal` when it is no agent: the table of rights then lets someone in whom the use case
+    /// does not expect.
+    pub fn agent_id(&self) -> Result<&SpiffeId, Error> {
         match self.role {
             Role::Agent => self.spiffe_id(),
             _ => None,
         }
-        .ok_or_else(|| Status::internal("caller ID missing from request context"))
+        .ok_or_else(|| Error::internal("caller ID missing from request context"))
     }
 
-    /// Whether the caller came over the local socket.
-    pub fn is_local(&self) -> bool {
-        matches!(self.peer, Peer::Local(_))
-    }
-
-    /// The address of a caller on the network.
+    /// Its address, when it is on the network.
     pub fn addr(&self) -> Option<SocketAddr> {
-        match &self.peer {
-            Peer::Local(_) => None,
-            Peer::Remote(remote) => Some(remote.addr),
-        }
+        self.peer.addr()
     }
 }

@@ -80,8 +80,9 @@ impl Drop for Watched {
 
 impl End {
     fn report(self, code: Code, message: &str) {
+        let code = status_name(code.into());
         if let Some(timer) = self.timer {
-            timer.done(status_name(code.into()));
+            timer.done(code);
         }
         self.audit.finish(code, message);
     }

@@ -1,0 +1,292 @@
+//! Federation relationships.
+
+use std::{fmt, sync::Arc};
+
+use signet_api::convert::FederationChange;
+use signet_audit::Field;
+use signet_base::SharedClock;
+use signet_identity::{Bundle, BundleEndpointProfile, FederationRelationship, TrustDomain};
+use signet_store::{CreateOutcome, FederationUpdate, Page, PageRequest, Store};
+
+use super::{
+    Call,
+    authorization::Action,
+    bundles,
+    error::{Error, ErrorKind},
+    outcomes, settle,
+};
+use crate::{
+    cache::{Cache, CachedBundle},
+    context::Context,
+};
+
+/// What can be done with federation relationships. Cheap to clone.
+#[derive(Clone)]
+pub struct Federation {
+    trust_domain: TrustDomain,
+    store: Store,
+    cache: Arc<Cache>,
+    clock: SharedClock,
+}
+
+/// A relationship with the bundle of its trust domain, as far as it is known.
+#[derive(Clone, Debug)]
+pub struct Related {
+    /// The relationship.
+    pub relationship: FederationRelationship,
+    /// The bundle.
+    pub bundle: Option<Arc<CachedBundle>>,
+}
+
+impl Federation {
+    /// Those of a server with these parts.
+    pub fn new(context: &Context) -> Self {
+        Self {
+            trust_domain: context.trust_domain.clone(),
+            store: context.store.clone(),
+            cache: Arc::clone(&context.cache),
+            clock: Arc::clone(&context.clock),
+        }
+    }
+
+    /// All relationships, page by page.
+    ///
+    /// # Errors
+    /// [`Error`] when the store fails.
+    pub async fn list(&self, call: &Call, page: PageRequest) -> Result<Page<Related>, Error> {
+        call.may(Action::ReadFederation)?;
+        let listed = self
+            .store
+            .list_federations(page)
+            .await
+            .map_err(|error| Error::store("failed to list federation relationships", &error))?;
+        self.cache.fresh().await?;
+        let items = listed.items.into_iter().map(|relationship| self.related(relationship));
+        Ok(Page { items: items.collect(), next: listed.next })
+    }
+
+    /// The relationship with a trust domain.
+    ///
+    /// # Errors
+    /// `NotFound`; or when the store fails.
+    pub async fn get(&self, call: &Call, trust_domain: &TrustDomain) -> Result<Related, Error> {
+        call.may(Action::ReadFederation)?;
+        let found = self
+            .store
+            .federation(trust_domain)
+            .await
+            .map_err(|error| Error::store("failed to fetch federation relationship", &error))?;
+        let found =
+            found.ok_or_else(|| Error::not_found("federation relationship does not exist"))?;
+        self.cache.fresh().await?;
+        Ok(self.related(found))
+    }
+
+    /// That it is not with the server itself.
+    ///
+    /// # Errors
+    /// `Invalid`.
+    pub fn must_be_foreign(&self, trust_domain: &TrustDomain) -> Result<(), Error> {
+        match *trust_domain == self.trust_domain {
+            true => Err(Error::invalid(
+                "unable to create federation relationship for server trust domain",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Creates relationships in one transaction; the answers are in order.
+    pub async fn create(
+        &self,
+        call: &Call,
+        new: Vec<(FederationRelationship, Option<Bundle>)>,
+    ) -> Vec<Result<Related, Error>> {
+        const FAILED: &str = "failed to create federation relationship";
+        let mut good = Vec::with_capacity(new.len());
+        let mut items = Vec::with_capacity(new.len());
+        for (relationship, bundle) in new {
+            let about = relationship_fields(&relationship);
+            let admitted = call
+                .may(Action::ManageFederation)
+                .and_then(|()| self.must_be_foreign(&relationship.trust_domain))
+                .and_then(|()| admitted(bundle));
+            items.push((about, admitted.map(|bundle| good.push((relationship, bundle)))));
+        }
+        let asked = good.len();
+        let stored = self.store.create_federations(good, self.clock.unix()).await;
+        settle(&self.cache).await;
+        let outcomes = outcomes(asked, FAILED, stored).into_iter().map(|outcome| {
+            outcome.and_then(|outcome| match outcome {
+                CreateOutcome::Created(relationship) => Ok(relationship),
+                // The API promises this kind; SPIRE answers Internal.
+                CreateOutcome::Exists => Err(Error::new(ErrorKind::Exists, FAILED)
+                    .because("federation relationship already exists")),
+            })
+        });
+        self.answered(call, items, outcomes)
+    }
+
+    /// Changes relationships in one transaction; the answers are in order.
+    pub async fn update(
+        &self,
+        call: &Call,
+        changes: Vec<FederationChange>,
+    ) -> Vec<Result<Related, Error>> {
+        const FAILED: &str = "failed to update federation relationship";
+        let mut good = Vec::with_capacity(changes.len());
+        let mut items = Vec::with_capacity(changes.len());
+        for mut change in changes {
+            let about = change_fields(&change);
+            let admitted =
+                call.may(Action::ManageFederation).and_then(|()| admitted(change.bundle.take()));
+            items.push((about, admitted.map(|bundle| good.push((change, bundle)))));
+        }
+        let asked = good.len();
+        let updates = good.into_iter().map(|(change, bundle)| {
+            let trust_domain = change.trust_domain.clone();
+            FederationUpdate::new(
+                trust_domain,
+                move |relationship| change.apply(relationship),
+                bundle,
+            )
+        });
+        let stored = self.store.update_federations(updates.collect(), self.clock.unix()).await;
+        settle(&self.cache).await;
+        let outcomes = outcomes(asked, FAILED, stored).into_iter().map(|outcome| {
+            outcome.and_then(|relationship| {
+                relationship.ok_or_else(|| {
+                    Error::not_found(format!("{FAILED}: federation relationship does not exist"))
+                })
+            })
+        });
+        self.answered(call, items, outcomes)
+    }
+
+    /// Deletes relationships in one transaction; the answers are in order.
+    pub async fn delete(
+        &self,
+        call: &Call,
+        trust_domains: Vec<TrustDomain>,
+    ) -> Vec<Result<(), Error>> {
+        const FAILED: &str = "failed to delete federation relationship";
+        if let Err(error) = call.may(Action::ManageFederation) {
+            return vec![Err(error); trust_domains.len()];
+        }
+        let asked = trust_domains.clone();
+        let stored = self.store.delete_federations(trust_domains, self.clock.unix()).await;
+        settle(&self.cache).await;
+        let results = outcomes(asked.len(), FAILED, stored).into_iter().zip(asked);
+        results
+            .map(|(outcome, trust_domain)| {
+                let result = outcome.and_then(|deleted| match deleted {
+                    true => Ok(()),
+                    false => Err(Error::not_found("federation relationship not found")),
+                });
+                call.audit.item(&result, || vec![Field::TrustDomainId(trust_domain.to_string())]);
+                result
+            })
+            .collect()
+    }
+
+    /// Fetches the bundle of a trust domain from its endpoint now.
+    ///
+    /// # Errors
+    /// `NotFound`; `Internal` when the endpoint could not be verified; `Unsupported`: this version
+    /// does not fetch bundles.
+    pub async fn refresh(&self, call: &Call, trust_domain: &TrustDomain) -> Result<(), Error> {
+        const FAILED: &str = "failed to refresh bundle";
+        call.may(Action::RefreshFederation)?;
+        let found = self.store.federation(trust_domain).await;
+        let found = found.map_err(|error| Error::store(FAILED, &error))?.ok_or_else(|| {
+            Error::not_found(format!("no relationship with trust domain \"{trust_domain}\""))
+        })?;
+        if self.lacks_bundle_of_endpoint(&found).is_some() {
+            let why = "can't perform SPIFFE Authentication: local copy of bundle not found";
+            return Err(Error::internal(FAILED).because(why));
+        }
+        Err(Error::unsupported(
+            "failed to refresh bundle: this version does not fetch bundles; \
+             set them with `bundle set`",
+        ))
+    }
+
+    fn related(&self, relationship: FederationRelationship) -> Related {
+        let bundle = self.cache.bundle(&relationship.trust_domain);
+        Related { relationship, bundle }
+    }
+
+    fn answered(
+        &self,
+        call: &Call,
+        items: Vec<(Vec<Field>, Result<(), Error>)>,
+        mut outcomes: impl Iterator<Item = Result<FederationRelationship, Error>>,
+    ) -> Vec<Result<Related, Error>> {
+        let lost = || Err(Error::internal("no outcome"));
+        let results = items.into_iter().map(|(about, admitted)| {
+            let result = admitted.and_then(|()| outcomes.next().unwrap_or_else(lost));
+            call.audit.item(&result, || about);
+            let relationship = result?;
+            // Tells the operator when the endpoint's certificate cannot be verified yet.
+            if let Some(endpoint_spiffe_id) = self.lacks_bundle_of_endpoint(&relationship) {
+                tracing::warn!(
+                    endpoint_spiffe_id = %endpoint_spiffe_id,
+                    "bundle not found for the endpoint SPIFFE ID trust domain"
+                );
+            }
+            Ok(self.related(relationship))
+        });
+        results.collect()
+    }
+
+    /// Whom the endpoint has to prove to be, if there is no bundle to verify that with.
+    fn lacks_bundle_of_endpoint<'a>(
+        &self,
+        relationship: &'a FederationRelationship,
+    ) -> Option<&'a signet_identity::SpiffeId> {
+        match &relationship.profile {
+            BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => {
+                Some(endpoint_spiffe_id).filter(|id| self.cache.bundle(id.trust_domain()).is_none())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Debug for Federation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Federation(..)")
+    }
+}
+
+fn admitted(bundle: Option<Bundle>) -> Result<Option<Bundle>, Error> {
+    bundle.map(bundles::foreign).transpose().map_err(|why| {
+        Error::invalid("failed to convert federation relationship")
+            .because(format_args!("failed to parse bundle: {why}"))
+    })
+}
+
+fn relationship_fields(relationship: &FederationRelationship) -> Vec<Field> {
+    let mut fields = vec![
+        Field::TrustDomainId(relationship.trust_domain.to_string()),
+        Field::BundleEndpointUrl(relationship.bundle_endpoint_url.clone()),
+    ];
+    fields.extend(profile_fields(&relationship.profile));
+    fields
+}
+
+fn change_fields(change: &FederationChange) -> Vec<Field> {
+    let mut fields = vec![Field::TrustDomainId(change.trust_domain.to_string())];
+    fields.extend(change.bundle_endpoint_url.clone().map(Field::BundleEndpointUrl));
+    fields.extend(change.profile.iter().flat_map(profile_fields));
+    fields
+}
+
+fn profile_fields(profile: &BundleEndpointProfile) -> Vec<Field> {
+    match profile {
+        BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => vec![
+            Field::BundleEndpointProfile("https_spiffe"),
+            Field::EndpointSpiffeId(endpoint_spiffe_id.to_string()),
+        ],
+        BundleEndpointProfile::HttpsWeb => vec![Field::BundleEndpointProfile("https_web")],
+    }
+}
