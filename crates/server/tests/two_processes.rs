@@ -121,7 +121,7 @@ async fn a_ban_and_an_entry_of_another_process_hold_at_once() {
     // And a ban holds for the very next call, on the connection that is open already too.
     let mut connected = EntryClient::new(agent.channel(&server).await);
     let ask = GetAuthorizedEntriesRequest::default();
-    connected.get_authorized_entries(ask.clone()).await.unwrap();
+    connected.get_authorized_entries(ask).await.unwrap();
     other.tell(&format!("ban {}", agent.id));
     let refused = connected.get_authorized_entries(ask).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied, "{refused:?}");
