@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use serde::{Deserialize, Serialize};
 use signet_identity::SpiffeId;
 use signet_pki::{
-    KeyManager, KeyManagerError, KeyType, Signer, digest, files,
+    KeyManager, KeyManagerError, KeyType, ManagedKey, Signer, digest, files,
     tls::{TlsError, TlsIdentity},
     x509::{CertError, Certificate, parse_chain},
 };
@@ -37,6 +37,16 @@ pub struct AgentKey {
     pub slot: &'static str,
     /// What signs with it.
     pub signer: Arc<dyn Signer>,
+}
+
+impl AgentKey {
+    fn new(slot: &'static str, key: &ManagedKey) -> Result<Self, KeyManagerError> {
+        let signer = key.in_memory().ok_or_else(|| KeyManagerError::Remote {
+            name: "agent",
+            message: format!("key {slot} is held elsewhere; TLS needs it in memory"),
+        })?;
+        Ok(Self { slot, signer })
+    }
 }
 
 /// Why an SVID cannot be the agent's.
@@ -152,10 +162,10 @@ impl AgentKeys {
     pub async fn key_of(&self, leaf: &Certificate) -> Result<Option<AgentKey>, KeyManagerError> {
         let Ok(public) = leaf.public_key() else { return Ok(None) };
         for slot in SLOTS {
-            if let Some(signer) = self.manager.get_key(slot).await?
-                && signer.public_key().spki_der() == public.spki_der()
+            if let Some(key) = self.manager.get_key(slot).await?
+                && key.public_key().spki_der() == public.spki_der()
             {
-                return Ok(Some(AgentKey { slot, signer }));
+                return AgentKey::new(slot, &key).map(Some);
             }
         }
         Ok(None)
@@ -168,8 +178,7 @@ impl AgentKeys {
     pub async fn fresh(&self, current: Option<&AgentKey>) -> Result<AgentKey, KeyManagerError> {
         let [a, b] = SLOTS;
         let slot = if current.is_some_and(|key| key.slot == a) { b } else { a };
-        let signer = self.manager.generate_key(slot, KeyType::EcP256).await?;
-        Ok(AgentKey { slot, signer })
+        AgentKey::new(slot, &self.manager.generate_key(slot, KeyType::EcP256).await?)
     }
 
     /// The key to spend a join token with: the one it was sent with before, if any, so that a
@@ -186,9 +195,9 @@ impl AgentKeys {
         let pending = self.lock().clone();
         if let Some(pending) = pending.filter(|pending| pending.token_sha256 == token_sha256)
             && let Some(slot) = SLOTS.into_iter().find(|slot| *slot == pending.key_id)
-            && let Some(signer) = self.manager.get_key(slot).await?
+            && let Some(key) = self.manager.get_key(slot).await?
         {
-            return Ok(AgentKey { slot, signer });
+            return AgentKey::new(slot, &key);
         }
         let key = self.fresh(current).await?;
         let pending = Pending { key_id: key.slot.to_owned(), token_sha256 };

@@ -70,6 +70,15 @@ impl ManagedKey {
         }
     }
 
+    /// What signs with the key where it is in this process's memory: TLS cannot wait for another
+    /// holder.
+    pub fn in_memory(&self) -> Option<Arc<dyn Signer>> {
+        match &self.0 {
+            Holder::Local(signer) => Some(Arc::clone(signer)),
+            Holder::Remote(_) => None,
+        }
+    }
+
     /// Hashes and signs `message`. ECDSA signatures are DER.
     ///
     /// # Errors
