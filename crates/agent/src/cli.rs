@@ -20,7 +20,11 @@ use std::{
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use signet_daemon::{
-    cli::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, parse},
+    cli::{
+        EXIT_DONE, EXIT_FAILED, EXIT_USAGE,
+        completion::{self, Shell},
+        parse,
+    },
     program::Program,
 };
 
@@ -72,7 +76,7 @@ enum Command {
     /// Print a script that completes this program's commands in a shell
     Completion {
         /// The shell
-        shell: clap_complete::Shell,
+        shell: Shell,
     },
     /// Run the CSI driver that gives pods the Workload API's socket
     Csi(csi::run::CsiRunFlags),
@@ -206,12 +210,10 @@ async fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> Result<(), C
     }
 }
 
-fn completion(shell: clap_complete::Shell, terminal: &mut Terminal<'_>) -> Result<(), CliError> {
+fn completion(shell: Shell, terminal: &mut Terminal<'_>) -> Result<(), CliError> {
     let name = terminal.program.agent_name();
-    let mut command = Cli::command().name(name).bin_name(name);
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command, name, &mut script);
-    Ok(terminal.out.write_all(&script)?)
+    let script = completion::script(shell, &Cli::command(), name);
+    Ok(terminal.out.write_all(script.as_bytes())?)
 }
 
 /// Checks the configuration as `run` does, and opens, binds and creates nothing.

@@ -11,7 +11,11 @@ use std::{
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use signet_daemon::{
-    cli::{EXIT_DONE, EXIT_FAILED, EXIT_USAGE, parse},
+    cli::{
+        EXIT_DONE, EXIT_FAILED, EXIT_USAGE,
+        completion::{self, Shell},
+        parse,
+    },
     program::Program,
 };
 
@@ -45,7 +49,7 @@ enum Command {
     /// Print a script that completes this program's commands in a shell
     Completion {
         /// The shell
-        shell: clap_complete::Shell,
+        shell: Shell,
     },
     /// Say which ClusterSPIFFEID gives a pod an identity, and why the others do not
     Explain(Box<ExplainFlags>),
@@ -95,10 +99,8 @@ pub fn main(run: impl FnOnce(&'static str, &RunFlags) -> ExitCode) -> ExitCode {
             validate(&flags, &mut io::stdout().lock(), &mut io::stderr()).into()
         }
         Some(Command::Completion { shell }) => {
-            let mut command = Cli::command().name(name).bin_name(name);
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command, name, &mut script);
-            match io::stdout().lock().write_all(&script) {
+            let script = completion::script(shell, &Cli::command(), name);
+            match io::stdout().lock().write_all(script.as_bytes()) {
                 Ok(()) => EXIT_DONE,
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_DONE,
                 Err(_) => EXIT_FAILED,

@@ -4,6 +4,8 @@
 //! do ours; two dashes work as well. Define flags with clap as long flags of the same name, and
 //! parse with [`parse`].
 
+pub mod completion;
+
 use std::{
     ffi::{OsStr, OsString},
     os::unix::ffi::OsStrExt as _,

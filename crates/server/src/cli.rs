@@ -23,7 +23,10 @@ pub mod x509;
 use std::{ffi::OsString, process::ExitCode, time::Duration};
 
 use signet_daemon::{
-    cli::{self, EXIT_DONE, EXIT_FAILED},
+    cli::{
+        self, EXIT_DONE, EXIT_FAILED,
+        completion::{self, Shell},
+    },
     program::Program,
 };
 
@@ -99,7 +102,7 @@ pub enum Command {
     /// Print a completion script for a shell
     Completion {
         /// The shell
-        shell: clap_complete::Shell,
+        shell: Shell,
     },
     /// Show figures about the running server
     #[command(subcommand)]
@@ -201,13 +204,12 @@ async fn dispatch(command: AllCommands, env: &mut Env) -> Result<(), CliError> {
         Command::Bundle(command) => bundle::run(command, env).await,
         Command::Completion { shell } => {
             let name = env.program.server_name();
-            let mut script = Vec::new();
-            let mut commands = match wit::is_on(env.variable) {
+            let commands = match wit::is_on(env.variable) {
                 true => cli::command::<Cli<AllCommands>>(name),
                 false => cli::command::<Cli>(name),
             };
-            clap_complete::generate(shell, &mut commands, name, &mut script);
-            Ok(env.out.write_all(&script)?)
+            let script = completion::script(shell, &commands, name);
+            Ok(env.out.write_all(script.as_bytes())?)
         }
         Command::Debug(command) => debug::run(command, env).await,
         Command::Entry(command) => entry::run(command, env).await,
