@@ -131,8 +131,7 @@ complete -o default -F {function} {name}
 fn fish(levels: &[Level<'_>], name: &str) -> String {
     let function = format!("_{}", function(name));
     let mut out = String::new();
-    let paths: Vec<String> =
-        levels.iter().map(|level| format!("'{}'", level.path)).collect();
+    let paths: Vec<String> = levels.iter().map(|level| format!("'{}'", level.path)).collect();
     let _ = write!(
         out,
         "function {function}

@@ -1,9 +1,12 @@
 //! `entry`: registration entries.
 
 mod data;
+mod doubt;
 mod explain;
 mod flags;
 mod print;
+
+use std::io::IsTerminal as _;
 
 use prost::Message as _;
 use signet_api::{
@@ -14,6 +17,7 @@ use signet_api::{
     },
     status,
 };
+use signet_base::{Clock as _, SystemClock};
 use signet_daemon::cli::Output;
 use tonic::{Code, transport::Channel};
 
@@ -127,15 +131,17 @@ async fn count(flags: CountFlags, env: &mut Env) -> Result<(), CliError> {
 
 async fn create(flags: CreateFlags, env: &mut Env) -> Result<(), CliError> {
     let entries = flags.entries(env)?;
-    let mut client = EntryClient::new(env.connect(&flags.common().socket).await?);
-    let mut results = Vec::with_capacity(entries.len());
+    doubt::warn(&entries, now(), env)?;
+    let channel = env.connect(&flags.common().socket).await?;
+    let mut client = EntryClient::new(channel.clone());
+    let mut progress = Progress::new("create", &entries);
     for batch in batches(&entries) {
         let request = pb::BatchCreateEntryRequest { entries: batch.to_vec(), output_mask: None };
         let response = client.batch_create_entry(request).await;
-        let answers = response.map_err(CliError::call("failed to create entries"))?.into_inner();
-        results.extend(answers.results.into_iter().map(|one| (one.status, one.entry)));
+        let answers = response.map_err(|status| progress.stopped(status))?.into_inner();
+        progress.add(answers.results.into_iter().map(|one| (one.status, one.entry)), env)?;
     }
-    let results = echoed(entries, results);
+    let results = echoed(entries, progress.results);
     if flags.common().output == Output::Json {
         let results = results.iter().cloned().map(|(status, entry)| {
             pb::batch_create_entry_response::Result { status: Some(status), entry: Some(entry) }
@@ -144,13 +150,17 @@ async fn create(flags: CreateFlags, env: &mut Env) -> Result<(), CliError> {
     } else {
         print_results(env, "create", &results)?;
     }
+    let written: Vec<types::Entry> =
+        results.iter().filter(|one| is_good(one)).map(|(_, entry)| entry.clone()).collect();
+    doubt::warn_of_parents(&written, channel, env).await?;
     all_good(&results, "failed to create one or more entries")
 }
 
 async fn update(flags: UpdateFlags, env: &mut Env) -> Result<(), CliError> {
     let entries = flags.entries(env)?;
+    doubt::warn(&entries, now(), env)?;
     let mut client = EntryClient::new(env.connect(&flags.common().socket).await?);
-    let mut results = Vec::with_capacity(entries.len());
+    let mut progress = Progress::new("update", &entries);
     for batch in batches(&entries) {
         let request = pb::BatchUpdateEntryRequest {
             entries: batch.to_vec(),
@@ -158,10 +168,10 @@ async fn update(flags: UpdateFlags, env: &mut Env) -> Result<(), CliError> {
             output_mask: None,
         };
         let response = client.batch_update_entry(request).await;
-        let answers = response.map_err(CliError::call("failed to update entries"))?.into_inner();
-        results.extend(answers.results.into_iter().map(|one| (one.status, one.entry)));
+        let answers = response.map_err(|status| progress.stopped(status))?.into_inner();
+        progress.add(answers.results.into_iter().map(|one| (one.status, one.entry)), env)?;
     }
-    let results = echoed(entries, results);
+    let results = echoed(entries, progress.results);
     if flags.common().output == Output::Json {
         let results = results.iter().cloned().map(|(status, entry)| {
             pb::batch_update_entry_response::Result { status: Some(status), entry: Some(entry) }
@@ -306,9 +316,58 @@ fn echoed(
         .collect()
 }
 
+/// What came of the entries of a file so far.
+struct Progress {
+    verb: &'static str,
+    total: usize,
+    results: Vec<(Option<types::Status>, Option<types::Entry>)>,
+}
+
+impl Progress {
+    fn new(verb: &'static str, entries: &[types::Entry]) -> Self {
+        Self { verb, total: entries.len(), results: Vec::with_capacity(entries.len()) }
+    }
+
+    /// Takes the answers of one call. Where there are several calls, a person is told how far they
+    /// are.
+    fn add(
+        &mut self,
+        answers: impl Iterator<Item = (Option<types::Status>, Option<types::Entry>)>,
+        env: &mut Env,
+    ) -> Result<(), CliError> {
+        self.results.extend(answers);
+        if self.total > BATCH && std::io::stderr().is_terminal() {
+            env.complain(format_args!("{} of {} entries sent", self.results.len(), self.total))?;
+        }
+        Ok(())
+    }
+
+    /// The failure of a call, with what came of those before it.
+    fn stopped(&self, status: tonic::Status) -> CliError {
+        let good = self.results.iter().filter(|(status, _)| status::is_ok(status.as_ref())).count();
+        let what = match self.results.len() {
+            0 => format!("failed to {} entries", self.verb),
+            sent => format!(
+                "failed to {} entries after {good} of {} had been written and {} refused",
+                self.verb,
+                self.total,
+                sent - good
+            ),
+        };
+        CliError::call(what)(status)
+    }
+}
+
+fn is_good((status, _): &Outcome) -> bool {
+    status::is_ok(Some(status))
+}
+
+fn now() -> i64 {
+    SystemClock::shared().unix()
+}
+
 fn print_results(env: &mut Env, verb: &str, results: &[Outcome]) -> Result<(), CliError> {
-    let is_good = |(status, _): &&Outcome| status::is_ok(Some(status));
-    for (_, entry) in results.iter().filter(is_good) {
+    for (_, entry) in results.iter().filter(|one| is_good(one)) {
         env.line(print::entry(entry))?;
     }
     for (status, entry) in results.iter().filter(|one| !is_good(one)) {
@@ -318,6 +377,11 @@ fn print_results(env: &mut Env, verb: &str, results: &[Outcome]) -> Result<(), C
             status.message
         ))?;
         env.complain(print::entry(entry))?;
+    }
+    if results.len() > 1 {
+        let good = results.iter().filter(|one| is_good(one)).count();
+        let failed = results.len() - good;
+        env.complain(format_args!("{good} entries {verb}d, {failed} failed"))?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use signet_api::pb::spire::api::types;
 use signet_config::parse_duration;
 use signet_identity::SpiffeId;
-use time::{OffsetDateTime, macros::format_description};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
 
 use super::env::CliError;
 
@@ -87,12 +87,42 @@ impl MatchOn {
     }
 }
 
-/// Reads a duration such as `720h` or `1h30m`; for clap.
+/// Reads a duration such as `720h` or `1h30m`, or plain seconds; for clap.
 ///
 /// # Errors
 /// What is wrong.
 pub fn duration(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Duration::from_secs(seconds));
+    }
     parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// Reads seconds as SPIRE's flags have them, or a duration such as `1h30m`; for clap.
+///
+/// # Errors
+/// What was expected.
+pub fn seconds(text: &str) -> Result<i32, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(seconds);
+    }
+    let duration = parse_duration(text)
+        .map_err(|_| "expected seconds, or a duration such as 1h30m".to_owned())?;
+    i32::try_from(duration.as_secs()).map_err(|_| "too long".to_owned())
+}
+
+/// Reads a time as SPIRE's flags have it, in seconds since 1970, or as RFC 3339 writes it; for
+/// clap. Unix seconds.
+///
+/// # Errors
+/// What was expected.
+pub fn unix_time(text: &str) -> Result<i64, String> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(seconds);
+    }
+    OffsetDateTime::parse(text, &Rfc3339)
+        .map(OffsetDateTime::unix_timestamp)
+        .map_err(|_| "expected seconds since 1970, or a time such as 2027-01-31T12:00:00Z".into())
 }
 
 /// Seconds, rounded up, as the API takes them.
@@ -146,6 +176,16 @@ mod tests {
         assert_eq!(utc(4_000_000_000), "2096-10-02 07:06:40 +0000 UTC");
         assert_eq!(rfc3339(0), "1970-01-01T00:00:00Z");
         assert_eq!(utc(i64::MAX), format!("{} s", i64::MAX));
+    }
+
+    #[test]
+    fn lifetimes_and_times_have_two_forms() {
+        assert_eq!((seconds("90"), seconds("1h30m"), seconds("-5")), (Ok(90), Ok(5400), Ok(-5)));
+        assert!(seconds("1 hour").is_err() && seconds("").is_err());
+        assert_eq!(unix_time("4000000000"), Ok(4_000_000_000));
+        assert_eq!(unix_time("2096-10-02T07:06:40Z"), Ok(4_000_000_000));
+        assert_eq!(unix_time("2096-10-02T08:06:40+01:00"), Ok(4_000_000_000));
+        assert!(unix_time("tomorrow").is_err());
     }
 
     #[test]

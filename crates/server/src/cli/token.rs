@@ -23,8 +23,9 @@ pub struct GenerateFlags {
     /// Further SPIFFE ID for the agent that uses the token: a stable -parentID for entries
     #[arg(long = "spiffeID", value_name = "ID")]
     spiffe_id: Option<String>,
-    /// How long the token may be used, seconds
-    #[arg(long = "ttl", value_name = "SECONDS", default_value_t = 600)]
+    /// How long the token may be used, seconds or like 10m
+    #[arg(long = "ttl", value_name = "SECONDS", default_value_t = 600,
+        allow_hyphen_values = true, value_parser = text::seconds)]
     ttl: i32,
     #[command(flatten)]
     common: CommonFlags,

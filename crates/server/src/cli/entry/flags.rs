@@ -113,14 +113,17 @@ pub struct EntryFlags {
     /// ID of the entry; when creating, one is made up unless given
     #[arg(long = "entryID", value_name = "ID", default_value = "", hide_default_value = true)]
     entry_id: String,
-    /// When the entry expires, seconds since 1970; 0 for never
-    #[arg(long = "entryExpiry", value_name = "TIME", default_value_t = 0)]
+    /// When the entry expires, seconds since 1970 or like 2027-01-31T12:00:00Z; 0 for never
+    #[arg(long = "entryExpiry", value_name = "TIME", default_value_t = 0,
+        allow_hyphen_values = true, value_parser = text::unix_time)]
     entry_expiry: i64,
-    /// Life of X.509-SVIDs, seconds; 0 for the server's default
-    #[arg(long = "x509SVIDTTL", value_name = "SECONDS", default_value_t = 0)]
+    /// Life of X.509-SVIDs, seconds or like 1h30m; 0 for the server's default
+    #[arg(long = "x509SVIDTTL", value_name = "SECONDS", default_value_t = 0,
+        allow_hyphen_values = true, value_parser = text::seconds)]
     x509_svid_ttl: i32,
-    /// Life of JWT-SVIDs, seconds; 0 for the server's default
-    #[arg(long = "jwtSVIDTTL", value_name = "SECONDS", default_value_t = 0)]
+    /// Life of JWT-SVIDs, seconds or like 5m; 0 for the server's default
+    #[arg(long = "jwtSVIDTTL", value_name = "SECONDS", default_value_t = 0,
+        allow_hyphen_values = true, value_parser = text::seconds)]
     jwt_svid_ttl: i32,
     /// Put a unique jti into each JWT-SVID; such tokens are never cached
     #[arg(long = "jwtSVIDIncludeJTI")]
