@@ -17,7 +17,7 @@ use signet_api::{
     },
     status,
 };
-use signet_base::{Clock as _, SystemClock};
+use signet_base::SystemClock;
 use signet_daemon::cli::Output;
 use tonic::{Code, transport::Channel};
 
