@@ -214,11 +214,12 @@ impl App {
             (None, _) => None,
         };
         let local = bind_unix(&config.socket_path, SOCKET).await?;
+        // A key file that cannot be opened is found out before the database is touched.
+        let keys = OpenKeyManager::open(&config.plugins.key_manager)?;
         let store = match prepared.store {
             Some(store) => store,
             None => Store::open(store_options(&config)).await?,
         };
-        let keys = OpenKeyManager::open(&config.plugins.key_manager)?;
         let (ca_manager, authority) = Self::authority(&config, &store, &keys, &clock).await?;
         let (cache, follower) = Cache::load(store.clone(), trust_domain.clone()).await?;
         tracing::info!(
