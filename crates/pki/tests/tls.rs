@@ -9,6 +9,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use signet_base::Clock;
 use signet_identity::{SpiffeId, TrustDomain};
 use signet_pki::{
@@ -19,7 +20,19 @@ use signet_pki::{
     },
     x509::{CaIssuer, CaParams, Certificate, Name, SvidParams, TrustBundle, self_sign_ca},
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::{
+    TlsAcceptor, TlsConnector,
+    rustls::{
+        self, ClientConfig, DigitallySignedStruct, NamedGroup, ProtocolVersion, ServerConfig,
+        SignatureScheme, SupportedProtocolVersion,
+        client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        crypto::{
+            CryptoProvider, SupportedKxGroup,
+            aws_lc_rs::{default_provider, kx_group},
+        },
+        version::{TLS12, TLS13},
+    },
+};
 
 const NOW: i64 = 1_800_000_000;
 
@@ -219,14 +232,138 @@ async fn insecure_bootstrap_still_wants_the_servers_id() {
     assert!(wrong.1.is_err());
 }
 
+/// What a handshake with `client` agrees on, or the client's error.
+async fn agreed(
+    server: Arc<ServerConfig>,
+    client: ClientConfig,
+) -> std::io::Result<(ProtocolVersion, NamedGroup)> {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let accept = TlsAcceptor::from(server).accept(far);
+    let connector = TlsConnector::from(Arc::new(client));
+    let connect = async {
+        let stream = connector.connect(no_server_name(), near).await?;
+        let session = stream.get_ref().1;
+        let group = session.negotiated_key_exchange_group().unwrap().name();
+        Ok((session.protocol_version().unwrap(), group))
+    };
+    let (accepted, connected) = tokio::join!(accept, connect);
+    accepted.and(connected)
+}
+
+fn listener(own: &Domain, options: TlsOptions) -> Arc<ServerConfig> {
+    let identity = own.identity("/spire/server", KeyType::EcP256);
+    let policy = ClientPolicy { trust_domain: own.name.clone(), admin_ids: Arc::new([]) };
+    server_config(
+        Arc::new(SwappableIdentity::new(identity)),
+        Arc::new(StaticBundles(vec![own.bundle()])),
+        policy,
+        Arc::new(Fixed(NOW)),
+        options,
+    )
+    .unwrap()
+}
+
+fn client(own: &Domain, options: TlsOptions) -> ClientConfig {
+    let config = client_config(trusting(own), None, Arc::new(Fixed(NOW)), options).unwrap();
+    Arc::unwrap_or_clone(config)
+}
+
+/// A client that offers these groups in these versions of TLS.
+fn client_with(
+    groups: &[&'static dyn SupportedKxGroup],
+    versions: &[&'static SupportedProtocolVersion],
+) -> ClientConfig {
+    let provider = CryptoProvider { kx_groups: groups.to_vec(), ..default_provider() };
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(versions)
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    config
+}
+
+/// Believes every server: what counts here is the key exchange.
+#[derive(Debug)]
+struct AnyServer;
+
+impl ServerCertVerifier for AnyServer {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Ok(HandshakeSignatureValid::assertion())
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        default_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
 #[tokio::test]
-async fn post_quantum_key_exchange_can_be_required() {
+async fn post_quantum_key_exchange_comes_first_wherever_tls_1_3_is_spoken() {
     let own = Domain::new("example.org");
-    let mut setup = Setup::new(&own);
-    setup.options.require_pq_kem = true;
-    let (server, client) = setup.connect(&own, trusting(&own), None).await;
-    server.unwrap();
-    client.unwrap();
+    let pq = (ProtocolVersion::TLSv1_3, NamedGroup::X25519MLKEM768);
+    for (ours, theirs) in [(false, false), (true, false), (false, true), (true, true)] {
+        let options = |require_pq_kem| TlsOptions { require_pq_kem };
+        let found = agreed(listener(&own, options(ours)), client(&own, options(theirs))).await;
+        assert_eq!(found.unwrap(), pq, "required by the server: {ours}, by the client: {theirs}");
+    }
+
+    let plain = TlsOptions::default();
+    // As Go's clients offer it: with shares for both.
+    let groups = [kx_group::X25519MLKEM768, kx_group::X25519];
+    let found = agreed(listener(&own, plain), client_with(&groups, &[&TLS13])).await;
+    assert_eq!(found.unwrap(), pq);
+    // Those that do not know it are still served.
+    for (version, name) in [(&TLS13, ProtocolVersion::TLSv1_3), (&TLS12, ProtocolVersion::TLSv1_2)]
+    {
+        let old = client_with(&[kx_group::X25519], &[version]);
+        assert_eq!(agreed(listener(&own, plain), old).await.unwrap(), (name, NamedGroup::X25519));
+    }
+}
+
+#[tokio::test]
+async fn those_without_post_quantum_key_exchange_are_refused_where_it_is_required() {
+    let own = Domain::new("example.org");
+    let required = TlsOptions { require_pq_kem: true };
+    for version in [&TLS13, &TLS12] {
+        let old = client_with(&[kx_group::X25519, kx_group::SECP256R1], &[version]);
+        agreed(listener(&own, required), old).await.unwrap_err();
+    }
+    for group in [kx_group::X25519, kx_group::SECP256R1] {
+        let provider = CryptoProvider { kx_groups: vec![group], ..default_provider() };
+        let identity = own.identity("/spire/server", KeyType::EcP256);
+        let server = ServerConfig::builder_with_provider(Arc::new(provider))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(SwappableIdentity::new(identity)));
+        agreed(Arc::new(server), client(&own, required)).await.unwrap_err();
+    }
 }
 
 #[test]

@@ -46,9 +46,12 @@ pub enum TlsError {
 /// The one application protocol we speak.
 pub const ALPN_H2: &[u8] = b"h2";
 
-/// aws-lc-rs, restricted as the options say. Never installed as the process's default.
+/// aws-lc-rs, restricted as the options say. Never installed as the process's default. The hybrid
+/// post-quantum key exchange comes first, as with Go, so that it is used wherever both sides speak
+/// TLS 1.3 and know it: what is recorded today stays secret when X25519 falls.
 pub(super) fn provider(options: TlsOptions) -> Arc<CryptoProvider> {
     let mut provider = aws_lc_rs::default_provider();
+    provider.kx_groups.sort_by_key(|group| group.name() != NamedGroup::X25519MLKEM768);
     if options.require_pq_kem {
         provider.kx_groups = aws_lc_rs::ALL_KX_GROUPS
             .iter()
