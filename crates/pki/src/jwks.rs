@@ -1,14 +1,17 @@
 //! Trust bundles as documents: the SPIFFE bundle format, the Workload API's JWKS, and PEM.
 
-use base64::{
-    Engine,
-    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
-};
-use serde::{Deserialize, Serialize};
+mod jwk;
+
+use std::{collections::HashSet, sync::Arc};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::Serialize;
+use serde_json::{Map, Value};
 use signet_identity::{Bundle, JwtAuthority, TrustDomain, X509Authority};
 
+use self::jwk::{Jwk, Members, NoKey, without_line_ends};
 use crate::{
-    KeyAlgorithm, KeyError, PublicKey, pem,
+    KeyError, pem,
     x509::{CertError, Certificate},
 };
 
@@ -38,9 +41,12 @@ pub enum BundleError {
         /// What is wrong.
         reason: String,
     },
-    /// Not JSON of the expected shape.
+    /// Not JSON.
     #[error("bundle is not a JWKS document")]
     Json(#[source] serde_json::Error),
+    /// JSON of another shape than a bundle's.
+    #[error("bundle is not a JWKS document: {0}")]
+    Shape(&'static str),
     /// A public key in it is refused.
     #[error("bundle entry {index}")]
     Key {
@@ -65,10 +71,11 @@ pub enum BundleError {
 }
 
 /// Writes the SPIFFE bundle format (`use`, `x5c`, `spiffe_sequence`, `spiffe_refresh_hint`),
-/// indented with four spaces; zero sequence and refresh hint are left out.
+/// indented with four spaces; zero sequence and refresh hint are left out, and so are keys of a
+/// kind that no JWK of ours can say.
 ///
 /// # Errors
-/// [`BundleError`] when an authority is not readable.
+/// [`BundleError`] when an X.509 authority is not readable.
 pub fn encode_spiffe(bundle: &Bundle) -> Result<String, BundleError> {
     write(&document(bundle)?)
 }
@@ -91,55 +98,61 @@ pub fn encode_published(bundle: &Bundle, as_spiffe: bool) -> Result<String, Bund
     serde_json::to_string(&document).map_err(BundleError::Json)
 }
 
-/// Reads the SPIFFE bundle format. An unknown `use` is an error.
+/// Reads the SPIFFE bundle format as go-spiffe does: the names of the document's own members in any
+/// letter case, `null` for absent, line ends in base64. Keys for another use than ours, or of a
+/// kind that is not understood, are skipped, so that one strange key does not take the others with
+/// it; a certificate that comes twice is kept once, and of two keys with one ID the last.
 ///
 /// # Errors
 /// [`BundleError`].
 pub fn decode_spiffe(trust_domain: TrustDomain, text: &[u8]) -> Result<Bundle, BundleError> {
-    let document = read(text)?;
+    let document = Document::read(text)?;
     let mut bundle = Bundle::empty(trust_domain);
-    bundle.refresh_hint = document.spiffe_refresh_hint.max(0);
-    bundle.sequence_number = document.spiffe_sequence;
-    for (index, jwk) in document.keys.iter().enumerate() {
-        let entry = |reason: String| BundleError::Entry { index, reason };
-        match jwk.usage.as_deref().unwrap_or_default() {
+    bundle.refresh_hint = document.refresh_hint.max(0);
+    bundle.sequence_number = document.sequence;
+    let mut certificates = HashSet::new();
+    for (index, key) in document.keys().enumerate() {
+        let key = key.map_err(|reason| BundleError::Entry { index, reason })?;
+        match key.usage()? {
             "x509-svid" => {
-                bundle
-                    .x509_authorities
-                    .push(X509Authority { der: jwk.certificate(index)?.into(), tainted: false });
+                let der: Arc<[u8]> = key.certificate()?.into();
+                if certificates.insert(Arc::clone(&der)) {
+                    bundle.x509_authorities.push(X509Authority { der, tainted: false });
+                }
             }
-            "jwt-svid" => bundle.jwt_authorities.push(jwk.authority(index)?),
-            "wit-svid" => bundle.wit_authorities.push(jwk.authority(index)?),
-            "" => return Err(entry("missing use".to_owned())),
-            other => {
-                let other: String = other.chars().take(40).collect();
-                return Err(entry(format!("unrecognized use {other:?}")));
-            }
+            "jwt-svid" => put(&mut bundle.jwt_authorities, key.authority()?),
+            "wit-svid" => put(&mut bundle.wit_authorities, key.authority()?),
+            _ => {}
         }
     }
     Ok(bundle)
 }
 
 /// Writes JWT authorities as the Workload API's `JWTBundlesResponse` carries them: JWKS without
-/// `use`, indented with four spaces.
+/// `use`, indented with four spaces. Keys of a kind that no JWK of ours can say are left out.
 ///
 /// # Errors
-/// [`BundleError`] when an authority is not readable.
+/// [`BundleError`] when JSON cannot be written.
 pub fn encode_jwt_jwks(authorities: &[JwtAuthority]) -> Result<String, BundleError> {
-    let keys = encode_keys(authorities, 0).collect::<Result<_, _>>()?;
-    write(&Document { keys, spiffe_sequence: 0, spiffe_refresh_hint: 0 })
+    let keys = encode_keys(authorities).collect();
+    write(&Written { keys, spiffe_sequence: 0, spiffe_refresh_hint: 0 })
 }
 
 /// Reads JWT authorities from a JWKS document: keys whose `use` is absent, `jwt-svid` or `sig`;
-/// others are skipped.
+/// others are skipped, and so are those of a kind that is not understood.
 ///
 /// # Errors
 /// [`BundleError`].
 pub fn decode_jwt_jwks(text: &[u8]) -> Result<Vec<JwtAuthority>, BundleError> {
-    let document = read(text)?;
-    let wanted = |jwk: &Jwk| matches!(jwk.usage.as_deref(), None | Some("" | "jwt-svid" | "sig"));
-    let keys = document.keys.iter().enumerate().filter(|(_, jwk)| wanted(jwk));
-    keys.map(|(index, jwk)| jwk.authority(index)).collect()
+    let document = Document::read(text)?;
+    let mut authorities = Vec::new();
+    for (index, key) in document.keys().enumerate() {
+        let key = key.map_err(|reason| BundleError::Entry { index, reason })?;
+        if matches!(key.usage()?, "" | "jwt-svid" | "sig") {
+            put(&mut authorities, key.authority()?);
+        }
+    }
+    Ok(authorities)
 }
 
 /// Writes the X.509 authorities as PEM.
@@ -164,151 +177,174 @@ pub fn decode_pem(trust_domain: TrustDomain, text: &[u8]) -> Result<Bundle, Bund
     Ok(bundle)
 }
 
-#[derive(Deserialize, Serialize)]
-struct Document {
+/// A document as it is written.
+#[derive(Serialize)]
+struct Written {
     keys: Vec<Jwk>,
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero")]
     spiffe_sequence: u64,
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_zero")]
     spiffe_refresh_hint: i64,
 }
 
-/// A JSON Web Key of a kind we use; private members are never read.
-#[derive(Default, Deserialize, Serialize)]
-struct Jwk {
-    #[serde(rename = "use", skip_serializing_if = "Option::is_none")]
-    usage: Option<String>,
-    #[serde(default)]
-    kty: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kid: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    crv: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    x: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    y: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    n: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    e: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    x5c: Option<Vec<String>>,
+/// A document as it is read.
+struct Document {
+    keys: Vec<Value>,
+    sequence: u64,
+    refresh_hint: i64,
 }
 
-impl Jwk {
-    fn of(key: &PublicKey) -> Self {
-        let encode = |bytes: &[u8]| Some(URL_SAFE_NO_PAD.encode(bytes));
-        let (first, second) = key.numbers().unwrap_or_default();
-        let crv = match key.algorithm() {
-            KeyAlgorithm::EcP256 => "P-256",
-            KeyAlgorithm::EcP384 => "P-384",
-            KeyAlgorithm::EcP521 => "P-521",
-            KeyAlgorithm::Rsa { .. } => {
-                let (n, e) = (encode(first), encode(second));
-                return Self { kty: "RSA".to_owned(), n, e, ..Self::default() };
+impl Document {
+    fn read(text: &[u8]) -> Result<Self, BundleError> {
+        if text.len() > MAX_BUNDLE_LEN {
+            return Err(BundleError::TooLong);
+        }
+        let members: Map<String, Value> =
+            serde_json::from_slice(text).map_err(BundleError::Json)?;
+        let mut document = Self { keys: Vec::new(), sequence: 0, refresh_hint: 0 };
+        let mut has_keys = false;
+        // Go takes the names of its own struct's fields in any letter case.
+        for (name, value) in members {
+            match (name.to_ascii_lowercase().as_str(), value) {
+                ("keys", Value::Array(keys)) => (document.keys, has_keys) = (keys, true),
+                ("spiffe_sequence", Value::Number(number)) => {
+                    document.sequence =
+                        number.as_u64().ok_or(BundleError::Shape("spiffe_sequence"))?;
+                }
+                ("spiffe_refresh_hint", Value::Number(number)) => {
+                    document.refresh_hint =
+                        number.as_i64().ok_or(BundleError::Shape("spiffe_refresh_hint"))?;
+                }
+                ("spiffe_sequence" | "spiffe_refresh_hint", Value::Null) => {}
+                ("spiffe_sequence", _) => return Err(BundleError::Shape("spiffe_sequence")),
+                ("spiffe_refresh_hint", _) => {
+                    return Err(BundleError::Shape("spiffe_refresh_hint"));
+                }
+                ("keys", Value::Null) => {}
+                ("keys", _) => return Err(BundleError::Shape("keys is not a list")),
+                _ => {}
             }
-        };
-        let (x, y) = (encode(first), encode(second));
-        Self { kty: "EC".to_owned(), crv: Some(crv.to_owned()), x, y, ..Self::default() }
+        }
+        if !has_keys {
+            return Err(BundleError::Shape("it has no keys"));
+        }
+        if document.keys.len() > MAX_KEYS {
+            return Err(BundleError::TooMany);
+        }
+        Ok(document)
     }
 
-    /// The one certificate of an X.509 authority.
-    fn certificate(&self, index: usize) -> Result<Vec<u8>, BundleError> {
-        let entry = |reason: String| BundleError::Entry { index, reason };
-        let [text] = self.x5c.as_deref().unwrap_or_default() else {
-            let count = self.x5c.as_ref().map_or(0, Vec::len);
-            return Err(entry(format!("expected a single certificate in x5c, found {count}")));
-        };
-        let der = STANDARD.decode(text).map_err(|_| entry("x5c is not base64".to_owned()))?;
-        Certificate::from_der(&der).map_err(|source| BundleError::Cert { index, source })?;
-        Ok(der)
-    }
-
-    fn authority(&self, index: usize) -> Result<JwtAuthority, BundleError> {
-        let entry = |reason: &str| BundleError::Entry { index, reason: reason.to_owned() };
-        let kid = self.kid.as_deref().filter(|kid| !kid.is_empty());
-        let key_id = kid.ok_or_else(|| entry("missing key ID"))?.into();
-        let number = |text: &Option<String>, what: &str| {
-            let text = text.as_deref().ok_or_else(|| entry(&format!("missing {what}")))?;
-            // Some writers pad.
-            let text = text.trim_end_matches('=');
-            URL_SAFE_NO_PAD.decode(text).map_err(|_| entry(&format!("{what} is not base64url")))
-        };
-        let key = match (&*self.kty, self.crv.as_deref()) {
-            ("EC", Some(crv)) => {
-                let algorithm = match crv {
-                    "P-256" => KeyAlgorithm::EcP256,
-                    "P-384" => KeyAlgorithm::EcP384,
-                    "P-521" => KeyAlgorithm::EcP521,
-                    _ => return Err(entry("unsupported curve")),
-                };
-                PublicKey::from_ec_point(algorithm, &number(&self.x, "x")?, &number(&self.y, "y")?)
-            }
-            ("RSA", _) => {
-                PublicKey::from_rsa_numbers(&number(&self.n, "n")?, &number(&self.e, "e")?)
-            }
-            _ => return Err(entry("unsupported key type, expected EC or RSA")),
-        };
-        let key = key.map_err(|source| BundleError::Key { index, source })?;
-        Ok(JwtAuthority {
-            public_key: key.spki_der().into(),
-            key_id,
-            expires_at: 0,
-            tainted: false,
+    fn keys(&self) -> impl Iterator<Item = Result<Entry<'_>, String>> {
+        self.keys.iter().enumerate().map(|(index, key)| match key {
+            Value::Object(members) => Ok(Entry { index, members: Members(members) }),
+            _ => Err("is not an object".to_owned()),
         })
     }
 }
 
-fn document(bundle: &Bundle) -> Result<Document, BundleError> {
+/// One key of a document that is read.
+struct Entry<'a> {
+    index: usize,
+    members: Members<'a>,
+}
+
+impl Entry<'_> {
+    fn error(&self, reason: impl Into<String>) -> BundleError {
+        BundleError::Entry { index: self.index, reason: reason.into() }
+    }
+
+    fn usage(&self) -> Result<&str, BundleError> {
+        let usage = self.members.text("use").map_err(|reason| self.error(reason))?;
+        Ok(usage.unwrap_or_default())
+    }
+
+    /// The one certificate of an X.509 authority. The key beside it must be the same, where it is
+    /// one that is understood.
+    fn certificate(&self) -> Result<Vec<u8>, BundleError> {
+        let texts = self.members.certificates().map_err(|reason| self.error(reason))?;
+        let [text] = texts.as_slice() else {
+            let count = texts.len();
+            return Err(self.error(format!("expected a single certificate in x5c, found {count}")));
+        };
+        let der = STANDARD
+            .decode(without_line_ends(text))
+            .map_err(|_| self.error("x5c is not base64"))?;
+        let certificate = Certificate::from_der(&der)
+            .map_err(|source| BundleError::Cert { index: self.index, source })?;
+        match self.members.public_key() {
+            Ok(key) if key != certificate.spki() => {
+                Err(self.error("the key is not that of the certificate in x5c"))
+            }
+            _ => Ok(der),
+        }
+    }
+
+    /// A JWT or WIT authority; `None` for a key that is not understood.
+    fn authority(&self) -> Result<Option<JwtAuthority>, BundleError> {
+        let kid = self.members.text("kid").map_err(|reason| self.error(reason))?;
+        let key = match self.members.public_key() {
+            Ok(key) => key,
+            Err(NoKey::Unknown(reason)) => {
+                tracing::warn!(entry = self.index, reason, "A key of a trust bundle is skipped");
+                return Ok(None);
+            }
+            Err(NoKey::Broken(reason)) => return Err(self.error(reason)),
+            Err(NoKey::Refused(source)) => {
+                return Err(BundleError::Key { index: self.index, source });
+            }
+        };
+        let kid = kid.filter(|kid| !kid.is_empty()).ok_or_else(|| self.error("missing key ID"))?;
+        Ok(Some(JwtAuthority {
+            public_key: key.into(),
+            key_id: kid.into(),
+            expires_at: 0,
+            tainted: false,
+        }))
+    }
+}
+
+/// Adds an authority; one of the same ID gives way.
+fn put(list: &mut Vec<JwtAuthority>, authority: Option<JwtAuthority>) {
+    let Some(authority) = authority else { return };
+    match list.iter_mut().find(|it| it.key_id == authority.key_id) {
+        Some(known) => *known = authority,
+        None => list.push(authority),
+    }
+}
+
+fn document(bundle: &Bundle) -> Result<Written, BundleError> {
     let mut keys = Vec::new();
     for (index, authority) in bundle.x509_authorities.iter().enumerate() {
         let certificate = Certificate::from_der(&authority.der)
             .map_err(|source| BundleError::Cert { index, source })?;
-        let key = certificate.public_key().map_err(|source| BundleError::Key { index, source })?;
+        let Some(jwk) = Jwk::of(certificate.spki()) else { continue };
         keys.push(Jwk {
             usage: Some("x509-svid".to_owned()),
             x5c: Some(vec![STANDARD.encode(&authority.der)]),
-            ..Jwk::of(key)
+            ..jwk
         });
     }
     for (usage, authorities) in
         [("jwt-svid", &bundle.jwt_authorities), ("wit-svid", &bundle.wit_authorities)]
     {
-        for jwk in encode_keys(authorities, keys.len()) {
-            keys.push(Jwk { usage: Some(usage.to_owned()), ..jwk? });
-        }
+        let written = encode_keys(authorities);
+        keys.extend(written.map(|jwk| Jwk { usage: Some(usage.to_owned()), ..jwk }));
     }
-    Ok(Document {
+    Ok(Written {
         keys,
         spiffe_sequence: bundle.sequence_number,
         spiffe_refresh_hint: bundle.refresh_hint,
     })
 }
 
-fn encode_keys(
-    authorities: &[JwtAuthority],
-    before: usize,
-) -> impl Iterator<Item = Result<Jwk, BundleError>> {
-    authorities.iter().enumerate().map(move |(at, authority)| {
-        let key = PublicKey::from_spki(&authority.public_key)
-            .map_err(|source| BundleError::Key { index: before + at, source })?;
-        Ok(Jwk { kid: Some(authority.key_id.to_string()), ..Jwk::of(&key) })
+fn encode_keys(authorities: &[JwtAuthority]) -> impl Iterator<Item = Jwk> {
+    authorities.iter().filter_map(|authority| {
+        let jwk = Jwk::of(&authority.public_key)?;
+        Some(Jwk { kid: Some(authority.key_id.to_string()), ..jwk })
     })
 }
 
-fn read(text: &[u8]) -> Result<Document, BundleError> {
-    if text.len() > MAX_BUNDLE_LEN {
-        return Err(BundleError::TooLong);
-    }
-    let document: Document = serde_json::from_slice(text).map_err(BundleError::Json)?;
-    if document.keys.len() > MAX_KEYS {
-        return Err(BundleError::TooMany);
-    }
-    Ok(document)
-}
-
-fn write(document: &Document) -> Result<String, BundleError> {
+fn write(document: &Written) -> Result<String, BundleError> {
     let mut out = Vec::with_capacity(1024);
     let spaces = serde_json::ser::PrettyFormatter::with_indent(b"    ");
     let mut serializer = serde_json::Serializer::with_formatter(&mut out, spaces);

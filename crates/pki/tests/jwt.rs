@@ -40,7 +40,7 @@ fn bundle_of(key: &PublicKey) -> JwtBundle {
         expires_at: 0,
         tainted: false,
     };
-    JwtBundle::new(td(), &[authority]).unwrap()
+    JwtBundle::new(td(), &[authority])
 }
 
 fn sign(issuer: &JwtIssuer, audience: &[String]) -> String {
@@ -195,7 +195,7 @@ fn es512_validates() {
         "x": URL_SAFE_NO_PAD.encode(x), "y": URL_SAFE_NO_PAD.encode(y),
     }]});
     let keys = signet_pki::jwks::decode_jwt_jwks(jwks.to_string().as_bytes()).unwrap();
-    let bundle = JwtBundle::new(td(), &keys).unwrap();
+    let bundle = JwtBundle::new(td(), &keys);
     let header = URL_SAFE_NO_PAD.encode(br#"{"alg":"ES512","kid":"key1"}"#);
     let claims = json!({"sub": id().to_string(), "aud": ["them"], "exp": NOW});
     let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));

@@ -61,6 +61,7 @@ macro_rules! conformance {
     ($database:expr) => {
         $crate::conformance! {
             $database;
+            bundles::another_key_of_a_known_id_is_appended_and_a_tainted_one_does_not_come_back,
             bundles::bundles_keep_their_order_and_grow_by_one_with_each_change,
             bundles::deleting_a_bundle_treats_its_entries_as_the_mode_says,
             bundles::setting_what_is_there_already_makes_no_change,

@@ -92,8 +92,9 @@ impl Store {
         }
     }
 
-    /// Adds those authorities of `bundle` that the stored bundle lacks (by certificate, by key
-    /// ID), creating it if need be. The sequence number grows by one when something was added.
+    /// Adds those authorities of `bundle` that the stored bundle lacks, creating it if need be.
+    /// Certificates are compared by their bytes, keys by ID, key and expiry, as in SPIRE: another
+    /// key of a known ID is added. The sequence number grows by one when something was added.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was changed.
@@ -118,7 +119,13 @@ impl Store {
 
 fn append_keys(stored: &mut Vec<JwtAuthority>, added: Vec<JwtAuthority>) {
     for authority in added {
-        if !stored.iter().any(|it| it.key_id == authority.key_id) {
+        // Tainting is no difference: what was tainted does not come back.
+        let is_same = |it: &JwtAuthority| {
+            it.key_id == authority.key_id
+                && it.public_key == authority.public_key
+                && it.expires_at == authority.expires_at
+        };
+        if !stored.iter().any(is_same) {
             stored.push(authority);
         }
     }

@@ -367,7 +367,7 @@ impl Machine {
                 })
                 .await
                 .unwrap();
-            let keys = JwtBundle::from_bundle(&bundle).unwrap();
+            let keys = JwtBundle::from_bundle(&bundle);
             validate(&jwt.token, &audience, self.now(), |_| Some(&keys)).unwrap();
         }
         verified

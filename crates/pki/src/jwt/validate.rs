@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use signet_identity::{Bundle, JwtAuthority, SpiffeId, SpiffeIdError, TrustDomain};
 
 use crate::{
-    KeyAlgorithm, KeyError, PublicKey,
+    KeyAlgorithm, PublicKey,
     der::ecdsa_signature,
     signer::{self, BadSignature, Hash},
 };
@@ -76,23 +76,20 @@ pub struct JwtBundle {
 }
 
 impl JwtBundle {
-    /// Prepares authorities; tainted ones still verify, as in SPIRE.
-    ///
-    /// # Errors
-    /// [`KeyError`] of the first key that is refused.
-    pub fn new(trust_domain: TrustDomain, keys: &[JwtAuthority]) -> Result<Self, KeyError> {
+    /// Prepares authorities; tainted ones still verify, as in SPIRE. Of two with one key ID the
+    /// last counts. Keys of kinds that are not accepted verify nothing, and stand in nobody's way.
+    pub fn new(trust_domain: TrustDomain, keys: &[JwtAuthority]) -> Self {
         let keys = keys
             .iter()
-            .map(|key| Ok((key.key_id.clone(), PublicKey::from_spki(&key.public_key)?)))
-            .collect::<Result<HashMap<_, _>, KeyError>>()?;
-        Ok(Self { trust_domain, keys: Arc::new(keys) })
+            .filter_map(|key| {
+                Some((key.key_id.clone(), PublicKey::from_spki(&key.public_key).ok()?))
+            })
+            .collect();
+        Self { trust_domain, keys: Arc::new(keys) }
     }
 
     /// Prepares a bundle's JWT authorities.
-    ///
-    /// # Errors
-    /// As [`JwtBundle::new`].
-    pub fn from_bundle(bundle: &Bundle) -> Result<Self, KeyError> {
+    pub fn from_bundle(bundle: &Bundle) -> Self {
         Self::new(bundle.trust_domain.clone(), &bundle.jwt_authorities)
     }
 

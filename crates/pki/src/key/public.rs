@@ -28,6 +28,18 @@ impl PublicKey {
         Ok(key)
     }
 
+    /// Whether the bytes are SubjectPublicKeyInfo of any kind, those too that nothing is verified
+    /// with here: what a bundle may hold for others.
+    ///
+    /// # Errors
+    /// [`KeyError`] when they are not, or a key of a kind that is accepted is broken.
+    pub fn check_spki(der: &[u8]) -> Result<(), KeyError> {
+        match Self::from_spki(der) {
+            Ok(_) | Err(KeyError::Unsupported | KeyError::RsaSize(_)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// As [`PublicKey::from_spki`], for keys that verify a signature next, which checks the point.
     pub(crate) fn from_spki_unchecked(der: &[u8]) -> Result<Self, KeyError> {
         const MALFORMED: KeyError = KeyError::Malformed("public key");

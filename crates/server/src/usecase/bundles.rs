@@ -384,7 +384,7 @@ fn check_authorities(bundle: &Bundle) -> Result<(), String> {
             .map_err(|error| format!("unable to parse X.509 authority: {}", chain(&error)))?;
     }
     for authority in &bundle.jwt_authorities {
-        PublicKey::from_spki(&authority.public_key)
+        PublicKey::check_spki(&authority.public_key)
             .map_err(|error| format!("unable to parse JWT authority: {}", chain(&error)))?;
     }
     Ok(())

@@ -30,6 +30,35 @@ pub async fn deleting_a_bundle_treats_its_entries_as_the_mode_says(database: &dy
     assert_eq!(fixture.store.count_bundles().await.unwrap(), 1);
 }
 
+pub async fn another_key_of_a_known_id_is_appended_and_a_tainted_one_does_not_come_back(
+    database: &dyn Database,
+) {
+    let fixture = Fixture::new(database).await;
+    let key = |bytes: &[u8], expires_at| JwtAuthority {
+        public_key: bytes.into(),
+        key_id: "kid".into(),
+        expires_at,
+        tainted: false,
+    };
+    let append = async |keys: Vec<JwtAuthority>| {
+        let mut added = bundle("td");
+        added.jwt_authorities = keys;
+        fixture.store.append_bundle(added, 1).await.unwrap().jwt_authorities
+    };
+    let (old, new, later) = (key(b"old", 5), key(b"new", 5), key(b"old", 6));
+    append(vec![old.clone()]).await;
+    let stored = append(vec![new.clone(), old.clone(), later.clone()]).await;
+    assert_eq!(stored, [old.clone(), new, later]);
+    let own = "td".parse().unwrap();
+    let taint = fixture.store.change_bundle(&own, 2, |bundle| {
+        bundle.jwt_authorities[0].tainted = true;
+        Ok::<_, String>(())
+    });
+    taint.await.unwrap().unwrap();
+    let stored = append(vec![old]).await;
+    assert!(stored.len() == 3 && stored[0].tainted);
+}
+
 pub async fn bundles_keep_their_order_and_grow_by_one_with_each_change(database: &dyn Database) {
     let fixture = Fixture::new(database).await;
     let key = |name: &str, expires_at| JwtAuthority {

@@ -50,7 +50,7 @@ impl Validator {
         let prepared = bundles
             .iter()
             .find(|bundle| bundle.trust_domain == *subject.trust_domain())
-            .and_then(|bundle| self.prepare(bundle));
+            .map(|bundle| self.prepare(bundle));
         let validated =
             jwt::validate(token, &[audience.to_owned()], self.clock.unix(), |trust_domain| {
                 prepared.as_ref().filter(|bundle| bundle.trust_domain() == trust_domain)
@@ -75,31 +75,19 @@ impl Validator {
     }
 
     /// The bundle, prepared once for as long as it stays the same.
-    fn prepare(&self, bundle: &Arc<Bundle>) -> Option<JwtBundle> {
+    fn prepare(&self, bundle: &Arc<Bundle>) -> JwtBundle {
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((from, ready)) = prepared.get(&bundle.trust_domain)
             && Arc::ptr_eq(from, bundle)
         {
-            return Some(ready.clone());
+            return ready.clone();
         }
-        match JwtBundle::from_bundle(bundle) {
-            Ok(ready) => {
-                if prepared.len() >= MAX_PREPARED {
-                    prepared.clear();
-                }
-                let kept = (Arc::clone(bundle), ready.clone());
-                prepared.insert(bundle.trust_domain.clone(), kept);
-                Some(ready)
-            }
-            Err(error) => {
-                tracing::error!(
-                    trust_domain_id = %bundle.trust_domain,
-                    error = %error,
-                    "A JWT authority is of no use"
-                );
-                None
-            }
+        let ready = JwtBundle::from_bundle(bundle);
+        if prepared.len() >= MAX_PREPARED {
+            prepared.clear();
         }
+        prepared.insert(bundle.trust_domain.clone(), (Arc::clone(bundle), ready.clone()));
+        ready
     }
 }
 
