@@ -213,7 +213,7 @@ mod x509pop {
         },
     };
     use signet_base::SystemClock;
-    use signet_pki::pem;
+    use signet_pki::{pem, x509::parse_chain};
 
     use super::*;
 
@@ -322,7 +322,7 @@ mod x509pop {
 
         fn server(&self, change: impl FnOnce(&mut X509PopServerConfig)) -> X509PopServer {
             let mut config = X509PopServerConfig {
-                mode: Mode::ExternalPki(vec![self.root()]),
+                mode: Mode::ExternalPki(parse_chain(&[self.root()]).unwrap()),
                 agent_path_template: None,
                 max_intermediates: 4,
                 max_rsa_key_size: 8192,
@@ -399,7 +399,7 @@ mod x509pop {
         let server = pki.server(|config| {
             config.mode = Mode::Spiffe {
                 svid_prefix: "/spire-exchange/".to_owned(),
-                authorities: Arc::new(move || vec![root.clone()]),
+                authorities: Arc::new(move || parse_chain(&[&root]).unwrap()),
             };
         });
         let good = pki.leaf("good", "ec:prime256v1", "URI:spiffe://td.test/spire-exchange/host1");

@@ -19,7 +19,12 @@ use http::{
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore, pki_types::CertificateDer};
+use rustls::{ClientConfig, pki_types::CertificateDer};
+use signet_base::SystemClock;
+use signet_pki::{
+    tls::{WebCheck, web_client_config},
+    x509::Certificate,
+};
 
 use self::{connect::Route, url::Target};
 pub use self::{
@@ -354,43 +359,24 @@ fn request(method: &str, url: &str) -> Result<http::request::Builder, HttpError>
     Ok(Request::builder().method(method).uri(uri))
 }
 
-/// The certificates that the machine trusts, DER; those that are not understood are left out.
+/// The certificates that the machine trusts, DER; those that are not understood are left out, so
+/// that one does not take the others with it.
 pub fn system_roots() -> Vec<Vec<u8>> {
-    let mut understood = RootCertStore::empty();
-    let good = native_roots().into_iter().filter(|root| understood.add(root.clone()).is_ok());
-    good.map(|root| root.to_vec()).collect()
-}
-
-fn native_roots() -> Vec<CertificateDer<'static>> {
     let found = rustls_native_certs::load_native_certs();
     for error in found.errors {
         tracing::debug!(%error, "Cannot read a root certificate of the system");
     }
-    found.certs
+    let ders = found.certs.iter().map(|root| root.to_vec());
+    ders.filter(|der| Certificate::from_der(der).is_ok()).collect()
 }
 
 fn client_config(trust: Trust) -> Result<Arc<ClientConfig>, HttpError> {
-    let roots = match trust {
+    let roots: Vec<Vec<u8>> = match trust {
         Trust::Config(config) => return Ok(config),
-        Trust::Roots(roots) => {
-            let mut store = RootCertStore::empty();
-            for root in roots {
-                store.add(root).map_err(|e| HttpError::Trust(e.to_string()))?;
-            }
-            store
-        }
-        Trust::System => {
-            let mut store = RootCertStore::empty();
-            store.add_parsable_certificates(native_roots());
-            store
-        }
+        Trust::Roots(roots) => roots.iter().map(|root| root.to_vec()).collect(),
+        Trust::System => system_roots(),
     };
     // Without roots plain HTTP still works; TLS fails when it is tried, with its own words.
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|e| HttpError::Trust(e.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(Arc::new(config))
+    web_client_config(WebCheck::ChainAndName, &roots, None, Arc::new(SystemClock))
+        .map_err(|e| HttpError::Trust(e.to_string()))
 }

@@ -1,8 +1,10 @@
 //! X.509: CSRs, SVIDs and CA certificates, verification to a trust bundle.
 
 mod cert;
+mod constraints;
 mod csr;
 mod issue;
+mod limits;
 mod name;
 pub mod path;
 mod serial;
@@ -16,5 +18,5 @@ pub use issue::{
 };
 pub use name::{Name, Oid};
 pub use serial::Serial;
-pub(crate) use verify::check_leaf;
 pub use verify::{MAX_AUTHORITIES, TrustBundle, VerifiedSvid, VerifyError, verify_ca, verify_svid};
+pub(crate) use verify::{check_leaf, verify_leaf};

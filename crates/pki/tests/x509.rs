@@ -16,7 +16,9 @@ use signet_pki::{
     x509::{
         CaIssuer, CaParams, CertError, Certificate, Csr, CsrError, CsrParams, Extension,
         IssueError, Issued, MAX_AUTHORITIES, MAX_CSR_LEN, Name, Oid, SvidParams, TrustBundle,
-        VerifyError, create_csr, self_sign_ca, split_der_chain, verify_svid,
+        VerifyError, create_csr,
+        path::{PathError, Role, Unusable},
+        self_sign_ca, split_der_chain, verify_svid,
     },
 };
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
@@ -242,9 +244,15 @@ fn bad_chains_are_refused_each_with_its_reason() {
     let trust = bundle(&[&ca]);
     let leaf = svid(&ca, "/a", &key()).der;
     let check = |der: &[u8], now| verify_svid(&[der], &trust, now).unwrap_err();
-    assert_eq!(check(&leaf, NOW + 3601), VerifyError::Expired);
-    assert_eq!(check(&leaf, NOW - 11), VerifyError::NotYetValid);
-    assert_eq!(check(&leaf, -1), VerifyError::NotYetValid);
+    let why = |der: &[u8], now| match check(der, now) {
+        VerifyError::Path(PathError::Unusable { role: Role::Leaf, why, .. }) => why,
+        other => panic!("{other}"),
+    };
+    let (now, not_after) = (NOW + 3601, NOW + 3600);
+    assert_eq!(why(&leaf, now), Unusable::Expired { not_after, now });
+    for now in [NOW - 11, -1] {
+        assert_eq!(why(&leaf, now), Unusable::NotYetValid { not_before: NOW - 10, now });
+    }
     assert_eq!(check(ca.certificate().der(), NOW), VerifyError::LeafIsCa);
     let none: [&[u8]; 0] = [];
     assert_eq!(verify_svid(&none, &trust, NOW).unwrap_err(), VerifyError::Empty);

@@ -22,7 +22,7 @@ use signet_daemon::{
 };
 use signet_pki::{
     tls::{ClientPolicy, TlsError, TlsOptions, server_config},
-    x509::Name,
+    x509::{Certificate, Name},
 };
 use signet_store::{OpenError, Store, StoreError, StoreOptions};
 use tokio::{
@@ -405,16 +405,15 @@ impl App {
     }
 }
 
-/// The X.509 authorities of a bundle whenever it is asked for, DER.
-type Authorities = Arc<dyn Fn() -> Vec<Vec<u8>> + Send + Sync>;
+/// The X.509 authorities of a bundle whenever it is asked for.
+type Authorities = Arc<dyn Fn() -> Vec<Certificate> + Send + Sync>;
 
 /// The X.509 authorities of the server's own bundle, as plugins ask for them.
 fn own_authorities(cache: &Arc<Cache>) -> Authorities {
     let cache = Arc::clone(cache);
     Arc::new(move || {
-        let bundle = cache.own_bundle();
-        let authorities = bundle.iter().flat_map(|own| &own.bundle.x509_authorities);
-        authorities.map(|authority| authority.der.to_vec()).collect()
+        let trust = cache.own_bundle().and_then(|own| own.trust.clone());
+        trust.map(|trust| trust.authorities().to_vec()).unwrap_or_default()
     })
 }
 

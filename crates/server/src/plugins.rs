@@ -18,6 +18,7 @@ use std::sync::Arc;
 use signet_base::SharedClock;
 use signet_config::{Block, ConfigError, Configured, PluginSection};
 use signet_identity::TrustDomain;
+use signet_pki::x509::Certificate;
 
 use self::{
     bundle_publisher::BundlePublisher, credential_composer::CredentialComposer,
@@ -50,8 +51,8 @@ pub struct Scope<'a> {
     pub trust_domain: &'a TrustDomain,
     /// The wall clock.
     pub clock: &'a SharedClock,
-    /// The X.509 authorities of the server's own bundle at the time of the call, DER.
-    pub authorities: &'a Arc<dyn Fn() -> Vec<Vec<u8>> + Send + Sync>,
+    /// The X.509 authorities of the server's own bundle at the time of the call.
+    pub authorities: &'a Arc<dyn Fn() -> Vec<Certificate> + Send + Sync>,
 }
 
 impl std::fmt::Debug for Scope<'_> {
@@ -145,7 +146,7 @@ impl Plugins {
             notifiers,
             bundle_publishers,
         } = self;
-        let nobody: Arc<dyn Fn() -> Vec<Vec<u8>> + Send + Sync> = Arc::new(Vec::new);
+        let nobody: Arc<dyn Fn() -> Vec<Certificate> + Send + Sync> = Arc::new(Vec::new);
         let scope = Scope { trust_domain, clock, authorities: &nobody };
         let mut problems = Vec::new();
         problems.extend(key_manager::check(key_manager).err());

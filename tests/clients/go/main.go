@@ -14,6 +14,7 @@ import (
 var commands = map[string]func(context.Context, []string) error{
 	"x509":         fetchX509,
 	"watch":        watchX509,
+	"anchors":      judgeAnchors,
 	"bundles":      fetchBundles,
 	"jwt":          fetchJWT,
 	"validate":     validateJWT,

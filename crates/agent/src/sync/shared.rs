@@ -12,7 +12,7 @@ use signet_identity::{Bundle, TrustDomain};
 use signet_pki::{
     KeyType,
     tls::{BundleSource, SwappableIdentity},
-    x509::{CertError, TrustBundle},
+    x509::{CertError, Certificate, TrustBundle},
 };
 use tokio::sync::{Notify, watch};
 
@@ -239,7 +239,11 @@ impl AgentBundles {
             return;
         }
         let same = self.0.load().as_ref().is_some_and(|present| {
-            present.authorities().iter().eq(bundle.x509_authorities.iter().map(|a| &a.der))
+            present
+                .authorities()
+                .iter()
+                .map(Certificate::der)
+                .eq(bundle.x509_authorities.iter().map(|a| &a.der))
         });
         if same {
             return;

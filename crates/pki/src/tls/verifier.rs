@@ -1,6 +1,6 @@
 //! SPIFFE certificate verification for rustls.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme,
@@ -13,7 +13,9 @@ use signet_identity::{SpiffeId, TrustDomain};
 
 use super::{ClientPolicy, ServerCheck};
 use crate::x509::{
-    CertError, Certificate, TrustBundle, VerifiedSvid, VerifyError, check_leaf, verify_svid,
+    CertError, Certificate, TrustBundle, VerifiedSvid, VerifyError, check_leaf,
+    path::{PathError, Role, Unusable},
+    verify_leaf,
 };
 
 /// Where verification finds the bundle of a trust domain. Read at each handshake.
@@ -52,8 +54,9 @@ pub fn peer_of(certs: Option<&[CertificateDer<'_>]>) -> Result<Option<Peer>, Cer
     Ok(Some(Peer { id: leaf.spiffe_id()?, leaf }))
 }
 
-/// Whether a handshake failed because the peer's certificate leads to no authority we know: what
-/// re-bootstrapping is for. Looks through the chain of causes.
+/// Whether a handshake failed because the peer's certificate leads to no authority we know, or to
+/// one that cannot be used any more: what re-bootstrapping is for. Looks through the chain of
+/// causes.
 pub fn is_unknown_authority(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -62,8 +65,14 @@ pub fn is_unknown_authority(error: &(dyn std::error::Error + 'static)) -> bool {
         let rustls = error
             .downcast_ref::<rustls::Error>()
             .or_else(|| inner.and_then(|inner| inner.downcast_ref()));
-        if let Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) = rustls {
-            return true;
+        match rustls {
+            Some(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+                return true;
+            }
+            Some(rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(why)))) => {
+                return why.downcast_ref().is_some_and(|why: &Refusal| why.is_unknown_authority);
+            }
+            _ => {}
         }
         next = error.source();
     }
@@ -87,12 +96,15 @@ pub(super) struct SpiffeServerVerifier {
 
 /// Why a peer was refused. rustls shows the `Debug` form of its source, so that is the text too.
 #[derive(thiserror::Error)]
-#[error("{0}")]
-struct Refusal(String);
+#[error("{text}")]
+struct Refusal {
+    text: String,
+    is_unknown_authority: bool,
+}
 
 impl fmt::Debug for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -215,31 +227,55 @@ fn verify(
     let bundle = bundles
         .bundle(trust_domain)
         .ok_or_else(|| certificate_error(VerifyError::NoBundle(trust_domain.clone())))?;
-    let mut chain: Vec<&[u8]> = vec![end_entity];
-    chain.extend(intermediates.iter().map(AsRef::<[u8]>::as_ref));
-    let now = now.as_secs().try_into().unwrap_or(i64::MAX);
-    verify_svid(&chain, &bundle, now).map_err(certificate_error)
+    verify_leaf(&claimed, intermediates, &bundle, seconds(now)).map_err(certificate_error)?;
+    Ok(claimed)
 }
 
 fn certificate_error(error: VerifyError) -> rustls::Error {
-    let kind = match error {
-        VerifyError::Expired => CertificateError::Expired,
-        VerifyError::NotYetValid => CertificateError::NotValidYet,
+    match error {
         VerifyError::UnknownAuthority(_) | VerifyError::NoBundle(_) => {
-            CertificateError::UnknownIssuer
+            CertificateError::UnknownIssuer.into()
         }
         VerifyError::Cert(CertError::Malformed(_) | CertError::TooLong) => {
-            CertificateError::BadEncoding
+            CertificateError::BadEncoding.into()
         }
-        error => return refusal(error.to_string()),
-    };
-    rustls::Error::InvalidCertificate(kind)
+        VerifyError::Path(error) => path_error(error),
+        other => refusal(other.to_string(), false),
+    }
+}
+
+/// What rustls tells the peer by an alert of its own keeps its own error.
+pub(super) fn path_error(error: PathError) -> rustls::Error {
+    match error {
+        PathError::UnknownAuthority => CertificateError::UnknownIssuer.into(),
+        PathError::Unusable {
+            role: Role::Leaf, why: Unusable::Expired { not_after, now }, ..
+        } => {
+            CertificateError::ExpiredContext { time: unix(now), not_after: unix(not_after) }.into()
+        }
+        PathError::Unusable {
+            role: Role::Leaf,
+            why: Unusable::NotYetValid { not_before, now },
+            ..
+        } => CertificateError::NotValidYetContext { time: unix(now), not_before: unix(not_before) }
+            .into(),
+        other => refusal(other.to_string(), other.is_unknown_authority()),
+    }
+}
+
+pub(super) fn seconds(time: UnixTime) -> i64 {
+    time.as_secs().try_into().unwrap_or(i64::MAX)
+}
+
+fn unix(seconds: i64) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(seconds.try_into().unwrap_or_default()))
 }
 
 fn unexpected(found: &SpiffeId, expected: fmt::Arguments<'_>) -> rustls::Error {
-    refusal(format!("unexpected peer ID {found}, expected {expected}"))
+    refusal(format!("unexpected peer ID {found}, expected {expected}"), false)
 }
 
-fn refusal(text: String) -> rustls::Error {
-    rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(Refusal(text)))))
+fn refusal(text: String, is_unknown_authority: bool) -> rustls::Error {
+    let why = Refusal { text, is_unknown_authority };
+    CertificateError::Other(OtherError(Arc::new(why))).into()
 }

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme,
     client::{
-        Resumption, WebPkiServerVerifier,
+        Resumption,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor,
+        verify_server_name,
     },
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
     server::{NoServerSessionStorage, ParsedCertificate},
@@ -18,6 +18,11 @@ use signet_base::Clock;
 use super::{
     SwappableIdentity, TlsError, TlsOptions,
     provider::{ClockTime, provider, versions},
+    verifier::{path_error, seconds},
+};
+use crate::x509::{
+    Certificate, MAX_CHAIN, parse_chain,
+    path::{PathError, Purpose, verify_path},
 };
 
 /// How far a server's certificate is checked.
@@ -45,21 +50,15 @@ pub fn web_client_config(
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let options = TlsOptions::default();
     let provider = provider(options);
-    let mut store = RootCertStore::empty();
-    for root in roots {
-        store.add(CertificateDer::from(root.as_slice()))?;
-    }
-    let store = Arc::new(store);
-    let algorithms = provider.signature_verification_algorithms;
-    let verifier: Arc<dyn ServerCertVerifier> = match check {
-        WebCheck::ChainAndName => {
-            WebPkiServerVerifier::builder_with_provider(store, Arc::clone(&provider))
-                .build()
-                .map_err(|error| rustls::Error::General(error.to_string()))?
-        }
-        WebCheck::Chain => Arc::new(Nameless { roots: Some(store), algorithms }),
-        WebCheck::Nothing => Arc::new(Nameless { roots: None, algorithms }),
+    let roots = match check {
+        WebCheck::Nothing => None,
+        WebCheck::Chain | WebCheck::ChainAndName => Some(parse_chain(roots)?.into()),
     };
+    let verifier = Arc::new(WebVerifier {
+        roots,
+        checks_name: check == WebCheck::ChainAndName,
+        algorithms: provider.signature_verification_algorithms,
+    });
     let builder = ClientConfig::builder_with_details(provider, Arc::new(ClockTime(clock)))
         .with_protocol_versions(versions(options))?
         .dangerous()
@@ -93,30 +92,35 @@ pub fn web_server_config(
     Ok(Arc::new(config))
 }
 
-/// Checks the chain where roots are set, and never the name.
+/// Checks the chain where roots are set, as a TLS server's, and the name where that is wanted.
 #[derive(Debug)]
-struct Nameless {
-    roots: Option<Arc<RootCertStore>>,
+struct WebVerifier {
+    roots: Option<Arc<[Certificate]>>,
+    checks_name: bool,
     algorithms: WebPkiSupportedAlgorithms,
 }
 
-impl ServerCertVerifier for Nameless {
+impl ServerCertVerifier for WebVerifier {
     fn verify_server_cert(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
+        name: &ServerName<'_>,
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         if let Some(roots) = &self.roots {
-            verify_server_cert_signed_by_trust_anchor(
-                &ParsedCertificate::try_from(leaf)?,
-                roots,
-                intermediates,
-                now,
-                self.algorithms.all,
-            )?;
+            if intermediates.len() >= MAX_CHAIN {
+                return Err(path_error(PathError::TooLong));
+            }
+            let malformed = |_| rustls::Error::from(CertificateError::BadEncoding);
+            let certificate = Certificate::from_der(leaf).map_err(malformed)?;
+            let intermediates = parse_chain(intermediates).map_err(malformed)?;
+            verify_path(&certificate, &intermediates, roots, Purpose::Server, seconds(now))
+                .map_err(path_error)?;
+        }
+        if self.checks_name {
+            verify_server_name(&ParsedCertificate::try_from(leaf)?, name)?;
         }
         Ok(ServerCertVerified::assertion())
     }

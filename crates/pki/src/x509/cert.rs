@@ -1,6 +1,6 @@
 //! Reading certificates.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
 
 use signet_identity::{SpiffeId, SpiffeIdError};
 use x509_parser::{
@@ -8,10 +8,10 @@ use x509_parser::{
     certificate::X509Certificate,
     extensions::{GeneralName, ParsedExtension, X509Extension},
     prelude::FromDer,
-    x509::AlgorithmIdentifier,
+    x509::{AlgorithmIdentifier, X509Version},
 };
 
-use super::{MAX_AUTHORITIES, Name, Oid, Serial};
+use super::{MAX_AUTHORITIES, Name, Oid, Serial, limits::Limits};
 use crate::{
     KeyError, PublicKey,
     der::{DerError, Reader, is_signed_structure, oid, tag},
@@ -64,12 +64,15 @@ struct Inner {
     ip_addresses: Vec<IpAddr>,
     public_key: Option<PublicKey>,
     key_error: Option<KeyError>,
+    /// Where SubjectPublicKeyInfo is in `der`.
+    spki: Range<usize>,
     is_ca: bool,
     key_usage: Option<u16>,
+    limits: Limits,
     subject_key_id: Vec<u8>,
     authority_key_id: Vec<u8>,
     /// Where the signed part is in `der`, the hash, and the signature.
-    signed: (std::ops::Range<usize>, Option<Hash>, Vec<u8>),
+    signed: (Range<usize>, Option<Hash>, Vec<u8>),
 }
 
 impl Certificate {
@@ -172,6 +175,36 @@ impl Certificate {
             _ => false,
         }
     }
+    /// Whether the key of `issuer` signed this certificate (names are not compared): any kind of
+    /// key and signature that path validation takes.
+    pub(super) fn is_signed_by_key_of(&self, issuer: &Certificate) -> bool {
+        let check = || {
+            let mut certificate = Reader::new(&self.0.der).enter(tag::SEQUENCE)?;
+            let signed = certificate.next()?.raw;
+            let signature_algorithm = certificate.expect(tag::SEQUENCE)?;
+            let signature = certificate.bits()?;
+            let mut spki = Reader::new(issuer.spki()).enter(tag::SEQUENCE)?;
+            let key_algorithm = spki.expect(tag::SEQUENCE)?;
+            let key = spki.bits()?;
+            let algorithm = webpki::ALL_VERIFICATION_ALGS
+                .iter()
+                .find(|algorithm| {
+                    algorithm.signature_alg_id().as_ref() == signature_algorithm
+                        && algorithm.public_key_alg_id().as_ref() == key_algorithm
+                })
+                .ok_or(DerError)?;
+            algorithm.verify_signature(key, signed, signature).map_err(|_| DerError)
+        };
+        check().is_ok()
+    }
+    /// SubjectPublicKeyInfo, DER; of any kind.
+    pub(crate) fn spki(&self) -> &[u8] {
+        self.0.der.get(self.0.spki.clone()).unwrap_or_default()
+    }
+    /// What it says about paths.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
     /// The one URI SAN as a SPIFFE ID.
     ///
     /// # Errors
@@ -227,6 +260,13 @@ pub(super) struct Extensions {
     pub(super) key_usage: Option<u16>,
     pub(super) subject_key_id: Vec<u8>,
     pub(super) authority_key_id: Vec<u8>,
+    pub(super) emails: Vec<String>,
+    /// Whether there are SANs of other kinds than URI, DNS, IP address and email.
+    pub(super) has_other_names: bool,
+    /// Whether the SANs must be understood.
+    pub(super) has_critical_names: bool,
+    pub(super) has_basic_constraints: bool,
+    pub(super) max_path_len: Option<u32>,
     /// All others.
     pub(super) others: Vec<super::Extension>,
 }
@@ -254,8 +294,13 @@ impl Extensions {
                 for name in &names.general_names {
                     self.take_name(name)?;
                 }
+                self.has_critical_names = extension.critical;
             }
-            ParsedExtension::BasicConstraints(constraints) => self.is_ca = constraints.ca,
+            ParsedExtension::BasicConstraints(constraints) => {
+                self.is_ca = constraints.ca;
+                self.has_basic_constraints = true;
+                self.max_path_len = constraints.path_len_constraint;
+            }
             ParsedExtension::KeyUsage(usage) => self.key_usage = Some(usage.flags),
             ParsedExtension::SubjectKeyIdentifier(id) => self.subject_key_id = id.0.to_vec(),
             ParsedExtension::AuthorityKeyIdentifier(ids) => {
@@ -277,8 +322,9 @@ impl Extensions {
             GeneralName::URI(uri) => self.uris.push(ascii(uri)?),
             GeneralName::DNSName(name) => self.dns_names.push(ascii(name)?),
             GeneralName::IPAddress(bytes) => self.ip_addresses.push(ip_address(bytes)?),
+            GeneralName::RFC822Name(email) => self.emails.push(ascii(email)?),
             GeneralName::Invalid(..) => return Err(DerError),
-            _ => {}
+            _ => self.has_other_names = true,
         }
         Ok(())
     }
@@ -320,10 +366,12 @@ fn read(der: &[u8]) -> Result<Inner, CertError> {
     if !is_der || certificate.signature_algorithm != tbs.signature {
         return Err(MALFORMED);
     }
-    let signed: &[u8] = tbs.as_ref();
-    let start = offset_of(der, signed).ok_or(MALFORMED)?;
-    let extensions = Extensions::read(tbs.extensions())
-        .map_err(|_| CertError::Malformed("certificate extensions"))?;
+    let signed = range_of(der, tbs.as_ref()).ok_or(MALFORMED)?;
+    let spki = range_of(der, tbs.subject_pki.raw).ok_or(MALFORMED)?;
+    let malformed = |_| CertError::Malformed("certificate extensions");
+    let mut extensions = Extensions::read(tbs.extensions()).map_err(malformed)?;
+    let limits =
+        Limits::take(tbs.version == X509Version::V3, &mut extensions).map_err(malformed)?;
 
     let key = PublicKey::from_spki(tbs.subject_pki.raw);
     // The signature is the issuer's: its kind of key shows in the algorithm.
@@ -342,18 +390,21 @@ fn read(der: &[u8]) -> Result<Inner, CertError> {
         ip_addresses: extensions.ip_addresses,
         key_error: key.as_ref().err().cloned(),
         public_key: key.ok(),
+        spki,
         is_ca: extensions.is_ca,
         key_usage: extensions.key_usage,
+        limits,
         subject_key_id: extensions.subject_key_id,
         authority_key_id: extensions.authority_key_id,
-        signed: (start..start + signed.len(), hash, certificate.signature_value.data.to_vec()),
+        signed: (signed, hash, certificate.signature_value.data.to_vec()),
     })
 }
 
-/// Where `part`, a slice of `whole`, starts in it.
-fn offset_of(whole: &[u8], part: &[u8]) -> Option<usize> {
+/// Where `part`, a slice of `whole`, is in it.
+fn range_of(whole: &[u8], part: &[u8]) -> Option<Range<usize>> {
     let start = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
-    (whole.get(start..start + part.len())? == part).then_some(start)
+    let range = start..start.checked_add(part.len())?;
+    (whole.get(range.clone())? == part).then_some(range)
 }
 
 fn ip_address(bytes: &[u8]) -> Result<IpAddr, DerError> {

@@ -1,58 +1,302 @@
-//! Path validation outside SPIFFE: what `x509pop` needs for certificates of any PKI.
+//! Path validation: the one way in which this program finds out whether certificates lead to an
+//! authority that is trusted.
+//!
+//! It follows Go's `x509.Certificate.Verify`, which decides for SPIRE: a trust anchor is checked
+//! like every other certificate of the path (RFC 5280 leaves that open), a certificate that is
+//! itself among the anchors needs no issuer, extended key usages are nested, and every CA
+//! certificate counts for path lengths. Stricter than Go are: key usage that names nothing, and
+//! constraints of names that are not compared.
 
-use rustls_pki_types::{CertificateDer, UnixTime};
-use webpki::{EndEntityCert, anchor_from_trusted_cert};
+use std::fmt;
 
-use super::verify::AnyUsage;
+use super::{Certificate, cert::MAX_CHAIN, constraints};
 
-/// Why no path was found.
+/// How many signatures are checked for one path; as in Go.
+const MAX_SIGNATURES: usize = 100;
+
+/// What the leaf must be good for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// Anything: extended key usage is not looked at. SPIFFE and x509pop.
+    Any,
+    /// A TLS server: extended key usage of the leaf and of all above must allow it.
+    Server,
+}
+
+/// Which certificate of a path is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The first.
+    Leaf,
+    /// A CA certificate that was presented with it.
+    Intermediate,
+    /// One of the trusted certificates.
+    Authority,
+}
+
+/// Why a certificate cannot be part of a path.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unusable {
+    /// An extension that must be understood is not.
+    #[error("has a critical extension that is not supported")]
+    CriticalExtension,
+    /// `not_after` has passed; both in Unix seconds.
+    #[error("expired at {}, and it is {}", Time(*not_after), Time(*now))]
+    Expired {
+        /// End of validity.
+        not_after: i64,
+        /// When it was looked at.
+        now: i64,
+    },
+    /// It has key usage without keyCertSign.
+    #[error("may not sign certificates, by its key usage")]
+    KeyUsage,
+    /// Basic constraints are absent or do not say CA.
+    #[error("is not a CA certificate")]
+    NotCa,
+    /// `not_before` has not come; both in Unix seconds.
+    #[error("is not valid before {}, and it is {}", Time(*not_before), Time(*now))]
+    NotYetValid {
+        /// Start of validity.
+        not_before: i64,
+        /// When it was looked at.
+        now: i64,
+    },
+    /// More CA certificates are below it than it allows.
+    #[error("allows at most {0} CA certificates below it")]
+    PathLength(u32),
+}
+
+/// Why there is no valid path.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PathError {
-    /// A certificate of the chain cannot be used.
+    /// Extended key usage of the leaf or of a certificate above it does not allow the purpose.
+    #[error(
+        "the certificate may not be used for a TLS server, by its or its CA's extended key usage"
+    )]
+    ExtendedKeyUsage,
+    /// Name constraints forbid a name.
     #[error("{0}")]
-    Refused(webpki::Error),
-    /// A trusted root cannot be used.
-    #[error("trusted certificate {0} (counted from 0) cannot be used: {1}")]
-    Root(usize, webpki::Error),
+    Names(String),
+    /// More certificates than a chain may have.
+    #[error("more than {MAX_CHAIN} certificates")]
+    TooLong,
+    /// Too many signatures would have to be checked.
+    #[error("more than {MAX_SIGNATURES} signatures to check")]
+    TooManySignatures,
+    /// Nothing leads to an authority.
+    #[error("certificate signed by unknown authority")]
+    UnknownAuthority,
+    /// The way to an authority leads over a certificate that cannot be used.
+    #[error("{} \"{subject}\" {why}", match role {
+        Role::Leaf => "certificate",
+        Role::Intermediate => "intermediate certificate",
+        Role::Authority => "X.509 authority",
+    })]
+    Unusable {
+        /// Where it stands in the path.
+        role: Role,
+        /// Its subject.
+        subject: String,
+        /// What is wrong with it.
+        why: Unusable,
+    },
 }
 
-/// Verifies a path from `leaf` over `intermediates` to one of `roots` (all DER) at `now` (Unix
-/// seconds), whatever the leaf's extended key usage, and returns it: leaf first, root last.
+impl PathError {
+    /// Whether there would be a path if other authorities were trusted, or these were good.
+    pub fn is_unknown_authority(&self) -> bool {
+        match self {
+            Self::UnknownAuthority => true,
+            Self::Unusable { role, .. } => *role != Role::Leaf,
+            _ => false,
+        }
+    }
+}
+
+/// Verifies a path from `leaf` over `intermediates` to one of `anchors` at `now` (Unix seconds),
+/// and returns it: leaf first, anchor last. Whether the leaf may be a CA is for the caller to say.
 ///
 /// # Errors
-/// [`PathError`] when there is no valid path.
+/// [`PathError`] when there is no valid path. Of several reasons that of the leaf comes first,
+/// then the first that was met.
 pub fn verify_path(
-    leaf: &[u8],
-    intermediates: &[&[u8]],
-    roots: &[Vec<u8>],
+    leaf: &Certificate,
+    intermediates: &[Certificate],
+    anchors: &[Certificate],
+    purpose: Purpose,
     now: i64,
-) -> Result<Vec<Vec<u8>>, PathError> {
-    let root_certs: Vec<CertificateDer<'_>> =
-        roots.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
-    let mut anchors = Vec::with_capacity(roots.len());
-    for (at, root) in root_certs.iter().enumerate() {
-        anchors.push(anchor_from_trusted_cert(root).map_err(|e| PathError::Root(at, e))?);
+) -> Result<Vec<Certificate>, PathError> {
+    if intermediates.len() >= MAX_CHAIN {
+        return Err(PathError::TooLong);
     }
-    let leaf_der = CertificateDer::from(leaf);
-    let leaf_cert = EndEntityCert::try_from(&leaf_der).map_err(PathError::Refused)?;
-    let intermediates: Vec<CertificateDer<'_>> =
-        intermediates.iter().map(|der| CertificateDer::from(*der)).collect();
-    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.max(0) as u64));
-    let path = leaf_cert
-        .verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
-            &anchors,
-            &intermediates,
-            now,
-            AnyUsage,
-            None,
-            None,
-        )
-        .map_err(PathError::Refused)?;
-    let mut chain = vec![leaf.to_vec()];
-    chain.extend(path.intermediate_certificates().map(|cert| cert.der().to_vec()));
-    let root = anchors.iter().position(|anchor| std::ptr::eq(anchor, path.anchor()));
-    chain.extend(root.and_then(|at| roots.get(at)).cloned());
-    Ok(chain)
+    check_alone(leaf, now).map_err(|why| unusable(Role::Leaf, leaf, why))?;
+    let mut search =
+        Search { intermediates, anchors, purpose, now, signatures: MAX_SIGNATURES, hint: None };
+    let mut chain = vec![leaf.clone()];
+    let is_anchor = anchors.iter().any(|anchor| anchor.der() == leaf.der());
+    let found = if is_anchor { search.accepts(&chain) } else { search.extend(&mut chain)? };
+    if found {
+        return Ok(chain);
+    }
+    Err(search.hint.unwrap_or(PathError::UnknownAuthority))
+}
+
+struct Search<'a> {
+    intermediates: &'a [Certificate],
+    anchors: &'a [Certificate],
+    purpose: Purpose,
+    now: i64,
+    /// How many more signatures may be checked.
+    signatures: usize,
+    /// The first reason why something was refused that could have been part of a path.
+    hint: Option<PathError>,
+}
+
+impl Search<'_> {
+    /// Looks for issuers of the last of `chain` until it ends with an anchor. It is as deep as
+    /// the chain is long, and no longer than there are intermediates: none comes twice.
+    fn extend(&mut self, chain: &mut Vec<Certificate>) -> Result<bool, PathError> {
+        let (anchors, intermediates) = (self.anchors, self.intermediates);
+        let all = [(Role::Authority, anchors), (Role::Intermediate, intermediates)];
+        for (role, candidates) in all {
+            for first in [true, false] {
+                let wanted = |c: &&Certificate| is_named(c, chain) && has_key_id(c, chain) == first;
+                let issuers: Vec<&Certificate> = candidates.iter().filter(wanted).collect();
+                for issuer in issuers {
+                    if !self.is_issuer(role, issuer, chain)? {
+                        continue;
+                    }
+                    chain.push(issuer.clone());
+                    let done = match role {
+                        Role::Authority => self.accepts(chain),
+                        _ => self.extend(chain)?,
+                    };
+                    if done {
+                        return Ok(true);
+                    }
+                    chain.pop();
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether `issuer` signed the last of `chain` and may be above it.
+    fn is_issuer(
+        &mut self,
+        role: Role,
+        issuer: &Certificate,
+        chain: &[Certificate],
+    ) -> Result<bool, PathError> {
+        let is_same = |other: &Certificate| {
+            other.raw_subject() == issuer.raw_subject() && other.spki() == issuer.spki()
+        };
+        if chain.iter().any(is_same) {
+            return Ok(false);
+        }
+        self.signatures = self.signatures.checked_sub(1).ok_or(PathError::TooManySignatures)?;
+        if !chain.last().is_some_and(|last| last.is_signed_by_key_of(issuer)) {
+            return Ok(false);
+        }
+        let below = chain.len().saturating_sub(1);
+        if let Err(why) = check_issuer(role, issuer, below, self.now) {
+            self.hint.get_or_insert_with(|| unusable(role, issuer, why));
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// What only a whole path shows.
+    fn accepts(&mut self, chain: &[Certificate]) -> bool {
+        let is_good = |c: &Certificate| c.limits().is_for_servers.unwrap_or(true);
+        let checked = if self.purpose == Purpose::Server && !chain.iter().all(is_good) {
+            Err(PathError::ExtendedKeyUsage)
+        } else {
+            constraints::check_chain(chain).map_err(PathError::Names)
+        };
+        match checked {
+            Ok(()) => true,
+            Err(error) => {
+                self.hint.get_or_insert(error);
+                false
+            }
+        }
+    }
+}
+
+fn is_named(candidate: &Certificate, chain: &[Certificate]) -> bool {
+    chain.last().is_some_and(|last| last.raw_issuer() == candidate.raw_subject())
+}
+
+/// Whether the key identifiers agree, as far as there are any: these issuers are tried first.
+fn has_key_id(candidate: &Certificate, chain: &[Certificate]) -> bool {
+    let wanted = chain.last().map(Certificate::authority_key_id).unwrap_or_default();
+    let found = candidate.subject_key_id();
+    wanted.is_empty() || found.is_empty() || wanted == found
+}
+
+fn check_alone(certificate: &Certificate, now: i64) -> Result<(), Unusable> {
+    if certificate.limits().has_unknown_critical {
+        return Err(Unusable::CriticalExtension);
+    }
+    let (not_before, not_after) = (certificate.not_before(), certificate.not_after());
+    if now < not_before {
+        return Err(Unusable::NotYetValid { not_before, now });
+    }
+    if now > not_after {
+        return Err(Unusable::Expired { not_after, now });
+    }
+    Ok(())
+}
+
+/// `below` is the number of CA certificates under it.
+fn check_issuer(role: Role, issuer: &Certificate, below: usize, now: i64) -> Result<(), Unusable> {
+    const KEY_CERT_SIGN: u16 = 1 << 5;
+    let limits = issuer.limits();
+    // A root of version 1 cannot say what it is.
+    let is_old_root = role == Role::Authority && !limits.is_v3 && !limits.has_basic_constraints;
+    if !issuer.is_ca() && !is_old_root {
+        return Err(Unusable::NotCa);
+    }
+    if issuer.key_usage().is_some_and(|usage| usage & KEY_CERT_SIGN == 0) {
+        return Err(Unusable::KeyUsage);
+    }
+    check_alone(issuer, now)?;
+    match limits.max_path_len {
+        Some(max) if below > max as usize => Err(Unusable::PathLength(max)),
+        _ => Ok(()),
+    }
+}
+
+fn unusable(role: Role, certificate: &Certificate, why: Unusable) -> PathError {
+    PathError::Unusable { role, subject: subject(certificate), why }
+}
+
+/// The subject as an error shows it: whoever presents the certificate chooses it.
+pub(super) fn subject(certificate: &Certificate) -> String {
+    shown(&certificate.subject().to_string())
+}
+
+/// A text of a foreign certificate, for an error.
+pub(super) fn shown(text: &str) -> String {
+    const MAX_SHOWN: usize = 200;
+    text.chars().filter(|c| !c.is_control()).take(MAX_SHOWN).collect()
+}
+
+/// Unix seconds as RFC 3339.
+struct Time(i64);
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = time::OffsetDateTime::from_unix_timestamp(self.0)
+            .ok()
+            .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok());
+        match text {
+            Some(text) => f.write_str(&text),
+            None => write!(f, "{} s after 1970", self.0),
+        }
+    }
 }

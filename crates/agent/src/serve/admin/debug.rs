@@ -6,7 +6,10 @@ use signet_api::{
         GetInfoRequest, GetInfoResponse, debug_server, get_info_response,
     },
 };
-use signet_pki::x509::{Certificate, path::verify_path};
+use signet_pki::x509::{
+    CertError, Certificate, TrustBundle, parse_chain,
+    path::{Purpose, verify_path},
+};
 use tonic::{Request, Response, Status};
 
 use super::AdminContext;
@@ -26,23 +29,15 @@ impl Debug {
         let Some(identity) = shared.status.borrow().identity.clone() else {
             return Ok(Vec::new());
         };
-        let ders = identity.chain_der();
-        let Some((leaf, rest)) = ders.split_first() else { return Ok(Vec::new()) };
-        let intermediates: Vec<&[u8]> = rest.iter().map(Vec::as_slice).collect();
-        let roots: Vec<Vec<u8>> = shared
-            .cache
-            .own_bundle()
-            .x509_authorities
-            .iter()
-            .map(|authority| authority.der.to_vec())
-            .collect();
         let failed =
             |error: String| Status::internal(format!("failed to verify agent SVID: {error}"));
-        let path = verify_path(leaf, &intermediates, &roots, shared.clock.unix())
-            .map_err(|error| failed(error.to_string()))?;
-        path.iter()
-            .map(|der| Certificate::from_der(der).map_err(|error| failed(error.to_string())))
-            .collect()
+        let unreadable = |error: CertError| failed(error.to_string());
+        let chain = parse_chain(&identity.chain_der()).map_err(unreadable)?;
+        let Some((leaf, intermediates)) = chain.split_first() else { return Ok(Vec::new()) };
+        let roots = TrustBundle::from_bundle(&shared.cache.own_bundle()).map_err(unreadable)?;
+        let now = shared.clock.unix();
+        verify_path(leaf, intermediates, roots.authorities(), Purpose::Any, now)
+            .map_err(|error| failed(error.to_string()))
     }
 }
 

@@ -8,7 +8,10 @@ use signet_pki::{
     KeyAlgorithm,
     digest::sha1_hex,
     pop, random,
-    x509::{Certificate, path},
+    x509::{
+        Certificate,
+        path::{Purpose, verify_path},
+    },
 };
 use signet_template::{Template, Value};
 
@@ -22,14 +25,14 @@ const DIGITAL_SIGNATURE: u16 = 1;
 
 /// Which certificates are believed.
 pub enum Mode {
-    /// Chains to these certificates (DER).
-    ExternalPki(Vec<Vec<u8>>),
+    /// Chains to these certificates.
+    ExternalPki(Vec<Certificate>),
     /// X.509-SVIDs of this trust domain whose path starts with `svid_prefix`.
     Spiffe {
         /// Ends with `/`; `/spire-exchange/` by default.
         svid_prefix: String,
-        /// The X.509 authorities of the trust domain now (DER).
-        authorities: Arc<dyn Fn() -> Vec<Vec<u8>> + Send + Sync>,
+        /// The X.509 authorities of the trust domain now.
+        authorities: Arc<dyn Fn() -> Vec<Certificate> + Send + Sync>,
     },
 }
 
@@ -73,7 +76,7 @@ impl X509PopServer {
     }
 
     /// Parses within the limits and verifies the path; the chain, leaf first, with its root.
-    fn verify(&self, payload: &Payload) -> Result<(Certificate, Vec<Vec<u8>>), NodeAttestError> {
+    fn verify(&self, payload: &Payload) -> Result<Vec<Certificate>, NodeAttestError> {
         let (leaf_der, intermediates) = payload
             .certificates
             .split_first()
@@ -93,7 +96,7 @@ impl X509PopServer {
                 ))
             })?;
             self.check_key_size(&certificate, &format!("intermediate certificate {at}"))?;
-            others.push(der.0.as_slice());
+            others.push(certificate);
         }
         let spiffe_roots;
         let roots = match &self.config.mode {
@@ -103,11 +106,8 @@ impl X509PopServer {
                 &spiffe_roots
             }
         };
-        let chain =
-            path::verify_path(&leaf_der.0, &others, roots, self.clock.unix()).map_err(|e| {
-                NodeAttestError::denied(format!("certificate verification failed: {e}"))
-            })?;
-        Ok((leaf, chain))
+        verify_path(&leaf, &others, roots, Purpose::Any, self.clock.unix())
+            .map_err(|e| NodeAttestError::denied(format!("certificate verification failed: {e}")))
     }
 
     fn check_key_size(&self, certificate: &Certificate, what: &str) -> Result<(), NodeAttestError> {
@@ -316,21 +316,23 @@ impl NodeAttestorServer for X509PopServer {
         }
         let payload: Payload = serde_json::from_slice(payload)
             .map_err(|e| NodeAttestError::invalid(format!("failed to unmarshal data: {e}")))?;
-        let (leaf, chain) = self.verify(&payload)?;
-        self.check_client_ip(&leaf, peer)?;
-        self.prove(&leaf, challenger).await?;
+        let chain = self.verify(&payload)?;
+        let leaf = chain.first().ok_or_else(|| NodeAttestError::internal("no path"))?;
+        self.check_client_ip(leaf, peer)?;
+        self.prove(leaf, challenger).await?;
 
-        let fingerprint =
-            payload.certificates.first().map(|leaf| sha1_hex(&leaf.0)).unwrap_or_default();
-        let sans = self.san_selectors(&leaf);
-        let agent_id = self.agent_id(&leaf, &fingerprint, &sans)?;
+        let fingerprint = sha1_hex(leaf.der());
+        let sans = self.san_selectors(leaf);
+        let agent_id = self.agent_id(leaf, &fingerprint, &sans)?;
         let mut values = Vec::new();
         let common_name = &leaf.subject().common_name;
         if !common_name.is_empty() {
             values.push(format!("subject:cn:{common_name}"));
         }
-        values.extend(chain.iter().skip(1).map(|der| format!("ca:fingerprint:{}", sha1_hex(der))));
-        values.push(format!("serialnumber:{}", serial_hex(&leaf)));
+        values.extend(
+            chain.iter().skip(1).map(|ca| format!("ca:fingerprint:{}", sha1_hex(ca.der()))),
+        );
+        values.push(format!("serialnumber:{}", serial_hex(leaf)));
         values.extend(sans.iter().map(|(key, value)| format!("san:{key}:{value}")));
         let selectors: SelectorSet = values
             .iter()

@@ -7,7 +7,7 @@ use signet_attest::node::{
     x509pop::server::{Mode, X509PopServer, X509PopServerConfig},
 };
 use signet_config::Block;
-use signet_pki::text_file;
+use signet_pki::{text_file, x509::parse_chain};
 
 use super::NodeAttestor;
 use crate::plugins::Scope;
@@ -121,7 +121,10 @@ fn mode(mode: &X509PopMode, scope: &Scope<'_>) -> Result<Mode, String> {
         X509PopMode::ExternalPki { ca_bundle_paths } => {
             let mut roots = Vec::new();
             for path in ca_bundle_paths {
-                roots.extend(text_file::certificates(path).map_err(|error| error.to_string())?);
+                let ders = text_file::certificates(path).map_err(|error| error.to_string())?;
+                let certificates =
+                    parse_chain(&ders).map_err(|error| format!("{}: {error}", path.display()))?;
+                roots.extend(certificates);
             }
             Ok(Mode::ExternalPki(roots))
         }
