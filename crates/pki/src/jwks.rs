@@ -20,6 +20,9 @@ pub const MAX_BUNDLE_LEN: usize = 4 * 1024 * 1024;
 /// The most keys that one document may hold.
 pub const MAX_KEYS: usize = 4096;
 
+/// The longest ID of a key, bytes: it comes again in each token.
+pub const MAX_KEY_ID_LEN: usize = 1024;
+
 /// Why a bundle document was refused.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -294,6 +297,9 @@ impl Entry<'_> {
             }
         };
         let kid = kid.filter(|kid| !kid.is_empty()).ok_or_else(|| self.error("missing key ID"))?;
+        if kid.len() > MAX_KEY_ID_LEN {
+            return Err(self.error(format!("key ID is longer than {MAX_KEY_ID_LEN} bytes")));
+        }
         Ok(Some(JwtAuthority {
             public_key: key.into(),
             key_id: kid.into(),

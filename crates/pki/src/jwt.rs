@@ -1,8 +1,12 @@
 //! JWT-SVIDs: signing and validation (JWT-SVID standard).
 
+mod audience;
 mod sign;
 mod validate;
 
+pub use audience::{
+    AudienceError, MAX_AUDIENCE_LEN, MAX_AUDIENCES, MAX_AUDIENCES_LEN, check_audience,
+};
 pub use sign::{JwtAuthorityHeader, JwtClaims, JwtIssuer, JwtSignError, SignedJwt, UnsignedJwt};
 pub use validate::{
     JwtBundle, JwtError, LEEWAY, MAX_JWT_LEN, PeekedClaims, PeekedIds, ValidatedJwt, peek_claims,

@@ -294,6 +294,14 @@ async fn minting_checks_the_csr() {
         .await
         .unwrap_err();
     assert_eq!(refused.message(), "at least one audience is required");
+    // One token of megabytes, or one that nobody would read.
+    let long = |count, bytes| vec!["a".repeat(bytes); count];
+    for audience in [long(1, 3 << 20), long(65, 1), long(1, 4097), long(20, 4000)] {
+        let request = MintJwtsvidRequest { id: id.clone(), audience, ttl: 0 };
+        let refused = client.mint_jwtsvid(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains("audience"), "{}", refused.message());
+    }
     let request = MintJwtsvidRequest { id, audience: vec!["a".into()], ttl: 0 };
     let svid = client.mint_jwtsvid(request).await.unwrap().into_inner().svid.unwrap();
     assert_eq!(svid.expires_at - svid.issued_at, 300);

@@ -10,6 +10,7 @@ use signet_api::{
 };
 use signet_base::{CancellationToken, RateLimiter, SharedClock};
 use signet_identity::{SelectorSet, SpiffeId, TrustDomain};
+use signet_pki::jwt::{self, AudienceError};
 use tokio_stream::Stream;
 use tonic::{Request, Status, body::Body, service::Routes};
 use tower::Service as _;
@@ -36,10 +37,6 @@ const METHODS: &str = "/SpiffeWorkloadAPI/";
 const MAX_REQUEST: usize = 256 * 1024;
 /// The longest request for health or reflection, bytes: a name.
 const MAX_OTHER_REQUEST: usize = 16 * 1024;
-/// The most audiences of one JWT-SVID.
-const MAX_AUDIENCES: usize = 64;
-/// The longest audience, bytes.
-const MAX_AUDIENCE_LEN: usize = 4096;
 
 /// What the Workload API was told.
 #[derive(Clone, Debug)]
@@ -361,16 +358,10 @@ impl WorkloadApi for Api {
 
 /// Audiences are needed, and few and short enough to be kept in a cache.
 pub(crate) fn check_audience(audience: &[String]) -> Result<(), Status> {
-    // Empty ones do not count.
-    if audience.iter().all(String::is_empty) {
-        return Err(Status::invalid_argument("audience must be specified"));
-    }
-    if audience.len() > MAX_AUDIENCES || audience.iter().any(|one| one.len() > MAX_AUDIENCE_LEN) {
-        return Err(Status::invalid_argument(format!(
-            "more than {MAX_AUDIENCES} audiences, or one longer than {MAX_AUDIENCE_LEN} bytes"
-        )));
-    }
-    Ok(())
+    jwt::check_audience(audience).map_err(|error| match error {
+        AudienceError::None => Status::invalid_argument("audience must be specified"),
+        other => Status::invalid_argument(other.to_string()),
+    })
 }
 
 /// The public socket: the Workload API, which demands its header, and whatever else is routed.
@@ -446,7 +437,7 @@ mod tests {
         assert!(check_audience(&["a".into()]).is_ok());
         assert!(check_audience(&[]).is_err());
         assert!(check_audience(&[String::new()]).is_err());
-        assert!(check_audience(&vec!["a".into(); MAX_AUDIENCES + 1]).is_err());
-        assert!(check_audience(&["a".repeat(MAX_AUDIENCE_LEN + 1)]).is_err());
+        assert!(check_audience(&vec!["a".into(); jwt::MAX_AUDIENCES + 1]).is_err());
+        assert!(check_audience(&["a".repeat(jwt::MAX_AUDIENCE_LEN + 1)]).is_err());
     }
 }

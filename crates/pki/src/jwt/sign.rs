@@ -7,11 +7,15 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use signet_identity::SpiffeId;
 
+use super::MAX_JWT_LEN;
 use crate::{
     KeyAlgorithm, ManagedKey, PublicKey, SignError, Signer,
     der::ecdsa_numbers,
     random::{self, RandomError},
 };
+
+/// The longest signature in base64url with its dot: RSA of 8192 bits.
+const MAX_SIGNATURE_LEN: usize = 1367;
 
 /// What a JWT-SVID says.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +41,9 @@ pub enum JwtSignError {
     /// No audience.
     #[error("at least one audience is required")]
     NoAudience,
+    /// The token would be longer than any that is read.
+    #[error("the token would be longer than {MAX_JWT_LEN} bytes")]
+    TooLong,
     /// The claims could not be written as JSON.
     #[error("encoding claims")]
     Encode(#[source] serde_json::Error),
@@ -147,7 +154,7 @@ impl JwtAuthorityHeader {
     pub fn token(&self, claims: &JwtClaims<'_>) -> Result<UnsignedJwt, JwtSignError> {
         let payload = self.payload(claims)?;
         let json = serde_json::to_vec(&payload).map_err(JwtSignError::Encode)?;
-        Ok(self.encode(&json, payload.iat, payload.exp))
+        self.encode(&json, payload.iat, payload.exp)
     }
 
     /// The claims as a JSON object, for composers that change them; go on with
@@ -169,7 +176,7 @@ impl JwtAuthorityHeader {
     pub fn token_of(&self, claims: &Map<String, Value>) -> Result<UnsignedJwt, JwtSignError> {
         let time = |name| claims.get(name).and_then(Value::as_i64).unwrap_or_default();
         let json = serde_json::to_vec(claims).map_err(JwtSignError::Encode)?;
-        Ok(self.encode(&json, time("iat"), time("exp")))
+        self.encode(&json, time("iat"), time("exp"))
     }
 
     fn payload<'a>(&self, claims: &JwtClaims<'a>) -> Result<Payload<'a>, JwtSignError> {
@@ -190,11 +197,19 @@ impl JwtAuthorityHeader {
         })
     }
 
-    fn encode(&self, json: &[u8], issued_at: i64, expires_at: i64) -> UnsignedJwt {
+    fn encode(
+        &self,
+        json: &[u8],
+        issued_at: i64,
+        expires_at: i64,
+    ) -> Result<UnsignedJwt, JwtSignError> {
         let mut text = String::with_capacity(self.header.len() + json.len() * 4 / 3 + 360);
         text.push_str(&self.header);
         URL_SAFE_NO_PAD.encode_string(json, &mut text);
-        UnsignedJwt { text, algorithm: self.algorithm, issued_at, expires_at }
+        if text.len() > MAX_JWT_LEN - MAX_SIGNATURE_LEN {
+            return Err(JwtSignError::TooLong);
+        }
+        Ok(UnsignedJwt { text, algorithm: self.algorithm, issued_at, expires_at })
     }
 }
 

@@ -4,7 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use signet_identity::{SpiffeId, TrustDomain};
 
-use super::{CertError, Certificate, Csr, Name, Oid, Serial};
+use super::{CertError, Certificate, Csr, MAX_CERT_LEN, Name, Oid, Serial};
 use crate::{
     KeyAlgorithm, KeyError, ManagedKey, PublicKey, SignError, Signer,
     der::{Writer, oid, tag},
@@ -13,6 +13,9 @@ use crate::{
 
 /// How far before now a certificate starts to be valid, seconds, against clock skew.
 pub const NOT_BEFORE_CUSHION: i64 = 10;
+
+/// The longest signature (RSA of 8192 bits) with its algorithm and headers.
+const MAX_SIGNATURE_LEN: usize = 1100;
 
 /// An extension added as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,6 +53,9 @@ pub enum IssueError {
     /// The CA has expired: everything it could sign would be expired too.
     #[error("the CA expired")]
     CaExpired,
+    /// Names and extensions are more than a certificate may hold.
+    #[error("the certificate would be longer than {MAX_CERT_LEN} bytes")]
+    TooLong,
     /// No randomness for the serial number.
     #[error(transparent)]
     Random(#[from] RandomError),
@@ -170,7 +176,7 @@ impl Ca {
             extensions: params.extensions,
         };
         let algorithm = Cow::Borrowed(&*self.template.algorithm);
-        Ok(tbs.encode(Serial::random()?, self.certificate.raw_subject(), algorithm))
+        tbs.encode(Serial::random()?, self.certificate.raw_subject(), algorithm)
     }
 
     /// A CA certificate for another key (a downstream server's), with the subject of `params` as
@@ -205,7 +211,7 @@ impl Ca {
             extensions,
         };
         let algorithm = Cow::Borrowed(&*self.template.algorithm);
-        Ok(tbs.encode(Serial::random()?, self.certificate.raw_subject(), algorithm))
+        tbs.encode(Serial::random()?, self.certificate.raw_subject(), algorithm)
     }
 
     fn cap(&self, now: i64, not_after: i64) -> Result<i64, IssueError> {
@@ -359,7 +365,7 @@ pub fn self_signed_ca(
         uri: Some(&params.trust_domain.id_string()),
         extensions: &params.extensions,
     };
-    Ok(tbs.encode(serial, &subject, Cow::Owned(signature_algorithm(key.algorithm()))))
+    tbs.encode(serial, &subject, Cow::Owned(signature_algorithm(key.algorithm())))
 }
 
 /// What every certificate of one CA shares, as DER.
@@ -409,7 +415,7 @@ impl Tbs<'_> {
         serial: Serial,
         issuer: &[u8],
         algorithm: Cow<'a, [u8]>,
-    ) -> UnsignedCertificate<'a> {
+    ) -> Result<UnsignedCertificate<'a>, IssueError> {
         let mut tbs = Writer::with_capacity(1024);
         tbs.sequence(|w| {
             w.constructed(tag::context_constructed(0), |w| w.unsigned(&[2]));
@@ -426,13 +432,17 @@ impl Tbs<'_> {
                 w.sequence(|w| self.write_extensions(w));
             });
         });
-        UnsignedCertificate {
-            tbs: tbs.into_bytes(),
+        let tbs = tbs.into_bytes();
+        if tbs.len() > MAX_CERT_LEN - MAX_SIGNATURE_LEN {
+            return Err(IssueError::TooLong);
+        }
+        Ok(UnsignedCertificate {
+            tbs,
             algorithm,
             serial,
             not_before: self.not_before,
             not_after: self.not_after,
-        }
+        })
     }
 
     fn write_extensions(&self, w: &mut Writer) {

@@ -6,7 +6,11 @@ use signet_audit::Field;
 use signet_authority::Authority;
 use signet_base::{SharedClock, chain};
 use signet_identity::{Bundle, JwtAuthority, TrustDomain};
-use signet_pki::{PublicKey, digest, x509::Certificate};
+use signet_pki::{
+    PublicKey, digest,
+    jwks::{MAX_KEY_ID_LEN, MAX_KEYS},
+    x509::{Certificate, MAX_AUTHORITIES},
+};
 use signet_store::{
     BundleUpdate, CreateOutcome, DeleteBundleMode, DeleteBundleOutcome, Page, PageRequest, Store,
 };
@@ -374,11 +378,20 @@ pub(super) fn foreign(mut bundle: Bundle) -> Result<Bundle, String> {
     Ok(bundle)
 }
 
-/// Checks that the authorities of a bundle from outside are certificates and keys.
+/// Checks that the authorities of a bundle from outside are certificates and keys, and not too
+/// many. Keys of kinds that verify nothing here are stored and passed on, as SPIRE does.
 ///
 /// # Errors
 /// What is wrong, in one line.
 fn check_authorities(bundle: &Bundle) -> Result<(), String> {
+    if bundle.x509_authorities.len() > MAX_AUTHORITIES || bundle.jwt_authorities.len() > MAX_KEYS {
+        return Err(format!(
+            "more than {MAX_AUTHORITIES} X.509 authorities or {MAX_KEYS} JWT authorities"
+        ));
+    }
+    if bundle.jwt_authorities.iter().any(|authority| authority.key_id.len() > MAX_KEY_ID_LEN) {
+        return Err(format!("a JWT authority's key ID is longer than {MAX_KEY_ID_LEN} bytes"));
+    }
     for authority in &bundle.x509_authorities {
         Certificate::from_der(&authority.der)
             .map_err(|error| format!("unable to parse X.509 authority: {}", chain(&error)))?;

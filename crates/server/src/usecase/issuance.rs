@@ -152,7 +152,8 @@ impl Issuance {
     /// Signs a JWT-SVID of any identity.
     ///
     /// # Errors
-    /// `Invalid` without an audience; or when it cannot be signed.
+    /// `Invalid` without an audience, or with too many or too long ones; or when it cannot be
+    /// signed.
     pub async fn mint_jwt(
         &self,
         call: &Call,
@@ -162,6 +163,7 @@ impl Issuance {
     ) -> Result<JwtSvid, Error> {
         call.may(Action::MintSvid)?;
         call.about(Field::SpiffeId(id.clone()));
+        bounded(audience)?;
         call.about(Field::Audience(audience.to_vec()));
         call.about(Field::Ttl(ttl));
         self.sign_jwt(call, id, audience, ttl, false).await
@@ -253,7 +255,8 @@ impl Issuance {
     /// Signs a JWT-SVID of an entry that the calling agent is authorised for.
     ///
     /// # Errors
-    /// `NotFound` when it is not; `Exhausted`; or when it cannot be signed.
+    /// `NotFound` when it is not; `Exhausted`; `Invalid` as in [`Self::mint_jwt`]; or when it
+    /// cannot be signed.
     pub async fn jwt(
         &self,
         call: &Call,
@@ -263,12 +266,14 @@ impl Issuance {
         call.may(Action::IssueForEntries)?;
         let agent = call.agent_id()?;
         call.about(Field::EntryId(entry_id.to_owned()));
-        if call.audit.is_on() {
+        let accepted = bounded(audience);
+        if call.audit.is_on() && accepted.is_ok() {
             call.about(Field::Audience(audience.to_vec()));
         }
         let principal = &call.principal;
         self.limits.acquire(principal, Limit::SignJwt, 1, "JWT signing request").await?;
         self.jwt_must_be_on()?;
+        accepted?;
         let entry = entry_id.parse::<EntryId>().ok();
         let entry = entry.and_then(|id| self.cache.entry_for_agent(agent, &id));
         let entry = entry.ok_or_else(|| Error::not_found(NOT_FOUND))?;
@@ -288,10 +293,6 @@ impl Issuance {
         ttl: i32,
         include_jti: bool,
     ) -> Result<JwtSvid, Error> {
-        // Empty ones do not count.
-        if audience.iter().all(String::is_empty) {
-            return Err(Error::invalid("at least one audience is required"));
-        }
         let params = JwtSvidParams { spiffe_id: id, audience, ttl: positive(ttl), include_jti };
         let signed = self.authority.sign_jwt_svid(params).await;
         let svid = signed.map_err(|error| Error::signing("failed to sign JWT-SVID", &error))?;
@@ -356,6 +357,11 @@ pub(super) fn public_key(csr: &[u8]) -> Result<PublicKey, Error> {
         };
         Error::invalid(what).because(chain(&error))
     })
+}
+
+/// Refuses audiences that are none, or too many or too long to be recorded and signed.
+fn bounded(audience: &[String]) -> Result<(), Error> {
+    jwt::check_audience(audience).map_err(|error| Error::invalid(error.to_string()))
 }
 
 fn positive(seconds: i32) -> Option<Duration> {
