@@ -4,8 +4,9 @@
 
 use std::{path::Path, time::Duration};
 
+use percent_encoding::utf8_percent_encode;
 use signet_base::chain;
-use signet_http::{HttpClient, HttpError, expect_success};
+use signet_http::{HttpClient, HttpError, UNRESERVED, expect_success};
 use signet_identity::TrustDomain;
 use signet_pki::{files, jwks, x509};
 
@@ -136,14 +137,7 @@ fn with_query(url: &str, query: &BundleQuery) -> String {
         address.push(if at == 0 && !url.contains('?') { '?' } else { '&' });
         address.push_str(name);
         address.push('=');
-        for byte in value.bytes() {
-            match byte {
-                b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-                    address.push(byte as char);
-                }
-                other => address.push_str(&format!("%{other:02X}")),
-            }
-        }
+        address.extend(utf8_percent_encode(value, UNRESERVED));
     }
     address
 }

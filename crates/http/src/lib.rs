@@ -32,6 +32,7 @@ pub use self::{
     error::HttpError,
     peers::{Peers, is_of_no_other_machine},
     proxy::{Proxies, ProxyUrlError},
+    url::UNRESERVED,
 };
 
 /// How long a request may take unless told otherwise, connecting and reading included.

@@ -4,6 +4,7 @@ use std::{env, fmt, net::IpAddr};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderValue, Uri};
+use percent_encoding::percent_decode_str;
 
 use super::url;
 
@@ -188,19 +189,10 @@ fn within(network: IpAddr, prefix: u8, ip: IpAddr) -> bool {
     network.checked_shr(shift).unwrap_or(0) == ip.checked_shr(shift).unwrap_or(0)
 }
 
+/// As Go: a percent sign must begin an escape.
 fn decode_percent(text: &str) -> Option<Vec<u8>> {
-    let mut plain = Vec::with_capacity(text.len());
-    let mut bytes = text.bytes();
-    while let Some(byte) = bytes.next() {
-        if byte == b'%' {
-            let high = char::from(bytes.next()?).to_digit(16)?;
-            let low = char::from(bytes.next()?).to_digit(16)?;
-            plain.push(u8::try_from(high * 16 + low).ok()?);
-        } else {
-            plain.push(byte);
-        }
-    }
-    Some(plain)
+    let is_whole = |escape: &str| matches!(escape.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
+    text.split('%').skip(1).all(is_whole).then(|| percent_decode_str(text).collect())
 }
 
 #[cfg(test)]

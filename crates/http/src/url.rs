@@ -3,8 +3,13 @@
 use std::fmt;
 
 use http::Uri;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 
 use super::HttpError;
+
+/// All but the characters that mean themselves everywhere in a URL (RFC 3986, section 2.3).
+pub const UNRESERVED: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The server of a URL.
 #[derive(Debug, Clone, PartialEq, Eq)]

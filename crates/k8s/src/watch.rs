@@ -5,8 +5,9 @@ use std::{fmt, pin::Pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
+use percent_encoding::utf8_percent_encode;
 use serde::{Deserialize, de::DeserializeOwned};
-use signet_http::HttpError;
+use signet_http::{HttpError, UNRESERVED};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
@@ -350,13 +351,5 @@ fn query(path: &mut String, key: &str, value: &str) {
 
 /// A value of a query, with every byte encoded that could end it.
 pub fn query_value(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(char::from(byte));
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
+    utf8_percent_encode(text, UNRESERVED).to_string()
 }

@@ -1,7 +1,9 @@
 //! Go's own functions.
 
+use percent_encoding::utf8_percent_encode;
+
 use crate::{
-    compare, format,
+    UNRESERVED, compare, format,
     function::{Function, Type, any, text},
     out::Out,
     printf,
@@ -209,14 +211,8 @@ fn js<'v>(heap: &Heap<'v>, args: Args<'_, 'v>) -> Made<'v> {
 }
 
 fn urlquery<'v>(heap: &Heap<'v>, args: Args<'_, 'v>) -> Made<'v> {
-    let mut out = String::new();
-    for byte in joined(heap, args)?.bytes() {
-        match byte {
-            b' ' => out.push('+'),
-            b'-' | b'_' | b'.' | b'~' => out.push(byte.into()),
-            b if b.is_ascii_alphanumeric() => out.push(b.into()),
-            b => out.push_str(&format!("%{b:02X}")),
-        }
-    }
+    // Form encoding: RFC 3986's unreserved characters stay, a space is a plus sign.
+    let text = joined(heap, args)?;
+    let out = utf8_percent_encode(&text, UNRESERVED).to_string().replace("%20", "+");
     heap.text(&out)
 }

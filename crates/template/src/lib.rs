@@ -31,6 +31,10 @@ mod val;
 use std::collections::BTreeMap;
 
 pub use functions::Functions;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
+
+/// All but the characters that mean themselves everywhere in a URL (RFC 3986, section 2.3).
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// The longest template, bytes.
 pub const MAX_TEMPLATE: usize = 64 * 1024;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use percent_encoding::percent_decode_str;
 use signet_config::{Block, Count, Kind};
 
 /// `DataStore`.
@@ -136,21 +137,12 @@ fn sqlite_path(text: &str) -> Result<Option<PathBuf>, String> {
 }
 
 fn percent_decode(text: &str) -> Result<String, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || rest.next().and_then(|byte| char::from(byte).to_digit(16));
-        match (digit(), digit()) {
-            (Some(high), Some(low)) => bytes.push(u8::try_from(high * 16 + low).unwrap_or(0)),
-            _ => return Err("`%` is not followed by two hexadecimal digits".to_owned()),
-        }
+    let is_whole = |escape: &str| matches!(escape.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
+    if !text.split('%').skip(1).all(is_whole) {
+        return Err("`%` is not followed by two hexadecimal digits".to_owned());
     }
-    match String::from_utf8(bytes) {
-        Ok(path) if !path.contains('\0') => Ok(path),
+    match percent_decode_str(text).decode_utf8() {
+        Ok(path) if !path.contains('\0') => Ok(path.into_owned()),
         _ => Err("the path is not UTF-8".to_owned()),
     }
 }

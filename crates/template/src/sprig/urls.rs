@@ -1,6 +1,10 @@
 //! URLs as Go's net/url reads and writes them, as far as sprig shows it.
 
-use std::{fmt, net::Ipv6Addr};
+use std::{borrow::Cow, fmt, net::Ipv6Addr};
+
+use percent_encoding::{AsciiSet, percent_decode_str, utf8_percent_encode};
+
+use crate::UNRESERVED;
 
 #[derive(Debug, Default)]
 pub(super) struct Url {
@@ -20,10 +24,53 @@ pub(super) struct User {
 }
 
 /// What stands without escape besides letters, digits and `-_.~`.
-const IN_FRAGMENT: &str = "$&+,/:;=?@!()*";
-const IN_HOST: &str = "!$&'()*+,;=:[]<>\"";
-const IN_PATH: &str = "$&+,/:;=@";
-const IN_USER: &str = "$&+,;=";
+const IN_FRAGMENT: &AsciiSet = &UNRESERVED
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'?')
+    .remove(b'@')
+    .remove(b'!')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*');
+const IN_HOST: &AsciiSet = &UNRESERVED
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'[')
+    .remove(b']')
+    .remove(b'<')
+    .remove(b'>')
+    .remove(b'"');
+const IN_PATH: &AsciiSet = &UNRESERVED
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b'/')
+    .remove(b':')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b'@');
+const IN_USER: &AsciiSet =
+    &UNRESERVED.remove(b'$').remove(b'&').remove(b'+').remove(b',').remove(b';').remove(b'=');
+/// The characters of [`IN_HOST`].
+const HOST_CHARS: &str = "!$&'()*+,;=:[]<>\"";
 
 impl Url {
     pub fn parse(whole: &str) -> Result<Self, String> {
@@ -197,7 +244,7 @@ fn parse_host(scheme: &str, host: &str) -> Result<String, String> {
         rest = rest.get(at + 1..).unwrap_or_default();
     }
     let allowed = |c: char| {
-        !c.is_ascii() || c.is_ascii_alphanumeric() || "-_.~%".contains(c) || IN_HOST.contains(c)
+        !c.is_ascii() || c.is_ascii_alphanumeric() || "-_.~%".contains(c) || HOST_CHARS.contains(c)
     };
     if let Some(wrong) = host.chars().find(|c| !allowed(*c)) {
         return Err(format!("invalid character {wrong:?} in host name"));
@@ -206,29 +253,14 @@ fn parse_host(scheme: &str, host: &str) -> Result<String, String> {
 }
 
 fn unescape(text: &str) -> Result<String, String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || rest.next().and_then(|b| char::from(b).to_digit(16));
-        let value = digit().zip(digit()).and_then(|(high, low)| u8::try_from(high * 16 + low).ok());
-        bytes.push(value.ok_or_else(|| format!("invalid URL escape in {text:?}"))?);
+    let is_whole = |escape: &str| matches!(escape.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
+    if !text.split('%').skip(1).all(is_whole) {
+        return Err(format!("invalid URL escape in {text:?}"));
     }
-    String::from_utf8(bytes).map_err(|_| format!("{text:?} is not UTF-8"))
+    let plain = percent_decode_str(text).decode_utf8();
+    plain.map(Cow::into_owned).map_err(|_| format!("{text:?} is not UTF-8"))
 }
 
-fn escape(text: &str, plain: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        let c = char::from(byte);
-        if c.is_ascii_alphanumeric() || "-_.~".contains(c) || plain.contains(c) {
-            out.push(c);
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
+fn escape(text: &str, set: &'static AsciiSet) -> String {
+    utf8_percent_encode(text, set).to_string()
 }

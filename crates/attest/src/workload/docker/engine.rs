@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use bytes::Bytes;
+use percent_encoding::{AsciiSet, utf8_percent_encode};
 use serde::Deserialize;
 use signet_base::chain;
-use signet_http::{HttpClient, HttpError, Proxies, Trust, expect_success};
+use signet_http::{HttpClient, HttpError, Proxies, Trust, UNRESERVED, expect_success};
 
 /// The largest answer that is read, bytes.
 const MAX_ANSWER: usize = 4 * 1024 * 1024;
@@ -287,18 +288,12 @@ impl fmt::Display for Engine {
     }
 }
 
+/// What stays as it is in the path of a URL.
+const PATH: &AsciiSet = &UNRESERVED.remove(b'/').remove(b':').remove(b'@');
+
 /// A name as part of a URL's path.
 fn in_path(name: &str) -> String {
-    let mut out = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        let c = char::from(byte);
-        if c.is_ascii_alphanumeric() || "-._~/:@".contains(c) {
-            out.push(c);
-        } else {
-            out.push_str(&format!("%{byte:02X}"));
-        }
-    }
-    out
+    utf8_percent_encode(name, PATH).to_string()
 }
 
 #[cfg(test)]
