@@ -288,7 +288,7 @@ fn plugins_become_typed_values_or_are_refused() {
         ("WorkloadAttestor slurm {}", "is not in this release; use unix"),
         ("WorkloadAttestor windows {}", "belongs to Windows"),
         ("WorkloadAttestor x {}", "unknown workload attestor"),
-        ("SVIDStore gcp_secretmanager {}", "SVID stores arrive in a later release"),
+        ("SVIDStore gcp_secretmanager {}", "this SVID store is not in this release"),
         ("Notifier x {}", "unknown kind of plugin"),
     ] {
         let error = with(plugins).unwrap_err();
