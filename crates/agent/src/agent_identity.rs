@@ -1,14 +1,25 @@
 //! Who the agent is: its own SVID, and the two slots its keys take turns in.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
+use signet_base::chain;
 use signet_identity::SpiffeId;
 use signet_pki::{
-    KeyManager, KeyManagerError, KeyType, ManagedKey, Signer, digest, files,
+    DiskKeyManager, KeyManager, KeyManagerError, KeyType, ManagedKey, MemoryKeyManager, PrivateKey,
+    Signer,
+    digest, files,
+    key_manager::Sealing,
     tls::{TlsError, TlsIdentity},
     x509::{CertError, Certificate, parse_chain},
 };
+
+use tokio::time::timeout;
 
 use crate::rotation::{self, RotationRule};
 
@@ -16,6 +27,8 @@ use crate::rotation::{self, RotationRule};
 const SLOTS: [&str; 2] = ["agent-svid-A", "agent-svid-B"];
 /// Notes which key a join token was sent with.
 const PENDING_FILE: &str = "join-token-attempt.json";
+/// How long is waited for a disk before the agent goes on without it.
+pub const DISK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The agent's SVID with its key.
 #[derive(Clone, Debug)]
@@ -108,6 +121,15 @@ impl AgentIdentity {
         })
     }
 
+    /// When three quarters of the SVID's life are over, Unix seconds: from then on its renewal
+    /// waits for nothing.
+    pub fn late_at(&self) -> i64 {
+        self.chain.first().map_or(0, |leaf| {
+            let life = leaf.not_after().saturating_sub(leaf.not_before());
+            leaf.not_after().saturating_sub(life / 4)
+        })
+    }
+
     /// The certificates, DER, leaf first.
     pub fn chain_der(&self) -> Vec<Vec<u8>> {
         self.chain.iter().map(|certificate| certificate.der().to_vec()).collect()
@@ -124,11 +146,22 @@ impl AgentIdentity {
 }
 
 /// The agent's keys in its key manager.
+///
+/// A key that its disk does not take is held in memory until [`AgentKeys::write`] succeeds: the
+/// agent goes on, and only a restart in between would miss it.
 #[derive(Debug)]
 pub struct AgentKeys {
-    manager: Arc<dyn KeyManager>,
+    manager: Manager,
+    unwritten: Mutex<BTreeMap<&'static str, PrivateKey>>,
     pending_path: PathBuf,
-    pending: std::sync::Mutex<Option<Pending>>,
+    pending: Mutex<Option<Pending>>,
+}
+
+#[derive(Debug)]
+enum Manager {
+    /// In this file.
+    Disk(DiskKeyManager, PathBuf),
+    Memory(MemoryKeyManager),
 }
 
 /// A join token that was, or is about to be, sent with a certain key.
@@ -145,40 +178,118 @@ impl std::fmt::Debug for Pending {
 }
 
 impl AgentKeys {
-    /// The keys in `manager`; what is pending is noted in `data_dir`.
-    pub fn new(manager: Arc<dyn KeyManager>, data_dir: &std::path::Path) -> Self {
+    /// The keys in `file`, that of `disk`; what is pending is noted in `data_dir`.
+    pub fn on_disk(disk: DiskKeyManager, file: PathBuf, data_dir: &Path) -> Self {
+        Self::new(Manager::Disk(disk, file), data_dir)
+    }
+
+    /// Keys that end with the program; what is pending is noted in `data_dir`.
+    pub fn in_memory(data_dir: &Path) -> Self {
+        Self::new(Manager::Memory(MemoryKeyManager::new()), data_dir)
+    }
+
+    fn new(manager: Manager, data_dir: &Path) -> Self {
         let pending_path = data_dir.join(PENDING_FILE);
         let pending = files::read_bounded(&pending_path, 4096)
             .ok()
             .flatten()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        Self { manager, pending_path, pending: std::sync::Mutex::new(pending) }
+        Self { manager, unwritten: Mutex::default(), pending_path, pending: Mutex::new(pending) }
     }
 
     /// The key of a certificate; none when it is not there.
     ///
     /// # Errors
-    /// [`KeyManagerError`].
+    /// [`KeyManagerError`] when a key cannot be used.
     pub async fn key_of(&self, leaf: &Certificate) -> Result<Option<AgentKey>, KeyManagerError> {
         let Ok(public) = leaf.public_key() else { return Ok(None) };
         for slot in SLOTS {
-            if let Some(key) = self.manager.get_key(slot).await?
-                && key.public_key().spki_der() == public.spki_der()
+            if let Some(signer) = self.signer(slot).await?
+                && signer.public_key().spki_der() == public.spki_der()
             {
-                return AgentKey::new(slot, &key).map(Some);
+                return Ok(Some(AgentKey { slot, signer }));
             }
         }
         Ok(None)
     }
 
-    /// A new key in the slot that `current` does not take. It is durable before this returns.
+    /// A new key in the slot that `current` does not take. It is on disk before this returns,
+    /// unless the disk fails: then that is logged.
     ///
     /// # Errors
-    /// [`KeyManagerError`]; the current key is never touched.
+    /// [`KeyManagerError`] when no key can be made; the current key is never touched.
     pub async fn fresh(&self, current: Option<&AgentKey>) -> Result<AgentKey, KeyManagerError> {
         let [a, b] = SLOTS;
         let slot = if current.is_some_and(|key| key.slot == a) { b } else { a };
-        AgentKey::new(slot, &self.manager.generate_key(slot, KeyType::EcP256).await?)
+        let disk = match &self.manager {
+            Manager::Memory(memory) => {
+                return AgentKey::new(slot, &memory.generate_key(slot, KeyType::EcP256).await?);
+            }
+            Manager::Disk(disk, _) => disk,
+        };
+        let key = PrivateKey::generate(KeyType::EcP256)?;
+        let signer: Arc<dyn Signer> = key.signer()?;
+        let error = match timeout(DISK_PATIENCE, disk.import(slot, key.clone())).await {
+            Ok(Ok(())) => {
+                lock(&self.unwritten).remove(slot);
+                return Ok(AgentKey { slot, signer });
+            }
+            Ok(Err(error)) => chain(&error),
+            Err(_) => format!("the disk has not answered for {DISK_PATIENCE:?}"),
+        };
+        tracing::warn!(
+            error,
+            "Could not store the agent's new key: it is only in memory until it can be"
+        );
+        lock(&self.unwritten).insert(slot, key);
+        Ok(AgentKey { slot, signer })
+    }
+
+    /// Writes the keys that are only in memory.
+    ///
+    /// # Errors
+    /// [`KeyManagerError`]; they stay in memory.
+    pub async fn write(&self) -> Result<(), KeyManagerError> {
+        let Manager::Disk(disk, _) = &self.manager else { return Ok(()) };
+        let unwritten = lock(&self.unwritten).clone();
+        for (slot, key) in unwritten {
+            disk.import(slot, key.clone()).await?;
+            let mut unwritten = lock(&self.unwritten);
+            if unwritten.get(slot).is_some_and(|now| now.public_key() == key.public_key()) {
+                unwritten.remove(slot);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes all keys again: the file was lost.
+    ///
+    /// # Errors
+    /// [`KeyManagerError`]; they stay in memory.
+    pub async fn write_anew(&self) -> Result<(), KeyManagerError> {
+        if let Manager::Disk(disk, file) = &self.manager {
+            disk.move_to(file.clone(), Sealing::Off).await?;
+        }
+        self.write().await
+    }
+
+    /// The directory of their file, if they have one.
+    pub fn directory(&self) -> Option<&Path> {
+        match &self.manager {
+            Manager::Disk(_, file) => file.parent(),
+            Manager::Memory(_) => None,
+        }
+    }
+
+    async fn signer(&self, slot: &'static str) -> Result<Option<Arc<dyn Signer>>, KeyManagerError> {
+        if let Some(key) = lock(&self.unwritten).get(slot) {
+            return Ok(Some(key.signer()?));
+        }
+        let key = match &self.manager {
+            Manager::Disk(disk, _) => disk.get_key(slot).await,
+            Manager::Memory(memory) => memory.get_key(slot).await,
+        };
+        key?.map(|key| AgentKey::new(slot, &key).map(|key| key.signer)).transpose()
     }
 
     /// The key to spend a join token with: the one it was sent with before, if any, so that a
@@ -192,12 +303,12 @@ impl AgentKeys {
         current: Option<&AgentKey>,
     ) -> Result<AgentKey, KeyManagerError> {
         let token_sha256 = digest::sha256_hex(token.as_bytes());
-        let pending = self.lock().clone();
+        let pending = lock(&self.pending).clone();
         if let Some(pending) = pending.filter(|pending| pending.token_sha256 == token_sha256)
             && let Some(slot) = SLOTS.into_iter().find(|slot| *slot == pending.key_id)
-            && let Some(key) = self.manager.get_key(slot).await?
+            && let Some(signer) = self.signer(slot).await?
         {
-            return AgentKey::new(slot, &key);
+            return Ok(AgentKey { slot, signer });
         }
         let key = self.fresh(current).await?;
         let pending = Pending { key_id: key.slot.to_owned(), token_sha256 };
@@ -208,56 +319,85 @@ impl AgentKeys {
             // recovered from.
             tracing::warn!(error = %error, "Could not note the join token attempt");
         }
-        *self.lock() = Some(pending);
+        *lock(&self.pending) = Some(pending);
         Ok(key)
     }
 
     /// Notes that no token is pending any more.
     pub fn settled(&self) {
-        if self.lock().take().is_some()
+        if lock(&self.pending).take().is_some()
             && let Err(error) = files::remove_durably(&self.pending_path)
         {
             tracing::warn!(error = %error, "Could not remove the note of the join token attempt");
         }
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Pending>> {
-        self.pending.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
+/// Every critical section leaves what it guards whole, so a poisoned lock is still good.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
-    use signet_pki::MemoryKeyManager;
-
     use super::*;
 
     #[tokio::test]
     async fn keys_take_turns_and_the_current_one_is_never_touched() {
         let dir = tempfile::tempdir().unwrap();
-        let keys = AgentKeys::new(Arc::new(MemoryKeyManager::new()), dir.path());
+        let keys = AgentKeys::in_memory(dir.path());
         let a = keys.fresh(None).await.unwrap();
         let b = keys.fresh(Some(&a)).await.unwrap();
         assert_eq!((a.slot, b.slot), ("agent-svid-A", "agent-svid-B"));
         assert_eq!(keys.fresh(Some(&b)).await.unwrap().slot, "agent-svid-A");
-        let held = keys.manager.get_key("agent-svid-B").await.unwrap().unwrap();
+        let held = keys.signer("agent-svid-B").await.unwrap().unwrap();
         assert_eq!(held.public_key().spki_der(), b.signer.public_key().spki_der());
     }
 
     #[tokio::test]
     async fn one_token_is_always_sent_with_one_key_even_after_a_crash() {
         let dir = tempfile::tempdir().unwrap();
-        let manager: Arc<dyn KeyManager> = Arc::new(MemoryKeyManager::new());
+        let file = dir.path().join("keys.json");
+        let open = || {
+            let disk = DiskKeyManager::open(&file, Sealing::Off).unwrap();
+            AgentKeys::on_disk(disk, file.clone(), dir.path())
+        };
         let spki = |key: &AgentKey| key.signer.public_key().spki_der().to_vec();
-        let keys = AgentKeys::new(Arc::clone(&manager), dir.path());
+        let keys = open();
         let first = spki(&keys.for_token("t1", None).await.unwrap());
         assert_eq!(spki(&keys.for_token("t1", None).await.unwrap()), first);
-        let after_crash = AgentKeys::new(Arc::clone(&manager), dir.path());
+        let after_crash = open();
         assert_eq!(spki(&after_crash.for_token("t1", None).await.unwrap()), first);
         assert_ne!(spki(&after_crash.for_token("t2", None).await.unwrap()), first);
         after_crash.settled();
         assert!(!dir.path().join(PENDING_FILE).exists());
         let note = Pending { key_id: "k".into(), token_sha256: "secret".into() };
         assert!(!format!("{note:?}").contains("secret"));
+    }
+
+    #[tokio::test]
+    async fn a_key_that_cannot_be_stored_is_used_and_stored_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("keys");
+        std::fs::create_dir(&place).unwrap();
+        let file = place.join("keys.json");
+        let open = || {
+            let disk = DiskKeyManager::open(&file, Sealing::Off).unwrap();
+            AgentKeys::on_disk(disk, file.clone(), dir.path())
+        };
+        let spki = |key: &AgentKey| key.signer.public_key().spki_der().to_vec();
+        let keys = open();
+        let stored = keys.fresh(None).await.unwrap();
+        std::fs::remove_dir_all(&place).unwrap();
+        let held = keys.fresh(Some(&stored)).await.unwrap();
+        let found = keys.signer(held.slot).await.unwrap().unwrap();
+        assert_eq!(found.public_key().spki_der(), spki(&held));
+        keys.write().await.unwrap_err();
+        std::fs::create_dir(&place).unwrap();
+        keys.write_anew().await.unwrap();
+        for key in [stored, held] {
+            let found = open().signer(key.slot).await.unwrap().unwrap();
+            assert_eq!(found.public_key().spki_der(), spki(&key));
+        }
     }
 }

@@ -2,10 +2,8 @@
 //! it.
 
 use std::{
-    io,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::AtomicBool},
+    sync::Arc,
     time::Duration,
 };
 
@@ -20,12 +18,12 @@ use signet_daemon::{
     listen::{ListenError, check_unix_path, make_directories},
     logging::LogHandle,
     metrics::{Metrics, MetricsServer},
-    process::{self, DirLock, LockError},
+    process::{self, LockError},
     signal::UserSignal,
 };
 use signet_http::{Proxies, ProxyUrlError};
 use signet_identity::Bundle;
-use signet_pki::{KeyManager as KeyManagerPort, KeyManagerError, tls::SwappableIdentity};
+use signet_pki::{KeyManagerError, tls::SwappableIdentity};
 use tokio::{
     net::TcpListener,
     sync::{Notify, watch},
@@ -33,12 +31,12 @@ use tokio::{
 };
 
 use crate::{
-    agent_identity::AgentKeys,
     audit::Audit,
     cache::Cache,
     client::{ClientError, ServerClient, Target, tls_config},
     config::Config,
     csi,
+    data_dir::{self, DataDir},
     health::AgentHealth,
     jwt::JwtService,
     jwt_cache::JwtCache,
@@ -55,14 +53,9 @@ use crate::{
         workload_api::{Handler, WorkloadApiSettings},
     },
     state::{AgentState, StateError},
-    sync::{AgentBundles, Manager, Settings, Shared, Status},
+    sync::{AgentBundles, Manager, SealingTrouble, Settings, Shared, Status},
     workload::CallerAttestor,
 };
-
-/// Held while the agent runs, so that no second one uses the directory.
-const LOCK_FILE: &str = "signet-agent.lock";
-/// How long an agent that is ending may hold the directory: longer than it may take to end.
-const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Listeners that are bound already, for whoever starts an agent and knows where it is to listen.
 /// Where there is none, the one that the configuration names is bound.
@@ -88,7 +81,6 @@ pub struct App {
     health: AgentHealth,
     proc_root: ProcRoot,
     started: Instant,
-    lock: DirLock,
 }
 
 /// Why the agent could not be built.
@@ -160,8 +152,8 @@ impl App {
             }
         }
         // The agent before this one may still hold the ports.
-        create_dir(&config.data_dir)?;
-        let lock = DirLock::wait(&config.data_dir, LOCK_FILE, LOCK_PATIENCE).await?;
+        make_dir(&config.data_dir)?;
+        let lock = data_dir::lock(&config.data_dir).await?;
         let registry = Metrics::new(
             &config.telemetry,
             "spire_agent",
@@ -181,15 +173,16 @@ impl App {
             (Some(settings), None) => Some(HttpHealth::bind(settings, checks.clone()).await?),
             (None, _) => None,
         };
-        let state = Arc::new(AgentState::open(&config.data_dir)?);
-        let keys = key_manager::open(&config.plugins.key_manager)?;
+        let state = AgentState::open(&config.data_dir)?;
+        let keys = key_manager::open(&config.plugins.key_manager, &config.data_dir)?;
+        let data = DataDir::new(config.data_dir.clone(), lock, state, keys);
         let metrics = AgentMetrics::new(&registry);
         let attestor = CallerAttestor::new(
             workload_attestor::open(&config.plugins.workload_attestors, &clock),
             config.log_selectors.clone(),
             metrics.clone(),
         );
-        let shared = Arc::new(shared(&config, clock, state, keys, metrics.clone())?);
+        let shared = Arc::new(shared(&config, clock, data, metrics.clone())?);
         let hit_timeout = config.experimental.jwt_svid_cache_hit_timeout;
         let jwt = Arc::new(JwtService::new(Arc::clone(&shared), hit_timeout));
         let health = AgentHealth::new(shared.status.subscribe(), config.socket_path.clone());
@@ -205,7 +198,6 @@ impl App {
             health,
             proc_root: ProcRoot::from_env(),
             started: Instant::now(),
-            lock,
             config,
         })
     }
@@ -240,12 +232,9 @@ impl App {
 
         let manager = Manager::new(Arc::clone(&self.shared));
         let stop = tasks.token().clone();
-        let lock = self.lock;
-        tasks.spawn_critical("manager", async move {
-            let result = manager.run(stop).await;
-            drop(lock);
-            result
-        });
+        tasks.spawn_critical("manager", manager.run(stop));
+        let (data, stop) = (Arc::clone(&self.shared.data), tasks.token().clone());
+        tasks.spawn("data_dir", async move { data.keep_written(&stop).await });
 
         if let Some(settings) = self.config.csi.clone() {
             let (proc_root, spawner) = (self.proc_root.clone(), tasks.clone());
@@ -305,8 +294,7 @@ impl App {
 fn shared(
     config: &Config,
     clock: SharedClock,
-    state: Arc<AgentState>,
-    keys: Arc<dyn KeyManagerPort>,
+    data: Arc<DataDir>,
     metrics: AgentMetrics,
 ) -> Result<Shared, BuildError> {
     let target = Target {
@@ -338,14 +326,12 @@ fn shared(
         join_token: config.join_token.clone(),
         memory_keys: config.plugins.key_manager.settings == KeyManager::Memory,
         svid_cache: config.svid_cache.clone(),
-        data_dir: config.data_dir.clone(),
     };
     let empty = Arc::new(Bundle::empty(config.trust_domain.clone()));
     Ok(Shared {
         cache: Cache::new(empty, config.x509_svid_cache_max_size, Arc::clone(&clock)),
         jwt_cache: JwtCache::new(config.jwt_svid_cache_max_size),
-        state,
-        keys: AgentKeys::new(keys, &config.data_dir),
+        data,
         bundles,
         tls_identity,
         client: Arc::new(ServerClient::new(target, tls)),
@@ -353,7 +339,7 @@ fn shared(
         status: watch::Sender::new(Status::default()),
         kick: Notify::new(),
         jwt_changed: Notify::new(),
-        sealing_fails: AtomicBool::new(false),
+        sealing: SealingTrouble::default(),
         metrics,
         settings,
         clock,
@@ -376,15 +362,11 @@ fn node_attestor(
     }
 }
 
-pub(crate) fn create_dir(path: &Path) -> Result<(), BuildError> {
-    let fail =
-        |error: io::Error| BuildError::DataDir { path: path.to_owned(), reason: error.to_string() };
-    std::fs::DirBuilder::new().recursive(true).mode(0o755).create(path).map_err(fail)?;
-    if std::fs::metadata(path).map_err(fail)?.is_dir() {
-        Ok(())
-    } else {
-        Err(fail(io::Error::from(io::ErrorKind::NotADirectory)))
-    }
+pub(crate) fn make_dir(path: &Path) -> Result<(), BuildError> {
+    data_dir::make(path).map_err(|error| BuildError::DataDir {
+        path: path.to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 /// Reads each `plugin_data_file` again on SIGUSR1.

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod csi;
+pub mod data_dir;
 pub mod entry;
 pub mod health;
 pub mod jwt;

@@ -4,15 +4,21 @@
 //! by default on a tmpfs, so that a stolen disk opens nothing) and bound to the format version,
 //! the trust domain and the agent ID. Nothing in it is served to a workload that was not attested
 //! anew.
+//!
+//! Each write has a new key, which takes the place of the one before once the file is there: a copy
+//! of an earlier file, put back from a backup for instance, opens no more and brings back no
+//! identity that was taken away meanwhile.
 
 use std::{
     collections::BTreeMap,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
+use signet_base::chain;
 use signet_identity::{Bundle, EntryId, JwtAuthority, SpiffeId, TrustDomain, X509Authority};
 use signet_pki::{
     files::{self, FileError},
@@ -40,6 +46,15 @@ pub struct SealedCache {
     path: PathBuf,
     key_file: PathBuf,
     context: Vec<u8>,
+}
+
+/// What an earlier file is worth after a write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Freshness {
+    /// Nothing: its key is gone.
+    NewKey,
+    /// It opens still, as the key file could not be replaced; this says why.
+    SameKey(String),
 }
 
 /// Why the sealed cache could not be used.
@@ -85,22 +100,28 @@ impl SealedCache {
     /// [`SealedCacheError`] when the file cannot be opened; it should then be erased.
     pub fn load(&self) -> Result<Option<Snapshot>, SealedCacheError> {
         let Some(sealed) = files::read_bounded(&self.path, MAX_LEN)? else { return Ok(None) };
-        if !self.key_file.exists() {
-            return Ok(None);
-        }
         let seal = |source| SealedCacheError::Seal { path: self.path.clone(), source };
-        let key = SealKey::from_file(&self.key_file).map_err(seal)?;
-        let plain = key.open(&self.context, &sealed).map_err(seal)?;
+        let plain = match self.open_with(&self.key_file, &sealed) {
+            // The program ended after it had written the cache and before the key was in place.
+            Err(SealError::KeyFileMissing { .. } | SealError::Open) if self.next_key().exists() => {
+                let plain = self.open_with(&self.next_key(), &sealed).map_err(seal)?;
+                self.settle_key()?;
+                plain
+            }
+            Err(SealError::KeyFileMissing { .. }) => return Ok(None),
+            opened => opened.map_err(seal)?,
+        };
         let stored: Stored =
             serde_json::from_slice(&plain).map_err(|error| self.malformed(error.to_string()))?;
         stored.into_snapshot().map(Some).map_err(|reason| self.malformed(reason))
     }
 
-    /// Replaces the cache by `snapshot`, making the key file if there is none. Blocks on the disk.
+    /// Replaces the cache by `snapshot`, under a new key. Where the key file cannot be replaced,
+    /// the key that is there is used again. Blocks on the disk.
     ///
     /// # Errors
     /// [`SealedCacheError`]; the earlier file then stays.
-    pub fn store(&self, snapshot: &Snapshot) -> Result<(), SealedCacheError> {
+    pub fn store(&self, snapshot: &Snapshot) -> Result<Freshness, SealedCacheError> {
         let seal = |source| SealedCacheError::Seal { path: self.path.clone(), source };
         if let Some(dir) = self.key_file.parent()
             && !dir.as_os_str().is_empty()
@@ -109,7 +130,13 @@ impl SealedCache {
                 SealedCacheError::File(FileError::Write { path: dir.to_owned(), source })
             })?;
         }
-        let key = SealKey::from_file_or_create(&self.key_file).map_err(seal)?;
+        let (key, freshness) = match self.make_next_key() {
+            Ok(key) => (key, Freshness::NewKey),
+            Err(error) => {
+                let key = SealKey::from_file_or_create(&self.key_file).map_err(seal)?;
+                (key, Freshness::SameKey(chain(&error)))
+            }
+        };
         let stored = Stored::from_snapshot(snapshot);
         // Room for all of it at once: a buffer that grows leaves copies behind.
         let mut plain = Zeroizing::new(Vec::with_capacity(stored.size_hint()));
@@ -117,7 +144,43 @@ impl SealedCache {
             .map_err(|error| self.malformed(error.to_string()))?;
         let sealed = key.seal(&self.context, &plain).map_err(seal)?;
         files::write_atomic(&self.path, &sealed, 0o600)?;
-        Ok(())
+        if freshness == Freshness::NewKey {
+            self.settle_key()?;
+        }
+        Ok(freshness)
+    }
+
+    fn open_with(&self, key: &Path, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, SealError> {
+        SealKey::from_file(key)?.open(&self.context, sealed)
+    }
+
+    /// Where the key of the next file is until that file is written.
+    fn next_key(&self) -> PathBuf {
+        next_to(&self.key_file)
+    }
+
+    fn make_next_key(&self) -> Result<SealKey, SealError> {
+        let next = self.next_key();
+        files::remove_durably(&next)?;
+        SealKey::from_file_or_create(&next)
+    }
+
+    /// Puts the next key in the place of the one before.
+    fn settle_key(&self) -> Result<(), FileError> {
+        match std::fs::rename(self.next_key(), &self.key_file) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                Err(FileError::Write { path: self.key_file.clone(), source })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes the cache and its key. Blocks on the disk.
+    ///
+    /// # Errors
+    /// [`FileError`] when one of them could not be removed.
+    pub fn erase(&self) -> Result<(), FileError> {
+        erase(&self.path, &self.key_file)
     }
 
     /// Removes the cache in `data_dir` and its key. Blocks on the disk.
@@ -125,10 +188,7 @@ impl SealedCache {
     /// # Errors
     /// [`FileError`] when one of them could not be removed.
     pub fn erase_at(data_dir: &Path, key_file: &Path) -> Result<(), FileError> {
-        // Without the key the rest is noise, so the key goes first.
-        let key = files::remove_durably(key_file);
-        files::remove_durably(&data_dir.join(FILE_NAME))?;
-        key
+        erase(&data_dir.join(FILE_NAME), key_file)
     }
 
     /// Where the cache is.
@@ -139,6 +199,19 @@ impl SealedCache {
     fn malformed(&self, reason: String) -> SealedCacheError {
         SealedCacheError::Malformed { path: self.path.clone(), reason }
     }
+}
+
+fn erase(path: &Path, key_file: &Path) -> Result<(), FileError> {
+    // Without the keys the rest is noise, so they go first.
+    let keys = [key_file.to_owned(), next_to(key_file)].map(|key| files::remove_durably(&key));
+    files::remove_durably(path)?;
+    keys.into_iter().collect()
+}
+
+fn next_to(key_file: &Path) -> PathBuf {
+    let mut name = key_file.as_os_str().to_owned();
+    name.push(".next");
+    name.into()
 }
 
 #[derive(Serialize, Deserialize)]
@@ -455,6 +528,53 @@ mod tests {
         for path in [cache.path(), &key] {
             assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn a_copy_of_an_earlier_file_opens_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key");
+        let cache = SealedCache::new(dir.path(), &key, &agent());
+        assert_eq!(cache.store(&snapshot()).unwrap(), Freshness::NewKey);
+        let before = std::fs::read(cache.path()).unwrap();
+        cache.store(&Snapshot::default()).unwrap();
+        assert!(cache.load().unwrap().unwrap().entries.is_empty());
+        std::fs::write(cache.path(), &before).unwrap();
+        assert!(matches!(cache.load(), Err(SealedCacheError::Seal { .. })));
+    }
+
+    #[test]
+    fn wherever_a_write_is_cut_off_the_cache_opens() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key");
+        let cache = SealedCache::new(dir.path(), &key, &agent());
+        cache.store(&snapshot()).unwrap();
+        // Before the file was written.
+        cache.make_next_key().unwrap();
+        assert_eq!(cache.load().unwrap().unwrap().entries.len(), 1);
+        // Before the key was in its place.
+        let (old_key, old) = (std::fs::read(&key).unwrap(), std::fs::read(cache.path()).unwrap());
+        cache.store(&Snapshot::default()).unwrap();
+        std::fs::rename(&key, cache.next_key()).unwrap();
+        SealKey::from_file_or_create(&key).unwrap();
+        std::fs::write(&key, old_key).unwrap();
+        assert!(cache.load().unwrap().unwrap().entries.is_empty());
+        assert!(!cache.next_key().exists());
+        std::fs::write(cache.path(), old).unwrap();
+        assert!(cache.load().is_err(), "the key is the new one from then on");
+    }
+
+    #[test]
+    fn a_key_that_cannot_be_replaced_is_used_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = dir.path().join("key");
+        let cache = SealedCache::new(dir.path(), &key, &agent());
+        // In the way of the next key.
+        std::fs::create_dir_all(cache.next_key().join("x")).unwrap();
+        let Freshness::SameKey(why) = cache.store(&snapshot()).unwrap() else { panic!() };
+        assert!(why.contains("key.next"), "{why}");
+        assert!(matches!(cache.store(&snapshot()).unwrap(), Freshness::SameKey(_)));
+        assert_eq!(cache.load().unwrap().unwrap().entries.len(), 1);
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, PoisonError, TryLockError},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -24,17 +24,25 @@ const ZERO_TIME: &str = "0001-01-01T00:00:00Z";
 /// SPIRE's number for "this agent has been bootstrapped before".
 const USE_REBOOTSTRAP: i64 = 2;
 
-/// The agent's state on disk. Every change is durable when the call returns.
+/// The agent's state. A change holds from the moment it is made; it is on disk when the call
+/// returns without an error. What could not be written is written by the next change, or by
+/// [`AgentState::write`]: a full or absent disk costs the agent what it would know after a restart,
+/// and nothing of what it does now.
 #[derive(Debug)]
 pub struct AgentState {
     path: PathBuf,
     data: Mutex<Data>,
+    /// What the file holds; none when that is not known. Held while the file is written.
+    written: Mutex<Option<Data>>,
 }
 
 /// Why the state could not be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StateError {
+    /// An earlier write has not ended: the disk hangs.
+    #[error("writing {0}: the disk has not answered an earlier write")]
+    Busy(PathBuf),
     /// The file is not what it should be.
     #[error("{path} is corrupt: {reason}; move it away to let the agent attest again")]
     Corrupt {
@@ -46,7 +54,7 @@ pub enum StateError {
     /// The file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The change was not made because the program ends.
+    /// The write was not made because the program ends.
     #[error("writing the agent's state was interrupted: {0}")]
     Interrupted(String),
 }
@@ -98,7 +106,8 @@ impl AgentState {
                 .map_err(|reason| StateError::Corrupt { path: path.clone(), reason })?,
             None => Data::default(),
         };
-        Ok(Self { path, data: Mutex::new(data) })
+        let written = Mutex::new(Some(data.clone()));
+        Ok(Self { path, data: Mutex::new(data), written })
     }
 
     /// The stored SVID, if there is one.
@@ -132,7 +141,7 @@ impl AgentState {
     /// Stores a new SVID.
     ///
     /// # Errors
-    /// [`StateError`]; the earlier state stays.
+    /// [`StateError`] when it is not on disk yet.
     pub fn store_svid(&self, chain: &[Vec<u8>], reattestable: bool) -> Result<(), StateError> {
         self.change(|data| {
             data.svid = chain.to_vec();
@@ -143,7 +152,7 @@ impl AgentState {
     /// Stores SVID and bundle together: what an attestation brought.
     ///
     /// # Errors
-    /// [`StateError`]; the earlier state stays.
+    /// [`StateError`] when it is not on disk yet.
     pub fn store_attestation(
         &self,
         chain: &[Vec<u8>],
@@ -163,7 +172,7 @@ impl AgentState {
     /// Forgets the SVID: the agent was banned, or must attest anew.
     ///
     /// # Errors
-    /// [`StateError`]; the earlier state stays.
+    /// [`StateError`] when it is not on disk yet.
     pub fn delete_svid(&self) -> Result<(), StateError> {
         self.change(|data| {
             data.svid.clear();
@@ -174,27 +183,26 @@ impl AgentState {
     /// Stores the X.509 authorities of the own trust domain, DER.
     ///
     /// # Errors
-    /// [`StateError`]; the earlier state stays.
+    /// [`StateError`] when it is not on disk yet.
     pub fn store_bundle(&self, bundle: &[Vec<u8>]) -> Result<(), StateError> {
         self.change(|data| data.bundle = bundle.to_vec())
     }
 
-    /// Notes that the server could not be trusted at `now` (unless it was noted before) and
-    /// returns since when.
+    /// Notes that the server could not be trusted at `now`, Unix seconds, unless it was noted
+    /// before.
     ///
     /// # Errors
-    /// [`StateError`]; the earlier state stays.
-    pub fn note_untrusted(&self, now: i64) -> Result<i64, StateError> {
+    /// [`StateError`] when it is not on disk yet.
+    pub fn note_untrusted(&self, now: i64) -> Result<(), StateError> {
         self.change(|data| {
             data.bootstrap_start.get_or_insert(now);
-        })?;
-        Ok(self.untrusted_since().unwrap_or(now))
+        })
     }
 
     /// Notes one more request to the bundle source.
     ///
     /// # Errors
-    /// [`StateError`]; the earlier state stays.
+    /// [`StateError`] when it is not on disk yet.
     pub fn note_bootstrap_attempt(&self, now: i64) -> Result<(), StateError> {
         self.change(|data| {
             data.bootstrap_start.get_or_insert(now);
@@ -205,7 +213,7 @@ impl AgentState {
     /// Notes that the server is trusted.
     ///
     /// # Errors
-    /// [`StateError`]; the earlier state stays.
+    /// [`StateError`] when it is not on disk yet.
     pub fn note_trusted(&self) -> Result<(), StateError> {
         self.change(|data| {
             data.bootstrap_use = USE_REBOOTSTRAP;
@@ -217,7 +225,7 @@ impl AgentState {
     /// Forgets SVID and bundle, so that the bundle source is asked again.
     ///
     /// # Errors
-    /// [`StateError`]; the earlier state stays.
+    /// [`StateError`] when it is not on disk yet.
     pub fn force_rebootstrap(&self, now: i64) -> Result<(), StateError> {
         self.change(|data| {
             data.svid.clear();
@@ -229,19 +237,46 @@ impl AgentState {
         })
     }
 
-    fn change(&self, change: impl FnOnce(&mut Data)) -> Result<(), StateError> {
-        let mut data = self.lock();
-        let mut next = data.clone();
-        change(&mut next);
-        if next != *data {
-            let text = encode(&next).map_err(|error| StateError::Corrupt {
-                path: self.path.clone(),
-                reason: error.to_string(),
-            })?;
-            files::write_atomic(&self.path, text.as_bytes(), 0o600)?;
-            *data = next;
+    /// Writes what is not on disk yet.
+    ///
+    /// # Errors
+    /// [`StateError`]; the earlier file stays.
+    pub fn write(&self) -> Result<(), StateError> {
+        let mut written = match self.written.try_lock() {
+            Ok(written) => written,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Whoever waited would take a thread from those who can get on.
+            Err(TryLockError::WouldBlock) => return Err(StateError::Busy(self.path.clone())),
+        };
+        let data = self.lock().clone();
+        if written.as_ref() == Some(&data) {
+            return Ok(());
         }
+        let text = encode(&data).map_err(|error| StateError::Corrupt {
+            path: self.path.clone(),
+            reason: error.to_string(),
+        })?;
+        files::write_atomic(&self.path, text.as_bytes(), 0o600)?;
+        *written = Some(data);
         Ok(())
+    }
+
+    /// Writes everything again: the file was lost.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub fn write_anew(&self) -> Result<(), StateError> {
+        match self.written.try_lock() {
+            Ok(mut written) => *written = None,
+            Err(TryLockError::Poisoned(poisoned)) => *poisoned.into_inner() = None,
+            Err(TryLockError::WouldBlock) => return Err(StateError::Busy(self.path.clone())),
+        }
+        self.write()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Data)) -> Result<(), StateError> {
+        change(&mut self.lock());
+        self.write()
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Data> {
@@ -326,13 +361,35 @@ mod tests {
         assert_eq!((svid.chain, svid.reattestable), (vec![vec![1, 2], vec![3]], true));
         assert_eq!(again.bundle(), [vec![9]]);
         again.delete_svid().unwrap();
-        assert_eq!(again.note_untrusted(1_700_000_000).unwrap(), 1_700_000_000);
-        assert_eq!(again.note_untrusted(1_700_000_999).unwrap(), 1_700_000_000);
+        again.note_untrusted(1_700_000_000).unwrap();
+        again.note_untrusted(1_700_000_999).unwrap();
+        assert_eq!(again.untrusted_since(), Some(1_700_000_000));
         let again = AgentState::open(dir.path()).unwrap();
         assert!(again.svid().is_none() && again.was_bootstrapped());
         assert_eq!(again.untrusted_since(), Some(1_700_000_000));
         again.force_rebootstrap(1_700_000_001).unwrap();
         assert!(again.bundle().is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_written_holds_and_is_written_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        let state = AgentState::open(&data).unwrap();
+        state.store_bundle(&[vec![9]]).unwrap();
+        std::fs::remove_dir_all(&data).unwrap();
+        state.store_svid(&[vec![1]], true).unwrap_err();
+        assert_eq!(state.svid().unwrap().chain, [vec![1]], "it holds nevertheless");
+        state.write().unwrap_err();
+        std::fs::create_dir(&data).unwrap();
+        state.write().unwrap();
+        let again = AgentState::open(&data).unwrap();
+        assert_eq!((again.svid(), again.bundle()), (state.svid(), vec![vec![9]]));
+        // Nothing changed, and yet the file is gone.
+        std::fs::remove_file(data.join(FILE_NAME)).unwrap();
+        state.write_anew().unwrap();
+        assert_eq!(AgentState::open(&data).unwrap().bundle(), [vec![9]]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ mod taint;
 
 use seal::Sealer;
 use session::Session;
-pub use shared::{AgentBundles, Settings, Shared, Status};
+pub use shared::{AgentBundles, SealingTrouble, Settings, Shared, Status};
 
 /// How long an agent with a sealed cache waits for its server's first answer before it serves.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -127,6 +127,7 @@ impl Manager {
             never = late => match never {},
         };
         self.sealer.finish(&self.shared).await;
+        self.shared.data.release();
         result
     }
 
@@ -168,7 +169,7 @@ impl Manager {
                 SessionEnd::Rebootstrap => {
                     tracing::warn!("Trust bundle and server do not agree, rebootstrapping");
                     self.erase_sealed().await;
-                    self.forget_trust().await?;
+                    self.forget_trust().await;
                     "its trust bundle no longer fits the server".clone_into(&mut reason);
                 }
             }

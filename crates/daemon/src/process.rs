@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -94,7 +94,8 @@ pub fn restrict_umask() {
 /// The lock on a data directory: held while this lives, and by one process only.
 #[derive(Debug)]
 pub struct DirLock {
-    _file: File,
+    file: File,
+    path: PathBuf,
 }
 
 /// Why a data directory cannot be used.
@@ -121,7 +122,9 @@ pub enum LockError {
 
 impl DirLock {
     /// Locks `dir` (made if missing, mode 0700) through the file `name` in it, for instance
-    /// `signet-agent.lock`. The kernel lets go of it when the process ends, however it ends.
+    /// `signet-agent.lock`. The kernel lets go of it when the process ends, however it ends. On a
+    /// file system that has become read-only, where the file cannot be made, the directory itself
+    /// is locked.
     ///
     /// # Errors
     /// [`LockError`].
@@ -131,14 +134,19 @@ impl DirLock {
             use std::os::unix::fs::DirBuilderExt;
             fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         }
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(dir.join(name))
-            .map_err(failed)?;
+        let mut path = dir.join(name);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = match options.open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                let file = File::open(&path).or_else(|_| {
+                    dir.clone_into(&mut path);
+                    File::open(dir)
+                });
+                file.map_err(|_| failed(error))?
+            }
+            opened => opened.map_err(failed)?,
+        };
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -153,7 +161,17 @@ impl DirLock {
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| writeln!(file, "{}", std::process::id()));
-        Ok(Self { _file: file })
+        Ok(Self { file, path })
+    }
+
+    /// Whether what was locked is still where it was: else the directory was removed or another
+    /// one was mounted over it, and another process can lock what is there now.
+    pub fn is_in_place(&self) -> bool {
+        match (self.file.metadata(), fs::metadata(&self.path)) {
+            (Ok(ours), Ok(there)) => (ours.dev(), ours.ino()) == (there.dev(), there.ino()),
+            (_, Err(error)) => error.kind() != io::ErrorKind::NotFound,
+            (Err(_), Ok(_)) => true,
+        }
     }
 }
 
@@ -254,6 +272,18 @@ mod tests {
         );
         drop(lock);
         DirLock::acquire(&data, "x.lock").unwrap();
+    }
+
+    #[test]
+    fn a_lock_whose_directory_is_gone_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let lock = DirLock::acquire(&data, "x.lock").unwrap();
+        assert!(lock.is_in_place());
+        fs::remove_dir_all(&data).unwrap();
+        assert!(!lock.is_in_place());
+        let anew = DirLock::acquire(&data, "x.lock").unwrap();
+        assert!(anew.is_in_place() && !lock.is_in_place());
     }
 
     #[tokio::test]

@@ -21,7 +21,7 @@ use crate::plugins::{Plugins, key_manager::KeyManager};
 /// The least that `availability_target` may be.
 const MIN_AVAILABILITY: Duration = Duration::from_secs(24 * 3600);
 /// Where the sealed cache's key is unless configured: gone after a reboot.
-const DEFAULT_KEY_FILE: &str = "/run/signet-agent/svid_cache.key";
+const DEFAULT_KEY_DIR: &str = "/run/signet-agent";
 const DEFAULT_CACHE_SIZE: usize = 1000;
 
 const NO_PROFILER: &str = "there is no profiler to switch on; use perf or another system profiler";
@@ -96,7 +96,7 @@ fn decode(
     let sockets = sockets(program, flags, &agent, !(disable_workload_api && disable_sds_api));
     let log = log_settings(&agent, &flags.common.log());
     let key_manager = plugins.as_ref().map(|plugins| &plugins.key_manager.settings);
-    let svid_cache = svid_cache(&agent, key_manager);
+    let svid_cache = svid_cache(&agent, key_manager, &data_dir);
     let authorized_delegates = delegates(&agent, trust_domain.as_ref());
     let sds = sds(&agent);
     let experimental = experimental(&agent);
@@ -229,12 +229,21 @@ fn cache_size(agent: &Block<'_>, key: &'static str) -> usize {
     agent.integer::<usize>(key).filter(|size| *size > 0).unwrap_or(DEFAULT_CACHE_SIZE)
 }
 
-fn svid_cache(agent: &Block<'_>, key_manager: Option<&KeyManager>) -> SvidCache {
+/// Agents with a `data_dir` each never share a key: the one that forgets its own (it was banned or
+/// evicted, or an entry went) would take the other's cache with it.
+fn default_key_file(data_dir: &Path) -> PathBuf {
+    let data_dir = absolute_path(data_dir).unwrap_or_else(|_| data_dir.to_owned());
+    let hash = signet_pki::digest::sha256_hex(data_dir.as_os_str().as_encoded_bytes());
+    let short = hash.get(..16).unwrap_or(&hash);
+    PathBuf::from(DEFAULT_KEY_DIR).join(format!("svid_cache-{short}.key"))
+}
+
+fn svid_cache(agent: &Block<'_>, key_manager: Option<&KeyManager>, data_dir: &Path) -> SvidCache {
     let key_file = agent.path("svid_cache_key_file");
     let sealed = || SvidCache::Sealed {
         key_file: match &key_file {
             Some(path) => absolute_path(path).unwrap_or_else(|_| path.clone()),
-            None => DEFAULT_KEY_FILE.into(),
+            None => default_key_file(data_dir),
         },
     };
     let mode = agent.text("svid_cache");

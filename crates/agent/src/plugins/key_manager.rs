@@ -1,13 +1,14 @@
 //! `KeyManager`: where the agent's private key is.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::{Path, PathBuf};
 
 use signet_config::{Block, Count, Kind};
-use signet_pki::{
-    DiskKeyManager, KeyManager as KeyManagerPort, MemoryKeyManager, key_manager::Sealing,
-};
+use signet_pki::{DiskKeyManager, key_manager::Sealing};
 
-use crate::app::{BuildError, create_dir};
+use crate::{
+    agent_identity::AgentKeys,
+    app::{BuildError, make_dir},
+};
 
 /// `KeyManager`.
 pub(super) const KIND: Kind<KeyManager> = Kind {
@@ -39,16 +40,17 @@ fn memory(_: &Block<'_>) -> Option<KeyManager> {
     Some(KeyManager::Memory)
 }
 
-/// Opens the key manager.
+/// Opens the key manager; `data_dir` is where the agent notes what it is about.
 ///
 /// # Errors
 /// [`BuildError`] when the directory cannot be made or the key file cannot be read.
-pub(crate) fn open(settings: &KeyManager) -> Result<Arc<dyn KeyManagerPort>, BuildError> {
+pub(crate) fn open(settings: &KeyManager, data_dir: &Path) -> Result<AgentKeys, BuildError> {
     Ok(match settings {
         KeyManager::Disk { directory } => {
-            create_dir(directory)?;
-            Arc::new(DiskKeyManager::open(directory.join("keys.json"), Sealing::Off)?)
+            make_dir(directory)?;
+            let file = directory.join("keys.json");
+            AgentKeys::on_disk(DiskKeyManager::open(&file, Sealing::Off)?, file, data_dir)
         }
-        KeyManager::Memory => Arc::new(MemoryKeyManager::new()),
+        KeyManager::Memory => AgentKeys::in_memory(data_dir),
     })
 }

@@ -31,13 +31,13 @@ impl Manager {
     /// cache.
     pub(super) async fn load_stored(&mut self) {
         let shared = Arc::clone(&self.shared);
-        let bundle = shared.state.bundle();
+        let bundle = shared.data.state().bundle();
         if !bundle.is_empty()
             && let Err(error) = shared.bundles.set(&shared.settings.trust_domain, &bundle)
         {
             tracing::warn!(error = %error, "The stored bundle is of no use");
         }
-        let Some(stored) = shared.state.svid() else {
+        let Some(stored) = shared.data.state().svid() else {
             tracing::debug!("No pre-existing agent SVID found. Will perform node attestation");
             return;
         };
@@ -57,9 +57,7 @@ impl Manager {
                     "The stored SVID is of another trust domain; attesting anew"
                 );
                 self.erase_sealed().await;
-                if let Err(error) = self.forget_trust().await {
-                    tracing::warn!(error = %error, "Could not forget it");
-                }
+                self.forget_trust().await;
                 return;
             }
             Err(error) => {
@@ -71,13 +69,11 @@ impl Manager {
             tracing::warn!(spiffe_id = %id, "The stored SVID is of another node; attesting anew");
             self.other_node = true;
             self.erase_sealed().await;
-            if let Err(error) = shared.on_disk(|state| state.delete_svid()).await {
-                tracing::warn!(error = %error, "Could not forget it");
-            }
+            shared.data.keep(|state| state.delete_svid()).await;
             return;
         }
         self.load_sealed(&id).await;
-        let key = match shared.keys.key_of(leaf).await {
+        let key = match shared.data.keys().key_of(leaf).await {
             Ok(Some(key)) => key,
             Ok(None) => {
                 tracing::warn!("SVID recovered, but no SVID key found. Generating new keypair");
@@ -111,7 +107,7 @@ impl Manager {
     /// its say or could not be reached.
     async fn load_sealed(&mut self, id: &SpiffeId) {
         let SvidCache::Sealed { key_file } = &self.shared.settings.svid_cache else { return };
-        let sealed = SealedCache::new(&self.shared.settings.data_dir, key_file, id);
+        let sealed = SealedCache::new(self.shared.data.path(), key_file, id);
         let loaded = tokio::task::spawn_blocking(move || sealed.load()).await;
         match loaded {
             Ok(Ok(Some(snapshot))) => {
@@ -199,12 +195,12 @@ impl Manager {
                 }
                 _ => {}
             }
-            if error.is_unknown_authority() && !shared.state.bundle().is_empty() {
+            if error.is_unknown_authority() && !shared.data.state().bundle().is_empty() {
                 let reattestable = attestor.kind() != join_token::KIND;
                 if shared.untrusted(reattestable).await {
                     tracing::warn!("Trust bundle and server do not agree, rebootstrapping");
                     self.erase_sealed().await;
-                    self.forget_trust().await?;
+                    self.forget_trust().await;
                     previous = None;
                 }
             }
@@ -218,7 +214,7 @@ impl Manager {
     /// Attesting is over: what is valid is served until it expires, then the agent gives up.
     async fn cannot_attest(&mut self, reason: &str, why: &str) -> Fatal {
         let shared = Arc::clone(&self.shared);
-        let id = match (&self.identity, shared.state.svid()) {
+        let id = match (&self.identity, shared.data.state().svid()) {
             (Some(identity), _) => Some(identity.id.to_string()),
             (None, Some(stored)) => parse_chain(&stored.chain)
                 .ok()
@@ -233,9 +229,7 @@ impl Manager {
              -joinToken or join_token_file"
         );
         if reason == EVICTED {
-            if let Err(error) = shared.on_disk(|state| state.delete_svid()).await {
-                tracing::error!(error = %error, "Failed to remove SVID");
-            }
+            shared.data.keep(|state| state.delete_svid()).await;
         } else {
             loop {
                 let now = shared.clock.unix();
@@ -256,25 +250,20 @@ impl Manager {
     }
 
     /// Forgets SVID and bundle, so that the next attestation begins with the bundle source.
-    pub(super) async fn forget_trust(&mut self) -> Result<(), Fatal> {
+    pub(super) async fn forget_trust(&mut self) {
         let now = self.shared.clock.unix();
         self.identity = None;
         self.shared.tls_identity.clear();
         // What the old authority signed is to be signed anew.
         self.shared.cache.taint(|_| true);
         self.shared.jwt_cache.clear();
-        self.shared
-            .on_disk(move |state| state.force_rebootstrap(now))
-            .await
-            .map_err(|error| Fatal::State(error.to_string()))
+        self.shared.data.keep(move |state| state.force_rebootstrap(now)).await;
     }
 
     /// The server has banned this agent: nothing of it stays.
     pub(super) async fn banned(&mut self) -> Fatal {
         self.erase_sealed().await;
-        if let Err(error) = self.shared.on_disk(|state| state.delete_svid()).await {
-            tracing::error!(error = %error, "Failed to remove SVID");
-        }
+        self.shared.data.keep(|state| state.delete_svid()).await;
         let id = match &self.identity {
             Some(identity) => identity.id.clone(),
             None => SpiffeId::of_trust_domain(self.shared.settings.trust_domain.clone()),
@@ -292,13 +281,14 @@ impl Shared {
 
     /// The key of the stored SVID, whatever became of that.
     async fn stored_key(&self) -> Option<AgentKey> {
-        let chain = parse_chain(&self.state.svid()?.chain).ok()?;
-        self.keys.key_of(chain.first()?).await.ok()?
+        let chain = parse_chain(&self.data.state().svid()?.chain).ok()?;
+        self.data.keys().key_of(chain.first()?).await.ok()?
     }
 
-    /// One attestation from end to end; what it brought is durable when this returns.
+    /// One attestation from end to end; what it brought is on disk when this returns, if the disk
+    /// takes it.
     async fn attest_once(&self, current: Option<&AgentKey>) -> Result<AgentIdentity, ClientError> {
-        let cached = self.state.bundle();
+        let cached = self.data.state().bundle();
         let authorities = if cached.is_empty() { self.ask_source().await? } else { Some(cached) };
         let client = self.anonymous_client(authorities.as_deref())?;
         let (attested, key) = self.attest_with(&client, current).await?;
@@ -311,10 +301,13 @@ impl Shared {
         let bundle = self.bundle_after(&client, authorities).await?;
         self.bundles.set(&self.settings.trust_domain, &bundle).map_err(local)?;
         let (chain, reattestable) = (attested.chain, attested.reattestable);
-        self.on_disk(move |state| state.store_attestation(&chain, reattestable, &bundle))
-            .await
-            .map_err(local)?;
-        self.keys.settled();
+        let kept = self
+            .data
+            .keep(move |state| state.store_attestation(&chain, reattestable, &bundle))
+            .await;
+        if kept {
+            self.data.keys().settled();
+        }
         Ok(identity)
     }
 
@@ -331,12 +324,12 @@ impl Shared {
 
     async fn renew_inner(&self, present: &AgentIdentity) -> Result<AgentIdentity, ClientError> {
         if present.reattestable && self.attestor.load().is_some() {
-            let bundle = self.state.bundle();
+            let bundle = self.data.state().bundle();
             let client = self.anonymous_client(Some(&bundle))?;
             let (attested, key) = self.attest_with(&client, Some(&present.key)).await?;
             return AgentIdentity::new(&attested.chain, key, attested.reattestable).map_err(local);
         }
-        let key = self.keys.fresh(Some(&present.key)).await.map_err(local)?;
+        let key = self.data.keys().fresh(Some(&present.key)).await.map_err(local)?;
         let csr = create_csr(&CsrParams::agent(), &*key.signer).map_err(local)?;
         let chain = self.client.renew(&csr).await?;
         AgentIdentity::new(&chain, key, false).map_err(local)
@@ -351,8 +344,8 @@ impl Shared {
         let attestor = self.attestor.load_full().ok_or_else(none)?;
         // The key is durable before the request leaves: a lost reply can be asked for again.
         let key = match &self.settings.join_token {
-            Some(token) => self.keys.for_token(token.expose(), current).await,
-            None => self.keys.fresh(current).await,
+            Some(token) => self.data.keys().for_token(token.expose(), current).await,
+            None => self.data.keys().fresh(current).await,
         }
         .map_err(local)?;
         let csr = create_csr(&CsrParams::agent(), &*key.signer).map_err(local)?;
@@ -363,9 +356,10 @@ impl Shared {
     /// Asks the configured source whom to trust; none for `insecure_bootstrap`.
     async fn ask_source(&self) -> Result<Option<Vec<Vec<u8>>>, ClientError> {
         let now = self.clock.unix();
-        self.on_disk(move |state| state.note_bootstrap_attempt(now)).await.map_err(local)?;
-        let attempts = self.state.connection_attempts();
-        let rebootstrap = self.state.was_bootstrapped();
+        self.data.keep(move |state| state.note_bootstrap_attempt(now)).await;
+        let state = self.data.state();
+        let attempts = state.connection_attempts();
+        let rebootstrap = state.was_bootstrapped();
         let mode = if rebootstrap { "rebootstrap" } else { "bootstrap" };
         self.metrics.bootstrapped.set(&[], 0.0);
         self.metrics.bootstrap_attempts.set(&[mode], attempts as f64);
@@ -373,7 +367,7 @@ impl Shared {
         let query = BundleQuery {
             rebootstrap,
             attempts,
-            since: self.state.untrusted_since().unwrap_or(now),
+            since: state.untrusted_since().unwrap_or(now),
             server_address: target.host.clone(),
             server_port: target.port,
             trust_domain: self.settings.trust_domain.clone(),

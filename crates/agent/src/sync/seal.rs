@@ -9,13 +9,16 @@ use std::{
     time::Duration,
 };
 
-use signet_base::CancellationToken;
+use signet_base::{CancellationToken, chain};
 use signet_identity::SpiffeId;
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{Manager, Shared};
-use crate::{config::SvidCache, sealed::SealedCache};
+use crate::{
+    config::SvidCache,
+    sealed::{Freshness, SealedCache},
+};
 
 /// After a write the next waits this many times as long as the write took: while changes keep
 /// coming, at most a twentieth of the time is spent on writing.
@@ -23,6 +26,8 @@ const REST_FACTOR: u32 = 19;
 /// But never less than this, nor more: no change is unwritten for longer.
 const MIN_REST: Duration = Duration::from_millis(100);
 const MAX_REST: Duration = Duration::from_secs(2);
+/// After a write that failed the next is tried when something changes, or after this pause.
+const RETRY: Duration = Duration::from_secs(10);
 
 /// Writes the sealed cache as soon as something changed.
 ///
@@ -31,6 +36,8 @@ const MAX_REST: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(super) struct Sealer {
     writer: Option<Writer>,
+    /// Whether the file holds something that must not be served any more.
+    outdated: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -48,16 +55,20 @@ struct Changes {
 }
 
 impl Sealer {
-    /// Notes a change.
-    pub(super) fn mark(&mut self, shared: &Arc<Shared>) {
+    /// Notes a change; `gone` when something in the file must not be served any more.
+    pub(super) fn mark(&mut self, shared: &Arc<Shared>, gone: bool) {
         if file(shared).is_none() {
             return;
         }
+        if gone {
+            self.outdated.store(true, Ordering::Release);
+        }
+        let outdated = &self.outdated;
         let writer = self.writer.get_or_insert_with(|| {
-            let shared = Arc::clone(shared);
+            let (shared, outdated) = (Arc::clone(shared), Arc::clone(outdated));
             Writer::start(move || {
-                let shared = Arc::clone(&shared);
-                async move { write(&shared).await }
+                let (shared, outdated) = (Arc::clone(&shared), Arc::clone(&outdated));
+                async move { write(&shared, &outdated).await }
             })
         });
         writer.changes.note();
@@ -66,7 +77,7 @@ impl Sealer {
     /// Writes what is not written yet; for the end of the program.
     pub(super) async fn finish(&mut self, shared: &Arc<Shared>) {
         if self.stop().await {
-            write(shared).await;
+            write(shared, &self.outdated).await;
         }
     }
 
@@ -87,7 +98,7 @@ impl Sealer {
 impl Writer {
     fn start<F>(write: impl Fn() -> F + Send + 'static) -> Self
     where
-        F: Future<Output = ()> + Send + 'static,
+        F: Future<Output = bool> + Send + 'static,
     {
         let (changes, stop) = (Arc::new(Changes::default()), CancellationToken::new());
         let task = tokio::spawn(keep_written(Arc::clone(&changes), stop.clone(), write));
@@ -102,19 +113,34 @@ impl Changes {
     }
 }
 
-/// Calls `write` after each change until `stop`; a write that has begun is always finished.
+/// Calls `write` after each change until `stop`, and again after one that failed (`false`); a write
+/// that has begun is always finished.
 async fn keep_written<F>(
     changes: Arc<Changes>,
     stop: CancellationToken,
     write: impl Fn() -> F + Send,
 ) where
-    F: Future<Output = ()> + Send,
+    F: Future<Output = bool> + Send,
 {
-    while stop.run_until_cancelled(changes.noted.notified()).await.is_some() {
+    let mut written = true;
+    loop {
+        let change = async {
+            let retry = tokio::time::sleep(RETRY);
+            tokio::select! {
+                () = changes.noted.notified() => {}
+                () = retry, if !written => {}
+            }
+        };
+        if stop.run_until_cancelled(change).await.is_none() {
+            return;
+        }
         let begun = Instant::now();
         // Before the content is taken: what changes from here on is for the next write.
         changes.unwritten.store(false, Ordering::Release);
-        write().await;
+        written = write().await;
+        if !written {
+            changes.unwritten.store(true, Ordering::Release);
+        }
         let rest = (begun.elapsed() * REST_FACTOR).clamp(MIN_REST, MAX_REST);
         if stop.run_until_cancelled(tokio::time::sleep(rest)).await.is_none() {
             return;
@@ -127,7 +153,7 @@ impl Manager {
     pub(super) async fn erase_sealed(&mut self) {
         self.sealer.cancel().await;
         let SvidCache::Sealed { key_file } = &self.shared.settings.svid_cache else { return };
-        let (dir, key_file) = (self.shared.settings.data_dir.clone(), key_file.clone());
+        let (dir, key_file) = (self.shared.data.path().to_owned(), key_file.clone());
         let erased =
             tokio::task::spawn_blocking(move || SealedCache::erase_at(&dir, &key_file)).await;
         match erased {
@@ -142,11 +168,14 @@ impl Manager {
 fn file(shared: &Shared) -> Option<SealedCache> {
     let SvidCache::Sealed { key_file } = &shared.settings.svid_cache else { return None };
     let id = shared.status.borrow().identity.as_ref().map(|identity| identity.id.clone())?;
-    Some(SealedCache::new(&shared.settings.data_dir, key_file, &id))
+    Some(SealedCache::new(shared.data.path(), key_file, &id))
 }
 
-async fn write(shared: &Arc<Shared>) {
-    let Some(file) = file(shared) else { return };
+/// Writes what the cache holds now; says whether it is written.
+async fn write(shared: &Arc<Shared>, outdated: &AtomicBool) -> bool {
+    let Some(file) = file(shared) else { return true };
+    // Before the content is taken: what goes from here on makes the next file outdated.
+    let was_outdated = outdated.swap(false, Ordering::AcqRel);
     let mut snapshot = shared.cache.snapshot();
     // Tokens of entries that are gone are given to nobody, and so are not kept.
     let alive: HashSet<&SpiffeId> =
@@ -154,25 +183,52 @@ async fn write(shared: &Arc<Shared>) {
     let mut tokens = shared.jwt_cache.most_recent(shared.clock.unix());
     tokens.retain(|(_, svid)| alive.contains(&svid.spiffe_id));
     snapshot.jwt_svids = tokens;
-    let stored = tokio::task::spawn_blocking(move || file.store(&snapshot)).await;
-    let problem = match stored {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(match std::error::Error::source(&error) {
-            Some(cause) => format!("{error}: {cause}"),
-            None => error.to_string(),
-        }),
-        Err(error) => Some(error.to_string()),
+    let stored = tokio::task::spawn_blocking(move || {
+        let stored = file.store(&snapshot);
+        if stored.is_err() && was_outdated {
+            // Rather nothing after a restart than an identity that was taken away.
+            return (stored, file.erase().is_ok());
+        }
+        (stored, false)
+    });
+    let (problem, erased) = match stored.await {
+        Ok((Ok(freshness), _)) => {
+            note_freshness(shared, freshness);
+            (None, false)
+        }
+        Ok((Err(error), erased)) => (Some(chain(&error)), erased),
+        Err(error) => (Some(error.to_string()), false),
     };
-    let was_failing = shared.sealing_fails.swap(problem.is_some(), Ordering::Relaxed);
+    if problem.is_some() && was_outdated && !erased {
+        outdated.store(true, Ordering::Release);
+    }
+    let written = problem.is_none();
+    let was_failing = shared.sealing.failing.swap(!written, Ordering::Relaxed);
     match problem {
         // Every change tries again; once is enough to say so.
         Some(problem) if !was_failing => tracing::warn!(
             error = problem,
+            erased,
             "Could not write the sealed cache: after a restart without its server the agent will \
-             have nothing to serve"
+             have less to serve, or nothing"
         ),
         None if was_failing => tracing::info!("The sealed cache is written again"),
         _ => {}
+    }
+    written
+}
+
+fn note_freshness(shared: &Shared, freshness: Freshness) {
+    let same_key = matches!(freshness, Freshness::SameKey(_));
+    let before = shared.sealing.same_key.swap(same_key, Ordering::Relaxed);
+    if let Freshness::SameKey(reason) = freshness
+        && !before
+    {
+        tracing::warn!(
+            reason,
+            "The key of the sealed cache cannot be replaced: a copy of an earlier cache file would \
+             open, with identities that were taken away since"
+        );
     }
 }
 
@@ -190,9 +246,10 @@ mod tests {
             async move {
                 begun.send(Instant::now()).await.unwrap();
                 tokio::time::sleep(duration).await;
+                true
             }
         });
-        (Sealer { writer: Some(writer) }, writes)
+        (Sealer { writer: Some(writer), ..Sealer::default() }, writes)
     }
 
     fn note(sealer: &Sealer) {
@@ -230,6 +287,29 @@ mod tests {
         let first = writes.recv().await.unwrap();
         note(&sealer);
         assert_eq!(writes.recv().await.unwrap() - first, Duration::from_secs(3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_that_failed_is_tried_again_without_a_change() {
+        let (begun, mut writes) = mpsc::channel(16);
+        let writer = Writer::start(move || {
+            let begun = begun.clone();
+            async move {
+                begun.send(Instant::now()).await.unwrap();
+                begun.capacity() < 15
+            }
+        });
+        writer.changes.note();
+        let second = loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if writes.len() == 2 {
+                break writes.recv().await.unwrap();
+            }
+        };
+        let first = second;
+        let second = writes.recv().await.unwrap();
+        assert_eq!(second - first, MIN_REST + RETRY);
+        assert!(timeout(Duration::from_secs(60), writes.recv()).await.is_err(), "it was written");
     }
 
     #[tokio::test(start_paused = true)]

@@ -62,7 +62,8 @@ enum Event {
     Renewed(Result<AgentIdentity, ClientError>),
     Pushed,
     Demand,
-    JwtChanged,
+    /// The sealed cache is to be written.
+    Unsealed,
     Kicked,
     Timer,
 }
@@ -108,7 +109,8 @@ impl<'a> Session<'a> {
             result = maybe(&mut self.renewing) => Event::Renewed(result),
             () = self.push.changed() => Event::Pushed,
             () = shared.cache.demanded() => Event::Demand,
-            () = shared.jwt_changed.notified() => Event::JwtChanged,
+            () = shared.jwt_changed.notified() => Event::Unsealed,
+            () = shared.data.made_anew() => Event::Unsealed,
             () = shared.kick.notified() => Event::Kicked,
             () = tokio::time::sleep_until(timer) => Event::Timer,
         };
@@ -130,8 +132,8 @@ impl<'a> Session<'a> {
                 self.sign();
                 None
             }
-            Event::JwtChanged => {
-                self.manager.sealer.mark(&shared);
+            Event::Unsealed => {
+                self.manager.sealer.mark(&shared, false);
                 None
             }
             Event::Kicked => {
@@ -298,13 +300,11 @@ impl<'a> Session<'a> {
         shared.metrics.entries_updated.add(&[], changes.updated as u64);
         shared.metrics.entries_removed.add(&[], changes.removed as u64);
         if !changes.is_none() {
-            self.manager.sealer.mark(&shared);
+            self.manager.sealer.mark(&shared, changes.removed + changes.updated > 0);
         }
-        shared.synced();
-        if let Some(own) = own
-            && let Err(end) = shared.keep_bundle(&own).await
-        {
-            tracing::error!(error = &end as &dyn std::error::Error, "Could not store bundle");
+        shared.synced().await;
+        if let Some(own) = own {
+            shared.keep_bundle(&own).await;
         }
         self.sign();
         let interval = if self.push.is_connected() {
@@ -386,7 +386,7 @@ impl<'a> Session<'a> {
             return Some(end);
         }
         if outcome.signed > 0 {
-            self.manager.sealer.mark(&shared);
+            self.manager.sealer.mark(&shared, false);
         }
         if outcome.unknown_entry {
             // An entry changed since the last sync.
@@ -399,22 +399,27 @@ impl<'a> Session<'a> {
     async fn renewed(&mut self, result: Result<AgentIdentity, ClientError>) -> Option<SessionEnd> {
         let shared = Arc::clone(self.shared());
         let identity = match result {
-            Ok(identity) => Arc::new(identity),
+            Ok(identity) => identity,
             Err(error) => {
                 tracing::error!(error = %error, "Could not renew the agent's SVID");
                 self.next_renewal = Instant::now() + self.renew_backoff.next_delay();
                 return refused(&error);
             }
         };
-        // Durable first: from its first use on, the server may know this SVID only.
-        if let Err(error) = shared.keep_svid(&identity).await {
-            tracing::error!(
-                error = &error as &dyn std::error::Error,
-                "Could not store SVID; keeping the one at hand"
-            );
-            self.next_renewal = Instant::now() + self.renew_backoff.next_delay();
+        let kept = shared.keep_svid(&identity).await;
+        if !kept && !identity.reattestable && shared.clock.unix() < self.identity.late_at() {
+            // From its first use on, the server knows the new SVID only, and an agent that cannot
+            // attest again and ends before it was stored would be lost. It may wait for the disk
+            // for a while, but not until the present one expires.
+            let pause = self.renew_backoff.next_delay();
+            tracing::warn!(retry_in = ?pause, "The agent's new SVID is used once it is stored");
+            self.renewing = Some(Box::pin(async move {
+                tokio::time::sleep(pause).await;
+                Ok(identity)
+            }));
             return None;
         }
+        let identity = Arc::new(identity);
         tracing::info!(
             spiffe_id = %identity.id,
             expires_at = identity.not_after(),

@@ -17,14 +17,14 @@ use signet_pki::{
 use tokio::sync::{Notify, watch};
 
 use crate::{
-    agent_identity::{AgentIdentity, AgentKeys},
+    agent_identity::AgentIdentity,
     cache::Cache,
     client::{ClientError, ServerClient},
     config::{Bootstrap, JoinTokenText, RebootstrapMode, SvidCache},
+    data_dir::DataDir,
     jwt_cache::JwtCache,
     metrics::AgentMetrics,
     rotation::RotationRule,
-    state::{AgentState, StateError},
 };
 
 /// What the manager was told.
@@ -54,8 +54,6 @@ pub struct Settings {
     pub memory_keys: bool,
     /// What outlasts a restart.
     pub svid_cache: SvidCache,
-    /// Where the agent keeps its files.
-    pub data_dir: std::path::PathBuf,
 }
 
 /// How the agent stands.
@@ -71,6 +69,15 @@ pub struct Status {
     pub serving: bool,
 }
 
+/// How writing the sealed cache went at the last try, so that each trouble is told once.
+#[derive(Debug, Default)]
+pub struct SealingTrouble {
+    /// It could not be written.
+    pub failing: AtomicBool,
+    /// Its key could not be replaced.
+    pub same_key: AtomicBool,
+}
+
 /// Everything the manager's parts use. Shared by `Arc`.
 #[derive(Debug)]
 pub struct Shared {
@@ -82,10 +89,8 @@ pub struct Shared {
     pub cache: Arc<Cache>,
     /// JWT-SVIDs at hand.
     pub jwt_cache: JwtCache,
-    /// What is kept on disk.
-    pub state: Arc<AgentState>,
-    /// The agent's own keys.
-    pub keys: AgentKeys,
+    /// What is kept over a restart: the agent's state and its own keys.
+    pub data: Arc<DataDir>,
     /// Whom the server is known by.
     pub bundles: Arc<AgentBundles>,
     /// What the agent presents to the server.
@@ -100,8 +105,8 @@ pub struct Shared {
     pub kick: Notify,
     /// Tells the manager that a JWT-SVID came, so that it is put away.
     pub jwt_changed: Notify,
-    /// Whether the sealed cache could not be written at the last try.
-    pub sealing_fails: AtomicBool,
+    /// How writing the sealed cache went at the last try.
+    pub sealing: SealingTrouble,
     /// What is measured.
     pub metrics: AgentMetrics,
 }
@@ -123,7 +128,7 @@ impl Shared {
     }
 
     /// Notes a sync that went well.
-    pub(super) fn synced(&self) {
+    pub(super) async fn synced(&self) {
         let now = self.clock.unix();
         let was_serving = self.status.borrow().serving;
         self.status.send_modify(|status| {
@@ -135,10 +140,8 @@ impl Shared {
             tracing::info!(entries = self.cache.entry_count(), "First sync with the server done");
         }
         self.metrics.bootstrapped.set(&[], 1.0);
-        if self.state.untrusted_since().is_some()
-            && let Err(error) = self.state.note_trusted()
-        {
-            tracing::warn!(error = %error, "Could not store the bootstrap state");
+        if self.data.state().untrusted_since().is_some() {
+            self.data.keep(|state| state.note_trusted()).await;
         }
         self.note_sizes();
     }
@@ -181,7 +184,8 @@ impl Shared {
             );
             return false;
         }
-        let since = self.state.note_untrusted(now).unwrap_or(now);
+        self.data.keep(move |state| state.note_untrusted(now)).await;
+        let since = self.data.state().untrusted_since().unwrap_or(now);
         let delay = i64::try_from(self.settings.rebootstrap_delay.as_secs()).unwrap_or(i64::MAX);
         let left = since.saturating_add(delay) - now;
         if left > 0 {
@@ -193,31 +197,18 @@ impl Shared {
         left <= 0
     }
 
-    /// Keeps the own bundle on disk.
-    pub(super) async fn keep_bundle(&self, bundle: &Bundle) -> Result<(), StateError> {
+    /// Keeps the own bundle.
+    pub(super) async fn keep_bundle(&self, bundle: &Bundle) {
         let ders: Vec<Vec<u8>> = bundle.x509_authorities.iter().map(|a| a.der.to_vec()).collect();
-        if ders.is_empty() || self.state.bundle() == ders {
-            return Ok(());
+        if !ders.is_empty() && self.data.state().bundle() != ders {
+            self.data.keep(move |state| state.store_bundle(&ders)).await;
         }
-        self.on_disk(move |state| state.store_bundle(&ders)).await
     }
 
-    /// Keeps the agent's SVID on disk.
-    pub(super) async fn keep_svid(&self, identity: &AgentIdentity) -> Result<(), StateError> {
+    /// Keeps the agent's SVID; says whether it is on disk.
+    pub(super) async fn keep_svid(&self, identity: &AgentIdentity) -> bool {
         let (chain, reattestable) = (identity.chain_der(), identity.reattestable);
-        self.on_disk(move |state| state.store_svid(&chain, reattestable)).await
-    }
-
-    /// Runs a change of the state on a blocking thread.
-    pub(super) async fn on_disk(
-        &self,
-        change: impl FnOnce(&AgentState) -> Result<(), StateError> + Send + 'static,
-    ) -> Result<(), StateError> {
-        let state = Arc::clone(&self.state);
-        match tokio::task::spawn_blocking(move || change(&state)).await {
-            Ok(result) => result,
-            Err(error) => Err(StateError::Interrupted(error.to_string())),
-        }
+        self.data.keep(move |state| state.store_svid(&chain, reattestable)).await
     }
 
     pub(super) fn note_sizes(&self) {
