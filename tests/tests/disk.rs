@@ -54,7 +54,7 @@ fn a_full_disk_refuses_changes_and_loses_none() {
 }
 
 #[test]
-fn an_agent_with_a_full_disk_serves_and_renews_when_there_is_room() {
+fn an_agent_with_a_full_disk_serves_and_renews_and_stores_it_when_there_is_room() {
     let dir = Arc::new(TestDir::new());
     let server = Server::start_in(&dir, "server", ServerOptions::with("agent_ttl = \"40s\""));
     server.register("/node", "/workload", &[&caller()], "-x509SVIDTTL 20");
@@ -68,19 +68,44 @@ fn an_agent_with_a_full_disk_serves_and_renews_when_there_is_room() {
     if disk.is_real() {
         eventually("the agent cannot keep its new SVID", || {
             let log = agent.log();
-            (log.contains("Could not renew the agent's SVID") && log.contains("No space left"))
+            (log.contains("Could not store the agent's state") && log.contains("No space left"))
                 .then_some(())
         });
     }
     fetch(&agent).ok();
     eventually("a new SVID of the workload", || (fetch(&agent).ok().stdout != first).then_some(()));
-    let pid = agent.process().pid();
-    disk.make_room(pid);
     eventually("the agent's SVID is renewed", || {
         agent.process().assert_running();
         agent.log().contains("Successfully renewed").then_some(())
     });
+    let pid = agent.process().pid();
+    disk.make_room(pid);
+    if disk.is_real() {
+        eventually("the state is stored", || {
+            agent.log().contains("The agent's state is on disk again").then_some(())
+        });
+    }
     agent.restart();
     eventually("the identity is served", || (fetch(&agent).code == 0).then_some(()));
     assert_eq!(server.cli().json("agent count")["count"], 1, "it is still itself");
+}
+
+#[test]
+fn an_agent_whose_data_directory_is_removed_makes_it_anew_and_is_still_itself() {
+    let mut node = Node::start();
+    node.register_caller("/workload", "");
+    let data = node.agent.data_dir();
+    let fetch = |node: &Node| node.agent.cli().line("api fetch x509 -output json");
+    eventually("the identity is served", || (fetch(&node).code == 0).then_some(()));
+    std::fs::remove_dir_all(&data).expect("the directory goes");
+    eventually("it is there again", || {
+        fetch(&node).ok();
+        ["agent-data.json", "keys.json", "svid-cache.sealed"]
+            .iter()
+            .all(|name| data.join(name).exists())
+            .then_some(())
+    });
+    node.agent.restart();
+    eventually("the identity is served", || (fetch(&node).code == 0).then_some(()));
+    assert_eq!(node.server.cli().json("agent count")["count"], 1, "it is still itself");
 }
