@@ -363,10 +363,8 @@ fn node_attestor(
 }
 
 pub(crate) fn make_dir(path: &Path) -> Result<(), BuildError> {
-    data_dir::make(path).map_err(|error| BuildError::DataDir {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    })
+    data_dir::make(path)
+        .map_err(|error| BuildError::DataDir { path: path.to_owned(), reason: error.to_string() })
 }
 
 /// Reads each `plugin_data_file` again on SIGUSR1.
