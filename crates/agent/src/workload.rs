@@ -1,14 +1,14 @@
 //! Who is calling, as the workload attestors see it: what every endpoint begins with.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
 use signet_attest::workload::WorkloadAttestors;
-use signet_base::FairQueue;
+use signet_base::{FairQueue, SharedClock};
 use signet_identity::SelectorSet;
 use tonic::{Request, Status};
 
-use crate::{caller::Caller, metrics::AgentMetrics};
+use crate::{caller::Caller, metrics::AgentMetrics, refusals::Refusals};
 
 /// How many callers are attested at a time, and how many of them may be of one user: one who calls
 /// ten thousand times at once has the others wait for a few of these calls, and not for all.
@@ -27,6 +27,20 @@ pub struct CallerAttestor {
     turns: FairQueue<u32>,
     log_selectors: Vec<String>,
     metrics: AgentMetrics,
+    refusals: Refusals,
+    admin_socket: AdminSocket,
+    clock: SharedClock,
+}
+
+/// Where the admin socket is, as a refusal tells it to whoever wants to ask why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminSocket {
+    /// Where the command line looks for it anyway.
+    Default,
+    /// Somewhere else.
+    At(PathBuf),
+    /// Nowhere: it has to be configured first.
+    None,
 }
 
 impl CallerAttestor {
@@ -35,10 +49,23 @@ impl CallerAttestor {
         attestors: WorkloadAttestors,
         log_selectors: Vec<String>,
         metrics: AgentMetrics,
+        admin_socket: AdminSocket,
+        clock: SharedClock,
     ) -> Arc<Self> {
-        let turns = FairQueue::new(TURNS, TURNS_OF_ONE, WAITING);
-        let attestors = ArcSwap::from_pointee(attestors);
-        Arc::new(Self { attestors, turns, log_selectors, metrics })
+        Arc::new(Self {
+            attestors: ArcSwap::from_pointee(attestors),
+            turns: FairQueue::new(TURNS, TURNS_OF_ONE, WAITING),
+            log_selectors,
+            metrics,
+            refusals: Refusals::default(),
+            admin_socket,
+            clock,
+        })
+    }
+
+    /// The last callers that got no identity.
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
     }
 
     /// The attestors themselves.
@@ -112,6 +139,7 @@ impl CallerAttestor {
     pub fn no_identity(&self, caller: &Caller, selectors: &SelectorSet) -> Status {
         let pid = caller.pid();
         if !caller.is_self() {
+            self.refusals.note(pid, selectors, self.clock.unix());
             let loggable = self.loggable(selectors);
             tracing::error!(
                 pid,
@@ -121,9 +149,20 @@ impl CallerAttestor {
                 "No identity issued"
             );
         }
-        Status::permission_denied(format!(
-            "no identity issued; `signet-agent explain -pid {pid}` on this node says why"
-        ))
+        let ask = match &self.admin_socket {
+            AdminSocket::Default => {
+                format!("`signet-agent explain -pid {pid}` on this node says why")
+            }
+            AdminSocket::At(path) => format!(
+                "`signet-agent explain -pid {pid} -socketPath {}` on this node says why",
+                path.display()
+            ),
+            AdminSocket::None => format!(
+                "`signet-agent explain -pid {pid}` on this node says why, once the agent has an \
+                 admin_socket_path"
+            ),
+        };
+        Status::permission_denied(format!("no identity issued; {ask}"))
     }
 
     fn loggable(&self, selectors: &SelectorSet) -> String {
@@ -165,6 +204,8 @@ mod tests {
             WorkloadAttestors::new(Vec::new(), Duration::from_secs(1)),
             vec!["unix:uid".into(), "k8s:ns:default".into()],
             AgentMetrics::new(&Metrics::detached()),
+            AdminSocket::None,
+            signet_base::SystemClock::shared(),
         );
         let all = ["k8s:ns:default", "k8s:ns:default2", "unix:uid:1", "unix:user:x"];
         let set: SelectorSet = all.iter().map(|s| s.parse().unwrap()).collect();

@@ -97,6 +97,11 @@ fn print(
     writeln!(out, "Entries    : {} sent to this agent\n", answer.entries_known)?;
 
     match pid {
+        Some(pid) if answer.refused_at != 0 => writeln!(
+            out,
+            "Process {pid} is gone. Selectors it had when it was refused at {}:",
+            rfc3339(answer.refused_at)
+        )?,
         Some(pid) => writeln!(out, "Selectors of process {pid}:")?,
         None => writeln!(out, "Selectors asked about:")?,
     }

@@ -14,9 +14,18 @@ use signet_identity::{
 use tonic::{Request, Response, Status};
 
 use super::AdminContext;
+use crate::refusals::Refused;
 
 /// The most selectors one may ask about.
 const MAX_SELECTORS: usize = 1000;
+
+/// What is known of a process.
+enum Examined {
+    /// What the attestors find now.
+    There(Vec<Finding>),
+    /// What they had found when it was refused.
+    Gone(Refused),
+}
 
 pub(super) struct Explain {
     context: AdminContext,
@@ -27,19 +36,28 @@ impl Explain {
         Self { context }
     }
 
-    async fn examine(&self, pid: i32) -> Result<Vec<Finding>, Status> {
-        let peer = PinnedPeer::from_named_pid(pid, &self.context.proc_root)
-            .map_err(|error| Status::not_found(format!("process {pid}: {error}")))?;
+    async fn examine(&self, pid: i32) -> Result<Examined, Status> {
+        let peer = match PinnedPeer::from_named_pid(pid, &self.context.proc_root) {
+            Ok(peer) => peer,
+            Err(error) => {
+                let refused = self.context.attestor.refusals().of(pid);
+                return refused.map(Examined::Gone).ok_or_else(|| {
+                    Status::not_found(format!(
+                        "process {pid}: {error}, and it is none of the last that were refused"
+                    ))
+                });
+            }
+        };
         let findings = self.context.attestor.attestors().examine(&peer).await;
         peer.verify().map_err(|error| Status::aborted(format!("process {pid}: {error}")))?;
-        Ok(findings)
+        Ok(Examined::There(findings))
     }
 
     /// Why a matching entry is not (or not wholly) served.
     fn note(&self, id: &EntryId) -> (i64, String) {
-        let shared = &self.context.shared;
-        let snapshot = shared.cache.snapshot();
-        let now = shared.clock.unix();
+        let view = &self.context.view;
+        let snapshot = view.cache.snapshot();
+        let now = view.clock.unix();
         match (snapshot.entries.get(id), snapshot.svids.get(id)) {
             (Some(entry), _) if entry.store_svid => {
                 (0, "store_svid: its SVID goes to a secret store, not to workloads".to_owned())
@@ -72,9 +90,18 @@ impl explain_server::Explain for Explain {
             return Err(Status::invalid_argument(format!("more than {MAX_SELECTORS} selectors")));
         }
         let mut attestors = Vec::new();
+        let mut refused_at = 0;
         let selectors: SelectorSet = if request.pid != 0 {
             let mut all: Vec<Selector> = Vec::new();
-            for finding in self.examine(request.pid).await? {
+            let findings = match self.examine(request.pid).await? {
+                Examined::There(findings) => findings,
+                Examined::Gone(refused) => {
+                    refused_at = refused.at;
+                    all.extend(refused.selectors.iter().cloned());
+                    Vec::new()
+                }
+            };
+            for finding in findings {
                 let (found, error) = match finding.result {
                     Ok(found) => (found, String::new()),
                     Err(error) => (Vec::new(), error.to_string()),
@@ -94,8 +121,8 @@ impl explain_server::Explain for Explain {
                 .map_err(|error| Status::invalid_argument(error.to_string()))?
         };
 
-        let shared = &self.context.shared;
-        let entries = shared.cache.entries();
+        let view = &self.context.view;
+        let entries = view.cache.entries();
         let candidates = entries.iter().map(|entry| Candidate {
             entry_id: entry.id.clone(),
             spiffe_id: entry.spiffe_id.clone(),
@@ -139,7 +166,7 @@ impl explain_server::Explain for Explain {
                 }
             })
             .collect();
-        let status = shared.status.borrow().clone();
+        let status = view.status.borrow().clone();
         Ok(Response::new(ExplainWorkloadResponse {
             agent_id: status.identity.as_ref().map(|identity| convert::id_to_pb(&identity.id)),
             attestors,
@@ -149,6 +176,7 @@ impl explain_server::Explain for Explain {
             entries_known: u32::try_from(entries.len()).unwrap_or(u32::MAX),
             last_sync_success: status.last_sync,
             server_reachable: status.server_reachable,
+            refused_at,
         }))
     }
 }
