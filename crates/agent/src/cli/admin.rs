@@ -13,6 +13,9 @@ use signet_api::pb::{
                 GetLoggerRequest, ResetLogLevelRequest, SetLogLevelRequest,
                 logger_client::LoggerClient,
             },
+            server::debug::v1::{
+                GetInfoRequest as ServerInfoRequest, debug_client::DebugClient as ServerDebugClient,
+            },
             types::{self, LogLevel},
         },
     },
@@ -77,7 +80,14 @@ pub(super) async fn healthcheck(
     let answer = match flags.socket.connect(terminal.program).await {
         Ok(channel) => {
             let request = HealthCheckRequest { service: String::new() };
-            admin(HealthClient::new(channel).check(request)).await
+            let answer = admin(HealthClient::new(channel.clone()).check(request)).await;
+            // A server answers the same question on its own socket.
+            let asked = ServerDebugClient::new(channel).get_info(ServerInfoRequest {}).await;
+            if asked.is_ok() {
+                let message = "this is the socket of a server, not of an agent";
+                return Err(CliError::Failed(message.to_owned()));
+            }
+            answer
         }
         Err(error @ CliError::Usage(_)) => return Err(error),
         Err(error) => Err(error),

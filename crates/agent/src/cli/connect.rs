@@ -13,6 +13,9 @@ use super::{CliError, environment};
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 /// How long an agent may take to answer on its admin socket.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
+/// What to look at when a program answers that lacks the call.
+const OTHER_SOCKET: &str = " (the program that listens there does not have this call: is -socketPath \
+     the right one of the agent's sockets, and not the server's?)";
 
 /// Where the public socket is.
 #[derive(Debug, clap::Args)]
@@ -93,6 +96,12 @@ pub(super) fn describe(status: &Status) -> String {
         Code::Ok => "OK".to_owned(),
         code => format!("{code:?}"),
     };
+    if status.code() == Code::Unimplemented {
+        return format!(
+            "rpc error: code = {code} desc = {}{OTHER_SOCKET}",
+            if status.message().is_empty() { "unknown service" } else { status.message() }
+        );
+    }
     match connect::connection_failure(status) {
         Some(error) => format!("rpc error: code = {code} desc = connection error: {error}"),
         None => format!("rpc error: code = {code} desc = {}", status.message()),

@@ -242,6 +242,14 @@ fn prefix(what: &str) -> String {
 fn described(status: &Status) -> String {
     match connect::connection_failure(status) {
         Some(cause) => format!("the connection to the server broke: {cause}"),
+        // What tonic and grpc-go answer where nothing is registered under the name.
+        None if status.code() == Code::Unimplemented
+            && (status.message().is_empty() || status.message().starts_with("unknown service")) =>
+        {
+            "the program that listens there does not have this call: is -socketPath the server's \
+             socket, and not the agent's? (Unimplemented)"
+                .to_owned()
+        }
         None => format!("{} ({})", status.message(), code_name(status.code())),
     }
 }

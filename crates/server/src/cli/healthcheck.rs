@@ -1,8 +1,12 @@
 //! `healthcheck`: is the server well?
 
-use signet_api::pb::grpc::health::v1::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+use signet_api::pb::{
+    grpc::health::v1::{
+        HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+    },
+    workload::{JwtsvidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient},
 };
+use tonic::Code;
 
 use super::env::{CliError, Env, SocketFlags};
 
@@ -48,7 +52,13 @@ pub async fn run(flags: Flags, env: &mut Env) -> Result<(), CliError> {
 }
 
 async fn check(flags: &Flags, env: &Env) -> Result<ServingStatus, CliError> {
-    let mut client = HealthClient::new(env.connect(&flags.socket).await?);
+    let channel = env.connect(&flags.socket).await?;
+    let mut client = HealthClient::new(channel.clone());
     let response = client.check(HealthCheckRequest { service: String::new() }).await?;
+    // An agent answers the same question on its sockets, but a workload's with a demand.
+    let workload = SpiffeWorkloadApiClient::new(channel).fetch_jwtsvid(JwtsvidRequest::default());
+    if workload.await.is_err_and(|status| status.code() == Code::InvalidArgument) {
+        return Err(CliError::failed("this is the socket of an agent, not of a server"));
+    }
     Ok(response.into_inner().status())
 }
