@@ -15,6 +15,8 @@ use signet_pki::{
     pem,
 };
 
+use crate::timestamp;
+
 /// The file's name in the data directory.
 pub const FILE_NAME: &str = "agent-data.json";
 /// The longest file read.
@@ -340,10 +342,7 @@ fn decode_time(text: &str) -> Option<i64> {
 }
 
 fn encode_time(unix: i64) -> String {
-    time::OffsetDateTime::from_unix_timestamp(unix)
-        .ok()
-        .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())
-        .unwrap_or_else(|| ZERO_TIME.to_owned())
+    timestamp::rfc3339(unix).unwrap_or_else(|| ZERO_TIME.to_owned())
 }
 
 #[cfg(test)]

@@ -7,10 +7,14 @@ use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
     client::TlsStream,
-    rustls::{self, CertificateError, pki_types::ServerName},
+    rustls::{
+        self, CertificateError,
+        pki_types::{ServerName, UnixTime},
+    },
 };
 
 use super::ClientError;
+use crate::timestamp;
 
 /// How long a TCP connection may take, for all addresses of the server together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -60,7 +64,10 @@ pub(super) async fn connect(
         Ok(Err(error)) if is_unknown_authority(&error) => {
             Err(ClientError::UnknownAuthority { address: target.to_string() })
         }
-        Ok(Err(error)) => Err(failed(format!("TLS handshake: {error}"))),
+        Ok(Err(error)) => Err(failed(match out_of_time(&error) {
+            Some(why) => why,
+            None => format!("TLS handshake: {error}"),
+        })),
         Err(_) => Err(failed(format!("no TLS handshake within {HANDSHAKE_TIMEOUT:?}"))),
     }
 }
@@ -70,14 +77,54 @@ async fn tcp(target: &Target) -> Result<TcpStream, HttpError> {
 }
 
 fn is_unknown_authority(error: &io::Error) -> bool {
-    error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()).is_some_and(|error| {
-        matches!(error, rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))
-    })
+    matches!(refused_certificate(error), Some(CertificateError::UnknownIssuer))
+}
+
+fn refused_certificate(error: &io::Error) -> Option<&CertificateError> {
+    match error.get_ref()?.downcast_ref()? {
+        rustls::Error::InvalidCertificate(refused) => Some(refused),
+        _ => None,
+    }
+}
+
+/// Both times, when the server's certificate is not valid now: mostly a clock is off.
+fn out_of_time(error: &io::Error) -> Option<String> {
+    let show = |time: &UnixTime| timestamp::show(time.as_secs().try_into().unwrap_or(i64::MAX));
+    let (time, how, limit) = match refused_certificate(error)? {
+        CertificateError::ExpiredContext { time, not_after } => (time, "expired at", not_after),
+        CertificateError::NotValidYetContext { time, not_before } => {
+            (time, "is not valid before", not_before)
+        }
+        _ => return None,
+    };
+    Some(format!(
+        "the server's certificate {how} {}, and the clock of this machine says {}: check the clocks \
+         of both machines",
+        show(limit),
+        show(time)
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_off_is_told_with_both_times() {
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let refused = |kind| io::Error::other(rustls::Error::InvalidCertificate(kind));
+        let (time, early, late) = (at(1_700_000_000), at(1_600_000_000), at(1_800_000_000));
+        let expired = CertificateError::ExpiredContext { time, not_after: early };
+        assert_eq!(
+            out_of_time(&refused(expired)).unwrap(),
+            "the server's certificate expired at 2020-09-13T12:26:40Z, and the clock of this machine \
+             says 2023-11-14T22:13:20Z: check the clocks of both machines"
+        );
+        let early = CertificateError::NotValidYetContext { time, not_before: late };
+        let text = out_of_time(&refused(early)).unwrap();
+        assert!(text.contains("is not valid before 2027-01-15T08:00:00Z"), "{text}");
+        assert!(out_of_time(&refused(CertificateError::UnknownIssuer)).is_none());
+    }
 
     #[test]
     fn addresses_are_written_with_brackets_where_needed() {
