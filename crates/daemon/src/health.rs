@@ -15,7 +15,7 @@ use axum::{
     Router,
     http::{StatusCode, header::CONTENT_TYPE},
     response::IntoResponse,
-    routing::get,
+    routing::any,
 };
 use serde_json::{Map, Value};
 use signet_base::{Readiness, Tasks};
@@ -207,7 +207,8 @@ impl HealthServer {
         let Self { server, settings, health } = self;
         server.spawn(
             tasks,
-            Router::new().fallback_service(get(async move |uri: axum::http::Uri| {
+            // Whatever the method, as SPIRE answers.
+            Router::new().fallback_service(any(async move |uri: axum::http::Uri| {
                 // A table of our own: a router of axum's panics on equal or odd paths.
                 let report = health.report().await;
                 if uri.path() == settings.ready_path {
