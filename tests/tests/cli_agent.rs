@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use e2e::{Cli, Node, eventually};
+use e2e::{AgentOptions, Cli, Node, eventually};
 use serde_json::{Value, json};
 
 fn node() -> Node {
@@ -158,4 +158,46 @@ fn a_refused_workload_is_told_where_to_ask_and_nothing_else() {
     assert!(refused.stderr.contains("no identity issued"), "{refused}");
     assert!(refused.stderr.contains("signet-agent explain"), "{refused}");
     assert!(!refused.stderr.contains("secret") && !refused.stderr.contains("424242"), "{refused}");
+    // By now the process is gone; the command that it was told is good nevertheless.
+    let hint = refused.stderr.split('`').nth(1).expect("a command in backticks");
+    let told = Cli::bare(e2e::bins::agent()).line(hint.trim_start_matches("signet-agent "));
+    told.ok().says("is gone. Selectors it had when it was refused at").says(&e2e::node::caller());
+}
+
+#[test]
+fn the_socket_of_another_program_is_named_as_such() {
+    let node = Node::start();
+    let (agent, server) = (e2e::bins::agent(), e2e::bins::server());
+    let on_server = Cli::new(agent.clone(), &node.server.socket());
+    for line in ["api fetch x509", "debug getinfo"] {
+        on_server.line(line).exits(1).says("and not the server's?");
+    }
+    on_server.line("healthcheck").exits(1).says("this is the socket of a server, not of an agent");
+    let on_agent = Cli::new(server, &node.agent.socket());
+    on_agent.line("entry show").exits(1).says("and not the agent's?");
+    on_agent.line("healthcheck").exits(1).says("this is the socket of an agent, not of a server");
+    Cli::new(agent, &node.agent.socket()).line("debug getinfo").exits(1).says("-socketPath");
+    node.agent.cli().line("healthcheck").ok();
+    node.server.cli().line("healthcheck").ok();
+}
+
+#[test]
+fn what_keeps_an_agent_from_starting_is_said_once_and_by_its_name() {
+    let node = Node::start();
+    let ends = |name: &str, options: AgentOptions, code: i32, wanted: &str| {
+        let options = Node::agent_options(&node.server, options);
+        let agent = e2e::Agent::prepare_in(node.agent.dir(), name, options);
+        let output = e2e::cli::run(&mut agent.command(), "").exits(code);
+        assert_eq!(output.to_string().matches(wanted).count(), 1, "{wanted}: {output}");
+    };
+    let port = node.server.port();
+    let none = AgentOptions::default;
+    let telemetry = format!("telemetry {{ Prometheus {{ host = \"127.0.0.1\" port = {port} }} }}");
+    let in_use = format!("telemetry Prometheus: listening on 127.0.0.1:{port}: Address");
+    ends("metrics", AgentOptions { top: telemetry, ..none() }, 1, &in_use);
+    let agent = "join_token_file = \"/nonexistent/token\"".to_owned();
+    let missing = "cannot read the join token: /nonexistent/token: No such file";
+    ends("file", AgentOptions { agent, token: Some(String::new()), ..none() }, 64, missing);
+    let token = Some("4ee2d6a1-0000-4000-8000-000000000000".to_owned());
+    ends("token", AgentOptions { token, ..none() }, 1, "its join token was refused");
 }

@@ -76,7 +76,7 @@ fn an_agent_with_a_full_disk_serves_and_renews_and_stores_it_when_there_is_room(
     eventually("a new SVID of the workload", || (fetch(&agent).ok().stdout != first).then_some(()));
     eventually("the agent's SVID is renewed", || {
         agent.process().assert_running();
-        agent.log().contains("Successfully renewed").then_some(())
+        agent.log().contains("Successfully rotated agent SVID").then_some(())
     });
     let pid = agent.process().pid();
     disk.make_room(pid);

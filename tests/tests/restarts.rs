@@ -196,7 +196,7 @@ fn get(port: u16, path: &str) -> Option<u16> {
 }
 
 #[test]
-fn a_second_agent_takes_over_and_there_is_always_a_socket_to_connect_to() {
+fn a_second_agent_that_is_told_so_takes_over_and_there_is_always_a_socket_to_connect_to() {
     if let Err(why) = Client::Go.prepare() {
         skip!("{why}");
     }
@@ -223,6 +223,7 @@ fn a_second_agent_takes_over_and_there_is_always_a_socket_to_connect_to() {
     });
     let options = AgentOptions {
         args: vec![format!("-socketPath={}", socket.display())],
+        agent: "take_over_sockets = true".to_owned(),
         ..AgentOptions::default()
     };
     let options = Node::agent_options(&node.server, options);
@@ -248,6 +249,34 @@ fn a_second_agent_takes_over_and_there_is_always_a_socket_to_connect_to() {
 }
 
 #[test]
+fn a_second_agent_on_the_socket_by_mistake_does_not_start_and_a_removed_socket_comes_back() {
+    let mut node = Node::start();
+    node.register_caller("/workload", "");
+    let socket = node.agent.socket();
+    let fetch = |node: &Node| node.agent.cli().line("api fetch x509");
+    eventually("the identity is served", || (fetch(&node).code == 0).then_some(()));
+    let options = AgentOptions {
+        args: vec![format!("-socketPath={}", socket.display())],
+        ..AgentOptions::default()
+    };
+    let options = Node::agent_options(&node.server, options);
+    let second = Agent::prepare_in(node.agent.dir(), "second", options);
+    let refused = e2e::cli::run(&mut second.command(), "");
+    assert_eq!(refused.code, 1, "{refused}");
+    refused.says("is in use by another process: two agents cannot share a socket");
+    assert_eq!(
+        refused.to_string().matches("two agents cannot share").count(),
+        1,
+        "it is said once: {refused}"
+    );
+    fetch(&node).ok();
+
+    std::fs::remove_file(&socket).expect("the socket goes");
+    eventually("the socket is there again", || (fetch(&node).code == 0).then_some(()));
+    node.agent.process().assert_running();
+}
+
+#[test]
 fn an_agent_waits_for_the_one_before_it_to_end() {
     let node = Node::start();
     node.register_caller("/workload", "");
@@ -267,4 +296,29 @@ fn an_agent_waits_for_the_one_before_it_to_end() {
     assert_eq!(first.process().terminate(), 0);
     next.ready();
     next.cli().line("api fetch x509").ok().says("/workload");
+}
+
+#[test]
+fn an_agent_that_never_served_was_never_ready() {
+    use std::os::unix::net::UnixDatagram;
+
+    let node = Node::start();
+    let path = node.agent.dir().path().join("notify.sock");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    manager.set_nonblocking(true).expect("a mode");
+    let options = AgentOptions {
+        token: Some("4ee2d6a1-0000-4000-8000-000000000000".to_owned()),
+        env: vec![("NOTIFY_SOCKET".to_owned(), path.display().to_string())],
+        ..AgentOptions::default()
+    };
+    let options = Node::agent_options(&node.server, options);
+    let agent = Agent::prepare_in(node.agent.dir(), "unready", options);
+    e2e::cli::run(&mut agent.command(), "").exits(1);
+    let mut told = String::new();
+    let mut bytes = [0; 256];
+    while let Ok(length) = manager.recv(&mut bytes) {
+        told.push_str(&String::from_utf8_lossy(&bytes[..length]));
+        told.push('\n');
+    }
+    assert!(told.contains("STOPPING=1") && !told.contains("READY=1"), "{told}");
 }

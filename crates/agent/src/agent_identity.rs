@@ -110,8 +110,8 @@ impl AgentIdentity {
 
     /// Whether the clock, at `now`, was set back to before the SVID's validity. Clocks of servers
     /// may be a little ahead.
-    pub fn is_of_the_future(&self, now: i64) -> bool {
-        self.chain.first().is_some_and(|leaf| rotation::is_of_the_future(now, leaf.not_before()))
+    pub fn is_not_yet_valid(&self, now: i64) -> bool {
+        self.chain.first().is_some_and(|leaf| rotation::is_not_yet_valid(now, leaf.not_before()))
     }
 
     /// When the SVID is to be renewed, Unix seconds.

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwapOption;
 use signet_attest::{
     node::{NodeAttestError, NodeAttestorAgent, join_token::JoinTokenAgent},
     procfs::ProcRoot,
@@ -19,27 +18,21 @@ use signet_daemon::{
     logging::LogHandle,
     metrics::{Metrics, MetricsServer},
     process::{self, LockError},
+    program::Program,
     signal::UserSignal,
 };
 use signet_http::{Proxies, ProxyUrlError};
-use signet_identity::Bundle;
-use signet_pki::{KeyManagerError, tls::SwappableIdentity};
-use tokio::{
-    net::TcpListener,
-    sync::{Notify, watch},
-    time::Instant,
-};
+use signet_pki::KeyManagerError;
+use tokio::{net::TcpListener, sync::watch, time::Instant};
 
 use crate::{
     audit::Audit,
-    cache::Cache,
-    client::{ClientError, ServerClient, Target, tls_config},
+    client::{ClientError, Target},
     config::Config,
     csi,
     data_dir::{self, DataDir},
     health::AgentHealth,
     jwt::JwtService,
-    jwt_cache::JwtCache,
     metrics::AgentMetrics,
     plugins::{
         Plugins,
@@ -50,11 +43,12 @@ use crate::{
     serve::{
         ADMIN, PUBLIC, SOCKET_DIR_MODE, Sockets,
         admin::AdminContext,
+        until_unused,
         workload_api::{Handler, WorkloadApiSettings},
     },
     state::{AgentState, StateError},
-    sync::{AgentBundles, Manager, SealingTrouble, Settings, Shared, Status},
-    workload::CallerAttestor,
+    sync::{CurrentAttestor, Manager, Parts, Settings, Status},
+    workload::{AdminSocket, CallerAttestor},
 };
 
 /// Listeners that are bound already, for whoever starts an agent and knows where it is to listen.
@@ -70,7 +64,8 @@ pub struct Listeners {
 /// The agent, built and not running.
 #[derive(Debug)]
 pub struct App {
-    shared: Arc<Shared>,
+    manager: Manager,
+    data: Arc<DataDir>,
     attestor: Arc<CallerAttestor>,
     jwt: Arc<JwtService>,
     config: Config,
@@ -104,6 +99,20 @@ pub enum BuildError {
     /// The data directory is in use.
     #[error(transparent)]
     Lock(#[from] LockError),
+    /// The port of a block of the configuration cannot be bound.
+    #[error("{block}")]
+    Port {
+        /// The block's name.
+        block: &'static str,
+        /// Why not.
+        source: ListenError,
+    },
+    /// Another process listens on a socket of the agent.
+    #[error(
+        "{0}: two agents cannot share a socket; give one of them another socket_path (and \
+         admin_socket_path), or let this one take its place with take_over_sockets = true"
+    )]
+    SocketInUse(ListenError),
     /// The node attestor cannot be used.
     #[error("NodeAttestor")]
     NodeAttestor(#[from] NodeAttestError),
@@ -119,6 +128,19 @@ pub enum BuildError {
     /// Something that only a later build has.
     #[error("{0}")]
     Unsupported(String),
+}
+
+impl BuildError {
+    fn socket(error: ListenError) -> Self {
+        match error {
+            error @ ListenError::InUse(_) => Self::SocketInUse(error),
+            error => Self::Listen(error),
+        }
+    }
+
+    fn port(block: &'static str) -> impl FnOnce(ListenError) -> Self {
+        move |source| Self::Port { block, source }
+    }
 }
 
 impl App {
@@ -154,6 +176,11 @@ impl App {
         // The agent before this one may still hold the ports.
         make_dir(&config.data_dir)?;
         let lock = data_dir::lock(&config.data_dir).await?;
+        if !config.take_over_sockets {
+            for path in [&config.socket_path, &config.admin_socket_path].into_iter().flatten() {
+                until_unused(path, data_dir::LOCK_PATIENCE).await.map_err(BuildError::socket)?;
+            }
+        }
         let registry = Metrics::new(
             &config.telemetry,
             "spire_agent",
@@ -162,7 +189,10 @@ impl App {
         );
         let metrics_server = match (&config.telemetry.prometheus, listeners.metrics) {
             (Some(_), Some(listener)) => Some(MetricsServer::on(listener, registry.clone())?),
-            (Some(settings), None) => Some(MetricsServer::bind(settings, registry.clone()).await?),
+            (Some(settings), None) => {
+                let bound = MetricsServer::bind(settings, registry.clone()).await;
+                Some(bound.map_err(BuildError::port("telemetry Prometheus"))?)
+            }
             (None, _) => None,
         };
         let checks = Health::new();
@@ -170,7 +200,10 @@ impl App {
             (Some(settings), Some(listener)) => {
                 Some(HttpHealth::on(listener, settings, checks.clone())?)
             }
-            (Some(settings), None) => Some(HttpHealth::bind(settings, checks.clone()).await?),
+            (Some(settings), None) => {
+                let bound = HttpHealth::bind(settings, checks.clone()).await;
+                Some(bound.map_err(BuildError::port("health_checks"))?)
+            }
             (None, _) => None,
         };
         let state = AgentState::open(&config.data_dir)?;
@@ -181,14 +214,18 @@ impl App {
             workload_attestor::open(&config.plugins.workload_attestors, &clock),
             config.log_selectors.clone(),
             metrics.clone(),
+            admin_socket(&config),
+            Arc::clone(&clock),
         );
-        let shared = Arc::new(shared(&config, clock, data, metrics.clone())?);
+        let parts = parts(&config, Arc::clone(&clock), Arc::clone(&data), metrics.clone())?;
+        let manager = Manager::new(parts).map_err(BuildError::Tls)?;
         let hit_timeout = config.experimental.jwt_svid_cache_hit_timeout;
-        let jwt = Arc::new(JwtService::new(Arc::clone(&shared), hit_timeout));
-        let health = AgentHealth::new(shared.status.subscribe(), config.socket_path.clone());
+        let jwt = Arc::new(manager.jwt_service(hit_timeout));
+        let health = AgentHealth::new(manager.view().status, config.socket_path.clone(), clock);
         checks.add("agent", Arc::new(health.clone()));
         Ok(Self {
-            shared,
+            manager,
+            data,
             attestor,
             jwt,
             log,
@@ -204,11 +241,12 @@ impl App {
 
     /// How the agent stands, now and later.
     pub fn status(&self) -> watch::Receiver<Status> {
-        self.shared.status.subscribe()
+        self.manager.view().status
     }
 
     /// Starts everything; it ends with `tasks`.
     pub fn spawn(self, tasks: &Tasks) {
+        let view = self.manager.view();
         for warning in &self.config.warnings {
             tracing::warn!("{warning}");
         }
@@ -223,17 +261,15 @@ impl App {
         report_uptime(&self.metrics, self.started, tasks);
         match UserSignal::usr1() {
             Ok(signal) => {
-                let (config, shared) = (self.config.clone(), Arc::clone(&self.shared));
+                let node = (self.manager.attestor(), Arc::clone(&view.clock));
                 let attestor = Arc::clone(&self.attestor);
-                reconfigure_on(signal, config, shared, attestor, tasks);
+                reconfigure_on(signal, self.config.clone(), node, attestor, tasks);
             }
             Err(error) => tracing::warn!(error = %error, "SIGUSR1 is not heard"),
         }
 
-        let manager = Manager::new(Arc::clone(&self.shared));
-        let stop = tasks.token().clone();
-        tasks.spawn_critical("manager", manager.run(stop));
-        let (data, stop) = (Arc::clone(&self.shared.data), tasks.token().clone());
+        tasks.spawn_critical("manager", self.manager.run(tasks.token().clone()));
+        let (data, stop) = (self.data, tasks.token().clone());
         tasks.spawn("data_dir", async move { data.keep_written(&stop).await });
 
         if let Some(settings) = self.config.csi.clone() {
@@ -250,7 +286,7 @@ impl App {
         }
 
         let admin = AdminContext {
-            shared: Arc::clone(&self.shared),
+            view: view.clone(),
             attestor: Arc::clone(&self.attestor),
             jwt: Arc::clone(&self.jwt),
             log: self.log,
@@ -270,48 +306,50 @@ impl App {
                     audit: Audit::new(self.config.audit_log_enabled),
                 },
                 self.attestor,
-                Arc::clone(&self.shared.cache),
+                Arc::clone(&view.cache),
                 self.jwt,
-                (self.metrics.clone(), Arc::clone(&self.shared.clock)),
+                (self.metrics.clone(), Arc::clone(&view.clock)),
                 tasks.token().clone(),
             )
         });
         let sockets = Sockets {
             public: self.config.socket_path,
             admin: self.config.admin_socket_path,
+            take_over: self.config.take_over_sockets,
             handler,
             context: admin,
             health: self.health,
             metrics: self.metrics,
             proc_root: self.proc_root,
         };
-        let status = self.shared.status.subscribe();
+        let status = view.status;
         let spawner = tasks.clone();
         tasks.spawn_critical("sockets", async move { sockets.open(status, &spawner).await });
     }
 }
 
-fn shared(
+fn admin_socket(config: &Config) -> AdminSocket {
+    let defaults = [Program::Signet, Program::Spire].map(Program::agent_admin_socket);
+    match &config.admin_socket_path {
+        None => AdminSocket::None,
+        Some(path) if defaults.iter().any(|default| Path::new(default) == path) => {
+            AdminSocket::Default
+        }
+        Some(path) => AdminSocket::At(path.clone()),
+    }
+}
+
+fn parts(
     config: &Config,
     clock: SharedClock,
     data: Arc<DataDir>,
     metrics: AgentMetrics,
-) -> Result<Shared, BuildError> {
+) -> Result<Parts, BuildError> {
     let target = Target {
         host: config.server_address.clone(),
         port: config.server_port,
         proxies: Proxies::from_env()?,
     };
-    let bundles = Arc::new(AgentBundles::default());
-    let tls_identity = Arc::new(SwappableIdentity::empty());
-    let tls = tls_config(
-        &config.trust_domain,
-        Some(Arc::clone(&bundles) as _),
-        Some(Arc::clone(&tls_identity)),
-        Arc::clone(&clock),
-        config.experimental.require_pq_kem,
-    )
-    .map_err(BuildError::Tls)?;
     let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     let settings = Settings {
         trust_domain: config.trust_domain.clone(),
@@ -327,22 +365,15 @@ fn shared(
         memory_keys: config.plugins.key_manager.settings == KeyManager::Memory,
         svid_cache: config.svid_cache.clone(),
     };
-    let empty = Arc::new(Bundle::empty(config.trust_domain.clone()));
-    Ok(Shared {
-        cache: Cache::new(empty, config.x509_svid_cache_max_size, Arc::clone(&clock)),
-        jwt_cache: JwtCache::new(config.jwt_svid_cache_max_size),
-        data,
-        bundles,
-        tls_identity,
-        client: Arc::new(ServerClient::new(target, tls)),
-        attestor: ArcSwapOption::from(node_attestor(config, &config.plugins)?.map(Arc::new)),
-        status: watch::Sender::new(Status::default()),
-        kick: Notify::new(),
-        jwt_changed: Notify::new(),
-        sealing: SealingTrouble::default(),
-        metrics,
+    Ok(Parts {
         settings,
         clock,
+        target,
+        attestor: node_attestor(config, &config.plugins)?,
+        data,
+        max_x509_svids: config.x509_svid_cache_max_size,
+        max_jwt_svids: config.jwt_svid_cache_max_size,
+        metrics,
     })
 }
 
@@ -371,7 +402,7 @@ pub(crate) fn make_dir(path: &Path) -> Result<(), BuildError> {
 fn reconfigure_on(
     mut signal: UserSignal,
     config: Config,
-    shared: Arc<Shared>,
+    (node, clock): (Arc<CurrentAttestor>, SharedClock),
     attestor: Arc<CallerAttestor>,
     tasks: &Tasks,
 ) {
@@ -387,13 +418,13 @@ fn reconfigure_on(
                 }
             };
             match node_attestor(&config, &next) {
-                Ok(attestor) => shared.attestor.store(attestor.map(Arc::new)),
+                Ok(attestor) => node.store(attestor.map(Arc::new)),
                 Err(error) => {
                     tracing::error!(error = %error, "Failed to reconfigure the node attestor");
                     continue;
                 }
             }
-            attestor.replace(workload_attestor::open(&next.workload_attestors, &shared.clock));
+            attestor.replace(workload_attestor::open(&next.workload_attestors, &clock));
             plugins = next;
             tracing::info!("Plugins reconfigured");
         }

@@ -2,7 +2,7 @@
 //!
 //! A bundle that was cached by an earlier run wins over every source.
 
-use std::{path::Path, time::Duration};
+use std::{os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
 use percent_encoding::utf8_percent_encode;
 use signet_base::chain;
@@ -10,12 +10,17 @@ use signet_http::{HttpClient, HttpError, UNRESERVED, expect_success};
 use signet_identity::TrustDomain;
 use signet_pki::{files, jwks, x509};
 
-use crate::config::{Bootstrap, BundleFormat};
+use crate::{
+    config::{Bootstrap, BundleFormat},
+    timestamp,
+};
 
 /// The longest bundle read, bytes.
 const MAX_BUNDLE: u64 = 4 * 1024 * 1024;
 /// How long fetching the bundle may take.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a bundle file is looked at that is awaited.
+const FILE_LOOK: Duration = Duration::from_millis(250);
 
 /// Why there is no bundle to begin with.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +95,26 @@ pub async fn fetch_bundle(
     }
 }
 
+/// Completes when a bundle file is there, or is another one than when this was called; never for
+/// other sources, which have to be asked.
+pub async fn source_changed(source: &Bootstrap) {
+    let Bootstrap::Path { path, .. } = source else { return std::future::pending().await };
+    // A file that is moved into place, written in place or reached by other links is another one.
+    let look = || async {
+        let metadata = tokio::fs::metadata(path).await.ok()?;
+        let moved = (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec());
+        Some((moved, metadata.len()))
+    };
+    let before = look().await;
+    loop {
+        tokio::time::sleep(FILE_LOOK).await;
+        let now = look().await;
+        if now.is_some() && now != before {
+            return;
+        }
+    }
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, BootstrapError> {
     match files::read_bounded(path, MAX_BUNDLE) {
         Ok(Some(bytes)) => Ok(bytes),
@@ -119,10 +144,7 @@ fn parse(
 }
 
 fn with_query(url: &str, query: &BundleQuery) -> String {
-    let since = time::OffsetDateTime::from_unix_timestamp(query.since)
-        .ok()
-        .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok())
-        .unwrap_or_default();
+    let since = timestamp::rfc3339(query.since).unwrap_or_default();
     let mode = if query.rebootstrap { "rebootstrap" } else { "bootstrap" };
     let pairs = [
         ("spiffe-trust-domain", query.trust_domain.to_string()),
@@ -166,6 +188,26 @@ mod tests {
              &spire-server-address=srv&spire-server-port=8081"
         );
         assert!(with_query("http://x/?a=b", &query()).starts_with("http://x/?a=b&spiffe-"));
+    }
+
+    #[tokio::test]
+    async fn a_bundle_file_that_comes_or_changes_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bundle.pem");
+        let source = Bootstrap::Path { path: path.clone(), format: BundleFormat::Pem };
+        let changed = || async {
+            let patience = Duration::from_secs(60);
+            tokio::time::timeout(patience, source_changed(&source)).await.unwrap();
+        };
+        let write = |text: &'static str| async {
+            tokio::task::yield_now().await;
+            tokio::time::sleep(FILE_LOOK).await;
+            std::fs::write(&path, text).unwrap();
+        };
+        tokio::join!(changed(), write("a"));
+        tokio::join!(changed(), write("bc"));
+        let unchanged = tokio::time::timeout(FILE_LOOK * 3, source_changed(&source)).await;
+        assert!(unchanged.is_err());
     }
 
     #[tokio::test]

@@ -70,6 +70,9 @@ pub struct Config {
     pub csi: Option<CsiSettings>,
     /// The `log_*` keys.
     pub log: LogSettings,
+    /// `take_over_sockets` (our own key), default false: whether sockets that another agent listens
+    /// on are taken over; else the agent does not start.
+    pub take_over_sockets: bool,
     /// `audit_log_enabled` (our own key), default false: a record for each answer with SVIDs and
     /// for each refusal.
     pub audit_log_enabled: bool,

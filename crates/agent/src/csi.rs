@@ -77,7 +77,8 @@ pub async fn serve(
         tracing::warn!("Volumes are mounted anywhere: -kubelet-dir bounds them");
     }
     let api = CsiApi(service::Driver::new(settings).routes().prepare());
-    endpoint::serve("csi", socket, api, proc_root, None, tasks);
+    let accept = tasks.token().clone();
+    endpoint::serve("csi", (socket, accept), api, proc_root, None, tasks);
     Ok(())
 }
 

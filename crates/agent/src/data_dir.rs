@@ -26,7 +26,7 @@ use crate::{
 /// Held while the agent runs, so that no second one uses the directory.
 const LOCK_FILE: &str = "signet-agent.lock";
 /// How long an agent that is ending may hold the directory: longer than it may take to end.
-const LOCK_PATIENCE: Duration = Duration::from_secs(15);
+pub const LOCK_PATIENCE: Duration = Duration::from_secs(15);
 /// The pauses between attempts to write what could not be written.
 const MIN_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);

@@ -11,11 +11,11 @@ use signet_identity::SpiffeId;
 use tonic::Status;
 
 use crate::{
-    client::{ClientError, RPC_TIMEOUT},
+    client::{ClientError, RPC_TIMEOUT, ServerClient},
     entry::AgentEntry,
-    jwt_cache::{JwtKey, JwtSvid},
+    jwt_cache::{JwtCache, JwtKey, JwtSvid},
     rotation::{RotationRule, draw},
-    sync::Shared,
+    sync::Wake,
 };
 
 /// More callers than this, waiting for different tokens at once, are turned away.
@@ -31,7 +31,9 @@ const WAITING: usize = 2_048;
 /// Gives out JWT-SVIDs. Shared by `Arc`.
 #[derive(Debug)]
 pub struct JwtService {
-    shared: Arc<Shared>,
+    client: Arc<ServerClient>,
+    cache: Arc<JwtCache>,
+    wake: Arc<Wake>,
     clock: SharedClock,
     hit_timeout: Duration,
     flights: Mutex<HashMap<JwtKey, Arc<tokio::sync::Mutex<()>>>>,
@@ -39,12 +41,23 @@ pub struct JwtService {
 }
 
 impl JwtService {
-    /// A service on `shared`; a renewal takes at most `hit_timeout` while the cached token is
+    /// A service that has `client` sign what is not in `cache`, and wakes the manager when it is to
+    /// know of it; a renewal takes at most `hit_timeout` while the cached token is
     /// still valid.
-    pub fn new(shared: Arc<Shared>, hit_timeout: Duration) -> Self {
-        let clock = Arc::clone(&shared.clock);
+    pub fn new(
+        client: Arc<ServerClient>,
+        cache: Arc<JwtCache>,
+        wake: Arc<Wake>,
+        clock: SharedClock,
+        hit_timeout: Duration,
+    ) -> Self {
         let turns = FairQueue::new(SIGNING, SIGNING_FOR_ONE, WAITING);
-        Self { shared, clock, hit_timeout, flights: Mutex::default(), turns }
+        Self { client, cache, wake, clock, hit_timeout, flights: Mutex::default(), turns }
+    }
+
+    /// How many JWT-SVIDs are cached.
+    pub fn cached(&self) -> usize {
+        self.cache.len()
     }
 
     /// A JWT-SVID of `entry` for `audience`.
@@ -112,12 +125,12 @@ impl JwtService {
         key: &JwtKey,
     ) -> Result<JwtSvid, ClientError> {
         let valid = |svid: &JwtSvid| svid.expires_at > self.clock.unix();
-        let cached = self.shared.jwt_cache.get(key).filter(valid);
+        let cached = self.cache.get(key).filter(valid);
         let deadline = if cached.is_some() { self.hit_timeout } else { RPC_TIMEOUT };
         match (self.sign(entry, audience, deadline).await, cached) {
             (Ok(svid), _) => {
-                self.shared.jwt_cache.put(key.clone(), svid.clone());
-                self.shared.jwt_changed.notify_one();
+                self.cache.put(key.clone(), svid.clone());
+                self.wake.token_came();
                 Ok(svid)
             }
             (Err(error), Some(cached)) if valid(&cached) => {
@@ -141,7 +154,7 @@ impl JwtService {
         let signing = async {
             let turn = self.turns.turn(entry.spiffe_id.clone()).await;
             let _turn = turn.map_err(|error| ClientError::Local(error.to_string()))?;
-            self.shared.client.sign_jwt(&entry.id, audience, deadline).await
+            self.client.sign_jwt(&entry.id, audience, deadline).await
         };
         // Who waits for others of the same identity has had its time, too.
         let late = |_| ClientError::Local("too many JWT-SVIDs are being signed".to_owned());
@@ -150,7 +163,7 @@ impl JwtService {
             && error.refusal().is_some()
         {
             // The manager is to hear of it from the server itself.
-            self.shared.kick.notify_one();
+            self.wake.sync();
         }
         let svid = result?;
         if svid.spiffe_id != entry.spiffe_id {
@@ -163,7 +176,7 @@ impl JwtService {
     }
 
     fn fresh(&self, key: &JwtKey) -> Option<JwtSvid> {
-        let svid = self.shared.jwt_cache.get(key)?;
+        let svid = self.cache.get(key)?;
         let rule = RotationRule::default();
         let spread = draw(svid.token.as_bytes());
         (!rule.jwt_due(self.clock.unix(), svid.issued_at, svid.expires_at, spread)).then_some(svid)

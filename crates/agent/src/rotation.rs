@@ -45,7 +45,7 @@ impl RotationRule {
 }
 
 /// Whether what begins at `not_before` is valid only later than `now`, by more than clocks differ.
-pub fn is_of_the_future(now: i64, not_before: i64) -> bool {
+pub fn is_not_yet_valid(now: i64, not_before: i64) -> bool {
     not_before > now.saturating_add(MAX_SKEW)
 }
 
@@ -109,7 +109,7 @@ mod tests {
         assert!(rule.x509_due(i64::MAX, 0, 10, 0.5));
         assert!(!rule.x509_due(i64::MIN, 0, 10, 0.5));
         assert_eq!(rule.x509_due_at(10, 0, 0.5), 0);
-        assert!(is_of_the_future(0, 61) && !is_of_the_future(0, 60));
-        assert!(!is_of_the_future(i64::MAX, 0));
+        assert!(is_not_yet_valid(0, 61) && !is_not_yet_valid(0, 60));
+        assert!(!is_not_yet_valid(i64::MAX, 0));
     }
 }

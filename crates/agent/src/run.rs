@@ -4,7 +4,12 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use signet_base::{ShutdownError, SystemClock, Tasks};
-use signet_daemon::{logging, process, program::Program, signal};
+use signet_daemon::{
+    config::{LogLevel, LogSettings},
+    logging, process,
+    program::Program,
+    signal,
+};
 
 use crate::{
     app::App,
@@ -28,11 +33,32 @@ pub fn run(program: Program, flags: &RunFlags) -> ExitCode {
     };
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{}: {error:#}", program.agent_name());
+        Err(failure) => {
+            if !failure.seen {
+                eprintln!("{}: {:#}", program.agent_name(), failure.error);
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+/// Why the agent ended.
+struct Failure {
+    error: anyhow::Error,
+    /// Whether standard output has it, from the log.
+    seen: bool,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self { error, seen: false }
+    }
+}
+
+/// Logs why the agent ends. With a log on standard output that is all that is said.
+fn crashed(error: anyhow::Error, log: &LogSettings) -> Failure {
+    tracing::error!(error = format!("{error:#}"), "Agent crashed");
+    Failure { error, seen: log.file.is_none() && log.level >= LogLevel::Error }
 }
 
 fn load(program: Program, flags: &RunFlags) -> Result<Config, ExitCode> {
@@ -42,7 +68,7 @@ fn load(program: Program, flags: &RunFlags) -> Result<Config, ExitCode> {
     })
 }
 
-fn serve(config: Config) -> anyhow::Result<()> {
+fn serve(config: Config) -> Result<(), Failure> {
     // One thread answers everything: calls are short, and hopping between threads costs more.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -56,9 +82,10 @@ fn serve(config: Config) -> anyhow::Result<()> {
     result
 }
 
-async fn live(config: Config) -> anyhow::Result<()> {
+async fn live(config: Config) -> Result<(), Failure> {
     let clock = SystemClock::shared();
-    let log = logging::init(&config.log, Arc::clone(&clock))?;
+    let settings = config.log.clone();
+    let log = logging::init(&settings, Arc::clone(&clock)).map_err(anyhow::Error::new)?;
     process::restrict_umask();
     process::raise_nofile();
     if let Err(error) = process::protect_memory() {
@@ -78,21 +105,16 @@ async fn live(config: Config) -> anyhow::Result<()> {
         // Told to stop while waiting for another agent to end.
         None => return Ok(()),
         Some(Ok(app)) => app,
-        Some(Err(error)) => {
-            let error = anyhow::Error::new(error);
-            tracing::error!(error = format!("{error:#}"), "The agent cannot start");
-            return Err(error);
-        }
+        Some(Err(error)) => return Err(crashed(error.into(), &settings)),
     };
     let mut status = app.status();
     app.spawn(&tasks);
-    tokio::select! {
-        () = tasks.token().cancelled() => {}
-        ready = status.wait_for(|status| status.serving) => {
-            drop(ready);
-            process::notify_ready();
-            tasks.token().cancelled().await;
-        }
+    // The status must not stay borrowed: nobody could change it.
+    let ready = async { status.wait_for(|status| status.serving).await.is_ok() };
+    // An agent that ends without ever having served was never ready.
+    if tasks.token().run_until_cancelled(ready).await == Some(true) {
+        process::notify_ready();
+        tasks.token().cancelled().await;
     }
     process::notify_stopping();
     match tasks.shutdown(GRACE).await {
@@ -100,10 +122,7 @@ async fn live(config: Config) -> anyhow::Result<()> {
         Err(ShutdownError::Unfinished(left)) => {
             tracing::info!(?left, "Agent stopped; open calls were cut off");
         }
-        Err(error) => {
-            tracing::error!(error = %error, "Fatal run error");
-            return Err(error.into());
-        }
+        Err(error) => return Err(crashed(error.into(), &settings)),
     }
     Ok(())
 }

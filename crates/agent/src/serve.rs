@@ -4,13 +4,17 @@ pub mod admin;
 pub mod endpoint;
 pub mod workload_api;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use signet_api::pb::{FILE_DESCRIPTOR_SET, grpc::health::v1::health_server::HealthServer};
 use signet_attest::procfs::ProcRoot;
-use signet_base::{CancellationToken, Tasks};
-use signet_daemon::listen::{ListenError, UnixOptions, bind_unix};
-use tokio::sync::watch;
+use signet_base::{CancellationToken, Tasks, chain};
+use signet_daemon::listen::{ListenError, UnixOptions, UnixSocket, bind_unix, check_unix_unused};
+use tokio::{sync::watch, time::Instant};
 use tonic::service::Routes;
 
 use self::{
@@ -22,17 +26,24 @@ use crate::{health::AgentHealth, metrics::AgentMetrics, sync::Status};
 /// The mode of the directories that are made for the public socket.
 pub(crate) const SOCKET_DIR_MODE: u32 = 0o755;
 
+/// How often is looked whether a socket is still there.
+const SOCKET_LOOK: Duration = Duration::from_secs(2);
+/// How often a socket in use is tried again.
+const SOCKET_PAUSE: Duration = Duration::from_millis(50);
+
 /// The public socket is for every process of the node, the admin socket for its operators.
 pub(crate) const PUBLIC: UnixOptions =
-    UnixOptions { dir_mode: Some(SOCKET_DIR_MODE), socket_mode: 0o777, take_over: true };
+    UnixOptions { dir_mode: Some(SOCKET_DIR_MODE), socket_mode: 0o777, take_over: false };
 pub(crate) const ADMIN: UnixOptions =
-    UnixOptions { dir_mode: Some(0o750), socket_mode: 0o770, take_over: true };
+    UnixOptions { dir_mode: Some(0o750), socket_mode: 0o770, take_over: false };
 
 /// The sockets, opened when there is something to serve.
 #[derive(Debug)]
 pub struct Sockets {
     pub(crate) public: Option<PathBuf>,
     pub(crate) admin: Option<PathBuf>,
+    /// Whether a socket that another agent listens on is taken over.
+    pub(crate) take_over: bool,
     pub(crate) handler: Option<Arc<Handler>>,
     pub(crate) context: AdminContext,
     pub(crate) health: AgentHealth,
@@ -53,8 +64,9 @@ impl Sockets {
         let stop: &CancellationToken = tasks.token();
         // The admin socket is there from the start: it helps to find out what is wrong.
         if let Some(path) = &self.admin {
-            let socket = bind_unix(path, ADMIN).await?;
-            tracing::info!(address = %path.display(), "Starting admin APIs");
+            let options = UnixOptions { take_over: self.take_over, ..ADMIN };
+            let socket = bind_unix(path, options).await?;
+            tracing::info!(address = %path.display(), "Starting Admin APIs");
             let others = common_routes(
                 &self.health,
                 &[
@@ -65,19 +77,106 @@ impl Sockets {
                 ],
             );
             let api = AdminApi::new(self.context, others);
-            endpoint::serve("admin", socket, api, self.proc_root.clone(), None, tasks);
+            let (proc_root, spawner) = (self.proc_root.clone(), tasks.clone());
+            let serve = move |socket, accept: &CancellationToken| {
+                endpoint::serve(
+                    "admin",
+                    (socket, accept.clone()),
+                    api.clone(),
+                    proc_root.clone(),
+                    None,
+                    &spawner,
+                );
+            };
+            tasks.spawn("admin_socket", stay(socket, ADMIN, stop.clone(), serve));
         }
         let Some(path) = &self.public else { return Ok(()) };
         match stop.run_until_cancelled(status.wait_for(|status| status.serving)).await {
             Some(Ok(_)) => {}
             _ => return Ok(()),
         }
-        let socket = bind_unix(path, PUBLIC).await?;
-        tracing::info!(address = %path.display(), "Starting Workload API");
+        let options = UnixOptions { take_over: self.take_over, ..PUBLIC };
+        let socket = bind_unix(path, options).await?;
+        let apis = if self.handler.is_some() { "Workload API" } else { "none" };
+        tracing::info!(network = "unix", address = %path.display(), apis, "Starting agent APIs");
         let others = common_routes(&self.health, &["SpiffeWorkloadAPI"]);
         let api = PublicApi::new(self.handler, others.prepare());
-        endpoint::serve("public", socket, api, self.proc_root, Some(self.metrics), tasks);
+        let (proc_root, metrics, spawner) = (self.proc_root, self.metrics, tasks.clone());
+        let serve = move |socket, accept: &CancellationToken| {
+            endpoint::serve(
+                "public",
+                (socket, accept.clone()),
+                api.clone(),
+                proc_root.clone(),
+                Some(metrics.clone()),
+                &spawner,
+            );
+        };
+        tasks.spawn("public_socket", stay(socket, PUBLIC, stop.clone(), serve));
         Ok(())
+    }
+}
+
+/// Serves a socket, and makes it anew when it was removed: connections that are open stay, and a
+/// socket that another process has put there meanwhile is left to it for as long as it listens.
+async fn stay(
+    mut socket: UnixSocket,
+    options: UnixOptions,
+    stop: CancellationToken,
+    serve: impl Fn(UnixSocket, &CancellationToken) + Send,
+) {
+    let path = socket.path().to_owned();
+    loop {
+        let (place, accept) = (socket.place(), stop.child_token());
+        serve(socket, &accept);
+        let mut told = false;
+        socket = loop {
+            if stop.run_until_cancelled(tokio::time::sleep(SOCKET_LOOK)).await.is_none() {
+                return;
+            }
+            if !place.is_lost() {
+                continue;
+            }
+            match bind_unix(&path, options).await {
+                Ok(anew) => {
+                    tracing::warn!(path = %path.display(), "The socket was gone; made it anew");
+                    break anew;
+                }
+                Err(error) if told => {
+                    tracing::debug!(error = %chain(&error), "The socket is still not ours");
+                }
+                Err(error) => {
+                    told = true;
+                    tracing::error!(
+                        error = %chain(&error),
+                        "The socket is gone; it is made anew as soon as that is possible"
+                    );
+                }
+            }
+        };
+        accept.cancel();
+    }
+}
+
+/// Waits for a process that is about to end to let go of the socket, and refuses to share it with
+/// one that is not.
+///
+/// # Errors
+/// [`ListenError::InUse`] when somebody still listens on it after `patience`.
+pub(crate) async fn until_unused(path: &Path, patience: Duration) -> Result<(), ListenError> {
+    let deadline = Instant::now() + patience;
+    let mut told = false;
+    loop {
+        match check_unix_unused(path).await {
+            Err(error @ ListenError::InUse(_)) if Instant::now() < deadline => {
+                if !told {
+                    tracing::info!(reason = %error, "Waiting for the socket");
+                    told = true;
+                }
+                tokio::time::sleep(SOCKET_PAUSE).await;
+            }
+            result => return result,
+        }
     }
 }
 

@@ -7,13 +7,21 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use signet_base::CancellationToken;
-use signet_identity::SpiffeId;
+use signet_attest::node::NodeAttestorAgent;
+use signet_base::{CancellationToken, SharedClock};
+use signet_identity::{Bundle, SpiffeId};
+use tokio::sync::watch;
 
 use crate::{
     agent_identity::AgentIdentity,
-    client::{ClientError, EVICTED, Notice, SyncMethod},
+    cache::Cache,
+    client::{ClientError, EVICTED, Notice, SyncMethod, Target},
+    data_dir::DataDir,
     entry::EntryMap,
+    jwt::JwtService,
+    jwt_cache::JwtCache,
+    metrics::AgentMetrics,
+    timestamp,
 };
 
 mod attest;
@@ -27,10 +35,14 @@ mod taint;
 
 use seal::Sealer;
 use session::Session;
-pub use shared::{AgentBundles, SealingTrouble, Settings, Shared, Status};
+pub use shared::{CurrentAttestor, Settings, Status, View, Wake};
+use shared::{SealingTrouble, Server, Shared};
 
 /// How long an agent with a sealed cache waits for its server's first answer before it serves.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
+
+/// Why an agent attests for the first time.
+const NO_SVID: &str = "it has no SVID yet";
 
 /// Why an agent attests anew whose SVID is valid only later.
 const SET_BACK: &str = "the clock was set back to before its SVID's validity";
@@ -95,11 +107,51 @@ pub struct Manager {
     other_node: bool,
 }
 
+/// What a manager is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// What it is told.
+    pub settings: Settings,
+    /// The wall clock.
+    pub clock: SharedClock,
+    /// Where the server is.
+    pub target: Target,
+    /// How the node proves what it is; none without a join token.
+    pub attestor: Option<Box<dyn NodeAttestorAgent>>,
+    /// What is kept over a restart.
+    pub data: Arc<DataDir>,
+    /// How many X.509-SVIDs are kept.
+    pub max_x509_svids: usize,
+    /// How many JWT-SVIDs are kept.
+    pub max_jwt_svids: usize,
+    /// What is measured.
+    pub metrics: AgentMetrics,
+}
+
 impl Manager {
-    /// A manager on `shared`; nothing happens before [`Manager::run`].
-    pub fn new(shared: Arc<Shared>) -> Self {
+    /// A manager; nothing happens before [`Manager::run`].
+    ///
+    /// # Errors
+    /// [`ClientError::Local`] when TLS cannot be set up.
+    pub fn new(parts: Parts) -> Result<Self, ClientError> {
+        let Parts { settings, clock, target, attestor, data, metrics, .. } = parts;
+        let server = Server::new(target, &settings, &clock)?;
+        let empty = Arc::new(Bundle::empty(settings.trust_domain.clone()));
+        let shared = Arc::new(Shared {
+            cache: Cache::new(empty, parts.max_x509_svids, Arc::clone(&clock)),
+            jwt_cache: Arc::new(JwtCache::new(parts.max_jwt_svids)),
+            data,
+            server,
+            attestor: Arc::new(CurrentAttestor::from(attestor.map(Arc::new))),
+            status: watch::Sender::new(Status::default()),
+            wake: Arc::default(),
+            sealing: SealingTrouble::default(),
+            metrics,
+            settings,
+            clock,
+        });
         let method = if shared.settings.use_sync { SyncMethod::Sync } else { SyncMethod::Get };
-        Self {
+        Ok(Self {
             identity: None,
             entries: Arc::default(),
             method,
@@ -108,7 +160,32 @@ impl Manager {
             tainted: taint::Processed::default(),
             other_node: false,
             shared,
+        })
+    }
+
+    /// What others see of it.
+    pub fn view(&self) -> View {
+        View {
+            cache: Arc::clone(&self.shared.cache),
+            status: self.shared.status.subscribe(),
+            clock: Arc::clone(&self.shared.clock),
         }
+    }
+
+    /// Gives out JWT-SVIDs; a renewal takes at most `hit_timeout` while the cached one is valid.
+    pub fn jwt_service(&self, hit_timeout: Duration) -> JwtService {
+        JwtService::new(
+            Arc::clone(&self.shared.server.client),
+            Arc::clone(&self.shared.jwt_cache),
+            Arc::clone(&self.shared.wake),
+            Arc::clone(&self.shared.clock),
+            hit_timeout,
+        )
+    }
+
+    /// The node attestor, to be exchanged for one with new settings.
+    pub fn attestor(&self) -> Arc<CurrentAttestor> {
+        Arc::clone(&self.shared.attestor)
     }
 
     /// Runs until `stop` is cancelled.
@@ -134,12 +211,15 @@ impl Manager {
     async fn live(&mut self, stop: &CancellationToken) -> Result<(), Fatal> {
         self.load_stored().await;
         self.check_rebootstrap_mode()?;
-        let mut reason = "it has no SVID yet".to_owned();
+        let mut reason = NO_SVID.to_owned();
         let now = self.shared.clock.unix();
         let can_attest = self.shared.attestor.load().is_some();
-        let future = |identity: &AgentIdentity| identity.is_of_the_future(now);
+        let future = |identity: &AgentIdentity| identity.is_not_yet_valid(now);
         if self.identity.take_if(|id| can_attest && id.reattestable && future(id)).is_some() {
             SET_BACK.clone_into(&mut reason);
+        }
+        if let Some(identity) = self.identity.as_ref().filter(|identity| identity.expired(now)) {
+            reason = format!("its SVID expired at {}", timestamp::show(identity.not_after()));
         }
         loop {
             let now = self.shared.clock.unix();
@@ -197,9 +277,12 @@ impl Manager {
     /// Presents `identity` from now on.
     fn use_identity(&mut self, identity: Arc<AgentIdentity>) -> Result<(), Fatal> {
         let tls = identity.tls().map_err(|error| Fatal::State(error.to_string()))?;
-        self.shared.tls_identity.set(tls);
-        self.shared.client.release();
-        self.shared.status.send_modify(|status| status.identity = Some(Arc::clone(&identity)));
+        self.shared.server.tls_identity.set(tls);
+        self.shared.server.client.release();
+        self.shared.status.send_modify(|status| {
+            status.identity = Some(Arc::clone(&identity));
+            status.trouble = None;
+        });
         self.identity = Some(identity);
         Ok(())
     }

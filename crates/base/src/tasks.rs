@@ -93,7 +93,8 @@ impl Tasks {
         self.tracker.spawn(
             async move {
                 if let Err(error) = task.await {
-                    tracing::error!(task = name, %error, "Task failed");
+                    // Whoever shuts down is told, and tells.
+                    tracing::debug!(task = name, %error, "Task failed");
                     record_failure(&shared, format!("{name}: {error:#}"));
                     token.cancel();
                 }

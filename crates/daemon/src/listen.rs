@@ -20,7 +20,10 @@ pub use self::{
     directory::make_directories,
     incoming::{Accept, Connection, Incoming, counted_address, handshakes},
     proxy::{ProxyError, client_address},
-    unix::{MAX_SOCKET_PATH, UnixOptions, UnixSocket, bind_unix, check_unix_path, remove_stale},
+    unix::{
+        MAX_SOCKET_PATH, SocketPlace, UnixOptions, UnixSocket, bind_unix, check_unix_path,
+        check_unix_unused, remove_stale,
+    },
 };
 
 /// How long a name may take to resolve.

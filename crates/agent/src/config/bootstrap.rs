@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf, time::Duration};
 
 use signet_base::files::read_regular;
-use signet_config::{Block, ConfigError, path_over, text_over};
+use signet_config::{Block, path_over, text_over};
 
 use super::{Bootstrap, BundleFormat, JoinTokenText, RebootstrapMode, RunFlags};
 
@@ -135,7 +135,8 @@ fn read_token(agent: &Block<'_>, file: PathBuf) -> Option<JoinTokenText> {
             None
         }
         Err(error) => {
-            agent.context().absorb(ConfigError::read(file, error));
+            let message = format!("cannot read the join token: {}: {error}", file.display());
+            agent.error("join_token_file", message);
             None
         }
         Ok(bytes) => {

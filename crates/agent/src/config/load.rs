@@ -114,6 +114,7 @@ fn decode(
     let allowed_foreign_jwt_claims = agent.texts("allowed_foreign_jwt_claims");
     let log_selectors = agent.texts("log_selectors");
     let audit_log_enabled = agent.flag("audit_log_enabled");
+    let take_over_sockets = agent.flag("take_over_sockets");
     let (socket_path, admin_socket_path) = sockets.unwrap_or_default();
     let private = csi::Private {
         socket_path: socket_path.as_deref(),
@@ -152,6 +153,7 @@ fn decode(
         log,
         log_selectors,
         audit_log_enabled,
+        take_over_sockets,
         experimental,
         plugins: plugins?,
         telemetry,

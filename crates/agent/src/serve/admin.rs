@@ -27,13 +27,13 @@ use tonic::{body::Body, service::Routes};
 use tower::Service as _;
 
 use super::endpoint::{Answer, MAX_REQUEST};
-use crate::{audit::Audit, jwt::JwtService, sync::Shared, workload::CallerAttestor};
+use crate::{audit::Audit, jwt::JwtService, sync::View, workload::CallerAttestor};
 
 /// What the admin services work with.
 #[derive(Clone, Debug)]
 pub struct AdminContext {
-    /// The manager's truth.
-    pub shared: Arc<Shared>,
+    /// What the manager serves from, and how it stands.
+    pub view: View,
     /// Attests callers and named processes.
     pub attestor: Arc<CallerAttestor>,
     /// Gives out JWT-SVIDs.

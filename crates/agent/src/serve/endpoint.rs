@@ -99,10 +99,11 @@ impl Limits {
     }
 }
 
-/// Serves a socket until the tasks end.
+/// Serves a socket: takes connections until the token beside it is cancelled, and serves them until
+/// the tasks end.
 pub fn serve<A: Answer>(
     name: &'static str,
-    socket: UnixSocket,
+    (socket, accept): (UnixSocket, CancellationToken),
     answer: A,
     proc_root: ProcRoot,
     metrics: Option<AgentMetrics>,
@@ -111,7 +112,7 @@ pub fn serve<A: Answer>(
     let token = tasks.token().clone();
     let total = process::connection_limit(CONNECTIONS.total, DESCRIPTORS);
     let admission = Admission::new(Caps { total, ..CONNECTIONS });
-    let mut incoming = Incoming::new(name, socket, admission, token.clone());
+    let mut incoming = Incoming::new(name, socket, admission, accept);
     let limits = Arc::new(Limits {
         calls: Admission::new(CALLS),
         budgets: Budgets::default(),

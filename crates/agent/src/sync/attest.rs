@@ -11,13 +11,14 @@ use signet_pki::{
 };
 use tonic::Code;
 
-use super::{Fatal, Manager, Shared};
+use super::{Fatal, Manager, NO_SVID, Shared};
 use crate::{
     agent_identity::{AgentIdentity, AgentKey},
-    bootstrap::{BundleQuery, fetch_bundle},
+    bootstrap::{BundleQuery, fetch_bundle, source_changed},
     client::{Attested, ClientError, EVICTED, ServerClient, tls_config},
     config::{RebootstrapMode, SvidCache},
     sealed::SealedCache,
+    timestamp,
 };
 
 /// The pauses between attempts to attest.
@@ -32,15 +33,15 @@ impl Manager {
     pub(super) async fn load_stored(&mut self) {
         let shared = Arc::clone(&self.shared);
         let bundle = shared.data.state().bundle();
-        if !bundle.is_empty()
-            && let Err(error) = shared.bundles.set(&shared.settings.trust_domain, &bundle)
-        {
+        let trust_domain = &shared.settings.trust_domain;
+        if bundle.is_empty() {
+            tracing::info!("Bundle is not found");
+        } else if let Err(error) = shared.server.bundles.set(trust_domain, &bundle) {
             tracing::warn!(error = %error, "The stored bundle is of no use");
+        } else {
+            tracing::info!(trust_domain_id = trust_domain.id_string(), "Bundle loaded");
         }
-        let Some(stored) = shared.data.state().svid() else {
-            tracing::debug!("No pre-existing agent SVID found. Will perform node attestation");
-            return;
-        };
+        let Some(stored) = shared.data.state().svid() else { return };
         let chain = match parse_chain(&stored.chain) {
             Ok(chain) => chain,
             Err(error) => {
@@ -90,13 +91,19 @@ impl Manager {
         }
         match AgentIdentity::new(&stored.chain, key, stored.reattestable) {
             Ok(identity) => {
-                let expired = identity.expired(shared.clock.unix());
-                tracing::info!(
-                    spiffe_id = %identity.id,
-                    expires_at = identity.not_after(),
-                    expired,
-                    "SVID loaded"
-                );
+                if identity.expired(shared.clock.unix()) {
+                    tracing::warn!(
+                        expiry = timestamp::show(identity.not_after()),
+                        spiffe_id = %identity.id,
+                        "SVID key recovered, but SVID is expired. Generating new keypair"
+                    );
+                } else {
+                    tracing::info!(
+                        spiffe_id = %identity.id,
+                        expires_at = identity.not_after(),
+                        "SVID loaded"
+                    );
+                }
                 self.identity = Some(Arc::new(identity));
             }
             Err(error) => tracing::warn!(error = %error, "The stored SVID is of no use"),
@@ -156,7 +163,12 @@ impl Manager {
         let Some(attestor) = shared.attestor.load_full() else {
             return Err(self.cannot_attest(reason, "it has no join token").await);
         };
-        tracing::info!(reason, node_attestor_type = attestor.kind(), "Starting node attestation");
+        let node_attestor_type = attestor.kind();
+        if self.identity.is_none() && reason == NO_SVID {
+            tracing::info!(node_attestor_type, "SVID is not found. Starting node attestation");
+        } else {
+            tracing::info!(reason, node_attestor_type, "Starting node attestation");
+        }
         let mut backoff = Backoff::new(MIN_PAUSE, MAX_PAUSE).with_jitter(0.1);
         let previous = self.identity.as_ref().map(|identity| identity.key.clone());
         let mut previous = match previous {
@@ -207,7 +219,16 @@ impl Manager {
             let pause = backoff.next_delay();
             tracing::warn!(error = %error, retry_in = ?pause, "Node attestation failed");
             shared.unreachable();
-            tokio::time::sleep(pause).await;
+            shared.trouble(format!("it cannot attest: {error}"));
+            let no_bundle = shared.data.state().bundle().is_empty();
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                // On a first installation the bundle may come after the agent.
+                () = source_changed(&shared.settings.bootstrap), if no_bundle => {
+                    tracing::info!("The trust bundle's file has changed; attesting at once");
+                    backoff.reset();
+                }
+            }
         }
     }
 
@@ -243,6 +264,7 @@ impl Manager {
                     "The agent must attest anew and cannot; serving what is still valid"
                 );
                 shared.unreachable();
+                shared.trouble(format!("it must attest anew because {reason}; {advice}"));
                 tokio::time::sleep(MAX_PAUSE).await;
             }
         }
@@ -253,7 +275,7 @@ impl Manager {
     pub(super) async fn forget_trust(&mut self) {
         let now = self.shared.clock.unix();
         self.identity = None;
-        self.shared.tls_identity.clear();
+        self.shared.server.tls_identity.clear();
         // What the old authority signed is to be signed anew.
         self.shared.cache.taint(|_| true);
         self.shared.jwt_cache.clear();
@@ -299,7 +321,7 @@ impl Shared {
             return Err(ClientError::Local(why));
         }
         let bundle = self.bundle_after(&client, authorities).await?;
-        self.bundles.set(&self.settings.trust_domain, &bundle).map_err(local)?;
+        self.server.bundles.set(&self.settings.trust_domain, &bundle).map_err(local)?;
         let (chain, reattestable) = (attested.chain, attested.reattestable);
         let kept = self
             .data
@@ -331,7 +353,7 @@ impl Shared {
         }
         let key = self.data.keys().fresh(Some(&present.key)).await.map_err(local)?;
         let csr = create_csr(&CsrParams::agent(), &*key.signer).map_err(local)?;
-        let chain = self.client.renew(&csr).await?;
+        let chain = self.server.client.renew(&csr).await?;
         AgentIdentity::new(&chain, key, false).map_err(local)
     }
 
@@ -363,7 +385,7 @@ impl Shared {
         let mode = if rebootstrap { "rebootstrap" } else { "bootstrap" };
         self.metrics.bootstrapped.set(&[], 0.0);
         self.metrics.bootstrap_attempts.set(&[mode], attempts as f64);
-        let target = self.client.target();
+        let target = self.server.client.target();
         let query = BundleQuery {
             rebootstrap,
             attempts,
@@ -395,7 +417,7 @@ impl Shared {
         };
         let pq = self.settings.require_pq_kem;
         let tls = tls_config(trust_domain, bundles, None, Arc::clone(&self.clock), pq)?;
-        Ok(ServerClient::new(self.client.target().clone(), tls))
+        Ok(ServerClient::new(self.server.client.target().clone(), tls))
     }
 
     /// The server's bundle right after attesting. Once attested, losing it must not lose the

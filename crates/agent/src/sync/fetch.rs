@@ -54,7 +54,7 @@ pub(super) async fn fetch(
             (Scope::Entries, Some(bundle)) if shared.status.borrow().last_sync > 0 => {
                 Ok(Arc::clone(bundle))
             }
-            _ => shared.client.bundle().await.map(Arc::new),
+            _ => shared.server.client.bundle().await.map(Arc::new),
         }
     });
     let (method, entries) = entries?;
@@ -86,7 +86,7 @@ pub(super) async fn fetch(
     }
     let mut answers = stream::iter(wanted)
         .map(|name| async move {
-            let answer = shared.client.federated_bundle(&name).await;
+            let answer = shared.server.client.federated_bundle(&name).await;
             (name, answer)
         })
         .buffer_unordered(BUNDLES_AT_ONCE);
@@ -120,11 +120,11 @@ async fn entries(
     method: SyncMethod,
     known: &EntryMap,
 ) -> Result<(SyncMethod, EntrySync), ClientError> {
-    match shared.client.entries(method, known).await {
+    match shared.server.client.entries(method, known).await {
         Ok(entries) => Ok((method, entries)),
         Err(error) if method == SyncMethod::Sync && error.is_unimplemented() => {
             tracing::info!("The server has no SyncAuthorizedEntries; using GetAuthorizedEntries");
-            let entries = shared.client.entries(SyncMethod::Get, known).await?;
+            let entries = shared.server.client.entries(SyncMethod::Get, known).await?;
             Ok((SyncMethod::Get, entries))
         }
         Err(error) => Err(error),

@@ -75,7 +75,7 @@ async fn listen(shared: Arc<Shared>, synced: Option<Notice>, tx: watch::Sender<L
     let mut backoff =
         Backoff::new(Duration::from_millis(500), Duration::from_secs(30)).with_jitter(0.3);
     loop {
-        match shared.client.subscribe(last.as_ref()).await {
+        match shared.server.client.subscribe(last.as_ref()).await {
             Ok(mut stream) => loop {
                 match stream.next().await {
                     Ok(Some(notice)) => {

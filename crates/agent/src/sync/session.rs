@@ -63,7 +63,7 @@ enum Event {
     Pushed,
     Demand,
     /// The sealed cache is to be written.
-    Unsealed,
+    CacheChanged,
     Kicked,
     Timer,
 }
@@ -109,9 +109,9 @@ impl<'a> Session<'a> {
             result = maybe(&mut self.renewing) => Event::Renewed(result),
             () = self.push.changed() => Event::Pushed,
             () = shared.cache.demanded() => Event::Demand,
-            () = shared.jwt_changed.notified() => Event::Unsealed,
-            () = shared.data.made_anew() => Event::Unsealed,
-            () = shared.kick.notified() => Event::Kicked,
+            () = shared.wake.by_token() => Event::CacheChanged,
+            () = shared.data.made_anew() => Event::CacheChanged,
+            () = shared.wake.to_sync() => Event::Kicked,
             () = tokio::time::sleep_until(timer) => Event::Timer,
         };
         match event {
@@ -132,7 +132,7 @@ impl<'a> Session<'a> {
                 self.sign();
                 None
             }
-            Event::Unsealed => {
+            Event::CacheChanged => {
                 self.manager.sealer.mark(&shared, false);
                 None
             }
@@ -181,7 +181,7 @@ impl<'a> Session<'a> {
             tracing::info!(seconds = now - expected, "The clock jumped; syncing with the server");
             self.next_sync = at;
             self.next_renewal = at;
-            self.shared().client.release();
+            self.shared().server.client.release();
             if now < expected
                 && let Some(end) = self.set_back(now)
             {
@@ -224,11 +224,11 @@ impl<'a> Session<'a> {
     fn set_back(&mut self, now: i64) -> Option<SessionEnd> {
         let shared = self.shared();
         shared.jwt_cache.clear();
-        let marked = shared.cache.taint(|svid| rotation::is_of_the_future(now, svid.not_before));
+        let marked = shared.cache.taint(|svid| rotation::is_not_yet_valid(now, svid.not_before));
         if marked > 0 {
             tracing::warn!(svids = marked, "These SVIDs are not valid yet; replacing them");
         }
-        if !self.identity.is_of_the_future(now) {
+        if !self.identity.is_not_yet_valid(now) {
             return None;
         }
         if self.identity.reattestable && shared.attestor.load().is_some() {
@@ -284,7 +284,7 @@ impl<'a> Session<'a> {
         // Trust first: what is tainted must be known before anything is served from it.
         let own = fetched.bundles.get(&shared.settings.trust_domain).cloned();
         if let Some(own) = &own {
-            shared.bundles.replace(own);
+            shared.server.bundles.replace(own);
             self.renew_now |= self.manager.tainted.process(&shared, own, &self.identity);
         }
         // What goes to secret stores is not for workloads.
@@ -401,7 +401,12 @@ impl<'a> Session<'a> {
         let identity = match result {
             Ok(identity) => identity,
             Err(error) => {
-                tracing::error!(error = %error, "Could not renew the agent's SVID");
+                if self.identity.reattestable {
+                    tracing::error!(error = %error, "Could not reattest agent");
+                } else {
+                    tracing::error!(error = %error, "Could not rotate agent SVID");
+                }
+                shared.trouble(format!("it cannot renew: {error}"));
                 self.next_renewal = Instant::now() + self.renew_backoff.next_delay();
                 return refused(&error);
             }
@@ -420,11 +425,12 @@ impl<'a> Session<'a> {
             return None;
         }
         let identity = Arc::new(identity);
-        tracing::info!(
-            spiffe_id = %identity.id,
-            expires_at = identity.not_after(),
-            "Successfully renewed the agent's SVID"
-        );
+        let (spiffe_id, expires_at) = (identity.id.to_string(), identity.not_after());
+        if identity.reattestable {
+            tracing::info!(spiffe_id, expires_at, "Successfully reattested node");
+        } else {
+            tracing::info!(spiffe_id, expires_at, "Successfully rotated agent SVID");
+        }
         self.renew_backoff.reset();
         self.renew_now = false;
         let now = shared.clock.unix();

@@ -19,7 +19,7 @@ use tokio::sync::{Notify, watch};
 use crate::{
     agent_identity::AgentIdentity,
     cache::Cache,
-    client::{ClientError, ServerClient},
+    client::{ClientError, ServerClient, Target, tls_config},
     config::{Bootstrap, JoinTokenText, RebootstrapMode, SvidCache},
     data_dir::DataDir,
     jwt_cache::JwtCache,
@@ -67,55 +67,124 @@ pub struct Status {
     pub server_reachable: bool,
     /// Whether there is something to serve workloads from.
     pub serving: bool,
+    /// What kept the agent from having an SVID at the last try; none once that went well.
+    pub trouble: Option<Arc<str>>,
+}
+
+/// What those outside see of the manager.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// What workloads are served from.
+    pub cache: Arc<Cache>,
+    /// How the agent stands.
+    pub status: watch::Receiver<Status>,
+    /// The wall clock.
+    pub clock: SharedClock,
+}
+
+/// Wakes the manager.
+#[derive(Debug, Default)]
+pub struct Wake {
+    sync: Notify,
+    token: Notify,
+}
+
+impl Wake {
+    /// The server is to be asked at once.
+    pub fn sync(&self) {
+        self.sync.notify_one();
+    }
+
+    /// A JWT-SVID came and is to be put away.
+    pub fn token_came(&self) {
+        self.token.notify_one();
+    }
+
+    pub(super) async fn to_sync(&self) {
+        self.sync.notified().await;
+    }
+
+    pub(super) async fn by_token(&self) {
+        self.token.notified().await;
+    }
 }
 
 /// How writing the sealed cache went at the last try, so that each trouble is told once.
 #[derive(Debug, Default)]
-pub struct SealingTrouble {
+pub(super) struct SealingTrouble {
     /// It could not be written.
-    pub failing: AtomicBool,
+    pub(super) failing: AtomicBool,
     /// Its key could not be replaced.
-    pub same_key: AtomicBool,
+    pub(super) same_key: AtomicBool,
 }
 
-/// Everything the manager's parts use. Shared by `Arc`.
+/// How the server is reached and known.
 #[derive(Debug)]
-pub struct Shared {
+pub(super) struct Server {
+    /// The conversation with it.
+    pub(super) client: Arc<ServerClient>,
+    /// Whom it is known by.
+    pub(super) bundles: Arc<AgentBundles>,
+    /// What the agent presents to it.
+    pub(super) tls_identity: Arc<SwappableIdentity>,
+}
+
+impl Server {
+    /// The server at `target`, of whom nothing is known yet.
+    pub(super) fn new(
+        target: Target,
+        settings: &Settings,
+        clock: &SharedClock,
+    ) -> Result<Self, ClientError> {
+        let bundles = Arc::new(AgentBundles::default());
+        let tls_identity = Arc::new(SwappableIdentity::empty());
+        let tls = tls_config(
+            &settings.trust_domain,
+            Some(Arc::clone(&bundles) as _),
+            Some(Arc::clone(&tls_identity)),
+            Arc::clone(clock),
+            settings.require_pq_kem,
+        )?;
+        let client = Arc::new(ServerClient::new(target, tls));
+        Ok(Self { client, bundles, tls_identity })
+    }
+}
+
+/// The node attestor of the moment; none without a join token. Reconfiguring exchanges it.
+pub type CurrentAttestor = ArcSwapOption<Box<dyn NodeAttestorAgent>>;
+
+/// What the manager's parts have in common. Shared by `Arc`, and with nobody else.
+#[derive(Debug)]
+pub(super) struct Shared {
     /// What the manager was told.
-    pub settings: Settings,
+    pub(super) settings: Settings,
     /// The wall clock.
-    pub clock: SharedClock,
+    pub(super) clock: SharedClock,
     /// What workloads are served from.
-    pub cache: Arc<Cache>,
+    pub(super) cache: Arc<Cache>,
     /// JWT-SVIDs at hand.
-    pub jwt_cache: JwtCache,
+    pub(super) jwt_cache: Arc<JwtCache>,
     /// What is kept over a restart: the agent's state and its own keys.
-    pub data: Arc<DataDir>,
-    /// Whom the server is known by.
-    pub bundles: Arc<AgentBundles>,
-    /// What the agent presents to the server.
-    pub tls_identity: Arc<SwappableIdentity>,
-    /// The conversation with the server.
-    pub client: Arc<ServerClient>,
-    /// How the node proves what it is; none without a join token.
-    pub attestor: ArcSwapOption<Box<dyn NodeAttestorAgent>>,
+    pub(super) data: Arc<DataDir>,
+    /// The server.
+    pub(super) server: Server,
+    /// How the node proves what it is.
+    pub(super) attestor: Arc<CurrentAttestor>,
     /// How the agent stands.
-    pub status: watch::Sender<Status>,
-    /// Makes the manager sync at once.
-    pub kick: Notify,
-    /// Tells the manager that a JWT-SVID came, so that it is put away.
-    pub jwt_changed: Notify,
+    pub(super) status: watch::Sender<Status>,
+    /// What wakes the manager.
+    pub(super) wake: Arc<Wake>,
     /// How writing the sealed cache went at the last try.
-    pub sealing: SealingTrouble,
+    pub(super) sealing: SealingTrouble,
     /// What is measured.
-    pub metrics: AgentMetrics,
+    pub(super) metrics: AgentMetrics,
 }
 
 impl Shared {
     /// Tells the server which version this is; a failure is only logged.
     pub(super) async fn greet(&self) {
         let version = env!("CARGO_PKG_VERSION");
-        match self.client.post_status(version).await {
+        match self.server.client.post_status(version).await {
             Ok(()) => {}
             Err(error) if error.is_unimplemented() => {
                 tracing::debug!("The server does not take agent versions");
@@ -157,6 +226,11 @@ impl Shared {
         if changed {
             tracing::warn!("The server has not answered; serving what the sealed cache holds");
         }
+    }
+
+    /// Notes what keeps the agent from having an SVID.
+    pub(super) fn trouble(&self, reason: String) {
+        self.status.send_modify(|status| status.trouble = Some(reason.into()));
     }
 
     /// Notes that the server did not answer; what was cached is served from now on.
@@ -221,11 +295,11 @@ impl Shared {
 
 /// The bundle the server is known by; replaced as the server's own changes.
 #[derive(Debug, Default)]
-pub struct AgentBundles(ArcSwapOption<TrustBundle>);
+pub(super) struct AgentBundles(ArcSwapOption<TrustBundle>);
 
 impl AgentBundles {
     /// Uses `bundle` for the next handshakes; one without usable authorities changes nothing.
-    pub fn replace(&self, bundle: &Bundle) {
+    pub(super) fn replace(&self, bundle: &Bundle) {
         if bundle.x509_authorities.is_empty() {
             return;
         }
@@ -251,14 +325,13 @@ impl AgentBundles {
     ///
     /// # Errors
     /// [`CertError`] when one cannot be read.
-    pub fn set(&self, trust_domain: &TrustDomain, ders: &[Vec<u8>]) -> Result<(), CertError> {
+    pub(super) fn set(
+        &self,
+        trust_domain: &TrustDomain,
+        ders: &[Vec<u8>],
+    ) -> Result<(), CertError> {
         self.0.store(Some(Arc::new(TrustBundle::new(trust_domain.clone(), ders)?)));
         Ok(())
-    }
-
-    /// The bundle now.
-    pub fn get(&self) -> Option<Arc<TrustBundle>> {
-        self.0.load_full()
     }
 }
 

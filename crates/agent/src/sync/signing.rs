@@ -231,7 +231,7 @@ async fn sign_all(shared: &Shared, wanted: &[Wanted]) -> Result<Vec<Signed>, Cli
             .map_err(|error| ClientError::Local(error.to_string()))?
     };
     let (keys, requests): (Vec<_>, Vec<_>) = made?.into_iter().unzip();
-    let results = shared.client.sign_x509(&requests).await?;
+    let results = shared.server.client.sign_x509(&requests).await?;
     Ok(keys.into_iter().zip(results).collect())
 }
 

@@ -50,6 +50,28 @@ async fn a_wrong_bundle_keeps_the_agent_from_attesting() {
 }
 
 #[tokio::test]
+async fn a_bundle_that_comes_after_the_agent_is_taken_at_once() {
+    let fixture = Fixture::new().await;
+    let config = fixture.config();
+    let bundle = fixture.dir.path().join("bundle.pem");
+    std::fs::remove_file(&bundle).unwrap();
+    let clock = signet_base::SystemClock::shared();
+    let app = signet_agent::app::App::build(config, clock, None).await.unwrap();
+    let (tasks, mut status) = (signet_base::Tasks::new(), app.status());
+    app.spawn(&tasks);
+    let trouble = status.wait_for(|status| status.trouble.is_some()).await.unwrap().clone();
+    assert!(trouble.trouble.unwrap().contains("bundle.pem: no such file"));
+    let come = std::time::Instant::now();
+    std::fs::write(&bundle, &fixture.server.bundle_pem).unwrap();
+    status.wait_for(|status| status.serving).await.unwrap();
+    assert!(
+        come.elapsed() < std::time::Duration::from_secs(4),
+        "the first pause is 4.5 s at least"
+    );
+    tasks.shutdown(std::time::Duration::from_secs(60)).await.unwrap();
+}
+
+#[tokio::test]
 async fn the_sealed_cache_serves_while_the_server_is_away() {
     let mut fixture = Fixture::new().await;
     let agent = fixture.serving().await;

@@ -67,6 +67,30 @@ impl UnixSocket {
     }
 }
 
+impl UnixSocket {
+    /// Where this very socket is, for whoever looks later whether it is still there.
+    pub fn place(&self) -> SocketPlace {
+        SocketPlace { path: self.path.clone(), id: self.id }
+    }
+}
+
+/// Where a socket was bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketPlace {
+    path: PathBuf,
+    id: (u64, u64),
+}
+
+impl SocketPlace {
+    /// Whether the socket is there no more: it was removed, or another one took its place.
+    pub fn is_lost(&self) -> bool {
+        match fs::symlink_metadata(&self.path) {
+            Ok(now) => (now.dev(), now.ino()) != self.id,
+            Err(error) => error.kind() == io::ErrorKind::NotFound,
+        }
+    }
+}
+
 impl Drop for UnixSocket {
     fn drop(&mut self) {
         // Between looking and removing, another process must not put its socket there. If it is
@@ -200,6 +224,14 @@ pub fn check_unix_path(path: &Path, options: UnixOptions) -> Result<(), ListenEr
     socket_at(path).map(drop)
 }
 
+/// Looks whether another program listens at `path`, without removing anything.
+///
+/// # Errors
+/// [`ListenError`] when what is there is no socket, is in use, or cannot be examined.
+pub async fn check_unix_unused(path: &Path) -> Result<(), ListenError> {
+    is_stale(path).await.map(drop)
+}
+
 /// Removes the socket at `path` if nobody listens on it; does nothing when nothing is there.
 ///
 /// # Errors
@@ -294,6 +326,21 @@ mod tests {
             assert!(matches!(error, ListenError::Untrusted { .. }), "{error}");
         }
         assert_eq!(fs::read_dir(&open).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_is_removed_or_replaced_is_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("api.sock");
+        let socket = bind_unix(&path, OPEN).await.unwrap();
+        let place = socket.place();
+        assert!(!place.is_lost());
+        fs::remove_file(&path).unwrap();
+        assert!(place.is_lost());
+        let other = bind_unix(&path, OPEN).await.unwrap();
+        assert!(place.is_lost() && !other.place().is_lost());
+        drop(socket);
+        assert!(path.exists(), "it is the other one's");
     }
 
     #[tokio::test]

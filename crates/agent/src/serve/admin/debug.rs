@@ -25,8 +25,8 @@ impl Debug {
 
     /// The agent's certificates up to and with the authority that vouches for them.
     fn chain(&self) -> Result<Vec<Certificate>, Status> {
-        let shared = &self.context.shared;
-        let Some(identity) = shared.status.borrow().identity.clone() else {
+        let view = &self.context.view;
+        let Some(identity) = view.status.borrow().identity.clone() else {
             return Ok(Vec::new());
         };
         let failed =
@@ -34,8 +34,8 @@ impl Debug {
         let unreadable = |error: CertError| failed(error.to_string());
         let chain = parse_chain(&identity.chain_der()).map_err(unreadable)?;
         let Some((leaf, intermediates)) = chain.split_first() else { return Ok(Vec::new()) };
-        let roots = TrustBundle::from_bundle(&shared.cache.own_bundle()).map_err(unreadable)?;
-        let now = shared.clock.unix();
+        let roots = TrustBundle::from_bundle(&view.cache.own_bundle()).map_err(unreadable)?;
+        let now = view.clock.unix();
         verify_path(leaf, intermediates, roots.authorities(), Purpose::Any, now)
             .map_err(|error| failed(error.to_string()))
     }
@@ -48,7 +48,7 @@ impl debug_server::Debug for Debug {
         &self,
         _: Request<GetInfoRequest>,
     ) -> Result<Response<GetInfoResponse>, Status> {
-        let shared = &self.context.shared;
+        let view = &self.context.view;
         let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         let svid_chain = self
             .chain()?
@@ -59,14 +59,14 @@ impl debug_server::Debug for Debug {
                 subject: certificate.subject().to_string(),
             })
             .collect();
-        let x509 = count(shared.cache.svid_count());
+        let x509 = count(view.cache.svid_count());
         Ok(Response::new(GetInfoResponse {
             svid_chain,
             uptime: i32::try_from(self.context.started.elapsed().as_secs()).unwrap_or(i32::MAX),
             svids_count: x509,
-            last_sync_success: shared.status.borrow().last_sync,
+            last_sync_success: view.status.borrow().last_sync,
             cached_x509_svids_count: x509,
-            cached_jwt_svids_count: count(shared.jwt_cache.len()),
+            cached_jwt_svids_count: count(self.context.jwt.cached()),
             cached_svidstore_x509_svids_count: 0,
         }))
     }

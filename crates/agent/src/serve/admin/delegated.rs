@@ -75,7 +75,7 @@ impl Delegated {
     }
 
     fn check(&self, delegate: &Delegate) -> Result<(), Status> {
-        let entries = self.context.shared.cache.matching(&delegate.selectors);
+        let entries = self.context.view.cache.matching(&delegate.selectors);
         let Some(default) = entries.first() else {
             return Err(self
                 .context
@@ -140,7 +140,7 @@ impl Delegated {
         selectors: &SelectorSet,
         audience: &[String],
     ) -> Result<Vec<(Arc<AgentEntry>, JwtSvid)>, Status> {
-        let entries = self.context.shared.cache.matching(selectors);
+        let entries = self.context.view.cache.matching(selectors);
         let entries = entries.into_iter().filter(|entry| for_delegates(entry));
         let found = self.context.jwt.fetch_all(entries, audience);
         let found = delegate.call.in_its_name(found).await?;
@@ -156,7 +156,7 @@ impl Delegated {
         delegate: Delegate,
         answer: fn(&BundleMap) -> Result<T, Status>,
     ) -> Answers<T> {
-        let receiver = self.context.shared.cache.watch_bundles();
+        let receiver = self.context.view.cache.watch_bundles();
         let state = Some((self.clone(), delegate, receiver, true));
         Box::pin(futures_util::stream::unfold(state, move |state| async move {
             let (service, delegate, mut receiver, first) = state?;
@@ -192,7 +192,7 @@ impl delegated_identity_server::DelegatedIdentity for Delegated {
         let pid = request.get_ref().pid;
         let delegate = self.delegate("SubscribeToX509SVIDs", pid, &request).await?;
         let selectors = self.subject(&delegate, &request.get_ref().selectors).await?;
-        let subscription = self.context.shared.cache.subscribe(selectors);
+        let subscription = self.context.view.cache.subscribe(selectors);
         let state = Some((self.clone(), delegate, subscription));
         let answers = futures_util::stream::unfold(state, |state| async move {
             let (service, delegate, mut subscription) = state?;
