@@ -19,7 +19,7 @@ use signet_pki::{
     x509::{CertError, Certificate, parse_chain},
 };
 
-use tokio::time::timeout;
+use tokio::{task::JoinHandle, time::timeout};
 
 use crate::rotation::{self, RotationRule};
 
@@ -153,6 +153,9 @@ impl AgentIdentity {
 pub struct AgentKeys {
     manager: Manager,
     unwritten: Mutex<BTreeMap<&'static str, PrivateKey>>,
+    /// A write that the disk has not answered. While it has not, there is no other: each would take
+    /// a thread from those who can get on.
+    hanging: Mutex<Option<JoinHandle<Result<(), KeyManagerError>>>>,
     pending_path: PathBuf,
     pending: Mutex<Option<Pending>>,
 }
@@ -194,7 +197,13 @@ impl AgentKeys {
             .ok()
             .flatten()
             .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        Self { manager, unwritten: Mutex::default(), pending_path, pending: Mutex::new(pending) }
+        Self {
+            manager,
+            unwritten: Mutex::default(),
+            hanging: Mutex::default(),
+            pending_path,
+            pending: Mutex::new(pending),
+        }
     }
 
     /// The key of a certificate; none when it is not there.
@@ -229,13 +238,12 @@ impl AgentKeys {
         };
         let key = PrivateKey::generate(KeyType::EcP256)?;
         let signer: Arc<dyn Signer> = key.signer()?;
-        let error = match timeout(DISK_PATIENCE, disk.import(slot, key.clone())).await {
-            Ok(Ok(())) => {
+        let error = match self.store(disk, slot, &key).await {
+            Ok(()) => {
                 lock(&self.unwritten).remove(slot);
                 return Ok(AgentKey { slot, signer });
             }
-            Ok(Err(error)) => chain(&error),
-            Err(_) => format!("the disk has not answered for {DISK_PATIENCE:?}"),
+            Err(error) => error,
         };
         tracing::warn!(
             error,
@@ -245,15 +253,36 @@ impl AgentKeys {
         Ok(AgentKey { slot, signer })
     }
 
+    async fn store(
+        &self,
+        disk: &DiskKeyManager,
+        slot: &'static str,
+        key: &PrivateKey,
+    ) -> Result<(), String> {
+        if lock(&self.hanging).as_ref().is_some_and(|earlier| !earlier.is_finished()) {
+            return Err("the disk has not answered an earlier write".to_owned());
+        }
+        let (disk, key) = (disk.clone(), key.clone());
+        let mut write = tokio::spawn(async move { disk.import(slot, key).await });
+        match timeout(DISK_PATIENCE, &mut write).await {
+            Ok(Ok(result)) => result.map_err(|error| chain(&error)),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => {
+                *lock(&self.hanging) = Some(write);
+                Err(format!("the disk has not answered for {DISK_PATIENCE:?}"))
+            }
+        }
+    }
+
     /// Writes the keys that are only in memory.
     ///
     /// # Errors
-    /// [`KeyManagerError`]; they stay in memory.
-    pub async fn write(&self) -> Result<(), KeyManagerError> {
+    /// Why they stay only in memory.
+    pub async fn write(&self) -> Result<(), String> {
         let Manager::Disk(disk, _) = &self.manager else { return Ok(()) };
         let unwritten = lock(&self.unwritten).clone();
         for (slot, key) in unwritten {
-            disk.import(slot, key.clone()).await?;
+            self.store(disk, slot, &key).await?;
             let mut unwritten = lock(&self.unwritten);
             if unwritten.get(slot).is_some_and(|now| now.public_key() == key.public_key()) {
                 unwritten.remove(slot);
@@ -265,10 +294,11 @@ impl AgentKeys {
     /// Writes all keys again: the file was lost.
     ///
     /// # Errors
-    /// [`KeyManagerError`]; they stay in memory.
-    pub async fn write_anew(&self) -> Result<(), KeyManagerError> {
+    /// Why they are only in memory.
+    pub async fn write_anew(&self) -> Result<(), String> {
         if let Manager::Disk(disk, file) = &self.manager {
-            disk.move_to(file.clone(), Sealing::Off).await?;
+            let moved = disk.move_to(file.clone(), Sealing::Off).await;
+            moved.map_err(|error| chain(&error))?;
         }
         self.write().await
     }

@@ -37,7 +37,7 @@ const LOOK: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    lock: Mutex<Option<DirLock>>,
+    lock: Arc<Mutex<Option<DirLock>>>,
     state: Arc<AgentState>,
     keys: AgentKeys,
     /// Whether something could not be written at the last try.
@@ -74,7 +74,7 @@ impl DataDir {
     pub fn new(path: PathBuf, lock: DirLock, state: AgentState, keys: AgentKeys) -> Arc<Self> {
         Arc::new(Self {
             path,
-            lock: Mutex::new(Some(lock)),
+            lock: Arc::new(Mutex::new(Some(lock))),
             state: Arc::new(state),
             keys,
             failing: AtomicBool::new(false),
@@ -106,7 +106,7 @@ impl DataDir {
     ) -> bool {
         let state = Arc::clone(&self.state);
         let write = async {
-            self.keys.write().await.map_err(|error| chain(&error))?;
+            self.keys.write().await?;
             on_disk(move || change(&state)).await
         };
         let result = timeout(DISK_PATIENCE, write).await;
@@ -150,9 +150,7 @@ impl DataDir {
     }
 
     async fn look_after(&self) {
-        // No thread is kept waiting by a directory that is gone; one on a disk that hangs is
-        // looked at when it has answered.
-        if !self.is_lost() {
+        if !self.is_lost().await {
             if self.failing.load(Ordering::Relaxed) {
                 self.keep(|state| state.write()).await;
             }
@@ -161,7 +159,7 @@ impl DataDir {
         let state = Arc::clone(&self.state);
         let write = async {
             self.make_anew().await?;
-            self.keys.write_anew().await.map_err(|error| chain(&error))?;
+            self.keys.write_anew().await?;
             on_disk(move || state.write_anew()).await
         };
         let result = timeout(DISK_PATIENCE, write).await.unwrap_or_else(|_| Err(hangs()));
@@ -175,9 +173,14 @@ impl DataDir {
     }
 
     /// Whether the lock in the directory is another one than ours, or none.
-    fn is_lost(&self) -> bool {
-        let lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        lock.as_ref().is_some_and(|lock| !lock.is_in_place())
+    async fn is_lost(&self) -> bool {
+        let lock = Arc::clone(&self.lock);
+        // A disk that hangs holds up this look and nothing else.
+        let look = tokio::task::spawn_blocking(move || {
+            let lock = lock.lock().unwrap_or_else(PoisonError::into_inner);
+            lock.as_ref().is_some_and(|lock| !lock.is_in_place())
+        });
+        look.await.unwrap_or(false)
     }
 
     async fn make_anew(&self) -> Result<(), String> {
@@ -216,7 +219,10 @@ impl DataDir {
 
     /// Lets another agent use the directory: nothing is written from here on.
     pub fn release(&self) {
-        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        // Where a disk hangs the kernel lets go of it, when the program ends.
+        if let Ok(mut lock) = self.lock.try_lock() {
+            *lock = None;
+        }
     }
 }
 
