@@ -5,8 +5,8 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use signet_base::{ShutdownError, SystemClock, Tasks};
 use signet_daemon::{
-    config::{LogLevel, LogSettings},
-    logging, process,
+    logging::{self, LogLevel, LogSettings},
+    process,
     program::Program,
     signal,
 };
