@@ -12,8 +12,7 @@ use signet_base::chain;
 use signet_identity::SpiffeId;
 use signet_pki::{
     DiskKeyManager, KeyManager, KeyManagerError, KeyType, ManagedKey, MemoryKeyManager, PrivateKey,
-    Signer,
-    digest, files,
+    Signer, digest, files,
     key_manager::Sealing,
     tls::{TlsError, TlsIdentity},
     x509::{CertError, Certificate, parse_chain},

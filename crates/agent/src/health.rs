@@ -122,14 +122,14 @@ mod tests {
     use std::sync::Arc;
 
     use signet_base::SystemClock;
-    use signet_pki::{KeyManager as _, KeyType, MemoryKeyManager};
+    use signet_pki::{KeyType, PrivateKey};
 
     use super::*;
     use crate::agent_identity::{AgentIdentity, AgentKey};
 
     #[tokio::test]
     async fn an_agent_whose_svid_has_expired_is_not_ready_and_says_why() {
-        let signer = MemoryKeyManager::new().generate_key("k", KeyType::EcP256).await.unwrap();
+        let signer = PrivateKey::generate(KeyType::EcP256).unwrap().signer().unwrap();
         // Without a certificate it expired in 1970.
         let identity = AgentIdentity {
             id: "spiffe://td/spire/agent/x".parse().unwrap(),
