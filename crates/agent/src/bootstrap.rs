@@ -199,10 +199,12 @@ mod tests {
             let patience = Duration::from_secs(60);
             tokio::time::timeout(patience, source_changed(&source)).await.unwrap();
         };
-        let write = |text: &'static str| async {
-            tokio::task::yield_now().await;
-            tokio::time::sleep(FILE_LOOK).await;
-            std::fs::write(&path, text).unwrap();
+        let write = |text: &'static str| {
+            let path = &path;
+            async move {
+                tokio::time::sleep(FILE_LOOK).await;
+                std::fs::write(path, text).unwrap();
+            }
         };
         tokio::join!(changed(), write("a"));
         tokio::join!(changed(), write("bc"));
