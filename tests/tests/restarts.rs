@@ -263,7 +263,7 @@ fn a_second_agent_on_the_socket_by_mistake_does_not_start_and_a_removed_socket_c
     let second = Agent::prepare_in(node.agent.dir(), "second", options);
     let refused = e2e::cli::run(&mut second.command(), "");
     assert_eq!(refused.code, 1, "{refused}");
-    refused.says("is in use by another process: two agents cannot share a socket");
+    let refused = refused.says("is in use by another process: two agents cannot share a socket");
     assert_eq!(
         refused.to_string().matches("two agents cannot share").count(),
         1,

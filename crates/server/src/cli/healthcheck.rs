@@ -56,8 +56,9 @@ async fn check(flags: &Flags, env: &Env) -> Result<ServingStatus, CliError> {
     let mut client = HealthClient::new(channel.clone());
     let response = client.check(HealthCheckRequest { service: String::new() }).await?;
     // An agent answers the same question on its sockets, but a workload's with a demand.
-    let workload = SpiffeWorkloadApiClient::new(channel).fetch_jwtsvid(JwtsvidRequest::default());
-    if workload.await.is_err_and(|status| status.code() == Code::InvalidArgument) {
+    let mut workload = SpiffeWorkloadApiClient::new(channel);
+    let answer = workload.fetch_jwtsvid(JwtsvidRequest::default());
+    if answer.await.is_err_and(|status| status.code() == Code::InvalidArgument) {
         return Err(CliError::failed("this is the socket of an agent, not of a server"));
     }
     Ok(response.into_inner().status())
