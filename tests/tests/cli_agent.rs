@@ -193,7 +193,7 @@ fn what_keeps_an_agent_from_starting_is_said_once_and_by_its_name() {
     let port = node.server.port();
     let none = AgentOptions::default;
     let telemetry = format!("telemetry {{ Prometheus {{ host = \"127.0.0.1\" port = {port} }} }}");
-    let in_use = format!("telemetry Prometheus: listening on 127.0.0.1:{port}: Address");
+    let in_use = format!("telemetry Prometheus: port {port} is in use by another process");
     ends("metrics", AgentOptions { top: telemetry, ..none() }, 1, &in_use);
     let agent = "join_token_file = \"/nonexistent/token\"".to_owned();
     let missing = "cannot read the join token: /nonexistent/token: No such file";

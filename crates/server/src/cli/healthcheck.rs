@@ -32,7 +32,10 @@ pub async fn run(flags: Flags, env: &mut Env) -> Result<(), CliError> {
         env.line("Checking server health...")?;
     }
     let status = match check(&flags, env).await {
-        Ok(status) => status,
+        Ok(Some(status)) => status,
+        Ok(None) => {
+            return Err(CliError::failed("this is the socket of an agent, not of a server"));
+        }
         Err(error @ CliError::Usage(_)) => return Err(error),
         Err(error) => {
             if flags.verbose {
@@ -51,7 +54,8 @@ pub async fn run(flags: Flags, env: &mut Env) -> Result<(), CliError> {
     env.line("Server is healthy.")
 }
 
-async fn check(flags: &Flags, env: &Env) -> Result<ServingStatus, CliError> {
+/// What the server says of itself; none when it is an agent that answers.
+async fn check(flags: &Flags, env: &Env) -> Result<Option<ServingStatus>, CliError> {
     let channel = env.connect(&flags.socket).await?;
     let mut client = HealthClient::new(channel.clone());
     let response = client.check(HealthCheckRequest { service: String::new() }).await?;
@@ -59,7 +63,7 @@ async fn check(flags: &Flags, env: &Env) -> Result<ServingStatus, CliError> {
     let mut workload = SpiffeWorkloadApiClient::new(channel);
     let answer = workload.fetch_jwtsvid(JwtsvidRequest::default());
     if answer.await.is_err_and(|status| status.code() == Code::InvalidArgument) {
-        return Err(CliError::failed("this is the socket of an agent, not of a server"));
+        return Ok(None);
     }
-    Ok(response.into_inner().status())
+    Ok(Some(response.into_inner().status()))
 }
