@@ -123,6 +123,12 @@ impl CallLimits {
     }
 }
 
+impl Default for CallLimits {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<S> Layer<S> for CallLimits {
     type Service = Limited<S>;
 
