@@ -133,10 +133,14 @@ impl DataDir {
                 let first = self.failing.load(Ordering::Relaxed);
                 let _ = timeout(pause, self.failed_first(first)).await;
             };
-            if stop.run_until_cancelled(wait).await.is_none() {
+            let stopped = stop.run_until_cancelled(wait).await.is_none();
+            // The last chance for what was not written yet: the next agent knows no more.
+            if !stopped || self.failing.load(Ordering::Relaxed) {
+                self.look_after().await;
+            }
+            if stopped {
                 return;
             }
-            self.look_after().await;
         }
     }
 

@@ -234,8 +234,13 @@ fn pods_are_not_given_what_the_agent_keeps_to_itself() {
 
 #[test]
 fn the_sealed_cache_is_on_by_default_only_with_keys_on_disk() {
-    let key_file = PathBuf::from("/run/signet-agent/svid_cache.key");
-    assert_eq!(good("").svid_cache, SvidCache::Sealed { key_file });
+    let key_file = |extra: &str| match good(extra).svid_cache {
+        SvidCache::Sealed { key_file } => key_file,
+        SvidCache::Off => panic!("{extra}: no sealed cache"),
+    };
+    let own = key_file("");
+    assert_eq!(own.parent(), Some(Path::new("/run/signet-agent")));
+    assert_ne!(own, key_file("data_dir = \"/elsewhere\""), "two agents have two keys");
     assert_eq!(good("svid_cache = \"off\"").svid_cache, SvidCache::Off);
     let memory = agent("trust_bundle_path = \"b\"")
         .replace("\"disk\" { plugin_data { directory = \"/k\" } }", "memory {}");

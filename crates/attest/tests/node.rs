@@ -397,7 +397,7 @@ mod x509pop {
             };
             let server = pki.server(|config| config.agent_path_template = Some(parsed.clone()));
             let refused = converse(&agent, &server, None).await.unwrap_err().to_string();
-            assert!(refused.contains("leading slash"), "{template}: {refused}");
+            assert!(refused.contains("begin with a slash"), "{template}: {refused}");
         }
     }
 

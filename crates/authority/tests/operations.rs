@@ -30,7 +30,10 @@ fn log_to(log: &Captured) -> tracing::subscriber::DefaultGuard {
     let log = log.clone();
     let subscriber =
         tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone()).finish();
-    tracing::subscriber::set_default(subscriber)
+    let guard = tracing::subscriber::set_default(subscriber);
+    // Another test may have met a line for the first time just then, with nobody listening.
+    tracing::callsite::rebuild_interest_cache();
+    guard
 }
 
 struct Running {

@@ -82,8 +82,8 @@ pub(super) async fn healthcheck(
             let request = HealthCheckRequest { service: String::new() };
             let answer = admin(HealthClient::new(channel.clone()).check(request)).await;
             // A server answers the same question on its own socket.
-            let asked = ServerDebugClient::new(channel).get_info(ServerInfoRequest {}).await;
-            if asked.is_ok() {
+            let mut server = ServerDebugClient::new(channel);
+            if answer.is_ok() && admin(server.get_info(ServerInfoRequest {})).await.is_ok() {
                 let message = "this is the socket of a server, not of an agent";
                 return Err(CliError::Failed(message.to_owned()));
             }

@@ -448,7 +448,8 @@ async fn an_agent_serves_on_the_listeners_that_it_is_handed_and_says_which_port_
     let config = || Config::load(Program::Signet, &flags, &|_| None).unwrap();
 
     let error = App::build(config(), SystemClock::shared(), None).await.unwrap_err();
-    assert!(error.to_string().contains(&format!("port {port} is in use")), "{error}");
+    let error = signet_base::chain(&error);
+    assert!(error.contains(&format!("port {port} is in use")), "{error}");
     assert!(!fixture.data("keys.json").exists() && !fixture.data("agent-data.json").exists());
 
     let health = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

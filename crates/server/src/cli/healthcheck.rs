@@ -1,5 +1,7 @@
 //! `healthcheck`: is the server well?
 
+use std::time::Duration;
+
 use signet_api::pb::{
     grpc::health::v1::{
         HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -9,6 +11,9 @@ use signet_api::pb::{
 use tonic::Code;
 
 use super::env::{CliError, Env, SocketFlags};
+
+/// How long whoever answered is asked what it is.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The flags of `healthcheck`.
 #[derive(Debug, clap::Args)]
@@ -62,7 +67,8 @@ async fn check(flags: &Flags, env: &Env) -> Result<Option<ServingStatus>, CliErr
     // An agent answers the same question on its sockets, but a workload's with a demand.
     let mut workload = SpiffeWorkloadApiClient::new(channel);
     let answer = workload.fetch_jwtsvid(JwtsvidRequest::default());
-    if answer.await.is_err_and(|status| status.code() == Code::InvalidArgument) {
+    let answer = tokio::time::timeout(PATIENCE, answer).await;
+    if matches!(answer, Ok(Err(status)) if status.code() == Code::InvalidArgument) {
         return Ok(None);
     }
     Ok(Some(response.into_inner().status()))
