@@ -105,12 +105,12 @@ impl DataDir {
         change: impl FnOnce(&AgentState) -> Result<(), StateError> + Send + 'static,
     ) -> bool {
         let state = Arc::clone(&self.state);
-        let write = async {
-            self.keys.write().await?;
-            on_disk(move || change(&state)).await
-        };
-        let result = timeout(DISK_PATIENCE, write).await;
-        self.note(result.unwrap_or_else(|_| Err(hangs())))
+        let keys = timeout(DISK_PATIENCE, self.keys.write()).await;
+        let keys = keys.unwrap_or_else(|_| Err(hangs()));
+        state.wait_for_key(keys.is_err());
+        // The change holds in memory whatever became of the keys: it is what is written later.
+        let changed = timeout(DISK_PATIENCE, on_disk(move || change(&state))).await;
+        self.note(keys.and(changed.unwrap_or_else(|_| Err(hangs()))))
     }
 
     /// Completes when the directory had to be made anew: whatever else was in it is gone.
@@ -164,6 +164,7 @@ impl DataDir {
         let write = async {
             self.make_anew().await?;
             self.keys.write_anew().await?;
+            state.wait_for_key(false);
             on_disk(move || state.write_anew()).await
         };
         let result = timeout(DISK_PATIENCE, write).await.unwrap_or_else(|_| Err(hangs()));

@@ -5,7 +5,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError, TryLockError},
+    sync::{
+        Mutex, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
@@ -36,6 +39,8 @@ pub struct AgentState {
     data: Mutex<Data>,
     /// What the file holds; none when that is not known. Held while the file is written.
     written: Mutex<Option<Data>>,
+    /// Whether the key of the SVID is not on disk: nothing is written then.
+    key_is_missing: AtomicBool,
 }
 
 /// Why the state could not be read or written.
@@ -56,6 +61,9 @@ pub enum StateError {
     /// The file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The key of the agent's SVID is not on disk yet: an SVID without it would be of no use.
+    #[error("writing {0}: the key of the agent's SVID comes first")]
+    KeyFirst(PathBuf),
     /// The write was not made because the program ends.
     #[error("writing the agent's state was interrupted: {0}")]
     Interrupted(String),
@@ -109,7 +117,13 @@ impl AgentState {
             None => Data::default(),
         };
         let written = Mutex::new(Some(data.clone()));
-        Ok(Self { path, data: Mutex::new(data), written })
+        Ok(Self { path, data: Mutex::new(data), written, key_is_missing: AtomicBool::new(false) })
+    }
+
+    /// Whether the key of the agent's SVID is not on disk. While it is not, changes hold in memory
+    /// only.
+    pub fn wait_for_key(&self, missing: bool) {
+        self.key_is_missing.store(missing, Ordering::Relaxed);
     }
 
     /// The stored SVID, if there is one.
@@ -244,6 +258,9 @@ impl AgentState {
     /// # Errors
     /// [`StateError`]; the earlier file stays.
     pub fn write(&self) -> Result<(), StateError> {
+        if self.key_is_missing.load(Ordering::Relaxed) {
+            return Err(StateError::KeyFirst(self.path.clone()));
+        }
         let mut written = match self.written.try_lock() {
             Ok(written) => written,
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
