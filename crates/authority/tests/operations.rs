@@ -30,8 +30,11 @@ fn log_to(log: &Captured) -> tracing::subscriber::DefaultGuard {
     let log = log.clone();
     let subscriber =
         tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone()).finish();
+    // A line that another test met first, with nobody listening, would be taken for one that nobody
+    // ever wants.
+    let everyone = tracing_subscriber::fmt().with_writer(std::io::sink).finish();
+    let _ = tracing::subscriber::set_global_default(everyone);
     let guard = tracing::subscriber::set_default(subscriber);
-    // Another test may have met a line for the first time just then, with nobody listening.
     tracing::callsite::rebuild_interest_cache();
     guard
 }

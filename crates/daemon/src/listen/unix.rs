@@ -294,9 +294,15 @@ mod tests {
         fs::metadata(path).unwrap().permissions().mode() & 0o7777
     }
 
+    /// A directory of this test's own, whatever the umask is while another one binds.
+    fn private_dir() -> tempfile::TempDir {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+        tempfile::Builder::new().permissions(mode).tempdir().unwrap()
+    }
+
     #[tokio::test]
     async fn socket_and_new_directories_get_their_modes_and_the_socket_goes_with_its_owner() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = private_dir();
         let path = dir.path().join("a/b/api.sock");
         let socket = bind_unix(
             &path,
@@ -315,7 +321,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_directory_that_another_user_made_first_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = private_dir();
         let open = dir.path().join("public");
         fs::create_dir(&open).unwrap();
         fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
@@ -330,7 +336,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_socket_that_is_removed_or_replaced_is_lost() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = private_dir();
         let path = dir.path().join("api.sock");
         let socket = bind_unix(&path, OPEN).await.unwrap();
         let place = socket.place();
@@ -345,7 +351,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_stale_socket_is_replaced_and_a_live_one_is_not() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = private_dir();
         let path = dir.path().join("api.sock");
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         assert!(path.exists());
@@ -358,7 +364,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_live_socket_is_taken_over_without_a_moment_in_which_nobody_can_connect() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = private_dir();
         let path = dir.path().join("api.sock");
         let directory = fs::metadata(dir.path()).unwrap().ino();
         let mut now = bind_unix(&path, OPEN).await.unwrap();
@@ -393,7 +399,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_killed_process_left_beside_the_socket_is_no_hindrance() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = private_dir();
         let path = dir.path().join("api.sock");
         let _first = bind_unix(&path, OPEN).await.unwrap();
         drop(std::os::unix::net::UnixListener::bind(dir.path().join("api.soc~")).unwrap());
@@ -405,7 +411,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_directory_that_a_workload_keeps_locked_stops_nobody() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = private_dir();
         let path = dir.path().join("api.sock");
         let first = bind_unix(&path, OPEN).await.unwrap();
         let locked = hold(&path).unwrap();
@@ -421,7 +427,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_socket_that_was_replaced_is_left_to_its_new_owner() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = private_dir();
         let path = dir.path().join("api.sock");
         let first = bind_unix(&path, OPEN).await.unwrap();
         fs::remove_file(&path).unwrap();
@@ -433,7 +439,7 @@ mod tests {
 
     #[tokio::test]
     async fn files_directories_and_links_are_refused_and_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = private_dir();
         let file = dir.path().join("file");
         fs::write(&file, "precious").unwrap();
         let error = bind_unix(&file, OPEN).await.unwrap_err();
@@ -454,7 +460,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_cannot_be_bound_is_found_without_touching_anything() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = private_dir();
         let at = |path: &str| dir.path().join(path);
         fs::write(at("file"), "precious").unwrap();
         for (path, expected) in [
@@ -492,7 +498,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_path_of_107_bytes_works_and_a_longer_one_is_refused_by_its_length() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = private_dir();
         let room = MAX_SOCKET_PATH - dir.path().as_os_str().len() - 1;
         let longest = dir.path().join("x".repeat(room));
         let _first = bind_unix(&longest, OPEN).await.unwrap();
