@@ -2,16 +2,19 @@
 
 #![allow(
     clippy::expect_used,
+    clippy::indexing_slicing,
     clippy::panic,
     reason = "a test says by a panic that something is not as it should be"
 )]
 
 mod anchors;
+mod bao;
 mod captured;
 mod metrics_doc;
 mod small_disk;
 
 pub use anchors::{AnchorCase, HOST, TRUST_DOMAIN, anchor_cases};
+pub use bao::Bao;
 pub use captured::Captured;
 pub use metrics_doc::assert_metrics_documented;
 pub use small_disk::{SmallDisk, make_room};
