@@ -23,7 +23,7 @@ use signet_daemon::{
     cli::{
         EXIT_DONE, EXIT_FAILED, EXIT_USAGE,
         completion::{self, Shell},
-        parse,
+        manual, parse,
     },
     program::Program,
 };
@@ -90,6 +90,9 @@ enum Command {
     /// Read and set the log level of a running agent
     #[command(subcommand)]
     Logger(admin::LoggerCommand),
+    /// Print the manual page, for packages
+    #[command(hide = true)]
+    Manual,
     /// Run the agent
     Run(Box<RunFlags>),
     /// Check a configuration file
@@ -205,6 +208,10 @@ async fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> Result<(), C
         Command::Explain(flags) => explain::explain(&flags, terminal).await,
         Command::Healthcheck(flags) => admin::healthcheck(&flags, terminal).await,
         Command::Logger(command) => admin::logger(&command, terminal).await,
+        Command::Manual => {
+            let page = manual::page(&Cli::command(), terminal.program.agent_name());
+            Ok(terminal.out.write_all(page.as_bytes())?)
+        }
         Command::Run(_) => Err(CliError::Usage("the agent is already running".to_owned())),
         Command::Validate(flags) => validate(&flags, terminal),
     }

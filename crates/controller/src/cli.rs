@@ -14,7 +14,7 @@ use signet_daemon::{
     cli::{
         EXIT_DONE, EXIT_FAILED, EXIT_USAGE,
         completion::{self, Shell},
-        parse,
+        manual, parse,
     },
     program::Program,
 };
@@ -53,6 +53,9 @@ enum Command {
     },
     /// Say which ClusterSPIFFEID gives a pod an identity, and why the others do not
     Explain(Box<ExplainFlags>),
+    /// Print the manual page, for packages
+    #[command(hide = true)]
+    Manual,
     /// Run the controller; the same as no command
     Run(Box<RunFlags>),
     /// Check a configuration file, and do nothing else
@@ -79,6 +82,15 @@ fn pod(text: &str) -> Result<(String, String), String> {
     }
 }
 
+fn print(text: &str) -> ExitCode {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => EXIT_DONE,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_DONE,
+        Err(_) => EXIT_FAILED,
+    }
+    .into()
+}
+
 /// Does what the command line of the process says; `run` runs the controller.
 pub fn main(run: impl FnOnce(&'static str, &RunFlags) -> ExitCode) -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
@@ -99,14 +111,9 @@ pub fn main(run: impl FnOnce(&'static str, &RunFlags) -> ExitCode) -> ExitCode {
             validate(&flags, &mut io::stdout().lock(), &mut io::stderr()).into()
         }
         Some(Command::Completion { shell }) => {
-            let script = completion::script(shell, &Cli::command(), name);
-            match io::stdout().lock().write_all(script.as_bytes()) {
-                Ok(()) => EXIT_DONE,
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_DONE,
-                Err(_) => EXIT_FAILED,
-            }
-            .into()
+            print(&completion::script(shell, &Cli::command(), name))
         }
+        Some(Command::Manual) => print(&manual::page(&Cli::command(), name)),
     }
 }
 

@@ -5,6 +5,7 @@
 //! parse with [`parse`].
 
 pub mod completion;
+pub mod manual;
 
 use std::{
     ffi::{OsStr, OsString},

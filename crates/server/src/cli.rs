@@ -26,6 +26,7 @@ use signet_daemon::{
     cli::{
         self, EXIT_DONE, EXIT_FAILED,
         completion::{self, Shell},
+        manual,
     },
     program::Program,
 };
@@ -124,6 +125,9 @@ pub enum Command {
     /// Change the log level of the running server
     #[command(subcommand)]
     Logger(logger::Command),
+    /// Print the manual page, for packages
+    #[command(hide = true)]
+    Manual,
     // Its own help text says what it does.
     #[allow(missing_docs, reason = "the flags carry the text")]
     Migrate(Box<MigrateFlags>),
@@ -204,11 +208,7 @@ async fn dispatch(command: AllCommands, env: &mut Env) -> Result<(), CliError> {
         Command::Bundle(command) => bundle::run(command, env).await,
         Command::Completion { shell } => {
             let name = env.program.server_name();
-            let commands = match wit::is_on(env.variable) {
-                true => cli::command::<Cli<AllCommands>>(name),
-                false => cli::command::<Cli>(name),
-            };
-            let script = completion::script(shell, &commands, name);
+            let script = completion::script(shell, &commands(env, name), name);
             Ok(env.out.write_all(script.as_bytes())?)
         }
         Command::Debug(command) => debug::run(command, env).await,
@@ -218,6 +218,11 @@ async fn dispatch(command: AllCommands, env: &mut Env) -> Result<(), CliError> {
         Command::Jwt(command) => jwt::run(command, env).await,
         Command::Localauthority(command) => localauthority::run(command, env).await,
         Command::Logger(command) => logger::run(command, env).await,
+        Command::Manual => {
+            let name = env.program.server_name();
+            let page = manual::page(&commands(env, name), name);
+            Ok(env.out.write_all(page.as_bytes())?)
+        }
         Command::Token(command) => token::run(command, env).await,
         Command::Upstreamauthority(command) => upstreamauthority::run(command, env).await,
         Command::X509(command) => x509::run(command, env).await,
@@ -226,5 +231,13 @@ async fn dispatch(command: AllCommands, env: &mut Env) -> Result<(), CliError> {
         | Command::Restore(_)
         | Command::Run(_)
         | Command::Validate(_) => Err(CliError::failed("this command does not talk to a server")),
+    }
+}
+
+/// The commands that there are in this process.
+fn commands(env: &Env, name: &'static str) -> clap::Command {
+    match wit::is_on(env.variable) {
+        true => cli::command::<Cli<AllCommands>>(name),
+        false => cli::command::<Cli>(name),
     }
 }
