@@ -44,6 +44,8 @@ mod files;
 mod grpc;
 #[path = "tests/migrate.rs"]
 mod migrate;
+#[path = "tests/packages.rs"]
+mod packages;
 #[path = "tests/pids.rs"]
 mod pids;
 #[path = "tests/push.rs"]

@@ -3,6 +3,9 @@
 # that could run anything else. A test runs a program in what this makes.
 #
 #   rootfs.sh DIRECTORY PROGRAM
+#
+# With SYSROOT set, PROGRAM is of another architecture, whose libraries are in $SYSROOT/lib (where
+# Debian's cross compilers keep them).
 set -eu
 
 root=$1
@@ -15,7 +18,14 @@ cp "$program" "$root/usr/bin/$name"
 
 # glibc's loader and libraries, at the very paths where the program looks for them. A static program
 # has none.
-if libraries=$(ldd "$program"); then
+if [ -n "${SYSROOT:-}" ]; then
+    loader=$(readelf -l "$program" | sed -n 's/.*program interpreter: \(.*\)\]/\1/p')
+    needed=$(readelf -d "$program" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p')
+    for library in $needed ${loader##*/}; do
+        mkdir -p "$root/lib"
+        cp -L "$SYSROOT/lib/$library" "$root/lib/$library"
+    done
+elif libraries=$(ldd "$program"); then
     case $libraries in
         *"not found"*) echo "$program: $libraries" >&2; exit 1 ;;
     esac

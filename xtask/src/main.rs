@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod package;
 mod run;
 mod setup;
 mod test;
@@ -25,6 +26,8 @@ enum Command {
     Bench(bench::Options),
     /// Show the whole thing at work on this machine, in temporary directories, and clean up
     Demo,
+    /// Make .deb, .rpm and OCI images of built programs
+    Package(package::Options),
     /// Run every test that CI runs
     Test(test::Options),
     /// Check the shape of the tree: edges between crates, file sizes, what may be used where
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Bench(options) => bench::run(&options),
         Command::Demo => demo::run(),
+        Command::Package(options) => package::run_all(&options),
         Command::Test(options) => test::run(&options),
         Command::Tidy => tidy::run(),
     };

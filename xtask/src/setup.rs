@@ -26,6 +26,7 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("prometheus", &["prometheus"]),
     ("promtool", &["prometheus"]),
     ("python3", &["python3"]),
+    ("rpm", &["rpm"]),
     ("redis-server", &["redis-server"]),
     ("softhsm2-util", &["softhsm2"]),
     ("unshare", &["util-linux"]),

@@ -150,9 +150,5 @@ fn tool(command: &mut Command) -> Result<(), String> {
 
 /// A program on the search path.
 pub fn which(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(name))
-        .find(|file| file.is_file())
-        .unwrap_or_else(|| PathBuf::from(name))
+    bins::find_in_path(name).unwrap_or_else(|| PathBuf::from(name))
 }
