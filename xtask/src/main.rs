@@ -3,6 +3,7 @@
 mod bench;
 mod demo;
 mod package;
+mod release;
 mod run;
 mod setup;
 mod test;
@@ -28,6 +29,8 @@ enum Command {
     Demo,
     /// Make .deb, .rpm and OCI images of built programs
     Package(package::Options),
+    /// Test, build, package and compare what is released
+    Release(release::Options),
     /// Run every test that CI runs
     Test(test::Options),
     /// Check the shape of the tree: edges between crates, file sizes, what may be used where
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Demo => demo::run(),
         Command::Package(options) => package::run_all(&options),
+        Command::Release(options) => release::run_all(&options),
         Command::Test(options) => test::run(&options),
         Command::Tidy => tidy::run(),
     };

@@ -67,19 +67,19 @@ pub(crate) const PROGRAMS: &[Program] = &[
 pub(crate) struct Options {
     /// The directory of the built programs [default: target/release]
     #[arg(long, value_name = "DIR")]
-    bins: Option<PathBuf>,
+    pub(crate) bins: Option<PathBuf>,
     /// The architecture that they were built for
     #[arg(long, value_name = "ARCH", default_value = Arch::here().debian())]
-    arch: Arch,
+    pub(crate) arch: Arch,
     /// Where the packages go [default: target/packages]
     #[arg(long, value_name = "DIR")]
-    out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
     /// Their version [default: that of the workspace]
     #[arg(long, value_name = "VERSION")]
-    version: Option<String>,
+    pub(crate) version: Option<String>,
     /// Only these programs [default: all]
     #[arg(long = "program", value_name = "NAME")]
-    programs: Vec<String>,
+    pub(crate) programs: Vec<String>,
 }
 
 /// An architecture that is released for.

@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{root, run, shown};
+use crate::{
+    package::Arch,
+    run::{root, run, shown},
+};
 
 /// Programs that tests start, and the Debian packages that hold them.
 const TOOLS: &[(&str, &[&str])] = &[
@@ -26,8 +29,8 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("prometheus", &["prometheus"]),
     ("promtool", &["prometheus"]),
     ("python3", &["python3"]),
-    ("rpm", &["rpm"]),
     ("redis-server", &["redis-server"]),
+    ("rpm", &["rpm"]),
     ("softhsm2-util", &["softhsm2"]),
     ("unshare", &["util-linux"]),
 ];
@@ -76,6 +79,31 @@ pub(crate) fn run_all() -> Result<OsString> {
         dirs.push(wheels_from_index(&wheels)?);
     }
     env::join_paths(dirs).context("a directory of PATH has a name that PATH cannot hold")
+}
+
+/// Installs what building for an architecture other than this machine's takes.
+///
+/// # Errors
+/// When it is missing and cannot be installed.
+pub(crate) fn cross(arch: Arch) -> Result<()> {
+    if arch == Arch::here() {
+        return Ok(());
+    }
+    let (compiler, packages): (_, &[_]) = match arch {
+        Arch::Arm64 => (
+            "aarch64-linux-gnu-gcc",
+            &["gcc-aarch64-linux-gnu", "libc6-dev-arm64-cross", "qemu-user-static"],
+        ),
+        Arch::Amd64 => (
+            "x86_64-linux-gnu-gcc",
+            &["gcc-x86-64-linux-gnu", "libc6-dev-amd64-cross", "qemu-user-static"],
+        ),
+    };
+    let dirs: Vec<_> = env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
+    if find(&dirs, compiler).is_none() {
+        install(packages)?;
+    }
+    run(Command::new("rustup").args(["target", "add", arch.triple()]))
 }
 
 fn find(dirs: &[PathBuf], command: &str) -> Option<PathBuf> {

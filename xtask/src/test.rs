@@ -29,6 +29,13 @@ pub(crate) struct Options {
     filter: Option<String>,
 }
 
+impl Options {
+    /// Every test, with nothing skipped.
+    pub(crate) const fn everything() -> Self {
+        Self { setup: true, quick: false, lint: true, filter: None }
+    }
+}
+
 /// Checks the formatting, builds the programs, runs every test (the tidy test among them).
 ///
 /// All steps run even when one fails, so that one run shows everything that is wrong.
