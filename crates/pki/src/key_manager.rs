@@ -15,16 +15,20 @@ pub mod conformance;
 mod disk;
 #[cfg(any(test, feature = "test-support"))]
 pub mod fake;
+mod identifier;
 mod managed_key;
 mod memory;
 mod queue;
+mod remote;
 #[cfg(test)]
 mod tests;
 
 pub use disk::{DiskKeyManager, Sealing};
+pub use identifier::{KeyIdentifier, is_uuid};
 pub use managed_key::{ManagedKey, RemoteSigner};
 pub use memory::MemoryKeyManager;
 pub use queue::{SigningFault, SigningLimits, SigningQueue};
+pub use remote::{KeyStore, KeyStoreError, RemoteKeyManager, StoredKey};
 
 /// Holds private keys under names. A name is stable (`x509-CA-A`); generating under a name that
 /// is in use replaces that key, and keys handed out earlier go on with the old one for as long as
@@ -71,6 +75,12 @@ pub trait KeyManager: Send + Sync + fmt::Debug {
     fn fault(&self) -> Option<SigningFault> {
         None
     }
+
+    /// What it does beside that for as long as it is in use: removing replaced keys, keeping logins
+    /// and keys alive. Never ends; is dropped at any point.
+    async fn run(&self) {
+        std::future::pending().await
+    }
 }
 
 /// Why a key manager failed.
@@ -91,6 +101,15 @@ pub enum KeyManagerError {
     /// The key file could not be read or written.
     #[error(transparent)]
     File(#[from] crate::files::FileError),
+    /// The file of a server's key identifier holds something else.
+    #[error(
+        "{path} holds no UUID: restore it, or remove it and lose the way to the keys that were made \
+         under it"
+    )]
+    Identifier {
+        /// The file.
+        path: PathBuf,
+    },
     /// Making or loading a key failed.
     #[error(transparent)]
     Key(#[from] KeyError),

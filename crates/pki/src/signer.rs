@@ -55,6 +55,49 @@ impl SignatureAlgorithm {
             KeyAlgorithm::Rsa { .. } => Self::RsaPkcs1Sha256,
         }
     }
+
+    /// Whether a key of this kind signs that way.
+    pub fn is_for(self, key: KeyAlgorithm) -> bool {
+        match self {
+            Self::EcdsaP256Sha256 => key == KeyAlgorithm::EcP256,
+            Self::EcdsaP384Sha384 | Self::EcdsaP384Sha256 => key == KeyAlgorithm::EcP384,
+            Self::EcdsaP521Sha512 | Self::EcdsaP521Sha256 => key == KeyAlgorithm::EcP521,
+            Self::RsaPkcs1Sha256
+            | Self::RsaPkcs1Sha384
+            | Self::RsaPkcs1Sha512
+            | Self::RsaPssSha256
+            | Self::RsaPssSha384
+            | Self::RsaPssSha512 => matches!(key, KeyAlgorithm::Rsa { .. }),
+        }
+    }
+
+    /// Whether the signature is RSA-PSS.
+    pub fn is_pss(self) -> bool {
+        matches!(self, Self::RsaPssSha256 | Self::RsaPssSha384 | Self::RsaPssSha512)
+    }
+
+    /// The length of the digest that is signed, bits: 256, 384 or 512.
+    pub fn digest_bits(self) -> u16 {
+        match self {
+            Self::EcdsaP256Sha256
+            | Self::EcdsaP384Sha256
+            | Self::EcdsaP521Sha256
+            | Self::RsaPkcs1Sha256
+            | Self::RsaPssSha256 => 256,
+            Self::EcdsaP384Sha384 | Self::RsaPkcs1Sha384 | Self::RsaPssSha384 => 384,
+            Self::EcdsaP521Sha512 | Self::RsaPkcs1Sha512 | Self::RsaPssSha512 => 512,
+        }
+    }
+
+    /// The digest that is signed, for a back end that takes digests.
+    pub fn digest(self, message: &[u8]) -> Vec<u8> {
+        let algorithm = match self.digest_bits() {
+            256 => &digest::SHA256,
+            384 => &digest::SHA384,
+            _ => &digest::SHA512,
+        };
+        digest::digest(algorithm, message).as_ref().to_vec()
+    }
 }
 
 /// Why a signature could not be made.

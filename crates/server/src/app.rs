@@ -215,7 +215,7 @@ impl App {
         };
         let local = bind_unix(&config.socket_path, SOCKET).await?;
         // A key file that cannot be opened is found out before the database is touched.
-        let keys = OpenKeyManager::open(&config.plugins.key_manager)?;
+        let keys = OpenKeyManager::open(&config.plugins.key_manager, &clock)?;
         let store = match prepared.store {
             Some(store) => store,
             None => Store::open(store_options(&config)).await?,
@@ -374,6 +374,10 @@ impl App {
         let address = tcp.local_addr().map(|address| address.to_string()).unwrap_or_default();
         let trusted = context.config.proxy_protocol_trusted_cidrs.clone();
         bundle_events.spawn(tasks, &context.cache, &context.counted);
+        let (upkeep, stop) = (keys.port(), token.clone());
+        tasks.spawn("key_manager", async move {
+            stop.run_until_cancelled(upkeep.run()).await;
+        });
         reload::spawn(tasks, &context, &attestors, bundle_events, keys)?;
         prune::spawn(tasks, &context);
         tasks.spawn("ca", ca_manager.run(token.clone()));

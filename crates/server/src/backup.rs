@@ -233,6 +233,10 @@ fn keys_path(config: &Config) -> Result<&PathBuf, CommandError> {
         KeyManager::Memory => Err(CommandError::Usage(
             "-keys: the key manager \"memory\" keeps its keys nowhere".to_owned(),
         )),
+        remote => Err(CommandError::Usage(format!(
+            "-keys: the key manager {:?} does not give its keys out; they are backed up there",
+            remote.name()
+        ))),
     }
 }
 

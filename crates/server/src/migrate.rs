@@ -207,7 +207,7 @@ fn store_path(config: &Config) -> Result<&PathBuf, MigrateError> {
 fn disk_keys(config: &Config) -> Option<&crate::plugins::key_manager::DiskKeys> {
     match &*config.plugins.key_manager {
         KeyManager::Disk(disk) => Some(disk),
-        KeyManager::Memory => None,
+        _ => None,
     }
 }
 

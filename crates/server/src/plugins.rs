@@ -12,6 +12,7 @@ mod kubernetes;
 pub mod node_attestor;
 pub mod notifier;
 pub mod upstream_authority;
+mod vault;
 
 use std::sync::Arc;
 
@@ -149,7 +150,7 @@ impl Plugins {
         let nobody: Arc<dyn Fn() -> Vec<Certificate> + Send + Sync> = Arc::new(Vec::new);
         let scope = Scope { trust_domain, clock, authorities: &nobody };
         let mut problems = Vec::new();
-        problems.extend(key_manager::check(key_manager).err());
+        problems.extend(key_manager::check(key_manager, clock).err());
         for plugin in node_attestors {
             problems.extend(node_attestor::check(plugin, &scope).err());
         }

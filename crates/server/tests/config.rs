@@ -253,7 +253,7 @@ fn plugins_become_typed_values() {
     let NodeAttestor::X509Pop(pop) = &config.plugins.node_attestors[0].settings else { panic!() };
     assert_eq!(pop.mode, X509PopMode::Spiffe { svid_prefix: "/p/".to_owned() });
     let Some(upstream) = &config.plugins.upstream_authority else { panic!() };
-    let UpstreamAuthority::Disk(upstream) = &upstream.settings;
+    let UpstreamAuthority::Disk(upstream) = &upstream.settings else { panic!() };
     assert_eq!(upstream.bundle_file_path, None);
     assert_eq!(config.plugins.credential_composers.len(), 1);
 }
@@ -268,7 +268,7 @@ fn plugins_that_do_not_exist_here_are_refused_with_what_to_use() {
             "service_account_allow_list must be configured",
         ),
         ("NodeAttestor \"aws_iid\" {}", "use k8s_psat, x509pop, http_challenge or join_token"),
-        ("UpstreamAuthority \"vault\" {}", "use UpstreamAuthority \"disk\""),
+        ("UpstreamAuthority \"aws_pca\" {}", "use UpstreamAuthority \"disk\""),
         ("Notifier \"gcs_bundle\" {}", "use Notifier \"k8sbundle\""),
         ("Notifier \"x\" {}", "unknown notifier; this build has k8sbundle"),
         (
@@ -330,7 +330,7 @@ fn a_plugin_data_file_is_read_and_read_again() {
     let cert = |plugins: &Plugins| {
         let upstream = plugins.upstream_authority.as_ref().unwrap();
         assert_eq!(upstream.source, PluginSource::File(file.clone()));
-        let UpstreamAuthority::Disk(disk) = &upstream.settings;
+        let UpstreamAuthority::Disk(disk) = &upstream.settings else { panic!() };
         disk.cert_file_path.clone()
     };
     assert_eq!(cert(&config.plugins), PathBuf::from("c1"));

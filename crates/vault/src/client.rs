@@ -139,16 +139,21 @@ impl Client {
         })
     }
 
+    /// Renews the token if there is one and it is time.
+    pub async fn keep_fresh(&self) {
+        // What goes wrong is said there, or by whoever asks for something.
+        if self.session.rest().await.is_some() {
+            let _ = self.session.token(&self.transport).await;
+        }
+    }
+
     /// Keeps the token alive for as long as this is polled, whether it is used or not. Ends never.
     pub async fn keep_alive(&self) {
         loop {
             let rest = self.session.rest().await;
             let rest = rest.unwrap_or(LONGEST_REST).clamp(SHORTEST_REST, LONGEST_REST);
             tokio::time::sleep(rest).await;
-            // What goes wrong is said there, or by whoever asks for something.
-            if self.session.rest().await.is_some() {
-                let _ = self.session.token(&self.transport).await;
-            }
+            self.keep_fresh().await;
         }
     }
 }

@@ -12,7 +12,9 @@ mod error;
 mod request;
 mod session;
 mod settings;
+mod transit;
 mod transport;
+mod upstream;
 
 pub use answer::{Answer, Health, Lease, NewToken};
 pub use auth::{Auth, JwtSource};
@@ -20,3 +22,5 @@ pub use client::Client;
 pub use error::VaultError;
 pub use request::{Request, path};
 pub use settings::{DEFAULT_TIMEOUT, Settings};
+pub use transit::Transit;
+pub use upstream::Pki;

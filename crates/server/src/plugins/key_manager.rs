@@ -1,31 +1,36 @@
 //! `KeyManager`: where the server's private keys are.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+mod disk;
+mod hashicorp_vault;
 
-use signet_base::chain;
+use std::sync::Arc;
+
+use signet_base::{SharedClock, chain};
 use signet_config::{Block, Count, Kind};
 use signet_pki::{
-    DiskKeyManager, KeyManager as KeyManagerPort, MemoryKeyManager, files, key_manager::Sealing,
-    seal::SealKey as SealingKey,
+    DiskKeyManager, KeyManager as KeyManagerPort, MemoryKeyManager,
+    key_manager::{KeyIdentifier, KeyManagerError, KeyStore, RemoteKeyManager, SigningLimits},
 };
-use zeroize::Zeroizing;
 
+pub(crate) use self::disk::open_disk;
+pub use self::{
+    disk::{DiskKeys, SealKey},
+    hashicorp_vault::VaultKeys,
+};
 use super::PluginError;
-
-/// The longest passphrase file that is read, bytes.
-const MAX_PASSPHRASE_FILE: u64 = 4096;
 
 /// `KeyManager`.
 pub(super) const KIND: Kind<KeyManager> = Kind {
     name: "KeyManager",
     noun: "key manager",
     count: Count::One,
-    plugins: &[("disk", disk), ("memory", memory)],
+    plugins: &[
+        ("disk", disk::disk),
+        ("memory", memory),
+        ("hashicorp_vault", hashicorp_vault::hashicorp_vault),
+    ],
     absent: &[(
-        &["aws_kms", "azure_key_vault", "gcp_kms", "hashicorp_vault"],
+        &["aws_kms", "azure_key_vault", "gcp_kms"],
         "use KeyManager \"disk\", sealed by seal_key_file or seal_passphrase_file",
     )],
 };
@@ -37,43 +42,45 @@ pub enum KeyManager {
     Disk(DiskKeys),
     /// In memory: new authorities at each start.
     Memory,
+    /// In the transit secrets engine of a Vault server.
+    Vault(VaultKeys),
 }
 
-/// `KeyManager "disk"`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskKeys {
-    /// `keys_path`, required.
-    pub keys_path: PathBuf,
-    /// What the file is sealed with (our own keys); none leaves it readable, as SPIRE writes it.
-    pub seal: Option<SealKey>,
-}
-
-/// What a key file is sealed with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SealKey {
-    /// `seal_key_file`: a file of 32 random bytes.
-    KeyFile(PathBuf),
-    /// `seal_passphrase_file`: a file whose first line is a passphrase.
-    PassphraseFile(PathBuf),
-}
-
-fn disk(block: &Block<'_>) -> Option<KeyManager> {
-    let keys_path = block.required("keys_path", block.path("keys_path"));
-    let seal = match (block.path("seal_key_file"), block.path("seal_passphrase_file")) {
-        (None, None) => None,
-        (Some(file), None) => Some(SealKey::KeyFile(file)),
-        (None, Some(file)) => Some(SealKey::PassphraseFile(file)),
-        (Some(_), Some(_)) => {
-            let message = "only one of seal_key_file and seal_passphrase_file can be used";
-            block.error("seal_passphrase_file", message);
-            None
+impl KeyManager {
+    /// The plugin's name.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Disk(_) => "disk",
+            Self::Memory => "memory",
+            Self::Vault(_) => "hashicorp_vault",
         }
-    };
-    Some(KeyManager::Disk(DiskKeys { keys_path: keys_path?, seal }))
+    }
+
+    fn failed(&self, error: &(dyn std::error::Error + 'static)) -> PluginError {
+        PluginError::new(KIND.name, self.name(), chain(error))
+    }
 }
 
 fn memory(_: &Block<'_>) -> Option<KeyManager> {
     Some(KeyManager::Memory)
+}
+
+/// `key_identifier_file` or `key_identifier_value`, exactly one of them.
+fn key_identifier(block: &Block<'_>) -> Option<KeyIdentifier> {
+    match (block.path("key_identifier_file"), block.text("key_identifier_value")) {
+        (Some(file), None) => Some(KeyIdentifier::File(file)),
+        (None, Some(value)) => Some(KeyIdentifier::Value(value)),
+        (None, None) => {
+            let message = "one of key_identifier_file and key_identifier_value must be configured";
+            block.error("key_identifier_file", message);
+            None
+        }
+        (Some(_), Some(_)) => {
+            let message = "only one of key_identifier_file and key_identifier_value can be used";
+            block.error("key_identifier_value", message);
+            None
+        }
+    }
 }
 
 /// A key manager that can be configured anew.
@@ -83,17 +90,25 @@ pub enum OpenKeyManager {
     Disk(DiskKeyManager),
     /// `memory`.
     Memory(Arc<MemoryKeyManager>),
+    /// Keys elsewhere.
+    Remote(RemoteKeyManager),
 }
 
 impl OpenKeyManager {
-    /// Opens the key manager. With a passphrase this takes some tenths of a second of CPU.
+    /// Opens the key manager; a back end elsewhere is not asked yet. With a passphrase this takes
+    /// some tenths of a second of CPU.
     ///
     /// # Errors
-    /// [`PluginError`] when the key file or what it is sealed with cannot be read.
-    pub fn open(settings: &KeyManager) -> Result<Self, PluginError> {
+    /// [`PluginError`] when the key file or what it is sealed with cannot be read, or what the
+    /// settings of another back end name.
+    pub fn open(settings: &KeyManager, clock: &SharedClock) -> Result<Self, PluginError> {
         Ok(match settings {
             KeyManager::Memory => Self::Memory(Arc::new(MemoryKeyManager::new())),
             KeyManager::Disk(disk) => Self::Disk(open_disk(disk)?),
+            remote => {
+                let store = key_store(remote, clock)?;
+                Self::Remote(RemoteKeyManager::new(store, SigningLimits::default()))
+            }
         })
     }
 
@@ -102,77 +117,55 @@ impl OpenKeyManager {
         match self {
             Self::Disk(disk) => Arc::new(disk.clone()),
             Self::Memory(memory) => Arc::clone(memory) as _,
+            Self::Remote(remote) => Arc::new(remote.clone()),
         }
     }
 
-    /// Takes new settings: keys stay in use, and are kept where the settings say.
+    /// Takes new settings: keys stay in use, and are kept where the settings say. A back end
+    /// elsewhere must have them.
     ///
     /// # Errors
     /// [`PluginError`] when the keys cannot be kept there; they stay where they are then.
-    pub async fn reconfigure(&self, settings: &KeyManager) -> Result<(), PluginError> {
+    pub async fn reconfigure(
+        &self,
+        settings: &KeyManager,
+        clock: &SharedClock,
+    ) -> Result<(), PluginError> {
         // The kind of a plugin is fixed by the main file, and memory has no settings.
-        let (Self::Disk(keys), KeyManager::Disk(disk)) = (self, settings) else {
-            return Ok(());
-        };
-        let failed = |why: String| PluginError::new("KeyManager", "disk", why);
-        let wanted = disk.clone();
-        let sealing = tokio::task::spawn_blocking(move || sealing(&wanted));
-        let sealing = sealing.await.map_err(|error| failed(error.to_string()))??;
-        let moved = keys.move_to(&disk.keys_path, sealing).await;
-        moved.map_err(|error| failed(chain(&error)))
+        match (self, settings) {
+            (Self::Disk(keys), KeyManager::Disk(disk)) => {
+                let wanted = disk.clone();
+                let sealing = tokio::task::spawn_blocking(move || disk::sealing(&wanted));
+                let sealing = sealing.await.map_err(|error| settings.failed(&error))??;
+                let moved = keys.move_to(&disk.keys_path, sealing).await;
+                moved.map_err(|error| settings.failed(&error))
+            }
+            (Self::Remote(keys), remote) => {
+                let replaced = keys.replace_store(key_store(remote, clock)?).await;
+                replaced.map_err(|error| settings.failed(&error))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Where a remote key manager's keys are.
+fn key_store(settings: &KeyManager, clock: &SharedClock) -> Result<Arc<dyn KeyStore>, PluginError> {
+    match settings {
+        KeyManager::Vault(vault) => hashicorp_vault::store(vault, clock),
+        KeyManager::Disk(_) | KeyManager::Memory => Err(settings.failed(&KeyManagerError::Stopped)),
     }
 }
 
 /// Finds out whether [`OpenKeyManager::open`] could read what the settings name, without writing
-/// anything.
+/// or asking anything.
 ///
 /// # Errors
-/// [`PluginError`] when what the key file is sealed with cannot be read.
-pub(super) fn check(settings: &KeyManager) -> Result<(), PluginError> {
+/// [`PluginError`] when a file that the settings name cannot be read.
+pub(super) fn check(settings: &KeyManager, clock: &SharedClock) -> Result<(), PluginError> {
     match settings {
-        KeyManager::Disk(disk) => sealing(disk).map(drop),
+        KeyManager::Disk(disk) => disk::sealing(disk).map(drop),
         KeyManager::Memory => Ok(()),
+        KeyManager::Vault(vault) => hashicorp_vault::check(vault, clock),
     }
-}
-
-/// Opens the key manager `disk`, as [`OpenKeyManager::open`] does.
-///
-/// # Errors
-/// As [`OpenKeyManager::open`].
-pub(crate) fn open_disk(disk: &DiskKeys) -> Result<DiskKeyManager, PluginError> {
-    DiskKeyManager::open(&disk.keys_path, sealing(disk)?).map_err(|error| disk_failed(&error))
-}
-
-/// What the key file is sealed with.
-fn sealing(disk: &DiskKeys) -> Result<Sealing, PluginError> {
-    Ok(match &disk.seal {
-        None => Sealing::Off,
-        Some(SealKey::KeyFile(path)) => {
-            Sealing::With(SealingKey::from_file(path).map_err(|error| disk_failed(&error))?)
-        }
-        Some(SealKey::PassphraseFile(path)) => {
-            let passphrase =
-                passphrase(path).map_err(|why| PluginError::new("KeyManager", "disk", why))?;
-            let key =
-                SealingKey::from_passphrase(passphrase).map_err(|error| disk_failed(&error))?;
-            Sealing::With(key)
-        }
-    })
-}
-
-fn disk_failed(error: &dyn std::error::Error) -> PluginError {
-    PluginError::new("KeyManager", "disk", chain(error))
-}
-
-/// The first line of a passphrase file, which only its owner may read.
-fn passphrase(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
-    let bytes = files::read_secret(path, MAX_PASSPHRASE_FILE)
-        .map_err(|error| chain(&error))?
-        .ok_or_else(|| format!("passphrase file {} does not exist", path.display()))?;
-    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if line.is_empty() {
-        return Err(format!("{}: the first line is empty, expected a passphrase", path.display()));
-    }
-    Ok(Zeroizing::new(line.to_vec()))
 }

@@ -9,16 +9,18 @@ use signet_pki::{
     upstream_disk::{DiskUpstream as DiskUpstreamPort, DiskUpstreamConfig},
 };
 
-use super::{PluginError, Scope};
+use signet_vault::{Pki, Settings};
+
+use super::{PluginError, Scope, vault};
 
 /// `UpstreamAuthority`.
 pub(super) const KIND: Kind<UpstreamAuthority> = Kind {
     name: "UpstreamAuthority",
     noun: "upstream authority",
     count: Count::AtMostOne,
-    plugins: &[("disk", disk)],
+    plugins: &[("disk", disk), ("vault", vault)],
     absent: &[(
-        &["aws_pca", "awssecret", "cert-manager", "ejbca", "gcp_cas", "spire", "vault"],
+        &["aws_pca", "awssecret", "cert-manager", "ejbca", "gcp_cas", "spire"],
         "use UpstreamAuthority \"disk\" with a key and a certificate from it",
     )],
 };
@@ -28,6 +30,17 @@ pub(super) const KIND: Kind<UpstreamAuthority> = Kind {
 pub enum UpstreamAuthority {
     /// `disk`.
     Disk(DiskUpstream),
+    /// `vault`.
+    Vault(VaultUpstream),
+}
+
+/// `UpstreamAuthority "vault"`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VaultUpstream {
+    /// Where the server is and how to log in.
+    pub server: Settings,
+    /// `pki_mount_point`, default `pki`.
+    pub pki_mount_point: String,
 }
 
 /// `UpstreamAuthority "disk"`.
@@ -52,7 +65,13 @@ fn disk(block: &Block<'_>) -> Option<UpstreamAuthority> {
     }))
 }
 
-/// Opens an upstream authority.
+fn vault(block: &Block<'_>) -> Option<UpstreamAuthority> {
+    let server = vault::settings(block);
+    let mount = block.text("pki_mount_point").unwrap_or_else(|| "pki".to_owned());
+    Some(UpstreamAuthority::Vault(VaultUpstream { server: server?, pki_mount_point: mount }))
+}
+
+/// Opens an upstream authority; one elsewhere is not asked yet.
 ///
 /// # Errors
 /// [`PluginError`] when its files are not right.
@@ -72,6 +91,10 @@ pub(crate) fn open(
             let opened =
                 opened.map_err(|error| PluginError::new(KIND.name, "disk", chain(&error)))?;
             Ok(Arc::new(opened))
+        }
+        UpstreamAuthority::Vault(settings) => {
+            let client = vault::open(KIND.name, "vault", &settings.server, scope.clock)?;
+            Ok(Arc::new(Pki::new(client, &*settings.pki_mount_point)))
         }
     }
 }
