@@ -10,12 +10,15 @@ use std::{
 use protox::prost::Message as _;
 
 /// Messages with keys or tokens in them: `src/redacted.rs` writes their `Debug` by hand.
-const SECRETS: [&str; 11] = [
+const SECRETS: [&str; 14] = [
     ".JWTSVID",
     ".ValidateJWTSVIDRequest",
     ".WITSVID",
     ".X509SVID",
     ".csi.v1.NodePublishVolumeRequest",
+    ".envoy.config.core.v3.DataSource",
+    ".envoy.service.discovery.v3.DiscoveryResponse",
+    ".envoy.service.discovery.v3.Resource",
     ".spire.api.agent.delegatedidentity.v1.X509SVIDWithKey",
     ".spire.api.server.agent.v1.CreateJoinTokenRequest",
     ".spire.api.types.AttestationData",

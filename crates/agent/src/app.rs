@@ -43,6 +43,7 @@ use crate::{
     serve::{
         ADMIN, PUBLIC, SOCKET_DIR_MODE, Sockets,
         admin::AdminContext,
+        sds::{Peers, Sds},
         until_unused,
         workload_api::{Handler, WorkloadApiSettings},
     },
@@ -74,6 +75,7 @@ pub struct App {
     metrics_server: Option<MetricsServer>,
     http_health: Option<HttpHealth>,
     health: AgentHealth,
+    peers: Peers,
     proc_root: ProcRoot,
     started: Instant,
 }
@@ -210,6 +212,9 @@ impl App {
         let keys = key_manager::open(&config.plugins.key_manager, &config.data_dir)?;
         let data = DataDir::new(config.data_dir.clone(), lock, state, keys);
         let metrics = AgentMetrics::new(&registry);
+        let peers = Peers::default();
+        let (outdated, open) = (metrics.sds_outdated.clone(), peers.clone());
+        registry.before_reading(move || outdated.set_len(&[], open.outdated()));
         let attestor = CallerAttestor::new(
             workload_attestor::open(&config.plugins.workload_attestors, &clock),
             config.log_selectors.clone(),
@@ -233,6 +238,7 @@ impl App {
             metrics_server,
             http_health,
             health,
+            peers,
             proc_root: ProcRoot::from_env(),
             started: Instant::now(),
             config,
@@ -292,10 +298,21 @@ impl App {
             log: self.log,
             delegates: self.config.authorized_delegates.clone(),
             audit: Audit::new(self.config.audit_log_enabled),
+            peers: self.peers.clone(),
             proc_root: self.proc_root.clone(),
             started: self.started,
             stop: tasks.token().clone(),
         };
+        let sds = (!self.config.disable_sds_api).then(|| {
+            Sds::new(
+                (self.config.sds, self.config.experimental.ratelimit),
+                Arc::clone(&self.attestor),
+                Arc::clone(&view.cache),
+                (Audit::new(self.config.audit_log_enabled), self.metrics.clone(), self.peers),
+                Arc::clone(&view.clock),
+                tasks.token().clone(),
+            )
+        });
         let handler = (!self.config.disable_workload_api).then(|| {
             Handler::new(
                 WorkloadApiSettings {
@@ -317,6 +334,7 @@ impl App {
             admin: self.config.admin_socket_path,
             take_over: self.config.take_over_sockets,
             handler,
+            sds,
             context: admin,
             health: self.health,
             metrics: self.metrics,

@@ -9,6 +9,7 @@ mod connect;
 mod explain;
 mod jwt;
 mod print;
+mod sds;
 mod x509;
 
 use std::{
@@ -95,6 +96,9 @@ enum Command {
     Manual,
     /// Run the agent
     Run(Box<RunFlags>),
+    /// See which proxies get their secrets from a running agent
+    #[command(subcommand)]
+    Sds(sds::SdsCommand),
     /// Check a configuration file
     Validate(Box<RunFlags>),
 }
@@ -213,6 +217,7 @@ async fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> Result<(), C
             Ok(terminal.out.write_all(page.as_bytes())?)
         }
         Command::Run(_) => Err(CliError::Usage("the agent is already running".to_owned())),
+        Command::Sds(sds::SdsCommand::List(flags)) => sds::list(&flags, terminal).await,
         Command::Validate(flags) => validate(&flags, terminal),
     }
 }
@@ -286,6 +291,7 @@ mod tests {
             "a explain -pid 1",
             "a explain -selector unix:uid:0 -selector unix:gid:0",
             "a completion bash",
+            "a sds list -authorityID 01ab -output json -socketPath s",
             "a csi -workload-api-socket-dir /w -csi-socket-path=/c -node-id n -plugin-name p",
             "a csi -csi-socket-path /c -probe",
         ] {

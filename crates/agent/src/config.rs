@@ -169,6 +169,18 @@ pub struct SdsSettings {
     pub default_all_bundles_name: String,
     /// `disable_spiffe_cert_validation`, default false.
     pub disable_spiffe_cert_validation: bool,
+    /// `unknown_names` (our own key), default `refuse`.
+    pub unknown_names: UnknownNames,
+}
+
+/// What becomes of a stream that asks for a name that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum UnknownNames {
+    /// `refuse`: it ends, as with SPIRE.
+    #[default]
+    Refuse,
+    /// `wait`: it is answered once the name is there.
+    Wait,
 }
 
 impl Default for SdsSettings {
@@ -178,6 +190,7 @@ impl Default for SdsSettings {
             default_bundle_name: "ROOTCA".to_owned(),
             default_all_bundles_name: "ALL".to_owned(),
             disable_spiffe_cert_validation: false,
+            unknown_names: UnknownNames::default(),
         }
     }
 }

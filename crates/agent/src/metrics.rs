@@ -47,6 +47,16 @@ pub struct AgentMetrics {
     pub rate_limited: Counter,
     /// `workload_api_peer_pinned`, by how the caller was pinned (our own).
     pub pinned: Counter,
+    /// `sds_streams`: open streams, by method (our own).
+    pub sds_streams: Gauge,
+    /// `sds_outdated_streams` (our own).
+    pub sds_outdated: Gauge,
+    /// `sds_answers`, by method (our own).
+    pub sds_answers: Counter,
+    /// `sds_answer_bytes`, by method (our own).
+    pub sds_bytes: Counter,
+    /// `sds_rejected_answers`, by method (our own).
+    pub sds_rejected: Counter,
     /// `push_connected` (our own).
     pub push_connected: Gauge,
     sync_entries: [Gauge; 4],
@@ -112,6 +122,19 @@ impl AgentMetrics {
                 &["workload_api", "peer_pinned"],
                 "Callers by how they were pinned",
                 &["mode"],
+            ),
+            sds_streams: m.gauge(&["sds", "streams"], "Open streams of SDS", &["method"]),
+            sds_outdated: m.gauge(
+                &["sds", "outdated_streams"],
+                "Streams whose peer has not accepted what it was sent last",
+                &[],
+            ),
+            sds_answers: m.counter(&["sds", "answers"], "Answers of SDS", &["method"]),
+            sds_bytes: m.counter(&["sds", "answer_bytes"], "Bytes of them", &["method"]),
+            sds_rejected: m.counter(
+                &["sds", "rejected_answers"],
+                "Answers of SDS that a peer rejected",
+                &["method"],
             ),
             push_connected: m.gauge(
                 &["push_connected"],

@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod endpoint;
+pub mod sds;
 pub mod workload_api;
 
 use std::{
@@ -19,6 +20,7 @@ use tonic::service::Routes;
 
 use self::{
     admin::{AdminApi, AdminContext},
+    sds::Sds,
     workload_api::{Handler, PublicApi},
 };
 use crate::{health::AgentHealth, metrics::AgentMetrics, sync::Status};
@@ -45,6 +47,7 @@ pub struct Sockets {
     /// Whether a socket that another agent listens on is taken over.
     pub(crate) take_over: bool,
     pub(crate) handler: Option<Arc<Handler>>,
+    pub(crate) sds: Option<Arc<Sds>>,
     pub(crate) context: AdminContext,
     pub(crate) health: AgentHealth,
     pub(crate) metrics: AgentMetrics,
@@ -74,6 +77,7 @@ impl Sockets {
                     "spire.api.agent.delegatedidentity.v1.DelegatedIdentity",
                     "spire.api.agent.logger.v1.Logger",
                     "signet.api.agent.explain.v1.Explain",
+                    "signet.api.agent.secretstreams.v1.SecretStreams",
                 ],
             );
             let api = AdminApi::new(self.context, others);
@@ -97,10 +101,18 @@ impl Sockets {
         }
         let options = UnixOptions { take_over: self.take_over, ..PUBLIC };
         let socket = bind_unix(path, options).await?;
-        let apis = if self.handler.is_some() { "Workload API" } else { "none" };
+        let apis = match (&self.handler, &self.sds) {
+            (Some(_), Some(_)) => "Workload API, SDS",
+            (Some(_), None) => "Workload API",
+            (None, Some(_)) => "SDS",
+            (None, None) => "none",
+        };
         tracing::info!(network = "unix", address = %path.display(), apis, "Starting agent APIs");
-        let others = common_routes(&self.health, &["SpiffeWorkloadAPI"]);
-        let api = PublicApi::new(self.handler, others.prepare());
+        let workload_api = self.handler.as_ref().map(|_| "SpiffeWorkloadAPI");
+        let services: Vec<_> =
+            workload_api.into_iter().chain(self.sds.as_ref().map(|_| sds::SERVICE)).collect();
+        let others = common_routes(&self.health, &services);
+        let api = PublicApi::new(self.handler, self.sds, others.prepare());
         let (proc_root, metrics, spawner) = (self.proc_root, self.metrics, tasks.clone());
         let serve = move |socket, accept: &CancellationToken| {
             endpoint::serve(

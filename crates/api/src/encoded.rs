@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 pub struct Framed(Bytes);
 
 /// The length of a gRPC frame header: a compression flag and a length.
-const HEADER_LEN: usize = 5;
+pub(crate) const HEADER_LEN: usize = 5;
 
 impl Framed {
     /// Encodes `message`.
@@ -113,7 +113,7 @@ where
     }
 }
 
-fn trailers(status: &Status) -> HeaderMap {
+pub(crate) fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::with_capacity(3);
     if status.add_header(&mut trailers).is_err() {
         trailers.insert("grpc-status", HeaderValue::from(Code::Internal as i32));

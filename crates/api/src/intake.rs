@@ -70,9 +70,22 @@ pub enum NoRoom {
     Refuse,
 }
 
+/// How many messages a call is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Messages {
+    /// One, or a few in a row: each has its deadline, and the last one's room is taken until the
+    /// call ends.
+    Few,
+    /// A stream that may be silent for hours: only the first message, and those that have begun,
+    /// have a deadline. The room of a message is free again when the next one is awaited.
+    Stream,
+}
+
 /// The limits of one call's messages.
 #[derive(Clone, Debug)]
 pub struct Intake {
+    /// How many messages come.
+    pub messages: Messages,
     /// The longest message, bytes.
     pub max_message: usize,
     /// How long a message may take to arrive, from when it is awaited.
@@ -106,6 +119,7 @@ impl Intake {
             inner,
             limits: self,
             taken: taken.clone(),
+            silent: false,
             header: Vec::new(),
             left: 0,
             held: Bytes::new(),
@@ -156,6 +170,8 @@ struct Limited<B> {
     inner: B,
     limits: Intake,
     taken: Taken,
+    /// A message of a stream is complete, and the next one has not begun.
+    silent: bool,
     /// The header of the message that comes next, as far as it is there.
     header: Vec<u8>,
     /// How many bytes of the present message are still to be passed on.
@@ -173,6 +189,9 @@ where
     B: HttpBody<Data = Bytes, Error: Into<StdError>> + Unpin,
 {
     fn poll_message(&mut self, cx: &mut Context<'_>) -> Polled {
+        if self.silent {
+            self.taken.put(None);
+        }
         loop {
             if let Some(acquiring) = &mut self.acquiring {
                 // The budget's semaphore is never closed.
@@ -185,15 +204,14 @@ where
                 if self.left > 0 {
                     let part = self.held.split_to(self.left.min(self.held.len()));
                     self.left -= part.len();
-                    if self.left == 0 {
-                        self.deadline = None;
-                    }
+                    self.complete();
                     return Poll::Ready(Some(Ok(Frame::data(part))));
                 }
                 let part = self
                     .held
                     .split_to(HEADER_LEN.saturating_sub(self.header.len()).min(self.held.len()));
                 self.header.extend_from_slice(&part);
+                self.silent = false;
                 if self.header.len() < HEADER_LEN {
                     continue;
                 }
@@ -244,6 +262,14 @@ where
         }
     }
 
+    /// Notes whether the present message has come as a whole.
+    fn complete(&mut self) {
+        if self.left == 0 {
+            self.deadline = None;
+            self.silent = self.limits.messages == Messages::Stream;
+        }
+    }
+
     fn length(&self) -> usize {
         let mut header = self.header.as_slice();
         if header.len() < HEADER_LEN {
@@ -255,9 +281,7 @@ where
 
     fn pass_header(&mut self) -> Polled {
         self.left = self.length();
-        if self.left == 0 {
-            self.deadline = None;
-        }
+        self.complete();
         Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.header).into()))))
     }
 }
@@ -272,7 +296,7 @@ where
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let this = &mut *self;
         let polled = this.poll_message(cx);
-        if polled.is_pending() {
+        if polled.is_pending() && !this.silent {
             let within = this.limits.deadline;
             let deadline =
                 this.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
@@ -326,7 +350,8 @@ mod tests {
 
     fn intake(budget: &Budget, no_room: NoRoom) -> Intake {
         let deadline = Duration::from_secs(10);
-        Intake { max_message: 100, deadline, budget: budget.clone(), no_room }
+        let messages = Messages::Few;
+        Intake { messages, max_message: 100, deadline, budget: budget.clone(), no_room }
     }
 
     fn parts(bytes: &[u8], chunk: usize, ends: bool) -> Parts {
@@ -377,6 +402,25 @@ mod tests {
             assert_eq!((refused.code(), begun.elapsed().as_secs()), (Code::DeadlineExceeded, 10));
             drop(body);
             assert_eq!(budget.0.available_permits(), 150, "after {sent} bytes");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_may_be_silent_between_messages_and_holds_no_room_meanwhile() {
+        let budget = Budget::new(150);
+        let streamed = |sent: &[u8]| {
+            let limits = Intake { messages: Messages::Stream, ..intake(&budget, NoRoom::Wait) };
+            limits.body(parts(sent, 1000, false))
+        };
+        let hour = Duration::from_secs(3600);
+        let (mut body, _taken) = streamed(&message(100));
+        assert!(tokio::time::timeout(hour, read(&mut body)).await.is_err(), "it goes on");
+        assert_eq!(budget.0.available_permits(), 150);
+        // The first message, and one that has begun, have their deadline.
+        for sent in [Vec::new(), [message(100), message(100)[..50].to_vec()].concat()] {
+            let (mut body, _taken) = streamed(&sent);
+            let refused = tokio::time::timeout(hour, read(&mut body)).await.expect("in time");
+            assert_eq!(refused.unwrap_err().code(), Code::DeadlineExceeded);
         }
     }
 

@@ -9,11 +9,13 @@
 //! | [`connect`] | channels over Unix sockets and over any byte stream |
 //! | [`json`] | messages as JSON for people and scripts |
 //! | [`encoded`] | responses encoded once for many streams |
+//! | [`duplex`] | calls in which both sides stream |
 //! | [`intake`] | what a caller may send |
 //! | [`workload`] | the Workload API server that serves them |
 
 pub mod connect;
 pub mod convert;
+pub mod duplex;
 pub mod encoded;
 pub mod intake;
 pub mod json;

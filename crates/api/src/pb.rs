@@ -26,6 +26,43 @@ pub mod csi {
     }
 }
 
+/// Envoy's xDS, as far as SDS needs it.
+pub mod envoy {
+    pub mod config {
+        pub mod core {
+            pub mod v3 {
+                tonic::include_proto!("envoy.config.core.v3");
+            }
+        }
+    }
+    pub mod extensions {
+        pub mod transport_sockets {
+            pub mod tls {
+                pub mod v3 {
+                    tonic::include_proto!("envoy.extensions.transport_sockets.tls.v3");
+                }
+            }
+        }
+    }
+    pub mod r#type {
+        pub mod v3 {
+            tonic::include_proto!("envoy.r#type.v3");
+        }
+    }
+    pub mod service {
+        pub mod discovery {
+            pub mod v3 {
+                tonic::include_proto!("envoy.service.discovery.v3");
+            }
+        }
+        pub mod secret {
+            pub mod v3 {
+                tonic::include_proto!("envoy.service.secret.v3");
+            }
+        }
+    }
+}
+
 pub mod google {
     pub mod rpc {
         tonic::include_proto!("google.rpc");
@@ -46,6 +83,11 @@ pub mod signet {
             pub mod explain {
                 pub mod v1 {
                     tonic::include_proto!("signet.api.agent.explain.v1");
+                }
+            }
+            pub mod secretstreams {
+                pub mod v1 {
+                    tonic::include_proto!("signet.api.agent.secretstreams.v1");
                 }
             }
         }

@@ -4,6 +4,10 @@ use std::fmt;
 
 use crate::pb::{
     csi::v1::NodePublishVolumeRequest,
+    envoy::{
+        config::core::v3::DataSource,
+        service::discovery::v3::{DiscoveryResponse, Resource},
+    },
     spire::api::{
         agent::delegatedidentity::v1::X509svidWithKey, server::agent::v1::CreateJoinTokenRequest,
         types,
@@ -42,6 +46,9 @@ redact! {
     NodePublishVolumeRequest, "NodePublishVolumeRequest" { volume_id, target_path, readonly } hides
         "publish_context", "secrets", "volume_capability", "volume_context";
     CreateJoinTokenRequest, "CreateJoinTokenRequest" { ttl, agent_id } hides "token";
+    DataSource, "DataSource" { filename } hides "inline";
+    DiscoveryResponse, "DiscoveryResponse" { version_info, type_url, nonce } hides "resources";
+    Resource, "Resource" { version, name } hides "resource";
     types::AttestationData, "AttestationData" { r#type } hides "payload";
     types::Jwtsvid, "JWTSVID" { id, expires_at, issued_at, hint } hides "token";
     types::JoinToken, "JoinToken" { expires_at } hides "value";

@@ -14,7 +14,8 @@ use signet_identity::{SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 
 use super::{
-    Config, Experimental, RunFlags, SdsSettings, SvidCache, WorkloadRateLimits, bootstrap, csi,
+    Config, Experimental, RunFlags, SdsSettings, SvidCache, UnknownNames, WorkloadRateLimits,
+    bootstrap, csi,
 };
 use crate::plugins::{Plugins, key_manager::KeyManager};
 
@@ -272,10 +273,6 @@ fn sds(agent: &Block<'_>) -> SdsSettings {
     let Some(block) = agent.block("sds") else {
         return settings;
     };
-    agent.warn(
-        "sds",
-        "Envoy's SDS is not in this release; the settings are kept for one that has it",
-    );
     for (key, into) in [
         ("default_svid_name", &mut settings.default_svid_name),
         ("default_bundle_name", &mut settings.default_bundle_name),
@@ -286,6 +283,13 @@ fn sds(agent: &Block<'_>) -> SdsSettings {
         }
     }
     settings.disable_spiffe_cert_validation = block.flag("disable_spiffe_cert_validation");
+    match block.text("unknown_names").as_deref() {
+        None | Some("refuse") => {}
+        Some("wait") => settings.unknown_names = UnknownNames::Wait,
+        Some(other) => {
+            block.error("unknown_names", format_args!("found {other:?}, expected refuse or wait"));
+        }
+    }
     if settings.default_all_bundles_name == settings.default_bundle_name {
         block.warn(
             "default_all_bundles_name",

@@ -4,12 +4,16 @@ mod debug;
 mod delegated;
 mod explain;
 mod logger;
+mod secret_streams;
 
 use std::sync::Arc;
 
 use http::Request;
 use signet_api::pb::{
-    signet::api::agent::explain::v1::explain_server::ExplainServer,
+    signet::api::agent::{
+        explain::v1::explain_server::ExplainServer,
+        secretstreams::v1::secret_streams_server::SecretStreamsServer,
+    },
     spire::{
         agent::debug::v1::debug_server::DebugServer,
         api::agent::{
@@ -26,7 +30,10 @@ use tokio::time::Instant;
 use tonic::{body::Body, service::Routes};
 use tower::Service as _;
 
-use super::endpoint::{Answer, MAX_REQUEST};
+use super::{
+    endpoint::{Answer, MAX_REQUEST},
+    sds::Peers,
+};
 use crate::{audit::Audit, jwt::JwtService, sync::View, workload::CallerAttestor};
 
 /// What the admin services work with.
@@ -44,6 +51,8 @@ pub struct AdminContext {
     pub delegates: Vec<SpiffeId>,
     /// Writes audit records.
     pub audit: Audit,
+    /// The open streams of SDS.
+    pub peers: Peers,
     /// Where processes are read from.
     pub proc_root: ProcRoot,
     /// When the program started.
@@ -62,7 +71,8 @@ impl AdminApi {
         let mut routes = others
             .add_service(DebugServer::new(debug::Debug::new(context.clone())))
             .add_service(DelegatedIdentityServer::new(delegated::Delegated::new(context.clone())))
-            .add_service(ExplainServer::new(explain::Explain::new(context.clone())));
+            .add_service(ExplainServer::new(explain::Explain::new(context.clone())))
+            .add_service(SecretStreamsServer::new(secret_streams::Streams::new(context.peers)));
         if let Some(log) = context.log {
             routes = routes.add_service(LoggerServer::new(logger::Logger::new(log)));
         }

@@ -8,7 +8,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use http::{Request, Response};
 use hyper::{body::Incoming as RequestBody, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use signet_api::intake::{Budgets, Intake, NoRoom, holding};
+use signet_api::intake::{Budgets, Intake, Messages, NoRoom, holding};
 use signet_attest::{peer::PinnedPeer, procfs::ProcRoot};
 use signet_base::{CancellationToken, Tasks};
 use signet_daemon::{
@@ -61,6 +61,11 @@ pub trait Answer: Clone + Send + Sync + 'static {
 
     /// The longest message that the method of `path` takes, bytes.
     fn max_message(&self, path: &str) -> usize;
+
+    /// How many messages the method of `path` takes.
+    fn messages(&self, _path: &str) -> Messages {
+        Messages::Few
+    }
 }
 
 /// Users; none where the kernel does not say whose a connection is.
@@ -86,11 +91,18 @@ impl Limits {
             return Status::resource_exhausted("too many calls of this user are open").into_http();
         };
         let budget = self.budgets.of(user, BUDGET);
+        let path = request.uri().path();
+        let messages = api.messages(path);
         let intake = Intake {
-            max_message: api.max_message(request.uri().path()),
+            messages,
+            max_message: api.max_message(path),
             deadline: REQUEST_DEADLINE,
             budget: budget.clone(),
-            no_room: NoRoom::Refuse,
+            // A node full of proxies comes back at once when the agent has restarted.
+            no_room: match messages {
+                Messages::Few => NoRoom::Refuse,
+                Messages::Stream => NoRoom::Wait,
+            },
         };
         let (head, body) = request.into_parts();
         let (body, taken) = intake.body(body);

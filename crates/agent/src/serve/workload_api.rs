@@ -5,6 +5,7 @@ use std::{collections::HashSet, pin::Pin, sync::Arc};
 use http::Request as HttpRequest;
 use signet_api::{
     encoded::Framed,
+    intake::Messages,
     pb::workload as pb,
     workload::{SECURITY_HEADER, WorkloadApi, WorkloadApiServer},
 };
@@ -15,7 +16,10 @@ use tokio_stream::Stream;
 use tonic::{Request, Status, body::Body, service::Routes};
 use tower::Service as _;
 
-use super::endpoint::Answer;
+use super::{
+    endpoint::Answer,
+    sds::{self, Sds},
+};
 use crate::{
     audit::{Audit, Call},
     cache::{Cache, Identity, Subscription, WorkloadUpdate},
@@ -364,19 +368,20 @@ pub(crate) fn check_audience(audience: &[String]) -> Result<(), Status> {
     })
 }
 
-/// The public socket: the Workload API, which demands its header, and whatever else is routed.
+/// The public socket: the Workload API, which demands its header, SDS, and whatever else is routed.
 #[derive(Clone)]
 pub struct PublicApi {
     workload: Option<WorkloadApiServer<Api>>,
+    sds: Option<Arc<Sds>>,
     others: Routes,
 }
 
 impl PublicApi {
-    /// Serves `workload` (unless disabled) and `others`.
-    pub fn new(workload: Option<Arc<Handler>>, others: Routes) -> Self {
+    /// Serves `workload` and `sds` (unless disabled) and `others`.
+    pub fn new(workload: Option<Arc<Handler>>, sds: Option<Arc<Sds>>, others: Routes) -> Self {
         let server =
             |handler| WorkloadApiServer::new(Arc::new(Api(handler))).max_request_size(MAX_REQUEST);
-        Self { workload: workload.map(server), others }
+        Self { workload: workload.map(server), sds, others }
     }
 }
 
@@ -393,6 +398,8 @@ impl Answer for PublicApi {
                     return Status::unimplemented("unknown service SpiffeWorkloadAPI").into_http();
                 }
             }
+        } else if request.uri().path().starts_with(sds::METHODS) {
+            sds::serve(self.sds.as_ref(), request).await
         } else {
             self.others.clone().call(request).await
         };
@@ -403,7 +410,15 @@ impl Answer for PublicApi {
     }
 
     fn max_message(&self, path: &str) -> usize {
-        if path.starts_with(METHODS) { MAX_REQUEST } else { MAX_OTHER_REQUEST }
+        match path {
+            path if path.starts_with(METHODS) => MAX_REQUEST,
+            path if path.starts_with(sds::METHODS) => sds::MAX_REQUEST,
+            _ => MAX_OTHER_REQUEST,
+        }
+    }
+
+    fn messages(&self, path: &str) -> Messages {
+        if path.starts_with(sds::METHODS) { Messages::Stream } else { Messages::Few }
     }
 }
 

@@ -13,4 +13,5 @@ mod fake_server;
 mod fixture;
 mod intruders;
 mod life;
+mod sds;
 mod serving;

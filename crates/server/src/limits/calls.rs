@@ -13,7 +13,7 @@ use std::{
 
 use signet_api::{
     MAX_MESSAGE_SIZE,
-    intake::{Budget, Budgets, Intake, NoRoom, Taken, holding},
+    intake::{Budget, Budgets, Intake, Messages, NoRoom, Taken, holding},
 };
 use signet_daemon::listen::{Admission, Caps, Each, Ticket};
 use signet_identity::SpiffeId;
@@ -102,7 +102,7 @@ impl CallLimits {
                 (most, NoRoom::Wait, budgets.of(Sender::Known(id), KNOWN_BUDGET))
             }
         };
-        Intake { max_message, deadline: DEADLINE, budget, no_room }
+        Intake { messages: Messages::Few, max_message, deadline: DEADLINE, budget, no_room }
     }
 
     /// Counts a call of a client with a certificate.

@@ -1,0 +1,58 @@
+//! `signet.api.agent.secretstreams.v1.SecretStreams`: who has which secret.
+
+use signet_api::pb::signet::api::agent::secretstreams::v1::{
+    ListSecretStreamsRequest, ListSecretStreamsResponse,
+    list_secret_streams_response::{Secret, Stream},
+    secret_streams_server,
+};
+use tonic::{Request, Response, Status};
+
+use crate::serve::sds::{About, PeerStream, Peers};
+
+pub(super) struct Streams {
+    peers: Peers,
+}
+
+impl Streams {
+    pub(super) fn new(peers: Peers) -> Self {
+        Self { peers }
+    }
+}
+
+#[tonic::async_trait]
+impl secret_streams_server::SecretStreams for Streams {
+    async fn list_secret_streams(
+        &self,
+        request: Request<ListSecretStreamsRequest>,
+    ) -> Result<Response<ListSecretStreamsResponse>, Status> {
+        let authority = request.into_inner().authority_id.to_ascii_lowercase();
+        let holds = |stream: &PeerStream| {
+            authority.is_empty()
+                || stream
+                    .accepted
+                    .iter()
+                    .any(|about| about.authorities.iter().any(|id| **id == *authority))
+        };
+        let streams = self.peers.all().into_iter().filter(holds).map(|stream| Stream {
+            pid: stream.pid,
+            method: stream.method.to_owned(),
+            node_id: stream.node_id.to_string(),
+            names: stream.names.iter().map(ToString::to_string).collect(),
+            accepted: stream.accepted.iter().map(|about| secret(about)).collect(),
+            pending: stream.sent.iter().flat_map(|sent| &sent.secrets).map(|a| secret(a)).collect(),
+            rejected: stream.rejected.to_string(),
+            accepted_at: stream.accepted_at,
+            opened_at: stream.opened_at,
+        });
+        Ok(Response::new(ListSecretStreamsResponse { streams: streams.collect() }))
+    }
+}
+
+fn secret(about: &About) -> Secret {
+    Secret {
+        name: about.name.to_string(),
+        version: about.version.to_string(),
+        authority_ids: about.authorities.iter().map(ToString::to_string).collect(),
+        expires_at: about.expires_at,
+    }
+}
