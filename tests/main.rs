@@ -38,6 +38,8 @@ mod delegated;
 mod deploy;
 #[path = "tests/disk.rs"]
 mod disk;
+#[path = "tests/envoy.rs"]
+mod envoy;
 #[path = "tests/files.rs"]
 mod files;
 #[path = "tests/grpc.rs"]

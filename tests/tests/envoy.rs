@@ -1,0 +1,329 @@
+//! Envoys get their certificates and bundles from the agent.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use e2e::{
+    Agent, AgentOptions, DEADLINE, Envoy, Node, Server, ServerOptions, TestDir,
+    envoy::{Inbound, Outbound, Sds, available, backend, get},
+    eventually, eventually_within,
+    node::caller,
+    skip,
+};
+use serde_json::Value;
+
+/// What `sds list` says.
+fn streams(agent: &Agent, more: &str) -> Vec<Value> {
+    let listed = agent.admin_cli().json(&format!("sds list {more} -output json"));
+    listed["streams"].as_array().expect("streams").clone()
+}
+
+/// Waits until every open stream has accepted what it was sent last.
+fn settled(agent: &Agent, count: usize) {
+    eventually("all proxies have accepted what they were sent", || {
+        let streams = streams(agent, "");
+        let settled = |stream: &Value| {
+            stream["pending"].as_array().is_some_and(Vec::is_empty)
+                && stream["accepted"].as_array().is_some_and(|accepted| !accepted.is_empty())
+        };
+        (streams.len() == count && streams.iter().all(settled)).then_some(())
+    });
+}
+
+/// Two identities of one trust domain, a proxy for each, and a plain service behind the second.
+struct Mesh {
+    node: Node,
+    client: Envoy,
+    server: Envoy,
+    entries: [String; 2],
+}
+
+impl Mesh {
+    fn start(sds: Sds, on_demand: bool) -> Self {
+        let options = ServerOptions::with("ca_ttl = \"1h\"");
+        let node = Node::with(options, AgentOptions::default());
+        let entries = ["/client", "/server"].map(|path| node.register_caller(path, ""));
+        node.register_caller("/other", "");
+        let socket = node.agent.socket();
+        let from = (socket.as_path(), sds);
+        let dir = node.agent.dir().clone();
+        let inbound = Inbound {
+            certificate: node.id("/server"),
+            bundle: "ROOTCA".to_owned(),
+            allow: vec![node.id("/client")],
+            backend: backend(),
+            on_demand,
+        };
+        eventually("the agent has all identities", || {
+            let fetched = node.agent.cli().line("api fetch x509 -output json");
+            ["/client", "/server", "/other"]
+                .iter()
+                .all(|path| fetched.stdout.contains(path))
+                .then_some(())
+        });
+        let server = Envoy::start(&dir, "server-proxy", from, &[inbound], &[]);
+        let outbound = |certificate: &str, server_is: &str| Outbound {
+            certificate: node.id(certificate),
+            bundle: "spiffe://example.org".to_owned(),
+            server: node.id(server_is),
+            port: server.ports[0],
+        };
+        let outbound = [
+            outbound("/client", "/server"),
+            outbound("/other", "/server"),
+            outbound("/client", "/x"),
+        ];
+        let client = Envoy::start(&dir, "client-proxy", from, &[], &outbound);
+        Self { node, client, server, entries }
+    }
+
+    fn request(&self) -> Result<(u16, String), String> {
+        get(self.client.ports[0], "/")
+    }
+
+    /// Has an SVID replaced, as its renewal does.
+    fn rotate(&self, which: usize, round: usize) {
+        let path = ["/client", "/server"][which];
+        self.node
+            .server
+            .cli()
+            .line(&format!(
+                "entry update -entryID {} -parentID spiffe://example.org/node -spiffeID {} \
+                 -selector {} -x509SVIDTTL {}",
+                self.entries[which],
+                self.node.id(path),
+                caller(),
+                600 + round
+            ))
+            .ok();
+    }
+}
+
+#[test]
+fn requests_between_proxies_survive_every_rotation_and_the_death_of_the_agent() {
+    if let Err(why) = available() {
+        skip!("{why}");
+    }
+    let mut mesh = Mesh::start(Sds::Delta, false);
+    // Four names on the client's side, two on the server's, one stream for each.
+    settled(&mesh.node.agent, 5);
+    let (status, client) = mesh.request().expect("an answer");
+    assert_eq!(status, 200);
+    assert!(client.contains(&format!("uri={}", mesh.node.id("/client"))), "{client}");
+    // RBAC knows the client by its SPIFFE ID, and the client knows the server.
+    assert_eq!(get(mesh.client.ports[1], "/").expect("an answer").0, 403);
+    assert_eq!(get(mesh.client.ports[2], "/").expect("an answer").0, 503);
+
+    let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let port = mesh.client.ports[0];
+    let load = std::thread::spawn({
+        let (stop, done) = (Arc::clone(&stop), Arc::clone(&done));
+        move || {
+            let mut failed = Vec::new();
+            let mut next = Instant::now();
+            while !stop.load(Ordering::Relaxed) {
+                match get(port, "/") {
+                    Ok((200, _)) => {}
+                    other => failed.push(format!("{other:?}")),
+                }
+                done.fetch_add(1, Ordering::Relaxed);
+                next += Duration::from_millis(5);
+                std::thread::sleep(next.saturating_duration_since(Instant::now()));
+            }
+            failed
+        }
+    });
+
+    let accepted = |mesh: &Mesh| {
+        let name = |path: &str| format!("{}.key_rotation_failed", mesh.node.id(path));
+        assert_eq!(mesh.client.stat(&name("/client")) + mesh.server.stat(&name("/server")), 0);
+        mesh.client.stat("update_success") + mesh.server.stat("update_success")
+    };
+    for round in 0..15 {
+        let before = accepted(&mesh);
+        mesh.rotate(0, round);
+        mesh.rotate(1, round);
+        eventually("both proxies took the new certificates", || {
+            (accepted(&mesh) >= before + 2).then_some(())
+        });
+    }
+
+    for round in 100..102 {
+        let cli = mesh.node.server.cli();
+        let show = cli.json("localauthority x509 show");
+        let old = show["active"]["authority_id"].as_str().expect("an ID").to_owned();
+        let prepared = cli.json("localauthority x509 prepare");
+        let new =
+            prepared["prepared_authority"]["authority_id"].as_str().expect("an ID").to_owned();
+        eventually("every bundle has the new authority", || {
+            let with = streams(&mesh.node.agent, &format!("-authorityID {new}"));
+            (with.len() == 2).then_some(())
+        });
+        cli.line(&format!("localauthority x509 activate -authorityID {new}")).ok();
+        cli.line(&format!("localauthority x509 taint -authorityID {old}")).ok();
+        eventually("no proxy has a certificate of the old authority", || {
+            let with = streams(&mesh.node.agent, &format!("-authorityID {old}"));
+            let of_svid = |stream: &Value| {
+                let accepted = stream["accepted"].as_array().expect("secrets");
+                accepted.iter().any(|secret| secret["expires_at"] != "0")
+            };
+            (!with.iter().any(of_svid)).then_some(())
+        });
+        cli.line(&format!("localauthority x509 revoke -authorityID {old}")).ok();
+        eventually("no bundle has the old authority", || {
+            streams(&mesh.node.agent, &format!("-authorityID {old}")).is_empty().then_some(())
+        });
+        mesh.rotate(0, round);
+    }
+    settled(&mesh.node.agent, 5);
+
+    // Killed, and started again: every proxy comes back, and is sent nothing.
+    mesh.node.agent.sealed();
+    let before = accepted(&mesh);
+    mesh.node.agent.stop();
+    mesh.node.agent.launch();
+    mesh.node.agent.ready();
+    settled(&mesh.node.agent, 5);
+    assert_eq!(accepted(&mesh), before, "nothing was sent again");
+    mesh.rotate(1, 200);
+    eventually("the new certificate is there", || (accepted(&mesh) > before).then_some(()));
+
+    stop.store(true, Ordering::Relaxed);
+    let failed = load.join().expect("the load");
+    let done = done.load(Ordering::Relaxed);
+    assert!(failed.is_empty(), "{} of {done} failed: {:?}", failed.len(), failed.first());
+    assert!(done > 100, "only {done} requests");
+    assert_eq!(mesh.client.stat("update_rejected") + mesh.server.stat("update_rejected"), 0);
+}
+
+#[test]
+fn the_certificate_of_a_deleted_entry_is_gone_within_a_second_if_it_was_got_on_demand() {
+    if let Err(why) = available() {
+        skip!("{why}");
+    }
+    let mesh = Mesh::start(Sds::Delta, true);
+    assert_eq!(mesh.request().expect("an answer").0, 200);
+    mesh.node.server.delete(&mesh.entries[1]);
+    let deleted = Instant::now();
+    eventually_within("no more handshakes", Duration::from_secs(10), || {
+        mesh.request().is_ok_and(|(status, _)| status == 503).then_some(())
+    });
+    assert!(deleted.elapsed() < Duration::from_secs(1), "{:?}", deleted.elapsed());
+    // A regular secret goes on until it expires.
+    mesh.node.server.delete(&mesh.entries[0]);
+    eventually("the agent has told", || {
+        let told = streams(&mesh.node.agent, "").iter().all(|stream| {
+            stream["accepted"]
+                .as_array()
+                .expect("secrets")
+                .iter()
+                .all(|secret| secret["name"] != mesh.node.id("/client").as_str())
+        });
+        told.then_some(())
+    });
+    mesh.node.register_caller("/server", "");
+    eventually("the server is back", || {
+        mesh.request().is_ok_and(|(status, _)| status == 200).then_some(())
+    });
+}
+
+#[test]
+fn a_proxy_that_is_there_before_its_entry_serves_as_soon_as_there_is_one() {
+    if let Err(why) = available() {
+        skip!("{why}");
+    }
+    let options = AgentOptions {
+        agent: "sds { unknown_names = \"wait\" }".to_owned(),
+        ..AgentOptions::default()
+    };
+    let node = Node::with(ServerOptions::default(), options);
+    let dir = node.agent.dir().clone();
+    let inbound = Inbound {
+        certificate: "default".to_owned(),
+        bundle: "ROOTCA".to_owned(),
+        allow: vec![node.id("/both")],
+        backend: backend(),
+        on_demand: false,
+    };
+    let socket = node.agent.socket();
+    let mut server = Envoy::launch(&dir, "server-proxy", (&socket, Sds::Whole), &[inbound], &[]);
+    eventually("the proxy waits", || (streams(&node.agent, "").len() == 2).then_some(()));
+    let begun = Instant::now();
+    node.register_caller("/both", "");
+    server.ready();
+    assert!(begun.elapsed() < Duration::from_secs(10), "it did not wait for its own deadline");
+    let outbound = Outbound {
+        certificate: "default".to_owned(),
+        bundle: "ROOTCA".to_owned(),
+        server: node.id("/both"),
+        port: server.ports[0],
+    };
+    let client = Envoy::start(&dir, "client-proxy", (&socket, Sds::Whole), &[], &[outbound]);
+    let answer = eventually_within("an answer", DEADLINE, || {
+        get(client.ports[0], "/").ok().filter(|(status, _)| *status == 200)
+    });
+    assert!(answer.1.contains(&node.id("/both")), "{answer:?}");
+}
+
+#[test]
+fn proxies_of_federated_trust_domains_speak_with_each_other_and_with_no_third() {
+    if let Err(why) = available() {
+        skip!("{why}");
+    }
+    let dir = Arc::new(TestDir::new());
+    let names = ["one.test", "two.test", "three.test"];
+    let servers = names.map(|name| {
+        let options = ServerOptions { trust_domain: name.to_owned(), ..ServerOptions::default() };
+        Server::start_in(&dir, name, options)
+    });
+    let bundles = servers.each_ref().map(|server| {
+        let shown = server.cli().line("bundle show -format spiffe").ok().stdout;
+        dir.write(format!("{}.json", server.trust_domain()), shown)
+    });
+    let mut nodes = Vec::new();
+    for (n, server) in servers.into_iter().enumerate() {
+        for (name, bundle) in names.iter().zip(&bundles).filter(|(name, _)| **name != names[n]) {
+            let set =
+                format!("bundle set -format spiffe -id spiffe://{name} -path {}", bundle.display());
+            server.cli().line(&set).ok();
+        }
+        let options = Node::agent_options(&server, AgentOptions::default());
+        let agent = Agent::start_in(&dir, &format!("agent-{n}"), options);
+        nodes.push(Node { agent, server });
+    }
+    nodes[0].register_caller("/server", "-federatesWith spiffe://two.test");
+    nodes[1].register_caller("/client", "-federatesWith spiffe://one.test");
+    nodes[2].register_caller("/client", "-federatesWith spiffe://one.test");
+    for node in &nodes {
+        eventually("the agent has the identity", || {
+            (node.agent.cli().line("api fetch x509").code == 0).then_some(())
+        });
+    }
+    let inbound = Inbound {
+        certificate: "default".to_owned(),
+        bundle: "ALL".to_owned(),
+        allow: vec![nodes[1].id("/client")],
+        backend: backend(),
+        on_demand: false,
+    };
+    let socket = nodes[0].agent.socket();
+    let server = Envoy::start(&dir, "server-proxy", (&socket, Sds::Whole), &[inbound], &[]);
+    for (node, wanted) in [(&nodes[1], 200), (&nodes[2], 503)] {
+        let outbound = Outbound {
+            certificate: "default".to_owned(),
+            bundle: "spiffe://one.test".to_owned(),
+            server: nodes[0].id("/server"),
+            port: server.ports[0],
+        };
+        let socket = node.agent.socket();
+        let name = format!("proxy-of-{}", node.server.trust_domain());
+        let client = Envoy::start(&dir, &name, (&socket, Sds::Whole), &[], &[outbound]);
+        let (status, body) = get(client.ports[0], "/").expect("an answer");
+        assert_eq!(status, wanted, "{body}");
+    }
+}
