@@ -90,7 +90,9 @@ impl Secret {
 
 /// Encoded secrets, each made by the first stream that asks.
 #[derive(Default)]
-struct Encoded(Mutex<HashMap<(Form, Box<str>), Arc<Secret>>>);
+struct Encoded(Mutex<ByName>);
+
+type ByName = HashMap<(Form, Box<str>), Arc<Secret>>;
 
 /// The secrets of an update under the names that are configured, in one form.
 #[derive(Clone, Copy, Debug)]
