@@ -24,8 +24,6 @@ pub struct AuthorizedIndex {
     trust_domain: TrustDomain,
     server: SpiffeId,
     slots: Slots,
-    /// Equal selector sets are held once.
-    selector_sets: HashSet<SelectorSet>,
     /// Node aliases, each under one of its selectors.
     aliases: HashMap<Selector, Vec<Slot>>,
     agents: HashMap<SpiffeId, SelectorSet>,
@@ -52,11 +50,15 @@ impl AuthorizedIndex {
             server: SpiffeId::server(trust_domain.clone()),
             trust_domain,
             slots: Slots::default(),
-            selector_sets: HashSet::new(),
             aliases: HashMap::new(),
             agents: HashMap::new(),
             agents_by_selector: HashMap::new(),
         }
+    }
+
+    /// Makes room for so many more entries.
+    pub fn reserve(&mut self, more: usize) {
+        self.slots.reserve(more);
     }
 
     /// Takes over a change without asking whom it concerns: for loading.
@@ -211,10 +213,6 @@ impl AuthorizedIndex {
         let body = &mut entry.body;
         body.spiffe_id = body.spiffe_id.clone().sharing(&self.trust_domain);
         body.parent_id = body.parent_id.clone().sharing(&self.trust_domain);
-        match self.selector_sets.get(&body.selectors) {
-            Some(held) => body.selectors = held.clone(),
-            None => _ = self.selector_sets.insert(body.selectors.clone()),
-        }
         let alias = (body.parent_id == self.server).then(|| body.selectors.clone());
         let slot = self.slots.insert(entry);
         if let Some(selectors) = alias
@@ -241,14 +239,6 @@ impl AuthorizedIndex {
                         self.aliases.remove(selector);
                     }
                 }
-            }
-        }
-        let selectors = entry.selectors.clone();
-        drop(entry);
-        if let Some(held) = self.selector_sets.take(&selectors) {
-            drop(selectors);
-            if held.is_shared() {
-                self.selector_sets.insert(held);
             }
         }
     }

@@ -1,6 +1,12 @@
 //! Registration entries.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+    str::FromStr,
+    sync::Arc,
+};
 
 use crate::{SelectorSet, SpiffeId, SpiffeIdError, TrustDomain};
 
@@ -10,13 +16,56 @@ pub const MAX_HINT_LEN: usize = 1024;
 pub const MAX_ENTRY_ID_LEN: usize = 255;
 
 /// The ID of a registration entry: letters, digits, `.`, `_` and `-`, at most 255 bytes.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct EntryId(Arc<str>);
+#[derive(Clone)]
+pub struct EntryId(IdText);
+
+/// There are millions of them in a large server, and nearly all are UUIDs, some with a prefix.
+#[derive(Clone)]
+enum IdText {
+    Short { len: u8, bytes: [u8; SHORT_ID] },
+    Long(Arc<str>),
+}
+
+/// What makes an [`EntryId`] 40 bytes.
+const SHORT_ID: usize = 38;
 
 impl EntryId {
     /// The text.
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            // Made of a text, of ASCII: neither can fail.
+            IdText::Short { len, bytes } => bytes
+                .get(..usize::from(*len))
+                .and_then(|bytes| std::str::from_utf8(bytes).ok())
+                .unwrap_or_default(),
+            IdText::Long(text) => text,
+        }
+    }
+}
+
+impl PartialEq for EntryId {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for EntryId {}
+
+impl PartialOrd for EntryId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for EntryId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl Hash for EntryId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
     }
 }
 
@@ -33,19 +82,26 @@ impl FromStr for EntryId {
         if !text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-')) {
             return Err(EntryError::IdCharacter);
         }
-        Ok(Self(text.into()))
+        let mut bytes = [0; SHORT_ID];
+        Ok(Self(match (bytes.get_mut(..text.len()), u8::try_from(text.len())) {
+            (Some(place), Ok(len)) => {
+                place.copy_from_slice(text.as_bytes());
+                IdText::Short { len, bytes }
+            }
+            _ => IdText::Long(text.into()),
+        }))
     }
 }
 
 impl fmt::Display for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for EntryId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
@@ -289,6 +345,18 @@ mod tests {
             EntryError::WrongTrustDomain(..)
         ));
         assert!(matches!(broken(|d| d.dns_names = vec!["a..b".into()]), EntryError::DnsName(_)));
+    }
+
+    #[test]
+    fn entry_ids_of_any_length_keep_their_text() {
+        for len in [1, 36, 37, 38, 39, 40, 255] {
+            let text = "a".repeat(len);
+            let id: EntryId = text.parse().unwrap();
+            assert_eq!(id.as_str(), text);
+            assert_eq!(id, id.clone());
+        }
+        assert!("a".repeat(256).parse::<EntryId>().is_err());
+        assert_eq!(size_of::<EntryId>(), 40);
     }
 
     #[test]

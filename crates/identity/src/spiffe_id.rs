@@ -78,6 +78,24 @@ impl SpiffeId {
         Self { trust_domain, path: SERVER_PATH.into() }
     }
 
+    /// Reads an ID as [`FromStr`] does; one that equals `like`, or is of its trust domain, shares
+    /// its texts.
+    ///
+    /// # Errors
+    /// [`SpiffeIdError`] when the text is not a SPIFFE ID.
+    pub fn parse_like(text: &str, like: &Self) -> Result<Self, SpiffeIdError> {
+        let path = text
+            .strip_prefix("spiffe://")
+            .and_then(|rest| rest.strip_prefix(like.trust_domain.as_str()))
+            .filter(|path| path.is_empty() || path.starts_with('/'))
+            .filter(|_| text.len() <= MAX_SPIFFE_ID_LEN);
+        match path {
+            Some(path) if *path == *like.path => Ok(like.clone()),
+            Some(path) => Self::new(like.trust_domain.clone(), path),
+            None => text.parse(),
+        }
+    }
+
     /// The same ID, sharing the text of an equal trust domain.
     pub(crate) fn sharing(mut self, trust_domain: &TrustDomain) -> Self {
         if self.trust_domain == *trust_domain {
@@ -205,6 +223,18 @@ mod tests {
             (&too_long, SpiffeIdError::TooLong),
         ] {
             assert_eq!(bad.parse::<SpiffeId>().unwrap_err(), why, "{bad}");
+        }
+    }
+
+    #[test]
+    fn reading_beside_another_id_changes_nothing() {
+        let like: SpiffeId = "spiffe://td/a".parse().unwrap();
+        let long = format!("spiffe://td/{}", "a".repeat(MAX_SPIFFE_ID_LEN));
+        for text in ["spiffe://td", "spiffe://td/a", "spiffe://td/b", "spiffe://td2/a", "", "td/a"]
+            .into_iter()
+            .chain(["spiffe://td/", "spiffe://tda", "spiffe://td?/a", "spiffe://td/a/", &long])
+        {
+            assert_eq!(SpiffeId::parse_like(text, &like), text.parse(), "{text}");
         }
     }
 

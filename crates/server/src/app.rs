@@ -221,12 +221,7 @@ impl App {
             None => Store::open(store_options(&config)).await?,
         };
         let (ca_manager, authority) = Self::authority(&config, &store, &keys, &clock).await?;
-        let (cache, follower) = Cache::load(store.clone(), trust_domain.clone()).await?;
-        tracing::info!(
-            entries = cache.entry_count(),
-            agents = cache.node_count(),
-            "Registrations loaded"
-        );
+        let (cache, follower) = Cache::open(store.clone(), trust_domain.clone()).await?;
         let authorities = own_authorities(&cache);
         let scope = Scope { trust_domain: &trust_domain, clock: &clock, authorities: &authorities };
         let attestors =
@@ -382,7 +377,7 @@ impl App {
         prune::spawn(tasks, &context);
         tasks.spawn("ca", ca_manager.run(token.clone()));
         let staleness = context.config.max_store_staleness;
-        tasks.spawn("change_feed", follower.run(token.clone(), staleness));
+        tasks.spawn_critical("change_feed", follower.run(token.clone(), staleness));
         tasks.spawn("server_svid", identity.run(token.clone()));
 
         let limits = CallLimits::new();

@@ -7,8 +7,12 @@
 //! Two places of the feed are told apart: what is *committed*, by whichever server, which the
 //! database says; and what is *applied*, which this memory reflects. A refusal, a ban and an
 //! administrator's right are judged by the first.
+//!
+//! A server with a million entries takes seconds to read them. Until they are in memory, what is
+//! asked of one agent or one SPIFFE ID is read from the store each time.
 
 mod follow;
+mod load;
 mod node;
 
 use std::{
@@ -19,18 +23,22 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use signet_identity::{
-    AuthorizedIndex, Bundle, Entry, EntryId, SelectorSet, SpiffeId, TrustDomain,
-};
+use signet_identity::{AuthorizedIndex, Bundle, Entry, EntryId, SpiffeId, TrustDomain};
 use signet_pki::{tls::BundleSource, x509::TrustBundle};
 use signet_store::{FeedPosition, Store, StoreError};
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 pub use follow::Follower;
 pub use node::NodeRow;
 
-/// How long a reader waits for the feed before it gives up.
+/// How long a reader waits for the feed, or for the entries to be read, before it gives up.
 const FRESH_DEADLINE: Duration = Duration::from_secs(5);
+/// How many callers are answered from the store at a time while it is being read into memory: more
+/// would hold up the reading, which helps them all.
+const LOOKUPS: usize = 2;
 
 /// Why memory cannot be brought up to what is committed.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +47,9 @@ pub enum NotFresh {
     /// The feed did not catch up in time.
     #[error("the registration store does not answer")]
     Late,
+    /// The server has started a moment ago.
+    #[error("the registration entries are still being read")]
+    Loading,
     /// The database cannot be asked.
     #[error("the registration store does not answer")]
     Store(#[from] StoreError),
@@ -70,7 +81,10 @@ pub struct Revisions {
 pub struct Cache {
     store: Store,
     trust_domain: TrustDomain,
-    mirror: RwLock<Mirror>,
+    /// `None` until everything was read for the first time.
+    mirror: RwLock<Option<Mirror>>,
+    is_loaded: watch::Sender<bool>,
+    lookups: Semaphore,
     bundles: ArcSwap<HashMap<TrustDomain, Arc<CachedBundle>>>,
     /// The place of the feed that everything above reflects.
     applied: watch::Sender<FeedPosition>,
@@ -85,20 +99,29 @@ struct Mirror {
     nodes: HashMap<SpiffeId, NodeRow>,
 }
 
+/// What a reader asks about.
+#[derive(Clone, Copy)]
+enum About<'a> {
+    /// The entries that this agent is authorised for.
+    Agent(&'a SpiffeId),
+    /// The entries that issue this ID.
+    Issuing(&'a SpiffeId),
+}
+
 impl Cache {
-    /// Reads everything from the store, and answers with the task that keeps it current.
+    /// Reads the bundles from the store, and answers with the task that reads everything else and
+    /// keeps it current.
     ///
     /// # Errors
     /// [`signet_store::StoreError`] when the store cannot be read.
-    pub async fn load(
+    pub async fn open(
         store: Store,
         trust_domain: TrustDomain,
     ) -> Result<(Arc<Self>, Follower), signet_store::StoreError> {
         let cache = Arc::new(Self {
-            mirror: RwLock::new(Mirror {
-                index: AuthorizedIndex::new(trust_domain.clone()),
-                nodes: HashMap::new(),
-            }),
+            mirror: RwLock::new(None),
+            is_loaded: watch::Sender::new(false),
+            lookups: Semaphore::new(LOOKUPS),
             bundles: ArcSwap::default(),
             applied: watch::Sender::new(FeedPosition { epoch: "".into(), revision: 0 }),
             contact: Mutex::new(Instant::now()),
@@ -108,7 +131,7 @@ impl Cache {
             trust_domain,
         });
         let follower = Follower::new(Arc::clone(&cache));
-        follower.reload().await?;
+        follower.begin().await?;
         Ok((cache, follower))
     }
 
@@ -136,53 +159,80 @@ impl Cache {
     }
 
     /// The entries `agent` is authorised for, in no particular order.
-    pub fn authorized(&self, agent: &SpiffeId) -> Vec<Arc<Entry>> {
-        self.read().index.authorized(agent)
+    ///
+    /// # Errors
+    /// [`NotFresh`] while the entries are still being read and the store cannot be asked.
+    pub async fn authorized(&self, agent: &SpiffeId) -> Result<Vec<Arc<Entry>>, NotFresh> {
+        self.ask(About::Agent(agent), |index| index.authorized(agent)).await
     }
 
     /// The entry with this ID if `agent` is authorised for it.
-    pub fn entry_for_agent(&self, agent: &SpiffeId, id: &EntryId) -> Option<Arc<Entry>> {
-        self.read().index.entry_for_agent(agent, id)
-    }
-
-    /// Those of `ids` that `agent` is authorised for; the lock is taken once.
-    pub fn entries_for_agent<'a>(
+    ///
+    /// # Errors
+    /// As [`Self::authorized`].
+    pub async fn entry_for_agent(
         &self,
         agent: &SpiffeId,
-        ids: impl IntoIterator<Item = &'a EntryId>,
-    ) -> Vec<Option<Arc<Entry>>> {
-        let mirror = self.read();
-        ids.into_iter().map(|id| mirror.index.entry_for_agent(agent, id)).collect()
+        id: &EntryId,
+    ) -> Result<Option<Arc<Entry>>, NotFresh> {
+        self.ask(About::Agent(agent), |index| index.entry_for_agent(agent, id)).await
+    }
+
+    /// Those of `ids` that `agent` is authorised for, in order; all as of one moment.
+    ///
+    /// # Errors
+    /// As [`Self::authorized`].
+    pub async fn entries_for_agent(
+        &self,
+        agent: &SpiffeId,
+        ids: &[Option<EntryId>],
+    ) -> Result<Vec<Option<Arc<Entry>>>, NotFresh> {
+        self.ask(About::Agent(agent), |index| {
+            ids.iter().map(|id| index.entry_for_agent(agent, id.as_ref()?)).collect()
+        })
+        .await
     }
 
     /// The entries that issue this SPIFFE ID.
-    pub fn entries_of(&self, id: &SpiffeId) -> Vec<Arc<Entry>> {
-        self.read().index.entries_of(id).map(Arc::clone).collect()
+    ///
+    /// # Errors
+    /// As [`Self::authorized`].
+    pub async fn entries_of(&self, id: &SpiffeId) -> Result<Vec<Arc<Entry>>, NotFresh> {
+        self.ask(About::Issuing(id), |index| index.entries_of(id).map(Arc::clone).collect()).await
     }
 
-    /// How many entries there are.
+    /// Waits until everything is in memory.
+    ///
+    /// # Errors
+    /// [`NotFresh::Loading`] when that takes too long.
+    pub async fn loaded(&self) -> Result<(), NotFresh> {
+        let loaded = tokio::time::timeout(FRESH_DEADLINE, self.when_loaded()).await;
+        loaded.map_err(|_| NotFresh::Loading)
+    }
+
+    /// Whether everything is in memory.
+    pub fn is_loaded(&self) -> bool {
+        *self.is_loaded.borrow()
+    }
+
+    /// How many entries there are; 0 before they were read.
     pub fn entry_count(&self) -> usize {
-        self.read().index.len()
+        self.read().as_ref().map_or(0, |mirror| mirror.index.len())
     }
 
-    /// How many agents there are.
+    /// How many agents there are; 0 before they were read.
     pub fn node_count(&self) -> usize {
-        self.read().nodes.len()
+        self.read().as_ref().map_or(0, |mirror| mirror.nodes.len())
     }
 
-    /// The serial numbers of an agent, if it is known.
+    /// The serial numbers of an agent, if it is known in memory.
     pub fn node(&self, agent: &SpiffeId) -> Option<NodeRow> {
-        self.read().nodes.get(agent).cloned()
+        self.read().as_ref()?.nodes.get(agent).cloned()
     }
 
-    /// The node selectors of an agent, if it is known.
-    pub fn node_selectors(&self, agent: &SpiffeId) -> Option<SelectorSet> {
-        self.read().index.node_selectors(agent).cloned()
-    }
-
-    /// Looks at the index while it stands still: keep it short.
-    pub fn with_index<T>(&self, look: impl FnOnce(&AuthorizedIndex) -> T) -> T {
-        look(&self.read().index)
+    /// Looks at the index while it stands still: keep it short. `None` before it was read.
+    pub fn with_index<T>(&self, look: impl FnOnce(&AuthorizedIndex) -> T) -> Option<T> {
+        self.read().as_ref().map(|mirror| look(&mirror.index))
     }
 
     /// The bundle of a trust domain, own or foreign.
@@ -226,11 +276,42 @@ impl Cache {
         sender.subscribe()
     }
 
-    fn read(&self) -> std::sync::RwLockReadGuard<'_, Mirror> {
+    /// Answers from memory, or from what the store has of it while memory is being filled.
+    async fn ask<T>(
+        &self,
+        about: About<'_>,
+        look: impl Fn(&AuthorizedIndex) -> T,
+    ) -> Result<T, NotFresh> {
+        if let Some(answer) = self.with_index(&look) {
+            return Ok(answer);
+        }
+        let asked = async {
+            let _turn = tokio::select! {
+                () = self.when_loaded() => None,
+                turn = self.lookups.acquire() => turn.ok(),
+            };
+            if let Some(answer) = self.with_index(&look) {
+                return Ok(answer);
+            }
+            if let Some(part) = load::part(&self.store, &self.trust_domain, about).await? {
+                return Ok(look(&part));
+            }
+            self.when_loaded().await;
+            self.with_index(&look).ok_or(NotFresh::Loading)
+        };
+        tokio::time::timeout(FRESH_DEADLINE, asked).await.unwrap_or(Err(NotFresh::Loading))
+    }
+
+    async fn when_loaded(&self) {
+        // The sender is our own.
+        _ = self.is_loaded.subscribe().wait_for(|is_loaded| *is_loaded).await;
+    }
+
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Option<Mirror>> {
         self.mirror.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Mirror> {
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, Option<Mirror>> {
         self.mirror.write().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -256,3 +337,6 @@ impl fmt::Debug for Cache {
         write!(f, "Cache(revision {})", self.revision())
     }
 }
+
+#[cfg(test)]
+mod tests;

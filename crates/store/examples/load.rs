@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use signet_identity::{AuthorizedIndex, Entry, EntryDraft, IndexChange, Selector, TrustDomain};
-use signet_store::{Contents, EntryFilter, PageRequest, Store, StoreOptions};
+use signet_store::{Contents, EntryFilter, Store, StoreOptions};
 
 /// Entries under each parent.
 const CHILDREN: u64 = 100;
@@ -31,15 +31,12 @@ async fn main() {
     let begun = Instant::now();
     let trust_domain: TrustDomain = "example.org".parse().expect("a trust domain");
     let mut index = AuthorizedIndex::new(trust_domain);
-    let mut page = PageRequest::first(1_000);
-    loop {
-        let read = store.list_entries(&EntryFilter::default(), page).await.expect("reading");
-        for entry in read.items {
-            index.load(IndexChange::Entry(entry));
-        }
-        let Some(next) = read.next else { break };
-        page.after = Some(next);
-    }
+    let count = store.count_entries(&EntryFilter::default()).await.expect("counting");
+    index.reserve(usize::try_from(count).expect("a number"));
+    let take = |entries: Vec<Entry>| {
+        entries.into_iter().for_each(|entry| index.load(IndexChange::Entry(entry)));
+    };
+    store.read_entries(take).await.expect("reading");
     println!("loaded {} entries in {:?}", index.len(), begun.elapsed());
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().filter(|line| line.starts_with("Vm")).for_each(|line| println!("{line}"));

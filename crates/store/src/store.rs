@@ -6,9 +6,17 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use signet_identity::{AttestedNode, Bundle, JwtAuthority, SpiffeId, TrustDomain};
+use signet_identity::{AttestedNode, Bundle, Entry, JwtAuthority, SpiffeId, TrustDomain};
+use tokio::sync::mpsc;
 
-use crate::{DataStore, OpenError, StoreError, StoreOptions, sqlite::SqliteStore};
+use crate::{
+    DataStore, EntryFilter, OpenError, PageRequest, StoreError, StoreOptions, sqlite::SqliteStore,
+};
+
+/// How many entries [`Store::read_entries`] reads at a time.
+const PAGE: u32 = 1000;
+/// And how many pages it reads before they are asked for.
+const PAGES_AHEAD: usize = 2;
 
 /// A registration store, whichever it is. Cheap to clone; all clones are the same store.
 ///
@@ -42,6 +50,32 @@ impl Store {
     /// The newest revision that this process knows of.
     pub fn revision(&self) -> u64 {
         self.known().revision
+    }
+
+    /// Reads every entry, oldest first, and hands them to `take`, some at a time, while the next are
+    /// being read. What is changed meanwhile may be seen or not.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot be read; `take` was given a part then.
+    pub async fn read_entries(&self, mut take: impl FnMut(Vec<Entry>)) -> Result<(), StoreError> {
+        let (ready, mut pages) = mpsc::channel(PAGES_AHEAD);
+        let store = self.clone();
+        let reading = tokio::spawn(async move {
+            let mut page = PageRequest::first(PAGE);
+            loop {
+                let read = store.list_entries(&EntryFilter::default(), page).await;
+                page.after = read.as_ref().ok().and_then(|page| page.next);
+                let read = read.map(|page| page.items);
+                // Nobody may wait for it any more.
+                if ready.send(read).await.is_err() || page.after.is_none() {
+                    return;
+                }
+            }
+        });
+        while let Some(page) = pages.recv().await {
+            take(page?);
+        }
+        reading.await.map_err(|_| StoreError::Closed { doing: "reading the entries" })
     }
 
     /// [`crate::Nodes::rewrite_node`] for closures that move what they hold; `change` is cloned

@@ -159,5 +159,5 @@ fn equal_texts_are_held_once() {
     assert!(std::ptr::eq(all[0].selectors.as_slice(), all[1].selectors.as_slice()));
     index.load(IndexChange::EntryGone("e1".parse().unwrap()));
     index.load(IndexChange::EntryGone("e2".parse().unwrap()));
-    assert!(index.selector_sets.is_empty() && index.slots.len() == 0);
+    assert!(index.slots.is_clean());
 }

@@ -45,7 +45,15 @@ impl HealthCheck for Check {
         let context = &self.context;
         match self.part {
             Part::Store => match context.store.ping().await {
-                Ok(()) => State::good(),
+                Ok(()) if context.cache.is_loaded() => State::good(),
+                // Calls are served, but not as fast as they will be.
+                Ok(()) => State {
+                    ready: false,
+                    ready_details: serde_json::json!({
+                        "message": "the registration entries are still being read",
+                    }),
+                    ..State::good()
+                },
                 Err(error) => State::failed(error.to_string()),
             },
             Part::Bundle => match context.cache.own_bundle() {

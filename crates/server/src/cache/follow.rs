@@ -7,21 +7,18 @@ use std::{
 };
 
 use signet_base::{Backoff, CancellationToken};
-use signet_identity::{
-    AttestedNode, AuthorizedIndex, Bundle, EntryId, IndexChange, SpiffeId, TrustDomain,
-};
+use signet_identity::{AttestedNode, Bundle, EntryId, IndexChange, SpiffeId, TrustDomain};
 use signet_pki::x509::TrustBundle;
 use signet_store::{
-    Change, ChangeKind, ChangedTo, Changes, EntryFilter, FeedPosition, NodeFilter, PageRequest,
-    Store, StoreError,
+    Change, ChangeKind, ChangedTo, Changes, FeedPosition, PageRequest, Store, StoreError,
 };
 
-use super::{Cache, CachedBundle, NodeRow, Revisions};
+use tokio::task::JoinSet;
+
+use super::{Cache, CachedBundle, Mirror, NodeRow, Revisions, load};
 
 /// How many changes are taken over at a time.
 const BATCH: u32 = 1000;
-/// How many rows are loaded at a time.
-const PAGE: u32 = 1000;
 /// How often an idle store is asked whether it still works, at least.
 const PING: Duration = Duration::from_secs(60);
 /// And at most.
@@ -58,18 +55,40 @@ impl Follower {
         Self { cache }
     }
 
-    /// Follows until the token is cancelled. An idle store is asked several times within
-    /// `max_staleness` whether it still works.
-    pub async fn run(self, token: CancellationToken, max_staleness: Duration) {
+    /// Reads everything, and follows until the token is cancelled. An idle store is asked several
+    /// times within `max_staleness` whether it still works.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when what is stored cannot be read into memory. Every other failure
+    /// is logged, and the store is asked again.
+    pub async fn run(
+        self,
+        token: CancellationToken,
+        max_staleness: Duration,
+    ) -> Result<(), StoreError> {
         let mut ping = (max_staleness / 4).clamp(MIN_PING, PING);
         if self.cache.store.is_shared() {
             ping = ping.min(POLL);
         }
         let mut revisions = self.cache.store.subscribe();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let mut loading = JoinSet::new();
+        let mut read = None;
         loop {
-            match self.catch_up().await {
+            if !self.cache.is_loaded() && loading.is_empty() && read.is_none() {
+                let cache = Arc::clone(&self.cache);
+                loading.spawn(async move { load::all(&cache.store, &cache.trust_domain).await });
+            }
+            let kept_up = match read.take() {
+                None => self.catch_up().await,
+                Some(Ok(whole)) => self.install(whole).await,
+                Some(Err(error)) => Err(error),
+            };
+            match kept_up {
                 Ok(()) => backoff.reset(),
+                Err(error @ StoreError::Corrupt { .. }) if !self.cache.is_loaded() => {
+                    return Err(error);
+                }
                 Err(error) => {
                     let delay = backoff.next_delay();
                     tracing::error!(
@@ -78,14 +97,19 @@ impl Follower {
                         "Cannot follow the changes of the registration store"
                     );
                     if token.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
-                        return;
+                        return Ok(());
                     }
                     continue;
                 }
             }
             tokio::select! {
-                () = token.cancelled() => return,
-                changed = revisions.changed() => if changed.is_err() { return },
+                () = token.cancelled() => return Ok(()),
+                changed = revisions.changed() => if changed.is_err() { return Ok(()) },
+                Some(ended) = loading.join_next() => match ended {
+                    Ok(whole) => read = Some(whole),
+                    Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+                    Err(_aborted) => {}
+                },
                 () = tokio::time::sleep(ping) => match self.ask().await {
                     Ok(()) => self.cache.saw_store(),
                     Err(error) => tracing::error!(
@@ -95,6 +119,32 @@ impl Follower {
                 },
             }
         }
+    }
+
+    /// Takes over everything that was read, and what has changed since; or nothing, if the feed
+    /// does not say what has.
+    async fn install(&self, whole: (Mirror, FeedPosition)) -> Result<(), StoreError> {
+        let (mut mirror, mut position) = whole;
+        let cache = &self.cache;
+        loop {
+            match cache.store.changes_since(&position, BATCH).await? {
+                Changes::Gone { .. } => return Ok(()),
+                Changes::Since(changes) if changes.is_empty() => break,
+                Changes::Since(changes) => {
+                    let mut touched = touched(changes);
+                    position.revision = touched.newest;
+                    mirror.take(read_touched(&cache.store, &mut touched).await?);
+                }
+            }
+        }
+        tracing::info!(
+            entries = mirror.index.len(),
+            agents = mirror.nodes.len(),
+            "Registrations loaded"
+        );
+        *cache.write() = Some(mirror);
+        cache.is_loaded.send_replace(true);
+        Ok(())
     }
 
     /// Asks the database whether it works and, when others write to it, how far it has come:
@@ -132,45 +182,37 @@ impl Follower {
         }
     }
 
-    /// Reads everything anew.
+    /// Reads the bundles. From there on the feed is followed.
     ///
     /// # Errors
-    /// [`StoreError`]; then the memory is as it was.
-    pub(super) async fn reload(&self) -> Result<(), StoreError> {
+    /// [`StoreError`] when the store cannot be read.
+    pub(super) async fn begin(&self) -> Result<(), StoreError> {
+        let position = self.cache.store.committed().await?;
+        let bundles = self.read_bundles().await?;
+        self.start_at(position, bundles);
+        Ok(())
+    }
+
+    /// Reads everything anew.
+    async fn reload(&self) -> Result<(), StoreError> {
         let cache = &self.cache;
-        // What changes meanwhile comes again by the feed.
-        let position = cache.store.committed().await?;
-        let revision = position.revision;
-        let mut index = AuthorizedIndex::new(cache.trust_domain.clone());
-        let mut nodes = HashMap::new();
-        let mut page = PageRequest::first(PAGE);
-        loop {
-            let read = cache.store.list_entries(&EntryFilter::default(), page).await?;
-            for entry in read.items {
-                index.load(IndexChange::Entry(entry));
-            }
-            let Some(next) = read.next else { break };
-            page.after = Some(next);
-        }
-        let mut page = PageRequest::first(PAGE);
-        loop {
-            let read = cache.store.list_nodes(&NodeFilter::default(), page).await?;
-            for node in read.items {
-                nodes.insert(node.spiffe_id.clone(), NodeRow::from(&node));
-                index.load(IndexChange::Node(node.spiffe_id, node.selectors));
-            }
-            let Some(next) = read.next else { break };
-            page.after = Some(next);
-        }
-        let mut bundles = HashMap::new();
-        for bundle in cache.store.list_bundles(PageRequest::all()).await?.items {
-            bundles.insert(bundle.trust_domain.clone(), prepared(bundle));
-        }
-        {
-            let mut mirror = cache.write();
-            mirror.index = index;
-            mirror.nodes = nodes;
-        }
+        let (mirror, position) = load::all(&cache.store, &cache.trust_domain).await?;
+        let bundles = self.read_bundles().await?;
+        *cache.write() = Some(mirror);
+        cache.is_loaded.send_replace(true);
+        self.start_at(position, bundles);
+        Ok(())
+    }
+
+    async fn read_bundles(&self) -> Result<HashMap<TrustDomain, Arc<CachedBundle>>, StoreError> {
+        let read = self.cache.store.list_bundles(PageRequest::all()).await?.items;
+        let named = |bundle: Bundle| (bundle.trust_domain.clone(), prepared(bundle));
+        Ok(read.into_iter().map(named).collect())
+    }
+
+    /// Everything may have changed.
+    fn start_at(&self, position: FeedPosition, bundles: HashMap<TrustDomain, Arc<CachedBundle>>) {
+        let (cache, revision) = (&self.cache, position.revision);
         cache.bundles.store(Arc::new(bundles));
         let all = Revisions {
             entries: revision,
@@ -184,46 +226,25 @@ impl Follower {
             sender.send_replace(Revisions { relationships: 0, agents: 0, ..all });
         }
         cache.saw_store();
-        Ok(())
     }
 
     async fn apply(&self, applied: &FeedPosition, changes: Vec<Change>) -> Result<(), StoreError> {
         let mut touched = touched(changes);
         let cache = &self.cache;
-        touched.any_entries = !(touched.entries.is_empty() && touched.told_entries.is_empty());
-        let mut updates = std::mem::take(&mut touched.told_entries);
-        let mut gone: HashSet<EntryId> = touched.entries.iter().cloned().collect();
-        if !touched.entries.is_empty() {
-            for entry in cache.store.entries(&touched.entries).await? {
-                gone.remove(&entry.id);
-                updates.push(IndexChange::Entry(entry));
-            }
-        }
-        updates.extend(gone.into_iter().map(IndexChange::EntryGone));
-        let mut rows = read_nodes(&cache.store, &touched.nodes).await?;
-        rows.append(&mut touched.told_nodes);
-        touched.any_nodes = !rows.is_empty();
-        for (id, node) in &rows {
-            updates.push(match node {
-                Some(node) => IndexChange::Node(id.clone(), node.selectors.clone()),
-                None => IndexChange::NodeGone(id.clone()),
-            });
-        }
+        // What is not in memory yet is read as it is then.
+        let rows = match cache.is_loaded() {
+            true => Some(read_touched(&cache.store, &mut touched).await?),
+            false => None,
+        };
         let mut bundles = Vec::with_capacity(touched.bundles.len());
         for trust_domain in &touched.bundles {
             let bundle = cache.store.bundle(trust_domain).await?;
             bundles.push((trust_domain.clone(), bundle.map(prepared)));
         }
 
-        let concerned = {
-            let mut mirror = cache.write();
-            for (id, node) in &rows {
-                match node {
-                    Some(node) => mirror.nodes.insert(id.clone(), NodeRow::from(node)),
-                    None => mirror.nodes.remove(id),
-                };
-            }
-            mirror.index.apply(updates)
+        let concerned = match (&mut *cache.write(), rows) {
+            (Some(mirror), Some(rows)) => Some(mirror.take(rows)),
+            _ => None,
         };
         if !bundles.is_empty() {
             let mut all = HashMap::clone(&cache.bundles.load());
@@ -239,12 +260,17 @@ impl Follower {
             epoch: Arc::clone(&applied.epoch),
             revision: touched.newest,
         });
-        self.announce(&touched, &concerned);
+        self.announce(&touched, concerned.as_ref());
         Ok(())
     }
 
-    fn announce(&self, touched: &Touched, concerned: &HashSet<SpiffeId>) {
+    /// Tells the subscribers, of agents those that are concerned; all of them, if that is not known.
+    fn announce(&self, touched: &Touched, concerned: Option<&HashSet<SpiffeId>>) {
         let newest = touched.newest;
+        let is_concerned = |agent: &SpiffeId| match concerned {
+            Some(concerned) => concerned.contains(agent),
+            None => touched.any_entries || touched.any_nodes,
+        };
         self.cache.all.send_modify(|all| {
             if touched.any_entries {
                 all.entries = newest;
@@ -270,17 +296,39 @@ impl Follower {
                 }
             });
         };
-        if touched.bundles.is_empty() {
-            for id in concerned {
-                if let Some(sender) = agents.get(id) {
-                    notify(sender, true);
-                }
+        match concerned {
+            Some(concerned) if touched.bundles.is_empty() => {
+                let senders = concerned.iter().filter_map(|agent| agents.get(agent));
+                senders.for_each(|sender| notify(sender, true));
             }
-        } else {
-            for (id, sender) in agents.iter() {
-                notify(sender, concerned.contains(id));
-            }
+            _ => agents.iter().for_each(|(agent, sender)| notify(sender, is_concerned(agent))),
         }
+    }
+}
+
+/// Rows that changes name, as they are now.
+struct Rows {
+    entries: Vec<IndexChange>,
+    nodes: Vec<(SpiffeId, Option<AttestedNode>)>,
+}
+
+impl Mirror {
+    /// Takes over changes; answers whom they concern.
+    fn take(&mut self, rows: Rows) -> HashSet<SpiffeId> {
+        let mut changes = rows.entries;
+        for (id, node) in rows.nodes {
+            changes.push(match node {
+                Some(node) => {
+                    self.nodes.insert(id.clone(), NodeRow::from(&node));
+                    IndexChange::Node(id, node.selectors)
+                }
+                None => {
+                    self.nodes.remove(&id);
+                    IndexChange::NodeGone(id)
+                }
+            });
+        }
+        self.index.apply(changes)
     }
 }
 
@@ -328,7 +376,25 @@ fn touched(changes: Vec<Change>) -> Touched {
             tracing::warn!(revision, ?kind, key, "The change feed names something unreadable");
         }
     }
+    touched.any_entries = !(touched.entries.is_empty() && touched.told_entries.is_empty());
+    touched.any_nodes = !(touched.nodes.is_empty() && touched.told_nodes.is_empty());
     touched
+}
+
+/// Reads what the feed names and did not tell.
+async fn read_touched(store: &Store, touched: &mut Touched) -> Result<Rows, StoreError> {
+    let mut entries = std::mem::take(&mut touched.told_entries);
+    let mut gone: HashSet<EntryId> = touched.entries.iter().cloned().collect();
+    if !touched.entries.is_empty() {
+        for entry in store.entries(&touched.entries).await? {
+            gone.remove(&entry.id);
+            entries.push(IndexChange::Entry(entry));
+        }
+    }
+    entries.extend(gone.into_iter().map(IndexChange::EntryGone));
+    let mut nodes = read_nodes(store, &touched.nodes).await?;
+    nodes.append(&mut touched.told_nodes);
+    Ok(Rows { entries, nodes })
 }
 
 async fn read_nodes(

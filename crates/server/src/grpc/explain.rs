@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status};
 
 use super::shared::serve;
 use crate::{
-    cache::Cache,
+    cache::{Cache, NotFresh},
     usecase::{authorization::Action, error::Error},
 };
 
@@ -71,6 +71,7 @@ impl explain_server::Explain for ExplainService {
             let found = selectors_from_pb(&request.selectors)
                 .map_err(|error| Error::invalid("failed to parse selectors").because(error))?;
             call.about(Field::SpiffeId(agent.clone()));
+            self.cache.loaded().await?;
             self.cache.fresh().await?;
             let agent_state = self.agent_state(&agent);
             let now = self.clock.unix();
@@ -79,8 +80,9 @@ impl explain_server::Explain for ExplainService {
             let explained = tokio::task::spawn_blocking(move || {
                 cache.with_index(|index| explained(index, &agent, &found, now))
             });
-            let mut response =
+            let response =
                 explained.await.map_err(|_| Error::unavailable("the server is stopping"))?;
+            let mut response = response.ok_or(NotFresh::Loading)?;
             response.agent_state = agent_state.into();
             Ok(response)
         })

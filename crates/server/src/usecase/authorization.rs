@@ -242,7 +242,7 @@ impl Authorizer {
         if rights.meets(Rights::ADMIN.or(Rights::DOWNSTREAM)) {
             cache.fresh().await.map_err(Error::from)?;
             self.must_not_be_stale()?;
-            let entries = cache.entries_of(&svid.spiffe_id);
+            let entries = cache.entries_of(&svid.spiffe_id).await.map_err(Error::from)?;
             if rights.meets(Rights::ADMIN) && entries.iter().any(|entry| entry.admin) {
                 return Ok(Role::AdminByEntry);
             }

@@ -232,7 +232,7 @@ impl Entries {
         call.may(Action::ReadAuthorizedEntries)?;
         let agent = call.agent_id()?;
         self.cache.fresh().await?;
-        Ok(self.cache.authorized(agent))
+        Ok(self.cache.authorized(agent).await?)
     }
 
     /// The entries that have changed after a revision of the history `feed_id`.

@@ -187,10 +187,7 @@ impl Issuance {
         let (limits, principal) = (&self.limits, &call.principal);
         limits.acquire(principal, Limit::SignX509, requests.len(), "certificate signing").await?;
         let ids: Vec<Option<EntryId>> = requests.iter().map(|r| r.entry_id.parse().ok()).collect();
-        let entries = self.cache.with_index(|index| {
-            let find = |id: &Option<EntryId>| index.entry_for_agent(agent, id.as_ref()?);
-            ids.iter().map(find).collect::<Vec<_>>()
-        });
+        let entries = self.cache.entries_for_agent(agent, &ids).await?;
         let mut results = Vec::with_capacity(requests.len());
         for (n, (request, entry)) in requests.iter().zip(&entries).enumerate() {
             if n % YIELD_AFTER == YIELD_AFTER - 1 {
@@ -274,8 +271,10 @@ impl Issuance {
         self.limits.acquire(principal, Limit::SignJwt, 1, "JWT signing request").await?;
         self.jwt_must_be_on()?;
         accepted?;
-        let entry = entry_id.parse::<EntryId>().ok();
-        let entry = entry.and_then(|id| self.cache.entry_for_agent(agent, &id));
+        let entry = match entry_id.parse::<EntryId>() {
+            Ok(id) => self.cache.entry_for_agent(agent, &id).await?,
+            Err(_) => None,
+        };
         let entry = entry.ok_or_else(|| Error::not_found(NOT_FOUND))?;
         let id = &entry.spiffe_id;
         call.about(Field::SpiffeId(id.clone()));

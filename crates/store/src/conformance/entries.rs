@@ -12,12 +12,18 @@ pub async fn every_field_of_an_entry_survives_a_restart(database: &dyn Database)
     assert_eq!((created.revision_number, created.created_at), (0, 1));
     let mut stored = draft("other", "parent", &["a:b"]);
     stored.store_svid = true;
+    stored.hint = "a \"hint\" \u{1e}\u{1f}\n\\ \u{e4}".to_owned();
     let other = fixture.create("other", stored).await;
     let fixture = fixture.reopen().await;
     assert_eq!(fixture.store.entry(&id("full")).await.unwrap(), Some(created.clone()));
     assert_eq!(created.body, full_draft());
-    assert_eq!(fixture.store.entry(&id("other")).await.unwrap(), Some(other));
+    assert_eq!(fixture.store.entry(&id("other")).await.unwrap(), Some(other.clone()));
     assert_eq!(fixture.store.entry(&id("none")).await.unwrap(), None);
+    let listed = fixture.store.list_entries(&EntryFilter::default(), PageRequest::all()).await;
+    assert_eq!(listed.unwrap().items, [created.clone(), other.clone()]);
+    let mut read = Vec::new();
+    fixture.store.read_entries(|entries| read.extend(entries)).await.unwrap();
+    assert_eq!(read, [created, other]);
 }
 
 pub async fn a_batch_has_one_outcome_for_each_and_one_transaction(database: &dyn Database) {

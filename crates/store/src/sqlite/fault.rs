@@ -54,7 +54,9 @@ impl Fault {
             Some(Code::Corrupt) => StoreError::Corrupt { doing, why: source.to_string() },
             Some(Code::Full) => StoreError::Full { doing },
             Some(Code::ReadOnly) => StoreError::ReadOnly { doing },
-            Some(Code::Retry) | None => StoreError::Database { doing, source: Box::new(source) },
+            Some(Code::Retry | Code::TooBig) | None => {
+                StoreError::Database { doing, source: Box::new(source) }
+            }
         }
     }
 }
@@ -68,6 +70,8 @@ pub(crate) enum Code {
     ReadOnly,
     /// Not of any use to a caller, but to a second try.
     Retry,
+    /// A value longer than SQLite takes.
+    TooBig,
 }
 
 impl Code {
@@ -80,6 +84,7 @@ impl Code {
             (13, _) | (_, 778 | 4618 | 4874) => Some(Self::Full),
             (11 | 26, _) => Some(Self::Corrupt),
             // SQLITE_PROTOCOL and SQLITE_SCHEMA: lost a race for the log, or with a migration.
+            (18, _) => Some(Self::TooBig),
             (15 | 17, _) => Some(Self::Retry),
             _ => None,
         }

@@ -29,6 +29,15 @@ pub(crate) trait Listed: Sized + Send {
     const COLUMNS: &'static str;
 
     fn read(row: &SqliteRow) -> Result<Self, Fault>;
+
+    /// The first `limit` rows of the table after the row `after`, in order, with their row IDs.
+    fn read_on(
+        conn: &mut SqliteConnection,
+        after: i64,
+        limit: i64,
+    ) -> impl Future<Output = Result<Vec<(i64, Self)>, Fault>> + Send {
+        read_rows(conn, after, limit)
+    }
 }
 
 /// What the inverted index can answer of a filter.
@@ -134,13 +143,14 @@ async fn walk<T: Listed>(
     let chunk = hint.clamp(1, CHUNK);
     loop {
         let rows = read_chunk::<T>(conn, &driver, after, chunk).await?;
-        for row in &rows {
-            after = row.try_get(0)?;
-            if !visit(after, T::read(row)?) {
+        let is_last = rows.len() < chunk;
+        for (row, item) in rows {
+            after = row;
+            if !visit(row, item) {
                 return Ok(());
             }
         }
-        if rows.len() < chunk {
+        if is_last {
             return Ok(());
         }
     }
@@ -202,14 +212,10 @@ async fn read_chunk<T: Listed>(
     driver: &Driver,
     after: i64,
     limit: usize,
-) -> Result<Vec<SqliteRow>, Fault> {
+) -> Result<Vec<(i64, T)>, Fault> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     match driver {
-        Driver::Table => {
-            let text =
-                format!("SELECT {} FROM {} WHERE id > ? ORDER BY id LIMIT ?", T::COLUMNS, T::TABLE);
-            Ok(sql::query(text).bind(after).bind(limit).fetch_all(conn).await?)
-        }
+        Driver::Table => T::read_on(conn, after, limit).await,
         Driver::Term { term, joined } => {
             let terms = T::INDEX.table();
             let mut text = format!(
@@ -229,7 +235,7 @@ async fn read_chunk<T: Listed>(
             for term in joined {
                 query = query.bind(*term);
             }
-            Ok(query.bind(limit).fetch_all(conn).await?)
+            read(&query.bind(limit).fetch_all(conn).await?)
         }
         Driver::Range(range) => {
             // A row may have two terms in the range by chance: `IN` counts it once.
@@ -241,7 +247,7 @@ async fn read_chunk<T: Listed>(
                 T::INDEX.table()
             );
             let query = sql::query(text).bind(*range.start()).bind(*range.end()).bind(after);
-            Ok(query.bind(limit).fetch_all(conn).await?)
+            read(&query.bind(limit).fetch_all(conn).await?)
         }
         Driver::Any(terms) => {
             let mut ids = Vec::new();
@@ -264,11 +270,25 @@ async fn read_chunk<T: Listed>(
     }
 }
 
-/// The rows with these row IDs (sorted), in order.
+fn read<T: Listed>(rows: &[SqliteRow]) -> Result<Vec<(i64, T)>, Fault> {
+    rows.iter().map(|row| Ok((row.try_get(0)?, T::read(row)?))).collect()
+}
+
+/// [`Listed::read_on`], row by row.
+pub(crate) async fn read_rows<T: Listed>(
+    conn: &mut SqliteConnection,
+    after: i64,
+    limit: i64,
+) -> Result<Vec<(i64, T)>, Fault> {
+    let text = format!("SELECT {} FROM {} WHERE id > ? ORDER BY id LIMIT ?", T::COLUMNS, T::TABLE);
+    read(&sql::query(text).bind(after).bind(limit).fetch_all(conn).await?)
+}
+
+/// The rows with these row IDs (sorted), in order, with the row IDs.
 pub(crate) async fn by_ids<T: Listed>(
     conn: &mut SqliteConnection,
     ids: &[i64],
-) -> Result<Vec<SqliteRow>, Fault> {
+) -> Result<Vec<(i64, T)>, Fault> {
     let mut rows = Vec::with_capacity(ids.len());
     for run in sql::runs(ids, 1) {
         let text = format!(
@@ -281,7 +301,7 @@ pub(crate) async fn by_ids<T: Listed>(
         for id in run {
             query = query.bind(*id);
         }
-        rows.extend(query.fetch_all(&mut *conn).await?);
+        rows.extend(read::<T>(&query.fetch_all(&mut *conn).await?)?);
     }
     Ok(rows)
 }
@@ -304,9 +324,7 @@ pub(crate) async fn by_keys<T: Listed, K: AsRef<str>>(
         for key in run {
             query = query.bind(key.as_ref().to_owned());
         }
-        for row in query.fetch_all(&mut *conn).await? {
-            found.push((row.try_get(0)?, T::read(&row)?));
-        }
+        found.extend(read::<T>(&query.fetch_all(&mut *conn).await?)?);
     }
     Ok(found)
 }

@@ -1,8 +1,10 @@
 //! Entries as rows.
 
-use std::str::FromStr;
+mod packed;
 
-use signet_identity::{Entry, EntryDraft, EntryId, TrustDomain};
+use std::{borrow::Cow, fmt::Display};
+
+use signet_identity::{Entry, EntryDraft, EntryId, SpiffeId, TrustDomain};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::sqlite::{
@@ -30,39 +32,91 @@ impl Listed for Entry {
          dns_names, hint, x509_svid_ttl, jwt_svid_ttl, flags, expires_at, created_at, revision";
 
     fn read(row: &SqliteRow) -> Result<Self, Fault> {
-        let entry_id: &str = row.try_get(1)?;
-        let what = format!("entry {entry_id}");
-        let flags: i64 = row.try_get(10)?;
-        let mut draft = EntryDraft::new(
-            parse(&what, row.try_get(2)?)?,
-            parse(&what, row.try_get(3)?)?,
-            json::read_selectors(&what, row.try_get(4)?)?,
-        );
-        draft.federates_with = json::read_list(&what, row.try_get(5)?)?
-            .iter()
-            .map(|name| parse::<TrustDomain>(&what, name))
-            .collect::<Result<_, _>>()?;
-        draft.dns_names = json::read_list(&what, row.try_get(6)?)?;
-        draft.hint = row.try_get::<Option<String>, _>(7)?.unwrap_or_default();
-        draft.x509_svid_ttl = row.try_get(8)?;
-        draft.jwt_svid_ttl = row.try_get(9)?;
-        draft.admin = flags & ADMIN != 0;
-        draft.downstream = flags & DOWNSTREAM != 0;
-        draft.store_svid = flags & STORE_SVID != 0;
-        draft.disable_x509_svid_prefetch = flags & DISABLE_PREFETCH != 0;
-        draft.jwt_svid_include_jti = flags & INCLUDE_JTI != 0;
-        draft.expires_at = row.try_get(11)?;
-        Ok(Self {
-            id: parse(&what, entry_id)?,
-            body: draft,
+        let raw = Raw {
+            entry_id: row.try_get(1)?,
+            spiffe_id: row.try_get(2)?,
+            parent_id: row.try_get(3)?,
+            selectors: row.try_get(4)?,
+            federates_with: row.try_get(5)?,
+            dns_names: row.try_get(6)?,
+            hint: row.try_get::<Option<&str>, _>(7)?.unwrap_or_default().into(),
+            x509_svid_ttl: row.try_get(8)?,
+            jwt_svid_ttl: row.try_get(9)?,
+            flags: row.try_get(10)?,
+            expires_at: row.try_get(11)?,
             created_at: row.try_get(12)?,
-            revision_number: row.try_get(13)?,
-        })
+            revision: row.try_get(13)?,
+            like: None,
+        };
+        raw.entry()
+    }
+
+    async fn read_on(
+        conn: &mut SqliteConnection,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<(i64, Self)>, Fault> {
+        packed::read_on(conn, after, limit).await
     }
 }
 
-fn parse<T: FromStr<Err: std::fmt::Display>>(what: &str, text: &str) -> Result<T, Fault> {
-    text.parse().map_err(|error| Fault::corrupt(what, error))
+/// The columns of an entry as they are stored.
+struct Raw<'a> {
+    entry_id: &'a str,
+    spiffe_id: &'a str,
+    parent_id: &'a str,
+    selectors: &'a str,
+    federates_with: Option<&'a str>,
+    dns_names: Option<&'a str>,
+    hint: Cow<'a, str>,
+    x509_svid_ttl: i32,
+    jwt_svid_ttl: i32,
+    flags: i64,
+    expires_at: i64,
+    created_at: i64,
+    revision: i64,
+    /// An entry that this one shares texts with where they are equal.
+    like: Option<&'a Entry>,
+}
+
+impl Raw<'_> {
+    fn entry(&self) -> Result<Entry, Fault> {
+        let raw = self;
+        let corrupt = |why: &dyn Display| Fault::corrupt(&format!("entry {}", raw.entry_id), why);
+        let id = |text: &str, like: Option<&SpiffeId>| {
+            let read = match like {
+                Some(like) => SpiffeId::parse_like(text, like),
+                None => text.parse(),
+            };
+            read.map_err(|error| corrupt(&error))
+        };
+        let spiffe_id = id(raw.spiffe_id, raw.like.map(|entry| &entry.spiffe_id))?;
+        let parent_id = id(raw.parent_id, Some(raw.like.map_or(&spiffe_id, |it| &it.parent_id)))?;
+        let selectors = json::read_selectors(raw.selectors).map_err(|error| corrupt(&error))?;
+        let mut draft = EntryDraft::new(spiffe_id, parent_id, selectors);
+        draft.federates_with = json::read_list(raw.federates_with)
+            .map_err(|error| corrupt(&error))?
+            .iter()
+            .map(|name| name.parse::<TrustDomain>())
+            .collect::<Result<_, _>>()
+            .map_err(|error| corrupt(&error))?;
+        draft.dns_names = json::read_list(raw.dns_names).map_err(|error| corrupt(&error))?;
+        draft.hint = raw.hint.clone().into_owned();
+        draft.x509_svid_ttl = raw.x509_svid_ttl;
+        draft.jwt_svid_ttl = raw.jwt_svid_ttl;
+        draft.admin = raw.flags & ADMIN != 0;
+        draft.downstream = raw.flags & DOWNSTREAM != 0;
+        draft.store_svid = raw.flags & STORE_SVID != 0;
+        draft.disable_x509_svid_prefetch = raw.flags & DISABLE_PREFETCH != 0;
+        draft.jwt_svid_include_jti = raw.flags & INCLUDE_JTI != 0;
+        draft.expires_at = raw.expires_at;
+        Ok(Entry {
+            id: raw.entry_id.parse().map_err(|error| corrupt(&error))?,
+            body: draft,
+            created_at: raw.created_at,
+            revision_number: raw.revision,
+        })
+    }
 }
 
 /// Binds every column of [`Entry::COLUMNS`], in order.
@@ -134,8 +188,7 @@ pub(crate) async fn by_rows(
     conn: &mut SqliteConnection,
     rows: &[i64],
 ) -> Result<Vec<(i64, Entry)>, Fault> {
-    let found = listing::by_ids::<Entry>(conn, rows).await?;
-    found.iter().map(|row| Ok((row.try_get(0)?, Entry::read(row)?))).collect()
+    listing::by_ids::<Entry>(conn, rows).await
 }
 
 /// The first `limit` entries that expired before then.

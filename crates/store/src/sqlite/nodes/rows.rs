@@ -1,6 +1,6 @@
 //! Attested nodes as rows.
 
-use std::sync::Arc;
+use std::{fmt::Display, sync::Arc};
 
 use signet_identity::{AttestedNode, SpiffeId};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
@@ -25,15 +25,15 @@ impl Listed for AttestedNode {
 
     fn read(row: &SqliteRow) -> Result<Self, Fault> {
         let id: &str = row.try_get(1)?;
-        let what = format!("attested node {id}");
+        let corrupt = |why: &dyn Display| Fault::corrupt(&format!("attested node {id}"), why);
         Ok(Self {
-            spiffe_id: id.parse().map_err(|error| Fault::corrupt(&what, error))?,
+            spiffe_id: id.parse().map_err(|error| corrupt(&error))?,
             attestation_type: row.try_get(2)?,
             serial_number: row.try_get(3)?,
             expires_at: row.try_get(4)?,
             new_serial_number: row.try_get(5)?,
             new_expires_at: row.try_get(6)?,
-            selectors: json::read_selectors(&what, row.try_get(7)?)?,
+            selectors: json::read_selectors(row.try_get(7)?).map_err(|error| corrupt(&error))?,
             can_reattest: row.try_get::<i64, _>(8)? != 0,
             agent_version: row.try_get(9)?,
         })
