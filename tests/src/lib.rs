@@ -27,6 +27,7 @@ pub mod raw;
 pub mod server;
 pub mod wait;
 pub mod wall;
+pub mod webpki;
 
 pub use agent::{Agent, AgentOptions};
 pub use cli::{Cli, Output};
@@ -40,3 +41,4 @@ pub use server::{Server, ServerOptions};
 pub use signet_testkit::{SmallDisk, skip};
 pub use wait::{DEADLINE, eventually, eventually_within};
 pub use wall::WallClock;
+pub use webpki::WebCertificate;

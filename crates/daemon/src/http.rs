@@ -2,15 +2,7 @@
 
 mod document;
 
-use std::{
-    convert::Infallible,
-    fmt,
-    hash::Hash,
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    time::Duration,
-};
+use std::{convert::Infallible, fmt, hash::Hash, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::Router;
@@ -24,9 +16,7 @@ use tokio::{
 use tower_service::Service as _;
 
 pub use self::document::{Document, not_allowed, text};
-use crate::listen::{
-    Accept, Admission, Caps, Each, Incoming, ListenError, Ticket, UnixSocket,
-};
+use crate::listen::{Accept, Admission, Caps, Each, Incoming, ListenError, Ticket, UnixSocket};
 
 /// How many connections are served at a time, and who makes room when there are more: a kept
 /// connection without a request after a tenth of a second, one with a request after ten seconds.

@@ -164,8 +164,7 @@ fn client(flags: &CheckFlags) -> Result<HttpClient, String> {
 
 async fn gather(flags: &CheckFlags, client: &HttpClient, token: Option<Token>) -> Facts {
     let base = flags.issuer.trim_end_matches('/');
-    let configuration =
-        fetch(client, &format!("{base}/.well-known/openid-configuration")).await;
+    let configuration = fetch(client, &format!("{base}/.well-known/openid-configuration")).await;
     let uri = configuration.as_ref().ok().and_then(|found| found.members.get("jwks_uri"));
     let keys = match uri.and_then(Value::as_str) {
         Some(uri) => fetch(client, uri).await,

@@ -118,7 +118,8 @@ fn decode(context: &Context, document: &Document) -> Option<Config> {
 /// Reads what a provider serves and where.
 pub fn serving(block: &Block<'_>) -> Option<Serving> {
     let domains = block.parsed_list("domains");
-    if block.pos_of("domains").is_none() || (domains.is_empty() && block.texts("domains").is_empty())
+    if block.pos_of("domains").is_none()
+        || (domains.is_empty() && block.texts("domains").is_empty())
     {
         block.missing("domains");
     }
@@ -323,7 +324,10 @@ mod tests {
         let listen = "domains = [\"a.test\"]\ninsecure_addr = \":80\"\n";
         for (text, wanted) in [
             (format!("insecure_addr = \":80\" {SERVER}"), "domains must be configured"),
-            (format!("domains = [\"a b\"] insecure_addr = \":80\" {SERVER}"), "expected a host name"),
+            (
+                format!("domains = [\"a b\"] insecure_addr = \":80\" {SERVER}"),
+                "expected a host name",
+            ),
             (format!("domains = [\"a.test\"] {SERVER}"), "one of serving_cert_file,"),
             (format!("domains = [\"a.test\"] acme {{ email = \"x\" }} {SERVER}"), "ACME"),
             (listen.to_owned(), "exactly one of server_api, workload_api and file"),

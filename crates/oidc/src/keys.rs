@@ -186,9 +186,7 @@ mod tests {
 
     fn text(keys: &Keys) -> Option<serde_json::Value> {
         match &*keys.published()? {
-            Published::Document(document) => {
-                Some(serde_json::from_slice(document.body()).unwrap())
-            }
+            Published::Document(document) => Some(serde_json::from_slice(document.body()).unwrap()),
             Published::Nothing => None,
         }
     }

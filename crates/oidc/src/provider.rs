@@ -195,8 +195,7 @@ impl Provider {
             return text(StatusCode::BAD_REQUEST, "domain is not allowed\n");
         }
         let is_secure = has_tls || forwarded_proto(request.headers()) == Some("https");
-        let scheme =
-            if settings.allow_insecure_scheme && !is_secure { "http" } else { "https" };
+        let scheme = if settings.allow_insecure_scheme && !is_secure { "http" } else { "https" };
         let document = self.document(scheme, host);
         document.answer(request.method(), request.headers())
     }
@@ -298,7 +297,8 @@ mod tests {
     }
 
     fn request(path: &str, headers: &[(&str, &str)]) -> Request {
-        let request = headers.iter().fold(Request::get(path), |r, (name, value)| r.header(*name, *value));
+        let request =
+            headers.iter().fold(Request::get(path), |r, (name, value)| r.header(*name, *value));
         request.body(Body::empty()).unwrap()
     }
 
@@ -332,7 +332,10 @@ mod tests {
         ] {
             let fixed = Settings { jwt_issuer: Some(issuer.parse().unwrap()), ..settings() };
             let document = configuration(&provider(fixed), &[("host", "oidc.test")]).await;
-            assert_eq!((&document["issuer"], &document["jwks_uri"]), (&issuer.into(), &keys.into()));
+            assert_eq!(
+                (&document["issuer"], &document["jwks_uri"]),
+                (&issuer.into(), &keys.into())
+            );
         }
         let both = Settings {
             jwt_issuer: Some("https://issuer.test".parse().unwrap()),

@@ -61,7 +61,9 @@ impl Source {
         tasks.spawn("oidc_source", async move {
             let run = async {
                 match self {
-                    Self::File { path, poll_interval } => file::run(&path, poll_interval, &keys).await,
+                    Self::File { path, poll_interval } => {
+                        file::run(&path, poll_interval, &keys).await
+                    }
                     Self::ServerApi { socket, poll_interval } => {
                         server_api::run(&socket, poll_interval, &keys).await;
                     }

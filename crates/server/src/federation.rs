@@ -325,18 +325,18 @@ impl Federator {
             let token = tasks.token().clone();
             tasks.spawn("federation_poll", async move {
                 let work = async {
-                let _permit = polls.acquire_owned().await;
-                if let Err(error) = me.poll(&trust_domain, false).await {
-                    tracing::error!(
-                        trust_domain = %trust_domain,
-                        error = chain(&error),
-                        "Error updating bundle"
-                    );
-                }
-                if let Some(row) = me.table().get_mut(&trust_domain) {
-                    row.started = false;
-                }
-                me.0.wake.notify_one();
+                    let _permit = polls.acquire_owned().await;
+                    if let Err(error) = me.poll(&trust_domain, false).await {
+                        tracing::error!(
+                            trust_domain = %trust_domain,
+                            error = chain(&error),
+                            "Error updating bundle"
+                        );
+                    }
+                    if let Some(row) = me.table().get_mut(&trust_domain) {
+                        row.started = false;
+                    }
+                    me.0.wake.notify_one();
                 };
                 token.run_until_cancelled(work).await;
             });
@@ -409,9 +409,8 @@ impl Federator {
     ) -> Result<(bool, Answer), RefreshError> {
         let trust_domain = &relationship.trust_domain;
         let held = self.0.cache.bundle(trust_domain);
-        let known = known.filter(|known| {
-            held.as_ref().is_some_and(|held| held.bundle == known.bundle)
-        });
+        let known =
+            known.filter(|known| held.as_ref().is_some_and(|held| held.bundle == known.bundle));
         let client = self.client(relationship).await?;
         let tag = known.as_ref().map(|known| known.tag.as_str());
         let answer = fetch(&client, &relationship.bundle_endpoint_url, tag).await?;
@@ -515,7 +514,11 @@ impl Federator {
         };
         let tls = spiffe_web_client_config(check, Arc::clone(&self.0.clock), self.0.tls)?;
         let client = HttpClient::builder().trust(Trust::Config(tls));
-        client.timeout(fetch::DEADLINE).max_body(fetch::MAX_BODY).build().map_err(RefreshError::Client)
+        client
+            .timeout(fetch::DEADLINE)
+            .max_body(fetch::MAX_BODY)
+            .build()
+            .map_err(RefreshError::Client)
     }
 
     /// With the machine's roots, which are read from time to time.

@@ -28,7 +28,9 @@ use signet_api::pb::{
     spire::api::{
         server::{
             bundle::v1::{self as bundle_pb, bundle_client::BundleClient},
-            localauthority::v1::{self as authority_pb, local_authority_client::LocalAuthorityClient},
+            localauthority::v1::{
+                self as authority_pb, local_authority_client::LocalAuthorityClient,
+            },
             svid::v1::{self as svid_pb, svid_client::SvidClient},
             trustdomain::v1::{self as pb, trust_domain_client::TrustDomainClient},
         },
@@ -59,11 +61,8 @@ const ENDPOINT: &str = r#"federation { bundle_endpoint {
 
 /// A server of the trust domain `b.test` with a bundle endpoint.
 async fn with_endpoint() -> TestServer {
-    let options = Options {
-        server: ENDPOINT.to_owned(),
-        trust_domain: Some("b.test"),
-        ..Options::default()
-    };
+    let options =
+        Options { server: ENDPOINT.to_owned(), trust_domain: Some("b.test"), ..Options::default() };
     TestServer::with(options).await
 }
 
@@ -290,10 +289,8 @@ async fn relationships_of_the_file_win_and_are_shown_beside_those_of_the_api() {
     let own = format!("https://{address}/");
     assert_eq!(shown[0], ("b.test".into(), Origin::Static, own.clone()));
     assert_eq!(shown[1].1, Origin::Dynamic);
-    let request = pb::GetFederationRelationshipRequest {
-        trust_domain: "b.test".into(),
-        output_mask: None,
-    };
+    let request =
+        pb::GetFederationRelationshipRequest { trust_domain: "b.test".into(), output_mask: None };
     let got = a.federation().get_federation_relationship(request).await.unwrap().into_inner();
     assert_eq!(got.bundle_endpoint_url, own);
 }
@@ -384,7 +381,11 @@ async fn a_hostile_endpoint_costs_nothing_but_itself() {
         ("plain.test", redirect("http://127.0.0.1:9/"), "expected an https URL"),
         ("file.test", redirect("file:///etc/passwd"), "expected an https URL"),
         ("loop.test", redirect("/again"), "redirects more than 5 times"),
-        ("gone.test", b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(), "status 404"),
+        (
+            "gone.test",
+            b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_vec(),
+            "status 404",
+        ),
         ("same.test", b"HTTP/1.1 304 Not Modified\r\n\r\n".to_vec(), "without an entity tag"),
     ];
     let evil = "spiffe://b.test/evil";
@@ -436,10 +437,12 @@ async fn sequence_numbers_never_go_back_unless_the_operator_says_so() {
     let a = TestServer::start().await;
     a.set_bundle(b.own_bundle().await).await;
     let identity = b.minted("spiffe://b.test/scripted").await;
-    let with = |sequence: u64| json(&serde_json::json!({ "keys": [], "spiffe_sequence": sequence }));
+    let with =
+        |sequence: u64| json(&serde_json::json!({ "keys": [], "spiffe_sequence": sequence }));
     let endpoint = Scripted::start(identity, b.clock.clone(), with(7)).await;
     a.federate("x.test", endpoint.url(), "spiffe://b.test/scripted", None).await;
-    eventually("the first", || a.held("x.test").is_some_and(|held| held.sequence_number == 7)).await;
+    eventually("the first", || a.held("x.test").is_some_and(|held| held.sequence_number == 7))
+        .await;
     endpoint.say(with(6));
     let error = a.refresh("x.test").await.unwrap_err();
     assert!(error.message().contains("sequence number 6, older than the 7"), "{error}");
@@ -450,12 +453,8 @@ async fn sequence_numbers_never_go_back_unless_the_operator_says_so() {
     assert!(client.refresh_bundle(request).await.unwrap().into_inner().changed);
     assert_eq!(a.held("x.test").unwrap().sequence_number, 6);
     // A redirect holds for once.
-    let elsewhere = Scripted::start(
-        b.minted("spiffe://b.test/scripted").await,
-        b.clock.clone(),
-        with(8),
-    )
-    .await;
+    let elsewhere =
+        Scripted::start(b.minted("spiffe://b.test/scripted").await, b.clock.clone(), with(8)).await;
     endpoint.say(redirect(&elsewhere.url()));
     a.refresh("x.test").await.unwrap();
     assert_eq!(a.held("x.test").unwrap().sequence_number, 8);

@@ -298,7 +298,11 @@ fn token(findings: &mut Findings, limits: &Limits, facts: &Facts, token: &Token)
 /// Signature, times and audience, by the keys that are published.
 fn signature(findings: &mut Findings, facts: &Facts, token: &Token) {
     let Ok(found) = &facts.keys else {
-        return findings.add(Verdict::Bad, "token signature", "there are no keys to verify it with");
+        return findings.add(
+            Verdict::Bad,
+            "token signature",
+            "there are no keys to verify it with",
+        );
     };
     let verified = || -> Result<String, String> {
         let keys = decode_jwt_jwks(&found.text).map_err(|error| chain(&error).to_string())?;

@@ -84,9 +84,10 @@ fn publish(
     trust_domain: &TrustDomain,
     keys: &Keys,
 ) -> Result<(), String> {
-    let bundle = message.bundles.iter().find(|(id, _)| {
-        TrustDomain::from_name_or_id(id).is_ok_and(|name| name == *trust_domain)
-    });
+    let bundle = message
+        .bundles
+        .iter()
+        .find(|(id, _)| TrustDomain::from_name_or_id(id).is_ok_and(|name| name == *trust_domain));
     let (_, jwks) = bundle.ok_or_else(|| format!("the agent gives no bundle of {trust_domain}"))?;
     let found = decode_jwt_jwks(jwks).map_err(|error| chain(&error).to_string())?;
     keys.set(&found);

@@ -102,8 +102,9 @@ impl CertFiles {
         let chain = text_file::certificates(&self.certificates)?;
         let chain: Vec<Arc<[u8]>> = chain.into_iter().map(Arc::from).collect();
         let key = text_file::private_key(&self.key)?;
-        let signer =
-            key.signer().map_err(|source| CertFilesError::Key { path: self.key.clone(), source })?;
+        let signer = key
+            .signer()
+            .map_err(|source| CertFilesError::Key { path: self.key.clone(), source })?;
         let identity = TlsIdentity::new(&chain, signer).map_err(|source| CertFilesError::Pair {
             certificates: self.certificates.clone(),
             key: self.key.clone(),

@@ -242,8 +242,7 @@ async fn show(flags: ShowFlags, env: &mut Env) -> Result<(), CliError> {
     }
     let filter = flags.filter.read()?;
     let channel = env.connect(&flags.common.socket).await?;
-    let mut client =
-        EntryClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
+    let mut client = EntryClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
     let mut entries = match entry_id {
         Some(id) => {
             let request = pb::GetEntryRequest { id: id.to_owned(), output_mask: None };

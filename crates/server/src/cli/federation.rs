@@ -5,9 +5,7 @@ mod status;
 
 use signet_api::{
     pb::{
-        signet::api::server::federation::v1::{
-            self as own, federation_client::FederationClient,
-        },
+        signet::api::server::federation::v1::{self as own, federation_client::FederationClient},
         spire::api::{
             server::{
                 bundle::v1::{self as bundle_pb, bundle_client::BundleClient},
@@ -269,8 +267,7 @@ async fn delete_bundle(flags: &DeleteFlags, env: &mut Env) -> Result<(), CliErro
 
 async fn list(flags: ListFlags, env: &mut Env) -> Result<(), CliError> {
     let channel = env.connect(&flags.common.socket).await?;
-    let mut client =
-        TrustDomainClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
+    let mut client = TrustDomainClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
     let request = pb::ListFederationRelationshipsRequest::default();
     let response = client.list_federation_relationships(request).await;
     let response =
@@ -285,9 +282,11 @@ async fn list(flags: ListFlags, env: &mut Env) -> Result<(), CliError> {
     };
     let all = response.federation_relationships.iter().filter(|one| !is_fixed(one));
     let mut all: Vec<_> = all.map(described).collect();
-    all.extend(fixed.iter().map(|one| {
-        format!("{}\nOrigin                    : configuration file", described(one))
-    }));
+    all.extend(
+        fixed.iter().map(|one| {
+            format!("{}\nOrigin                    : configuration file", described(one))
+        }),
+    );
     let found = text::counted(all.len(), "federation relationship", "federation relationships");
     env.line(format_args!("Found {found}"))?;
     for one in all {

@@ -64,11 +64,7 @@ pub(super) async fn fetch(
     fetched.await.unwrap_or(Err(FetchError::Late))
 }
 
-async fn follow(
-    client: &HttpClient,
-    url: &str,
-    known: Option<&str>,
-) -> Result<Answer, FetchError> {
+async fn follow(client: &HttpClient, url: &str, known: Option<&str>) -> Result<Answer, FetchError> {
     let mut at: Uri = url.parse().map_err(|_| HttpError::BadUrl(shown(url)))?;
     for _ in 0..=MAX_REDIRECTS {
         let mut request = Request::get(at.clone()).header(ACCEPT, "application/json");
@@ -113,9 +109,9 @@ fn target(from: &Uri, to: &str) -> Option<Uri> {
     };
     let to: Uri = to.parse().ok()?;
     let is_good = to.scheme_str().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
-        && to.authority().is_some_and(|there| {
-            !there.as_str().contains('@') && !there.host().is_empty()
-        });
+        && to
+            .authority()
+            .is_some_and(|there| !there.as_str().contains('@') && !there.host().is_empty());
     is_good.then_some(to)
 }
 

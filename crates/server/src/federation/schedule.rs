@@ -69,9 +69,8 @@ mod tests {
 
     #[test]
     fn an_endpoint_that_is_fresh_for_less_is_asked_sooner_but_not_without_pause() {
-        let seconds = |fresh: u64| {
-            pause(Some(&hinting(300)), Some(Duration::from_secs(fresh)), 0).as_secs()
-        };
+        let seconds =
+            |fresh: u64| pause(Some(&hinting(300)), Some(Duration::from_secs(fresh)), 0).as_secs();
         assert_eq!((seconds(15), seconds(1), seconds(3600)), (15, 10, 75));
     }
 

@@ -47,9 +47,9 @@ impl federation_server::Federation for FederationService {
                 only => Some(name(only)?),
             };
             let found = self.federation.statuses(&call, only.as_ref()).await?;
-            let relationships = found.iter().map(|(status, held)| {
-                to_pb(status, held.as_ref().map(|held| &held.bundle))
-            });
+            let relationships = found
+                .iter()
+                .map(|(status, held)| to_pb(status, held.as_ref().map(|held| &held.bundle)));
             Ok(pb::ListRelationshipsResponse { relationships: relationships.collect() })
         })
         .await

@@ -141,7 +141,9 @@ impl Source {
         }
         match self.document() {
             Some(document) => document.answer(request.method(), request.headers()),
-            None => text(StatusCode::INTERNAL_SERVER_ERROR, "500 unable to retrieve local bundle\n"),
+            None => {
+                text(StatusCode::INTERNAL_SERVER_ERROR, "500 unable to retrieve local bundle\n")
+            }
         }
     }
 

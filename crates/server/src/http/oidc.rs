@@ -66,7 +66,9 @@ impl OidcProvider {
 }
 
 /// Waits until a bundle has changed; says whether it has, and not that there will be no more.
-async fn bundle_change(changes: &mut tokio::sync::watch::Receiver<crate::cache::Revisions>) -> bool {
+async fn bundle_change(
+    changes: &mut tokio::sync::watch::Receiver<crate::cache::Revisions>,
+) -> bool {
     let before = changes.borrow().bundles;
     changes.wait_for(|now| now.bundles != before).await.is_ok()
 }

@@ -63,17 +63,26 @@ pub(super) async fn fixed(
 fn with_status(one: &pb::Relationship) -> String {
     let mut lines = vec![described(&one.relationship.clone().unwrap_or_default())];
     let mut line = |name: &str, value: String| lines.push(format!("{name:<26}: {value}"));
-    line("Origin", match one.origin() {
-        Origin::Static => "configuration file".to_owned(),
-        _ => "API".to_owned(),
-    });
-    line("Bundle", match &one.bundle {
-        None => "none yet".to_owned(),
-        Some(held) => format!(
-            "{} X.509 and {} JWT authorities, sequence number {}, refresh hint {} s",
-            held.x509_authorities, held.jwt_authorities, held.sequence_number, held.refresh_hint
-        ),
-    });
+    line(
+        "Origin",
+        match one.origin() {
+            Origin::Static => "configuration file".to_owned(),
+            _ => "API".to_owned(),
+        },
+    );
+    line(
+        "Bundle",
+        match &one.bundle {
+            None => "none yet".to_owned(),
+            Some(held) => format!(
+                "{} X.509 and {} JWT authorities, sequence number {}, refresh hint {} s",
+                held.x509_authorities,
+                held.jwt_authorities,
+                held.sequence_number,
+                held.refresh_hint
+            ),
+        },
+    );
     let time = |at: i64| if at == 0 { "never".to_owned() } else { text::utc(at) };
     line("Last poll", time(one.last_poll));
     line("Last success", time(one.last_success));
