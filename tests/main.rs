@@ -18,6 +18,8 @@ mod authorities;
 mod bad_input;
 #[path = "tests/bootstrap.rs"]
 mod bootstrap;
+#[path = "tests/broker.rs"]
+mod broker;
 #[path = "tests/bundle_events.rs"]
 mod bundle_events;
 #[path = "tests/cli_agent.rs"]
@@ -40,16 +42,12 @@ mod deploy;
 mod disk;
 #[path = "tests/envoy.rs"]
 mod envoy;
-#[path = "tests/federation.rs"]
-mod federation;
 #[path = "tests/files.rs"]
 mod files;
 #[path = "tests/grpc.rs"]
 mod grpc;
 #[path = "tests/migrate.rs"]
 mod migrate;
-#[path = "tests/oidc.rs"]
-mod oidc;
 #[path = "tests/packages.rs"]
 mod packages;
 #[path = "tests/pids.rs"]

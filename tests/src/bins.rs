@@ -12,11 +12,6 @@ pub fn agent() -> PathBuf {
     find("signet-agent")
 }
 
-/// The path of `signet-oidc`.
-pub fn oidc() -> PathBuf {
-    find("signet-oidc")
-}
-
 /// A program in `SIGNET_BIN_DIR`, or in the target directory that the running test was built in.
 ///
 /// # Panics
@@ -26,7 +21,7 @@ pub fn find(name: &str) -> PathBuf {
     let path = bin_dir().join(name);
     assert!(
         path.is_file(),
-        "{} is not there: build it with `cargo build -p signet-server -p signet-agent -p signet-oidc`, or run \
+        "{} is not there: build it with `cargo build -p signet-server -p signet-agent`, or run \
          `cargo xtask test`",
         path.display()
     );

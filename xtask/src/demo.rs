@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: one machine, one server, one agent, one workload: this very program's child.
 
 mod programs;
+mod zero_trust;
 
 use std::{
     os::unix::fs::MetadataExt,
@@ -14,7 +15,11 @@ use serde_json::Value;
 use crate::run::{bin_dir, cargo};
 use programs::Programs;
 
+pub(crate) use zero_trust::run as zero_trust;
+
 const TRUST_DOMAIN: &str = "demo.test";
+/// The `iss` of the demo's JWT-SVIDs.
+const ISSUER: &str = "https://oidc.demo.test";
 /// Seconds; short, so that the rotation comes soon.
 const LIFETIME: u32 = 20;
 

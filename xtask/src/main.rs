@@ -26,7 +26,11 @@ enum Command {
     /// Measure CPU, memory and delays of the release builds; prints JSON lines
     Bench(bench::Options),
     /// Show the whole thing at work on this machine, in temporary directories, and clean up
-    Demo,
+    Demo {
+        /// Which part; the identities alone unless said otherwise
+        #[arg(value_enum, default_value = "identity")]
+        part: DemoPart,
+    },
     /// Make .deb, .rpm and OCI images of built programs
     Package(package::Options),
     /// Test, build, package and compare what is released
@@ -37,10 +41,20 @@ enum Command {
     Tidy,
 }
 
+/// A part of the demo.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum DemoPart {
+    /// A workload gets, renews and loses its identity
+    Identity,
+    /// A workload gets a database login by its identity, and loses it
+    ZeroTrust,
+}
+
 fn main() -> ExitCode {
     let done = match Args::parse().command {
         Command::Bench(options) => bench::run(&options),
-        Command::Demo => demo::run(),
+        Command::Demo { part: DemoPart::Identity } => demo::run(),
+        Command::Demo { part: DemoPart::ZeroTrust } => demo::zero_trust(),
         Command::Package(options) => package::run_all(&options),
         Command::Release(options) => release::run_all(&options),
         Command::Test(options) => test::run(&options),

@@ -46,6 +46,17 @@ impl Call {
         Self { service, method, caller, subject_pid: None, request_id }
     }
 
+    /// Named as the caller names it (`x-request-id`), if that is a UUID: only for callers that the
+    /// operator trusts, since the logs of both are read together.
+    #[must_use]
+    pub fn named_by(mut self, metadata: &tonic::metadata::MetadataMap) -> Self {
+        let given = metadata.get(signet_api::REQUEST_ID).and_then(|id| id.to_str().ok());
+        if let Some(id) = given.and_then(|id| uuid::Uuid::try_parse(id).ok()) {
+            self.request_id = id.to_string().into();
+        }
+        self
+    }
+
     /// A call of the Workload API.
     pub fn workload(method: &'static str, caller: &Caller) -> Self {
         Self::new(WORKLOAD_API, method, caller.clone())

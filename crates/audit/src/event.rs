@@ -120,6 +120,8 @@ fields! {
         BundleEndpointProfile(&'static str) = bundle_endpoint_profile,
         /// The URL of a bundle endpoint.
         BundleEndpointUrl(String) = bundle_endpoint_url,
+        /// The name of a credential of the broker's policy.
+        Credential(String) = credential,
         /// The SHA-256 of a CSR, hex.
         Csr(String) = csr,
         /// The DNS names of an entry or a certificate.
@@ -136,6 +138,8 @@ fields! {
         JwtId(String) = jti,
         /// The ID of the key that signed a JWT-SVID.
         KeyId(String) = kid,
+        /// The name of a lease that the broker handed out.
+        LeaseId(String) = lease_id,
         /// An authority of this server: its subject key identifier or key ID.
         LocalAuthorityId(String) = local_authority_id,
         /// The parent of an entry.
@@ -184,12 +188,16 @@ fields! {
         RefreshHint(i64) = refresh_hint,
         /// The revision of an entry.
         RevisionNumber(i64) = revision_number,
+        /// The rule of the broker's policy that granted something.
+        Rule(String) = rule,
         /// The sequence number of a bundle.
         SequenceNumber(u64) = sequence_number,
         /// Whether an entry's SVIDs are for an SVID store.
         StoreSvid(bool) = store_svid,
         /// The lifetime that was asked for; seconds.
         Ttl(i32) = ttl,
+        /// Why something was taken back.
+        Why(String) = why,
         /// How many X.509 authorities were given.
         X509Authorities(u64) = x509_authorities,
         /// The lifetime of an entry's X.509-SVIDs; seconds, 0 for the server's default.

@@ -29,6 +29,14 @@ impl Bao {
     /// # Panics
     /// When it does not start.
     pub fn start(tls: bool) -> Option<Self> {
+        Self::start_with(tls, "")
+    }
+
+    /// [`Bao::start`] with more in its configuration, where `DIR` stands for [`Bao::dir`].
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_with(tls: bool, config: &str) -> Option<Self> {
         let here = std::env::var_os("PATH").unwrap_or_default();
         if !std::env::split_paths(&here).any(|dir| dir.join("bao").is_file()) {
             return None;
@@ -44,6 +52,12 @@ impl Bao {
             .args(["server", "-dev", "-dev-no-store-token"])
             .arg(format!("-dev-root-token-id={}", Self::ROOT))
             .arg(format!("-dev-listen-address=127.0.0.1:{port}"));
+        if !config.is_empty() {
+            let file = dir.join("bao.hcl");
+            let config = config.replace("DIR", &dir.display().to_string());
+            fs::write(&file, config).expect("a configuration file");
+            command.arg(format!("-config={}", file.display()));
+        }
         if tls {
             command.arg("-dev-tls").arg(format!("-dev-tls-cert-dir={}", dir.display()));
         }

@@ -11,12 +11,14 @@ mod anchors;
 mod bao;
 mod captured;
 mod metrics_doc;
+mod postgres;
 mod small_disk;
 
 pub use anchors::{AnchorCase, HOST, TRUST_DOMAIN, anchor_cases};
 pub use bao::Bao;
 pub use captured::Captured;
 pub use metrics_doc::assert_metrics_documented;
+pub use postgres::{POSTGRES_USER, PgBouncer, Postgres};
 pub use small_disk::{SmallDisk, make_room};
 
 /// Leaves a test early because the machine lacks something, and says so. Where nothing may be

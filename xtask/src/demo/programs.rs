@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use super::{TRUST_DOMAIN, eventually, finished};
+use super::{ISSUER, TRUST_DOMAIN, eventually, finished};
 
 /// The alias of the agent.
 pub const NODE: &str = "/node";
@@ -51,7 +51,8 @@ impl Programs {
         let text = text
             .replace("DIR", &self.dir.display().to_string())
             .replace("PORT", &self.port.to_string())
-            .replace("TRUST_DOMAIN", TRUST_DOMAIN);
+            .replace("TRUST_DOMAIN", TRUST_DOMAIN)
+            .replace("ISSUER", ISSUER);
         fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
         Ok(path)
     }
@@ -79,6 +80,7 @@ impl Programs {
     bind_port = "PORT"
     data_dir = "DIR/server"
     socket_path = "DIR/server/api.sock"
+    jwt_issuer = "ISSUER"
 }
 plugins {
     DataStore "sql" {
@@ -98,6 +100,11 @@ plugins {
 
     /// Starts the agent with a new join token and waits until it is healthy.
     pub fn start_agent(&mut self) -> anyhow::Result<()> {
+        self.start_agent_with("")
+    }
+
+    /// The same with more lines in `agent {}`.
+    pub fn start_agent_with(&mut self, more: &str) -> anyhow::Result<()> {
         let alias = format!("spiffe://{TRUST_DOMAIN}{NODE}");
         let made =
             self.server_says(&["token", "generate", "-spiffeID", &alias, "-output", "json"])?;
@@ -106,7 +113,8 @@ plugins {
         fs::write(self.dir.join("bundle.pem"), self.server_says(&["bundle", "show"])?)?;
         let config = self.configure(
             "agent.conf",
-            r#"agent {
+            &r#"agent {
+    MORE
     trust_domain = "TRUST_DOMAIN"
     server_address = "127.0.0.1"
     server_port = "PORT"
@@ -119,9 +127,10 @@ plugins {
 plugins {
     NodeAttestor "join_token" { plugin_data {} }
     KeyManager "disk" { plugin_data { directory = "DIR/agent" } }
-    WorkloadAttestor "unix" { plugin_data {} }
+    WorkloadAttestor "unix" { plugin_data { discover_workload_path = true } }
 }
-"#,
+"#
+            .replace("MORE", more),
         )?;
         self.agent = Some(self.spawn("signet-agent", &config, &["-joinToken", &token])?);
         eventually("healthy agent", || {

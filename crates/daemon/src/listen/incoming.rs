@@ -94,6 +94,11 @@ impl<L: Accept> Connection<L> {
     pub fn into_parts(self) -> (L::Stream, Ticket<L::Key>) {
         (self.stream, self.ticket)
     }
+
+    /// As [`Connection::into_parts`], with who connected.
+    pub fn into_all(self) -> (L::Stream, L::Peer, Ticket<L::Key>) {
+        (self.stream, self.peer, self.ticket)
+    }
 }
 
 /// A listener that waits for room before it accepts, so that what it cannot serve waits in the

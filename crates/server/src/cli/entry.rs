@@ -6,16 +6,13 @@ mod explain;
 mod flags;
 mod print;
 
-use std::{collections::BTreeSet, io::IsTerminal as _};
+use std::io::IsTerminal as _;
 
 use prost::Message as _;
 use signet_api::{
     MAX_MESSAGE_SIZE,
     pb::spire::api::{
-        server::{
-            bundle::v1::{self as bundle_pb, bundle_client::BundleClient},
-            entry::v1::{self as pb, entry_client::EntryClient},
-        },
+        server::entry::v1::{self as pb, entry_client::EntryClient},
         types,
     },
     status,
@@ -151,8 +148,7 @@ async fn create(flags: CreateFlags, env: &mut Env) -> Result<(), CliError> {
         });
         env.json(&pb::BatchCreateEntryResponse { results: results.collect() })?;
     } else {
-        let pending = pending(results.iter().map(|(_, entry)| entry), channel.clone()).await?;
-        print_results(env, "create", &results, &pending)?;
+        print_results(env, "create", &results)?;
     }
     let written: Vec<types::Entry> =
         results.iter().filter(|one| is_good(one)).map(|(_, entry)| entry.clone()).collect();
@@ -163,8 +159,7 @@ async fn create(flags: CreateFlags, env: &mut Env) -> Result<(), CliError> {
 async fn update(flags: UpdateFlags, env: &mut Env) -> Result<(), CliError> {
     let entries = flags.entries(env)?;
     doubt::warn(&entries, now(), env)?;
-    let channel = env.connect(&flags.common().socket).await?;
-    let mut client = EntryClient::new(channel.clone());
+    let mut client = EntryClient::new(env.connect(&flags.common().socket).await?);
     let mut progress = Progress::new("update", &entries);
     for batch in batches(&entries) {
         let request = pb::BatchUpdateEntryRequest {
@@ -183,8 +178,7 @@ async fn update(flags: UpdateFlags, env: &mut Env) -> Result<(), CliError> {
         });
         env.json(&pb::BatchUpdateEntryResponse { results: results.collect() })?;
     } else {
-        let pending = pending(results.iter().map(|(_, entry)| entry), channel).await?;
-        print_results(env, "update", &results, &pending)?;
+        print_results(env, "update", &results)?;
     }
     all_good(&results, "failed to update one or more entries")
 }
@@ -241,8 +235,8 @@ async fn show(flags: ShowFlags, env: &mut Env) -> Result<(), CliError> {
         return Err(CliError::usage("the -entryID flag can't be combined with others"));
     }
     let filter = flags.filter.read()?;
-    let channel = env.connect(&flags.common.socket).await?;
-    let mut client = EntryClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
+    let mut client = EntryClient::new(env.connect(&flags.common.socket).await?)
+        .max_decoding_message_size(MAX_ANSWER);
     let mut entries = match entry_id {
         Some(id) => {
             let request = pb::GetEntryRequest { id: id.to_owned(), output_mask: None };
@@ -257,35 +251,10 @@ async fn show(flags: ShowFlags, env: &mut Env) -> Result<(), CliError> {
         return env.json(&pb::ListEntriesResponse { entries, next_page_token: String::new() });
     }
     env.line(format_args!("Found {}", text::counted(entries.len(), "entry", "entries")))?;
-    let pending = pending(entries.iter(), channel).await?;
     for entry in &entries {
-        env.line(print::entry(entry, &pending))?;
+        env.line(print::entry(entry))?;
     }
     Ok(())
-}
-
-/// The trust domains that entries federate with and whose bundles the server does not have.
-async fn pending(
-    entries: impl Iterator<Item = &types::Entry>,
-    channel: Channel,
-) -> Result<BTreeSet<String>, CliError> {
-    let mut names: BTreeSet<String> =
-        entries.flat_map(|entry| entry.federates_with.iter().cloned()).collect();
-    if names.is_empty() {
-        return Ok(names);
-    }
-    let mut client = BundleClient::new(channel).max_decoding_message_size(MAX_ANSWER);
-    // Only their names.
-    let request = bundle_pb::ListFederatedBundlesRequest {
-        output_mask: Some(types::BundleMask::default()),
-        ..Default::default()
-    };
-    let listed = client.list_federated_bundles(request).await;
-    let listed = listed.map_err(CliError::call("error fetching federated bundles"))?.into_inner();
-    for bundle in listed.bundles {
-        names.remove(&bundle.trust_domain);
-    }
-    Ok(names)
 }
 
 async fn all(
@@ -397,14 +366,9 @@ fn now() -> i64 {
     SystemClock::shared().unix()
 }
 
-fn print_results(
-    env: &mut Env,
-    verb: &str,
-    results: &[Outcome],
-    pending: &BTreeSet<String>,
-) -> Result<(), CliError> {
+fn print_results(env: &mut Env, verb: &str, results: &[Outcome]) -> Result<(), CliError> {
     for (_, entry) in results.iter().filter(|one| is_good(one)) {
-        env.line(print::entry(entry, pending))?;
+        env.line(print::entry(entry))?;
     }
     for (status, entry) in results.iter().filter(|one| !is_good(one)) {
         env.complain(format_args!(
@@ -412,7 +376,7 @@ fn print_results(
             code_name(Code::from(status.code)),
             status.message
         ))?;
-        env.complain(print::entry(entry, pending))?;
+        env.complain(print::entry(entry))?;
     }
     if results.len() > 1 {
         let good = results.iter().filter(|one| is_good(one)).count();

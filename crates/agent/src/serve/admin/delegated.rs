@@ -66,7 +66,8 @@ impl Delegated {
         let selectors = self.context.audit.outcome(&call, selectors)?;
         let delegate = Delegate { call, selectors };
         self.authorize(&delegate)?;
-        Ok(delegate)
+        let call = delegate.call.named_by(request.metadata());
+        Ok(Delegate { call, ..delegate })
     }
 
     /// Checks, with the entries as they are now, that the caller is a delegate.

@@ -1,0 +1,214 @@
+//! Who is asking: evidence becomes a [`Caller`], or a reason why it does not.
+
+mod replay;
+
+use serde_json::{Map, Value};
+use signet_identity::{SpiffeId, TrustDomain};
+use signet_pki::{
+    digest,
+    jwt::{self, JwtBundle, JwtError},
+    x509::Certificate,
+};
+
+pub use self::replay::Replays;
+use crate::{
+    policy::Subject,
+    reason::{Denial, Reason},
+};
+
+/// How far clocks may differ, seconds: less than for other tokens, since these open secrets.
+const LEEWAY: i64 = 5;
+/// Servers date certificates back by this much, seconds, for clocks that are behind.
+const BACKDATE: i64 = 10;
+/// The claim that names the tenant.
+pub const TENANT_CLAIM: &str = "tenant";
+
+/// An identity that was proven.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The identity.
+    pub id: SpiffeId,
+    /// The tenant that the token names.
+    pub tenant: Option<String>,
+    /// The claims of the token; `None` for a certificate alone.
+    pub claims: Option<Map<String, Value>>,
+    /// How it was proven: `x509`, `jwt`, or `socket` for a token the agent gave for a process.
+    pub via: &'static str,
+    /// When the evidence was issued, Unix seconds, as late as it can have been.
+    pub issued_at: i64,
+}
+
+/// What is asked of tokens.
+#[derive(Clone, Debug)]
+pub struct TokenRules {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// `iss`, byte for byte; `None` when tokens of this trust domain have none.
+    pub issuer: Option<String>,
+    /// The one audience.
+    pub audience: String,
+    /// The longest life, seconds.
+    pub max_lifetime: i64,
+    /// How often one token may be used.
+    pub max_uses: u32,
+}
+
+impl Caller {
+    /// What the policy decides about.
+    pub fn subject(&self) -> Subject<'_> {
+        Subject { id: &self.id, tenant: self.tenant.as_deref(), claims: self.claims.as_ref() }
+    }
+
+    /// The caller that the certificate of a connection proves. The handshake has verified chain and
+    /// possession; what may have changed since is looked at here.
+    ///
+    /// # Errors
+    /// [`Denial`].
+    pub fn from_certificate(
+        trust_domain: &TrustDomain,
+        id: &SpiffeId,
+        leaf: &Certificate,
+        now: i64,
+    ) -> Result<Self, Denial> {
+        check_id(trust_domain, id)?;
+        if now > leaf.not_after() {
+            let text = "the certificate has expired since the connection was made";
+            return Err(Denial::new(Reason::CertificateExpired, text));
+        }
+        Ok(Self {
+            id: id.clone(),
+            tenant: None,
+            claims: None,
+            via: "x509",
+            issued_at: leaf.not_before().saturating_add(BACKDATE),
+        })
+    }
+
+    /// The caller that a token proves. It is not yet marked as used: see [`Replays::take`].
+    ///
+    /// # Errors
+    /// [`Denial`].
+    pub fn from_token<'a>(
+        rules: &TokenRules,
+        token: &str,
+        now: i64,
+        bundles: impl FnOnce(&TrustDomain) -> Option<&'a JwtBundle>,
+    ) -> Result<Self, Denial> {
+        let audience = [rules.audience.clone()];
+        let valid = jwt::validate(token, &audience, now, bundles).map_err(denial)?;
+        check_id(&rules.trust_domain, &valid.id)?;
+        let claim = |name: &str| valid.claims.get(name);
+        match (claim("iss"), &rules.issuer) {
+            (None, None) => {}
+            (Some(Value::String(found)), Some(issuer)) if found == issuer => {}
+            (None, Some(_)) => {
+                return Err(Denial::new(Reason::IssuerMissing, "the token has no iss"));
+            }
+            (Some(_), Some(issuer)) => {
+                return Err(Denial::new(Reason::Issuer, format!("iss is not {issuer:?}")));
+            }
+            (Some(_), None) => {
+                let text = "the token has an iss, and the broker's jwt_issuer is not set";
+                return Err(Denial::new(Reason::Issuer, text));
+            }
+        }
+        if valid.audience.len() != 1 {
+            let text = "the token is for others as well: they could use it here";
+            return Err(Denial::new(Reason::Audience, text));
+        }
+        if now > valid.expires_at.saturating_add(LEEWAY) {
+            return Err(Denial::new(Reason::TokenExpired, "the token has expired"));
+        }
+        let Some(issued_at) = claim("iat").and_then(seconds) else {
+            return Err(Denial::new(Reason::IssuedAtMissing, "the token has no iat"));
+        };
+        if issued_at > now.saturating_add(LEEWAY) {
+            return Err(Denial::new(Reason::TokenNotYetValid, "iat is in the future"));
+        }
+        if claim("nbf").and_then(seconds).is_some_and(|from| from > now.saturating_add(LEEWAY)) {
+            return Err(Denial::new(Reason::TokenNotYetValid, "nbf is in the future"));
+        }
+        if valid.expires_at.saturating_sub(issued_at) > rules.max_lifetime {
+            let text = format!("the token lives longer than {} s", rules.max_lifetime);
+            return Err(Denial::new(Reason::LifetimeTooLong, text));
+        }
+        let tenant = match claim(TENANT_CLAIM) {
+            None | Some(Value::Null) => None,
+            Some(Value::String(tenant)) => Some(tenant.clone()),
+            Some(_) => {
+                let text = "the claim tenant is not a text";
+                return Err(Denial::new(Reason::TenantUnknown, text));
+            }
+        };
+        Ok(Self { id: valid.id, tenant, claims: Some(valid.claims), via: "jwt", issued_at })
+    }
+
+    /// One caller of two pieces of evidence: both have to name the same identity.
+    ///
+    /// # Errors
+    /// [`Denial`] when they do not.
+    pub fn both(certificate: &Self, token: Self) -> Result<Self, Denial> {
+        if certificate.id != token.id {
+            let text = format!("the certificate names {}, the token another", certificate.id);
+            return Err(Denial::new(Reason::EvidenceDisagrees, text));
+        }
+        Ok(Self { issued_at: certificate.issued_at.min(token.issued_at), ..token })
+    }
+
+    /// What names the token, for [`Replays::take`]: its `jti`, or its digest where it need not
+    /// have one.
+    ///
+    /// # Errors
+    /// [`Denial`] when it must have one.
+    pub fn token_id(&self, token: &str, required: bool) -> Result<(String, i64), Denial> {
+        let claims = self.claims.as_ref();
+        let claim = |name: &str| claims.and_then(|claims| claims.get(name));
+        let expires = claim("exp").and_then(seconds).unwrap_or(i64::MAX);
+        match claim("jti").and_then(Value::as_str).filter(|jti| !jti.is_empty()) {
+            // The ID is unique for its issuer and subject at most.
+            Some(jti) => Ok((format!("{} {jti}", self.id), expires)),
+            None if required => {
+                let text = "the token has no jti; its entry needs jwt_svid_include_jti";
+                Err(Denial::new(Reason::JtiMissing, text))
+            }
+            None => Ok((digest::sha256_hex(token.as_bytes()), expires)),
+        }
+    }
+}
+
+/// A workload of this trust domain.
+fn check_id(trust_domain: &TrustDomain, id: &SpiffeId) -> Result<(), Denial> {
+    if !id.is_member_of(trust_domain) {
+        let text = format!("{id} is not a member of {trust_domain}");
+        return Err(Denial::new(Reason::TrustDomain, text));
+    }
+    if id.path().is_empty() || id.is_reserved() {
+        return Err(Denial::new(Reason::ReservedPath, format!("{id} is not a workload's")));
+    }
+    Ok(())
+}
+
+fn seconds(value: &Value) -> Option<i64> {
+    value.as_i64().or_else(|| {
+        let float = value.as_f64().filter(|float| float.is_finite())?;
+        #[expect(clippy::cast_possible_truncation, reason = "saturates, and times are small")]
+        Some(float as i64)
+    })
+}
+
+fn denial(error: JwtError) -> Denial {
+    let reason = match &error {
+        JwtError::Audience => Reason::Audience,
+        JwtError::Expired => Reason::TokenExpired,
+        JwtError::NotYetValid => Reason::TokenNotYetValid,
+        JwtError::NoBundle(_) => Reason::TrustDomain,
+        JwtError::BadSignature | JwtError::UnknownKey { .. } | JwtError::Algorithm => {
+            Reason::TokenSignature
+        }
+        _ => Reason::TokenMalformed,
+    };
+    Denial::new(reason, error.to_string())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,0 @@
-//! The `signet-oidc` program.
-
-use std::process::ExitCode;
-
-fn main() -> ExitCode {
-    signet_oidc::cli::main()
-}

@@ -1,0 +1,359 @@
+//! PostgreSQL servers for tests, and PgBouncer before them.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write as _},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Command, Output, Stdio},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+/// Numbers directories and databases of this process.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// The superuser of a test's servers.
+pub const POSTGRES_USER: &str = "postgres";
+
+/// A PostgreSQL server with a directory of its own. It ends and leaves nothing behind when it is
+/// dropped, and also when this process ends.
+#[derive(Debug)]
+pub struct Postgres {
+    bin: PathBuf,
+    directory: PathBuf,
+    port: u16,
+    running: Mutex<Option<Held>>,
+}
+
+/// A program that ends when its standard input does.
+#[derive(Debug)]
+struct Held {
+    process: Child,
+    stdin: Option<ChildStdin>,
+}
+
+impl Held {
+    /// Tells it to end, and waits.
+    fn end(&mut self) {
+        self.stdin = None;
+        _ = self.process.wait();
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl Postgres {
+    /// The directory with the newest PostgreSQL programs of this machine.
+    pub fn programs() -> Option<PathBuf> {
+        let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
+            .ok()?
+            .filter_map(|entry| {
+                let entry = entry.ok()?;
+                let version = entry.file_name().to_str()?.parse().ok()?;
+                let bin = entry.path().join("bin");
+                bin.join("initdb").is_file().then_some((version, bin))
+            })
+            .collect();
+        found.sort();
+        found.pop().map(|(_, bin)| bin)
+    }
+
+    /// One server that all tests of this process share; `None` where PostgreSQL is not installed.
+    pub fn shared() -> Option<&'static Self> {
+        static SHARED: OnceLock<Option<Postgres>> = OnceLock::new();
+        SHARED.get_or_init(|| Some(Self::start(&Self::programs()?, &[]))).as_ref()
+    }
+
+    /// A new server. It does not sync its disk unless `settings` say so.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn start(bin: &Path, settings: &[&str]) -> Self {
+        let directory = new_directory("postgres");
+        let data = directory.join("data");
+        let made = as_nobody(&bin.join("initdb"))
+            .arg("--pgdata")
+            .arg(&data)
+            .args(["--username", POSTGRES_USER, "--auth", "trust", "--no-sync"])
+            .args(["--encoding", "UTF8", "--locale", "C"])
+            .output()
+            .expect("running initdb");
+        must("initdb", &made);
+        let server =
+            Self { bin: bin.to_owned(), directory, port: free_port(), running: Mutex::new(None) };
+        let mut text = format!(
+            "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\n\
+             fsync = off\nmax_connections = 200\nmax_wal_senders = 10\nwal_level = replica\n\
+             log_min_messages = warning\n",
+            server.port,
+            server.directory.display()
+        );
+        for setting in settings {
+            text.push_str(setting);
+            text.push('\n');
+        }
+        append(&data.join("postgresql.conf"), &text);
+        server.resume();
+        server
+    }
+
+    /// A standby of this server, which takes no writes until it is promoted.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn standby(&self, name: &str) -> Self {
+        let directory = new_directory("standby");
+        let data = directory.join("data");
+        let copied = as_nobody(&self.bin.join("pg_basebackup"))
+            .arg("--pgdata")
+            .arg(&data)
+            .args(["--write-recovery-conf", "--no-sync", "--checkpoint", "fast"])
+            .args(["--dbname", &format!("{} application_name={name}", self.dsn("postgres"))])
+            .output()
+            .expect("running pg_basebackup");
+        must("pg_basebackup", &copied);
+        let server =
+            Self { bin: self.bin.clone(), directory, port: free_port(), running: Mutex::new(None) };
+        let text = format!(
+            "port = {}\nunix_socket_directories = '{}'\nsynchronous_standby_names = ''\n\
+             wal_retrieve_retry_interval = 100ms\n",
+            server.port,
+            server.directory.display(),
+        );
+        append(&data.join("postgresql.conf"), &text);
+        server.resume();
+        server
+    }
+
+    /// Makes a standby a primary.
+    ///
+    /// # Panics
+    ///
+    /// When it cannot be.
+    pub fn promote(&self) {
+        self.sql("postgres", "SELECT pg_promote(true, 60)");
+    }
+
+    /// Starts it again after [`Self::kill`] or [`Self::stop`].
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn resume(&self) {
+        // The shell outlives this process long enough to clean up after it.
+        let script = "dir=$1; shift; \"$@\" 2>&1 & pid=$!; read -r how; \
+            kill -\"${how:-INT}\" $pid; wait $pid; \
+            [ -n \"$how\" ] || rm -rf \"$dir\"";
+        let server = as_nobody(&self.bin.join("postgres"));
+        let mut process = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(&self.directory)
+            .arg(server.get_program())
+            .args(server.get_args())
+            .arg("-D")
+            .arg(self.directory.join("data"))
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starting postgres");
+        let stdin = process.stdin.take();
+        let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
+        let mut said = Vec::new();
+        loop {
+            let line = lines.next().and_then(Result::ok);
+            let line = line.unwrap_or_else(|| panic!("postgres ended: {}", said.join("\n")));
+            let ready = line.contains("ready to accept");
+            said.push(line);
+            if ready {
+                break;
+            }
+        }
+        // It must not wait for a reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        *self.running() = Some(Held { process, stdin });
+    }
+
+    fn running(&self) -> std::sync::MutexGuard<'_, Option<Held>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, signal: &str) {
+        if let Some(mut held) = self.running().take() {
+            if let Some(stdin) = &mut held.stdin {
+                _ = writeln!(stdin, "{signal}");
+            }
+            held.end();
+        }
+    }
+
+    /// Ends it at once, as a power failure does; the directory stays.
+    pub fn kill(&self) {
+        self.end("QUIT");
+    }
+
+    /// Ends it in order; the directory stays.
+    pub fn stop(&self) {
+        self.end("INT");
+    }
+
+    /// Runs SQL in a database and answers what it says, a line for each row.
+    ///
+    /// # Panics
+    ///
+    /// When it fails.
+    pub fn sql(&self, database: &str, text: &str) -> String {
+        let asked = Command::new(self.bin.join("psql"))
+            .args(["--no-psqlrc", "--tuples-only", "--no-align", "--set", "ON_ERROR_STOP=1"])
+            .args(["--dbname", &self.dsn(database), "--command", text])
+            .output()
+            .expect("running psql");
+        must("psql", &asked);
+        String::from_utf8_lossy(&asked.stdout).trim().to_owned()
+    }
+
+    /// A new database, by name.
+    pub fn database(&self) -> String {
+        let name = format!("test{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        self.sql("postgres", &format!("CREATE DATABASE {name}"));
+        name
+    }
+
+    /// The connection string of a database.
+    pub fn dsn(&self, database: &str) -> String {
+        dsn(self.port, database)
+    }
+
+    /// Where it listens on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where its data are.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        *self.running() = None;
+        _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// PgBouncer in transaction mode before a server.
+#[derive(Debug)]
+pub struct PgBouncer {
+    port: u16,
+    _running: Held,
+}
+
+impl PgBouncer {
+    /// `None` where it is not installed.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub fn before(server: &Postgres) -> Option<Self> {
+        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].iter().map(Path::new);
+        let program = program.clone().find(|path| path.is_file())?;
+        let directory = new_directory("pgbouncer");
+        let port = free_port();
+        let config = directory.join("pgbouncer.ini");
+        let text = format!(
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nunix_socket_dir =\nauth_type = any\npool_mode = transaction\n\
+             default_pool_size = 20\nmax_client_conn = 500\n",
+            server.port
+        );
+        // With auth_type any, the user comes from the database line.
+        let text = text.replace("* = host", &format!("* = user={POSTGRES_USER} host"));
+        fs::write(&config, text).expect("writing pgbouncer.ini");
+        let script = "dir=$1; shift; \"$@\" 2>&1 & pid=$!; read -r _; kill -INT $pid; \
+            wait $pid; rm -rf \"$dir\"";
+        let bouncer = as_nobody(program);
+        let mut process = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(&directory)
+            .arg(bouncer.get_program())
+            .args(bouncer.get_args())
+            .arg(&config)
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starting pgbouncer");
+        let stdin = process.stdin.take();
+        let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
+        let up = lines.by_ref().map_while(Result::ok).any(|line| line.contains("process up"));
+        assert!(up, "pgbouncer did not start");
+        std::thread::spawn(move || lines.for_each(drop));
+        Some(Self { port, _running: Held { process, stdin } })
+    }
+
+    /// The connection string of a database through it.
+    pub fn dsn(&self, database: &str) -> String {
+        dsn(self.port, database)
+    }
+}
+
+fn dsn(port: u16, database: &str) -> String {
+    format!("host=127.0.0.1 port={port} user={POSTGRES_USER} dbname={database} sslmode=disable")
+}
+
+/// A command that runs as somebody who is not root: PostgreSQL and PgBouncer refuse to be.
+fn as_nobody(program: &Path) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("setpriv");
+    command
+        .args(["--reuid", "nobody", "--regid", "nogroup", "--clear-groups"])
+        .arg(program)
+        .current_dir("/");
+    command
+}
+
+fn is_root() -> bool {
+    let asked = Command::new("id").arg("-u").output();
+    asked.is_ok_and(|said| said.stdout.trim_ascii() == b"0")
+}
+
+/// A directory that belongs to whom [`as_nobody`] runs programs as.
+fn new_directory(kind: &str) -> PathBuf {
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("signet-{kind}-{}-{number}", std::process::id());
+    let directory = std::env::temp_dir().join(name);
+    fs::create_dir(&directory).expect("making a directory");
+    if is_root() {
+        let given = Command::new("chown").arg("nobody:nogroup").arg(&directory).output();
+        must("chown", &given.expect("running chown"));
+    }
+    directory
+}
+
+fn append(path: &Path, text: &str) {
+    let mut file = fs::OpenOptions::new().append(true).open(path).expect("opening a file");
+    file.write_all(text.as_bytes()).expect("writing a file");
+}
+
+/// A port that nobody listens on, most likely.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("binding a port");
+    listener.local_addr().expect("its address").port()
+}
+
+fn must(what: &str, output: &Output) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{what}: {said}");
+}
