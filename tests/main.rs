@@ -42,12 +42,16 @@ mod deploy;
 mod disk;
 #[path = "tests/envoy.rs"]
 mod envoy;
+#[path = "tests/federation.rs"]
+mod federation;
 #[path = "tests/files.rs"]
 mod files;
 #[path = "tests/grpc.rs"]
 mod grpc;
 #[path = "tests/migrate.rs"]
 mod migrate;
+#[path = "tests/oidc.rs"]
+mod oidc;
 #[path = "tests/packages.rs"]
 mod packages;
 #[path = "tests/pids.rs"]

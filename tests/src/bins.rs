@@ -12,6 +12,11 @@ pub fn agent() -> PathBuf {
     find("signet-agent")
 }
 
+/// The path of `signet-oidc`.
+pub fn oidc() -> PathBuf {
+    find("signet-oidc")
+}
+
 /// A program in `SIGNET_BIN_DIR`, or in the target directory that the running test was built in.
 ///
 /// # Panics
@@ -21,7 +26,7 @@ pub fn find(name: &str) -> PathBuf {
     let path = bin_dir().join(name);
     assert!(
         path.is_file(),
-        "{} is not there: build it with `cargo build -p signet-server -p signet-agent`, or run \
+        "{} is not there: build it with `cargo build -p signet-server -p signet-agent -p signet-oidc`, or run \
          `cargo xtask test`",
         path.display()
     );

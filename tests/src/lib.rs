@@ -28,6 +28,7 @@ pub mod secrets;
 pub mod server;
 pub mod wait;
 pub mod wall;
+pub mod webpki;
 
 pub use agent::{Agent, AgentOptions};
 pub use cli::{Cli, Output};
@@ -41,3 +42,4 @@ pub use server::{Server, ServerOptions};
 pub use signet_testkit::{Bao, Postgres, SmallDisk, skip};
 pub use wait::{DEADLINE, eventually, eventually_within};
 pub use wall::WallClock;
+pub use webpki::WebCertificate;

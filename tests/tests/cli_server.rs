@@ -170,12 +170,6 @@ fn malformed_entries_are_refused_with_the_reason() {
         (format!("{parent} -spiffeID spiffe://example.org/a -selector a:b -dns a..b"), "DNS"),
         (format!("{parent} -spiffeID spiffe://example.org/a -selector a:b -hint {long}"), "hint"),
         (format!("{parent} -spiffeID spiffe://example.org/a -selector a:b -entryID a/b"), "ID"),
-        (
-            format!(
-                "{parent} -spiffeID spiffe://example.org/a -selector a:b -federatesWith spiffe://x.test"
-            ),
-            "unable to find federated bundle",
-        ),
     ] {
         let refused = cli.line(&format!("entry create {words}"));
         assert_ne!(refused.code, 0, "{words}: {refused}");
@@ -251,6 +245,11 @@ fn bundles_are_shown_set_listed_and_deleted() {
                      -spiffeID spiffe://example.org/f -selector a:b -federatesWith spiffe://other.test";
     cli.line(federated).ok().says("FederatesWith           : other.test");
     cli.line("bundle delete -id spiffe://other.test").exits(1);
+    let early = "entry create -parentID spiffe://example.org/node \
+                 -spiffeID spiffe://example.org/early -selector a:b -federatesWith late.test";
+    cli.line(early).ok().says("FederatesWith           : late.test (pending: no bundle yet)");
+    let id = cli.json("entry show -federatesWith late.test")["entries"][0]["id"].clone();
+    cli.line(&format!("entry delete -entryID {}", id.as_str().unwrap())).ok();
     cli.line("bundle delete -id spiffe://other.test -mode dissociate").ok().says("bundle deleted.");
     assert_eq!(cli.json("entry show")["entries"][0]["federates_with"], json!([]));
     cli.line(&set).ok();
@@ -295,7 +294,16 @@ fn federation_relationships_are_kept() {
     let bad = "federation create -trustDomain bad.test -bundleEndpointURL";
     assert_ne!(cli.line(&format!("{bad} http://x -bundleEndpointProfile https_web")).code, 0);
     cli.line(&format!("{bad} https://x -bundleEndpointProfile ftp")).exits(64);
+    cli.line("federation status").ok().says("Origin                    : API").says("none yet");
+    let refused = cli.line("federation refresh -id web.test");
+    refused.exits(1);
+    let status = cli.json("federation status -id web.test");
+    let error = &status["relationships"][0]["last_error"];
+    assert!(error.as_str().unwrap().contains("127.0.0.1:9"), "{status}");
+    cli.line("federation refresh -id none.test").exits(1);
     cli.line("federation delete -id web.test").ok().says("federation relationship deleted.");
+    cli.line("federation delete -id spiffe.test -withBundle dissociate").ok();
+    cli.line("federation list").ok().says("Found 0 federation relationships");
     cli.line("federation show -trustDomain web.test").exits(1);
 }
 

@@ -102,6 +102,11 @@ pub mod signet {
                     tonic::include_proto!("signet.api.server.explain.v1");
                 }
             }
+            pub mod federation {
+                pub mod v1 {
+                    tonic::include_proto!("signet.api.server.federation.v1");
+                }
+            }
         }
     }
 }

@@ -1,12 +1,8 @@
-//! A small HTTP/1.1 server for health and metrics, with bounds on what a caller may hold.
+//! A small HTTP/1.1 server, with bounds on what a caller may hold.
 
-use std::{
-    convert::Infallible,
-    fmt, io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+mod document;
+
+use std::{convert::Infallible, fmt, hash::Hash, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::Router;
@@ -15,16 +11,25 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use signet_base::Tasks;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UnixStream},
 };
 use tower_service::Service as _;
 
-use crate::listen::{Admission, Caps, Each, Incoming, ListenError, Ticket};
+pub use self::document::{Document, not_allowed, text};
+use crate::listen::{Accept, Admission, Caps, Each, Incoming, ListenError, Ticket, UnixSocket};
 
 /// How many connections are served at a time, and who makes room when there are more: a kept
 /// connection without a request after a tenth of a second, one with a request after ten seconds.
 const CAPS: Caps = Caps {
     total: 64,
+    each: Each::Share,
+    idle: Some(Duration::from_millis(100)),
+    busy: Some(Duration::from_secs(10)),
+};
+/// The same for what is there for everyone, as a bundle endpoint is: behind a load balancer all of
+/// them come from one address.
+pub const PUBLIC: Caps = Caps {
+    total: 1024,
     each: Each::Share,
     idle: Some(Duration::from_millis(100)),
     busy: Some(Duration::from_secs(10)),
@@ -54,6 +59,7 @@ pub struct HttpServer {
     listener: TcpListener,
     address: SocketAddr,
     secure: Option<Arc<dyn Secure>>,
+    caps: Caps,
 }
 
 impl HttpServer {
@@ -65,13 +71,20 @@ impl HttpServer {
         let address = listener
             .local_addr()
             .map_err(|source| ListenError::Tcp { address: name.to_owned(), source })?;
-        Ok(Self { name, listener, address, secure: None })
+        Ok(Self { name, listener, address, secure: None, caps: CAPS })
     }
 
     /// Puts TLS in front.
     #[must_use]
     pub fn secured(mut self, secure: Arc<dyn Secure>) -> Self {
         self.secure = Some(secure);
+        self
+    }
+
+    /// Sets how many connections are served at a time.
+    #[must_use]
+    pub fn capped(mut self, caps: Caps) -> Self {
+        self.caps = caps;
         self
     }
 
@@ -82,28 +95,66 @@ impl HttpServer {
 
     /// Serves until the tasks end; connections are cut then.
     pub fn spawn(self, tasks: &Tasks, router: Router) {
-        let Self { name, listener, secure, .. } = self;
-        let connections = tasks.clone();
-        let admission = Admission::new(CAPS);
-        let mut incoming = Incoming::new(name, listener, admission, tasks.token().clone());
-        tasks.spawn(name, async move {
-            while let Some(connection) = incoming.next().await {
-                let router = router.clone();
-                let secure = secure.clone();
-                let token = connections.token().clone();
-                connections.spawn(name, async move {
-                    let (stream, ticket) = connection.into_parts();
-                    let closed = ticket.closed().clone();
-                    let served = serve(stream, secure, router, ticket);
-                    let served = tokio::time::timeout(CONNECTION_TIMEOUT, served);
-                    let served = closed.run_until_cancelled(served);
-                    if let Some(Some(Ok(Err(error)))) = token.run_until_cancelled(served).await {
-                        tracing::debug!(server = name, %error, "HTTP connection failed");
+        let Self { name, listener, secure, caps, .. } = self;
+        let shake = move |stream: TcpStream| {
+            let secure = secure.clone();
+            async move {
+                Ok(match secure {
+                    Some(secure) => {
+                        tokio::time::timeout(HEAD_TIMEOUT, secure.secure(stream)).await??
                     }
-                });
+                    None => Box::new(stream) as Box<dyn Duplex>,
+                })
             }
-        });
+        };
+        accept(name, listener, caps, tasks, router, shake);
     }
+}
+
+/// Serves plain HTTP on a Unix socket until the tasks end; `name` is for logs.
+pub fn spawn_on_socket(
+    name: &'static str,
+    socket: UnixSocket,
+    caps: Caps,
+    tasks: &Tasks,
+    router: Router,
+) {
+    let plain = |stream: UnixStream| async move { Ok(Box::new(stream) as Box<dyn Duplex>) };
+    accept(name, socket, caps, tasks, router, plain);
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn accept<L, Shake, Shaken>(
+    name: &'static str,
+    listener: L,
+    caps: Caps,
+    tasks: &Tasks,
+    router: Router,
+    shake: Shake,
+) where
+    L: Accept + Sync,
+    Shake: Fn(L::Stream) -> Shaken + Clone + Send + Sync + 'static,
+    Shaken: Future<Output = Result<Box<dyn Duplex>, Failure>> + Send + 'static,
+{
+    let connections = tasks.clone();
+    let mut incoming = Incoming::new(name, listener, Admission::new(caps), tasks.token().clone());
+    tasks.spawn(name, async move {
+        while let Some(connection) = incoming.next().await {
+            let (router, shake) = (router.clone(), shake.clone());
+            let token = connections.token().clone();
+            connections.spawn(name, async move {
+                let (stream, ticket) = connection.into_parts();
+                let closed = ticket.closed().clone();
+                let served = async { serve(shake(stream).await?, router, ticket).await };
+                let served = tokio::time::timeout(CONNECTION_TIMEOUT, served);
+                let served = closed.run_until_cancelled(served);
+                if let Some(Some(Ok(Err(error)))) = token.run_until_cancelled(served).await {
+                    tracing::debug!(server = name, %error, "HTTP connection failed");
+                }
+            });
+        }
+    });
 }
 
 impl fmt::Debug for HttpServer {
@@ -112,16 +163,11 @@ impl fmt::Debug for HttpServer {
     }
 }
 
-async fn serve(
-    stream: TcpStream,
-    secure: Option<Arc<dyn Secure>>,
+async fn serve<K: Clone + Eq + Hash>(
+    stream: Box<dyn Duplex>,
     router: Router,
-    ticket: Ticket<IpAddr>,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let stream: Box<dyn Duplex> = match secure {
-        Some(secure) => tokio::time::timeout(HEAD_TIMEOUT, secure.secure(stream)).await??,
-        None => Box::new(stream),
-    };
+    ticket: Ticket<K>,
+) -> Result<(), Failure> {
     let service = service_fn(|request: hyper::Request<RequestBody>| {
         let call = ticket.call();
         let mut router = router.clone();

@@ -141,6 +141,26 @@ pub fn encode_jwt_jwks(authorities: &[JwtAuthority]) -> Result<String, BundleErr
     write(&Written { keys, spiffe_sequence: 0, spiffe_refresh_hint: 0 })
 }
 
+/// Writes JWT authorities as an OpenID Connect provider publishes them: JWKS with `alg`, indented
+/// with two spaces, and `use: sig` where `with_use` asks for it (SPIRE's `set_key_use`). Keys that
+/// sign no JWT-SVID are left out.
+///
+/// # Errors
+/// [`BundleError`] when JSON cannot be written.
+pub fn encode_oidc_jwks(
+    authorities: &[JwtAuthority],
+    with_use: bool,
+) -> Result<String, BundleError> {
+    let keys = encode_keys(authorities).filter_map(|mut jwk| {
+        jwk.alg = Some(jwk.signature_algorithm()?);
+        jwk.usage = with_use.then(|| "sig".to_owned());
+        Some(jwk)
+    });
+    let keys: Vec<Jwk> = keys.collect();
+    let written = Written { keys, spiffe_sequence: 0, spiffe_refresh_hint: 0 };
+    serde_json::to_string_pretty(&written).map_err(BundleError::Json)
+}
+
 /// Reads JWT authorities from a JWKS document: keys whose `use` is absent, `jwt-svid` or `sig`;
 /// others are skipped, and so are those of a kind that is not understood.
 ///
@@ -261,13 +281,13 @@ impl Entry<'_> {
         Ok(usage.unwrap_or_default())
     }
 
-    /// The one certificate of an X.509 authority. The key beside it must be the same, where it is
-    /// one that is understood.
+    /// The certificate of an X.509 authority: the first of its list, as the standard says (SPIFFE
+    /// Trust Domain and Bundle, section 4.2.2). The key beside it must be the same, where it is one
+    /// that is understood.
     fn certificate(&self) -> Result<Vec<u8>, BundleError> {
         let texts = self.members.certificates().map_err(|reason| self.error(reason))?;
-        let [text] = texts.as_slice() else {
-            let count = texts.len();
-            return Err(self.error(format!("expected a single certificate in x5c, found {count}")));
+        let Some(text) = texts.first() else {
+            return Err(self.error("there is no certificate in x5c"));
         };
         let der = STANDARD
             .decode(without_line_ends(text))

@@ -1,15 +1,17 @@
 //! TLS between servers, agents and admins: SPIFFE authentication on rustls, never by host name.
 
 mod client;
+mod files;
 mod identity;
 mod provider;
 mod server;
 mod verifier;
 mod web;
 
-pub use client::{ServerCheck, client_config, no_server_name};
+pub use client::{ServerCheck, client_config, no_server_name, spiffe_web_client_config};
+pub use files::{CertFiles, CertFilesError};
 pub use identity::{SwappableIdentity, TlsIdentity};
 pub use provider::{ALPN_H2, TlsError, TlsOptions};
 pub use server::{ClientPolicy, server_config};
 pub use verifier::{BundleSource, Peer, StaticBundles, is_unknown_authority, peer_of};
-pub use web::{WebCheck, web_client_config, web_server_config};
+pub use web::{WebCheck, web_client_config, web_server_config, web_server_config_with};

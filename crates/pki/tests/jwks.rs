@@ -95,7 +95,7 @@ fn broken_documents_are_refused_by_entry_and_reason() {
         decode_spiffe(td(), document.to_string().as_bytes()).unwrap_err()
     };
     let reason = |change: &dyn Fn(&mut Value)| refused(change).to_string();
-    assert!(reason(&|d| d["keys"][0]["x5c"] = json!([])).contains("single certificate"));
+    assert!(reason(&|d| d["keys"][0]["x5c"] = json!([])).contains("no certificate in x5c"));
     let two = |d: &mut Value| {
         let cert = d["keys"][0]["x5c"][0].clone();
         d["keys"][0]["x5c"] = json!([cert, cert]);

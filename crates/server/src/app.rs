@@ -42,7 +42,12 @@ use crate::{
     cache::{Cache, Follower},
     config::Config,
     context::Context,
+    federation::Federator,
     grpc::{self, interceptor::Interceptor},
+    http::{
+        bundle_endpoint::{BundleEndpoint, BundleEndpointError},
+        oidc::OidcProvider,
+    },
     identity::{IdentityError, ServerIdentity},
     limits::{CallLimits, Limits},
     listen,
@@ -85,6 +90,9 @@ const SOCKET: UnixOptions =
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
+    /// The bundle endpoint cannot be served.
+    #[error(transparent)]
+    BundleEndpoint(#[from] BundleEndpointError),
     /// The authorities cannot be made or recovered.
     #[error("setting up the certificate authority")]
     Authority(#[from] AuthorityError),
@@ -109,6 +117,9 @@ pub enum BuildError {
     /// A plugin cannot be used.
     #[error(transparent)]
     Plugin(#[from] PluginError),
+    /// The OIDC discovery provider cannot be served.
+    #[error(transparent)]
+    Oidc(#[from] signet_oidc::listener::BindError),
     /// The reflection service cannot be made.
     #[error("describing the API for reflection")]
     Reflection(#[from] tonic_reflection::server::Error),
@@ -136,6 +147,8 @@ pub struct App {
     tcp: TcpListener,
     tls: Arc<tokio_rustls::rustls::ServerConfig>,
     local: UnixSocket,
+    bundle_endpoint: Option<BundleEndpoint>,
+    oidc: Option<OidcProvider>,
     metrics: Option<MetricsServer>,
     health: Option<HealthServer>,
     lock: DirLock,
@@ -153,6 +166,8 @@ pub struct Prepared {
     pub metrics: Option<TcpListener>,
     /// For health checks, where the configuration wants them.
     pub health: Option<TcpListener>,
+    /// For the bundle endpoint, where the configuration wants one.
+    pub bundle_endpoint: Option<TcpListener>,
 }
 
 /// What [`App::spawn`] leaves to be held while the server runs.
@@ -229,6 +244,7 @@ impl App {
         let bundle_events = BundleEvents::new(&config.plugins, &scope)?;
         bundle_events.load(cache.own_bundle().as_deref()).await?;
         let identity = ServerIdentity::new(authority.clone(), Arc::clone(&clock)).await?;
+        let tls_options = TlsOptions { require_pq_kem: config.experimental.require_pq_kem };
         let policy = ClientPolicy {
             trust_domain: trust_domain.clone(),
             admin_ids: config.admin_ids.clone().into(),
@@ -238,11 +254,31 @@ impl App {
             Arc::clone(&cache) as _,
             policy,
             Arc::clone(&clock),
-            TlsOptions { require_pq_kem: config.experimental.require_pq_kem },
+            tls_options,
         )?;
+        let bundle_endpoint = match &config.federation.bundle_endpoint {
+            Some(settings) => {
+                let (listener, identity) = (prepared.bundle_endpoint, identity.tls());
+                let clock = Arc::clone(&clock);
+                Some(BundleEndpoint::bind(settings, listener, identity, clock, tls_options).await?)
+            }
+            None => None,
+        };
+        let oidc = match &config.oidc {
+            Some(serving) => Some(OidcProvider::bind(serving, Arc::clone(&clock)).await?),
+            None => None,
+        };
+        let federator = Federator::new(
+            &config,
+            store.clone(),
+            Arc::clone(&cache),
+            Arc::clone(&clock),
+            &metrics,
+        );
 
         let context = Context {
             trust_domain,
+            federator,
             limits: Limits::new(config.ratelimit),
             config,
             store,
@@ -269,6 +305,8 @@ impl App {
             tcp,
             tls,
             local,
+            bundle_endpoint,
+            oidc,
             metrics: metrics_server,
             health: health_server,
             lock,
@@ -340,6 +378,16 @@ impl App {
         self.tcp.local_addr()
     }
 
+    /// Where the bundle endpoint listens, if there is one.
+    pub fn bundle_endpoint(&self) -> Option<SocketAddr> {
+        self.bundle_endpoint.as_ref().map(BundleEndpoint::address)
+    }
+
+    /// Where the OIDC discovery provider listens, if there is one on TCP.
+    pub fn oidc(&self) -> Option<SocketAddr> {
+        self.oidc.as_ref().and_then(OidcProvider::address)
+    }
+
     /// Where the local API listens.
     pub fn socket_path(&self) -> &PathBuf {
         &self.context.config.socket_path
@@ -375,6 +423,13 @@ impl App {
         });
         reload::spawn(tasks, &context, &attestors, bundle_events, keys)?;
         prune::spawn(tasks, &context);
+        context.federator.spawn(tasks);
+        if let Some(endpoint) = self.bundle_endpoint {
+            endpoint.spawn(tasks, &context.cache);
+        }
+        if let Some(oidc) = self.oidc {
+            oidc.spawn(tasks, &context.cache);
+        }
         tasks.spawn("ca", ca_manager.run(token.clone()));
         let staleness = context.config.max_store_staleness;
         tasks.spawn_critical("change_feed", follower.run(token.clone(), staleness));
@@ -473,6 +528,7 @@ fn store_options(config: &Config) -> StoreOptions {
     };
     options.exclusive = true;
     options.disable_migration = sqlite.disable_migration;
+    options.unknown_bundles = !config.federation.require_bundle;
     options.readers = sqlite.max_open_conns.min(options.readers);
     options.changes_max_age =
         i64::try_from(config.experimental.prune_events_older_than.as_secs()).unwrap_or(i64::MAX);

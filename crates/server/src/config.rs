@@ -6,13 +6,16 @@
 mod federation;
 mod flags;
 mod load;
+mod oidc;
 
 use std::{path::PathBuf, time::Duration};
 
 use signet_config::{Cidr, HealthSettings, LogSettings, TelemetrySettings};
-use signet_identity::{FederationRelationship, SpiffeId, TrustDomain};
+use signet_identity::{SpiffeId, TrustDomain};
+use signet_oidc::config::Serving;
 use signet_pki::KeyType;
 
+pub use federation::{BundleEndpoint, EndpointProfile, Federation, ServingCertFile};
 pub use flags::RunFlags;
 
 use crate::plugins::Plugins;
@@ -55,8 +58,11 @@ pub struct Config {
     pub proxy_protocol_trusted_cidrs: Vec<Cidr>,
     /// The `log_*` keys.
     pub log: LogSettings,
-    /// `federation { federates_with … }`: relationships that the file fixes.
-    pub federates_with: Vec<FederationRelationship>,
+    /// `federation`.
+    pub federation: Federation,
+    /// `oidc_discovery_provider` (our own block): serves the documents by which others verify
+    /// JWT-SVIDs.
+    pub oidc: Option<Serving>,
     /// `experimental`.
     pub experimental: Experimental,
     /// `plugins`.

@@ -9,7 +9,9 @@ use signet_identity::TrustDomain;
 use signet_store::Store;
 use tokio::{sync::watch, time::Instant};
 
-use crate::{cache::Cache, config::Config, limits::Limits, metrics::ServerMetrics};
+use crate::{
+    cache::Cache, config::Config, federation::Federator, limits::Limits, metrics::ServerMetrics,
+};
 
 /// The parts of a running server, shared by its services. Cheap to clone.
 #[derive(Clone)]
@@ -25,6 +27,8 @@ pub struct Context {
     pub cache: Arc<Cache>,
     /// Signs, and manages the authorities.
     pub authority: Authority,
+    /// Fetches the bundles of others.
+    pub federator: Federator,
     /// Rate limits.
     pub limits: Limits,
     /// The wall clock.

@@ -8,6 +8,7 @@ pub mod bundle;
 pub mod debug;
 pub mod entry;
 pub mod explain;
+pub mod federation;
 pub mod health;
 pub mod interceptor;
 pub mod localauthority;
@@ -58,6 +59,7 @@ pub(crate) fn routes(
         .add_service(push.into_server())
         .add_service(svid::SvidService::new(issuance).into_server())
         .add_service(explain.into_server())
+        .add_service(federation::FederationService::new(federation.clone()).into_server())
         .add_service(trustdomain::TrustDomainService::new(federation).into_server())
 }
 

@@ -15,7 +15,7 @@ use signet_daemon::{flags::CommonFlags, program::Program};
 use signet_identity::BundleEndpointProfile;
 use signet_pki::KeyType;
 use signet_server::{
-    config::{Config, RunFlags},
+    config::{Config, EndpointProfile, RunFlags},
     plugins::{
         Plugins,
         data_store::DataStore,
@@ -159,7 +159,26 @@ fn wrong_values_are_refused_with_their_place() {
             "experimental { auth_opa_policy_engine { local { rego_path = \"x\" } } }",
             "auth_opa_policy_engine: policies are not scripted here",
         ),
-        ("federation { bundle_endpoint { port = 1 } }", "this release serves no bundle endpoint"),
+        ("federation { bundle_endpoint {} }", "port must be configured in bundle_endpoint {}"),
+        (
+            "federation { bundle_endpoint { port = 1 profile \"https_web\" {} } }",
+            "serving_cert_file must be configured in profile \"https_web\" {}",
+        ),
+        (
+            "federation { bundle_endpoint { port = 1 profile \"ftp\" {} } }",
+            "expected https_spiffe or https_web",
+        ),
+        (
+            "federation { bundle_endpoint { port = 1 profile \"https_spiffe\" {} \
+             profile \"https_web\" { serving_cert_file { cert_file_path = \"c\" \
+             key_file_path = \"k\" } } } }",
+            "exactly one bundle endpoint profile is expected",
+        ),
+        (
+            "federation { federates_with \"td\" { bundle_endpoint_url = \"https://x\" \
+             bundle_endpoint_profile \"https_web\" {} } }",
+            "does not federate with its own trust domain",
+        ),
         ("federation { federates_with \"a\" {} }", "bundle_endpoint_url must be configured"),
         (
             "federation { federates_with \"a\" { bundle_endpoint_url = \"http://x\" } }",
@@ -185,12 +204,41 @@ fn federation_is_read_as_typed_relationships() {
          bundle_endpoint_url = \"https://b\" bundle_endpoint_profile \"https_spiffe\" { \
          endpoint_spiffe_id = \"spiffe://b.example/x\" } } } }",
     );
-    let [a, b] = config.federates_with.as_slice() else { panic!("{:?}", config.federates_with) };
+    let federation = &config.federation;
+    let [a, b] = federation.federates_with.as_slice() else { panic!("{federation:?}") };
     assert_eq!(a.profile, BundleEndpointProfile::HttpsWeb);
     assert_eq!(b.trust_domain.as_str(), "b.example");
     assert!(matches!(&b.profile, BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id }
         if endpoint_spiffe_id.path() == "/x"));
-    assert_eq!(config.warnings.len(), 1, "{:?}", config.warnings);
+    assert!(config.warnings.is_empty(), "{:?}", config.warnings);
+}
+
+#[test]
+fn the_bundle_endpoint_has_the_defaults_of_spire_and_its_warnings() {
+    let endpoint = |text: &str| {
+        let config = good(&format!("federation {{ bundle_endpoint {{ {text} }} }}"));
+        (config.federation.bundle_endpoint.unwrap(), config.warnings)
+    };
+    let (web, warnings) = endpoint(
+        "address = \"[::1]\" port = 8443 profile \"https_web\" { serving_cert_file { \
+         cert_file_path = \"c.pem\" key_file_path = \"k.pem\" } }",
+    );
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!((web.address.as_str(), web.port), ("::1", 8443));
+    assert_eq!(web.refresh_hint, Duration::from_secs(300));
+    let EndpointProfile::HttpsWeb(files) = web.profile else { panic!("{web:?}") };
+    assert_eq!(files.sync_interval, Duration::from_secs(3600));
+    let (bare, warnings) = endpoint("port = 8443");
+    assert_eq!((bare.profile, bare.address.as_str()), (EndpointProfile::HttpsSpiffe, "0.0.0.0"));
+    assert!(warnings[0].contains("profile: none is set"), "{warnings:?}");
+    for (text, wanted) in [
+        ("refresh_hint = \"24h\"", "a day or more is long"),
+        ("refresh_hint = \"59s\"", "every minute"),
+        ("address = \"bundle.example.org\"", "is no IP address"),
+    ] {
+        let (_, warnings) = endpoint(&format!("port = 1 profile \"https_spiffe\" {{}} {text}"));
+        assert!(warnings.len() == 1 && warnings[0].contains(wanted), "{warnings:?}");
+    }
 }
 
 #[test]

@@ -60,7 +60,11 @@ async fn create(
 
 #[tokio::test]
 async fn each_item_of_a_batch_has_its_own_status_in_order() {
-    let server = TestServer::start().await;
+    let options = support::Options {
+        server: "federation { require_bundle = true }".to_owned(),
+        ..Default::default()
+    };
+    let server = TestServer::with(options).await;
     let fixed = types::Entry { id: "fixed".into(), ..entry("/fixed", "uid:1") };
     let results = create(
         &server,
@@ -86,6 +90,21 @@ async fn each_item_of_a_batch_has_its_own_status_in_order() {
         results[5].1,
         "failed to create entry: unable to find federated bundle \"spiffe://none.test\""
     );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn an_entry_may_federate_with_a_trust_domain_whose_bundle_comes_later() {
+    let server = TestServer::start().await;
+    let early = types::Entry { federates_with: vec!["late.test".into()], ..entry("/a", "uid:1") };
+    let results = create(&server, vec![early]).await;
+    assert_eq!(results[0].0, 0, "{results:?}");
+    let made = results[0].2.clone().unwrap();
+    assert_eq!(made.federates_with, ["late.test"]);
+    let update = types::Entry { federates_with: vec!["later.test".into()], ..made };
+    let request = pb::BatchUpdateEntryRequest { entries: vec![update], ..Default::default() };
+    let updated = server.entries().batch_update_entry(request).await.unwrap().into_inner();
+    assert_eq!(updated.results[0].status.as_ref().unwrap().code, 0);
     server.stop().await;
 }
 

@@ -89,7 +89,7 @@ async fn a_server_serves_on_the_listener_that_it_is_handed() {
     let api = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = api.local_addr().unwrap();
     // Whatever the configuration says.
-    let options = support::Options { server: "bind_port = 1".into(), plugins: String::new() };
+    let options = support::Options { server: "bind_port = 1".into(), ..Default::default() };
     let config = support::config(dir.path(), &options);
     let clock = TestClock::new();
     let shared: SharedClock = Arc::new(clock.clone());

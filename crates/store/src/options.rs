@@ -19,6 +19,9 @@ pub struct StoreOptions {
     pub exclusive: bool,
     /// Refuse a schema that is not up to date instead of migrating it.
     pub disable_migration: bool,
+    /// Take entries that federate with a trust domain whose bundle is not stored (yet), instead of
+    /// answering with `UnknownBundle`.
+    pub unknown_bundles: bool,
     /// The change feed keeps at least what is younger than this (seconds)…
     pub changes_max_age: i64,
     /// …but never more rows than this.
@@ -59,6 +62,7 @@ impl StoreOptions {
             busy_timeout: Duration::from_secs(5),
             exclusive: false,
             disable_migration: false,
+            unknown_bundles: false,
             changes_max_age: 24 * 60 * 60,
             changes_max_rows: 200_000,
             observer: None,

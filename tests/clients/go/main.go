@@ -12,19 +12,22 @@ import (
 )
 
 var commands = map[string]func(context.Context, []string) error{
-	"x509":         fetchX509,
-	"watch":        watchX509,
-	"anchors":      judgeAnchors,
-	"bundles":      fetchBundles,
-	"jwt":          fetchJWT,
-	"validate":     validateJWT,
-	"serve":        serveMTLS,
-	"call":         callMTLS,
-	"exec-twice":   execTwice,
-	"delegate":     delegate,
-	"visit":        visit,
-	"spire-agent":  runSpireAgent,
-	"spire-server": runSpireServer,
+	"x509":             fetchX509,
+	"watch":            watchX509,
+	"anchors":          judgeAnchors,
+	"bundles":          fetchBundles,
+	"jwt":              fetchJWT,
+	"validate":         validateJWT,
+	"serve":            serveMTLS,
+	"call":             callMTLS,
+	"exec-twice":       execTwice,
+	"delegate":         delegate,
+	"visit":            visit,
+	"spire-agent":      runSpireAgent,
+	"spire-server":     runSpireServer,
+	"federation-fetch": fetchFederated,
+	"federation-serve": serveFederated,
+	"oidc-verify":      verifyOIDC,
 }
 
 func main() {

@@ -28,6 +28,8 @@ pub(super) struct Jwk {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) kid: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) alg: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) crv: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) x: Option<String>,
@@ -61,6 +63,18 @@ impl Jwk {
             }
         };
         read().ok()
+    }
+
+    /// The algorithm that JWT-SVIDs are signed with by this key (JWT-SVID, section 2.1); `None` for
+    /// a kind that signs none.
+    pub(super) fn signature_algorithm(&self) -> Option<&'static str> {
+        match (self.kty, self.crv) {
+            ("RSA", _) => Some("RS256"),
+            ("EC", Some("P-256")) => Some("ES256"),
+            ("EC", Some("P-384")) => Some("ES384"),
+            ("EC", Some("P-521")) => Some("ES512"),
+            _ => None,
+        }
     }
 
     fn ec(curve: &[u8], point: &[u8]) -> Result<Self, DerError> {

@@ -9,7 +9,7 @@ use signet_identity::{SpiffeId, TrustDomain};
 
 use super::{
     BundleSource, SwappableIdentity, TlsError, TlsOptions,
-    provider::{ALPN_H2, ClockTime, provider, versions},
+    provider::{ALPN_H2, ALPN_HTTP1, ClockTime, provider, versions},
     verifier::SpiffeServerVerifier,
 };
 
@@ -49,6 +49,34 @@ pub fn client_config(
     clock: Arc<dyn Clock>,
     options: TlsOptions,
 ) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = spiffe_config(check, identity, clock, options)?;
+    config.alpn_protocols = vec![ALPN_H2.to_vec()];
+    config.enable_sni = false;
+    Ok(Arc::new(config))
+}
+
+/// A client's TLS configuration for HTTP/1.1 with a server that proves itself by its X.509-SVID
+/// (profile `https_spiffe` of SPIFFE Federation, section 5.2.2). The host name is sent, for what
+/// routes by it, and never checked.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn spiffe_web_client_config(
+    check: ServerCheck,
+    clock: Arc<dyn Clock>,
+    options: TlsOptions,
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = spiffe_config(check, None, clock, options)?;
+    config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn spiffe_config(
+    check: ServerCheck,
+    identity: Option<Arc<SwappableIdentity>>,
+    clock: Arc<dyn Clock>,
+    options: TlsOptions,
+) -> Result<ClientConfig, TlsError> {
     let provider = provider(options);
     let algorithms = provider.signature_verification_algorithms;
     let verifier = SpiffeServerVerifier { check, algorithms };
@@ -60,10 +88,8 @@ pub fn client_config(
         Some(identity) => builder.with_client_cert_resolver(identity),
         None => builder.with_no_client_auth(),
     };
-    config.alpn_protocols = vec![ALPN_H2.to_vec()];
-    config.enable_sni = false;
     config.resumption = Resumption::disabled();
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// What rustls wants as a name: never looked at, never sent.

@@ -10,14 +10,14 @@ use rustls::{
         verify_server_name,
     },
     crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
-    server::{NoServerSessionStorage, ParsedCertificate},
+    server::{NoServerSessionStorage, ParsedCertificate, ResolvesServerCert},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use signet_base::Clock;
 
 use super::{
     SwappableIdentity, TlsError, TlsOptions,
-    provider::{ClockTime, provider, versions},
+    provider::{ALPN_HTTP1, ClockTime, provider, versions},
     verifier::{path_error, seconds},
 };
 use crate::x509::{
@@ -80,13 +80,24 @@ pub fn web_server_config(
     identity: Arc<SwappableIdentity>,
     clock: Arc<dyn Clock>,
 ) -> Result<Arc<ServerConfig>, TlsError> {
-    let options = TlsOptions::default();
+    web_server_config_with(identity, clock, TlsOptions::default())
+}
+
+/// As [`web_server_config`], with options.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn web_server_config_with(
+    identity: Arc<dyn ResolvesServerCert>,
+    clock: Arc<dyn Clock>,
+    options: TlsOptions,
+) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config =
         ServerConfig::builder_with_details(provider(options), Arc::new(ClockTime(clock)))
             .with_protocol_versions(versions(options))?
             .with_no_client_auth()
             .with_cert_resolver(identity);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))

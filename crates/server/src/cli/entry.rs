@@ -6,13 +6,16 @@ mod explain;
 mod flags;
 mod print;
 
-use std::io::IsTerminal as _;
+use std::{collections::BTreeSet, io::IsTerminal as _};
 
 use prost::Message as _;
 use signet_api::{
     MAX_MESSAGE_SIZE,
     pb::spire::api::{
-        server::entry::v1::{self as pb, entry_client::EntryClient},
+        server::{
+            bundle::v1::{self as bundle_pb, bundle_client::BundleClient},
+            entry::v1::{self as pb, entry_client::EntryClient},
+        },
         types,
     },
     status,
@@ -148,7 +151,8 @@ async fn create(flags: CreateFlags, env: &mut Env) -> Result<(), CliError> {
         });
         env.json(&pb::BatchCreateEntryResponse { results: results.collect() })?;
     } else {
-        print_results(env, "create", &results)?;
+        let pending = pending(results.iter().map(|(_, entry)| entry), channel.clone()).await?;
+        print_results(env, "create", &results, &pending)?;
     }
     let written: Vec<types::Entry> =
         results.iter().filter(|one| is_good(one)).map(|(_, entry)| entry.clone()).collect();
@@ -159,7 +163,8 @@ async fn create(flags: CreateFlags, env: &mut Env) -> Result<(), CliError> {
 async fn update(flags: UpdateFlags, env: &mut Env) -> Result<(), CliError> {
     let entries = flags.entries(env)?;
     doubt::warn(&entries, now(), env)?;
-    let mut client = EntryClient::new(env.connect(&flags.common().socket).await?);
+    let channel = env.connect(&flags.common().socket).await?;
+    let mut client = EntryClient::new(channel.clone());
     let mut progress = Progress::new("update", &entries);
     for batch in batches(&entries) {
         let request = pb::BatchUpdateEntryRequest {
@@ -178,7 +183,8 @@ async fn update(flags: UpdateFlags, env: &mut Env) -> Result<(), CliError> {
         });
         env.json(&pb::BatchUpdateEntryResponse { results: results.collect() })?;
     } else {
-        print_results(env, "update", &results)?;
+        let pending = pending(results.iter().map(|(_, entry)| entry), channel).await?;
+        print_results(env, "update", &results, &pending)?;
     }
     all_good(&results, "failed to update one or more entries")
 }
@@ -235,8 +241,8 @@ async fn show(flags: ShowFlags, env: &mut Env) -> Result<(), CliError> {
         return Err(CliError::usage("the -entryID flag can't be combined with others"));
     }
     let filter = flags.filter.read()?;
-    let mut client = EntryClient::new(env.connect(&flags.common.socket).await?)
-        .max_decoding_message_size(MAX_ANSWER);
+    let channel = env.connect(&flags.common.socket).await?;
+    let mut client = EntryClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
     let mut entries = match entry_id {
         Some(id) => {
             let request = pb::GetEntryRequest { id: id.to_owned(), output_mask: None };
@@ -251,10 +257,35 @@ async fn show(flags: ShowFlags, env: &mut Env) -> Result<(), CliError> {
         return env.json(&pb::ListEntriesResponse { entries, next_page_token: String::new() });
     }
     env.line(format_args!("Found {}", text::counted(entries.len(), "entry", "entries")))?;
+    let pending = pending(entries.iter(), channel).await?;
     for entry in &entries {
-        env.line(print::entry(entry))?;
+        env.line(print::entry(entry, &pending))?;
     }
     Ok(())
+}
+
+/// The trust domains that entries federate with and whose bundles the server does not have.
+async fn pending(
+    entries: impl Iterator<Item = &types::Entry>,
+    channel: Channel,
+) -> Result<BTreeSet<String>, CliError> {
+    let mut names: BTreeSet<String> =
+        entries.flat_map(|entry| entry.federates_with.iter().cloned()).collect();
+    if names.is_empty() {
+        return Ok(names);
+    }
+    let mut client = BundleClient::new(channel).max_decoding_message_size(MAX_ANSWER);
+    // Only their names.
+    let request = bundle_pb::ListFederatedBundlesRequest {
+        output_mask: Some(types::BundleMask::default()),
+        ..Default::default()
+    };
+    let listed = client.list_federated_bundles(request).await;
+    let listed = listed.map_err(CliError::call("error fetching federated bundles"))?.into_inner();
+    for bundle in listed.bundles {
+        names.remove(&bundle.trust_domain);
+    }
+    Ok(names)
 }
 
 async fn all(
@@ -366,9 +397,14 @@ fn now() -> i64 {
     SystemClock::shared().unix()
 }
 
-fn print_results(env: &mut Env, verb: &str, results: &[Outcome]) -> Result<(), CliError> {
+fn print_results(
+    env: &mut Env,
+    verb: &str,
+    results: &[Outcome],
+    pending: &BTreeSet<String>,
+) -> Result<(), CliError> {
     for (_, entry) in results.iter().filter(|one| is_good(one)) {
-        env.line(print::entry(entry))?;
+        env.line(print::entry(entry, pending))?;
     }
     for (status, entry) in results.iter().filter(|one| !is_good(one)) {
         env.complain(format_args!(
@@ -376,7 +412,7 @@ fn print_results(env: &mut Env, verb: &str, results: &[Outcome]) -> Result<(), C
             code_name(Code::from(status.code)),
             status.message
         ))?;
-        env.complain(print::entry(entry))?;
+        env.complain(print::entry(entry, pending))?;
     }
     if results.len() > 1 {
         let good = results.iter().filter(|one| is_good(one)).count();

@@ -1,13 +1,20 @@
 //! `federation`: relationships with foreign trust domains.
 
 mod data;
+mod status;
 
 use signet_api::{
-    pb::spire::api::{
-        server::trustdomain::v1::{self as pb, trust_domain_client::TrustDomainClient},
-        types::{self, federation_relationship::BundleEndpointProfile},
+    pb::{
+        signet::api::server::federation::v1::{self as own, federation_client::FederationClient},
+        spire::api::{
+            server::{
+                bundle::v1::{self as bundle_pb, bundle_client::BundleClient},
+                trustdomain::v1::{self as pb, trust_domain_client::TrustDomainClient},
+            },
+            types::{self, federation_relationship::BundleEndpointProfile},
+        },
     },
-    status,
+    status as api_status,
 };
 use signet_daemon::cli::Output;
 use tonic::Code;
@@ -24,13 +31,15 @@ pub enum Command {
     /// Create a relationship, or many from a file
     Create(Box<WriteFlags>),
     /// Delete a relationship
-    Delete(IdFlags),
+    Delete(DeleteFlags),
     /// List relationships
     List(ListFlags),
     /// Fetch a foreign bundle now
-    Refresh(IdFlags),
+    Refresh(RefreshFlags),
     /// Show one relationship
     Show(ShowFlags),
+    /// Show how fetching goes, for all relationships
+    Status(status::Flags),
     /// Replace a relationship, or many from a file
     Update(Box<WriteFlags>),
 }
@@ -86,12 +95,44 @@ pub struct WriteFlags {
     common: CommonFlags,
 }
 
-/// Names a trust domain by `-id`.
+/// The flags of `federation delete`.
 #[derive(Debug, clap::Args)]
-pub struct IdFlags {
+pub struct DeleteFlags {
     /// The foreign trust domain, with or without spiffe://
     #[arg(long = "id", value_name = "ID", required = true)]
     id: String,
+    /// What becomes of its bundle, which workloads go on trusting otherwise: keep it, delete it
+    /// unless entries federate with it (restrict), take it off their lists (dissociate), or delete
+    /// those entries too (delete)
+    #[arg(long = "withBundle", value_name = "MODE", value_enum, default_value = "keep")]
+    with_bundle: WithBundle,
+    #[command(flatten)]
+    common: CommonFlags,
+}
+
+/// What becomes of the bundle of a relationship that is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum WithBundle {
+    /// It stays, as with SPIRE.
+    Keep,
+    /// It goes, unless entries federate with it.
+    Restrict,
+    /// It goes, and off the lists of entries.
+    Dissociate,
+    /// It goes, and those entries too.
+    Delete,
+}
+
+/// The flags of `federation refresh`.
+#[derive(Debug, clap::Args)]
+pub struct RefreshFlags {
+    /// The foreign trust domain, with or without spiffe://
+    #[arg(long = "id", value_name = "ID", required = true)]
+    id: String,
+    /// Take a bundle whose sequence number is smaller than that of the one that is held: the other
+    /// side was set up anew
+    #[arg(long = "acceptOlder")]
+    accept_older: bool,
     #[command(flatten)]
     common: CommonFlags,
 }
@@ -124,6 +165,7 @@ pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
         Command::List(flags) => list(flags, env).await,
         Command::Refresh(flags) => refresh(flags, env).await,
         Command::Show(flags) => show(flags, env).await,
+        Command::Status(flags) => status::run(flags, env).await,
         Command::Update(flags) => update(*flags, env).await,
     }
 }
@@ -163,7 +205,11 @@ async fn update(flags: WriteFlags, env: &mut Env) -> Result<(), CliError> {
     finish(env, "update", flags.common.output, asked, results.collect())
 }
 
-async fn delete(flags: IdFlags, env: &mut Env) -> Result<(), CliError> {
+async fn delete(flags: DeleteFlags, env: &mut Env) -> Result<(), CliError> {
+    // Refused before anything is deleted.
+    if flags.with_bundle == WithBundle::Restrict {
+        delete_bundle(&flags, env).await?;
+    }
     let mut client = TrustDomainClient::new(env.connect(&flags.common.socket).await?);
     let request =
         pb::BatchDeleteFederationRelationshipRequest { trust_domains: vec![flags.id.clone()] };
@@ -174,11 +220,15 @@ async fn delete(flags: IdFlags, env: &mut Env) -> Result<(), CliError> {
         env.json(&response)?;
     }
     let status = response.results.first().and_then(|result| result.status.as_ref());
-    if let Some(status) = status.filter(|status| !status::is_ok(Some(status))) {
+    if let Some(status) = status.filter(|status| !api_status::is_ok(Some(status))) {
         return Err(CliError::failed(format!(
             "failed to delete federation relationship \"{}\": {}",
             flags.id, status.message
         )));
+    }
+    // After the relationship: else it might be fetched again in between.
+    if matches!(flags.with_bundle, WithBundle::Dissociate | WithBundle::Delete) {
+        delete_bundle(&flags, env).await?;
     }
     if flags.common.output == Output::Pretty {
         env.line("federation relationship deleted.")?;
@@ -186,9 +236,38 @@ async fn delete(flags: IdFlags, env: &mut Env) -> Result<(), CliError> {
     Ok(())
 }
 
+/// Deletes the bundle too; that there is none is no failure.
+async fn delete_bundle(flags: &DeleteFlags, env: &mut Env) -> Result<(), CliError> {
+    use bundle_pb::batch_delete_federated_bundle_request::Mode;
+
+    let mode = match flags.with_bundle {
+        WithBundle::Keep => return Ok(()),
+        WithBundle::Restrict => Mode::Restrict,
+        WithBundle::Dissociate => Mode::Dissociate,
+        WithBundle::Delete => Mode::Delete,
+    };
+    let mut client = BundleClient::new(env.connect(&flags.common.socket).await?);
+    let request = bundle_pb::BatchDeleteFederatedBundleRequest {
+        trust_domains: vec![flags.id.clone()],
+        mode: mode.into(),
+    };
+    let response = client.batch_delete_federated_bundle(request).await;
+    let response = response.map_err(CliError::call("failed to delete the bundle"))?.into_inner();
+    let status = response.results.first().and_then(|result| result.status.as_ref());
+    match status {
+        Some(status)
+            if !api_status::is_ok(Some(status)) && Code::from(status.code) != Code::NotFound =>
+        {
+            let why = format!("failed to delete the bundle \"{}\": {}", flags.id, status.message);
+            Err(CliError::failed(why))
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn list(flags: ListFlags, env: &mut Env) -> Result<(), CliError> {
-    let mut client = TrustDomainClient::new(env.connect(&flags.common.socket).await?)
-        .max_decoding_message_size(MAX_ANSWER);
+    let channel = env.connect(&flags.common.socket).await?;
+    let mut client = TrustDomainClient::new(channel.clone()).max_decoding_message_size(MAX_ANSWER);
     let request = pb::ListFederationRelationshipsRequest::default();
     let response = client.list_federation_relationships(request).await;
     let response =
@@ -196,21 +275,39 @@ async fn list(flags: ListFlags, env: &mut Env) -> Result<(), CliError> {
     if flags.common.output == Output::Json {
         return env.json(&response);
     }
-    let all = &response.federation_relationships;
+    // The API lists no relationships of the configuration file.
+    let fixed = status::fixed(channel).await?;
+    let is_fixed = |one: &types::FederationRelationship| {
+        fixed.iter().any(|fixed| fixed.trust_domain == one.trust_domain)
+    };
+    let all = response.federation_relationships.iter().filter(|one| !is_fixed(one));
+    let mut all: Vec<_> = all.map(described).collect();
+    all.extend(
+        fixed.iter().map(|one| {
+            format!("{}\nOrigin                    : configuration file", described(one))
+        }),
+    );
     let found = text::counted(all.len(), "federation relationship", "federation relationships");
     env.line(format_args!("Found {found}"))?;
     for one in all {
-        env.line(format_args!("\n{}", described(one)))?;
+        env.line(format_args!("\n{one}"))?;
     }
     Ok(())
 }
 
-async fn refresh(flags: IdFlags, env: &mut Env) -> Result<(), CliError> {
-    let mut client = TrustDomainClient::new(env.connect(&flags.common.socket).await?);
-    let request = pb::RefreshBundleRequest { trust_domain: flags.id.clone() };
-    match client.refresh_bundle(request).await {
-        Ok(_) => match flags.common.output {
-            Output::Json => env.json(&status::item_ok()),
+async fn refresh(flags: RefreshFlags, env: &mut Env) -> Result<(), CliError> {
+    let channel = env.connect(&flags.common.socket).await?;
+    let refreshed = if flags.accept_older {
+        let request =
+            own::RefreshBundleRequest { trust_domain: flags.id.clone(), accept_older: true };
+        FederationClient::new(channel).refresh_bundle(request).await.map(drop)
+    } else {
+        let request = pb::RefreshBundleRequest { trust_domain: flags.id.clone() };
+        TrustDomainClient::new(channel).refresh_bundle(request).await.map(drop)
+    };
+    match refreshed {
+        Ok(()) => match flags.common.output {
+            Output::Json => env.json(&api_status::item_ok()),
             Output::Pretty => env.line("Bundle refreshed"),
         },
         Err(status) if status.code() == Code::NotFound => Err(CliError::failed(format!(
@@ -272,8 +369,8 @@ fn finish(
 ) -> Result<(), CliError> {
     let mut failed = false;
     for (asked, (status, after)) in asked.into_iter().zip(results) {
-        let status = status.unwrap_or_else(status::item_ok);
-        let is_good = status::is_ok(Some(&status));
+        let status = status.unwrap_or_else(api_status::item_ok);
+        let is_good = api_status::is_ok(Some(&status));
         failed |= !is_good;
         if output == Output::Json {
             continue;

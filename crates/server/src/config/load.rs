@@ -13,7 +13,7 @@ use signet_pki::KeyType;
 
 use super::{
     CaSettings, CaSubject, Config, Experimental, PruneNodes, RateLimits, RunFlags, TtlSettings,
-    federation,
+    federation, oidc,
 };
 use crate::plugins::Plugins;
 
@@ -84,7 +84,7 @@ fn decode(
     let ca = ca(&server, flags);
     let ttl = ttl(&server, ca.ttl);
     let log = log_settings(&server, &flags.common.log());
-    let federates_with = federation::relationships(&server);
+    let federation = federation::federation(&server, trust_domain.as_ref());
     let experimental = experimental(&server);
     let prune_nodes = prune_nodes(&server);
     let ratelimit = rate_limits(&server);
@@ -97,6 +97,7 @@ fn decode(
         server.refuse(key, NO_PROFILER);
     }
     let jwt_issuer = server.text("jwt_issuer");
+    let oidc = oidc::provider(&server, jwt_issuer.as_deref());
     let disable_jwt_svids = server.flag("disable_jwt_svids");
     let admin_ids = server.parsed_list::<SpiffeId>("admin_ids");
     let audit_log_enabled = server.flag("audit_log_enabled");
@@ -122,7 +123,8 @@ fn decode(
         max_store_staleness: store_staleness,
         proxy_protocol_trusted_cidrs,
         log,
-        federates_with,
+        federation,
+        oidc,
         experimental,
         plugins: plugins?,
         telemetry,

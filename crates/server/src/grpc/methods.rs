@@ -62,6 +62,8 @@ const TABLE: &[Method] = &[
     everywhere("signet.api.push.v1.Push", "ListEntryChanges", FollowEntries),
     everywhere("signet.api.push.v1.Push", "Subscribe", WatchChanges),
     everywhere("signet.api.server.explain.v1.Explain", "ExplainEntries", ExplainEntries),
+    everywhere("signet.api.server.federation.v1.Federation", "ListRelationships", ReadFederation),
+    everywhere("signet.api.server.federation.v1.Federation", "RefreshBundle", RefreshFederation),
     everywhere("spire.api.server.agent.v1.Agent", "AttestAgent", AttestAgent),
     everywhere("spire.api.server.agent.v1.Agent", "BanAgent", BanAgent),
     everywhere("spire.api.server.agent.v1.Agent", "CountAgents", ReadAgents),

@@ -162,7 +162,7 @@ impl trust_domain_server::TrustDomain for TrustDomainService {
         serve(request, |call, request| async move {
             call.about(Field::TrustDomainId(request.trust_domain.clone()));
             let trust_domain = name(&request.trust_domain)?;
-            self.federation.refresh(&call, &trust_domain).await
+            self.federation.refresh(&call, &trust_domain, false).await.map(drop)
         })
         .await
     }

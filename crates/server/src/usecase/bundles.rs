@@ -371,7 +371,7 @@ impl Batch {
 ///
 /// # Errors
 /// What is wrong, in one line.
-pub(super) fn foreign(mut bundle: Bundle) -> Result<Bundle, String> {
+pub(crate) fn foreign(mut bundle: Bundle) -> Result<Bundle, String> {
     check_authorities(&bundle)?;
     bundle.wit_authorities.clear();
     untaint(&mut bundle);

@@ -154,12 +154,29 @@ impl Entries {
                 };
                 about.push(Field::EntryId(known_as.to_string()));
                 call.audit.item(&result, || about);
+                if let Some(Created::New(entry)) = &created {
+                    self.warn_if_pending(entry);
+                }
                 match created {
                     Some(created) => Ok(created),
                     None => Err(result.err().unwrap_or_else(|| Error::internal(FAILED))),
                 }
             })
             .collect()
+    }
+
+    /// Tells the operator that workloads do not get all bundles of an entry yet.
+    fn warn_if_pending(&self, entry: &Entry) {
+        for trust_domain in &entry.federates_with {
+            if self.cache.bundle(trust_domain).is_none() {
+                tracing::warn!(
+                    entry_id = %entry.id,
+                    trust_domain = %trust_domain,
+                    "The entry federates with a trust domain whose bundle is not here yet; its \
+                     workloads get it once it is"
+                );
+            }
+        }
     }
 
     /// Changes entries in one transaction; the answers are in order.

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use signet_api::convert::FederationChange;
 use signet_audit::Field;
-use signet_base::SharedClock;
+use signet_base::{SharedClock, chain};
 use signet_identity::{Bundle, BundleEndpointProfile, FederationRelationship, TrustDomain};
 use signet_store::{CreateOutcome, FederationUpdate, Page, PageRequest, Store};
 
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     cache::{Cache, CachedBundle},
     context::Context,
+    federation::{Federator, RefreshError, Status},
 };
 
 /// What can be done with federation relationships. Cheap to clone.
@@ -27,6 +28,7 @@ pub struct Federation {
     store: Store,
     cache: Arc<Cache>,
     clock: SharedClock,
+    federator: Federator,
 }
 
 /// A relationship with the bundle of its trust domain, as far as it is known.
@@ -46,10 +48,12 @@ impl Federation {
             store: context.store.clone(),
             cache: Arc::clone(&context.cache),
             clock: Arc::clone(&context.clock),
+            federator: context.federator.clone(),
         }
     }
 
-    /// All relationships, page by page.
+    /// The relationships of the API, page by page. Those of the configuration file are left out, as
+    /// in SPIRE: whoever keeps the API's in step with something else would delete them.
     ///
     /// # Errors
     /// [`Error`] when the store fails.
@@ -65,12 +69,41 @@ impl Federation {
         Ok(Page { items: items.collect(), next: listed.next })
     }
 
-    /// The relationship with a trust domain.
+    /// How fetching goes for one trust domain, or for all, with the bundles that are held.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no relationship with that one; or when the store fails.
+    pub async fn statuses(
+        &self,
+        call: &Call,
+        only: Option<&TrustDomain>,
+    ) -> Result<Vec<(Status, Option<Arc<CachedBundle>>)>, Error> {
+        call.may(Action::ReadFederation)?;
+        let listed = self.federator.relist().await;
+        listed.map_err(|error| Error::store("failed to list federation relationships", &error))?;
+        let found = match only {
+            None => self.federator.statuses(),
+            Some(only) => vec![self.federator.status(only).ok_or_else(|| {
+                Error::not_found(format!("no relationship with trust domain \"{only}\""))
+            })?],
+        };
+        let with_bundle = |status: Status| {
+            let bundle = self.cache.bundle(&status.relationship.trust_domain);
+            (status, bundle)
+        };
+        Ok(found.into_iter().map(with_bundle).collect())
+    }
+
+    /// The relationship with a trust domain; that of the configuration file, if both have one.
     ///
     /// # Errors
     /// `NotFound`; or when the store fails.
     pub async fn get(&self, call: &Call, trust_domain: &TrustDomain) -> Result<Related, Error> {
         call.may(Action::ReadFederation)?;
+        if let Some(fixed) = self.federator.fixed(trust_domain) {
+            self.cache.fresh().await?;
+            return Ok(self.related(fixed.clone()));
+        }
         let found = self
             .store
             .federation(trust_domain)
@@ -188,26 +221,25 @@ impl Federation {
             .collect()
     }
 
-    /// Fetches the bundle of a trust domain from its endpoint now.
+    /// Fetches the bundle of a trust domain from its endpoint now; says whether it has changed.
+    /// `accept_older` takes one whose sequence number is smaller than that of the one held.
     ///
     /// # Errors
-    /// `NotFound`; `Internal` when the endpoint could not be verified; `Unsupported`: this version
-    /// does not fetch bundles.
-    pub async fn refresh(&self, call: &Call, trust_domain: &TrustDomain) -> Result<(), Error> {
-        const FAILED: &str = "failed to refresh bundle";
+    /// `NotFound`; `Internal` when the endpoint gave none that can be used.
+    pub async fn refresh(
+        &self,
+        call: &Call,
+        trust_domain: &TrustDomain,
+        accept_older: bool,
+    ) -> Result<bool, Error> {
         call.may(Action::RefreshFederation)?;
-        let found = self.store.federation(trust_domain).await;
-        let found = found.map_err(|error| Error::store(FAILED, &error))?.ok_or_else(|| {
-            Error::not_found(format!("no relationship with trust domain \"{trust_domain}\""))
+        let refreshed = self.federator.refresh(trust_domain, accept_older).await;
+        let changed = refreshed.map_err(|error| match error {
+            RefreshError::NoRelationship(_) => Error::not_found(error.to_string()),
+            error => Error::internal("failed to refresh bundle").because(chain(&error)),
         })?;
-        if self.lacks_bundle_of_endpoint(&found).is_some() {
-            let why = "can't perform SPIFFE Authentication: local copy of bundle not found";
-            return Err(Error::internal(FAILED).because(why));
-        }
-        Err(Error::unsupported(
-            "failed to refresh bundle: this version does not fetch bundles; \
-             set them with `bundle set`",
-        ))
+        settle(&self.cache).await;
+        Ok(changed)
     }
 
     fn related(&self, relationship: FederationRelationship) -> Related {

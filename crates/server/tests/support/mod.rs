@@ -40,6 +40,7 @@ use tonic::{Request, Status, transport::Channel};
 pub struct TestServer {
     pub dir: tempfile::TempDir,
     pub address: SocketAddr,
+    pub bundle_endpoint: Option<SocketAddr>,
     pub local: Channel,
     pub context: Context,
     pub clock: TestClock,
@@ -54,6 +55,8 @@ pub struct Options {
     pub server: String,
     /// Blocks in `plugins {}`.
     pub plugins: String,
+    /// The trust domain, unless it is `example.org`.
+    pub trust_domain: Option<&'static str>,
 }
 
 impl TestServer {
@@ -79,15 +82,19 @@ impl TestServer {
     ) -> Self {
         let config = config(dir.path(), &options);
         let shared: SharedClock = Arc::new(clock.clone());
-        let prepared = Prepared { store, ..Prepared::default() };
+        let bundle_endpoint = match &config.federation.bundle_endpoint {
+            Some(_) => Some(tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap()),
+            None => None,
+        };
+        let prepared = Prepared { store, bundle_endpoint, ..Prepared::default() };
         let app = App::build_on(prepared, config, shared, log(&clock)).await.unwrap();
-        let address = app.address().unwrap();
+        let (address, bundle_endpoint) = (app.address().unwrap(), app.bundle_endpoint());
         let context = app.context().clone();
         let socket = app.socket_path().clone();
         let tasks = Tasks::new();
         let running = app.spawn(&tasks).unwrap();
         let local = connect::unix(&socket).await.unwrap();
-        Self { dir, address, local, context, clock, tasks, running: Some(running) }
+        Self { dir, address, bundle_endpoint, local, context, clock, tasks, running: Some(running) }
     }
 
     /// Stops, and gives back what survives.
@@ -215,7 +222,7 @@ pub fn config(dir: &std::path::Path, options: &Options) -> Config {
     let text = format!(
         r#"
         server {{
-            trust_domain = "example.org"
+            trust_domain = "{}"
             data_dir = "{dir}/data"
             bind_address = "127.0.0.1"
             bind_port = 0
@@ -231,6 +238,7 @@ pub fn config(dir: &std::path::Path, options: &Options) -> Config {
             {}
         }}
         "#,
+        options.trust_domain.unwrap_or("example.org"),
         if options.server.is_empty() {
             "ratelimit { attestation = false }"
         } else {

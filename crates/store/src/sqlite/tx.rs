@@ -166,6 +166,11 @@ impl Tx {
         Ok([answers.pop().unwrap_or_default(), last])
     }
 
+    /// Whether an entry may federate with a trust domain whose bundle is not stored.
+    pub(super) fn takes_unknown_bundles(&self) -> bool {
+        self.store.inner.options.unknown_bundles
+    }
+
     /// Notes a change for the feed.
     pub(super) fn changed(&mut self, kind: ChangeKind, key: impl Into<String>, to: ChangedTo) {
         self.changes.push(Change { revision: 0, kind, key: key.into(), to });

@@ -1,13 +1,14 @@
 //! Entries as text.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use signet_api::pb::spire::api::types;
 
 use crate::cli::text;
 
-/// An entry as SPIRE prints it, with an empty line after it (without its line end).
-pub(super) fn entry(entry: &types::Entry) -> String {
+/// An entry as SPIRE prints it, with an empty line after it (without its line end). `pending` are
+/// the trust domains whose bundles are not there.
+pub(super) fn entry(entry: &types::Entry, pending: &BTreeSet<String>) -> String {
     let mut out = String::new();
     let mut field = |name: &str, value: &dyn std::fmt::Display| {
         // Writing to a String cannot fail.
@@ -30,7 +31,10 @@ pub(super) fn entry(entry: &types::Entry) -> String {
         field("Selector", &format_args!("{}:{}", selector.r#type, selector.value));
     }
     for name in &entry.federates_with {
-        field("FederatesWith", name);
+        match pending.contains(name) {
+            true => field("FederatesWith", &format_args!("{name} (pending: no bundle yet)")),
+            false => field("FederatesWith", name),
+        }
     }
     for name in &entry.dns_names {
         field("DNS name", name);
@@ -95,8 +99,9 @@ mod tests {
             hint: "h".into(),
             ..Default::default()
         };
+        let none = BTreeSet::new();
         assert_eq!(
-            entry(&full),
+            entry(&full, &none),
             "Entry ID                : one\n\
              SPIFFE ID               : spiffe://example.org/w\n\
              Parent ID               : spiffe://example.org/n\n\
@@ -109,7 +114,12 @@ mod tests {
              Admin                   : true\n\
              Hint                    : h\n"
         );
-        let none = entry(&types::Entry::default());
-        assert!(none.starts_with("Entry ID                : (none)\n"));
+        let empty = entry(&types::Entry::default(), &none);
+        assert!(empty.starts_with("Entry ID                : (none)\n"));
+        let federating =
+            types::Entry { federates_with: vec!["a".into(), "b".into()], ..Default::default() };
+        let text = entry(&federating, &BTreeSet::from(["b".to_owned()]));
+        assert!(text.contains("FederatesWith           : a\n"), "{text}");
+        assert!(text.contains("FederatesWith           : b (pending: no bundle yet)\n"), "{text}");
     }
 }

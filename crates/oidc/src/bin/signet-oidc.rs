@@ -1,0 +1,7 @@
+//! The `signet-oidc` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    signet_oidc::cli::main()
+}

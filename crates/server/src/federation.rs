@@ -1,0 +1,560 @@
+//! Fetching the bundles of others: one task that knows every federation relationship and asks each
+//! endpoint when it is due.
+//!
+//! Relationships come from the configuration file (static) and from the API (dynamic, in the
+//! store); a static one wins over a dynamic one with the same trust domain. Each is polled by
+//! itself, so that an endpoint that is slow or broken delays no other; how it goes is kept and shown
+//! ([`Status`]). What was fetched replaces the stored bundle, unless it is older than that: sequence
+//! numbers never go back on their own.
+
+mod fetch;
+mod schedule;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use signet_base::{SharedClock, Tasks, chain};
+use signet_daemon::metrics::Metrics;
+use signet_http::{HttpClient, HttpError, Trust};
+use signet_identity::{Bundle, BundleEndpointProfile, FederationRelationship, TrustDomain};
+use signet_pki::{
+    jwks,
+    tls::{ServerCheck, TlsError, TlsOptions, spiffe_web_client_config},
+};
+use signet_store::{PageRequest, Store, StoreError};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
+
+use self::fetch::{Answer, FetchError, fetch};
+use crate::{
+    cache::{Cache, CachedBundle},
+    config::Config,
+    metrics::FederationMetrics,
+    usecase::bundles,
+};
+
+/// How many endpoints are asked at a time.
+const MAX_POLLS: usize = 8;
+/// Relationships are read in portions of so many.
+const PAGE: u32 = 1_000;
+/// How soon the list is read again after the store failed.
+const RELIST_PAUSE: Duration = Duration::from_secs(5);
+/// How often an unknown key may lead to a poll of its trust domain.
+const DEMAND_PAUSE: Duration = Duration::from_secs(5);
+/// For how long the machine's root certificates are taken from memory.
+const ROOTS_LIFE: Duration = Duration::from_secs(3600);
+/// The longest text of a failure that is kept, characters.
+const MAX_ERROR: usize = 500;
+
+/// Where a relationship comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The configuration file.
+    Static,
+    /// The API.
+    Dynamic,
+}
+
+/// How fetching goes for one relationship. Times are Unix seconds, as this server saw them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// The relationship.
+    pub relationship: FederationRelationship,
+    /// Where it comes from.
+    pub origin: Origin,
+    /// When the endpoint was last asked.
+    pub last_poll: Option<i64>,
+    /// When it last gave a good answer.
+    pub last_success: Option<i64>,
+    /// When it last gave another bundle.
+    pub last_change: Option<i64>,
+    /// When it is asked next.
+    pub next_poll: Option<i64>,
+    /// Why the last poll failed; none when it succeeded.
+    pub last_error: Option<String>,
+    /// How many polls failed in a row.
+    pub failures: u32,
+}
+
+/// Why a bundle was not refreshed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RefreshError {
+    /// It may not be what it says it is.
+    #[error("can't perform SPIFFE Authentication: local copy of bundle not found")]
+    NoBundleOfEndpoint,
+    /// There is no such relationship.
+    #[error("no relationship with trust domain \"{0}\"")]
+    NoRelationship(TrustDomain),
+    /// The relationship was deleted meanwhile.
+    #[error("the relationship is gone")]
+    Gone,
+    /// The machine's roots or proxies cannot be used.
+    #[error("failed to create the client")]
+    Client(#[source] HttpError),
+    /// The endpoint gave none.
+    #[error("failed to fetch the bundle")]
+    Fetch(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What it gave is no bundle.
+    #[error("failed to read the bundle")]
+    Bundle(#[from] jwks::BundleError),
+    /// What it gave cannot be used.
+    #[error("the bundle cannot be used: {0}")]
+    Unusable(String),
+    /// What it gave is older than what is held.
+    #[error(
+        "the endpoint has a bundle with sequence number {found}, older than the {held} that is \
+         held, which stays; `federation refresh -acceptOlder` takes it all the same"
+    )]
+    Older {
+        /// The sequence number of what it gave.
+        found: u64,
+        /// That of what is held.
+        held: u64,
+    },
+    /// It cannot be stored.
+    #[error("failed to store the bundle")]
+    Store(#[from] StoreError),
+    /// TLS cannot be set up.
+    #[error("setting up TLS")]
+    Tls(#[from] TlsError),
+}
+
+impl From<FetchError> for RefreshError {
+    fn from(error: FetchError) -> Self {
+        Self::Fetch(Box::new(error))
+    }
+}
+
+/// Fetches bundles. Clones share it.
+#[derive(Clone)]
+pub struct Federator(Arc<Inner>);
+
+struct Inner {
+    own: TrustDomain,
+    fixed: Vec<FederationRelationship>,
+    tls: TlsOptions,
+    store: Store,
+    cache: Arc<Cache>,
+    clock: SharedClock,
+    metrics: FederationMetrics,
+    table: Mutex<BTreeMap<TrustDomain, Row>>,
+    /// Held while the list is read and taken over, so that an older one never comes last.
+    listing: tokio::sync::Mutex<()>,
+    roots: tokio::sync::Mutex<Option<(Instant, HttpClient)>>,
+    polls: Arc<Semaphore>,
+    wake: Notify,
+}
+
+struct Row {
+    status: Status,
+    due: Instant,
+    /// A poll is on its way that was started because it was due.
+    started: bool,
+    /// One poll at a time.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    /// What was fetched last, to ask whether it still is the newest.
+    known: Option<Known>,
+    demanded: Option<Instant>,
+}
+
+#[derive(Clone)]
+struct Known {
+    tag: String,
+    bundle: Bundle,
+}
+
+impl Row {
+    fn new(relationship: FederationRelationship, origin: Origin) -> Self {
+        Self {
+            status: Status {
+                relationship,
+                origin,
+                last_poll: None,
+                last_success: None,
+                last_change: None,
+                next_poll: None,
+                last_error: None,
+                failures: 0,
+            },
+            due: Instant::now(),
+            started: false,
+            turn: Arc::default(),
+            known: None,
+            demanded: None,
+        }
+    }
+}
+
+impl Federator {
+    /// Knows the static relationships of `config`; nothing is fetched yet.
+    pub fn new(
+        config: &Config,
+        store: Store,
+        cache: Arc<Cache>,
+        clock: SharedClock,
+        metrics: &Metrics,
+    ) -> Self {
+        let own = config.trust_domain.clone();
+        let fixed = config.federation.federates_with.clone();
+        let rows = fixed.iter().map(|relationship| {
+            let row = Row::new(relationship.clone(), Origin::Static);
+            (relationship.trust_domain.clone(), row)
+        });
+        let table = Mutex::new(rows.collect());
+        let federator = Self(Arc::new(Inner {
+            own,
+            fixed,
+            tls: TlsOptions { require_pq_kem: config.experimental.require_pq_kem },
+            store,
+            cache,
+            clock,
+            metrics: FederationMetrics::new(metrics),
+            table,
+            listing: tokio::sync::Mutex::default(),
+            roots: tokio::sync::Mutex::default(),
+            polls: Arc::new(Semaphore::new(MAX_POLLS)),
+            wake: Notify::new(),
+        }));
+        federator.show(metrics);
+        federator
+    }
+
+    /// How fetching goes, by trust domain.
+    pub fn statuses(&self) -> Vec<Status> {
+        self.table().values().map(|row| row.status.clone()).collect()
+    }
+
+    /// How fetching goes for one trust domain.
+    pub fn status(&self, trust_domain: &TrustDomain) -> Option<Status> {
+        self.table().get(trust_domain).map(|row| row.status.clone())
+    }
+
+    /// The relationship that the configuration file fixes, if there is one.
+    pub fn fixed(&self, trust_domain: &TrustDomain) -> Option<&FederationRelationship> {
+        self.0.fixed.iter().find(|fixed| fixed.trust_domain == *trust_domain)
+    }
+
+    /// Somebody met a key of this trust domain that its bundle does not have: it is fetched soon, if
+    /// it was not fetched for that reason a moment ago.
+    pub fn demand(&self, trust_domain: &TrustDomain) {
+        let now = Instant::now();
+        let mut table = self.table();
+        let Some(row) = table.get_mut(trust_domain) else { return };
+        if row.demanded.is_some_and(|last| now.duration_since(last) < DEMAND_PAUSE) {
+            return;
+        }
+        row.demanded = Some(now);
+        row.due = row.due.min(now);
+        drop(table);
+        self.0.wake.notify_one();
+    }
+
+    /// Fetches a bundle now; says whether it has changed. `accept_older` takes one whose sequence
+    /// number is smaller.
+    ///
+    /// # Errors
+    /// [`RefreshError`]; then the bundle that is held stays.
+    pub async fn refresh(
+        &self,
+        trust_domain: &TrustDomain,
+        accept_older: bool,
+    ) -> Result<bool, RefreshError> {
+        if !self.table().contains_key(trust_domain) {
+            // It may have been created a moment ago.
+            self.relist().await?;
+        }
+        self.poll(trust_domain, accept_older).await
+    }
+
+    /// Polls until the tasks end.
+    pub fn spawn(&self, tasks: &Tasks) {
+        let me = self.clone();
+        let polls = tasks.clone();
+        tasks.spawn("federation", async move {
+            let token = polls.token().clone();
+            token.run_until_cancelled(me.run(&polls)).await;
+        });
+    }
+
+    async fn run(&self, tasks: &Tasks) {
+        let mut changes = self.0.cache.subscribe(None);
+        let mut listed = None;
+        loop {
+            let revision = changes.borrow_and_update().relationships;
+            let mut next = Instant::now() + Duration::from_secs(3600);
+            if listed != Some(revision) {
+                match self.relist().await {
+                    Ok(()) => listed = Some(revision),
+                    Err(error) => {
+                        tracing::warn!(
+                            error = chain(&error),
+                            "Cannot read the federation relationships"
+                        );
+                        next = Instant::now() + RELIST_PAUSE;
+                    }
+                }
+            }
+            next = next.min(self.start_due(tasks).unwrap_or(next));
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = self.0.wake.notified() => {}
+                () = tokio::time::sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// Starts what is due; when the next one is.
+    fn start_due(&self, tasks: &Tasks) -> Option<Instant> {
+        let now = Instant::now();
+        let mut next = None;
+        for (trust_domain, row) in self.table().iter_mut().filter(|(_, row)| !row.started) {
+            if row.due > now {
+                next = Some(next.map_or(row.due, |next: Instant| next.min(row.due)));
+                continue;
+            }
+            row.started = true;
+            let (me, trust_domain) = (self.clone(), trust_domain.clone());
+            let polls = Arc::clone(&self.0.polls);
+            let token = tasks.token().clone();
+            tasks.spawn("federation_poll", async move {
+                let work = async {
+                    let _permit = polls.acquire_owned().await;
+                    if let Err(error) = me.poll(&trust_domain, false).await {
+                        tracing::error!(
+                            trust_domain = %trust_domain,
+                            error = chain(&error),
+                            "Error updating bundle"
+                        );
+                    }
+                    if let Some(row) = me.table().get_mut(&trust_domain) {
+                        row.started = false;
+                    }
+                    me.0.wake.notify_one();
+                };
+                token.run_until_cancelled(work).await;
+            });
+        }
+        next
+    }
+
+    /// Takes over what the store says, under what the configuration file says.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then all is as it was.
+    pub async fn relist(&self) -> Result<(), StoreError> {
+        let _listing = self.0.listing.lock().await;
+        let mut page = PageRequest::first(PAGE);
+        let mut dynamic = Vec::new();
+        loop {
+            let read = self.0.store.list_federations(page).await?;
+            dynamic.extend(read.items);
+            let Some(next) = read.next else { break };
+            page.after = Some(next);
+        }
+        let fixed = self.0.fixed.iter().cloned().map(|one| (one, Origin::Static));
+        let dynamic = dynamic.into_iter().filter(|one| self.fixed(&one.trust_domain).is_none());
+        let all = fixed.chain(dynamic.map(|one| (one, Origin::Dynamic)));
+        let mut kept = HashSet::new();
+        let mut table = self.table();
+        for (relationship, origin) in all.filter(|(one, _)| one.trust_domain != self.0.own) {
+            kept.insert(relationship.trust_domain.clone());
+            let row = table
+                .entry(relationship.trust_domain.clone())
+                .or_insert_with(|| Row::new(relationship.clone(), origin));
+            if row.status.relationship != relationship || row.status.origin != origin {
+                // Another endpoint: what is known of the one before counts no more.
+                *row = Row { turn: Arc::clone(&row.turn), ..Row::new(relationship, origin) };
+            }
+        }
+        table.retain(|trust_domain, _| kept.contains(trust_domain));
+        drop(table);
+        self.0.wake.notify_one();
+        Ok(())
+    }
+
+    /// One poll, after another one of the same trust domain that is on its way.
+    async fn poll(
+        &self,
+        trust_domain: &TrustDomain,
+        accept_older: bool,
+    ) -> Result<bool, RefreshError> {
+        let no_relationship = || RefreshError::NoRelationship(trust_domain.clone());
+        let turn = self.table().get(trust_domain).map(|row| Arc::clone(&row.turn));
+        let _turn = turn.ok_or_else(no_relationship)?.lock_owned().await;
+        let (relationship, known) = {
+            let mut table = self.table();
+            let row = table.get_mut(trust_domain).ok_or_else(no_relationship)?;
+            row.status.last_poll = Some(self.0.clock.unix());
+            let known = if accept_older { None } else { row.known.clone() };
+            (row.status.relationship.clone(), known)
+        };
+        let begun = Instant::now();
+        let outcome = self.fetch_and_store(&relationship, known, accept_older).await;
+        self.0.metrics.polled(trust_domain, outcome.is_ok(), begun.elapsed());
+        self.settle(&relationship, outcome)
+    }
+
+    async fn fetch_and_store(
+        &self,
+        relationship: &FederationRelationship,
+        known: Option<Known>,
+        accept_older: bool,
+    ) -> Result<(bool, Answer), RefreshError> {
+        let trust_domain = &relationship.trust_domain;
+        let held = self.0.cache.bundle(trust_domain);
+        let known =
+            known.filter(|known| held.as_ref().is_some_and(|held| held.bundle == known.bundle));
+        let client = self.client(relationship).await?;
+        let tag = known.as_ref().map(|known| known.tag.as_str());
+        let answer = fetch(&client, &relationship.bundle_endpoint_url, tag).await?;
+        let Some(document) = &answer.document else { return Ok((false, answer)) };
+        let found = jwks::decode_spiffe(trust_domain.clone(), document)?;
+        let found = bundles::foreign(found).map_err(RefreshError::Unusable)?;
+        if let Some(CachedBundle { bundle: held, .. }) = held.as_deref() {
+            if *held == found {
+                return Ok((false, answer));
+            }
+            // Without a number, the newest is what was fetched last (section 4.2).
+            let is_older =
+                found.sequence_number != 0 && found.sequence_number < held.sequence_number;
+            if is_older && !accept_older {
+                return Err(RefreshError::Older {
+                    found: found.sequence_number,
+                    held: held.sequence_number,
+                });
+            }
+        }
+        // Nothing is written for a relationship that was deleted or changed meanwhile.
+        if self.status(trust_domain).is_none_or(|now| now.relationship != *relationship) {
+            return Err(RefreshError::Gone);
+        }
+        self.0.store.set_bundles(vec![found.clone()], self.0.clock.unix()).await?;
+        // The next poll compares with what is in memory.
+        if let Err(error) = self.0.cache.fresh().await {
+            tracing::debug!(%error, "A fetched bundle is not in memory yet");
+        }
+        tracing::info!(
+            trust_domain = %trust_domain,
+            sequence_number = found.sequence_number,
+            x509_authorities = found.x509_authorities.len(),
+            jwt_authorities = found.jwt_authorities.len(),
+            "Bundle refreshed"
+        );
+        Ok((true, answer))
+    }
+
+    /// Writes down what came of a poll, and when the next one is due.
+    fn settle(
+        &self,
+        relationship: &FederationRelationship,
+        outcome: Result<(bool, Answer), RefreshError>,
+    ) -> Result<bool, RefreshError> {
+        let trust_domain = &relationship.trust_domain;
+        let now = self.0.clock.unix();
+        let held = self.0.cache.bundle(trust_domain);
+        let mut table = self.table();
+        let row = table.get_mut(trust_domain).filter(|r| r.status.relationship == *relationship);
+        let Some(row) = row else { return outcome.map(|(changed, _)| changed) };
+        let mut fresh = None;
+        match &outcome {
+            Ok((changed, answer)) => {
+                row.status.last_success = Some(now);
+                row.status.last_error = None;
+                row.status.failures = 0;
+                if *changed {
+                    row.status.last_change = Some(now);
+                    self.0.metrics.updated(trust_domain);
+                }
+                // To ask more often costs nothing only where nothing is answered then.
+                fresh = answer.max_age.filter(|_| answer.tag.is_some());
+                row.known = match (&answer.tag, &held) {
+                    (Some(tag), Some(held)) => {
+                        Some(Known { tag: tag.clone(), bundle: held.bundle.clone() })
+                    }
+                    _ => None,
+                };
+            }
+            Err(error) => {
+                let text = chain(error).to_string();
+                row.status.last_error = Some(text.chars().take(MAX_ERROR).collect());
+                row.status.failures = row.status.failures.saturating_add(1);
+            }
+        }
+        let held = held.as_deref().map(|held| &held.bundle);
+        let pause = schedule::spread(schedule::pause(held, fresh, row.status.failures));
+        row.due = Instant::now() + pause;
+        row.status.next_poll =
+            Some(now.saturating_add(i64::try_from(pause.as_secs()).unwrap_or(i64::MAX)));
+        drop(table);
+        self.0.wake.notify_one();
+        outcome.map(|(changed, _)| changed)
+    }
+
+    async fn client(
+        &self,
+        relationship: &FederationRelationship,
+    ) -> Result<HttpClient, RefreshError> {
+        let BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id } = &relationship.profile
+        else {
+            return self.web_client().await;
+        };
+        if self.0.cache.bundle(endpoint_spiffe_id.trust_domain()).is_none() {
+            return Err(RefreshError::NoBundleOfEndpoint);
+        }
+        let check = ServerCheck::Id {
+            id: endpoint_spiffe_id.clone(),
+            bundles: Arc::clone(&self.0.cache) as _,
+        };
+        let tls = spiffe_web_client_config(check, Arc::clone(&self.0.clock), self.0.tls)?;
+        let client = HttpClient::builder().trust(Trust::Config(tls));
+        client
+            .timeout(fetch::DEADLINE)
+            .max_body(fetch::MAX_BODY)
+            .build()
+            .map_err(RefreshError::Client)
+    }
+
+    /// With the machine's roots, which are read from time to time.
+    async fn web_client(&self) -> Result<HttpClient, RefreshError> {
+        let mut roots = self.0.roots.lock().await;
+        if let Some((read, client)) = &*roots
+            && read.elapsed() < ROOTS_LIFE
+        {
+            return Ok(client.clone());
+        }
+        let client = HttpClient::builder().timeout(fetch::DEADLINE).max_body(fetch::MAX_BODY);
+        let client = client.build().map_err(RefreshError::Client)?;
+        *roots = Some((Instant::now(), client.clone()));
+        Ok(client)
+    }
+
+    /// Shows the state of each relationship at each reading of the metrics.
+    fn show(&self, metrics: &Metrics) {
+        // Not itself: the metrics would hold what holds them.
+        let me = Arc::downgrade(&self.0);
+        metrics.before_reading(move || {
+            let Some(inner) = me.upgrade() else { return };
+            let now = inner.clock.unix();
+            for status in Self(Arc::clone(&inner)).statuses() {
+                inner.metrics.show(&status, now);
+            }
+        });
+    }
+
+    fn table(&self) -> MutexGuard<'_, BTreeMap<TrustDomain, Row>> {
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Federator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Federator({} relationships)", self.table().len())
+    }
+}

@@ -1,0 +1,188 @@
+//! The bundle endpoint: where others fetch the server's own trust bundle (SPIFFE Federation,
+//! section 5).
+//!
+//! The document is encoded once for each bundle, and told apart by a strong entity tag, so that
+//! whoever has it already is answered without a body. `Cache-Control` says how soon to ask again: a
+//! Signet server does, and so learns of a new key within half a minute; a SPIRE server goes by the
+//! refresh hint in the document.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    extract::Request,
+    http::{HeaderValue, StatusCode, header::CACHE_CONTROL},
+    response::Response,
+    routing::any,
+};
+use signet_base::{SharedClock, Tasks, chain};
+use signet_daemon::{
+    http::{Document, HttpServer, PUBLIC, not_allowed, text},
+    listen::{ListenError, bind_host},
+};
+use signet_identity::Bundle;
+use signet_pki::{
+    digest, jwks,
+    tls::{
+        CertFiles, CertFilesError, SwappableIdentity, TlsError, TlsOptions, web_server_config_with,
+    },
+};
+use tokio::net::TcpListener;
+
+use super::{Tls, watch_files};
+use crate::{
+    cache::{Cache, CachedBundle},
+    config::{BundleEndpoint as Settings, EndpointProfile},
+};
+
+/// For how long an answer is fresh, at most: half of how long a new key may take to reach those who
+/// honour it.
+const MAX_AGE: Duration = Duration::from_secs(15);
+
+/// Why the endpoint cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BundleEndpointError {
+    /// Its certificate cannot be used.
+    #[error("the bundle endpoint's certificate")]
+    Certificate(#[from] CertFilesError),
+    /// Its address cannot be bound.
+    #[error("opening the bundle endpoint")]
+    Listen(#[from] ListenError),
+    /// TLS cannot be set up.
+    #[error("setting up the bundle endpoint's TLS")]
+    Tls(#[from] TlsError),
+}
+
+/// The endpoint, bound but not served yet.
+#[derive(Debug)]
+pub struct BundleEndpoint {
+    server: HttpServer,
+    files: Option<(CertFiles, Duration)>,
+    refresh_hint: Duration,
+}
+
+impl BundleEndpoint {
+    /// Binds it, or takes a listener that is bound already. `identity` is the server's own SVID.
+    ///
+    /// # Errors
+    /// [`BundleEndpointError`].
+    pub async fn bind(
+        settings: &Settings,
+        listener: Option<TcpListener>,
+        identity: Arc<SwappableIdentity>,
+        clock: SharedClock,
+        options: TlsOptions,
+    ) -> Result<Self, BundleEndpointError> {
+        let (identity, files) = match &settings.profile {
+            EndpointProfile::HttpsSpiffe => (identity, None),
+            EndpointProfile::HttpsWeb(files) => {
+                let loaded = CertFiles::load(&files.cert, &files.key)?;
+                (loaded.identity(), Some((loaded, files.sync_interval)))
+            }
+        };
+        let tls = web_server_config_with(identity, clock, options)?;
+        let listener = match listener {
+            Some(listener) => listener,
+            None => bind_host(&settings.address, settings.port).await?,
+        };
+        let server = HttpServer::new("bundle_endpoint", listener)?;
+        let server = server.secured(Tls::new(tls)).capped(PUBLIC);
+        Ok(Self { server, files, refresh_hint: settings.refresh_hint })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// Serves until the tasks end.
+    pub fn spawn(self, tasks: &Tasks, cache: &Arc<Cache>) {
+        tracing::info!(
+            addr = %self.address(),
+            refresh_hint = self.refresh_hint.as_secs(),
+            "Serving bundle endpoint"
+        );
+        if let Some((files, interval)) = self.files {
+            watch_files(tasks, "bundle_endpoint", files, interval);
+        }
+        let source = Arc::new(Source {
+            cache: Arc::clone(cache),
+            refresh_hint: self.refresh_hint,
+            newest: Mutex::default(),
+        });
+        let answer = move |request: Request| {
+            let answer = source.answer(&request);
+            async move { answer }
+        };
+        self.server.spawn(tasks, Router::new().fallback_service(any(answer)));
+    }
+}
+
+/// The document of the newest bundle.
+struct Source {
+    cache: Arc<Cache>,
+    refresh_hint: Duration,
+    newest: Mutex<Option<(Arc<CachedBundle>, Document)>>,
+}
+
+impl Source {
+    /// SPIRE's answers, and `HEAD`.
+    fn answer(&self, request: &Request) -> Response {
+        if request.uri().path() != "/" {
+            return text(StatusCode::NOT_FOUND, "404 page not found\n");
+        }
+        if !(request.method().is_safe()) {
+            return not_allowed();
+        }
+        match self.document() {
+            Some(document) => document.answer(request.method(), request.headers()),
+            None => {
+                text(StatusCode::INTERNAL_SERVER_ERROR, "500 unable to retrieve local bundle\n")
+            }
+        }
+    }
+
+    fn document(&self) -> Option<Document> {
+        let bundle = self.cache.own_bundle()?;
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, document)) = &*newest
+            && Arc::ptr_eq(of, &bundle)
+        {
+            return Some(document.clone());
+        }
+        match document(&bundle.bundle, self.refresh_hint) {
+            Ok(document) => {
+                *newest = Some((bundle, document.clone()));
+                Some(document)
+            }
+            Err(error) => {
+                tracing::error!(error = chain(&error), "Unable to encode the trust bundle");
+                None
+            }
+        }
+    }
+}
+
+/// The bundle in the SPIFFE bundle format. WIT authorities are left out: SPIRE before 1.15.3 refuses
+/// the whole document for the sake of a key of a use that it does not know.
+fn document(bundle: &Bundle, refresh_hint: Duration) -> Result<Document, jwks::BundleError> {
+    let hint = refresh_hint.as_secs().max(1);
+    let served = Bundle {
+        refresh_hint: hint.try_into().unwrap_or(i64::MAX),
+        wit_authorities: Vec::new(),
+        ..bundle.clone()
+    };
+    let body = jwks::encode_spiffe(&served)?;
+    let digest = digest::sha256_hex(body.as_bytes());
+    let fresh = hint.min(MAX_AGE.as_secs());
+    let document = Document::json(body, &digest);
+    Ok(match HeaderValue::try_from(format!("public, max-age={fresh}")) {
+        Ok(value) => document.with(CACHE_CONTROL, value),
+        Err(_) => document,
+    })
+}

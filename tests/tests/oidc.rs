@@ -1,0 +1,298 @@
+//! The OIDC discovery provider with real verifiers: go-oidc, OpenBao and Envoy.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::TcpStream,
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
+
+use e2e::{
+    Agent, AgentOptions, DEADLINE, Node, Process, Server, ServerOptions, TestDir, WebCertificate,
+    bins, cli, clients::go_binary, eventually, eventually_within, server::free_port, skip,
+};
+use serde_json::Value;
+use signet_testkit::Bao;
+
+/// Who serves the documents.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum By {
+    /// The server itself.
+    Server,
+    /// `signet-oidc`, from the server's socket.
+    ServerApi,
+    /// `signet-oidc`, from the Workload API.
+    WorkloadApi,
+}
+
+/// A trust domain whose tokens have the issuer `https://localhost:<port>`.
+struct Issuer {
+    server: Server,
+    _agent: Option<Agent>,
+    _provider: Option<Process>,
+    dir: Arc<TestDir>,
+    web: WebCertificate,
+    port: u16,
+}
+
+impl Issuer {
+    fn start(by: By) -> Self {
+        let dir = Arc::new(TestDir::new());
+        let web = WebCertificate::make(&dir, "oidc");
+        let port = free_port();
+        let listener = format!(
+            "domains = [\"localhost\"]\n\
+             serving_cert_file {{\n cert_file_path = \"{}\"\n key_file_path = \"{}\"\n \
+             addr = \"127.0.0.1:{port}\"\n}}\n",
+            web.cert.display(),
+            web.key.display()
+        );
+        let block = match by {
+            By::Server => format!("oidc_discovery_provider {{\n{listener}}}"),
+            _ => String::new(),
+        };
+        let options =
+            ServerOptions::with(&format!("jwt_issuer = \"https://localhost:{port}\"\n{block}"));
+        let server = Server::start_in(&dir, "server", options);
+        let mut agent = None;
+        let source = match by {
+            By::Server => None,
+            By::ServerApi => {
+                let socket = server.socket();
+                Some(format!("server_api {{ address = \"unix://{}\" }}", socket.display()))
+            }
+            By::WorkloadApi => {
+                let options = Node::agent_options(&server, AgentOptions::default());
+                let started = Agent::start_in(&dir, "agent", options);
+                let selector = e2e::node::caller();
+                server.register(e2e::node::ALIAS, "/oidc", &[&selector], "");
+                let socket = started.socket();
+                agent = Some(started);
+                Some(format!(
+                    "workload_api {{ socket_path = \"{}\" trust_domain = \"example.org\" }}",
+                    socket.display()
+                ))
+            }
+        };
+        let provider = source.map(|source| {
+            let config =
+                format!("jwt_issuer = \"https://localhost:{port}\"\n{listener}\n{source}\n");
+            let config = dir.write("oidc.conf", config);
+            let mut command = Command::new(bins::oidc());
+            command.arg("-config").arg(config);
+            Process::start("signet-oidc", &mut command, &dir.join("oidc.log"))
+        });
+        let issuer = Self { server, _agent: agent, _provider: provider, dir, web, port };
+        eventually("the documents are served", || {
+            let checked = issuer.check("openbao", None);
+            (checked.code == 0).then_some(())
+        });
+        issuer
+    }
+
+    fn url(&self) -> String {
+        format!("https://localhost:{}", self.port)
+    }
+
+    /// A token for the audience `aud`.
+    fn token(&self) -> String {
+        let mint = "jwt mint -spiffeID spiffe://example.org/web -audience aud";
+        self.server.cli().line(mint).ok().stdout.trim().to_owned()
+    }
+
+    fn check(&self, target: &str, token: Option<&str>) -> e2e::Output {
+        let mut command = Command::new(bins::oidc());
+        command.args(["check", "-for", target, "-output", "json", "-caCert"]);
+        command.arg(&self.web.ca).args([&self.url(), "aud"]);
+        if let Some(token) = token {
+            command.arg(self.dir.write("token.jwt", token));
+        }
+        cli::run(&mut command, "")
+    }
+
+    /// The rules that a check says are not met.
+    fn failed(&self, target: &str, token: &str) -> Vec<String> {
+        let checked = self.check(target, Some(token));
+        let found: Value = serde_json::from_str(&checked.stdout).expect("JSON");
+        let all = found["findings"].as_array().expect("findings").iter();
+        let failed = all.filter(|finding| finding["verdict"] == "fail");
+        failed.map(|finding| finding["rule"].as_str().unwrap().to_owned()).collect()
+    }
+
+    /// Puts a new key in the place of the one that signs.
+    fn rotate(&self) {
+        let cli = self.server.cli();
+        let prepared = cli.json("localauthority jwt prepare");
+        let id = prepared["prepared_authority"]["authority_id"].as_str().expect("an ID");
+        cli.line(&format!("localauthority jwt activate -authorityID {id}")).ok();
+    }
+}
+
+#[test]
+fn go_oidc_verifies_tokens_whoever_serves_the_keys() {
+    let go = match go_binary() {
+        Ok(go) => go,
+        Err(why) => skip!("{why}"),
+    };
+    for by in [By::Server, By::ServerApi, By::WorkloadApi] {
+        let issuer = Issuer::start(by);
+        let verify = |audience: &str, token: &str| {
+            let ca = issuer.web.ca.display().to_string();
+            let args = ["oidc-verify", &issuer.url(), audience, &ca, token];
+            cli::run(Command::new(&go).args(args), "").ok().json()
+        };
+        let token = issuer.token();
+        let good = verify("aud", &token);
+        assert_eq!(good["subject"], "spiffe://example.org/web", "{by:?}: {good}");
+        assert!(verify("other", &token)["error"].as_str().unwrap().contains("audience"));
+        issuer.rotate();
+        let token = issuer.token();
+        // At once from the server itself; a moment later from an agent.
+        eventually(&format!("the new key from {by:?}"), || {
+            let verified = verify("aud", &token);
+            (verified["subject"] == "spiffe://example.org/web").then_some(())
+        });
+        // The check says what each cloud would make of it: an issuer with a port is nothing for
+        // AWS, and a key on a curve nothing for Entra.
+        assert_eq!(issuer.failed("openbao", &token), Vec::<String>::new(), "{by:?}");
+        assert_eq!(issuer.failed("gcp", &token), Vec::<String>::new());
+        assert_eq!(issuer.failed("aws", &token), ["issuer port"]);
+        assert_eq!(issuer.failed("entra", &token), ["algorithms of the keys", "token algorithm"]);
+    }
+}
+
+#[test]
+fn openbao_lets_a_workload_in_by_its_token_and_nobody_else() {
+    let Some(bao) = Bao::start(false) else { skip!("bao is not installed") };
+    let issuer = Issuer::start(By::ServerApi);
+    let run = |args: &[&str]| {
+        let mut command = Command::new("bao");
+        command.args(args).env("BAO_ADDR", bao.address()).env("BAO_TOKEN", Bao::ROOT);
+        cli::run(&mut command, "")
+    };
+    run(&["auth", "enable", "jwt"]).ok();
+    let url = issuer.url();
+    let ca = format!("oidc_discovery_ca_pem=@{}", issuer.web.ca.display());
+    let discovery = format!("oidc_discovery_url={url}");
+    run(&["write", "auth/jwt/config", &discovery, &format!("bound_issuer={url}"), &ca]).ok();
+    // An issuer that is not what is served is refused: byte for byte.
+    let slash = format!("oidc_discovery_url={url}/");
+    assert_ne!(run(&["write", "auth/jwt/config", &slash, &ca]).code, 0);
+    run(&["write", "auth/jwt/config", &discovery, &format!("bound_issuer={url}"), &ca]).ok();
+    let role = |name: &str, subject: &str| {
+        let (path, subject) = (format!("auth/jwt/role/{name}"), format!("bound_subject={subject}"));
+        run(&[
+            "write",
+            &path,
+            "role_type=jwt",
+            "user_claim=sub",
+            "bound_audiences=aud",
+            &subject,
+            "token_ttl=5m",
+        ])
+        .ok();
+    };
+    role("web", "spiffe://example.org/web");
+    role("db", "spiffe://example.org/db");
+    let login = |role: &str, token: &str| {
+        let (role, jwt) = (format!("role={role}"), format!("jwt={token}"));
+        run(&["write", "auth/jwt/login", &role, &jwt])
+    };
+    let token = issuer.token();
+    login("web", &token).ok();
+    assert_ne!(login("db", &token).code, 0, "another subject");
+    // A key that OpenBao has not seen: it fetches, and lets the workload in.
+    issuer.rotate();
+    let renewed = issuer.token();
+    eventually("the new key", || (login("web", &renewed).code == 0).then_some(()));
+    // A token of another trust domain under the same issuer's name.
+    let other = Server::start(ServerOptions::with(&format!("jwt_issuer = \"{url}\"")));
+    let mint = "jwt mint -spiffeID spiffe://example.org/web -audience aud";
+    let forged = other.cli().line(mint).ok().stdout;
+    assert_ne!(login("web", forged.trim()).code, 0);
+}
+
+#[test]
+fn envoy_lets_requests_with_a_token_through() {
+    let Some(envoy) = bins::on_path("envoy") else { skip!("envoy is not installed") };
+    let issuer = Issuer::start(By::Server);
+    let (port, provider, ca) = (free_port(), issuer.port, issuer.web.ca.display());
+    let url = issuer.url();
+    let config = format!(
+        r#"
+static_resources:
+  listeners:
+  - address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: http
+          route_config:
+            virtual_hosts:
+            - name: all
+              domains: ["*"]
+              routes:
+              - match: {{prefix: "/"}}
+                direct_response: {{status: 200, body: {{inline_string: "in"}}}}
+          http_filters:
+          - name: envoy.filters.http.jwt_authn
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication
+              providers:
+                signet:
+                  issuer: "{url}"
+                  audiences: ["aud"]
+                  remote_jwks:
+                    http_uri: {{uri: "{url}/keys", cluster: provider, timeout: 5s}}
+                    cache_duration: {{seconds: 600}}
+              rules:
+              - match: {{prefix: "/"}}
+                requires: {{provider_name: signet}}
+          - name: envoy.filters.http.router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+  clusters:
+  - name: provider
+    type: STATIC
+    load_assignment:
+      cluster_name: provider
+      endpoints:
+      - lb_endpoints:
+        - endpoint:
+            address: {{socket_address: {{address: 127.0.0.1, port_value: {provider}}}}}
+    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        sni: localhost
+        common_tls_context:
+          validation_context: {{trusted_ca: {{filename: "{ca}"}}}}
+"#
+    );
+    let file = issuer.dir.write("envoy.yaml", config);
+    let mut command = Command::new(envoy);
+    command.args(["--concurrency", "1", "--disable-hot-restart", "-l", "warning", "-c"]).arg(&file);
+    let _envoy = Process::start("envoy", &mut command, &issuer.dir.join("envoy.log"));
+    let ask = |token: &str| -> Option<u16> {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+        let request = format!(
+            "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        answer.split(' ').nth(1)?.parse().ok()
+    };
+    let token = issuer.token();
+    eventually_within("envoy lets it through", DEADLINE, || {
+        (ask(&token) == Some(200)).then_some(())
+    });
+    assert_eq!(ask("x.y.z"), Some(401));
+    let mint = "jwt mint -spiffeID spiffe://example.org/web -audience other";
+    let other = issuer.server.cli().line(mint).ok().stdout;
+    assert_eq!(ask(other.trim()), Some(403), "another audience");
+}
