@@ -10,11 +10,12 @@ use std::{
 use protox::prost::Message as _;
 
 /// Messages with keys or tokens in them: `src/redacted.rs` writes their `Debug` by hand.
-const SECRETS: [&str; 14] = [
+const SECRETS: [&str; 15] = [
     ".JWTSVID",
     ".ValidateJWTSVIDRequest",
     ".WITSVID",
     ".X509SVID",
+    ".signet.api.server.console.v1.LoginResponse",
     ".csi.v1.NodePublishVolumeRequest",
     ".envoy.config.core.v3.DataSource",
     ".envoy.service.discovery.v3.DiscoveryResponse",

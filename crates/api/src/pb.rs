@@ -97,6 +97,11 @@ pub mod signet {
             }
         }
         pub mod server {
+            pub mod console {
+                pub mod v1 {
+                    tonic::include_proto!("signet.api.server.console.v1");
+                }
+            }
             pub mod explain {
                 pub mod v1 {
                     tonic::include_proto!("signet.api.server.explain.v1");

@@ -8,6 +8,7 @@ use crate::pb::{
         config::core::v3::DataSource,
         service::discovery::v3::{DiscoveryResponse, Resource},
     },
+    signet::api::server::console::v1::LoginResponse,
     spire::api::{
         agent::delegatedidentity::v1::X509svidWithKey, server::agent::v1::CreateJoinTokenRequest,
         types,
@@ -38,6 +39,7 @@ macro_rules! redact {
 }
 
 redact! {
+    LoginResponse, "LoginResponse" { lifetime, url } hides "code";
     workload::X509svid, "X509SVID" { spiffe_id, x509_svid, bundle, hint } hides "x509_svid_key";
     workload::Jwtsvid, "JWTSVID" { spiffe_id, hint } hides "svid";
     workload::Witsvid, "WITSVID" { spiffe_id, hint } hides "wit_svid", "wit_svid_key";

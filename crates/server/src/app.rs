@@ -41,6 +41,7 @@ use crate::{
     bundle_events::{BundleEvents, LoadError},
     cache::{Cache, Follower},
     config::Config,
+    console::Logins,
     context::Context,
     federation::Federator,
     grpc::{self, interceptor::Interceptor},
@@ -290,6 +291,7 @@ impl App {
             health,
             log,
             server_svid: identity.chain(),
+            logins: Logins::default(),
             started: Instant::now(),
         };
         context.counted.show(&context);

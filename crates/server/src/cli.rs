@@ -6,6 +6,7 @@
 
 pub mod agent;
 pub mod bundle;
+pub mod console;
 pub mod debug;
 pub mod entry;
 pub mod env;
@@ -105,6 +106,9 @@ pub enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Open the web console
+    #[command(subcommand)]
+    Console(console::Command),
     /// Show figures about the running server
     #[command(subcommand)]
     Debug(debug::Command),
@@ -211,6 +215,7 @@ async fn dispatch(command: AllCommands, env: &mut Env) -> Result<(), CliError> {
             let script = completion::script(shell, &commands(env, name), name);
             Ok(env.out.write_all(script.as_bytes())?)
         }
+        Command::Console(command) => console::run(command, env).await,
         Command::Debug(command) => debug::run(command, env).await,
         Command::Entry(command) => entry::run(command, env).await,
         Command::Federation(command) => federation::run(command, env).await,

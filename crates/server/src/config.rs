@@ -3,6 +3,7 @@
 //! A [`Config`] is fully checked: nothing is bound, opened or created while it is made, and no
 //! I/O happens besides reading the files it names as configuration.
 
+mod console;
 mod federation;
 mod flags;
 mod load;
@@ -15,6 +16,7 @@ use signet_identity::{SpiffeId, TrustDomain};
 use signet_oidc::config::Serving;
 use signet_pki::KeyType;
 
+pub use console::ConsoleSettings;
 pub use federation::{BundleEndpoint, EndpointProfile, Federation, ServingCertFile};
 pub use flags::RunFlags;
 
@@ -63,6 +65,8 @@ pub struct Config {
     /// `oidc_discovery_provider` (our own block): serves the documents by which others verify
     /// JWT-SVIDs.
     pub oidc: Option<Serving>,
+    /// `console {}`: the web console, off unless it is there.
+    pub console: Option<ConsoleSettings>,
     /// `experimental`.
     pub experimental: Experimental,
     /// `plugins`.

@@ -10,7 +10,8 @@ use signet_store::Store;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    cache::Cache, config::Config, federation::Federator, limits::Limits, metrics::ServerMetrics,
+    cache::Cache, config::Config, console::Logins, federation::Federator, limits::Limits,
+    metrics::ServerMetrics,
 };
 
 /// The parts of a running server, shared by its services. Cheap to clone.
@@ -43,6 +44,8 @@ pub struct Context {
     pub log: LogHandle,
     /// The chain of the server's own SVID, DER, leaf first.
     pub server_svid: watch::Receiver<Arc<[Arc<[u8]>]>>,
+    /// Who may open the console, and who has.
+    pub logins: Logins,
     /// When the server started.
     pub started: Instant,
 }

@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod bundle;
+pub mod console;
 pub mod debug;
 pub mod entry;
 pub mod explain;
@@ -80,6 +81,7 @@ pub(crate) fn local_routes(
         methods::services().fold(builder, |builder, name| builder.with_service_name(name))
     };
     Ok(routes(context, attestors, authorizer, tasks)
+        .add_service(console::ConsoleService::new(context).into_server())
         .add_service(debug::DebugService::new(context).into_server())
         .add_service(health::HealthService::new(context).into_server())
         .add_service(logger::LoggerService::new(context.log.clone()).into_server())

@@ -8,6 +8,7 @@ pub mod bundle_events;
 pub mod cache;
 pub mod cli;
 pub mod config;
+pub mod console;
 pub mod context;
 pub mod entry_id;
 pub mod federation;

@@ -183,6 +183,30 @@ impl EntryChange {
     }
 }
 
+impl From<EntryDraft> for EntryChange {
+    /// Every field as it is in `draft`.
+    fn from(draft: EntryDraft) -> Self {
+        Self {
+            spiffe_id: Some(draft.spiffe_id),
+            parent_id: Some(draft.parent_id),
+            selectors: Some(draft.selectors),
+            x509_svid_ttl: Some(draft.x509_svid_ttl),
+            jwt_svid_ttl: Some(draft.jwt_svid_ttl),
+            federates_with: Some(draft.federates_with),
+            admin: Some(draft.admin),
+            downstream: Some(draft.downstream),
+            expires_at: Some(draft.expires_at),
+            dns_names: Some(draft.dns_names),
+            store_svid: Some(draft.store_svid),
+            hint: Some(draft.hint),
+            additional_attributes: Some(AdditionalAttributes {
+                disable_x509_svid_prefetch: draft.disable_x509_svid_prefetch,
+                jwt_svid_include_jti: draft.jwt_svid_include_jti,
+            }),
+        }
+    }
+}
+
 /// The mask that selects every field.
 pub fn entry_mask_all() -> EntryMask {
     EntryMask {

@@ -13,7 +13,7 @@ use signet_pki::KeyType;
 
 use super::{
     CaSettings, CaSubject, Config, Experimental, PruneNodes, RateLimits, RunFlags, TtlSettings,
-    federation, oidc,
+    console, federation, oidc,
 };
 use crate::plugins::Plugins;
 
@@ -85,6 +85,7 @@ fn decode(
     let ttl = ttl(&server, ca.ttl);
     let log = log_settings(&server, &flags.common.log());
     let federation = federation::federation(&server, trust_domain.as_ref());
+    let console = console::console(&server);
     let experimental = experimental(&server);
     let prune_nodes = prune_nodes(&server);
     let ratelimit = rate_limits(&server);
@@ -125,6 +126,7 @@ fn decode(
         log,
         federation,
         oidc,
+        console,
         experimental,
         plugins: plugins?,
         telemetry,

@@ -61,6 +61,7 @@ const TABLE: &[Method] = &[
     local("grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo", DescribeApi),
     everywhere("signet.api.push.v1.Push", "ListEntryChanges", FollowEntries),
     everywhere("signet.api.push.v1.Push", "Subscribe", WatchChanges),
+    local("signet.api.server.console.v1.Console", "Login", OpenConsole),
     everywhere("signet.api.server.explain.v1.Explain", "ExplainEntries", ExplainEntries),
     everywhere("signet.api.server.federation.v1.Federation", "ListRelationships", ReadFederation),
     everywhere("signet.api.server.federation.v1.Federation", "RefreshBundle", RefreshFederation),

@@ -51,6 +51,8 @@ pub enum Action {
     ManageLog,
     /// Get an SVID of any identity.
     MintSvid,
+    /// Log in to the web console.
+    OpenConsole,
     /// Add a key of a downstream server to the own bundle.
     PublishAuthority,
     /// List and look up agents.
@@ -129,6 +131,7 @@ impl Action {
             Self::AttestAgent | Self::ReadBundle => Rights::ANYONE,
             Self::DescribeApi
             | Self::ManageLog
+            | Self::OpenConsole
             | Self::ReadHealth
             | Self::ReadLog
             | Self::ReadServerInfo => Rights::LOCAL,

@@ -1,0 +1,168 @@
+//! The pages that are short.
+
+use maud::{Markup, html};
+
+use super::{Frame, parts};
+use crate::{
+    page::{
+        Activity, Confirm, Federation, Login, Message, Problem, Problems, Relationship, Server,
+        Severity,
+    },
+    text::{number, span, visible},
+};
+
+pub(super) fn problems(frame: &Frame, page: &Problems) -> Markup {
+    html! {
+        @if page.problems.is_empty() {
+            p.good role="status" { "Nothing is wrong that the server knows of." }
+        } @else {
+            ul.problems { @for problem in &page.problems { (one(problem)) } }
+        }
+        h2 { "How things stand" }
+        dl.figures {
+            div { dt { "Entries" } dd { a href="/entries" { (number(page.entries)) } } }
+            div { dt { "Agents" } dd { a href="/agents" { (number(page.agents)) } } }
+            div { dt { "with a valid SVID" } dd { (number(page.live_agents)) } }
+            div { dt { "Foreign bundles" } dd { a href="/federation" { (number(page.foreign_bundles)) } } }
+            @if let Some((what, when)) = &page.next_expiry {
+                div { dt { "Expires next: " (visible(what)) } dd { (parts::time(*when, frame.now)) } }
+            }
+            div { dt { "Running for" } dd { (span(page.uptime)) } }
+        }
+    }
+}
+
+fn one(problem: &Problem) -> Markup {
+    let (class, word) = match problem.severity {
+        Severity::Error => ("error", "Error"),
+        Severity::Warning => ("warning", "Warning"),
+        Severity::Note => ("note", "Note"),
+    };
+    html! {
+        li class=(class) {
+            p { (parts::badge(class, word)) " " strong { (visible(&problem.what)) } }
+            p { (visible(&problem.effect)) }
+            p {
+                (visible(&problem.next)) " "
+                @if !problem.link.is_empty() { a href=(problem.link) { "Look" } }
+            }
+        }
+    }
+}
+
+pub(super) fn federation(page: &Federation) -> Markup {
+    html! {
+        @if page.relationships.is_empty() {
+            p.dim { "The server federates with no other trust domain." }
+        }
+        @for relationship in &page.relationships { (relation(relationship)) }
+    }
+}
+
+fn relation(relationship: &Relationship) -> Markup {
+    let bundle = match relationship.authorities {
+        Some((x509, jwt)) => html! { (x509) " X.509 and " (jwt) " JWT authorities" },
+        None => parts::badge("error", "never fetched"),
+    };
+    let facts = [
+        ("Endpoint", parts::value(&relationship.endpoint)),
+        ("Profile", html! { (visible(&relationship.profile)) }),
+        ("Bundle", bundle),
+        ("Refresh hint", html! { (span(relationship.refresh_hint)) }),
+    ];
+    let more = relationship.facts.iter().map(|(name, value)| (name.as_str(), parts::value(value)));
+    html! {
+        section {
+            h2 { (visible(&relationship.trust_domain)) }
+            (parts::facts(facts.into_iter().chain(more)))
+        }
+    }
+}
+
+pub(super) fn activity(frame: &Frame, page: &Activity) -> Markup {
+    html! {
+        p.dim { (visible(&page.note)) }
+        (parts::search("/activity", &page.filter, &[
+            ("text", "Anything", "an ID, a reason, a request ID"),
+            ("outcome", "Outcome", "failed"),
+        ]))
+        div.scroll tabindex="0" role="region" aria-label="Records" {
+            table.rows {
+                thead {
+                    tr {
+                        th scope="col" { "When" } th scope="col" { "Who" } th scope="col" { "What" }
+                        th scope="col" { "Outcome" } th scope="col" { "About" }
+                    }
+                }
+                tbody {
+                    @for record in &page.records {
+                        tr {
+                            td { (parts::time(record.at, frame.now)) }
+                            td { (parts::value(&record.who)) }
+                            th scope="row" { (visible(&record.what)) }
+                            td {
+                                (parts::badge(if record.failed { "error" } else { "good" }, &visible(&record.outcome)))
+                            }
+                            td {
+                                ul.selectors {
+                                    @for (name, value) in &record.fields {
+                                        li { span.dim { (visible(name)) ": " } (parts::value(value)) }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        @if page.records.is_empty() { p.dim { "None." } }
+    }
+}
+
+pub(super) fn server(page: &Server) -> Markup {
+    html! {
+        @for (heading, facts) in &page.facts {
+            h2 { (visible(heading)) }
+            (parts::facts(facts.iter().map(|(name, value)| (name.as_str(), parts::value(value)))))
+        }
+    }
+}
+
+pub(super) fn confirm(frame: &Frame, page: &Confirm) -> Markup {
+    html! {
+        ul.effects { @for effect in &page.effects { li { (visible(effect)) } } }
+        form method="post" action=(page.action) {
+            (parts::csrf(frame))
+            @for (name, value) in &page.fields { input type="hidden" name=(name) value=(value); }
+            p.actions {
+                button.danger[page.danger] { (page.button) }
+                a.button.quiet href=(page.back) { "Leave it as it is" }
+            }
+        }
+    }
+}
+
+pub(super) fn message(page: &Message) -> Markup {
+    html! {
+        p.warning role="alert" { (visible(&page.text)) }
+        p { a href="/" { "To the first page" } }
+    }
+}
+
+pub(super) fn login(page: &Login) -> Markup {
+    html! {
+        @if !page.error.is_empty() { p.warning role="alert" { (visible(&page.error)) } }
+        p {
+            "Run " code { "signet-server console login" } " on the server and open the link that it \
+             prints, or type its code here. An X.509-SVID of an administrator in the browser needs \
+             neither."
+        }
+        form.edit #login method="post" action="/login" {
+            label {
+                span { "One-time code" }
+                input name="code" autocomplete="one-time-code" spellcheck="false" required autofocus;
+            }
+            p.actions { button { "Log in" } }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Who asks, and whether they may.
+
+use std::{sync::Arc, time::Instant};
+
+use axum::http::request::Parts;
+use signet_console::guard::{self, COOKIE};
+use signet_pki::random;
+
+use super::{Console, Form};
+use crate::usecase::{
+    Call,
+    authorization::{Action, Scope, Unauthorized},
+    error::{Error, ErrorKind},
+    principal::{Peer, Principal, Role},
+};
+
+/// The service that audit events name.
+const SERVICE: &str = "console";
+
+/// Someone who is let in.
+#[derive(Debug)]
+pub(super) struct Caller {
+    peer: Peer,
+    /// What forms must send along.
+    pub(super) csrf: String,
+    /// Whether it was let in by a session, not by a certificate.
+    pub(super) by_session: bool,
+}
+
+impl Caller {
+    /// For the one who looks.
+    pub(super) fn name(&self) -> String {
+        match &self.peer {
+            Peer::Local(local) => format!("local user {}", local.uid),
+            Peer::Remote(remote) => {
+                remote.svid.as_ref().map(|svid| svid.spiffe_id.to_string()).unwrap_or_default()
+            }
+        }
+    }
+
+    /// Whether a page of this caller made the form.
+    pub(super) fn made(&self, form: &Form) -> bool {
+        signet_pki::digest::constant_time_eq(form.get("csrf").as_bytes(), self.csrf.as_bytes())
+    }
+}
+
+impl Console {
+    /// Who a request is from: by the certificate of its connection, or by its session.
+    pub(super) fn caller(&self, parts: &Parts) -> Option<Caller> {
+        if let Some(peer @ Peer::Remote(remote)) = parts.extensions.get::<Peer>()
+            && remote.svid.is_some()
+        {
+            return Some(Caller {
+                peer: peer.clone(),
+                csrf: self.0.csrf.clone(),
+                by_session: false,
+            });
+        }
+        let cookie = guard::cookie(&parts.headers, COOKIE)?;
+        let session = self.sessions().find(cookie, Instant::now())?;
+        Some(Caller {
+            peer: session.peer,
+            csrf: session.csrf.reveal().to_owned(),
+            by_session: true,
+        })
+    }
+
+    /// Does something that the caller may do, and leaves an audit event.
+    ///
+    /// # Errors
+    /// `Denied`, or what `work` says.
+    pub(super) async fn with<T>(
+        &self,
+        caller: &Caller,
+        action: Action,
+        method: &'static str,
+        work: impl AsyncFnOnce(&Call) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let peer = caller.peer.clone();
+        let allowed = self.0.authorizer.authorize(&peer, action, Scope::TrustDomain).await;
+        let (role, refused) = match allowed {
+            Ok(role) => (role, None),
+            Err(refused) => (Role::Anyone, Some(refused)),
+        };
+        let principal = Principal { peer, role, action };
+        let request_id: Arc<str> = random::uuid_v4().unwrap_or_default().into();
+        let audit = self.0.auditor.call(SERVICE, method, &principal, request_id);
+        if let Some(refused) = refused {
+            let error = match refused {
+                Unauthorized::Failed(error) => error,
+                Unauthorized::Denied { why, .. } => {
+                    audit.unauthorized(method, why.as_deref());
+                    Error::new(ErrorKind::Denied, "you have no right to this")
+                }
+            };
+            audit.finish(error.kind().name(), &error.to_string());
+            return Err(error);
+        }
+        let call = Call { principal, audit: audit.clone() };
+        let result = work(&call).await;
+        match &result {
+            Ok(_) => audit.finish("OK", ""),
+            Err(error) => {
+                audit.failed(error);
+                audit.finish(error.kind().name(), &error.to_string());
+            }
+        }
+        result
+    }
+
+    /// Whether the caller may do this, without doing it.
+    pub(super) async fn may(&self, caller: &Caller, action: Action) -> bool {
+        self.0.authorizer.authorize(&caller.peer, action, Scope::TrustDomain).await.is_ok()
+    }
+}

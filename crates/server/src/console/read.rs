@@ -1,0 +1,663 @@
+//! The pages.
+
+use std::{collections::HashSet, fmt::Display, str::FromStr, sync::Arc};
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use signet_authority::{AuthorityKind, AuthorityState, journal::Status};
+use signet_config::parse_duration;
+use signet_console::{
+    Page,
+    page::{
+        Activity, Agent, AgentRow, Agents, Authorities, Authority, AuthorityKind as KindPage,
+        Confirm, Entries, EntryDetail, EntryForm, EntryRow, Explain, Federation, Relationship,
+        Server,
+    },
+};
+use signet_identity::{
+    AttestedNode, BundleEndpointProfile, Entry, EntryId, MatchBehavior, Selector, SelectorSet,
+    SpiffeId, explain,
+};
+use signet_store::{EntryFilter, NodeFilter, PageRequest};
+
+use super::{Answer, Answered, Console, Query, caller::Caller, lookup};
+use crate::usecase::{authorization::Action, error::Error};
+
+/// How many rows a page has.
+const ROWS: u32 = 100;
+/// How many agents of an entry, and entries of an agent, are listed.
+const FEW: usize = 50;
+/// How many audit records a page has.
+const RECORDS: usize = 200;
+
+impl Console {
+    /// The page of a path.
+    pub(super) async fn read(&self, caller: &Caller, path: &str, query: &Query) -> Answered {
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        let page = match *parts.as_slice() {
+            [] | ["index"] => Page::Problems(self.problems(caller).await?),
+            ["authorities"] => Page::Authorities(self.authorities(caller).await?),
+            ["authorities", kind, verb] => {
+                Page::Confirm(self.confirm_authority(caller, kind, verb, query.get("id")).await?)
+            }
+            ["agents"] => Page::Agents(self.agents(caller, query).await?),
+            ["agents", "one"] => Page::Agent(self.agent(caller, query.get("id")).await?),
+            ["agents", verb @ ("ban" | "evict")] => {
+                Page::Confirm(self.confirm_agent(caller, verb, query.get("id")).await?)
+            }
+            ["entries"] => Page::Entries(self.entries(caller, query).await?),
+            ["entries", "new"] => Page::EntryForm(EntryForm::default()),
+            ["entries", id] => Page::Entry(self.entry(caller, &decoded(id)).await?),
+            ["entries", id, "edit"] => Page::EntryForm(self.edit_form(caller, &decoded(id)).await?),
+            ["entries", id, "delete"] => {
+                Page::Confirm(self.confirm_delete(caller, &decoded(id)).await?)
+            }
+            ["explain"] => Page::Explain(self.explain(caller, query).await?),
+            ["federation"] => Page::Federation(self.federation(caller).await?),
+            ["activity"] => Page::Activity(self.activity(caller, query).await?),
+            ["server"] => Page::Server(self.server(caller).await?),
+            _ => return Err(Error::not_found("there is no such page")),
+        };
+        Ok(Answer::Page(page))
+    }
+
+    async fn authorities(&self, caller: &Caller) -> Result<Authorities, Error> {
+        let mut kinds = Vec::new();
+        for (kind, name) in [(AuthorityKind::X509, "x509"), (AuthorityKind::Jwt, "jwt")] {
+            let view = self
+                .with(caller, Action::ReadAuthorities, "Authorities", async |call| {
+                    self.0.use_cases.authorities.state(call, kind)
+                })
+                .await?;
+            let mut authorities: Vec<_> =
+                [view.next, view.active].into_iter().flatten().map(|state| slot(&state)).collect();
+            let known: HashSet<String> =
+                authorities.iter().map(|authority| authority.id.clone()).collect();
+            let all = self.bundle_authorities(kind);
+            for authority in &mut authorities {
+                let tainted =
+                    all.iter().any(|other| other.id == authority.id && other.status == "tainted");
+                if tainted && authority.status == "old" {
+                    "tainted".clone_into(&mut authority.status);
+                }
+            }
+            authorities.extend(all.into_iter().filter(|authority| !known.contains(&authority.id)));
+            kinds.push(KindPage { kind: name.to_owned(), authorities });
+        }
+        let failed_rotations = self.0.context.authority.view().borrow().failed_rotations;
+        Ok(Authorities { kinds, failed_rotations })
+    }
+
+    /// Those of the trust bundle.
+    fn bundle_authorities(&self, kind: AuthorityKind) -> Vec<Authority> {
+        let Some(own) = self.0.context.cache.own_bundle() else { return Vec::new() };
+        let status = |tainted| if tainted { "tainted" } else { "in bundle" }.to_owned();
+        match kind {
+            AuthorityKind::X509 => {
+                let certificates = own.trust.iter().flat_map(|trust| trust.authorities());
+                certificates
+                    .map(|certificate| {
+                        let tainted = own.bundle.x509_authorities.iter().any(|authority| {
+                            authority.tainted && *authority.der == **certificate.der()
+                        });
+                        Authority {
+                            id: certificate.subject_key_id_hex(),
+                            status: status(tainted),
+                            issued_at: certificate.not_before(),
+                            expires_at: certificate.not_after(),
+                            upstream: certificate.authority_key_id_hex(),
+                        }
+                    })
+                    .collect()
+            }
+            AuthorityKind::Jwt => {
+                let keys = own.bundle.jwt_authorities.iter();
+                keys.map(|key| Authority {
+                    id: key.key_id.to_string(),
+                    status: status(key.tainted),
+                    issued_at: 0,
+                    expires_at: key.expires_at,
+                    upstream: String::new(),
+                })
+                .collect()
+            }
+        }
+    }
+
+    async fn agents(&self, caller: &Caller, query: &Query) -> Result<Agents, Error> {
+        let mut filter = NodeFilter {
+            attestation_type: query.text("attestation_type").map(str::to_owned),
+            banned: boolean(query, "banned")?,
+            selectors: selectors(query, "selector")?,
+            ..NodeFilter::default()
+        };
+        if let Some(text) = query.text("expires_within") {
+            let within = parse_duration(text).map_err(|error| wrong("expires_within", error))?;
+            let within = i64::try_from(within.as_secs()).unwrap_or(i64::MAX);
+            filter.expires_before = Some(self.0.context.clock.unix().saturating_add(within));
+        }
+        let agents = &self.0.use_cases.agents;
+        let names = ["id", "selector", "attestation_type", "expires_within", "banned", "after"];
+        let shown = query.only(&names);
+        if let Some(id) = query.text("id") {
+            let id: SpiffeId = parsed("id", id)?;
+            let node = self
+                .with(caller, Action::ReadAgents, "GetAgent", async |call| {
+                    agents.get(call, &id).await
+                })
+                .await?;
+            return Ok(Agents {
+                filter: shown,
+                total: 1,
+                agents: vec![agent_row(&node)],
+                next: None,
+            });
+        }
+        let page = page(query)?;
+        let (total, listed) = self
+            .with(caller, Action::ReadAgents, "ListAgents", async |call| {
+                Ok((agents.count(call, &filter).await?, agents.list(call, &filter, page).await?))
+            })
+            .await?;
+        Ok(Agents {
+            filter: shown,
+            total,
+            agents: listed.items.iter().map(agent_row).collect(),
+            next: listed.next.map(|next| next.to_string()),
+        })
+    }
+
+    async fn agent(&self, caller: &Caller, id: &str) -> Result<Agent, Error> {
+        let id: SpiffeId = parsed("id", id)?;
+        let agents = &self.0.use_cases.agents;
+        let node = self
+            .with(caller, Action::ReadAgents, "GetAgent", async |call| agents.get(call, &id).await)
+            .await?;
+        let cache = &self.0.context.cache;
+        let mut entries = self
+            .with(caller, Action::ReadEntries, "ListEntries", async |_| {
+                cache.fresh().await?;
+                Ok(cache.authorized(&id))
+            })
+            .await?;
+        entries.sort_by(|a, b| a.spiffe_id.cmp(&b.spiffe_id).then_with(|| a.id.cmp(&b.id)));
+        Ok(Agent {
+            row: agent_row(&node),
+            serial_number: node.serial_number,
+            selectors: texts(&node.selectors),
+            entry_count: entries.len() as u64,
+            entries: entries.iter().take(FEW).map(|entry| entry_row(entry)).collect(),
+        })
+    }
+
+    async fn entries(&self, caller: &Caller, query: &Query) -> Result<Entries, Error> {
+        let id = |name| query.text(name).map(|text| parsed(name, text)).transpose();
+        let filter = EntryFilter {
+            spiffe_id: id("spiffe_id")?,
+            parent_id: id("parent_id")?,
+            selectors: selectors(query, "selector")?,
+            hint: query.text("hint").map(str::to_owned),
+            ..EntryFilter::default()
+        };
+        let page = page(query)?;
+        let entries = &self.0.use_cases.entries;
+        let (total, listed) = self
+            .with(caller, Action::ReadEntries, "ListEntries", async |call| {
+                Ok((entries.count(call, &filter).await?, entries.list(call, &filter, page).await?))
+            })
+            .await?;
+        Ok(Entries {
+            filter: query.only(&["spiffe_id", "parent_id", "selector", "hint", "after"]),
+            total,
+            entries: listed.items.iter().map(entry_row).collect(),
+            next: listed.next.map(|next| next.to_string()),
+            may_write: self.may(caller, Action::ManageEntries).await,
+        })
+    }
+
+    /// One entry, as the store has it.
+    pub(super) async fn stored(&self, caller: &Caller, id: &str) -> Result<Entry, Error> {
+        let entries = &self.0.use_cases.entries;
+        self.with(caller, Action::ReadEntries, "GetEntry", async |call| entries.get(call, id).await)
+            .await
+    }
+
+    async fn entry(&self, caller: &Caller, id: &str) -> Result<EntryDetail, Error> {
+        let entry = self.stored(caller, id).await?;
+        let (agents, agent_count) = self.agents_of(&entry.parent_id, FEW);
+        let yes = |value: bool| if value { "yes" } else { "no" }.to_owned();
+        let ttl =
+            |value: i32| if value == 0 { "the server's".to_owned() } else { format!("{value} s") };
+        let federates: Vec<String> = entry.federates_with.iter().map(ToString::to_string).collect();
+        let facts = [
+            ("X.509-SVID TTL", ttl(entry.x509_svid_ttl)),
+            ("JWT-SVID TTL", ttl(entry.jwt_svid_ttl)),
+            ("DNS names", entry.dns_names.join(", ")),
+            ("Federates with", federates.join(", ")),
+            ("Admin", yes(entry.admin)),
+            ("Downstream", yes(entry.downstream)),
+            ("For an SVID store", yes(entry.store_svid)),
+            ("Revision", entry.revision_number.to_string()),
+        ];
+        Ok(EntryDetail {
+            row: entry_row(&entry),
+            facts: facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            created_at: entry.created_at,
+            agents,
+            agent_count,
+            may_write: self.may(caller, Action::ManageEntries).await,
+        })
+    }
+
+    /// The agents that hand out entries of a parent.
+    pub(super) fn agents_of(&self, parent: &SpiffeId, most: usize) -> (Vec<String>, u64) {
+        let cache = &self.0.context.cache;
+        let (agents, count) = cache.with_index(|index| lookup::agents_under(index, parent, most));
+        (agents.iter().map(ToString::to_string).collect(), count)
+    }
+
+    async fn edit_form(&self, caller: &Caller, id: &str) -> Result<EntryForm, Error> {
+        let entry = self.stored(caller, id).await?;
+        let lines = |all: Vec<String>| all.join("\n");
+        let flag = |on: bool| if on { "on" } else { "" }.to_owned();
+        let fields = [
+            ("spiffe_id", entry.spiffe_id.to_string()),
+            ("parent_id", entry.parent_id.to_string()),
+            ("selectors", lines(texts(&entry.selectors))),
+            ("x509_svid_ttl", entry.x509_svid_ttl.to_string()),
+            ("jwt_svid_ttl", entry.jwt_svid_ttl.to_string()),
+            ("dns_names", lines(entry.dns_names.clone())),
+            (
+                "federates_with",
+                lines(entry.federates_with.iter().map(ToString::to_string).collect()),
+            ),
+            ("hint", entry.hint.clone()),
+            ("admin", flag(entry.admin)),
+            ("downstream", flag(entry.downstream)),
+        ];
+        Ok(EntryForm {
+            id: Some(id.to_owned()),
+            fields: fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+            error: String::new(),
+        })
+    }
+
+    async fn confirm_delete(&self, caller: &Caller, id: &str) -> Result<Confirm, Error> {
+        let entry = self.stored(caller, id).await?;
+        let (_, agents) = self.agents_of(&entry.parent_id, 0);
+        let id = encode(id);
+        Ok(Confirm {
+            question: "Delete this entry?".to_owned(),
+            effects: vec![
+                format!(
+                    "{} is no longer given to workloads with {}.",
+                    entry.spiffe_id,
+                    joined(&entry)
+                ),
+                format!("{agents} agents drop it at once; open streams of its workloads are told."),
+                "SVIDs that are out already stay valid until they expire.".to_owned(),
+            ],
+            action: format!("/entries/{id}/delete"),
+            fields: Default::default(),
+            button: "Delete the entry".to_owned(),
+            back: format!("/entries/{id}"),
+            danger: true,
+        })
+    }
+
+    async fn confirm_agent(&self, caller: &Caller, verb: &str, id: &str) -> Result<Confirm, Error> {
+        let agent = self.agent(caller, id).await?;
+        let held = format!("The workloads of its node lose {} identities.", agent.entry_count);
+        let (question, button, after) = match verb {
+            "ban" => (
+                format!("Ban {id}?"),
+                "Ban the agent",
+                "It is refused from now on, and cannot attest again until it is evicted.",
+            ),
+            _ => (
+                format!("Evict {id}?"),
+                "Evict the agent",
+                "Its record is deleted. It may attest anew, if its attestor lets it.",
+            ),
+        };
+        Ok(Confirm {
+            question,
+            effects: vec![held, after.to_owned()],
+            action: format!("/agents/{verb}"),
+            fields: [("id".to_owned(), id.to_owned())].into(),
+            button: button.to_owned(),
+            back: format!("/agents/one?id={}", encode(id)),
+            danger: true,
+        })
+    }
+
+    async fn confirm_authority(
+        &self,
+        caller: &Caller,
+        kind: &str,
+        verb: &str,
+        id: &str,
+    ) -> Result<Confirm, Error> {
+        let _: AuthorityKind = authority_kind(kind)?;
+        // Who may not see them is not asked either.
+        self.authorities(caller).await?;
+        let (question, effects, button, danger): (_, &[&str], _, _) = match verb {
+            "prepare" => (
+                "Prepare a new authority?",
+                &[
+                    "A key is made, and its authority is put into the trust bundle.",
+                    "It does not sign yet. One that was prepared before is replaced.",
+                ],
+                "Prepare",
+                false,
+            ),
+            "activate" => (
+                "Activate this authority?",
+                &[
+                    "It signs everything from now on; the active one becomes old.",
+                    "Whoever has not got the new trust bundle yet refuses what it signs: agents have \
+                     it within seconds, federated trust domains within their refresh hint.",
+                ],
+                "Activate",
+                false,
+            ),
+            "taint" => (
+                "Taint this authority?",
+                &[
+                    "Everything that it signed is replaced at once, on every agent.",
+                    "It is still trusted until it is revoked.",
+                ],
+                "Taint",
+                true,
+            ),
+            "revoke" => (
+                "Revoke this authority?",
+                &[
+                    "It leaves the trust bundle: whatever it signed is refused everywhere.",
+                    "Nodes that were away since it was tainted have to attest anew, with a bundle.",
+                ],
+                "Revoke",
+                true,
+            ),
+            _ => return Err(Error::not_found("there is no such page")),
+        };
+        Ok(Confirm {
+            question: question.to_owned(),
+            effects: effects.iter().map(|&text| text.to_owned()).collect(),
+            action: format!("/authorities/{kind}/{verb}"),
+            fields: [("id".to_owned(), id.to_owned())].into(),
+            button: button.to_owned(),
+            back: "/authorities".to_owned(),
+            danger,
+        })
+    }
+
+    async fn explain(&self, caller: &Caller, query: &Query) -> Result<Explain, Error> {
+        let mut page = Explain {
+            agent: query.get("agent").trim().to_owned(),
+            selectors: query.get("selectors").to_owned(),
+            asked: query.text("agent").is_some() && query.text("selectors").is_some(),
+            ..Explain::default()
+        };
+        if !page.asked {
+            return Ok(page);
+        }
+        let agent: Result<SpiffeId, _> = parsed("agent", &page.agent);
+        let found: Result<SelectorSet, _> =
+            query.lines("selectors").map(|line| parsed::<Selector>("selectors", line)).collect();
+        let (agent, found) = match (agent, found) {
+            (Ok(agent), Ok(found)) => (agent, found),
+            (Err(error), _) | (_, Err(error)) => {
+                page.error = error.to_string();
+                return Ok(page);
+            }
+        };
+        let cache = &self.0.context.cache;
+        self.with(caller, Action::ExplainEntries, "Explain", async |_| Ok(cache.fresh().await?))
+            .await?;
+        let now = self.0.context.clock.unix();
+        let looking = Arc::clone(cache);
+        // Every entry is looked at: off the threads that answer calls.
+        let explained = tokio::task::spawn_blocking(move || {
+            looking.with_index(|index| {
+                let found = explain::for_agent(index, &agent, &found, now);
+                let row = |id: &EntryId| index.entry(id).map(|entry| entry_row(entry));
+                let matching = found.authorized.matching.iter();
+                let matched: Vec<_> = matching.filter_map(|it| row(&it.entry_id)).collect();
+                let withheld = found.withheld.iter().filter_map(|it| {
+                    Some((row(&it.entry.entry_id)?, format!("matches, but {}", it.reason)))
+                });
+                let near = found.authorized.near_misses.iter().filter_map(|it| {
+                    let lacks: Vec<_> = it.lacks.iter().map(ToString::to_string).collect();
+                    Some((row(&it.entry.entry_id)?, lacks.join("; ")))
+                });
+                (matched, withheld.chain(near).collect::<Vec<_>>(), found.agent_known)
+            })
+        });
+        let (matched, missed, known) =
+            explained.await.map_err(|_| Error::unavailable("the server is stopping"))?;
+        if !known {
+            page.error = "No agent of this ID is attested.".to_owned();
+        }
+        (page.matched, page.missed) = (matched, missed);
+        Ok(page)
+    }
+
+    async fn federation(&self, caller: &Caller) -> Result<Federation, Error> {
+        let federation = &self.0.use_cases.federation;
+        let listed = self
+            .with(caller, Action::ReadFederation, "Federation", async |call| {
+                federation.list(call, PageRequest::first(1000)).await
+            })
+            .await?;
+        let relationships = listed.items.iter().map(|related| {
+            let relationship = &related.relationship;
+            let profile = match &relationship.profile {
+                BundleEndpointProfile::HttpsWeb => "https_web".to_owned(),
+                BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => {
+                    format!("https_spiffe, {endpoint_spiffe_id}")
+                }
+            };
+            let bundle = related.bundle.as_ref().map(|cached| &cached.bundle);
+            Relationship {
+                trust_domain: relationship.trust_domain.to_string(),
+                endpoint: relationship.bundle_endpoint_url.clone(),
+                profile,
+                authorities: bundle
+                    .map(|bundle| (bundle.x509_authorities.len(), bundle.jwt_authorities.len())),
+                refresh_hint: bundle
+                    .and_then(|bundle| u64::try_from(bundle.refresh_hint).ok())
+                    .unwrap_or_default(),
+                facts: bundle
+                    .map(|bundle| {
+                        ("Sequence number".to_owned(), bundle.sequence_number.to_string())
+                    })
+                    .into_iter()
+                    .collect(),
+            }
+        });
+        Ok(Federation { relationships: relationships.collect() })
+    }
+
+    async fn activity(&self, caller: &Caller, query: &Query) -> Result<Activity, Error> {
+        // Records tell of everything: only who may see everything sees them.
+        self.with(caller, Action::FollowEntries, "Activity", async |_| Ok(())).await?;
+        let wanted = query.get("text").trim().to_lowercase();
+        let failed_only = query.get("outcome").trim() == "failed";
+        let records = self.0.recent.newest(RECORDS, |record| {
+            let has = |text: &str| text.to_lowercase().contains(&wanted);
+            (!failed_only || record.failed)
+                && (wanted.is_empty()
+                    || has(&record.who)
+                    || has(&record.what)
+                    || has(&record.outcome)
+                    || record.fields.iter().any(|(_, value)| has(value)))
+        });
+        let note = match self.0.recent.since() {
+            Some(_) => {
+                "What this server did since it started, the newest first; the audit log has \
+                        all of it."
+                    .to_owned()
+            }
+            None => "Nothing yet.".to_owned(),
+        };
+        Ok(Activity { filter: query.only(&["text", "outcome"]), records, note })
+    }
+
+    async fn server(&self, caller: &Caller) -> Result<Server, Error> {
+        self.with(caller, Action::ReadAuthorities, "Server", async |_| Ok(())).await?;
+        let context = &self.0.context;
+        let config = &context.config;
+        let cache = &context.cache;
+        let own = |name: &str, value: &dyn Display| (name.to_owned(), value.to_string());
+        let seconds = |duration: std::time::Duration| format!("{} s", duration.as_secs());
+        let report = context.health.report().await;
+        let plugins = &config.plugins;
+        let mut names = vec![
+            own("DataStore", &plugins.data_store.name),
+            own("KeyManager", &plugins.key_manager.name),
+        ];
+        names.extend(plugins.node_attestors.iter().map(|it| own("NodeAttestor", &it.name)));
+        names
+            .extend(plugins.upstream_authority.iter().map(|it| own("UpstreamAuthority", &it.name)));
+        names.extend(
+            plugins.credential_composers.iter().map(|it| own("CredentialComposer", &it.name)),
+        );
+        names.extend(plugins.notifiers.iter().map(|it| own("Notifier", &it.name)));
+        names.extend(plugins.bundle_publishers.iter().map(|it| own("BundlePublisher", &it.name)));
+        Ok(Server {
+            facts: vec![
+                (
+                    "Server".to_owned(),
+                    vec![
+                        own("Version", &env!("CARGO_PKG_VERSION")),
+                        own("Trust domain", &context.trust_domain),
+                        own("Running for", &seconds(context.started.elapsed())),
+                        own("Live", &report.live),
+                        own("Ready", &report.ready),
+                    ],
+                ),
+                (
+                    "Store".to_owned(),
+                    vec![
+                        own("Revision", &cache.revision()),
+                        own("History", &cache.feed_id()),
+                        own("Last heard of", &format!("{} ago", seconds(cache.staleness()))),
+                        own("Entries in memory", &cache.entry_count()),
+                        own("Agents in memory", &cache.node_count()),
+                        own("Bundles in memory", &cache.bundle_count()),
+                    ],
+                ),
+                ("Plugins".to_owned(), names),
+                (
+                    "Configuration".to_owned(),
+                    vec![
+                        own("File", &config.file.display()),
+                        own("API", &format!("{}:{}", config.bind_address, config.bind_port)),
+                        own("Local socket", &config.socket_path.display()),
+                        own("Data directory", &config.data_dir.display()),
+                        own("CA TTL", &seconds(config.ca.ttl)),
+                        own("X.509-SVID TTL", &seconds(config.ttl.x509_svid)),
+                        own("JWT-SVID TTL", &seconds(config.ttl.jwt_svid)),
+                        own("Agent TTL", &seconds(config.ttl.agent)),
+                        own("JWT issuer", &config.jwt_issuer.as_deref().unwrap_or("none")),
+                        own("Audit log", &config.audit_log_enabled),
+                    ],
+                ),
+            ],
+        })
+    }
+}
+
+fn slot(state: &AuthorityState) -> Authority {
+    Authority {
+        id: state.authority_id.clone(),
+        status: match state.status {
+            Status::Active => "active",
+            Status::Old => "old",
+            Status::Prepared => "prepared",
+        }
+        .to_owned(),
+        issued_at: state.issued_at,
+        expires_at: state.expires_at,
+        upstream: state.upstream_authority_id.clone(),
+    }
+}
+
+/// The kind of authority that a path names.
+pub(super) fn authority_kind(name: &str) -> Result<AuthorityKind, Error> {
+    match name {
+        "x509" => Ok(AuthorityKind::X509),
+        "jwt" => Ok(AuthorityKind::Jwt),
+        _ => Err(Error::not_found("there is no such kind of authority")),
+    }
+}
+
+fn agent_row(node: &AttestedNode) -> AgentRow {
+    AgentRow {
+        id: node.spiffe_id.to_string(),
+        attestation_type: node.attestation_type.clone(),
+        expires_at: node.expires_at,
+        version: node.agent_version.clone(),
+        banned: node.is_banned(),
+        can_reattest: node.can_reattest,
+    }
+}
+
+fn entry_row(entry: &Entry) -> EntryRow {
+    EntryRow {
+        id: entry.id.to_string(),
+        spiffe_id: entry.spiffe_id.to_string(),
+        parent_id: entry.parent_id.to_string(),
+        selectors: texts(&entry.selectors),
+        hint: entry.hint.clone(),
+        expires_at: entry.expires_at,
+    }
+}
+
+fn texts(selectors: &SelectorSet) -> Vec<String> {
+    selectors.iter().map(ToString::to_string).collect()
+}
+
+/// The selectors of an entry in a sentence.
+pub(super) fn joined(entry: &Entry) -> String {
+    texts(&entry.selectors).join(" and ")
+}
+
+/// Part of an address.
+pub(super) fn encode(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+fn decoded(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+fn wrong(field: &str, error: impl Display) -> Error {
+    Error::invalid(format!("{field}: {error}"))
+}
+
+/// A value of a field.
+pub(super) fn parsed<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<T, Error> {
+    text.trim().parse().map_err(|error| wrong(field, error))
+}
+
+fn boolean(query: &Query, field: &str) -> Result<Option<bool>, Error> {
+    match query.text(field) {
+        None => Ok(None),
+        Some("true" | "yes") => Ok(Some(true)),
+        Some("false" | "no") => Ok(Some(false)),
+        Some(_) => Err(wrong(field, "expected true or false")),
+    }
+}
+
+/// What has this selector, among others.
+fn selectors(query: &Query, field: &str) -> Result<Option<(SelectorSet, MatchBehavior)>, Error> {
+    let Some(text) = query.text(field) else { return Ok(None) };
+    let selector: Selector = parsed(field, text)?;
+    Ok(Some((SelectorSet::from_iter([selector]), MatchBehavior::Superset)))
+}
+
+fn page(query: &Query) -> Result<PageRequest, Error> {
+    let after = query.text("after").map(|text| parsed("after", text)).transpose()?;
+    Ok(PageRequest { after, size: Some(ROWS) })
+}
