@@ -18,6 +18,13 @@ impl<S: Sink + ?Sized> Sink for Arc<S> {
     }
 }
 
+/// All of them take each event.
+impl Sink for Vec<Arc<dyn Sink>> {
+    fn record(&self, event: &AuditEvent) {
+        self.iter().for_each(|sink| sink.record(event));
+    }
+}
+
 /// Writes each event as a line of the log, in the shape of SPIRE's audit log: `type=audit`, and
 /// each field under its name with its JSON type.
 #[derive(Clone, Copy, Debug)]
