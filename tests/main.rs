@@ -30,6 +30,8 @@ mod cli_server;
 mod clock;
 #[path = "tests/config.rs"]
 mod config;
+#[path = "tests/console.rs"]
+mod console;
 #[path = "tests/csi.rs"]
 mod csi;
 #[path = "tests/csrs.rs"]

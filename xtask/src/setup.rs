@@ -18,6 +18,7 @@ use crate::{
 /// Programs that tests start, and the Debian packages that hold them.
 const TOOLS: &[(&str, &[&str])] = &[
     ("cc", &["gcc", "libc6-dev"]),
+    ("chromedriver", &["chromium", "chromium-driver", "fonts-dejavu-core"]),
     ("dbus-daemon", &["dbus-daemon"]),
     ("faketime", &["faketime"]),
     ("java", &["default-jdk-headless"]),

@@ -1,4 +1,4 @@
-//! The style sheet and the script. Their paths change with the program's version.
+//! The style sheet, the script and the icon. Their paths change with the program's version.
 
 /// A file that pages refer to.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +24,14 @@ pub const SCRIPT: Asset = Asset {
     body: include_str!("../assets/console.js"),
 };
 
+/// The icon.
+pub const ICON: Asset = Asset {
+    path: concat!("/assets/console-", env!("CARGO_PKG_VERSION"), ".svg"),
+    media_type: "image/svg+xml",
+    body: include_str!("../assets/icon.svg"),
+};
+
 /// The asset of a path.
 pub fn find(path: &str) -> Option<Asset> {
-    [STYLE, SCRIPT].into_iter().find(|asset| asset.path == path)
+    [STYLE, SCRIPT, ICON].into_iter().find(|asset| asset.path == path)
 }

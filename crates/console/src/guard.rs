@@ -90,7 +90,8 @@ pub fn headers() -> [(HeaderName, HeaderValue); 9] {
         (header::CONTENT_SECURITY_POLICY, value(CSP)),
         (header::X_CONTENT_TYPE_OPTIONS, value("nosniff")),
         (header::X_FRAME_OPTIONS, value("DENY")),
-        (header::REFERRER_POLICY, value("no-referrer")),
+        // Not no-referrer: browsers then say `Origin: null` of the console's own forms.
+        (header::REFERRER_POLICY, value("same-origin")),
         (HeaderName::from_static("cross-origin-opener-policy"), value("same-origin")),
         (HeaderName::from_static("cross-origin-resource-policy"), value("same-origin")),
         (

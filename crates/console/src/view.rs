@@ -9,7 +9,7 @@ mod parts;
 use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
 
 use crate::{
-    assets::{SCRIPT, STYLE},
+    assets::{ICON, SCRIPT, STYLE},
     page::Page,
     text::visible,
 };
@@ -68,7 +68,7 @@ pub fn html(frame: &Frame, page: &Page) -> String {
                 meta name="color-scheme" content="light dark";
                 title { (visible(&title)) " · " (visible(&frame.trust_domain)) }
                 link rel="stylesheet" href=(STYLE.path);
-                link rel="icon" href="data:,";
+                link rel="icon" type="image/svg+xml" href=(ICON.path);
                 script src=(SCRIPT.path) defer {}
             }
             body {

@@ -5,7 +5,7 @@ mod document;
 use std::{convert::Infallible, fmt, hash::Hash, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use axum::Router;
+use axum::{Router, http::Extensions};
 use hyper::{body::Incoming as RequestBody, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use signet_base::Tasks;
@@ -51,6 +51,16 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 pub trait Secure: Send + Sync {
     /// Does the handshake.
     async fn secure(&self, stream: TcpStream) -> io::Result<Box<dyn Duplex>>;
+
+    /// Does the handshake with `addr`, and says what each request of the connection carries: who
+    /// the client is, say. Nothing unless it is overridden.
+    async fn identify(
+        &self,
+        stream: TcpStream,
+        _addr: SocketAddr,
+    ) -> io::Result<(Box<dyn Duplex>, Extensions)> {
+        Ok((self.secure(stream).await?, Extensions::new()))
+    }
 }
 
 /// An HTTP server that is bound but not serving yet.
@@ -99,12 +109,11 @@ impl HttpServer {
         let shake = move |stream: TcpStream| {
             let secure = secure.clone();
             async move {
-                Ok(match secure {
-                    Some(secure) => {
-                        tokio::time::timeout(HEAD_TIMEOUT, secure.secure(stream)).await??
-                    }
-                    None => Box::new(stream) as Box<dyn Duplex>,
-                })
+                let Some(secure) = secure else {
+                    return Ok((Box::new(stream) as Box<dyn Duplex>, Extensions::new()));
+                };
+                let addr = stream.peer_addr()?;
+                Ok(tokio::time::timeout(HEAD_TIMEOUT, secure.identify(stream, addr)).await??)
             }
         };
         accept(name, listener, caps, tasks, router, shake);
@@ -119,7 +128,9 @@ pub fn spawn_on_socket(
     tasks: &Tasks,
     router: Router,
 ) {
-    let plain = |stream: UnixStream| async move { Ok(Box::new(stream) as Box<dyn Duplex>) };
+    let plain = |stream: UnixStream| async move {
+        Ok((Box::new(stream) as Box<dyn Duplex>, Extensions::new()))
+    };
     accept(name, socket, caps, tasks, router, plain);
 }
 
@@ -135,7 +146,7 @@ fn accept<L, Shake, Shaken>(
 ) where
     L: Accept + Sync,
     Shake: Fn(L::Stream) -> Shaken + Clone + Send + Sync + 'static,
-    Shaken: Future<Output = Result<Box<dyn Duplex>, Failure>> + Send + 'static,
+    Shaken: Future<Output = Result<(Box<dyn Duplex>, Extensions), Failure>> + Send + 'static,
 {
     let connections = tasks.clone();
     let mut incoming = Incoming::new(name, listener, Admission::new(caps), tasks.token().clone());
@@ -146,7 +157,10 @@ fn accept<L, Shake, Shaken>(
             connections.spawn(name, async move {
                 let (stream, ticket) = connection.into_parts();
                 let closed = ticket.closed().clone();
-                let served = async { serve(shake(stream).await?, router, ticket).await };
+                let served = async {
+                    let (stream, carried) = shake(stream).await?;
+                    serve(stream, carried, router, ticket).await
+                };
                 let served = tokio::time::timeout(CONNECTION_TIMEOUT, served);
                 let served = closed.run_until_cancelled(served);
                 if let Some(Some(Ok(Err(error)))) = token.run_until_cancelled(served).await {
@@ -165,10 +179,12 @@ impl fmt::Debug for HttpServer {
 
 async fn serve<K: Clone + Eq + Hash>(
     stream: Box<dyn Duplex>,
+    carried: Extensions,
     router: Router,
     ticket: Ticket<K>,
 ) -> Result<(), Failure> {
-    let service = service_fn(|request: hyper::Request<RequestBody>| {
+    let service = service_fn(|mut request: hyper::Request<RequestBody>| {
+        request.extensions_mut().extend(carried.clone());
         let call = ticket.call();
         let mut router = router.clone();
         async move {

@@ -9,6 +9,7 @@ mod reload;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use signet_audit::{LogSink, Sink};
 use signet_authority::{
     Authority, AuthorityError, AuthorityOptions, AuthorityPorts, CaManager, LostKeys, TrustRoot,
 };
@@ -37,11 +38,11 @@ use tower::layer::util::{Identity, Stack};
 
 use crate::{
     attestors::Attestors,
-    audit::Auditor,
+    audit::{Auditor, SUBSYSTEM},
     bundle_events::{BundleEvents, LoadError},
     cache::{Cache, Follower},
     config::Config,
-    console::Logins,
+    console::{Console, ConsoleError, ConsoleServer, Logins, Recent},
     context::Context,
     federation::Federator,
     grpc::{self, interceptor::Interceptor},
@@ -59,7 +60,7 @@ use crate::{
     },
     ports::AuthorityStore,
     server_id::{self, ServerIdError},
-    usecase::authorization::Authorizer,
+    usecase::{UseCases, authorization::Authorizer},
 };
 
 /// After this age a network connection is asked to go away, so that agents spread over servers.
@@ -97,6 +98,9 @@ pub enum BuildError {
     /// The authorities cannot be made or recovered.
     #[error("setting up the certificate authority")]
     Authority(#[from] AuthorityError),
+    /// The web console cannot be served.
+    #[error(transparent)]
+    Console(#[from] ConsoleError),
     /// The data directory is in use or cannot be used.
     #[error(transparent)]
     DataDir(#[from] LockError),
@@ -152,6 +156,7 @@ pub struct App {
     oidc: Option<OidcProvider>,
     metrics: Option<MetricsServer>,
     health: Option<HealthServer>,
+    console: Option<ConsoleServer>,
     lock: DirLock,
 }
 
@@ -169,6 +174,8 @@ pub struct Prepared {
     pub health: Option<TcpListener>,
     /// For the bundle endpoint, where the configuration wants one.
     pub bundle_endpoint: Option<TcpListener>,
+    /// For the web console, where the configuration wants it.
+    pub console: Option<TcpListener>,
 }
 
 /// What [`App::spawn`] leaves to be held while the server runs.
@@ -228,6 +235,10 @@ impl App {
             }
             (Some(settings), None) => Some(HealthServer::bind(settings, health.clone()).await?),
             (None, _) => None,
+        };
+        let console = match &config.console {
+            Some(settings) => Some(ConsoleServer::bind(settings, prepared.console).await?),
+            None => None,
         };
         let local = bind_unix(&config.socket_path, SOCKET).await?;
         // A key file that cannot be opened is found out before the database is touched.
@@ -311,6 +322,7 @@ impl App {
             oidc,
             metrics: metrics_server,
             health: health_server,
+            console,
             lock,
         })
     }
@@ -414,7 +426,23 @@ impl App {
         let authorizer = Authorizer::new(&context);
         let network = grpc::routes(&context, &attestors, &authorizer, tasks);
         let nearby = grpc::local_routes(&context, &attestors, &authorizer, tasks)?;
-        let auditor = Auditor::new(context.config.audit_log_enabled);
+        let mut sinks = audit_sinks(&context.config);
+        let recent =
+            self.console.as_ref().map(|_| Arc::new(Recent::new(Arc::clone(&context.clock))));
+        sinks.extend(recent.iter().map(|recent| Arc::clone(recent) as Arc<dyn Sink>));
+        let auditor = Auditor::to_all(sinks);
+        if let (Some(console), Some(recent)) = (self.console, recent) {
+            let hosts = context.config.console.as_ref().map(|console| console.hosts.clone());
+            let pages = Console::new(
+                &context,
+                UseCases::new(&context, &attestors),
+                authorizer.clone(),
+                auditor.clone(),
+                recent,
+                hosts.unwrap_or_default(),
+            );
+            console.spawn(tasks, pages, &tls);
+        }
         let interceptor = Interceptor::new(authorizer, auditor.clone(), &context.metrics);
         let address = tcp.local_addr().map(|address| address.to_string()).unwrap_or_default();
         let trusted = context.config.proxy_protocol_trusted_cidrs.clone();
@@ -459,6 +487,12 @@ impl App {
         );
         Ok(Running { store: context.store, _lock: self.lock })
     }
+}
+
+/// Where audit events go by the configuration.
+fn audit_sinks(config: &Config) -> Vec<Arc<dyn Sink>> {
+    let log = config.audit_log_enabled.then(|| Arc::new(LogSink::new(SUBSYSTEM)) as Arc<dyn Sink>);
+    log.into_iter().collect()
 }
 
 /// The X.509 authorities of a bundle whenever it is asked for.

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use signet_audit::{AuditEvent, Field, LogSink, Outcome, Sink, with_fields};
+use signet_audit::{AuditEvent, Field, Outcome, Sink, with_fields};
 use signet_base::Throttle;
 use signet_identity::SpiffeId;
 
@@ -31,7 +31,7 @@ const BURST: u32 = 10;
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// As the log calls the part of the server that answers calls: SPIRE's name.
-const SUBSYSTEM: &str = "api";
+pub(crate) const SUBSYSTEM: &str = "api";
 
 /// Where the traces of calls go. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -63,9 +63,9 @@ enum Who {
 }
 
 impl Auditor {
-    /// Events go to the log if `enabled`; lines of refusals do so in any case.
-    pub fn new(enabled: bool) -> Self {
-        Self::with_sink(enabled.then(|| Arc::new(LogSink::new(SUBSYSTEM)) as Arc<dyn Sink>))
+    /// Events go to each of `sinks`; lines of refusals go to the log in any case.
+    pub fn to_all(sinks: Vec<Arc<dyn Sink>>) -> Self {
+        Self::with_sink((!sinks.is_empty()).then(|| Arc::new(sinks) as Arc<dyn Sink>))
     }
 
     /// Events go to `sink`, if there is one.
@@ -315,6 +315,7 @@ fn capitalized(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use signet_audit::LogSink;
     use signet_base::SystemClock;
     use signet_daemon::logging::{LogFormat, LogSettings, with_writer};
     use signet_testkit::Captured;
@@ -413,7 +414,7 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_leaves_spires_line_without_auditing() {
         let lines = logged(|| {
-            let auditor = Auditor::new(false);
+            let auditor = Auditor::to_all(Vec::new());
             let caller = remote("10.0.0.1:5", None);
             let audit = auditor.call("agent.v1.Agent", "AttestAgent", &caller, "r1".into());
             audit.field(Field::NodeAttestorType("join_token".into()));
@@ -444,7 +445,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_can_fill_the_log_with_refusals() {
-        let auditor = Auditor::new(true);
+        let auditor = Auditor::to_all(vec![Arc::new(LogSink::new(SUBSYSTEM))]);
         let refuse = |addr: &str| {
             let audit =
                 auditor.call("agent.v1.Agent", "AttestAgent", &remote(addr, None), "r".into());

@@ -7,6 +7,7 @@
 
 mod caller;
 mod forms;
+mod listen;
 mod lookup;
 mod problems;
 mod read;
@@ -34,6 +35,7 @@ use signet_console::{
 };
 use tokio::sync::Semaphore;
 
+pub use listen::{ConsoleError, ConsoleServer};
 pub use recent::Recent;
 
 use self::{

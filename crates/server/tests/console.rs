@@ -259,7 +259,10 @@ async fn a_certificate_lets_administrators_in_and_nobody_else() {
 async fn a_page_has_a_twin_for_programs_and_text_of_others_stays_text() {
     let browser = Browser::logged_in().await;
     let agent = browser.server.agent().await;
-    browser.server.create_entry("spiffe://example.org/evil", &agent.id, "unix:path:<img src=x>\u{202e}").await;
+    browser
+        .server
+        .create_entry("spiffe://example.org/evil", &agent.id, "unix:path:<img src=x>\u{202e}")
+        .await;
     let page = browser.page("/entries").await;
     assert!(page.contains("unix:path:&lt;img src=x&gt;\\u{202e}"), "{page}");
     let json = browser.page("/entries.json").await;

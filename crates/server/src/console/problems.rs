@@ -225,7 +225,10 @@ impl Console {
         for (parent, count) in unserved.into_iter().take(5) {
             problems.push(Problem {
                 severity: Severity::Warning,
-                what: format!("No agent can serve the {count} entries of {parent}"),
+                what: match count {
+                    1 => format!("No agent can serve the entry of {parent}"),
+                    _ => format!("No agent can serve the {count} entries of {parent}"),
+                },
                 effect: "Their workloads get no identity.".to_owned(),
                 next: "No agent and no alias has the ID of their parent: attest it, or correct it."
                     .to_owned(),
