@@ -48,6 +48,8 @@ mod envoy;
 mod federation;
 #[path = "tests/files.rs"]
 mod files;
+#[path = "tests/fleet.rs"]
+mod fleet;
 #[path = "tests/grpc.rs"]
 mod grpc;
 #[path = "tests/migrate.rs"]

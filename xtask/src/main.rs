@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod fleet;
 mod package;
 mod release;
 mod run;
@@ -31,6 +32,8 @@ enum Command {
         #[arg(value_enum, default_value = "identity")]
         part: DemoPart,
     },
+    /// Simulate thousands of agents against the server; arguments after -- are the simulator's
+    Fleet(fleet::Options),
     /// Make .deb, .rpm and OCI images of built programs
     Package(package::Options),
     /// Test, build, package and compare what is released
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Demo { part: DemoPart::Identity } => demo::run(),
         Command::Demo { part: DemoPart::ZeroTrust } => demo::zero_trust(),
+        Command::Fleet(options) => fleet::run_all(&options),
         Command::Package(options) => package::run_all(&options),
         Command::Release(options) => release::run_all(&options),
         Command::Test(options) => test::run(&options),
