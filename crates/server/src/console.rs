@@ -6,6 +6,7 @@
 //! database: what it shows is what the API shows.
 
 mod caller;
+mod confirm;
 mod forms;
 mod listen;
 mod lookup;
