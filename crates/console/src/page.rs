@@ -254,8 +254,14 @@ pub struct Relationship {
     pub authorities: Option<(usize, usize)>,
     /// The refresh hint of the bundle, seconds; 0 without.
     pub refresh_hint: u64,
-    /// The last success, the last error and so on, by name.
+    /// The last success, the next poll and so on, by name.
+    pub times: Vec<(String, i64)>,
+    /// Why the last poll failed; empty when it did not.
+    pub error: String,
+    /// Everything else, by name.
     pub facts: Vec<(String, String)>,
+    /// Where it is fetched now, if the one who looks may.
+    pub refresh: Option<String>,
 }
 
 /// All relationships.

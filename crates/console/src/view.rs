@@ -161,7 +161,7 @@ fn content(frame: &Frame, page: &Page) -> (Section, String, Markup, bool) {
         }
         Page::Explain(page) => (Section::Explain, title("Explain"), entries::explain(page), false),
         Page::Federation(page) => {
-            (Section::Federation, title("Federation"), others::federation(page), true)
+            (Section::Federation, title("Federation"), others::federation(frame, page), true)
         }
         Page::Activity(page) => {
             (Section::Activity, title("Activity"), others::activity(frame, page), true)

@@ -7,6 +7,7 @@
 
 mod caller;
 mod confirm;
+mod federation;
 mod forms;
 mod listen;
 mod lookup;

@@ -50,16 +50,16 @@ fn one(problem: &Problem) -> Markup {
     }
 }
 
-pub(super) fn federation(page: &Federation) -> Markup {
+pub(super) fn federation(frame: &Frame, page: &Federation) -> Markup {
     html! {
         @if page.relationships.is_empty() {
             p.dim { "The server federates with no other trust domain." }
         }
-        @for relationship in &page.relationships { (relation(relationship)) }
+        @for relationship in &page.relationships { (relation(frame, relationship)) }
     }
 }
 
-fn relation(relationship: &Relationship) -> Markup {
+fn relation(frame: &Frame, relationship: &Relationship) -> Markup {
     let bundle = match relationship.authorities {
         Some((x509, jwt)) => html! { (x509) " X.509 and " (jwt) " JWT authorities" },
         None => parts::badge("error", "never fetched"),
@@ -70,11 +70,21 @@ fn relation(relationship: &Relationship) -> Markup {
         ("Bundle", bundle),
         ("Refresh hint", html! { (span(relationship.refresh_hint)) }),
     ];
+    let times = relationship
+        .times
+        .iter()
+        .map(|(name, time)| (name.as_str(), parts::time(*time, frame.now)));
     let more = relationship.facts.iter().map(|(name, value)| (name.as_str(), parts::value(value)));
     html! {
         section {
             h2 { (visible(&relationship.trust_domain)) }
-            (parts::facts(facts.into_iter().chain(more)))
+            @if !relationship.error.is_empty() {
+                p.warning { "The last poll failed: " (visible(&relationship.error)) }
+            }
+            (parts::facts(facts.into_iter().chain(times).chain(more)))
+            @if let Some(refresh) = &relationship.refresh {
+                p { a.button.quiet href=(refresh) { "Fetch it now…" } }
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use signet_authority::{AuthorityKind, KindView};
 use signet_base::Tasks;
 use signet_console::page::{Problem, Problems, Severity};
 use signet_identity::SpiffeId;
-use signet_store::{NodeFilter, PageRequest};
+use signet_store::NodeFilter;
 
 use super::{Console, caller::Caller, lookup};
 use crate::usecase::{authorization::Action, error::Error};
@@ -48,7 +48,7 @@ pub(super) fn spawn(tasks: &Tasks, console: &Console) {
                     unserved
                 })
             });
-            if let Ok(unserved) = looked.await {
+            if let Ok(Some(unserved)) = looked.await {
                 *console.0.unserved.0.lock().unwrap_or_else(PoisonError::into_inner) = unserved;
             }
         }
@@ -199,17 +199,24 @@ impl Console {
         caller: &Caller,
         problems: &mut Vec<Problem>,
     ) -> Result<(), Error> {
-        let federation = &self.0.use_cases.federation;
-        let listed = self
-            .with(caller, Action::ReadFederation, "Federation", async |call| {
-                federation.list(call, PageRequest::first(1000)).await
-            })
-            .await?;
-        for related in listed.items.iter().filter(|related| related.bundle.is_none()) {
+        let federation = self.federation(caller).await?;
+        for related in federation.relationships {
+            let name = &related.trust_domain;
+            let (what, effect) = match (related.authorities, related.error.is_empty()) {
+                (Some(_), true) => continue,
+                (None, _) => (
+                    format!("The bundle of {name} is not here"),
+                    "Workloads do not get it; connections to that domain fail.",
+                ),
+                (Some(_), false) => (
+                    format!("The bundle of {name} cannot be fetched: {}", related.error),
+                    "When that domain changes its keys, connections to it fail.",
+                ),
+            };
             problems.push(Problem {
                 severity: Severity::Warning,
-                what: format!("The bundle of {} is not here", related.relationship.trust_domain),
-                effect: "Workloads do not get it; connections to that domain fail.".to_owned(),
+                what,
+                effect: effect.to_owned(),
                 next: "Look whether its endpoint answers, or set the bundle by hand.".to_owned(),
                 link: "/federation".to_owned(),
             });

@@ -9,12 +9,11 @@ use signet_console::{
     Page,
     page::{
         Activity, Agent, AgentRow, Agents, Authorities, Authority, AuthorityKind as KindPage,
-        Entries, EntryDetail, EntryForm, EntryRow, Explain, Federation, Relationship, Server,
+        Entries, EntryDetail, EntryForm, EntryRow, Explain, Server,
     },
 };
 use signet_identity::{
-    AttestedNode, BundleEndpointProfile, Entry, EntryId, MatchBehavior, Selector, SelectorSet,
-    SpiffeId, explain,
+    AttestedNode, Entry, EntryId, MatchBehavior, Selector, SelectorSet, SpiffeId, explain,
 };
 use signet_store::{EntryFilter, NodeFilter, PageRequest};
 
@@ -52,6 +51,10 @@ impl Console {
             }
             ["explain"] => Page::Explain(self.explain(caller, query).await?),
             ["federation"] => Page::Federation(self.federation(caller).await?),
+            ["federation", trust_domain, "refresh"] => {
+                let trust_domain = parsed("trust domain", &decoded(trust_domain))?;
+                Page::Confirm(Self::confirm_refresh(&trust_domain))
+            }
             ["activity"] => Page::Activity(self.activity(caller, query).await?),
             ["server"] => Page::Server(self.server(caller).await?),
             _ => return Err(Error::not_found("there is no such page")),
@@ -175,7 +178,7 @@ impl Console {
         let mut entries = self
             .with(caller, Action::ReadEntries, "ListEntries", async |_| {
                 cache.fresh().await?;
-                Ok(cache.authorized(&id))
+                Ok(cache.authorized(&id).await?)
             })
             .await?;
         entries.sort_by(|a, b| a.spiffe_id.cmp(&b.spiffe_id).then_with(|| a.id.cmp(&b.id)));
@@ -250,7 +253,8 @@ impl Console {
     /// The agents that hand out entries of a parent.
     pub(super) fn agents_of(&self, parent: &SpiffeId, most: usize) -> (Vec<String>, u64) {
         let cache = &self.0.context.cache;
-        let (agents, count) = cache.with_index(|index| lookup::agents_under(index, parent, most));
+        let found = cache.with_index(|index| lookup::agents_under(index, parent, most));
+        let (agents, count) = found.unwrap_or_default();
         (agents.iter().map(ToString::to_string).collect(), count)
     }
 
@@ -322,49 +326,15 @@ impl Console {
                 (matched, withheld.chain(near).collect::<Vec<_>>(), found.agent_known)
             })
         });
-        let (matched, missed, known) =
-            explained.await.map_err(|_| Error::unavailable("the server is stopping"))?;
+        let (matched, missed, known) = explained
+            .await
+            .map_err(|_| Error::unavailable("the server is stopping"))?
+            .ok_or_else(|| Error::unavailable("the entries are still being read"))?;
         if !known {
             page.error = "No agent of this ID is attested.".to_owned();
         }
         (page.matched, page.missed) = (matched, missed);
         Ok(page)
-    }
-
-    async fn federation(&self, caller: &Caller) -> Result<Federation, Error> {
-        let federation = &self.0.use_cases.federation;
-        let listed = self
-            .with(caller, Action::ReadFederation, "Federation", async |call| {
-                federation.list(call, PageRequest::first(1000)).await
-            })
-            .await?;
-        let relationships = listed.items.iter().map(|related| {
-            let relationship = &related.relationship;
-            let profile = match &relationship.profile {
-                BundleEndpointProfile::HttpsWeb => "https_web".to_owned(),
-                BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => {
-                    format!("https_spiffe, {endpoint_spiffe_id}")
-                }
-            };
-            let bundle = related.bundle.as_ref().map(|cached| &cached.bundle);
-            Relationship {
-                trust_domain: relationship.trust_domain.to_string(),
-                endpoint: relationship.bundle_endpoint_url.clone(),
-                profile,
-                authorities: bundle
-                    .map(|bundle| (bundle.x509_authorities.len(), bundle.jwt_authorities.len())),
-                refresh_hint: bundle
-                    .and_then(|bundle| u64::try_from(bundle.refresh_hint).ok())
-                    .unwrap_or_default(),
-                facts: bundle
-                    .map(|bundle| {
-                        ("Sequence number".to_owned(), bundle.sequence_number.to_string())
-                    })
-                    .into_iter()
-                    .collect(),
-            }
-        });
-        Ok(Federation { relationships: relationships.collect() })
     }
 
     async fn activity(&self, caller: &Caller, query: &Query) -> Result<Activity, Error> {

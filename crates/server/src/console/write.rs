@@ -43,6 +43,7 @@ impl Console {
             ["entries", id, "edit"] => self.edit(caller, id, form).await,
             ["entries", id, "delete"] => self.delete(caller, id).await,
             ["agents", verb @ ("ban" | "evict")] => self.agent_write(caller, verb, form).await,
+            ["federation", trust_domain, "refresh"] => self.refresh(caller, trust_domain).await,
             ["authorities", kind, verb] => self.authority_write(caller, kind, verb, form).await,
             _ => Err(Error::not_found("there is no such page")),
         }
@@ -143,6 +144,17 @@ impl Console {
                 Ok(Answer::Redirect("/agents".to_owned()))
             }
         }
+    }
+
+    async fn refresh(&self, caller: &Caller, trust_domain: &str) -> Answered {
+        let name = percent_encoding::percent_decode_str(trust_domain).decode_utf8_lossy();
+        let trust_domain: TrustDomain = parsed("trust domain", &name)?;
+        let federation = &self.0.use_cases.federation;
+        self.with(caller, Action::RefreshFederation, "RefreshBundle", async |call| {
+            federation.refresh(call, &trust_domain, false).await
+        })
+        .await?;
+        Ok(Answer::Redirect("/federation".to_owned()))
     }
 
     async fn authority_write(
