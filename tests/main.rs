@@ -54,6 +54,8 @@ mod fleet;
 mod grpc;
 #[path = "tests/migrate.rs"]
 mod migrate;
+#[path = "tests/nested.rs"]
+mod nested;
 #[path = "tests/oidc.rs"]
 mod oidc;
 #[path = "tests/packages.rs"]

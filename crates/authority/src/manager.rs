@@ -106,6 +106,8 @@ impl CaManager {
             Instant::now() + timing::BUNDLE_PRUNE_INTERVAL,
             timing::BUNDLE_PRUNE_INTERVAL,
         );
+        let mut upstream_polls = tokio::time::interval(timing::UPSTREAM_POLL_INTERVAL);
+        upstream_polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut drift = Drift::new(shared.clock.unix());
         loop {
             tokio::select! {
@@ -123,6 +125,7 @@ impl CaManager {
                     }
                     self.look().await;
                 }
+                _ = upstream_polls.tick() => self.check_upstream().await,
                 _ = prunes.tick() => {
                     if let Err(error) = self.prune_bundle().await {
                         tracing::error!(error = %Chain(&error), "Could not prune CA certificates");

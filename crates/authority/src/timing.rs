@@ -6,6 +6,8 @@ use std::time::Duration;
 
 /// How often the rotation loop looks.
 pub const CHECK_INTERVAL: Duration = Duration::from_secs(10);
+/// How often it is looked whether the upstream authority is to be asked for its bundle.
+pub const UPSTREAM_POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// How often expired authorities are dropped from the bundle.
 pub const BUNDLE_PRUNE_INTERVAL: Duration = Duration::from_secs(6 * HOUR as u64);
 /// How long an expired authority stays in the bundle.

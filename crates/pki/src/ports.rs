@@ -42,6 +42,25 @@ pub struct MintedCa {
     pub upstream_roots: Vec<X509Authority>,
 }
 
+/// What is trusted upstream.
+#[derive(Clone, Debug, Default)]
+pub struct UpstreamBundle {
+    /// The roots.
+    pub roots: Vec<X509Authority>,
+    /// The JWT keys of all servers, where upstream knows them.
+    pub jwt_keys: Option<Vec<JwtAuthority>>,
+    /// Whether what was tainted and is no longer there was revoked there, and is to be revoked
+    /// here; else an operator has to say so.
+    pub tells_revocation: bool,
+}
+
+impl UpstreamBundle {
+    /// Roots, and nothing known beside.
+    pub fn of_roots(roots: Vec<X509Authority>) -> Self {
+        Self { roots, ..Self::default() }
+    }
+}
+
 /// Signs the server's X.509 CA, so that trust is rooted elsewhere.
 #[async_trait]
 pub trait UpstreamAuthority: Send + Sync + fmt::Debug {
@@ -54,12 +73,17 @@ pub trait UpstreamAuthority: Send + Sync + fmt::Debug {
     /// [`PortError`].
     async fn mint_x509_ca(&self, csr: &[u8], ttl: Duration) -> Result<MintedCa, PortError>;
 
-    /// The upstream's roots as they are now: asked for periodically, so that a change upstream
+    /// What is trusted upstream as it is now: asked for periodically, so that a change upstream
     /// reaches the bundle without a new CA. `None` when it cannot tell.
     ///
     /// # Errors
     /// [`PortError`].
-    async fn upstream_roots(&self) -> Result<Option<Vec<X509Authority>>, PortError>;
+    async fn upstream_bundle(&self) -> Result<Option<UpstreamBundle>, PortError>;
+
+    /// How often it is asked for that.
+    fn poll_interval(&self) -> Duration {
+        Duration::from_secs(60)
+    }
 
     /// Publishes a JWT key upstream and returns all JWT keys known there.
     ///

@@ -12,7 +12,7 @@ use signet_identity::{TrustDomain, X509Authority};
 
 use crate::{
     Signer,
-    ports::{MintedCa, PortError, UpstreamAuthority},
+    ports::{MintedCa, PortError, UpstreamAuthority, UpstreamBundle},
     text_file,
     x509::{CaIssuer, CaParams, Certificate, Csr, Name, verify_ca},
 };
@@ -107,8 +107,8 @@ impl UpstreamAuthority for DiskUpstream {
         Ok(MintedCa { chain, upstream_roots: loaded.roots.clone() })
     }
 
-    async fn upstream_roots(&self) -> Result<Option<Vec<X509Authority>>, PortError> {
-        Ok(Some(self.reload().await?.roots.clone()))
+    async fn upstream_bundle(&self) -> Result<Option<UpstreamBundle>, PortError> {
+        Ok(Some(UpstreamBundle::of_roots(self.reload().await?.roots.clone())))
     }
 }
 

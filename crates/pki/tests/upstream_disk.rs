@@ -127,7 +127,7 @@ async fn new_files_are_taken_up_and_broken_ones_are_not() {
     let config = write(dir.path(), &old, None);
     let upstream = open(config.clone()).unwrap();
     let key_of = |ca: &Ca| ca.issuer.certificate().der().clone();
-    let roots = async || upstream.upstream_roots().await.unwrap().unwrap()[0].der.clone();
+    let roots = async || upstream.upstream_bundle().await.unwrap().unwrap().roots[0].der.clone();
     assert_eq!(roots().await, key_of(&old));
     write(dir.path(), &new, None);
     assert_eq!(roots().await, key_of(&new));

@@ -9,7 +9,7 @@ use signet_base::chain;
 use signet_identity::X509Authority;
 use signet_pki::{
     UpstreamAuthority, pem,
-    ports::{MintedCa, PortError},
+    ports::{MintedCa, PortError, UpstreamBundle},
     x509::Csr,
 };
 
@@ -76,7 +76,7 @@ impl UpstreamAuthority for Pki {
 
     /// The root that the engine's default issuer is under: a new one reaches the bundle before the
     /// first certificate that needs it. Needs no rights.
-    async fn upstream_roots(&self) -> Result<Option<Vec<X509Authority>>, PortError> {
+    async fn upstream_bundle(&self) -> Result<Option<UpstreamBundle>, PortError> {
         // On the occasion: a token that was got lives on between two certificates.
         self.client.keep_fresh().await;
         let request = Request::get(path(&[&self.mount, "cert", "ca_chain"])).without_token();
@@ -95,7 +95,7 @@ impl UpstreamAuthority for Pki {
             return Ok(None);
         }
         let ders = pem::decode_certificates(&found.certificate).map_err(|error| failed(&error))?;
-        Ok(ders.into_iter().next_back().map(|der| vec![root(der)]))
+        Ok(ders.into_iter().next_back().map(|der| UpstreamBundle::of_roots(vec![root(der)])))
     }
 }
 

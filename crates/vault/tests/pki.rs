@@ -60,12 +60,12 @@ async fn a_root_signs_the_ca_and_a_new_root_is_followed() {
     assert!((3500..=3600).contains(&life), "{life}");
     let roots = vec![minted.upstream_roots[0].der.clone()];
     verify_ca(&minted.chain, &roots, now()).unwrap();
-    assert_eq!(pki.upstream_roots().await.unwrap().unwrap()[0].der, roots[0]);
+    assert_eq!(pki.upstream_bundle().await.unwrap().unwrap().roots[0].der, roots[0]);
 
     let second = json!({ "common_name": "root two", "ttl": "87600h", "issuer_name": "two" });
     admin.write("deep/pki/root/rotate/internal", &second).await.unwrap();
     admin.write("deep/pki/root/replace", &json!({ "default": "two" })).await.unwrap();
-    let followed = pki.upstream_roots().await.unwrap().unwrap();
+    let followed = pki.upstream_bundle().await.unwrap().unwrap().roots;
     assert_ne!(followed[0].der, roots[0]);
     let minted = pki.mint_x509_ca(&csr().await, Duration::ZERO).await.unwrap();
     assert_eq!(minted.upstream_roots[0].der, followed[0].der);
@@ -94,10 +94,10 @@ async fn an_intermediate_signs_the_ca_and_hands_out_the_chain_to_its_root() {
     let top = signet_pki::pem::decode_certificates(&root_pem).unwrap();
     assert_eq!(*minted.upstream_roots[0].der, top[0][..]);
     verify_ca(&minted.chain, &[minted.upstream_roots[0].der.clone()], now()).unwrap();
-    assert_eq!(*pki.upstream_roots().await.unwrap().unwrap()[0].der, top[0][..]);
+    assert_eq!(*pki.upstream_bundle().await.unwrap().unwrap().roots[0].der, top[0][..]);
 
     let wrong = Pki::new(support::client(&bao, root()), "nowhere");
     let error = wrong.mint_x509_ca(&csr().await, Duration::ZERO).await.unwrap_err().to_string();
     assert!(error.starts_with("vault: nothing is found at nowhere/root/sign-int"), "{error}");
-    assert!(wrong.upstream_roots().await.unwrap().is_none());
+    assert!(wrong.upstream_bundle().await.unwrap().is_none());
 }

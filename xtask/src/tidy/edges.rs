@@ -22,7 +22,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("rcgen", &["pki"]),
     ("rustls-webpki", &["pki"]),
     ("sqlx", &["store"]),
-    ("tonic", &["api", "server", "agent", "controller", "oidc", "broker", "fleet"]),
+    ("tonic", &["agent", "api", "broker", "controller", "fleet", "nested", "oidc", "server"]),
     ("tonic-prost", &["api"]),
     ("tracing-subscriber", &["daemon"]),
     ("x509-parser", &["pki"]),

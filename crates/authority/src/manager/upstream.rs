@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use signet_identity::X509Authority;
-use signet_pki::x509::Certificate;
+use signet_identity::{JwtAuthority, X509Authority};
+use signet_pki::{ports::UpstreamBundle, x509::Certificate};
 use tokio::time::Instant;
 
 use super::CaManager;
@@ -14,8 +14,6 @@ use crate::{
     ports::BundleEdit,
 };
 
-/// How often the upstream's roots are asked for.
-const UPSTREAM_INTERVAL: Duration = Duration::from_secs(60);
 /// How long the upstream may take to answer.
 const UPSTREAM_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -23,22 +21,74 @@ impl CaManager {
     /// Asks the upstream for its roots from time to time and takes over what changed there.
     pub(super) async fn check_upstream(&mut self) {
         let Some(upstream) = self.context.upstream() else { return };
-        let was_asked = self.upstream_checked.is_some_and(|at| at.elapsed() < UPSTREAM_INTERVAL);
+        let interval = upstream.poll_interval();
+        let was_asked = self.upstream_checked.is_some_and(|at| at.elapsed() < interval);
         if was_asked && !self.context.upstream_check_is_due {
             return;
         }
         self.upstream_checked = Some(Instant::now());
         self.context.upstream_check_is_due = false;
-        let asked = within(UPSTREAM_DEADLINE, "the upstream authority", upstream.upstream_roots());
+        let asked = within(UPSTREAM_DEADLINE, "the upstream authority", upstream.upstream_bundle());
         let outcome = match asked.await {
-            Ok(Ok(Some(roots))) => self.sync_roots(roots).await,
+            Ok(Ok(Some(bundle))) => self.sync(bundle).await,
             Ok(Ok(None)) => Ok(()),
             Ok(Err(error)) => Err(AuthorityError::Upstream(error)),
             Err(error) => Err(error),
         };
         if let Err(error) = outcome {
-            tracing::warn!(error = %Chain(&error), "Could not follow the upstream authority's roots");
+            tracing::warn!(error = %Chain(&error), "Could not follow the upstream authority");
         }
+    }
+
+    async fn sync(&mut self, upstream: UpstreamBundle) -> Result<(), AuthorityError> {
+        let UpstreamBundle { roots, jwt_keys, tells_revocation } = upstream;
+        self.sync_roots(roots, tells_revocation).await?;
+        match jwt_keys {
+            Some(keys) => self.sync_jwt_keys(keys, tells_revocation).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Brings the bundle in step with the JWT keys upstream: new ones are added, tainted ones are
+    /// tainted here, and tainted ones that are gone there are revoked here. Own keys that upstream
+    /// lacks are published again (SPIRE issue 6083): a publication may have been lost there.
+    async fn sync_jwt_keys(
+        &mut self,
+        keys: Vec<JwtAuthority>,
+        tells_revocation: bool,
+    ) -> Result<(), AuthorityError> {
+        let known = self.context.read_bundle().await?.jwt_authorities;
+        let is_there = |key_id: &str| keys.iter().any(|key| *key.key_id == *key_id);
+        let is_tainted_here =
+            |key_id: &str| known.iter().any(|known| *known.key_id == *key_id && known.tainted);
+        let own = self.jwt.slots.active().into_iter().chain(self.jwt.slots.prepared());
+        let unpublished: Vec<JwtAuthority> = own
+            .filter(|own| !is_there(&own.authority_id) && !is_tainted_here(&own.authority_id))
+            .filter_map(|own| known.iter().find(|key| *key.key_id == *own.authority_id).cloned())
+            .collect();
+        let taint_jwt: Vec<_> = keys
+            .iter()
+            .filter(|key| key.tainted && !is_tainted_here(&key.key_id))
+            .map(|key| Arc::clone(&key.key_id))
+            .collect();
+        let is_revoked = |key: &&JwtAuthority| key.tainted && !is_there(&key.key_id);
+        let revoked = known.iter().filter(is_revoked).filter(|_| tells_revocation);
+        let remove_jwt: Vec<_> = revoked.map(|key| Arc::clone(&key.key_id)).collect();
+        for (key_ids, what) in [(&taint_jwt, "tainted"), (&remove_jwt, "revoked")] {
+            for key_id in key_ids {
+                tracing::warn!(
+                    key_id = &**key_id,
+                    "JWT key {what}: the upstream authority says so"
+                );
+            }
+        }
+        let edit = BundleEdit { append_jwt: keys, taint_jwt, remove_jwt, ..BundleEdit::default() };
+        self.context.edit_bundle(edit).await?;
+        for key in unpublished {
+            tracing::info!(key_id = &*key.key_id, "Publishing a JWT key upstream again");
+            self.context.publish_jwt_key(key).await?;
+        }
+        Ok(())
     }
 
     /// Brings the bundle in step with the upstream's roots: new ones are added, and a root that
@@ -46,12 +96,20 @@ impl CaManager {
     ///
     /// A root that an operator revoked is not added again, though the upstream may name it still.
     ///
-    /// None is removed: a root that is no longer named upstream may have signed what is in use at
-    /// nodes that were away. A tainted one stays until an operator revokes it, any other until it
-    /// expires.
-    async fn sync_roots(&mut self, roots: Vec<X509Authority>) -> Result<(), AuthorityError> {
+    /// A root that is no longer named upstream may have signed what is in use at nodes that were
+    /// away: it stays until it expires. A tainted one is removed where upstream tells of
+    /// revocations, as SPIRE does, and else stays until an operator revokes it.
+    async fn sync_roots(
+        &mut self,
+        roots: Vec<X509Authority>,
+        tells_revocation: bool,
+    ) -> Result<(), AuthorityError> {
         let known = self.context.read_bundle().await?.x509_authorities;
-        self.report_gone(&known, &roots);
+        if tells_revocation {
+            self.revoke_gone(&known, &roots).await?;
+        } else {
+            self.report_gone(&known, &roots);
+        }
         let revoked = &mut self.context.revoked_roots;
         revoked.retain(|der| roots.iter().any(|root| root.der == *der));
         let is_revoked = |der: &Arc<[u8]>| revoked.contains(der);
@@ -94,6 +152,35 @@ impl CaManager {
             self.context.announce_taint();
         }
         Ok(())
+    }
+
+    /// Revokes the tainted roots that the upstream no longer names, but for one that what signs
+    /// now is under.
+    async fn revoke_gone(
+        &mut self,
+        known: &[X509Authority],
+        roots: &[X509Authority],
+    ) -> Result<(), AuthorityError> {
+        let is_gone = |known: &&X509Authority| {
+            known.tainted && !roots.iter().any(|root| root.der == known.der)
+        };
+        let active = self.x509.slots.active().and_then(|active| active.material.clone());
+        let is_in_use = |der: &Arc<[u8]>| {
+            active.as_ref().is_some_and(|ca| ca.is_under(std::slice::from_ref(der)))
+        };
+        let gone = known.iter().filter(is_gone).map(|root| Arc::clone(&root.der));
+        let remove_x509: Vec<_> = gone.filter(|der| !is_in_use(der)).collect();
+        if remove_x509.is_empty() {
+            return Ok(());
+        }
+        for root in &remove_x509 {
+            tracing::warn!(
+                subject_key_id = subject_key_id(root),
+                "X.509 upstream authority revoked: the upstream authority says so"
+            );
+        }
+        let edit = BundleEdit { remove_x509, ..BundleEdit::default() };
+        self.context.edit_bundle(edit).await.map(drop)
     }
 
     /// Writes one line for each tainted root that the upstream no longer names.

@@ -5,7 +5,7 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -16,13 +16,13 @@ use signet_authority::{
     ports::{BundleEdit, BundleStore, JournalStore, PortError},
 };
 use signet_base::TestClock;
-use signet_identity::{Bundle, SpiffeId, X509Authority};
+use signet_identity::{Bundle, JwtAuthority, SpiffeId, X509Authority};
 use signet_pki::{
     CredentialComposer, KeyManager, KeyManagerError, KeyType, ManagedKey, MemoryKeyManager,
     PrivateKey, UpstreamAuthority,
     jwt::{JwtBundle, validate},
     key_manager::{SigningFault, SigningLimits, fake::FakeRemoteKeyManager},
-    ports::{MintedCa, PortError as UpstreamError},
+    ports::{MintedCa, PortError as UpstreamError, UpstreamBundle},
     x509::{
         CaIssuer, CaParams, Certificate, Csr, Name, TrustBundle, VerifiedSvid, self_sign_ca,
         verify_svid,
@@ -153,6 +153,9 @@ pub struct Upstream {
     pub is_away: Mutex<bool>,
     pub root: Mutex<(Arc<CaIssuer>, bool)>,
     pub older: Mutex<Vec<X509Authority>>,
+    /// `None`: it does not publish them.
+    pub jwt_keys: Mutex<Option<Vec<JwtAuthority>>>,
+    pub tells_revocation: AtomicBool,
     clock: TestClock,
 }
 
@@ -162,6 +165,8 @@ impl Upstream {
             is_away: Mutex::new(false),
             root: Mutex::new((new_root(clock), false)),
             older: Mutex::default(),
+            jwt_keys: Mutex::default(),
+            tells_revocation: AtomicBool::new(false),
             clock: clock.clone(),
         })
     }
@@ -236,9 +241,28 @@ impl UpstreamAuthority for Upstream {
         Ok(MintedCa { chain: vec![issued.der.into()], upstream_roots: self.roots() })
     }
 
-    async fn upstream_roots(&self) -> Result<Option<Vec<X509Authority>>, UpstreamError> {
+    async fn upstream_bundle(&self) -> Result<Option<UpstreamBundle>, UpstreamError> {
         self.answer()?;
-        Ok(Some(self.roots()))
+        Ok(Some(UpstreamBundle {
+            roots: self.roots(),
+            jwt_keys: self.jwt_keys.lock().unwrap().clone(),
+            tells_revocation: self.tells_revocation.load(Ordering::Relaxed),
+        }))
+    }
+
+    async fn publish_jwt_key(
+        &self,
+        key: &JwtAuthority,
+    ) -> Result<Vec<JwtAuthority>, UpstreamError> {
+        self.answer()?;
+        let mut keys = self.jwt_keys.lock().unwrap();
+        let Some(keys) = &mut *keys else {
+            return Err(UpstreamError::Unsupported { name: "test", what: "JWT keys" });
+        };
+        if !keys.iter().any(|known| known.key_id == key.key_id) {
+            keys.push(key.clone());
+        }
+        Ok(keys.clone())
     }
 }
 

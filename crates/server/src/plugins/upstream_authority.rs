@@ -9,6 +9,7 @@ use signet_pki::{
     upstream_disk::{DiskUpstream as DiskUpstreamPort, DiskUpstreamConfig},
 };
 
+use signet_nested::{Settings as SpireSettings, SpireUpstream};
 use signet_vault::{Pki, Settings};
 
 use super::{PluginError, Scope, vault};
@@ -18,9 +19,9 @@ pub(super) const KIND: Kind<UpstreamAuthority> = Kind {
     name: "UpstreamAuthority",
     noun: "upstream authority",
     count: Count::AtMostOne,
-    plugins: &[("disk", disk), ("vault", vault)],
+    plugins: &[("disk", disk), ("spire", spire), ("vault", vault)],
     absent: &[(
-        &["aws_pca", "awssecret", "cert-manager", "ejbca", "gcp_cas", "spire"],
+        &["aws_pca", "awssecret", "cert-manager", "ejbca", "gcp_cas"],
         "use UpstreamAuthority \"disk\" with a key and a certificate from it",
     )],
 };
@@ -30,6 +31,8 @@ pub(super) const KIND: Kind<UpstreamAuthority> = Kind {
 pub enum UpstreamAuthority {
     /// `disk`.
     Disk(DiskUpstream),
+    /// `spire`.
+    Spire(SpireSettings),
     /// `vault`.
     Vault(VaultUpstream),
 }
@@ -65,6 +68,33 @@ fn disk(block: &Block<'_>) -> Option<UpstreamAuthority> {
     }))
 }
 
+fn spire(block: &Block<'_>) -> Option<UpstreamAuthority> {
+    let server_address = block.required_text("server_address");
+    let server_port = block.required("server_port", block.port("server_port"));
+    let socket = block.required_text("workload_api_socket");
+    let experimental = block.block("experimental");
+    let mut require_pq_kem = false;
+    if let Some(experimental) = experimental {
+        require_pq_kem = experimental.flag("require_pq_kem");
+        let use_instead = "named pipes are for Windows; use workload_api_socket";
+        experimental.refuse("workload_api_named_pipe_name", use_instead);
+        experimental.finish();
+    }
+    let socket = socket.and_then(|socket| {
+        let path = socket.strip_prefix("unix://").or(socket.strip_prefix("unix:"));
+        let path = PathBuf::from(path.unwrap_or(&socket));
+        signet_config::absolute_path(&path)
+            .map_err(|error| block.error("workload_api_socket", error))
+            .ok()
+    });
+    Some(UpstreamAuthority::Spire(SpireSettings {
+        server_address: server_address?,
+        server_port: server_port?,
+        workload_api_socket: socket?,
+        require_pq_kem,
+    }))
+}
+
 fn vault(block: &Block<'_>) -> Option<UpstreamAuthority> {
     let server = vault::settings(block);
     let mount = block.text("pki_mount_point").unwrap_or_else(|| "pki".to_owned());
@@ -90,6 +120,13 @@ pub(crate) fn open(
             let opened = DiskUpstreamPort::open(files, scope.trust_domain.clone(), clock);
             let opened =
                 opened.map_err(|error| PluginError::new(KIND.name, "disk", chain(&error)))?;
+            Ok(Arc::new(opened))
+        }
+        UpstreamAuthority::Spire(settings) => {
+            let (trust_domain, clock) = (scope.trust_domain.clone(), Arc::clone(scope.clock));
+            let opened = SpireUpstream::new(settings.clone(), trust_domain, clock);
+            let opened =
+                opened.map_err(|error| PluginError::new(KIND.name, "spire", chain(&error)))?;
             Ok(Arc::new(opened))
         }
         UpstreamAuthority::Vault(settings) => {
