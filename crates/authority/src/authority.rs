@@ -2,7 +2,7 @@
 
 use std::{fmt, pin::Pin, sync::Arc};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use signet_base::SharedClock;
 use signet_identity::JwtAuthority;
 use signet_pki::{CredentialComposer, KeyManager, UpstreamAuthority, key_manager::SigningFault};
@@ -12,6 +12,7 @@ use crate::{
     AuthorityError, AuthorityKind, AuthorityOptions, AuthorityView, CaManager, OperationClass,
     OperationError,
     kind::{JwtKey, X509Ca},
+    local::LocalIntermediate,
     machine::Current,
     view::AuthorityState,
 };
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub keys: Arc<dyn KeyManager>,
     pub x509: Current<X509Ca>,
     pub jwt: Current<JwtKey>,
+    pub intermediate: ArcSwapOption<LocalIntermediate>,
     pub view: watch::Sender<AuthorityView>,
     pub taints: watch::Sender<u64>,
     pub wake: Notify,
@@ -64,6 +66,7 @@ impl Shared {
             keys,
             x509: Current::default(),
             jwt: Current::default(),
+            intermediate: ArcSwapOption::empty(),
             view: watch::Sender::new(AuthorityView::default()),
             taints: watch::Sender::new(0),
             wake: Notify::new(),
@@ -91,6 +94,12 @@ impl Authority {
     /// How signing with a remote key manager fares; `None` when all is well.
     pub fn signing_fault(&self) -> Option<SigningFault> {
         self.shared.keys.fault()
+    }
+
+    /// Until when a local intermediate signs X.509-SVIDs without the key manager, Unix seconds;
+    /// `None` where there is none.
+    pub fn local_intermediate_expires_at(&self) -> Option<i64> {
+        self.shared.intermediate_expires_at()
     }
 
     /// Whether an upstream authority signs the X.509 CA.

@@ -34,6 +34,8 @@ pub(crate) struct Context {
     /// Roots that an operator revoked and the upstream still names: not added again.
     pub revoked_roots: HashSet<Arc<[u8]>>,
     warned_jwt_upstream: bool,
+    /// The subject key ID of the active X.509 CA, when that may sign no local intermediate.
+    pub no_intermediate_under: Option<String>,
 }
 
 impl Context {
@@ -46,6 +48,7 @@ impl Context {
             upstream_check_is_due: true,
             revoked_roots: HashSet::new(),
             warned_jwt_upstream: false,
+            no_intermediate_under: None,
         }
     }
 

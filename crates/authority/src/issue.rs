@@ -220,7 +220,7 @@ impl Authority {
         extensions: &[signet_pki::x509::Extension],
     ) -> Result<X509Svid, IssueError> {
         self.must_be_member(svid.spiffe_id)?;
-        let ca = self.x509_ca()?;
+        let ca = self.shared.issuer_under(self.x509_ca()?);
         let now = self.shared.clock.unix();
         let ttl = svid.ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(svid.default_ttl);
         let not_after = now.saturating_add(seconds(ttl));

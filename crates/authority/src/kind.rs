@@ -13,7 +13,7 @@ use signet_identity::Bundle;
 use signet_pki::{KeyType, ManagedKey, PublicKey};
 
 pub(crate) use jwt::{Jwt, JwtKey};
-pub(crate) use x509::{X509, X509Ca};
+pub(crate) use x509::{X509, X509Ca, ca_attributes, check_ca};
 
 use crate::{
     AuthorityError, AuthorityOptions, OperationError,

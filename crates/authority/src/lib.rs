@@ -18,6 +18,7 @@ mod error;
 pub mod issue;
 pub mod journal;
 mod kind;
+mod local;
 mod machine;
 mod manager;
 mod options;

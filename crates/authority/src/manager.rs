@@ -92,6 +92,7 @@ impl CaManager {
             Ok(()) => 0,
             Err(_) => self.failed_rotations.saturating_add(1),
         };
+        self.context.renew_intermediate().await;
         self.publish();
         outcome
     }
@@ -115,6 +116,7 @@ impl CaManager {
                 () = token.cancelled() => return,
                 Some(command) = self.commands.recv() => {
                     command(&mut self).await;
+                    self.context.renew_intermediate().await;
                     self.publish();
                 }
                 () = shared.wake.notified() => self.look().await,

@@ -30,6 +30,9 @@ pub struct AuthorityOptions {
     pub jwt_issuer: Option<String>,
     /// Whether there are JWT-SVIDs at all.
     pub jwt_disabled: bool,
+    /// How long a local intermediate lives, where one is to sign X.509-SVIDs in place of a key
+    /// that is not in this process.
+    pub local_intermediate: Option<Duration>,
     /// What to do when the key of the active X.509 authority was lost.
     pub lost_keys: LostKeys,
 }
@@ -61,6 +64,7 @@ impl AuthorityOptions {
             agent_ttl: Duration::from_secs(3600),
             jwt_issuer: None,
             jwt_disabled: false,
+            local_intermediate: None,
             lost_keys: LostKeys::Refuse,
         }
     }

@@ -372,6 +372,7 @@ impl App {
             agent_ttl: config.ttl.agent,
             jwt_issuer: config.jwt_issuer.clone(),
             jwt_disabled: config.disable_jwt_svids,
+            local_intermediate: config.ca.local_intermediate,
             lost_keys: if config.ca.replace_lost_keys {
                 LostKeys::Replace
             } else {

@@ -90,6 +90,9 @@ pub struct CaSettings {
     pub subject: CaSubject,
     /// `ca_ttl`, default 24 hours: the lifetime of X.509 and JWT authorities.
     pub ttl: Duration,
+    /// `local_intermediate` and `local_intermediate_ttl` (our own keys): how long a CA in memory
+    /// lives that signs X.509-SVIDs in place of a key that is elsewhere; off by default.
+    pub local_intermediate: Option<Duration>,
     /// The flag `-replaceLostKeys`: whether a new authority is made when the key of the one that
     /// signs was lost.
     pub replace_lost_keys: bool,

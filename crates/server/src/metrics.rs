@@ -22,6 +22,8 @@ pub struct ServerMetrics {
     ca_expiration: Gauge,
     ca_failed: Gauge,
     ca_ttl: Gauge,
+    key_manager_failures: Gauge,
+    local_intermediate_ttl: Gauge,
     entries: Gauge,
     started: Gauge,
     staleness: Gauge,
@@ -103,6 +105,16 @@ impl ServerMetrics {
                 &[],
             ),
             ca_ttl: rotate("ttl", "Seconds until the active X.509 CA expires"),
+            key_manager_failures: m.gauge(
+                &["key_manager", "failed_signatures"],
+                "Signatures that a remote key manager failed to make in a row",
+                &[],
+            ),
+            local_intermediate_ttl: m.gauge(
+                &["manager", "local_intermediate", "ttl"],
+                "Seconds until the local intermediate expires; 0 without one",
+                &[],
+            ),
             entries: m.gauge(
                 &["entry", "entries_by_entryid_cache", "count"],
                 "Registration entries in memory",
@@ -136,6 +148,11 @@ impl ServerMetrics {
             let view = authority.view();
             let view = view.borrow();
             me.ca_failed.set(&[], f64::from(view.failed_rotations));
+            let failures = authority.signing_fault().map_or(0, |fault| fault.in_a_row);
+            me.key_manager_failures.set(&[], f64::from(failures));
+            let local = authority.local_intermediate_expires_at();
+            let left = local.map_or(0, |expires_at| expires_at.saturating_sub(clock.unix()));
+            me.local_intermediate_ttl.set(&[], left as f64);
             if let Some(active) = &view.x509.active {
                 let left = active.expires_at.saturating_sub(clock.unix());
                 me.ca_expiration.set(&[trust_domain], active.expires_at as f64);

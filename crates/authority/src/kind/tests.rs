@@ -134,6 +134,7 @@ impl BundleStore for Stored {
 /// A start: the machine with what the journal and the key manager have.
 async fn start(stored: &Arc<Stored>, keys: &Arc<MemoryKeyManager>) -> (Context, Machine<Wit>) {
     let options = AuthorityOptions {
+        local_intermediate: None,
         lost_keys: LostKeys::Replace,
         ..AuthorityOptions::new("td".parse().unwrap())
     };

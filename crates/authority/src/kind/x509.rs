@@ -231,7 +231,7 @@ impl X509Ca {
     }
 }
 
-async fn ca_attributes(context: &Context) -> Result<X509CaAttributes, AuthorityError> {
+pub(crate) async fn ca_attributes(context: &Context) -> Result<X509CaAttributes, AuthorityError> {
     let subject = context.shared.options.ca_subject.clone();
     let mut attributes = X509CaAttributes { subject, extensions: Vec::new() };
     for composer in context.shared.composers().iter() {
@@ -291,14 +291,14 @@ async fn mint(
     let ca = Ca::new(certificate, minted.chain.clone(), key.public_key());
     let ca = ca.map_err(AuthorityError::Certificate)?;
     let ca = X509Ca { ca, key, issued_at: now };
-    check_minted(context, &ca, &minted.upstream_roots, now)
+    check_ca(context, &ca, &minted.upstream_roots, now)
         .await
         .map_err(AuthorityError::InvalidUpstreamCa)?;
     Ok((ca, minted.upstream_roots))
 }
 
-/// Whether a minted CA can do its work: an SVID that it signs must verify to the roots.
-async fn check_minted(
+/// Whether a CA can do its work: an SVID that it signs must verify to the roots.
+pub(crate) async fn check_ca(
     context: &Context,
     ca: &X509Ca,
     roots: &[X509Authority],

@@ -65,7 +65,8 @@ impl HealthCheck for Check {
                 let active = view.borrow().x509.active.clone();
                 match active {
                     Some(active) if active.expires_at > context.clock.unix() => {
-                        signing(context.authority.signing_fault())
+                        let local = context.authority.local_intermediate_expires_at();
+                        signing(context.authority.signing_fault(), local)
                     }
                     Some(_) => State::failed("the X.509 CA has expired"),
                     None => State::failed("X509 CA is not available for signing"),
@@ -82,9 +83,21 @@ impl HealthCheck for Check {
     }
 }
 
-/// A key manager that does not sign is no reason to restart the server, but one to ask another.
-fn signing(fault: Option<SigningFault>) -> State {
+/// A key manager that does not sign is no reason to restart the server, but one to ask another,
+/// unless a local intermediate signs X.509-SVIDs meanwhile.
+fn signing(fault: Option<SigningFault>, local_intermediate: Option<i64>) -> State {
     match fault {
+        Some(fault) if fault.in_a_row >= MAX_FAILED_SIGNATURES && local_intermediate.is_some() => {
+            State {
+                ready_details: serde_json::json!({
+                    "message": format!(
+                        "{} signatures failed in a row: {}; the local intermediate signs X.509-SVIDs",
+                        fault.in_a_row, fault.last
+                    ),
+                }),
+                ..State::good()
+            }
+        }
         Some(fault) if fault.in_a_row >= MAX_FAILED_SIGNATURES => State {
             ready: false,
             ready_details: serde_json::json!({
@@ -106,9 +119,10 @@ mod tests {
     fn a_key_manager_that_does_not_sign_makes_the_server_not_ready_and_says_why() {
         let fault =
             |in_a_row| Some(SigningFault { in_a_row, last: SignError::Busy { holder: "aws_kms" } });
-        assert_eq!(signing(None), State::good());
-        assert_eq!(signing(fault(2)), State::good());
-        let state = signing(fault(3));
+        assert_eq!(signing(None, None), State::good());
+        assert_eq!(signing(fault(2), None), State::good());
+        assert!(signing(fault(3), Some(1)).ready, "a local intermediate signs meanwhile");
+        let state = signing(fault(3), None);
         assert!(state.live && !state.ready);
         assert_eq!(
             state.ready_details["message"],

@@ -169,8 +169,25 @@ fn ca(server: &Block<'_>, flags: &RunFlags) -> CaSettings {
         jwt_key_type: server.parsed("jwt_key_type").unwrap_or(key_type),
         subject: subject.unwrap_or_default(),
         ttl: lifetime(server, "ca_ttl").unwrap_or(Duration::from_secs(24 * 3600)),
+        local_intermediate: local_intermediate(server),
         replace_lost_keys: flags.replace_lost_keys,
     }
+}
+
+/// `local_intermediate` and how long it lives.
+fn local_intermediate(server: &Block<'_>) -> Option<Duration> {
+    const SHORTEST: Duration = Duration::from_secs(5 * 60);
+    const LONGEST: Duration = Duration::from_secs(24 * 3600);
+    let is_wanted = server.flag("local_intermediate");
+    let ttl = lifetime(server, "local_intermediate_ttl");
+    if let Some(ttl) = ttl.filter(|ttl| !(SHORTEST..=LONGEST).contains(ttl)) {
+        let found = signet_config::format_duration(ttl);
+        server.error("local_intermediate_ttl", format_args!("found {found}, expected 5m to 24h"));
+    }
+    if ttl.is_some() && !is_wanted {
+        server.warn("local_intermediate_ttl", "is of no use without local_intermediate = true");
+    }
+    is_wanted.then(|| ttl.unwrap_or(Duration::from_secs(3600)))
 }
 
 /// A duration of which 0 counts as not set.
