@@ -100,7 +100,7 @@ impl Agent {
     fn write_config(&self) {
         let o = &self.options;
         let bootstrap = o.bundle.as_ref().map_or_else(
-            || match o.agent.contains("trust_bundle_url") {
+            || match o.agent.contains("trust_bundle_") {
                 true => String::new(),
                 false => "insecure_bootstrap = true".to_owned(),
             },

@@ -202,3 +202,28 @@ fn an_agent_that_must_always_be_able_to_begin_anew_does_not_start_with_a_token()
     let insecure = Agent::prepare_in(&dir, "insecure", options);
     e2e::cli::run(&mut insecure.command(), "").exits(64).says("insecure_bootstrap");
 }
+
+#[test]
+fn the_first_bundle_comes_from_the_workload_api_of_another_agent() {
+    let server = Server::start(ServerOptions::default());
+    let bundle = Some(server.bundle_file());
+    let first = AgentOptions {
+        port: server.port(),
+        bundle,
+        token: Some(server.token("/first")),
+        ..AgentOptions::default()
+    };
+    let first = Agent::start_in(server.dir(), "first", first);
+    let socket = first.socket();
+    let source = format!("trust_bundle_spiffe_workload_api = \"unix://{}\"", socket.display());
+    // Whoever has no identity gets no bundle; the agent waits until it has one.
+    let mut second = Agent::prepare_in(server.dir(), "second", joining(&server, source, &[]));
+    second.launch();
+    eventually("the refusal is in the log", || {
+        let log = second.log();
+        log.contains("trust_bundle_spiffe_workload_api: no identity issued").then_some(())
+    });
+    server.register("/first", "/agent-below", &[&caller()], "");
+    second.ready();
+    assert_eq!(server.cli().json("agent count")["count"], 2);
+}

@@ -5,10 +5,16 @@
 use std::{os::unix::fs::MetadataExt as _, path::Path, time::Duration};
 
 use percent_encoding::utf8_percent_encode;
+use signet_api::{
+    connect, convert,
+    pb::workload::{X509BundlesRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient},
+    workload::SECURITY_HEADER,
+};
 use signet_base::chain;
 use signet_http::{HttpClient, HttpError, UNRESERVED, expect_success};
 use signet_identity::TrustDomain;
 use signet_pki::{files, jwks, x509};
+use tonic::{Request, metadata::MetadataValue};
 
 use crate::{
     config::{Bootstrap, BundleFormat},
@@ -37,6 +43,9 @@ pub enum BootstrapError {
     /// The URL could not be fetched.
     #[error("trust_bundle_url: {0}")]
     Fetch(String),
+    /// The Workload API could not be asked.
+    #[error("trust_bundle_spiffe_workload_api: {0}")]
+    WorkloadApi(String),
     /// The file could not be read.
     #[error("trust_bundle_path: {0}")]
     File(String),
@@ -77,6 +86,14 @@ pub async fn fetch_bundle(
                 .map_err(|error| BootstrapError::File(error.to_string()))??;
             parse(&bytes, *format, &query.trust_domain, &path.display().to_string()).map(Some)
         }
+        Bootstrap::WorkloadApi { socket } => {
+            let asked = tokio::time::timeout(FETCH_TIMEOUT, ask(socket, &query.trust_domain)).await;
+            asked
+                .unwrap_or_else(|_| {
+                    Err(BootstrapError::WorkloadApi(format!("no answer within {FETCH_TIMEOUT:?}")))
+                })
+                .map(Some)
+        }
         Bootstrap::Url { url, unix_socket, format } => {
             let mut builder = HttpClient::builder()
                 .timeout(FETCH_TIMEOUT)
@@ -93,6 +110,35 @@ pub async fn fetch_bundle(
             parse(&body, *format, &query.trust_domain, url).map(Some)
         }
     }
+}
+
+/// The bundle that another agent's Workload API has of this trust domain.
+async fn ask(socket: &Path, trust_domain: &TrustDomain) -> Result<Vec<Vec<u8>>, BootstrapError> {
+    let failed = |error: String| BootstrapError::WorkloadApi(error);
+    let channel = connect::unix(socket).await.map_err(|error| failed(chain(&error)))?;
+    let mut request = Request::new(X509BundlesRequest {});
+    request.metadata_mut().insert(SECURITY_HEADER, MetadataValue::from_static("true"));
+    let answers = SpiffeWorkloadApiClient::new(channel).fetch_x509_bundles(request).await;
+    let mut answers = answers.map_err(|status| failed(status.message().to_owned()))?.into_inner();
+    let answer = answers.message().await.map_err(|status| failed(status.message().to_owned()))?;
+    let mut bundles = answer.map(|answer| answer.bundles).unwrap_or_default();
+    // The standard names a trust domain by its ID; some write the name alone.
+    let bundle = bundles
+        .remove(&trust_domain.id_string())
+        .or_else(|| bundles.remove(trust_domain.as_str()))
+        .ok_or_else(|| failed(format!("it has no bundle of {trust_domain}")))?;
+    let from = socket.display().to_string();
+    let bad = |reason: String| BootstrapError::Content { from: from.clone(), reason };
+    let ders: Vec<Vec<u8>> = convert::split_der(&bundle)
+        .map_err(|error| bad(error.to_string()))?
+        .into_iter()
+        .map(<[u8]>::to_vec)
+        .collect();
+    if ders.is_empty() {
+        return Err(bad("no certificates found in trust bundle".to_owned()));
+    }
+    x509::parse_chain(&ders).map_err(|error| bad(error.to_string()))?;
+    Ok(ders)
 }
 
 /// Completes when a bundle file is there, or is another one than when this was called; never for

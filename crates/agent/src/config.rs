@@ -112,6 +112,11 @@ pub enum Bootstrap {
         /// `trust_bundle_format`.
         format: BundleFormat,
     },
+    /// `trust_bundle_spiffe_workload_api`: the Workload API of another agent.
+    WorkloadApi {
+        /// Its socket.
+        socket: PathBuf,
+    },
 }
 
 /// The form of the first trust bundle.

@@ -121,11 +121,16 @@ fn exactly_one_source_of_the_first_bundle_is_configured() {
         Bootstrap::Url { format: BundleFormat::Spiffe, unix_socket: None, .. }
     ));
     for (text, wanted) in [
-        ("", "trust_bundle_path, trust_bundle_url or insecure_bootstrap must be configured"),
+        ("", "or insecure_bootstrap must be configured"),
         ("insecure_bootstrap = true trust_bundle_path = \"b\"", "only one of"),
         ("insecure_bootstrap = true trust_bundle_url = \"https://b\"", "only one of"),
         ("trust_bundle_path = \"b\" trust_bundle_url = \"https://b\"", "only one of"),
-        ("trust_bundle_spiffe_workload_api = \"unix:///x\"", "does not come from another"),
+        ("trust_bundle_spiffe_workload_api = \"tcp://1.2.3.4:5\"", "expected unix:///path"),
+        ("trust_bundle_spiffe_workload_api = \"unix:x\"", "expected unix:///path"),
+        (
+            "trust_bundle_spiffe_workload_api = \"unix:///x\" trust_bundle_path = \"b\"",
+            "only one of",
+        ),
         ("trust_bundle_url = \"http://b\"", "starts with https://"),
         (
             "trust_bundle_url = \"https://b\" trust_bundle_unix_socket = \"/s\"",
@@ -290,7 +295,6 @@ fn plugins_become_typed_values_or_are_refused() {
         ("NodeAttestor x509pop {}", "private_key_path must be configured"),
         ("NodeAttestor k8s_psat {}", "cluster must be configured"),
         ("NodeAttestor sshpop {}", "is not in this release"),
-        ("WorkloadAttestor slurm {}", "is not in this release; use unix"),
         ("WorkloadAttestor windows {}", "belongs to Windows"),
         ("WorkloadAttestor x {}", "unknown workload attestor"),
         ("SVIDStore gcp_secretmanager {}", "this SVID store is not in this release"),

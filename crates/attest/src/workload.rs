@@ -6,6 +6,7 @@
 pub mod container;
 pub mod docker;
 pub mod k8s;
+pub mod slurm;
 pub mod systemd;
 pub mod unix;
 

@@ -16,12 +16,7 @@ pub(super) fn bootstrap(agent: &Block<'_>, flags: &RunFlags) -> Option<Bootstrap
     let path = path_over(flags.trust_bundle.as_ref(), agent, "trust_bundle_path");
     let url = text_over(flags.trust_bundle_url.as_ref(), agent, "trust_bundle_url");
     let unix_socket = agent.path("trust_bundle_unix_socket");
-    let from_workload_api = agent.text("trust_bundle_spiffe_workload_api").is_some();
-    agent.refuse(
-        "trust_bundle_spiffe_workload_api",
-        "the first bundle does not come from another Workload API in this release; use \
-         trust_bundle_path or trust_bundle_url",
-    );
+    let workload_api = agent.text("trust_bundle_spiffe_workload_api");
     let format = text_over(flags.trust_bundle_format.as_ref(), agent, "trust_bundle_format");
     let format = match format.as_deref() {
         None | Some("pem") => BundleFormat::Pem,
@@ -35,19 +30,28 @@ pub(super) fn bootstrap(agent: &Block<'_>, flags: &RunFlags) -> Option<Bootstrap
     if unix_socket.is_some() && url.is_none() {
         agent.error("trust_bundle_unix_socket", "it needs a trust_bundle_url as well");
     }
-    match (insecure, path, url, from_workload_api) {
-        (true, None, None, false) => Some(Bootstrap::Insecure),
-        (false, Some(path), None, false) => Some(Bootstrap::Path { path, format }),
-        (false, None, Some(url), false) => {
+    match (insecure, path, url, workload_api) {
+        (true, None, None, None) => Some(Bootstrap::Insecure),
+        (false, Some(path), None, None) => Some(Bootstrap::Path { path, format }),
+        (false, None, Some(url), None) => {
             check_url(agent, &url, unix_socket.is_some());
             Some(Bootstrap::Url { url, unix_socket, format })
         }
-        (false, None, None, false) => {
-            agent.missing("trust_bundle_path, trust_bundle_url or insecure_bootstrap");
+        (false, None, None, Some(endpoint)) => {
+            let socket = endpoint_socket(&endpoint);
+            if socket.is_none() {
+                let message = format!("found {endpoint:?}, expected unix:///path/to/socket");
+                agent.error("trust_bundle_spiffe_workload_api", message);
+            }
+            socket.map(|socket| Bootstrap::WorkloadApi { socket })
+        }
+        (false, None, None, None) => {
+            agent.missing(
+                "trust_bundle_path, trust_bundle_url, trust_bundle_spiffe_workload_api or \
+                 insecure_bootstrap",
+            );
             None
         }
-        // Refused above.
-        (false, None, None, true) => None,
         _ => {
             agent.context().error(
                 agent.pos(),
@@ -57,6 +61,13 @@ pub(super) fn bootstrap(agent: &Block<'_>, flags: &RunFlags) -> Option<Bootstrap
             None
         }
     }
+}
+
+/// The socket of a Workload API's address, `unix:///path` or `unix:/path` (SPIFFE Workload Endpoint,
+/// section 4). Others are reached without knowing who answers.
+fn endpoint_socket(endpoint: &str) -> Option<PathBuf> {
+    let path = endpoint.strip_prefix("unix://").or_else(|| endpoint.strip_prefix("unix:"))?;
+    path.starts_with('/').then(|| PathBuf::from(path))
 }
 
 fn check_url(agent: &Block<'_>, url: &str, over_socket: bool) {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use signet_attest::workload::{
     WorkloadAttestor as WorkloadAttestorPort, WorkloadAttestors,
     docker::{DockerAttestor, DockerConfig},
+    slurm::SlurmAttestor,
     systemd::SystemdAttestor,
     unix::{UnixAttestor as UnixAttestorPort, UnixConfig},
 };
@@ -32,13 +33,11 @@ pub(super) const KIND: Kind<WorkloadAttestor> = Kind {
     plugins: &[
         ("docker", docker::decode),
         ("k8s", k8s::decode),
+        ("slurm", slurm),
         ("systemd", systemd),
         ("unix", unix),
     ],
-    absent: &[
-        (&["slurm"], "use unix, and run each job as a user of its own"),
-        (&["windows"], "it belongs to Windows; use unix or systemd"),
-    ],
+    absent: &[(&["windows"], "it belongs to Windows; use unix or systemd")],
 };
 
 /// How workloads are told apart.
@@ -48,6 +47,8 @@ pub enum WorkloadAttestor {
     Docker(DockerConfig),
     /// `k8s`.
     K8s(K8sAttestor),
+    /// `slurm`.
+    Slurm,
     /// `systemd`.
     Systemd,
     /// `unix`.
@@ -62,6 +63,10 @@ pub struct UnixAttestor {
     /// `workload_size_limit` in bytes: an executable larger than this is an error; 0 is no limit;
     /// below 0 the `sha256` selector is never made. Unset, one of more than 512 MiB has none.
     pub workload_size_limit: Option<i64>,
+}
+
+fn slurm(_: &Block<'_>) -> Option<WorkloadAttestor> {
+    Some(WorkloadAttestor::Slurm)
 }
 
 fn systemd(_: &Block<'_>) -> Option<WorkloadAttestor> {
@@ -90,6 +95,7 @@ pub(crate) fn open(
             deadline = deadline.max(ATTEST_TIMEOUT + patience);
             Box::new(attestor)
         }
+        WorkloadAttestor::Slurm => Box::new(SlurmAttestor),
         WorkloadAttestor::Systemd => Box::new(SystemdAttestor::new()),
         WorkloadAttestor::Unix(settings) => Box::new(UnixAttestorPort::new(UnixConfig {
             discover_workload_path: settings.discover_workload_path,
