@@ -44,6 +44,8 @@ mod deploy;
 mod disk;
 #[path = "tests/envoy.rs"]
 mod envoy;
+#[path = "tests/examples.rs"]
+mod examples;
 #[path = "tests/federation.rs"]
 mod federation;
 #[path = "tests/files.rs"]
@@ -52,6 +54,8 @@ mod files;
 mod fleet;
 #[path = "tests/grpc.rs"]
 mod grpc;
+#[path = "tests/helper.rs"]
+mod helper;
 #[path = "tests/migrate.rs"]
 mod migrate;
 #[path = "tests/nested.rs"]

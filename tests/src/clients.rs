@@ -37,6 +37,14 @@ impl Client {
         build::prepare(self)
     }
 
+    /// The words that start it; the first is its program.
+    ///
+    /// # Errors
+    /// Says which tool this machine lacks.
+    pub fn words(self) -> Result<Vec<String>, String> {
+        build::prepare_words(self)
+    }
+
     /// One of its commands, on the Workload API socket given.
     ///
     /// # Panics

@@ -20,6 +20,7 @@ pub mod clients;
 pub mod csi;
 pub mod dir;
 pub mod envoy;
+pub mod helper;
 pub mod kubernetes;
 pub mod node;
 pub mod process;

@@ -1,6 +1,6 @@
 //! `cargo xtask demo`: one machine, one server, one agent, one workload: this very program's child.
 
-mod programs;
+pub(crate) mod programs;
 mod zero_trust;
 
 use std::{
@@ -17,7 +17,7 @@ use programs::Programs;
 
 pub(crate) use zero_trust::run as zero_trust;
 
-const TRUST_DOMAIN: &str = "demo.test";
+pub(crate) const TRUST_DOMAIN: &str = "demo.test";
 /// The `iss` of the demo's JWT-SVIDs.
 const ISSUER: &str = "https://oidc.demo.test";
 /// Seconds; short, so that the rotation comes soon.

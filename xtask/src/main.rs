@@ -2,6 +2,7 @@
 
 mod bench;
 mod demo;
+mod example;
 mod fleet;
 mod package;
 mod release;
@@ -34,6 +35,8 @@ enum Command {
     },
     /// Simulate thousands of agents against the server; arguments after -- are the simulator's
     Fleet(fleet::Options),
+    /// Run an example of docs/examples against the demo's server and agent
+    Example(example::Options),
     /// Make .deb, .rpm and OCI images of built programs
     Package(package::Options),
     /// Test, build, package and compare what is released
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
         Command::Demo { part: DemoPart::Identity } => demo::run(),
         Command::Demo { part: DemoPart::ZeroTrust } => demo::zero_trust(),
         Command::Fleet(options) => fleet::run_all(&options),
+        Command::Example(options) => example::run(&options),
         Command::Package(options) => package::run_all(&options),
         Command::Release(options) => release::run_all(&options),
         Command::Test(options) => test::run(&options),

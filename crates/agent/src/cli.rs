@@ -88,6 +88,8 @@ enum Command {
     Explain(explain::Flags),
     /// Ask whether the agent can serve
     Healthcheck(admin::HealthFlags),
+    /// Keep identities in files, in the place of spiffe-helper
+    Helper(signet_helper::Flags),
     /// Read and set the log level of a running agent
     #[command(subcommand)]
     Logger(admin::LoggerCommand),
@@ -152,6 +154,7 @@ pub fn main(run: impl FnOnce(Program, &RunFlags) -> ExitCode) -> ExitCode {
     };
     match cli.command {
         Command::Csi(flags) => return csi::run::run(&flags),
+        Command::Helper(flags) => return signet_helper::run(&flags),
         Command::Run(flags) => return run(program, &flags),
         _ => {}
     }
@@ -211,6 +214,7 @@ async fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> Result<(), C
         Command::Debug(DebugCommand::Getinfo(flags)) => admin::getinfo(&flags, terminal).await,
         Command::Explain(flags) => explain::explain(&flags, terminal).await,
         Command::Healthcheck(flags) => admin::healthcheck(&flags, terminal).await,
+        Command::Helper(_) => Err(CliError::Usage("the helper is already running".to_owned())),
         Command::Logger(command) => admin::logger(&command, terminal).await,
         Command::Manual => {
             let page = manual::page(&Cli::command(), terminal.program.agent_name());
@@ -291,6 +295,7 @@ mod tests {
             "a explain -pid 1",
             "a explain -selector unix:uid:0 -selector unix:gid:0",
             "a completion bash",
+            "a helper -config f -daemon-mode=false",
             "a sds list -authorityID 01ab -output json -socketPath s",
             "a csi -workload-api-socket-dir /w -csi-socket-path=/c -node-id n -plugin-name p",
             "a csi -csi-socket-path /c -probe",

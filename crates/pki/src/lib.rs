@@ -13,6 +13,7 @@ pub mod jwt;
 pub mod key;
 pub mod key_manager;
 pub mod pem;
+pub mod pkcs12;
 pub mod pop;
 pub mod ports;
 pub mod random;

@@ -32,7 +32,7 @@ impl Programs {
     pub fn new(bin: PathBuf) -> anyhow::Result<Self> {
         let dir = PathBuf::from(format!("/tmp/signet-demo-{}", std::process::id()));
         // It must be new: others may write to /tmp, too.
-        let own = DirBuilder::new().mode(0o700).create(&dir);
+        let own = DirBuilder::new().mode(0o755).create(&dir);
         own.with_context(|| format!("making {}", dir.display()))?;
         for sub in ["server", "agent", "pub", "adm"] {
             fs::create_dir(dir.join(sub)).with_context(|| format!("making {}", dir.display()))?;
@@ -88,6 +88,7 @@ plugins {
     }
     KeyManager "disk" { plugin_data { keys_path = "DIR/server/keys.json" } }
     NodeAttestor "join_token" { plugin_data {} }
+    CredentialComposer "uniqueid" { plugin_data {} }
 }
 "#,
         )?;

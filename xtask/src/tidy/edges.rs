@@ -14,7 +14,7 @@ use crate::run::{metadata, root};
 /// Who may depend on what, besides tests. What is not named here is open to all.
 const FENCES: &[(&str, &[&str])] = &[
     ("aws-lc-rs", &["pki"]),
-    ("axum", &["controller", "daemon", "oidc", "server"]),
+    ("axum", &["controller", "daemon", "oidc", "server", "helper"]),
     ("jsonwebtoken", &["pki"]),
     ("prometheus-client", &["daemon"]),
     ("prost", &["api", "server", "agent"]),
@@ -22,7 +22,10 @@ const FENCES: &[(&str, &[&str])] = &[
     ("rcgen", &["pki"]),
     ("rustls-webpki", &["pki"]),
     ("sqlx", &["store"]),
-    ("tonic", &["agent", "api", "broker", "controller", "fleet", "nested", "oidc", "server"]),
+    (
+        "tonic",
+        &["agent", "api", "broker", "controller", "fleet", "helper", "nested", "oidc", "server"],
+    ),
     ("tonic-prost", &["api"]),
     ("tracing-subscriber", &["daemon"]),
     ("x509-parser", &["pki"]),
