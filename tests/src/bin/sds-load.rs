@@ -131,7 +131,7 @@ async fn stream(
         let answer = DiscoveryResponse::decode(&*answer)?;
         requests.send(request(false, &answer.version_info, &answer.nonce)).await?;
         let count = received.fetch_add(1, Ordering::Relaxed) + 1;
-        if count % all == 0 {
+        if count.is_multiple_of(all) {
             println!("{{\"received\": {count}}}");
         }
     }
