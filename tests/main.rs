@@ -20,6 +20,8 @@ mod bad_input;
 mod bootstrap;
 #[path = "tests/broker.rs"]
 mod broker;
+#[path = "tests/broker_api.rs"]
+mod broker_api;
 #[path = "tests/bundle_events.rs"]
 mod bundle_events;
 #[path = "tests/cli_agent.rs"]

@@ -10,7 +10,7 @@ use std::{
 use protox::prost::Message as _;
 
 /// Messages with keys or tokens in them: `src/redacted.rs` writes their `Debug` by hand.
-const SECRETS: [&str; 15] = [
+const SECRETS: [&str; 17] = [
     ".JWTSVID",
     ".ValidateJWTSVIDRequest",
     ".WITSVID",
@@ -20,6 +20,8 @@ const SECRETS: [&str; 15] = [
     ".envoy.config.core.v3.DataSource",
     ".envoy.service.discovery.v3.DiscoveryResponse",
     ".envoy.service.discovery.v3.Resource",
+    ".spiffe.broker.JWTSVID",
+    ".spiffe.broker.X509SVID",
     ".spire.api.agent.delegatedidentity.v1.X509SVIDWithKey",
     ".spire.api.server.agent.v1.CreateJoinTokenRequest",
     ".spire.api.types.AttestationData",

@@ -43,6 +43,7 @@ use crate::{
     serve::{
         ADMIN, PUBLIC, SOCKET_DIR_MODE, Sockets,
         admin::AdminContext,
+        broker::{self, Broker},
         sds::{Peers, Sds},
         until_unused,
         workload_api::{Handler, WorkloadApiSettings},
@@ -170,7 +171,12 @@ impl App {
         log: Option<LogHandle>,
     ) -> Result<Self, BuildError> {
         // The sockets are opened late; what is in their way is found before anything is made.
-        for (path, options) in [(&config.socket_path, PUBLIC), (&config.admin_socket_path, ADMIN)] {
+        let broker = config.broker.as_ref().map(|broker| broker.socket_path.clone());
+        for (path, options) in [
+            (&config.socket_path, PUBLIC),
+            (&config.admin_socket_path, ADMIN),
+            (&broker, broker::MODES),
+        ] {
             if let Some(path) = path {
                 check_unix_path(path, options)?;
             }
@@ -179,7 +185,8 @@ impl App {
         make_dir(&config.data_dir)?;
         let lock = data_dir::lock(&config.data_dir).await?;
         if !config.take_over_sockets {
-            for path in [&config.socket_path, &config.admin_socket_path].into_iter().flatten() {
+            let sockets = [&config.socket_path, &config.admin_socket_path, &broker];
+            for path in sockets.into_iter().flatten() {
                 until_unused(path, data_dir::LOCK_PATIENCE).await.map_err(BuildError::socket)?;
             }
         }
@@ -303,6 +310,7 @@ impl App {
             started: self.started,
             stop: tasks.token().clone(),
         };
+        let (attestor, jwt) = (Arc::clone(&self.attestor), Arc::clone(&self.jwt));
         let sds = (!self.config.disable_sds_api).then(|| {
             Sds::new(
                 (self.config.sds, self.config.experimental.ratelimit),
@@ -329,12 +337,26 @@ impl App {
                 tasks.token().clone(),
             )
         });
+        let broker = self.config.broker.map(|settings| {
+            let path = settings.socket_path.clone();
+            let broker = Broker::new(
+                settings,
+                view.clone(),
+                Arc::clone(&attestor),
+                Arc::clone(&jwt),
+                Audit::new(self.config.audit_log_enabled),
+                self.proc_root.clone(),
+                tasks.token().clone(),
+            );
+            (path, broker, self.config.experimental.require_pq_kem)
+        });
         let sockets = Sockets {
             public: self.config.socket_path,
             admin: self.config.admin_socket_path,
             take_over: self.config.take_over_sockets,
             handler,
             sds,
+            broker,
             context: admin,
             health: self.health,
             metrics: self.metrics,

@@ -18,6 +18,9 @@ pub const WORKLOAD_API: &str = "SpiffeWorkloadAPI";
 /// The Delegated Identity API, as events name it.
 pub const DELEGATED_IDENTITY: &str = "delegatedidentity.v1.DelegatedIdentity";
 
+/// The Broker API, as events name it.
+pub const BROKER: &str = "spiffe.broker.API";
+
 /// Where events go, if anywhere. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Audit {
@@ -33,7 +36,9 @@ pub struct Call {
     pub method: &'static str,
     /// Who called. The agent's own calls (its health check) make no events.
     pub caller: Caller,
-    /// The process on whose behalf a delegate asks by pid.
+    /// The broker that called, by the SPIFFE ID that it proved.
+    pub broker: Option<SpiffeId>,
+    /// The process on whose behalf a delegate or broker asks by pid.
     pub subject_pid: Option<i32>,
     /// The same in all events of this call.
     pub request_id: Arc<str>,
@@ -43,7 +48,7 @@ impl Call {
     /// A call of `service`.
     pub fn new(service: &'static str, method: &'static str, caller: Caller) -> Self {
         let request_id = uuid::Uuid::new_v4().to_string().into();
-        Self { service, method, caller, subject_pid: None, request_id }
+        Self { service, method, caller, broker: None, subject_pid: None, request_id }
     }
 
     /// Named as the caller names it (`x-request-id`), if that is a UUID: only for callers that the
@@ -70,6 +75,7 @@ impl Call {
     fn event(&self) -> AuditEvent {
         let peer = self.caller.peer().ok();
         let caller = signet_audit::Caller {
+            id: self.broker.clone(),
             pid: Some(self.caller.pid()),
             uid: peer.map(signet_attest::peer::PinnedPeer::uid),
             gid: peer.map(signet_attest::peer::PinnedPeer::gid),

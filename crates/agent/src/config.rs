@@ -4,6 +4,7 @@
 //! I/O happens besides reading the files it names as configuration.
 
 mod bootstrap;
+mod broker;
 mod csi;
 mod flags;
 mod load;
@@ -17,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::{csi::CsiSettings, plugins::Plugins};
 
+pub use broker::{BrokerRights, BrokerSettings, PID_REFERENCE};
 pub use flags::{CsiFlags, RunFlags};
 
 /// Everything `signet-agent run` was told.
@@ -78,6 +80,8 @@ pub struct Config {
     pub audit_log_enabled: bool,
     /// `log_selectors`: prefixes of workload selectors that may be written to the log.
     pub log_selectors: Vec<String>,
+    /// `experimental { broker {} }`: the SPIFFE Broker Endpoint; off without.
+    pub broker: Option<BrokerSettings>,
     /// `experimental`.
     pub experimental: Experimental,
     /// `plugins`.

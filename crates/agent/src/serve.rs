@@ -1,6 +1,7 @@
 //! The ways of serving: what answers on the agent's sockets, side by side.
 
 pub mod admin;
+pub mod broker;
 pub mod endpoint;
 pub mod sds;
 pub mod workload_api;
@@ -20,6 +21,7 @@ use tonic::service::Routes;
 
 use self::{
     admin::{AdminApi, AdminContext},
+    broker::Broker,
     sds::Sds,
     workload_api::{Handler, PublicApi},
 };
@@ -48,6 +50,8 @@ pub struct Sockets {
     pub(crate) take_over: bool,
     pub(crate) handler: Option<Arc<Handler>>,
     pub(crate) sds: Option<Arc<Sds>>,
+    /// The Broker Endpoint's socket, its service, and whether TLS must be post-quantum.
+    pub(crate) broker: Option<(PathBuf, Broker, bool)>,
     pub(crate) context: AdminContext,
     pub(crate) health: AgentHealth,
     pub(crate) metrics: AgentMetrics,
@@ -93,6 +97,19 @@ impl Sockets {
                 );
             };
             tasks.spawn("admin_socket", stay(socket, ADMIN, stop.clone(), serve));
+        }
+        if let Some((path, broker, require_pq_kem)) = self.broker {
+            let options = UnixOptions { take_over: self.take_over, ..broker::MODES };
+            let socket = bind_unix(&path, options).await?;
+            tracing::info!(
+                network = "unix",
+                address = %path.display(),
+                "Starting SPIFFE Broker Endpoint"
+            );
+            if let Err(error) = broker::serve(socket, broker, status.clone(), require_pq_kem, tasks)
+            {
+                tracing::error!(error = %chain(&error), "The Broker Endpoint cannot be served");
+            }
         }
         let Some(path) = &self.public else { return Ok(()) };
         match stop.run_until_cancelled(status.wait_for(|status| status.serving)).await {

@@ -166,7 +166,18 @@ fn wrong_values_are_refused_with_their_place() {
         ("admin_socket_path = \"/run/signet-agent/public/a.sock\"", "it cannot lie in or below"),
         ("admin_socket_path = \"/run/signet-agent/x/../public/d/a.sock\"", "it cannot lie in"),
         ("experimental { jwt_svid_cache_hit_timeout = \"30s\" }", "at least 5s and less than 30s"),
-        ("experimental { broker { socket_path = \"/b\" } }", "the Broker API is not in this"),
+        ("experimental { broker { socket_path = \"/b/s\" } }", "at least one broker is expected"),
+        ("experimental { broker { bind_address = \"x:1\" } }", "by socket_path alone"),
+        (
+            "experimental { broker { socket_path = \"/b/s\" brokers = [ {
+                 id = \"spiffe://td/b\" allowed_reference_types = [ { type_url =
+                 \"type.googleapis.com/spiffe.broker.KubernetesObjectReference\" } ] } ] } }",
+            "by process ID alone",
+        ),
+        (
+            "experimental { broker { socket_path = \"/b/s\" brokers = [ { id = \"x\" } ] } }",
+            "at least one reference type is expected",
+        ),
         ("experimental { named_pipe_name = \"x\" }", "named pipes belong to Windows"),
         ("experimental { ratelimit { fetch_secrets = -1 } }", "-1 is out of range"),
         ("sds { x = 1 }", "unknown key \"x\" in sds {}"),

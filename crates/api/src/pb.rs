@@ -19,6 +19,11 @@ pub mod workload {
     tonic::include_proto!("_");
 }
 
+/// The SPIFFE Broker API.
+pub mod broker {
+    tonic::include_proto!("spiffe.broker");
+}
+
 /// The Container Storage Interface, as far as the agent's driver serves it.
 pub mod csi {
     pub mod v1 {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::pb::{
+    broker,
     csi::v1::NodePublishVolumeRequest,
     envoy::{
         config::core::v3::DataSource,
@@ -39,6 +40,8 @@ macro_rules! redact {
 }
 
 redact! {
+    broker::X509svid, "broker.X509SVID" { spiffe_id, x509_svid, bundle, hint } hides "x509_svid_key";
+    broker::Jwtsvid, "broker.JWTSVID" { spiffe_id, hint } hides "svid";
     LoginResponse, "LoginResponse" { lifetime, url } hides "code";
     workload::X509svid, "X509SVID" { spiffe_id, x509_svid, bundle, hint } hides "x509_svid_key";
     workload::Jwtsvid, "JWTSVID" { spiffe_id, hint } hides "svid";

@@ -15,6 +15,7 @@ var commands = map[string]func(context.Context, []string) error{
 	"x509":             fetchX509,
 	"watch":            watchX509,
 	"anchors":          judgeAnchors,
+	"broker":           askBroker,
 	"bundles":          fetchBundles,
 	"jwt":              fetchJWT,
 	"validate":         validateJWT,

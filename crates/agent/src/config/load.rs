@@ -14,8 +14,8 @@ use signet_identity::{SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 
 use super::{
-    Config, Experimental, RunFlags, SdsSettings, SvidCache, UnknownNames, WorkloadRateLimits,
-    bootstrap, csi,
+    BrokerSettings, Config, Experimental, RunFlags, SdsSettings, SvidCache, UnknownNames,
+    WorkloadRateLimits, bootstrap, broker, csi,
 };
 use crate::plugins::{Plugins, key_manager::KeyManager};
 
@@ -100,7 +100,6 @@ fn decode(
     let svid_cache = svid_cache(&agent, key_manager, &data_dir);
     let authorized_delegates = delegates(&agent, trust_domain.as_ref());
     let sds = sds(&agent);
-    let experimental = experimental(&agent);
     for key in ["profiling_enabled", "profiling_port", "profiling_freq", "profiling_names"] {
         agent.refuse(key, NO_PROFILER);
     }
@@ -117,6 +116,7 @@ fn decode(
     let audit_log_enabled = agent.flag("audit_log_enabled");
     let take_over_sockets = agent.flag("take_over_sockets");
     let (socket_path, admin_socket_path) = sockets.unwrap_or_default();
+    let (experimental, broker) = experimental(&agent, socket_path.as_deref());
     let private = csi::Private {
         socket_path: socket_path.as_deref(),
         admin_socket_path: admin_socket_path.as_deref(),
@@ -155,6 +155,7 @@ fn decode(
         log_selectors,
         audit_log_enabled,
         take_over_sockets,
+        broker,
         experimental,
         plugins: plugins?,
         telemetry,
@@ -300,11 +301,15 @@ fn sds(agent: &Block<'_>) -> SdsSettings {
     settings
 }
 
-fn experimental(agent: &Block<'_>) -> Experimental {
+fn experimental(
+    agent: &Block<'_>,
+    public: Option<&Path>,
+) -> (Experimental, Option<BrokerSettings>) {
     let mut settings = Experimental::default();
     let Some(block) = agent.block("experimental") else {
-        return settings;
+        return (settings, None);
     };
+    let broker = broker::broker(&block, public);
     if let Some(interval) = block.duration("sync_interval").filter(|time| !time.is_zero()) {
         settings.sync_interval = interval;
     }
@@ -321,11 +326,6 @@ fn experimental(agent: &Block<'_>) -> Experimental {
         settings.ratelimit = rate_limits(&limits);
         limits.finish();
     }
-    block.refuse(
-        "broker",
-        "the Broker API is not in this release; use authorized_delegates and the Delegated \
-         Identity API on admin_socket_path",
-    );
     for flag in block.texts("feature_flags") {
         match flag.as_str() {
             "wit-svid" => block.error(
@@ -340,7 +340,7 @@ fn experimental(agent: &Block<'_>) -> Experimental {
         block.refuse(key, PIPES);
     }
     block.finish();
-    settings
+    (settings, broker)
 }
 
 fn rate_limits(block: &Block<'_>) -> WorkloadRateLimits {
