@@ -14,7 +14,7 @@ use crate::run::{metadata, root};
 /// Who may depend on what, besides tests. What is not named here is open to all.
 const FENCES: &[(&str, &[&str])] = &[
     ("aws-lc-rs", &["pki"]),
-    ("axum", &["controller", "daemon", "oidc", "server", "helper"]),
+    ("axum", &["controller", "daemon", "helper", "oidc", "server"]),
     ("jsonwebtoken", &["pki"]),
     ("prometheus-client", &["daemon"]),
     ("prost", &["api", "server", "agent"]),
