@@ -26,6 +26,8 @@ pub(crate) struct Program {
     pub(crate) name: &'static str,
     /// Its description below `deploy/packages`, if it is for machines with a package manager.
     package: Option<&'static str>,
+    /// Whether it prints its manual page and completion scripts.
+    has_texts: bool,
     /// The user, working directory and entry point of its image, if it has one.
     image: Option<image::Settings>,
 }
@@ -35,6 +37,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     Program {
         name: "signet-server",
         package: Some("server.yaml"),
+        has_texts: true,
         image: Some(image::Settings {
             user: "65532:65532",
             directory: "/opt/spire",
@@ -44,6 +47,7 @@ pub(crate) const PROGRAMS: &[Program] = &[
     Program {
         name: "signet-agent",
         package: Some("agent.yaml"),
+        has_texts: true,
         image: Some(image::Settings {
             // The directories of a node that it uses belong to root.
             user: "0:0",
@@ -54,10 +58,41 @@ pub(crate) const PROGRAMS: &[Program] = &[
     Program {
         name: "signet-controller",
         package: None,
+        has_texts: true,
         image: Some(image::Settings {
             user: "65532:65532",
             directory: "/",
             entry_point: &["/usr/bin/signet-controller"],
+        }),
+    },
+    Program {
+        name: "signet-broker",
+        package: Some("broker.yaml"),
+        has_texts: true,
+        image: Some(image::Settings {
+            user: "65532:65532",
+            directory: "/",
+            entry_point: &["/usr/bin/signet-broker", "run"],
+        }),
+    },
+    Program {
+        name: "signet-oidc",
+        package: Some("oidc.yaml"),
+        has_texts: true,
+        image: Some(image::Settings {
+            user: "65532:65532",
+            directory: "/",
+            entry_point: &["/usr/bin/signet-oidc"],
+        }),
+    },
+    Program {
+        name: "signet-helper",
+        package: Some("helper.yaml"),
+        has_texts: false,
+        image: Some(image::Settings {
+            user: "65532:65532",
+            directory: "/",
+            entry_point: &["/usr/bin/signet-helper"],
         }),
     },
 ];
@@ -168,7 +203,9 @@ impl Making {
         fs::write(self.out.join(&name), &bill).with_context(|| name.clone())?;
         fs::write(self.stage.join(format!("{}.cdx.json", program.name)), &bill)?;
         if let Some(description) = program.package {
-            self.texts(program.name)?;
+            if program.has_texts {
+                self.texts(program.name)?;
+            }
             for format in ["deb", "rpm"] {
                 self.nfpm(program.name, description, format)?;
             }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use signet_daemon::cli::{
     EXIT_DONE, EXIT_FAILED, EXIT_USAGE,
     completion::{self, Shell},
-    parse,
+    manual, parse,
 };
 use signet_identity::SpiffeId;
 
@@ -42,6 +42,9 @@ enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Print the manual page, for packages
+    #[command(hide = true)]
+    Manual,
     /// Check a policy, or ask it
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -93,6 +96,10 @@ pub fn main() -> ExitCode {
         Command::Bootstrap(flags) => bootstrap::main(NAME, &flags).into(),
         Command::Completion { shell } => {
             print!("{}", completion::script(shell, &Cli::command(), NAME));
+            EXIT_DONE.into()
+        }
+        Command::Manual => {
+            print!("{}", manual::page(&Cli::command(), NAME));
             EXIT_DONE.into()
         }
         Command::Policy(PolicyCommand::Check { policy }) => match Policy::load(&policy) {

@@ -15,7 +15,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use signet_daemon::cli::{
     EXIT_DONE, EXIT_FAILED, EXIT_USAGE,
     completion::{self, Shell},
-    parse,
+    manual, parse,
 };
 
 use crate::{
@@ -56,6 +56,9 @@ enum Command {
         /// The shell
         shell: Shell,
     },
+    /// Print the manual page, for packages
+    #[command(hide = true)]
+    Manual,
     /// Run the provider; the same as no command
     Run(Box<RunFlags>),
     /// Check a configuration file, and do nothing else
@@ -82,15 +85,19 @@ pub fn main() -> ExitCode {
             validate(&flags, &mut io::stdout().lock(), &mut io::stderr()).into()
         }
         Some(Command::Completion { shell }) => {
-            let script = completion::script(shell, &Cli::command(), name);
-            match io::stdout().lock().write_all(script.as_bytes()) {
-                Ok(()) => EXIT_DONE,
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_DONE,
-                Err(_) => EXIT_FAILED,
-            }
-            .into()
+            print(&completion::script(shell, &Cli::command(), name))
         }
+        Some(Command::Manual) => print(&manual::page(&Cli::command(), name)),
     }
+}
+
+fn print(text: &str) -> ExitCode {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => EXIT_DONE,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_DONE,
+        Err(_) => EXIT_FAILED,
+    }
+    .into()
 }
 
 fn validate(flags: &RunFlags, out: &mut dyn Write, err: &mut dyn Write) -> u8 {

@@ -5,14 +5,14 @@ use std::path::PathBuf;
 use signet_config::Block;
 
 /// The port unless `port` says otherwise.
-const PORT: u16 = 8444;
+const PORT: u16 = 8445;
 
 /// The web console's settings; it is off without the block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConsoleSettings {
     /// `address`, default `127.0.0.1`: where it listens.
     pub address: String,
-    /// `port`, default 8444.
+    /// `port`, default 8445.
     pub port: u16,
     /// `cert_file_path` and `key_file_path`: its certificate for browsers; the server's own SVID
     /// unless set, which browsers warn of.
