@@ -92,6 +92,14 @@ fn packages_made_twice_are_the_same_byte_for_byte_and_their_images_hold_the_prog
     assert_eq!(program, fs::read(bins::agent()).unwrap());
 }
 
+#[test]
+fn the_configuration_that_a_package_brings_is_accepted() {
+    let sample = bins::sources().join("../docs/samples/oidc.conf");
+    let mut command = Command::new(bins::find("signet-oidc"));
+    command.args(["validate", "-config"]).arg(sample);
+    cli::run(&mut command, "").ok().says("configuration is valid");
+}
+
 fn architecture() -> &'static str {
     if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }
 }

@@ -45,7 +45,10 @@ fn hadolint_has_nothing_to_say() {
 fn images_hold_one_program_and_no_shell() {
     let stages = stages();
     let names: BTreeSet<_> = stages.keys().map(String::as_str).collect();
-    assert_eq!(names, ["agent", "build", "controller", "csi", "server"].into());
+    assert_eq!(
+        names,
+        ["agent", "broker", "build", "controller", "csi", "helper", "oidc", "server"].into()
+    );
     for (name, stage) in stages.iter().filter(|(name, _)| *name != "build") {
         let words: Vec<_> = stage.iter().map(|(word, _)| word.as_str()).collect();
         assert_eq!(words, ["FROM", "COPY", "USER", "WORKDIR", "ENTRYPOINT"], "{name}");
