@@ -66,6 +66,23 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// A PostgreSQL database cannot be used.
+    #[error("opening the database {database}: {why}")]
+    Postgres {
+        /// Host and name.
+        database: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The database holds SPIRE's tables and none of ours.
+    #[error(
+        "the database {database} is SPIRE's: it was left untouched. Import it with \
+         `signet-server migrate -from-spire` first, which leaves SPIRE's tables as they are"
+    )]
+    SpirePostgres {
+        /// Host and name.
+        database: String,
+    },
     /// Anything else that SQLite reports.
     #[error("opening the database {path}")]
     Sqlite {
@@ -118,6 +135,15 @@ pub enum StoreError {
     ReadOnly {
         /// What was being done.
         doing: &'static str,
+    },
+    /// The database cannot be reached, or does not answer in time. The call may be repeated; if it
+    /// was one that writes, what it wrote is not stored, unless `why` says that this is unknown.
+    #[error("{doing}: the database is not available: {why}")]
+    Unavailable {
+        /// What was being done.
+        doing: &'static str,
+        /// What happened.
+        why: String,
     },
     /// Anything else that the database reports.
     #[error("{doing}")]

@@ -13,9 +13,12 @@ mod error;
 mod options;
 mod page;
 mod port;
+pub mod postgres;
+mod recent;
 pub mod spire;
 mod sqlite;
 mod store;
+mod terms;
 
 pub use error::{OpenError, StoreError};
 pub use options::StoreOptions;

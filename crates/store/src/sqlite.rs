@@ -7,7 +7,7 @@ pub(crate) mod fault;
 mod federation;
 pub(crate) mod feed;
 mod journal;
-mod json;
+pub(crate) mod json;
 mod listing;
 mod nodes;
 pub(crate) mod open;

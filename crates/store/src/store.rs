@@ -10,13 +10,11 @@ use signet_identity::{AttestedNode, Bundle, Entry, JwtAuthority, SpiffeId, Trust
 use tokio::sync::mpsc;
 
 use crate::{
-    DataStore, EntryFilter, OpenError, PageRequest, StoreError, StoreOptions, sqlite::SqliteStore,
+use crate::{
+    DataStore, EntryFilter, OpenError, PageRequest, StoreError, StoreOptions,
+    postgres::{PostgresOptions, PostgresStore},
+    sqlite::SqliteStore,
 };
-
-/// How many entries [`Store::read_entries`] reads at a time.
-const PAGE: u32 = 1000;
-/// And how many pages it reads before they are asked for.
-const PAGES_AHEAD: usize = 2;
 
 /// A registration store, whichever it is. Cheap to clone; all clones are the same store.
 ///
@@ -40,6 +38,14 @@ impl Store {
     /// [`OpenError`]; the file is then as it was.
     pub async fn open(options: StoreOptions) -> Result<Self, OpenError> {
         Ok(Self::new(Arc::new(SqliteStore::open(options).await?)))
+    }
+
+    /// Opens the PostgreSQL database and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the database is then as it was.
+    pub async fn open_postgres(options: PostgresOptions) -> Result<Self, OpenError> {
+        Ok(Self::new(Arc::new(PostgresStore::open(options).await?)))
     }
 
     /// A store of another kind.

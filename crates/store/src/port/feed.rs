@@ -1,6 +1,6 @@
 //! The change feed.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use signet_identity::{AttestedNode, Entry};
@@ -90,6 +90,12 @@ pub trait Feed: Send + Sync {
     /// Whether other processes may write to the same database. Then [`Feed::known`] lags behind
     /// [`Feed::committed`], and whoever follows the feed has to ask now and then.
     fn is_shared(&self) -> bool;
+
+    /// How often to ask a shared store how far it has come. A store that is told of what others
+    /// commit needs less.
+    fn poll_interval(&self) -> Duration {
+        Duration::from_millis(250)
+    }
 
     /// The newest place that this process knows of, without asking the database. What this
     /// process committed itself is in it when the call that did so returns.

@@ -1,6 +1,4 @@
-//! The change feed: its counter, its rows, and the newest of them in memory.
-
-use std::{collections::VecDeque, sync::Arc};
+//! The change feed: its counter and its rows.
 
 use async_trait::async_trait;
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
@@ -8,88 +6,17 @@ use tokio::sync::watch;
 
 use crate::{
     Change, ChangeKind, ChangedTo, Changes, Feed, FeedPosition, Operation, StoreError,
+    recent,
     sqlite::{SqliteStore, fault::Fault},
 };
 
-/// How many changes are remembered with what they made.
-const MAX_RECENT: usize = 1_000;
 /// How many rows are dropped at once, so that other writers get their turn.
 const PRUNED_AT_ONCE: u64 = 10_000;
 
-/// The newest changes that this process made, so that whoever follows the feed at its heels need
-/// not read back what was just written.
-#[derive(Debug, Default)]
-pub(super) struct Recent {
-    epoch: Option<Arc<str>>,
-    changes: VecDeque<Change>,
-}
-
-impl Recent {
-    /// Takes changes that follow the newest one, or else forgets those before them.
-    pub(super) fn push(&mut self, epoch: &Arc<str>, changes: impl IntoIterator<Item = Change>) {
-        if self.epoch.as_ref() != Some(epoch) {
-            self.epoch = Some(Arc::clone(epoch));
-            self.changes.clear();
-        }
-        for change in changes {
-            if self.changes.back().is_some_and(|last| last.revision + 1 != change.revision) {
-                self.changes.clear();
-            }
-            if self.changes.len() == MAX_RECENT {
-                self.changes.pop_front();
-            }
-            self.changes.push_back(change);
-        }
-    }
-
-    /// Forgets what the feed has dropped.
-    fn forget(&mut self, last_dropped: u64) {
-        while self.changes.front().is_some_and(|change| change.revision <= last_dropped) {
-            self.changes.pop_front();
-        }
-    }
-
-    /// The changes after `position`, if all of them up to `newest` are remembered.
-    fn since(
-        &self,
-        position: &FeedPosition,
-        newest: &FeedPosition,
-        limit: u32,
-    ) -> Option<Vec<Change>> {
-        if self.epoch.as_ref() != Some(&position.epoch) || newest.epoch != position.epoch {
-            return None;
-        }
-        let first = self.changes.front()?.revision;
-        let revision = position.revision;
-        if self.changes.back()?.revision < newest.revision
-            || revision >= newest.revision
-            || revision + 1 < first
-        {
-            return None;
-        }
-        let skip = usize::try_from(revision + 1 - first).ok()?;
-        Some(self.changes.iter().skip(skip).take(limit as usize).cloned().collect())
-    }
-}
-
-/// How a kind is stored.
-pub(super) fn number(kind: ChangeKind) -> i64 {
-    match kind {
-        ChangeKind::Entry => 1,
-        ChangeKind::Node => 2,
-        ChangeKind::Bundle => 3,
-        ChangeKind::Federation => 4,
-    }
-}
-
+/// How a kind is read.
 fn kind(number: i64) -> Result<ChangeKind, Fault> {
-    match number {
-        1 => Ok(ChangeKind::Entry),
-        2 => Ok(ChangeKind::Node),
-        3 => Ok(ChangeKind::Bundle),
-        4 => Ok(ChangeKind::Federation),
-        other => Err(Fault::corrupt("change feed", format_args!("kind {other}"))),
-    }
+    recent::kind(number)
+        .ok_or_else(|| Fault::corrupt("change feed", format_args!("kind {number}")))
 }
 
 /// Where the feed stands.

@@ -14,9 +14,10 @@ use tokio::{
 
 use crate::{
     Contents, DataStore, FeedPosition, OpenError, Operation, StoreError, StoreOptions,
+    recent::Recent,
     sqlite::{
         fault::Fault,
-        feed::{self, Recent},
+        feed,
         open::{self, FileLock},
     },
 };

@@ -7,7 +7,7 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use tokio::time::Instant;
 
 use crate::{
-    Change, ChangeKind, ChangedTo, FeedPosition, Operation, StoreError,
+    Change, ChangeKind, ChangedTo, FeedPosition, Operation, StoreError, recent,
     sqlite::{
         SqliteStore,
         fault::Fault,
@@ -216,7 +216,7 @@ impl Tx {
             for change in run {
                 batch
                     .bind(change.revision.cast_signed())
-                    .bind(feed::number(change.kind))
+                    .bind(recent::number(change.kind))
                     .bind(change.key.clone())
                     .bind(now);
             }

@@ -1,0 +1,49 @@
+//! Where the database is and how it is used.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{connect::Passwords, dsn::ConnectionString, pool::PoolSize};
+use crate::Observer;
+
+/// How to open a store on PostgreSQL.
+#[derive(Clone, Debug)]
+pub struct PostgresOptions {
+    pub(crate) database: ConnectionString,
+    /// A replica for the reading of everything, which may lag behind.
+    pub replica: Option<ConnectionString>,
+    /// Where to listen for what others commit, when a pooler stands before the database: LISTEN
+    /// needs a session of its own.
+    pub listen: Option<ConnectionString>,
+    /// Passwords that are made anew for each connection.
+    pub passwords: Option<Arc<dyn Passwords>>,
+    /// How many connections.
+    pub pool: PoolSize,
+    /// Refuse a schema that is not up to date instead of migrating it.
+    pub disable_migration: bool,
+    /// How long an operation is tried before it fails, all its tries together.
+    pub patience: Duration,
+    /// As [`crate::StoreOptions::changes_max_age`].
+    pub changes_max_age: i64,
+    /// As [`crate::StoreOptions::changes_max_rows`].
+    pub changes_max_rows: u64,
+    /// Is told of every operation.
+    pub observer: Option<Arc<dyn Observer>>,
+}
+
+impl PostgresOptions {
+    /// A database, with the defaults of SPIRE.
+    pub fn new(database: ConnectionString) -> Self {
+        Self {
+            database,
+            replica: None,
+            listen: None,
+            passwords: None,
+            pool: PoolSize::default(),
+            disable_migration: false,
+            patience: Duration::from_secs(10),
+            changes_max_age: 24 * 60 * 60,
+            changes_max_rows: 200_000,
+            observer: None,
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! The handle: a pool of connections, and what this process knows of the feed.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use signet_base::Backoff;
+use tokio::{sync::watch, task::AbortHandle, time::Instant};
+
+use super::{
+    PostgresOptions,
+    connect::Connector,
+    fault::{Fault, Remedy},
+    feed::{Asked, Mark},
+    listen,
+    pool::{Conn, Pool},
+    schema,
+    sql::Query,
+};
+use crate::{
+    Contents, DataStore, FeedPosition, OpenError, Operation, StoreError, recent::Recent,
+};
+
+/// How long to wait before the second try, and at most before a later one.
+pub(super) const PAUSES: (std::time::Duration, std::time::Duration) =
+    (std::time::Duration::from_millis(5), std::time::Duration::from_millis(500));
+
+/// The store in a PostgreSQL database. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct PostgresStore {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) pool: Pool,
+    /// For reading everything.
+    replica: Option<Pool>,
+    pub(super) known: watch::Sender<FeedPosition>,
+    /// What `known` is recognised by. Changed together with it.
+    pub(super) mark: Mutex<Mark>,
+    pub(super) recent: Mutex<Recent>,
+    pub(super) asked: Asked,
+    /// Whether what others commit is heard of at once.
+    pub(super) listening: AtomicBool,
+    listener: Mutex<Option<AbortHandle>>,
+    closed: AtomicBool,
+    pub(super) options: PostgresOptions,
+}
+
+impl std::fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PostgresStore({})", self.inner.options.database)
+    }
+}
+
+impl PostgresStore {
+    /// Opens the database and brings its schema up to date.
+    ///
+    /// # Errors
+    /// [`OpenError`]; the database is then as it was.
+    pub(crate) async fn open(mut options: PostgresOptions) -> Result<Self, OpenError> {
+        options.database = options.database.for_writing();
+        let database = options.database.to_string();
+        let connector = |to: &_| {
+            Connector::new(Clone::clone(to), options.passwords.clone())
+                .map_err(|why| OpenError::Postgres { database: database.clone(), why })
+        };
+        let pool = Pool::new(connector(&options.database)?, options.pool);
+        let replica = match &options.replica {
+            Some(replica) => Some(Pool::new(connector(replica)?, options.pool)),
+            None => None,
+        };
+        let listener = connector(options.listen.as_ref().unwrap_or(&options.database))?;
+        let mark = schema::open(&pool, &options).await?;
+        let store = Self {
+            inner: Arc::new(Inner {
+                pool,
+                replica,
+                known: watch::Sender::new(mark.position.clone()),
+                mark: Mutex::new(mark),
+                recent: Mutex::default(),
+                asked: Asked::default(),
+                listening: AtomicBool::new(false),
+                listener: Mutex::new(None),
+                closed: AtomicBool::new(false),
+                options,
+            }),
+        };
+        let listening = tokio::spawn(listen::run(Arc::downgrade(&store.inner), listener));
+        *store.inner.listener.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(listening.abort_handle());
+        Ok(store)
+    }
+
+    /// Reads within one operation: timed, named, and tried again on another connection when one
+    /// breaks. `work` is run from the beginning each time.
+    pub(super) async fn reading<T, W: Future<Output = Result<T, Fault>>>(
+        &self,
+        operation: Operation,
+        work: impl Fn(Query) -> W,
+    ) -> Result<T, StoreError> {
+        self.reading_from(&self.inner.pool, operation, work).await
+    }
+
+    /// The same from the replica, if there is one: what it answers may be a while ago.
+    pub(super) async fn reading_stale<T, W: Future<Output = Result<T, Fault>>>(
+        &self,
+        operation: Operation,
+        work: impl Fn(Query) -> W,
+    ) -> Result<T, StoreError> {
+        let pool = self.inner.replica.as_ref().unwrap_or(&self.inner.pool);
+        self.reading_from(pool, operation, work).await
+    }
+
+    async fn reading_from<T, W: Future<Output = Result<T, Fault>>>(
+        &self,
+        pool: &Pool,
+        operation: Operation,
+        work: impl Fn(Query) -> W,
+    ) -> Result<T, StoreError> {
+        let begun = Instant::now();
+        let deadline = begun + self.inner.options.patience;
+        let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
+        let mut tries = 0;
+        let outcome = loop {
+            tries += 1;
+            let done = match self.connection(pool, deadline).await {
+                Ok(conn) => work(Query::new(conn, deadline)).await,
+                Err(fault) => Err(fault),
+            };
+            let Err(fault) = done else { break done };
+            let again = Instant::now() + backoff.next_delay();
+            match fault.remedy() {
+                Remedy::None => break Err(fault),
+                Remedy::Everything => pool.drop_all(),
+                Remedy::Again | Remedy::Reconnect => {}
+            }
+            if again >= deadline {
+                break Err(fault);
+            }
+            tokio::time::sleep_until(again).await;
+        };
+        let outcome = outcome.map_err(|fault| fault.while_doing(operation.doing()));
+        self.observe(operation, begun, tries, &outcome);
+        outcome
+    }
+
+    pub(super) fn connection<'p>(
+        &'p self,
+        pool: &'p Pool,
+        deadline: Instant,
+    ) -> BoxFuture<'p, Result<Conn, Fault>> {
+        Box::pin(async move {
+            if self.inner.closed.load(Ordering::Acquire) {
+                return Err(Fault::Closed);
+            }
+            pool.get(deadline).await
+        })
+    }
+
+    pub(super) fn observe<T>(
+        &self,
+        operation: Operation,
+        begun: Instant,
+        tries: u32,
+        outcome: &Result<T, StoreError>,
+    ) {
+        if let Some(observer) = &self.inner.options.observer {
+            observer.ended(operation, begun.elapsed(), tries, outcome.as_ref().map(|_| ()));
+        }
+    }
+}
+
+#[async_trait]
+impl DataStore for PostgresStore {
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.reading(Operation::PING, |query| async move {
+            query.one("SELECT version FROM signet_schema", &[]).await.map(drop)
+        })
+        .await
+    }
+
+    async fn close(&self) {
+        self.inner.closed.store(true, Ordering::Release);
+        let listener = self.inner.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(listener) = listener {
+            listener.abort();
+        }
+        self.inner.pool.close();
+        if let Some(replica) = &self.inner.replica {
+            replica.close();
+        }
+    }
+
+    async fn export(&self) -> Result<Contents, StoreError> {
+        self.read_everything().await
+    }
+
+    async fn import(&self, contents: &Contents, now: i64) -> Result<(), StoreError> {
+        self.write_everything(contents, now).await
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(listener) = listener {
+            listener.abort();
+        }
+    }
+}
