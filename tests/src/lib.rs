@@ -40,7 +40,7 @@ pub use nix::sys::signal::Signal;
 pub use node::Node;
 pub use process::Process;
 pub use server::{Server, ServerOptions};
-pub use signet_testkit::{Bao, Postgres, SmallDisk, skip};
+pub use signet_testkit::{Bao, PgBouncer, Postgres, SmallDisk, skip};
 pub use wait::{DEADLINE, eventually, eventually_within};
 pub use wall::WallClock;
 pub use webpki::WebCertificate;

@@ -38,6 +38,8 @@ pub struct ServerOptions {
     pub args: Vec<String>,
     /// More environment.
     pub env: Vec<(String, String)>,
+    /// `database_type`.
+    pub database_type: String,
     /// The database.
     pub database: String,
     /// What stands before the program, such as [`crate::SmallDisk::prefix`].
@@ -55,6 +57,7 @@ impl Default for ServerOptions {
             top: String::new(),
             args: Vec::new(),
             env: Vec::new(),
+            database_type: "sqlite3".to_owned(),
             database: "DIR/datastore.sqlite3".to_owned(),
             prefix: Vec::new(),
         }
@@ -62,6 +65,15 @@ impl Default for ServerOptions {
 }
 
 impl ServerOptions {
+    /// The defaults on a PostgreSQL database.
+    pub fn on_postgres(dsn: &str) -> Self {
+        Self {
+            database_type: "postgres".to_owned(),
+            database: dsn.to_owned(),
+            ..Self::default()
+        }
+    }
+
     /// The defaults with more lines in `server {}`.
     pub fn with(server: &str) -> Self {
         Self { server: server.to_owned(), ..Self::default() }
@@ -101,8 +113,16 @@ impl Server {
     }
 
     fn write_config(&self) {
-        let ServerOptions { trust_domain, server, key_manager, plugins, top, database, .. } =
-            &self.options;
+        let ServerOptions {
+            trust_domain,
+            server,
+            key_manager,
+            plugins,
+            top,
+            database_type,
+            database,
+            ..
+        } = &self.options;
         let dir = self.data.display();
         let config = format!(
             r#"server {{
@@ -117,7 +137,7 @@ impl Server {
 }}
 plugins {{
     DataStore "sql" {{
-        plugin_data {{ database_type = "sqlite3", connection_string = "{database}" }}
+        plugin_data {{ database_type = "{database_type}", connection_string = "{database}" }}
     }}
     NodeAttestor "join_token" {{ plugin_data {{}} }}
     {key_manager}

@@ -1,6 +1,13 @@
 //! The handle that everyone but the CA manager holds.
 
-use std::{fmt, pin::Pin, sync::Arc};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use signet_base::SharedClock;
@@ -45,6 +52,8 @@ pub(crate) struct Shared {
     pub view: watch::Sender<AuthorityView>,
     pub taints: watch::Sender<u64>,
     pub wake: Notify,
+    /// When the last of what was signed expires, Unix seconds.
+    pub issued_until: AtomicI64,
 }
 
 /// What changes the content of credentials, in order.
@@ -70,6 +79,7 @@ impl Shared {
             view: watch::Sender::new(AuthorityView::default()),
             taints: watch::Sender::new(0),
             wake: Notify::new(),
+            issued_until: AtomicI64::new(0),
         }
     }
 
@@ -100,6 +110,11 @@ impl Authority {
     /// `None` where there is none.
     pub fn local_intermediate_expires_at(&self) -> Option<i64> {
         self.shared.intermediate_expires_at()
+    }
+
+    /// When the last of the credentials expires that were signed since the start, Unix seconds.
+    pub fn issued_until(&self) -> i64 {
+        self.shared.issued_until.load(Ordering::Relaxed)
     }
 
     /// Whether an upstream authority signs the X.509 CA.

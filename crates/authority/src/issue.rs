@@ -1,6 +1,9 @@
 //! Issuing: what the active authorities sign, from memory and without a lock.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use signet_identity::SpiffeId;
 use signet_pki::{
@@ -159,7 +162,7 @@ impl Authority {
             not_after: now.saturating_add(seconds(ttl)),
         };
         let issued = ca.ca.downstream_ca(public_key, &params)?.sign_with(&ca.key).await?;
-        Ok(with_chain(&ca, issued))
+        Ok(self.noted(with_chain(&ca, issued)))
     }
 
     /// Signs a JWT-SVID.
@@ -191,6 +194,8 @@ impl Authority {
             issuer: self.shared.options.jwt_issuer.as_deref(),
             jti: params.include_jti,
         };
+        // A composer may say less, and not more.
+        self.shared.issued_until.fetch_max(claims.expires_at, Ordering::Relaxed);
         let composers = self.shared.composers();
         if composers.is_empty() {
             return Ok(key.header.token(&claims)?.sign_with(&key.key).await?);
@@ -234,7 +239,13 @@ impl Authority {
             not_after,
         };
         let issued = ca.ca.svid(&params)?.sign_with(&ca.key).await?;
-        Ok(with_chain(&ca, issued))
+        Ok(self.noted(with_chain(&ca, issued)))
+    }
+
+    /// Remembers how long the authorities of this server are needed.
+    fn noted(&self, svid: X509Svid) -> X509Svid {
+        self.shared.issued_until.fetch_max(svid.not_after, Ordering::Relaxed);
+        svid
     }
 
     fn must_be_member(&self, id: &SpiffeId) -> Result<(), IssueError> {

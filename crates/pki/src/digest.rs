@@ -1,6 +1,6 @@
 //! Digests, fingerprints, and comparison in constant time.
 
-use aws_lc_rs::{constant_time, digest};
+use aws_lc_rs::{constant_time, digest, hmac};
 
 /// SHA-1 over `data`. For key identifiers and SPIRE's fingerprints only, never for signatures.
 pub fn sha1(data: &[u8]) -> [u8; 20] {
@@ -10,6 +10,16 @@ pub fn sha1(data: &[u8]) -> [u8; 20] {
 /// SHA-256 over `data`.
 pub fn sha256(data: &[u8]) -> [u8; 32] {
     copy(&digest::digest(&digest::SHA256, data))
+}
+
+/// HMAC with SHA-256.
+pub fn hmac_sha256(key: &[u8], data: &[u8]) -> [u8; 32] {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data);
+    let mut out = [0; 32];
+    for (to, from) in out.iter_mut().zip(tag.as_ref()) {
+        *to = *from;
+    }
+    out
 }
 
 /// Lower-case hex of SHA-1.

@@ -25,7 +25,7 @@ use signet_pki::{
     tls::{ClientPolicy, TlsError, TlsOptions, server_config},
     x509::{Certificate, Name},
 };
-use signet_store::{OpenError, Store, StoreError, StoreOptions};
+use signet_store::{OpenError, Store, StoreError};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
@@ -55,11 +55,12 @@ use crate::{
     listen,
     metrics::ServerMetrics,
     plugins::{
-        PluginError, Scope, credential_composer, data_store::DataStore,
+        PluginError, Scope, credential_composer, data_store,
         key_manager::OpenKeyManager, node_attestor, upstream_authority,
     },
     ports::AuthorityStore,
     server_id::{self, ServerIdError},
+    servers,
     usecase::{UseCases, authorization::Authorizer},
 };
 
@@ -245,9 +246,12 @@ impl App {
         let keys = OpenKeyManager::open(&config.plugins.key_manager, &clock)?;
         let store = match prepared.store {
             Some(store) => store,
-            None => Store::open(store_options(&config)).await?,
+            None => data_store::open(&config).await?,
         };
-        let (ca_manager, authority) = Self::authority(&config, &store, &keys, &clock).await?;
+        let server_id = server_id::claim(&store, &config.data_dir, clock.unix()).await?;
+        let id = server_id.clone();
+        let (ca_manager, authority) =
+            Self::authority(&config, &store, &keys, &clock, id).await?;
         let (cache, follower) = Cache::open(store.clone(), trust_domain.clone()).await?;
         let authorities = own_authorities(&cache);
         let scope = Scope { trust_domain: &trust_domain, clock: &clock, authorities: &authorities };
@@ -289,6 +293,7 @@ impl App {
         );
 
         let context = Context {
+            server_id: server_id.into(),
             trust_domain,
             federator,
             limits: Limits::new(config.ratelimit),
@@ -332,9 +337,9 @@ impl App {
         store: &Store,
         keys: &OpenKeyManager,
         clock: &SharedClock,
+        id: String,
     ) -> Result<(CaManager, Authority), BuildError> {
         let trust_domain = &config.trust_domain;
-        let id = server_id::claim(store, &config.data_dir, clock.unix()).await?;
         let port = Arc::new(AuthorityStore::new(
             store.clone(),
             trust_domain.clone(),
@@ -461,6 +466,7 @@ impl App {
         if let Some(oidc) = self.oidc {
             oidc.spawn(tasks, &context.cache);
         }
+        servers::spawn(tasks, &context);
         tasks.spawn("ca", ca_manager.run(token.clone()));
         let staleness = context.config.max_store_staleness;
         tasks.spawn_critical("change_feed", follower.run(token.clone(), staleness));
@@ -555,19 +561,4 @@ fn stranger_http2() -> Server {
         .initial_connection_window_size(STRANGER_WINDOW)
         .initial_stream_window_size(STRANGER_WINDOW)
         .max_concurrent_streams(MAX_STRANGER_STREAMS)
-}
-
-fn store_options(config: &Config) -> StoreOptions {
-    let DataStore::Sqlite(sqlite) = &config.plugins.data_store.settings;
-    let mut options = match &sqlite.path {
-        Some(path) => StoreOptions::file(path),
-        None => StoreOptions::memory(),
-    };
-    options.exclusive = true;
-    options.disable_migration = sqlite.disable_migration;
-    options.unknown_bundles = !config.federation.require_bundle;
-    options.readers = sqlite.max_open_conns.min(options.readers);
-    options.changes_max_age =
-        i64::try_from(config.experimental.prune_events_older_than.as_secs()).unwrap_or(i64::MAX);
-    options
 }

@@ -218,7 +218,16 @@ fn kept(before: Option<&Path>) -> String {
 }
 
 fn database(config: &Config) -> Result<&PathBuf, CommandError> {
-    let DataStore::Sqlite(sqlite) = &config.plugins.data_store.settings;
+    let sqlite = match &config.plugins.data_store.settings {
+        DataStore::Sqlite(sqlite) => sqlite,
+        DataStore::Postgres(postgres) => {
+            return Err(CommandError::Usage(format!(
+                "{} is a PostgreSQL database: copy it with pg_dump, or as its operator does, and \
+                 put it back with pg_restore",
+                postgres.database
+            )));
+        }
+    };
     sqlite.path.as_ref().ok_or_else(|| {
         CommandError::Usage(format!(
             "connection_string in {} names a database in memory, which ends with the server",

@@ -153,6 +153,23 @@ impl Cache {
         answer.unwrap_or(Err(NotFresh::Late))
     }
 
+    /// As [`Cache::fresh`]; but while the database is away, what is known counts as long as the
+    /// store was seen to work within `max_staleness`. For answers that go on with what was so
+    /// before: nothing that was asked of this server since then could have been stored.
+    ///
+    /// # Errors
+    /// [`NotFresh`].
+    pub async fn fresh_or_away(&self, max_staleness: Duration) -> Result<(), NotFresh> {
+        match self.fresh().await {
+            Err(NotFresh::Store(StoreError::Unavailable { .. }))
+                if self.staleness() <= max_staleness =>
+            {
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
     /// How long ago the store was last seen to work.
     pub fn staleness(&self) -> Duration {
         self.contact.lock().unwrap_or_else(PoisonError::into_inner).elapsed()

@@ -37,6 +37,7 @@ use crate::{
     backup::{self, BackupFlags, RestoreFlags},
     config::RunFlags,
     migrate::{self, MigrateFlags},
+    servers,
     run,
 };
 
@@ -140,6 +141,9 @@ pub enum Command {
     Restore(Box<RestoreFlags>),
     /// Run the server
     Run(Box<RunFlags>),
+    /// Look after the servers that share the registration database
+    #[command(subcommand)]
+    Server(servers::Command),
     /// Make join tokens for agents
     #[command(subcommand)]
     Token(token::Command),
@@ -168,6 +172,7 @@ pub fn main() -> ExitCode {
         Ok(AllCommands::Usual(Command::Backup(flags))) => backup::run_backup(program, &flags),
         Ok(AllCommands::Usual(Command::Restore(flags))) => backup::run_restore(program, &flags),
         Ok(AllCommands::Usual(Command::Migrate(flags))) => migrate::run(program, &flags),
+        Ok(AllCommands::Usual(Command::Server(command))) => servers::run(program, &command),
         Ok(AllCommands::Usual(Command::Run(flags))) => run::run(program, &flags),
         Ok(AllCommands::Usual(Command::Validate(flags))) => run::validate(program, &flags),
         Ok(command) => ExitCode::from(client(command, &mut env)),
@@ -235,6 +240,7 @@ async fn dispatch(command: AllCommands, env: &mut Env) -> Result<(), CliError> {
         | Command::Migrate(_)
         | Command::Restore(_)
         | Command::Run(_)
+        | Command::Server(_)
         | Command::Validate(_) => Err(CliError::failed("this command does not talk to a server")),
     }
 }

@@ -17,6 +17,8 @@ use crate::{
 /// The parts of a running server, shared by its services. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
+    /// This server's ID: see [`crate::server_id`].
+    pub server_id: Arc<str>,
     /// The trust domain.
     pub trust_domain: TrustDomain,
     /// The configuration.

@@ -23,4 +23,5 @@ pub mod plugins;
 pub mod ports;
 pub mod run;
 pub mod server_id;
+pub mod servers;
 pub mod usecase;

@@ -194,7 +194,12 @@ pub async fn migrate(
 
 /// The store's file.
 fn store_path(config: &Config) -> Result<&PathBuf, MigrateError> {
-    let DataStore::Sqlite(sqlite) = &config.plugins.data_store.settings;
+    let sqlite = match &config.plugins.data_store.settings {
+        DataStore::Sqlite(sqlite) => sqlite,
+        DataStore::Postgres(_) => {
+            return Err(MigrateError::Usage("SQLite only".to_owned()));
+        }
+    };
     sqlite.path.as_ref().ok_or_else(|| {
         MigrateError::Usage(format!(
             "connection_string in {} names a database in memory, which ends with the program",

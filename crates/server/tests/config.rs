@@ -292,7 +292,7 @@ fn plugins_become_typed_values() {
          CredentialComposer uniqueid {{}}"
     ))
     .unwrap();
-    let DataStore::Sqlite(store) = &config.plugins.data_store.settings;
+    let DataStore::Sqlite(store) = &config.plugins.data_store.settings else { panic!() };
     assert_eq!(store.path.as_deref(), Some("d".as_ref()));
     let KeyManager::Disk(disk) = &config.plugins.key_manager.settings else { panic!() };
     assert_eq!(disk.seal, Some(SealKey::KeyFile("s".into())));
@@ -354,7 +354,7 @@ fn plugins_that_do_not_exist_here_are_refused_with_what_to_use() {
         ("NodeAttestor a {} NodeAttestor a {}", "plugin NodeAttestor \"a\" is declared more than"),
         (
             "DataStore sql { plugin_data { database_type = \"postgres\" connection_string = \"\" } }",
-            "PostgreSQL arrives in a later release",
+            "connection_string must be configured",
         ),
         (
             "DataStore sql { plugin_data { database_type \"aws_mysql\" { region = \"x\" } } }",

@@ -19,6 +19,7 @@ pub mod federations;
 pub mod feed;
 pub mod journals;
 pub mod nodes;
+pub mod servers;
 pub mod tokens;
 
 use std::sync::{Arc, Mutex};
@@ -89,6 +90,8 @@ macro_rules! conformance {
             nodes::deleting_a_join_token_node_takes_its_own_entry_along_and_no_other,
             nodes::lists_of_nodes_find_what_a_look_at_each_finds,
             nodes::pruning_nodes_spares_the_banned_and_those_that_cannot_come_back,
+            servers::a_lease_has_one_holder_until_it_ends,
+            servers::a_retired_server_is_forgotten_with_its_journal_and_only_then,
             tokens::a_banned_agent_does_not_spend_its_token,
             tokens::a_token_is_spent_by_one_key_only_however_many_race,
         }

@@ -21,6 +21,7 @@ mod federations;
 mod feed;
 mod nodes;
 mod operation;
+mod servers;
 mod tokens;
 
 use std::fmt;
@@ -37,6 +38,7 @@ pub use federations::{FederationChange, FederationUpdate, Federations};
 pub use feed::{Change, ChangeKind, ChangedTo, Changes, Feed, FeedPosition};
 pub use nodes::{NodeChange, NodeFilter, Nodes};
 pub use operation::{Observer, Operation};
+pub use servers::{ServerRecord, Servers};
 pub use tokens::{JoinTokens, TokenAttestation};
 
 use crate::StoreError;
@@ -44,7 +46,7 @@ use crate::StoreError;
 /// A registration store.
 #[async_trait]
 pub trait DataStore:
-    Bundles + Entries + Federations + Feed + JoinTokens + Journals + Nodes + fmt::Debug
+    Bundles + Entries + Federations + Feed + JoinTokens + Journals + Nodes + Servers + fmt::Debug
 {
     /// Whether the database answers a read.
     ///

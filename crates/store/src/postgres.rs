@@ -19,6 +19,7 @@ mod nodes;
 mod options;
 mod pool;
 mod schema;
+mod servers;
 mod socket;
 mod sql;
 mod store;
@@ -32,20 +33,8 @@ pub use options::PostgresOptions;
 pub use pool::PoolSize;
 pub(crate) use store::PostgresStore;
 
-use crate::sqlite::fault::Fault as SqliteFault;
-
 /// An array as a text: there is no array of arrays of different lengths.
 fn array(numbers: &[i64]) -> String {
     let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
     format!("{{{}}}", numbers.join(","))
-}
-
-/// What reading a list within a column can say.
-impl From<SqliteFault> for fault::Fault {
-    fn from(fault: SqliteFault) -> Self {
-        match fault {
-            SqliteFault::Corrupt(why) => Self::Corrupt(why),
-            other => Self::Corrupt(format!("{other:?}")),
-        }
-    }
 }

@@ -11,6 +11,7 @@ pub(crate) mod json;
 mod listing;
 mod nodes;
 pub(crate) mod open;
+mod servers;
 pub(crate) mod sql;
 mod store;
 mod terms;

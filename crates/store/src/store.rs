@@ -10,11 +10,15 @@ use signet_identity::{AttestedNode, Bundle, Entry, JwtAuthority, SpiffeId, Trust
 use tokio::sync::mpsc;
 
 use crate::{
-use crate::{
     DataStore, EntryFilter, OpenError, PageRequest, StoreError, StoreOptions,
     postgres::{PostgresOptions, PostgresStore},
     sqlite::SqliteStore,
 };
+
+/// How many entries [`Store::read_entries`] reads at a time.
+const PAGE: u32 = 1000;
+/// And how many pages it reads before they are asked for.
+const PAGES_AHEAD: usize = 2;
 
 /// A registration store, whichever it is. Cheap to clone; all clones are the same store.
 ///

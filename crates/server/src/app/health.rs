@@ -1,10 +1,11 @@
 //! The server's health checks, under SPIRE's names.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use signet_daemon::health::{HealthCheck, State};
 use signet_pki::key_manager::SigningFault;
+use signet_store::StoreError;
 
 use crate::context::Context;
 
@@ -54,7 +55,10 @@ impl HealthCheck for Check {
                     }),
                     ..State::good()
                 },
-                Err(error) => State::failed(error.to_string()),
+                Err(error) => {
+                    let staleness = context.cache.staleness();
+                    away(&error, staleness, context.config.max_store_staleness)
+                }
             },
             Part::Bundle => match context.cache.own_bundle() {
                 Some(_) => State::good(),
@@ -80,6 +84,20 @@ impl HealthCheck for Check {
                 State::failed(format!("{failed} rotations of authorities failed in a row"))
             }
         }
+    }
+}
+
+/// A database that is away is no reason to restart the server, whose memory would be lost: agents
+/// are served from it as long as `max_store_staleness` allows, and so long it is ready.
+fn away(error: &StoreError, staleness: Duration, allowed: Duration) -> State {
+    let StoreError::Unavailable { .. } = error else { return State::failed(error.to_string()) };
+    State {
+        ready: staleness <= allowed,
+        ready_details: serde_json::json!({
+            "message": error.to_string(),
+            "seconds_since_contact": staleness.as_secs(),
+        }),
+        ..State::good()
     }
 }
 
@@ -114,6 +132,14 @@ mod tests {
     use signet_pki::SignError;
 
     use super::*;
+
+    #[test]
+    fn a_database_that_is_away_makes_the_server_unready_only_when_memory_is_too_old() {
+        let error = StoreError::Unavailable { doing: "x", why: "refused".to_owned() };
+        let at = |seconds| away(&error, Duration::from_secs(seconds), Duration::from_secs(900));
+        assert!(at(10).live && at(10).ready && at(901).live && !at(901).ready);
+        assert_eq!(at(10).ready_details["message"], "x: the database is not available: refused");
+    }
 
     #[test]
     fn a_key_manager_that_does_not_sign_makes_the_server_not_ready_and_says_why() {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use signet_base::{CancellationToken, Jitter, Tasks};
 
-use crate::context::Context;
+use crate::{context::Context, servers};
 
 /// How often expired entries are looked for.
 const ENTRIES: Duration = Duration::from_secs(5 * 60);
@@ -24,7 +24,9 @@ pub(super) fn spawn(tasks: &Tasks, context: &Context) {
         let (context, token) = (context.clone(), token.clone());
         async move {
             while wait(&token, ENTRIES, 0.0).await {
-                entries(&context).await;
+                if servers::holds(&context, "prune_entries", ENTRIES).await {
+                    entries(&context).await;
+                }
             }
         }
     });
@@ -33,7 +35,9 @@ pub(super) fn spawn(tasks: &Tasks, context: &Context) {
             let (context, token) = (context.clone(), token.clone());
             async move {
                 while wait(&token, NODES, 0.25).await {
-                    nodes(&context, &token).await;
+                    if servers::holds(&context, "prune_nodes", NODES).await {
+                        nodes(&context, &token).await;
+                    }
                 }
             }
         });
@@ -42,7 +46,9 @@ pub(super) fn spawn(tasks: &Tasks, context: &Context) {
         let (context, token) = (context.clone(), token.clone());
         async move {
             while wait(&token, TOKENS, 0.25).await {
-                tokens(&context).await;
+                if servers::holds(&context, "prune_tokens", TOKENS).await {
+                    tokens(&context).await;
+                }
             }
         }
     });

@@ -23,8 +23,6 @@ const BATCH: u32 = 1000;
 const PING: Duration = Duration::from_secs(60);
 /// And at most.
 const MIN_PING: Duration = Duration::from_millis(100);
-/// How often a database that other servers write to is asked how far it has come.
-const POLL: Duration = Duration::from_millis(250);
 
 /// Follows the change feed. Its one owner runs it with [`Follower::run`].
 #[derive(Debug)]
@@ -66,10 +64,7 @@ impl Follower {
         token: CancellationToken,
         max_staleness: Duration,
     ) -> Result<(), StoreError> {
-        let mut ping = (max_staleness / 4).clamp(MIN_PING, PING);
-        if self.cache.store.is_shared() {
-            ping = ping.min(POLL);
-        }
+        let longest = (max_staleness / 4).clamp(MIN_PING, PING);
         let mut revisions = self.cache.store.subscribe();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
         let mut loading = JoinSet::new();
@@ -102,6 +97,11 @@ impl Follower {
                     continue;
                 }
             }
+            // A shared store is asked how far it has come, as often as it says.
+            let ping = match self.cache.store.is_shared() {
+                true => longest.min(self.cache.store.poll_interval()),
+                false => longest,
+            };
             tokio::select! {
                 () = token.cancelled() => return Ok(()),
                 changed = revisions.changed() => if changed.is_err() { return Ok(()) },

@@ -54,7 +54,7 @@ impl PushService {
             return Ok(());
         };
         let Some(svid) = &remote.svid else { return Ok(()) };
-        self.authorizer.agent(svid).await.map_err(|AgentRefusal { denial, why }| {
+        self.authorizer.agent(svid).await.map_err(|AgentRefusal { denial, why, .. }| {
             status(&match denial {
                 Some(denial) => Error::denied(why, denial),
                 None => Error::unavailable(why),

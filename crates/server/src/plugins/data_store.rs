@@ -1,9 +1,17 @@
 //! `DataStore "sql"`.
 
+mod iam;
+mod postgres;
+
 use std::path::PathBuf;
 
 use percent_encoding::percent_decode_str;
 use signet_config::{Block, Count, Kind};
+use signet_store::{OpenError, Store, StoreOptions};
+
+pub use postgres::PostgresStore;
+
+use crate::config::Config;
 
 /// `DataStore`.
 pub(super) const KIND: Kind<DataStore> = Kind {
@@ -17,8 +25,48 @@ pub(super) const KIND: Kind<DataStore> = Kind {
 /// The registration store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DataStore {
+    /// `sql` with `database_type = "postgres"`, or with a block `aws_postgres`.
+    Postgres(Box<PostgresStore>),
     /// `sql` with `database_type = "sqlite3"`.
     Sqlite(SqliteStore),
+}
+
+impl DataStore {
+    /// The same kind of store for messages: where it is.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Postgres(postgres) => format!("the PostgreSQL database {}", postgres.database),
+            Self::Sqlite(SqliteStore { path: Some(path), .. }) => path.display().to_string(),
+            Self::Sqlite(SqliteStore { path: None, .. }) => "a database in memory".to_owned(),
+        }
+    }
+}
+
+/// Opens the store that the configuration names, for the server itself.
+///
+/// # Errors
+/// [`OpenError`].
+pub async fn open(config: &Config) -> Result<Store, OpenError> {
+    let changes_max_age =
+        i64::try_from(config.experimental.prune_events_older_than.as_secs()).unwrap_or(i64::MAX);
+    match &config.plugins.data_store.settings {
+        DataStore::Postgres(postgres) => {
+            let mut options = postgres.options();
+            options.changes_max_age = changes_max_age;
+            Store::open_postgres(options).await
+        }
+        DataStore::Sqlite(sqlite) => {
+            let mut options = match &sqlite.path {
+                Some(path) => StoreOptions::file(path),
+                None => StoreOptions::memory(),
+            };
+            options.exclusive = true;
+            options.disable_migration = sqlite.disable_migration;
+            options.readers = sqlite.max_open_conns.min(options.readers);
+            options.changes_max_age = changes_max_age;
+            Store::open(options).await
+        }
+    }
 }
 
 /// An SQLite database.
@@ -35,23 +83,35 @@ pub struct SqliteStore {
 
 /// Reads `DataStore "sql"`.
 fn sql(block: &Block<'_>) -> Option<DataStore> {
+    block.refuse("log_sql", "statements are logged with log_level = \"trace\"");
     if block.holds_block("database_type") {
-        let names: Vec<_> =
-            block.labelled("database_type").into_iter().map(|(name, _)| name).collect();
-        refuse_database(block, &names.join(", "));
-    } else {
-        match block.required_text("database_type").as_deref() {
-            Some("sqlite3") | None => {}
-            Some(other) => refuse_database(block, other),
+        let declared = block.labelled("database_type");
+        return match declared.as_slice() {
+            [(name, aws)] if name == "aws_postgres" => postgres::aws(block, aws),
+            _ => {
+                let names: Vec<_> = declared.iter().map(|(name, _)| name.as_str()).collect();
+                refuse_database(block, &names.join(", "));
+                None
+            }
+        };
+    }
+    match block.required_text("database_type").as_deref() {
+        Some("sqlite3") | None => sqlite(block),
+        Some("postgres") => postgres::plain(block),
+        Some(other) => {
+            refuse_database(block, other);
+            None
         }
     }
+}
+
+fn sqlite(block: &Block<'_>) -> Option<DataStore> {
     let connection = block.required_text("connection_string");
+    const ONE_FILE: &str = "it has no effect with sqlite3, which is one local file";
     for key in ["root_ca_path", "client_cert_path", "client_key_path"] {
         block.refuse(key, "it belongs to MySQL, which is not supported; sqlite3 is a local file");
     }
-    block.refuse("log_sql", "statements are logged with log_level = \"trace\"");
-    const ONE_FILE: &str = "it has no effect with sqlite3, which is one local file";
-    for key in ["ro_connection_string", "conn_max_lifetime"] {
+    for key in ["ro_connection_string", "listen_connection_string", "conn_max_lifetime"] {
         if block.text(key).is_some() {
             block.warn(key, ONE_FILE);
         }
@@ -76,11 +136,9 @@ fn sql(block: &Block<'_>) -> Option<DataStore> {
 
 fn refuse_database(block: &Block<'_>, name: &str) {
     let sentence = match name {
-        "postgres" | "aws_postgres" => {
-            "PostgreSQL arrives in a later release; until then use sqlite3"
-        }
-        "mysql" | "aws_mysql" => "MySQL is not supported; use sqlite3",
-        _ => "expected sqlite3",
+        "mysql" | "aws_mysql" => "MySQL is not supported; use postgres or sqlite3",
+        "aws_postgres" => "expected a block: database_type \"aws_postgres\" { region = \"…\" }",
+        _ => "expected sqlite3, postgres or a block aws_postgres",
     };
     block.error("database_type", format_args!("found {name:?}: {sentence}"));
 }

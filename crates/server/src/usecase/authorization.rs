@@ -243,7 +243,7 @@ impl Authorizer {
             return Err(DENIED);
         }
         if rights.meets(Rights::ADMIN.or(Rights::DOWNSTREAM)) {
-            cache.fresh().await.map_err(Error::from)?;
+            cache.fresh_or_away(self.inner.max_staleness).await.map_err(Error::from)?;
             self.must_not_be_stale()?;
             let entries = cache.entries_of(&svid.spiffe_id).await.map_err(Error::from)?;
             if rights.meets(Rights::ADMIN) && entries.iter().any(|entry| entry.admin) {
@@ -260,11 +260,12 @@ impl Authorizer {
             self.must_not_be_stale()?;
             return match self.agent(svid).await {
                 Ok(()) => Ok(Role::Agent),
-                Err(AgentRefusal { denial: Some(denial), why }) => {
+                Err(AgentRefusal { denial: Some(denial), why, .. }) => {
                     Err(Unauthorized::Denied { denial: Some(denial), why: Some(why) })
                 }
-                Err(AgentRefusal { denial: None, why }) => {
-                    Err(Unauthorized::Failed(Error::new(ErrorKind::Internal, why)))
+                Err(AgentRefusal { denial: None, why, away }) => {
+                    let kind = if away { ErrorKind::Unavailable } else { ErrorKind::Internal };
+                    Err(Unauthorized::Failed(Error::new(kind, why)))
                 }
             };
         }

@@ -1,6 +1,6 @@
 //! Trust bundles: the server's own and those of others.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use signet_audit::Field;
 use signet_authority::Authority;
@@ -34,6 +34,7 @@ pub struct Bundles {
     store: Store,
     cache: Arc<Cache>,
     clock: SharedClock,
+    max_staleness: Duration,
     authority: Authority,
     limits: Limits,
 }
@@ -74,6 +75,7 @@ impl Bundles {
             store: context.store.clone(),
             cache: Arc::clone(&context.cache),
             clock: Arc::clone(&context.clock),
+            max_staleness: context.config.max_store_staleness,
             authority: context.authority.clone(),
             limits: context.limits.clone(),
         }
@@ -101,7 +103,7 @@ impl Bundles {
     pub async fn own(&self, call: &Call) -> Result<Arc<CachedBundle>, Error> {
         call.may(Action::ReadBundle)?;
         call.about(Field::TrustDomainId(self.trust_domain.to_string()));
-        self.cache.fresh().await?;
+        self.cache.fresh_or_away(self.max_staleness).await?;
         self.cache.own_bundle().ok_or_else(|| Error::not_found("bundle not found"))
     }
 
@@ -178,7 +180,7 @@ impl Bundles {
     ) -> Result<Arc<CachedBundle>, Error> {
         call.may(Action::ReadFederatedBundle)?;
         self.must_be_foreign(trust_domain, ForeignOnly::Get)?;
-        self.cache.fresh().await?;
+        self.cache.fresh_or_away(self.max_staleness).await?;
         self.cache.bundle(trust_domain).ok_or_else(|| Error::not_found("bundle not found"))
     }
 

@@ -1,6 +1,9 @@
 //! Registration entries.
 
-use std::{sync::Arc, time::UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use signet_api::convert::EntryChange;
 use signet_audit::Field;
@@ -29,6 +32,7 @@ pub struct Entries {
     store: Store,
     cache: Arc<Cache>,
     clock: SharedClock,
+    max_staleness: Duration,
 }
 
 /// What came of an entry that was to be created.
@@ -71,6 +75,7 @@ impl Entries {
             store: context.store.clone(),
             cache: Arc::clone(&context.cache),
             clock: Arc::clone(&context.clock),
+            max_staleness: context.config.max_store_staleness,
         }
     }
 
@@ -248,7 +253,7 @@ impl Entries {
     pub async fn authorized(&self, call: &Call) -> Result<Vec<Arc<Entry>>, Error> {
         call.may(Action::ReadAuthorizedEntries)?;
         let agent = call.agent_id()?;
-        self.cache.fresh().await?;
+        self.cache.fresh_or_away(self.max_staleness).await?;
         Ok(self.cache.authorized(agent).await?)
     }
 

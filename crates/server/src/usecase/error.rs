@@ -128,7 +128,9 @@ impl Error {
     /// `what` needed the store, which refused or failed.
     pub fn store(what: impl Into<Cow<'static, str>>, error: &StoreError) -> Self {
         let kind = match error {
-            StoreError::Busy { .. } | StoreError::Closed { .. } => ErrorKind::Unavailable,
+            StoreError::Busy { .. }
+            | StoreError::Closed { .. }
+            | StoreError::Unavailable { .. } => ErrorKind::Unavailable,
             _ => ErrorKind::Internal,
         };
         Self::new(kind, what).because(chain(error))

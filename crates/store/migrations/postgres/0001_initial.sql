@@ -100,3 +100,19 @@ INSERT INTO signet_feed (id, epoch, revision, history) VALUES (1, '', 0, '');
 -- Rows that transactions lock to have something to themselves.
 CREATE TABLE signet_locks (name TEXT PRIMARY KEY);
 INSERT INTO signet_locks (name) VALUES ('registrations');
+
+CREATE TABLE signet_servers (
+    id TEXT PRIMARY KEY,
+    host TEXT NOT NULL,
+    version TEXT NOT NULL,
+    started_at BIGINT NOT NULL,
+    seen_at BIGINT NOT NULL,
+    issued_until BIGINT NOT NULL,       -- when the last SVID that it has signed expires
+    retired_at BIGINT NOT NULL          -- 0 while it is not
+);
+
+CREATE TABLE signet_leases (
+    job TEXT PRIMARY KEY,
+    holder TEXT NOT NULL,
+    ends_at TIMESTAMPTZ NOT NULL
+);

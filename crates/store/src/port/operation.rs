@@ -106,6 +106,10 @@ operations! {
     PRUNE_ENTRIES: "registration_entry", "prune", "pruning entries";
     UPDATE_ENTRIES: "registration_entry", "update", "updating entries";
 
+    TAKE_LEASE: "lease", "take", "taking a lease";
+    LIST_SERVERS: "server", "list", "listing the servers";
+    WRITE_SERVER: "server", "set", "writing about a server";
+
     PING: "store", "ping", "checking the database";
     EXPORT: "store", "export", "exporting";
     IMPORT: "store", "import", "importing";

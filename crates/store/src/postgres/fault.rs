@@ -56,11 +56,6 @@ impl Fault {
         }
     }
 
-    /// Whether a row was refused because another one has the same key.
-    pub(crate) fn is_duplicate(&self) -> bool {
-        self.code() == Some(&SqlState::UNIQUE_VIOLATION)
-    }
-
     /// The table of retries.
     pub(crate) fn remedy(&self) -> Remedy {
         let error = match self {

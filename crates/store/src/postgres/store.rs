@@ -28,6 +28,9 @@ use crate::{
 pub(super) const PAUSES: (std::time::Duration, std::time::Duration) =
     (std::time::Duration::from_millis(5), std::time::Duration::from_millis(500));
 
+/// How long the database may take to show that it works.
+const PING: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// The store in a PostgreSQL database. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct PostgresStore {
@@ -105,16 +108,6 @@ impl PostgresStore {
         self.reading_from(&self.inner.pool, operation, work).await
     }
 
-    /// The same from the replica, if there is one: what it answers may be a while ago.
-    pub(super) async fn reading_stale<T, W: Future<Output = Result<T, Fault>>>(
-        &self,
-        operation: Operation,
-        work: impl Fn(Query) -> W,
-    ) -> Result<T, StoreError> {
-        let pool = self.inner.replica.as_ref().unwrap_or(&self.inner.pool);
-        self.reading_from(pool, operation, work).await
-    }
-
     async fn reading_from<T, W: Future<Output = Result<T, Fault>>>(
         &self,
         pool: &Pool,
@@ -177,10 +170,17 @@ impl PostgresStore {
 #[async_trait]
 impl DataStore for PostgresStore {
     async fn ping(&self) -> Result<(), StoreError> {
-        self.reading(Operation::PING, |query| async move {
-            query.one("SELECT version FROM signet_schema", &[]).await.map(drop)
-        })
-        .await
+        let begun = Instant::now();
+        // Asked by whoever watches: one try, and no patience.
+        let asked = async {
+            let deadline = begun + PING;
+            let query = Query::new(self.connection(&self.inner.pool, deadline).await?, deadline);
+            query.one("SELECT version FROM signet_schema", &[]).await
+        };
+        let answer = asked.await.map(drop);
+        let outcome = answer.map_err(|fault| fault.while_doing(Operation::PING.doing()));
+        self.observe(Operation::PING, begun, 1, &outcome);
+        outcome
     }
 
     async fn close(&self) {

@@ -24,6 +24,7 @@ use crate::{
 const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/sqlite/0001_initial.sql"),
     include_str!("../../migrations/sqlite/0002_feed.sql"),
+    include_str!("../../migrations/sqlite/0003_servers.sql"),
 ];
 
 /// Pages in the log before it is copied into the database file (16 MiB): a batch of entries

@@ -13,6 +13,8 @@ pub struct AgentRefusal {
     pub denial: Option<Denial>,
     /// For the log; for failures on our side also the answer.
     pub why: String,
+    /// Whether it failed because the store is away.
+    pub away: bool,
 }
 
 impl Authorizer {
@@ -28,7 +30,9 @@ impl Authorizer {
         }
         // Bans and deletions that are committed must be seen; what the feed cannot show in time is
         // read from the row below.
-        let is_fresh = self.inner.cache.fresh().await.is_ok();
+        // With the database away, what was so when it was seen last goes on: a renewed certificate
+        // cannot have been stored since, and neither can a ban.
+        let is_fresh = self.inner.cache.fresh_or_away(self.inner.max_staleness).await.is_ok();
         if is_fresh
             && let Some(row) = self.inner.cache.node(id)
             && !row.serial_number.is_empty()
@@ -39,6 +43,7 @@ impl Authorizer {
         let failed = |error: signet_store::StoreError| AgentRefusal {
             denial: None,
             why: format!("unable to look up agent information: {error}"),
+            away: matches!(error, signet_store::StoreError::Unavailable { .. }),
         };
         let Some(row) = self.inner.store.node(id).await.map_err(failed)? else {
             return refuse(Denial::AgentNotAttested, format!("agent \"{id}\" is not attested"));
@@ -86,11 +91,12 @@ impl Authorizer {
             Err(error) => Err(AgentRefusal {
                 denial: None,
                 why: format!("unable to activate the new agent SVID: {error}"),
+                away: matches!(error, signet_store::StoreError::Unavailable { .. }),
             }),
         }
     }
 }
 
 fn refuse(denial: Denial, why: String) -> Result<(), AgentRefusal> {
-    Err(AgentRefusal { denial: Some(denial), why })
+    Err(AgentRefusal { denial: Some(denial), why, away: false })
 }

@@ -66,7 +66,7 @@ fn defaults_are_those_of_lib_pq() {
 fn pairs_may_be_quoted_escaped_and_spaced() {
     let read = parse("host = db.test  user='it' ");
     assert_eq!((read.user.as_str(), read.hosts[0].name.as_str()), ("it", "db.test"));
-    let read = parse(r"user='o\'brien' password = a\ b\\ dbname= port=6000");
+    let read = parse(r"user='o\'brien' password = a\ b\\ dbname='' port=6000");
     assert_eq!((read.user.as_str(), password(&read)), ("o'brien", Some("a b\\")));
     assert_eq!((read.dbname.as_deref(), read.hosts[0].port), (None, 6000));
     let read = parse("dbname='my db' host=''\tuser=u");
