@@ -8,14 +8,17 @@ use std::{
 };
 
 use signet_api::{connect, status::Reason};
+use signet_base::Jitter;
 use signet_identity::{SpiffeId, TrustDomain};
 use tokio_rustls::{TlsConnector, rustls};
 use tonic::{Code, Status, transport::Channel};
 
+mod addresses;
 mod dial;
 mod entries;
 mod rpc;
 
+use addresses::Addresses;
 pub use dial::Target;
 pub use entries::{EntrySync, SyncMethod, SyncStats};
 pub use rpc::{Attested, NewSvid, Notice, NoticeStream, SignRequest};
@@ -29,6 +32,7 @@ const MAX_ANSWER: usize = 64 * 1024 * 1024;
 #[derive(Debug)]
 pub struct ServerClient {
     target: Target,
+    addresses: Arc<Addresses>,
     tls: Arc<rustls::ClientConfig>,
     channel: Mutex<Option<Channel>>,
     failure: Arc<Mutex<Option<ClientError>>>,
@@ -138,7 +142,8 @@ impl ServerClient {
     /// A client of the server at `target`. `tls` says whom it trusts and who it is; both may
     /// change meanwhile and hold for the next connection.
     pub fn new(target: Target, tls: Arc<rustls::ClientConfig>) -> Self {
-        Self { target, tls, channel: Mutex::new(None), failure: Arc::default() }
+        let addresses = Arc::new(Addresses::new(Jitter::new()));
+        Self { target, addresses, tls, channel: Mutex::new(None), failure: Arc::default() }
     }
 
     /// Gives up the connection: the next call makes a new one, with what is then the identity.
@@ -174,6 +179,11 @@ impl ServerClient {
                     return Err(failure);
                 }
                 if !is_transport_failure(&status) {
+                    if status.code() == Code::Unavailable {
+                        // Another server of the same name may be better off.
+                        self.addresses.leave();
+                        self.release();
+                    }
                     return Err(ClientError::Rpc { method, status: Box::new(status) });
                 }
                 self.release();
@@ -189,6 +199,7 @@ impl ServerClient {
         match tokio::time::timeout(deadline, attempt).await {
             Ok(result) => result,
             Err(_) => {
+                self.addresses.leave();
                 self.release();
                 match lock(&self.failure).clone() {
                     Some(failure) => Err(failure),
@@ -203,15 +214,16 @@ impl ServerClient {
     }
 
     fn open(&self) -> Channel {
-        let target = self.target.clone();
+        let (target, addresses) = (self.target.clone(), Arc::clone(&self.addresses));
         let connector = TlsConnector::from(Arc::clone(&self.tls));
         let failure = Arc::clone(&self.failure);
         // Only the stream of notices lasts, and only our own server has that.
         connect::over_lazy_watched("https://spire-server", move || {
             let (target, connector) = (target.clone(), connector.clone());
+            let addresses = Arc::clone(&addresses);
             let failure = Arc::clone(&failure);
             async move {
-                match dial::connect(&target, connector).await {
+                match dial::connect(&target, &addresses, connector).await {
                     Ok(stream) => {
                         *lock(&failure) = None;
                         Ok(stream)

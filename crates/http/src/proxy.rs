@@ -76,6 +76,11 @@ impl Proxies {
         Ok(proxies)
     }
 
+    /// Whether a server behind TLS is reached without a proxy.
+    pub fn is_direct(&self, host: &str, port: u16) -> bool {
+        self.of(true, host, port).is_none()
+    }
+
     /// The proxy through which `host` (without brackets) is reached, if any. The machine itself is
     /// never reached through one.
     pub(super) fn of(&self, tls: bool, host: &str, port: u16) -> Option<&Proxy> {

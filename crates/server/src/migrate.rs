@@ -1,12 +1,15 @@
-//! `signet-server migrate`: moving a trust domain from SPIRE here, and back.
+//! `signet-server migrate`: moving a trust domain from SPIRE here, and back, and from one kind of
+//! database to another.
 //!
 //! What was there before is never changed; what is new is written beside its place and then put
 //! into it. The CA journal and the keys go along, so agents and workloads go on with the SVIDs
 //! they have: nobody attests again.
 
+mod copy;
 mod from_spire;
 mod journal;
 mod keys;
+mod place;
 mod report;
 mod to_spire;
 
@@ -21,33 +24,45 @@ use signet_daemon::{
 
 use crate::{
     config::{Config, RunFlags},
-    plugins::{data_store::DataStore, key_manager::KeyManager},
+    plugins::key_manager::KeyManager,
 };
 
 pub use report::Report;
 
+use place::Place;
+
 /// Flags of `signet-server migrate`.
 #[derive(Clone, Debug, clap::Args)]
 #[command(
-    about = "Move a trust domain from SPIRE to Signet, or back",
-    long_about = "Move a trust domain from SPIRE to Signet, or back.\n\n\
-        Both servers must be stopped. With -from-spire, the registration database of SPIRE 1.15 \
-        (SQLite) is imported into the store that the configuration file names, which must not \
-        exist yet, and the keys are copied to its key manager. With -to-spire, a database for \
-        SPIRE is written. Nothing that exists is changed."
+    about = "Move a trust domain from SPIRE to Signet, or back, or to another database",
+    long_about = "Move a trust domain from SPIRE to Signet, or back, or to another database.\n\n\
+        All servers must be stopped. With -from-spire, the registration database of SPIRE 1.15 \
+        (SQLite or PostgreSQL) is imported into the store that the configuration file names, which \
+        must not hold anything yet, and the keys are copied to its key manager. With -to-spire, a \
+        database for SPIRE is written. With -from-store, another store of Signet is copied. \
+        Nothing that exists is changed; what was written is read back and compared. A database is \
+        a file, or a connection string of PostgreSQL."
 )]
 pub struct MigrateFlags {
-    /// SPIRE's database file to import
+    /// SPIRE's database to import
     #[arg(
         long = "from-spire",
         alias = "fromSpire",
         value_name = "DB",
-        required_unless_present = "to_spire"
+        required_unless_present_any = ["to_spire", "from_store"]
     )]
-    pub from_spire: Option<PathBuf>,
-    /// Database file to write for SPIRE; must not exist
+    pub from_spire: Option<String>,
+    /// Database to write for SPIRE; must not exist, or hold no tables of SPIRE's
     #[arg(long = "to-spire", alias = "toSpire", value_name = "DB", conflicts_with = "from_spire")]
-    pub to_spire: Option<PathBuf>,
+    pub to_spire: Option<String>,
+    /// Store of Signet to copy into the one of the configuration file
+    #[arg(
+        long = "from-store",
+        alias = "fromStore",
+        value_name = "DB",
+        conflicts_with_all = ["from_spire", "to_spire"]
+    )]
+    pub from_store: Option<String>,
     /// Signet's configuration file: trust domain, store and key manager are taken from it
     #[arg(long = "config", value_name = "FILE", default_value = "conf/server/server.conf")]
     pub config: PathBuf,
@@ -73,6 +88,12 @@ pub struct MigrateFlags {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MigrateError {
+    /// What was written is not what is read back.
+    #[error("what was written to {place} is not what was read: do not use it")]
+    Different {
+        /// Where.
+        place: PathBuf,
+    },
     /// What is to be written is there already.
     #[error("{path} exists already: {hint}")]
     Exists {
@@ -185,27 +206,20 @@ pub async fn migrate(
     flags: &MigrateFlags,
     now: i64,
 ) -> Result<Report, MigrateError> {
-    match (&flags.from_spire, &flags.to_spire) {
-        (Some(database), None) => from_spire::import(config, flags, database, now).await,
-        (None, Some(database)) => to_spire::export(config, flags, database, now).await,
-        _ => Err(MigrateError::Usage("give either -from-spire or -to-spire".to_owned())),
-    }
-}
-
-/// The store's file.
-fn store_path(config: &Config) -> Result<&PathBuf, MigrateError> {
-    let sqlite = match &config.plugins.data_store.settings {
-        DataStore::Sqlite(sqlite) => sqlite,
-        DataStore::Postgres(_) => {
-            return Err(MigrateError::Usage("SQLite only".to_owned()));
+    match (&flags.from_spire, &flags.to_spire, &flags.from_store) {
+        (Some(database), None, None) => {
+            from_spire::import(config, flags, &Place::parse("from-spire", database)?, now).await
         }
-    };
-    sqlite.path.as_ref().ok_or_else(|| {
-        MigrateError::Usage(format!(
-            "connection_string in {} names a database in memory, which ends with the program",
-            config.file.display()
-        ))
-    })
+        (None, Some(database), None) => {
+            to_spire::export(config, flags, &Place::parse("to-spire", database)?, now).await
+        }
+        (None, None, Some(store)) => {
+            copy::copy(config, flags, &Place::parse("from-store", store)?, now).await
+        }
+        _ => Err(MigrateError::Usage(
+            "give one of -from-spire, -to-spire and -from-store".to_owned(),
+        )),
+    }
 }
 
 /// The settings of the disk key manager, if that is the one.

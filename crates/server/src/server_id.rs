@@ -50,10 +50,7 @@ pub enum ServerIdError {
 /// # Errors
 /// [`ServerIdError`].
 pub async fn claim(store: &Store, data_dir: &Path, now: i64) -> Result<String, ServerIdError> {
-    let id = match kept(data_dir)? {
-        Some(id) => id,
-        None => keep(data_dir, random::uuid_v4()?)?,
-    };
+    let id = own(data_dir)?;
     if !store.is_shared()
         && let [(name, _)] = &store.journals().await?[..]
         && *name != id
@@ -62,6 +59,17 @@ pub async fn claim(store: &Store, data_dir: &Path, now: i64) -> Result<String, S
         tracing::info!(server_id = id, was = name, "Took over the CA journal");
     }
     Ok(id)
+}
+
+/// The ID of the server with this data directory, made now if there is none.
+///
+/// # Errors
+/// [`ServerIdError`].
+pub fn own(data_dir: &Path) -> Result<String, ServerIdError> {
+    match kept(data_dir)? {
+        Some(id) => Ok(id),
+        None => keep(data_dir, random::uuid_v4()?),
+    }
 }
 
 /// The CA journal of the server with this data directory, or else the only one there is.

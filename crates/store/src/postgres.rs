@@ -27,11 +27,30 @@ mod tls;
 mod tokens;
 mod tx;
 
+pub(crate) use fault::Fault;
 pub use connect::Passwords;
 pub use dsn::{ConnectionString, ConnectionStringError, Surroundings, ThisProcess};
 pub use options::PostgresOptions;
 pub use pool::PoolSize;
+pub(crate) use sql::{Query, params};
 pub(crate) use store::PostgresStore;
+
+/// A connection of its own, to be used until `deadline`.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) async fn once(
+    to: &ConnectionString,
+    deadline: tokio::time::Instant,
+) -> Result<Query, String> {
+    let connector = connect::Connector::new(to.clone(), None)?;
+    let pool = pool::Pool::new(connector, PoolSize { max_open: 1, ..PoolSize::default() });
+    match pool.get(deadline).await {
+        Ok(conn) => Ok(Query::new(conn, deadline)),
+        Err(fault::Fault::Unreachable(why)) => Err(why.to_string()),
+        Err(fault) => Err(format!("{fault:?}")),
+    }
+}
 
 /// An array as a text: there is no array of arrays of different lengths.
 fn array(numbers: &[i64]) -> String {

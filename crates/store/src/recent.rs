@@ -1,6 +1,6 @@
 //! The newest changes, in memory.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use crate::{Change, ChangeKind, FeedPosition};
 
@@ -12,32 +12,27 @@ const MAX_RECENT: usize = 1_000;
 #[derive(Debug, Default)]
 pub(crate) struct Recent {
     epoch: Option<Arc<str>>,
-    changes: VecDeque<Change>,
+    /// By revision. Those between them are of other processes, or are told of in a moment.
+    changes: BTreeMap<u64, Change>,
 }
 
 impl Recent {
-    /// Takes changes that follow the newest one, or else forgets those before them.
     pub(crate) fn push(&mut self, epoch: &Arc<str>, changes: impl IntoIterator<Item = Change>) {
         if self.epoch.as_ref() != Some(epoch) {
             self.epoch = Some(Arc::clone(epoch));
             self.changes.clear();
         }
         for change in changes {
-            if self.changes.back().is_some_and(|last| last.revision + 1 != change.revision) {
-                self.changes.clear();
+            self.changes.insert(change.revision, change);
+            if self.changes.len() > MAX_RECENT {
+                self.changes.pop_first();
             }
-            if self.changes.len() == MAX_RECENT {
-                self.changes.pop_front();
-            }
-            self.changes.push_back(change);
         }
     }
 
     /// Forgets what the feed has dropped.
     pub(crate) fn forget(&mut self, last_dropped: u64) {
-        while self.changes.front().is_some_and(|change| change.revision <= last_dropped) {
-            self.changes.pop_front();
-        }
+        self.changes = self.changes.split_off(&last_dropped.saturating_add(1));
     }
 
     /// The changes after `position`, if all of them up to `newest` are remembered.
@@ -50,16 +45,14 @@ impl Recent {
         if self.epoch.as_ref() != Some(&position.epoch) || newest.epoch != position.epoch {
             return None;
         }
-        let first = self.changes.front()?.revision;
-        let revision = position.revision;
-        if self.changes.back()?.revision < newest.revision
-            || revision >= newest.revision
-            || revision + 1 < first
-        {
+        let (after, last) = (position.revision, newest.revision);
+        let wanted = usize::try_from(last.checked_sub(after)?).ok()?;
+        if wanted == 0 || wanted > self.changes.len() {
             return None;
         }
-        let skip = usize::try_from(revision + 1 - first).ok()?;
-        Some(self.changes.iter().skip(skip).take(limit as usize).cloned().collect())
+        let found = self.changes.range(after + 1..=last);
+        (found.clone().count() == wanted)
+            .then(|| found.take(limit as usize).map(|(_, change)| change.clone()).collect())
     }
 }
 

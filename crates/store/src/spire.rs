@@ -2,6 +2,7 @@
 //! trust domain can move here and back.
 
 mod blobs;
+mod postgres;
 mod read;
 mod running;
 mod schema;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 
 use crate::Contents;
 
+pub use postgres::{read_postgres, write_postgres};
 pub use read::read;
 pub use running::is_open;
 pub use write::write;
@@ -139,6 +141,14 @@ pub enum SpireError {
         /// What SQLite said.
         #[source]
         source: sqlx::Error,
+    },
+    /// PostgreSQL cannot be used.
+    #[error("the SPIRE database {database}: {why}")]
+    Postgres {
+        /// Host and name.
+        database: String,
+        /// What is wrong.
+        why: String,
     },
     /// A schema version other than that of SPIRE 1.15.
     #[error(

@@ -13,11 +13,18 @@ use tokio_rustls::{
     },
 };
 
-use super::ClientError;
+use super::{ClientError, addresses::Addresses};
 use crate::timestamp;
 
 /// How long a TCP connection may take, for all addresses of the server together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// The least time that each of many addresses gets.
+const LEAST_TIMEOUT: Duration = Duration::from_secs(5);
+/// When a connection is silent it is asked after so long, so often, so many times: a server whose
+/// machine is gone is left within half a minute.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
+/// How long what was sent may stay unacknowledged, milliseconds.
+const USER_TIMEOUT: u32 = 20_000;
 /// How long the TLS handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -42,8 +49,65 @@ impl fmt::Display for Target {
     }
 }
 
-/// Opens a connection and completes the handshake.
+/// Opens a connection and completes the handshake: with one address of the server's name after
+/// the other, unless a proxy does that.
 pub(super) async fn connect(
+    target: &Target,
+    addresses: &Addresses,
+    connector: TlsConnector,
+) -> Result<TlsStream<TcpStream>, ClientError> {
+    if !target.proxies.is_direct(&target.host, target.port) {
+        return through_proxy(target, connector).await;
+    }
+    let failed = |message: String| ClientError::Connect { address: target.to_string(), message };
+    let found = tokio::net::lookup_host((target.host.as_str(), target.port));
+    let found = match tokio::time::timeout(CONNECT_TIMEOUT, found).await {
+        Ok(found) => found.map_err(|error| failed(error.to_string()))?,
+        Err(_) => return Err(failed("looking up its name took too long".to_owned())),
+    };
+    let order = addresses.order(found.collect());
+    let shares = u32::try_from(order.len()).unwrap_or(u32::MAX).max(1);
+    let timeout = (CONNECT_TIMEOUT / shares).max(LEAST_TIMEOUT);
+    let mut why = failed("its name has no address".to_owned());
+    for address in order {
+        let attempt = async {
+            let tcp = match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
+                Ok(tcp) => tcp.map_err(|error| failed(error.to_string()))?,
+                Err(_) => return Err(failed(format!("no connection within {timeout:?}"))),
+            };
+            tcp.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+            keep_alive(&tcp).map_err(|error| failed(error.to_string()))?;
+            secure(target, connector.clone(), tcp).await
+        };
+        match attempt.await {
+            Ok(stream) => {
+                addresses.reached(address);
+                return Ok(stream);
+            }
+            Err(error) => {
+                addresses.failed(address);
+                // That somebody was there whom we do not trust says more than that nobody was.
+                if !why.is_unknown_authority() {
+                    why = error;
+                }
+            }
+        }
+    }
+    Err(why)
+}
+
+fn keep_alive(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    let (idle, interval, count) = KEEPALIVE;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, idle)?;
+    sockopt::set_tcp_keepintvl(stream, interval)?;
+    sockopt::set_tcp_keepcnt(stream, count)?;
+    sockopt::set_tcp_user_timeout(stream, USER_TIMEOUT)?;
+    Ok(())
+}
+
+async fn through_proxy(
     target: &Target,
     connector: TlsConnector,
 ) -> Result<TlsStream<TcpStream>, ClientError> {
@@ -57,6 +121,15 @@ pub(super) async fn connect(
         })?,
         Err(_) => return Err(failed(format!("no connection within {CONNECT_TIMEOUT:?}"))),
     };
+    secure(target, connector, tcp).await
+}
+
+async fn secure(
+    target: &Target,
+    connector: TlsConnector,
+    tcp: TcpStream,
+) -> Result<TlsStream<TcpStream>, ClientError> {
+    let failed = |message: String| ClientError::Connect { address: target.to_string(), message };
     // Never sent and never checked: the server is known by its SPIFFE ID.
     let name = ServerName::try_from("spire-server").map_err(|e| failed(e.to_string()))?;
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, connector.connect(name, tcp)).await {

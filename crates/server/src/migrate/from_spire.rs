@@ -5,47 +5,57 @@ use std::path::{Path, PathBuf};
 use signet_authority::journal::Journal;
 use signet_daemon::process::DirLock;
 use signet_store::{
-    Contents, Store, StoreOptions,
+    Contents,
     spire::{self, SpireContents},
 };
 
-use super::{MigrateError, MigrateFlags, Report, disk_keys, journal, keys::Keys, store_path};
-use crate::{config::Config, plugins::key_manager, ports::UNCLAIMED_JOURNAL};
+use super::{
+    MigrateError, MigrateFlags, Report, copy, disk_keys, journal, keys::Keys, place::Place,
+};
+use crate::{config::Config, plugins::key_manager, ports::UNCLAIMED_JOURNAL, server_id};
 
 /// Imports SPIRE's database, its CA journal and its keys.
 pub(super) async fn import(
     config: &Config,
     flags: &MigrateFlags,
-    database: &Path,
+    from: &Place,
     now: i64,
 ) -> Result<Report, MigrateError> {
-    let to = store_path(config)?;
-    if same_file(to, database) {
+    let to = Place::configured(config)?;
+    let same = match (to.file(), from.file()) {
+        (Some(to), Some(from)) => same_file(to, from),
+        _ => false,
+    };
+    if same {
         return Err(MigrateError::Usage(format!(
             "connection_string in {} names SPIRE's own database: name another file, which will be \
              created",
             config.file.display()
         )));
     }
-    let runs = database.is_file()
-        && spire::is_open(database)
-            .map_err(|source| MigrateError::Io { path: database.to_owned(), source })?;
+    let runs = match from.file().filter(|path| path.is_file()) {
+        Some(path) => spire::is_open(path)
+            .map_err(|source| MigrateError::Io { path: path.to_owned(), source })?,
+        None => false,
+    };
+    let database = &from.name();
     if runs && !flags.dry_run {
         return Err(MigrateError::SpireRuns(database.to_owned()));
     }
-    let found = spire::read(database).await?;
+    let found = from.read_spire().await?;
     if !found.skipped.is_empty() && !flags.skip_invalid {
         return Err(MigrateError::Skipped(found.skipped));
     }
     check_trust_domain(config, database, &found.contents)?;
-    if to.exists() {
+    if let Some(path) = to.file().filter(|path| path.exists()) {
         return Err(MigrateError::Exists {
-            path: to.clone(),
+            path: path.to_owned(),
             hint: "a migration fills a new store; move this one away or name another file in \
                    connection_string",
         });
     }
-    let mut report = Report::new(database.to_owned(), to.clone(), &found.contents, flags.dry_run);
+    let mut report = Report::new(database.to_owned(), to.name(), &found.contents, flags.dry_run);
+    report.checksum = Some(copy::checksum(&found.contents));
     report.skipped.clone_from(&found.skipped);
     if runs {
         report.notes.push(format!(
@@ -74,9 +84,22 @@ pub(super) async fn import(
     if let (true, Some(keys), Some(disk)) = (copy, &keys, disk_keys(config)) {
         keys.add_to(&key_manager::open_disk(disk)?).await?;
     }
-    let unfinished = Unfinished::beside(to);
-    fill(&unfinished.0, &found.contents, journal.as_ref(), now).await?;
-    unfinished.rename(to).map_err(|source| MigrateError::Io { path: to.clone(), source })?;
+    let contents = &found.contents;
+    match &to {
+        Place::File(path) => {
+            let unfinished = Unfinished::beside(path);
+            let beside = Place::File(unfinished.0.clone());
+            fill(&beside, contents, journal.as_ref(), UNCLAIMED_JOURNAL, now).await?;
+            unfinished
+                .rename(path)
+                .map_err(|source| MigrateError::Io { path: path.clone(), source })?;
+        }
+        Place::Postgres(_) => {
+            // Others may share the database: the journal is this server's from the beginning.
+            let id = server_id::own(&config.data_dir)?;
+            fill(&to, contents, journal.as_ref(), &id, now).await?;
+        }
+    }
     Ok(report)
 }
 
@@ -176,20 +199,21 @@ fn keys_to_copy(
     Ok(true)
 }
 
-/// Makes a whole store of a file that does not exist.
+/// Fills a store that is empty, and reads it back. The journal is the one of `server`.
 async fn fill(
-    path: &Path,
+    place: &Place,
     contents: &Contents,
     journal: Option<&Journal>,
+    server: &str,
     now: i64,
 ) -> Result<(), MigrateError> {
-    let store = Store::open(StoreOptions::file(path)).await?;
+    let store = place.open().await?;
     let filled = async {
         store.import(contents, now).await?;
         if let Some(journal) = journal {
-            store.put_journal(UNCLAIMED_JOURNAL, &journal.encode()?, now).await?;
+            store.put_journal(server, &journal.encode()?, now).await?;
         }
-        Ok(())
+        copy::compare(&store, contents, place).await
     };
     let filled = filled.await;
     store.close().await;

@@ -35,6 +35,8 @@ pub struct Report {
     pub keys_to: Option<PathBuf>,
     /// Rows that were left out, each with the reason.
     pub skipped: Vec<String>,
+    /// SHA-256 over all that was copied and read back; none when it was not.
+    pub checksum: Option<String>,
     /// What one should know.
     pub notes: Vec<String>,
 }
@@ -55,6 +57,7 @@ impl Report {
             keys: Vec::new(),
             keys_to: None,
             skipped: Vec::new(),
+            checksum: None,
             notes: Vec::new(),
         }
     }
@@ -96,6 +99,9 @@ impl fmt::Display for Report {
                 Some(path) => writeln!(f, " -> {}", path.display())?,
                 None => writeln!(f, " (the key file stays)")?,
             }
+        }
+        if let (Some(checksum), false) = (&self.checksum, self.dry_run) {
+            writeln!(f, "{:<25}: {checksum} (read back and compared)", "SHA-256")?;
         }
         for row in &self.skipped {
             writeln!(f, "Left out: {row}")?;

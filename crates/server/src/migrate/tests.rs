@@ -64,6 +64,7 @@ impl Place {
         MigrateFlags {
             from_spire: None,
             to_spire: None,
+            from_store: None,
             config: self.path("server.conf"),
             expand_env: false,
             keys: Some(self.path("spire-keys.json")),
@@ -75,14 +76,14 @@ impl Place {
 
     async fn import(&self, change: impl FnOnce(&mut MigrateFlags)) -> Result<Report, MigrateError> {
         let mut flags = self.flags();
-        flags.from_spire = Some(self.path("spire.db"));
+        flags.from_spire = Some(self.path("spire.db").display().to_string());
         change(&mut flags);
         migrate(&self.config(""), &flags, NOW).await
     }
 
     async fn export(&self, change: impl FnOnce(&mut MigrateFlags)) -> Result<Report, MigrateError> {
         let mut flags = self.flags();
-        flags.to_spire = Some(self.path("back.db"));
+        flags.to_spire = Some(self.path("back.db").display().to_string());
         flags.keys = Some(self.path("back-keys.json"));
         change(&mut flags);
         migrate(&self.config(""), &flags, NOW).await
@@ -218,7 +219,7 @@ async fn what_exists_is_never_overwritten() {
     assert_eq!(fs::read(place.path("signet.db")).unwrap(), b"precious");
     fs::remove_file(place.path("signet.db")).unwrap();
     fs::copy(place.path("spire.db"), place.path("signet.db")).unwrap();
-    let refused = place.import(|flags| flags.from_spire = Some(place.path("signet.db"))).await;
+    let refused = place.import(|flags| flags.from_spire = Some(place.path("signet.db").display().to_string())).await;
     assert!(matches!(refused, Err(MigrateError::Usage(_))));
     fs::remove_file(place.path("signet.db")).unwrap();
     place.import(|_| {}).await.unwrap();

@@ -5,32 +5,28 @@ use std::path::Path;
 use signet_authority::journal::Journal;
 use signet_daemon::process::DirLock;
 use signet_pki::{DiskKeyManager, key_manager::Sealing};
-use signet_store::{
-    Store, StoreOptions,
-    spire::{self, SpireContents},
-};
+use signet_store::spire::SpireContents;
 
-use super::{MigrateError, MigrateFlags, Report, disk_keys, journal, keys::Keys, store_path};
+use super::{MigrateError, MigrateFlags, Report, disk_keys, journal, keys::Keys, place::Place};
 use crate::{config::Config, server_id};
 
 /// Writes a database for SPIRE, and its keys.
 pub(super) async fn export(
     config: &Config,
     flags: &MigrateFlags,
-    database: &Path,
+    to: &Place,
     now: i64,
 ) -> Result<Report, MigrateError> {
-    let from = store_path(config)?;
-    if !from.exists() {
+    let from = Place::configured(config)?;
+    if from.file().is_some_and(|path| !path.exists()) {
         return Err(MigrateError::Usage(format!(
-            "there is no store {}, which connection_string in {} names",
-            from.display(),
+            "there is no store {from}, which connection_string in {} names",
             config.file.display()
         )));
     }
-    if database.exists() {
+    if let Some(path) = to.file().filter(|path| path.exists()) {
         return Err(MigrateError::Exists {
-            path: database.to_owned(),
+            path: path.to_owned(),
             hint: "name a file that does not exist",
         });
     }
@@ -39,8 +35,8 @@ pub(super) async fn export(
     } else {
         Some(DirLock::acquire(&config.data_dir, "signet-server.lock")?)
     };
-    let (contents, journal) = read(from, &config.data_dir).await?;
-    let mut report = Report::new(from.clone(), database.to_owned(), &contents, flags.dry_run);
+    let (contents, journal) = read(&from, &config.data_dir).await?;
+    let mut report = Report::new(from.name(), to.name(), &contents, flags.dry_run);
     let spent = contents.join_tokens.len() - report.join_tokens;
     if spent > 0 {
         report.notes.push(format!("{spent} join tokens that were spent are left out"));
@@ -60,15 +56,15 @@ pub(super) async fn export(
         keys.add_to(&DiskKeyManager::open(path, Sealing::Off)?).await?;
     }
     let contents = SpireContents { contents, journals, ..SpireContents::default() };
-    spire::write(database, &contents, now).await?;
+    to.write_spire(&contents, now).await?;
     Ok(report)
 }
 
 async fn read(
-    path: &Path,
+    from: &Place,
     data_dir: &Path,
 ) -> Result<(signet_store::Contents, Option<Journal>), MigrateError> {
-    let store = Store::open(StoreOptions::file(path)).await?;
+    let store = from.open().await?;
     let read = async {
         let contents = store.export().await?;
         let journal = server_id::own_journal(&store, data_dir).await?;

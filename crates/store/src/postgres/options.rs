@@ -18,6 +18,8 @@ pub struct PostgresOptions {
     pub passwords: Option<Arc<dyn Passwords>>,
     /// How many connections.
     pub pool: PoolSize,
+    /// Make our tables also in a database that has SPIRE's and not ours yet.
+    pub beside_spire: bool,
     /// Refuse a schema that is not up to date instead of migrating it.
     pub disable_migration: bool,
     /// How long an operation is tried before it fails, all its tries together.
@@ -31,6 +33,11 @@ pub struct PostgresOptions {
 }
 
 impl PostgresOptions {
+    /// The database.
+    pub fn database(&self) -> &ConnectionString {
+        &self.database
+    }
+
     /// A database, with the defaults of SPIRE.
     pub fn new(database: ConnectionString) -> Self {
         Self {
@@ -39,6 +46,7 @@ impl PostgresOptions {
             listen: None,
             passwords: None,
             pool: PoolSize::default(),
+            beside_spire: false,
             disable_migration: false,
             patience: Duration::from_secs(10),
             changes_max_age: 24 * 60 * 60,

@@ -57,7 +57,7 @@ pub(super) async fn open(pool: &Pool, options: &PostgresOptions) -> Result<Mark,
         let opened = match pool.get(patient).await {
             Ok(conn) => {
                 let mut query = Query::new(conn, deadline);
-                attempt(&mut query, options.disable_migration).await
+                attempt(&mut query, options).await
             }
             Err(fault) => Err(fault.into()),
         };
@@ -92,7 +92,7 @@ pub(super) async fn open(pool: &Pool, options: &PostgresOptions) -> Result<Mark,
     }
 }
 
-async fn attempt(query: &mut Query, disabled: bool) -> Result<Mark, Obstacle> {
+async fn attempt(query: &mut Query, options: &PostgresOptions) -> Result<Mark, Obstacle> {
     must_be_supported(query).await?;
     let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
     let row = query
@@ -105,14 +105,14 @@ async fn attempt(query: &mut Query, disabled: bool) -> Result<Mark, Obstacle> {
     let (ours, spires): (bool, bool) =
         (row.try_get(0).map_err(Fault::from)?, row.try_get(1).map_err(Fault::from)?);
     let found = if ours { version(query, "").await? } else { 0 };
-    if found == 0 && spires {
+    if found == 0 && spires && !options.beside_spire {
         return Err(Obstacle::Spire);
     }
     if found > known {
         return Err(Obstacle::Newer(found));
     }
     if found < known {
-        if disabled && found > 0 {
+        if options.disable_migration && found > 0 {
             return Err(Obstacle::Outdated(found));
         }
         migrate(query).await?;

@@ -11,7 +11,7 @@ use tokio_postgres::{
 use super::{fault::Fault, pool::Conn};
 
 /// A value with its type.
-pub(super) type Param<'p> = (&'p (dyn ToSql + Sync), Type);
+pub(crate) type Param<'p> = (&'p (dyn ToSql + Sync), Type);
 
 /// The shorthand for [`Param`]s.
 macro_rules! params {
@@ -20,16 +20,16 @@ macro_rules! params {
             ::tokio_postgres::types::Type::$type)),*]
     };
 }
-pub(super) use params;
+pub(crate) use params;
 
 /// A connection with a deadline for what is asked through it.
-pub(super) struct Query {
+pub(crate) struct Query {
     conn: Option<Conn>,
     deadline: Instant,
 }
 
 impl Query {
-    pub(super) fn new(conn: Conn, deadline: Instant) -> Self {
+    pub(crate) fn new(conn: Conn, deadline: Instant) -> Self {
         Self { conn: Some(conn), deadline }
     }
 
@@ -38,7 +38,7 @@ impl Query {
     }
 
     /// Every row.
-    pub(super) fn all<'q>(
+    pub(crate) fn all<'q>(
         &'q self,
         text: &'q str,
         params: &'q [Param<'q>],
@@ -53,7 +53,7 @@ impl Query {
     }
 
     /// The first row.
-    pub(super) async fn first<'q>(
+    pub(crate) async fn first<'q>(
         &'q self,
         text: &'q str,
         params: &'q [Param<'q>],
@@ -62,7 +62,7 @@ impl Query {
     }
 
     /// The one row that there must be.
-    pub(super) async fn one<'q>(
+    pub(crate) async fn one<'q>(
         &'q self,
         text: &'q str,
         params: &'q [Param<'q>],
@@ -72,7 +72,7 @@ impl Query {
     }
 
     /// How many rows were changed.
-    pub(super) fn execute<'q>(
+    pub(crate) fn execute<'q>(
         &'q self,
         text: &'q str,
         params: &'q [Param<'q>],
@@ -87,7 +87,7 @@ impl Query {
     }
 
     /// Statements of ours without parameters, at once.
-    pub(super) fn batch<'q>(&'q self, text: &'q str) -> BoxFuture<'q, Result<(), Fault>> {
+    pub(crate) fn batch<'q>(&'q self, text: &'q str) -> BoxFuture<'q, Result<(), Fault>> {
         Box::pin(async move {
             match tokio::time::timeout_at(self.deadline, self.conn()?.batch_execute(text)).await {
                 Ok(done) => Ok(done?),
@@ -97,23 +97,23 @@ impl Query {
     }
 
     /// Says whether a transaction is open, so that the connection is not given back with one.
-    pub(super) fn set_in_transaction(&mut self, open: bool) {
+    pub(crate) fn set_in_transaction(&mut self, open: bool) {
         if let Some(conn) = &mut self.conn {
             conn.in_transaction = open;
         }
     }
 
     /// The connection itself.
-    pub(super) fn client(&self) -> Result<&tokio_postgres::Client, Fault> {
+    pub(crate) fn client(&self) -> Result<&tokio_postgres::Client, Fault> {
         Ok(self.conn()?)
     }
 
-    pub(super) fn deadline(&self) -> Instant {
+    pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
     /// Ends the connection.
-    pub(super) fn discard(&mut self) {
+    pub(crate) fn discard(&mut self) {
         if let Some(conn) = self.conn.take() {
             conn.discard();
         }

@@ -294,14 +294,14 @@ impl Reader {
     }
 }
 
-fn set(pairs: &[(String, String)]) -> Result<signet_identity::SelectorSet, String> {
+pub(super) fn set(pairs: &[(String, String)]) -> Result<signet_identity::SelectorSet, String> {
     let selector = |(kind, value): &(String, String)| {
         Selector::new(kind, value).map_err(|error| format!("selector {kind}:{value}: {error}"))
     };
     pairs.iter().map(selector).collect()
 }
 
-fn draft(
+pub(super) fn draft(
     (spiffe_id, parent_id): (String, String),
     selectors: &[(String, String)],
     dns_names: &[String],

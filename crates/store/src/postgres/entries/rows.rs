@@ -40,12 +40,12 @@ impl Listed for Entry {
             json::read_selectors(row.try_get(4)?).map_err(|error| Fault::corrupt(&what, error))?,
         );
         draft.federates_with = json::read_list(row.try_get(5)?)
-            .map_err(|error| Fault::corrupt(\&what, error))?
+            .map_err(|error| Fault::corrupt(&what, error))?
             .iter()
             .map(|name| parse::<TrustDomain>(&what, name))
             .collect::<Result<_, _>>()?;
         draft.dns_names = json::read_list(row.try_get(6)?)
-            .map_err(|error| Fault::corrupt(\&what, error))?;
+            .map_err(|error| Fault::corrupt(&what, error))?;
         draft.hint = row.try_get::<_, Option<String>>(7)?.unwrap_or_default();
         draft.x509_svid_ttl = ttl(8)?;
         draft.jwt_svid_ttl = ttl(9)?;
