@@ -53,6 +53,7 @@ pub async fn open(config: &Config) -> Result<Store, OpenError> {
         DataStore::Postgres(postgres) => {
             let mut options = postgres.options();
             options.changes_max_age = changes_max_age;
+            options.unknown_bundles = !config.federation.require_bundle;
             Store::open_postgres(options).await
         }
         DataStore::Sqlite(sqlite) => {
@@ -62,6 +63,7 @@ pub async fn open(config: &Config) -> Result<Store, OpenError> {
             };
             options.exclusive = true;
             options.disable_migration = sqlite.disable_migration;
+            options.unknown_bundles = !config.federation.require_bundle;
             options.readers = sqlite.max_open_conns.min(options.readers);
             options.changes_max_age = changes_max_age;
             Store::open(options).await

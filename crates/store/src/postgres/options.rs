@@ -22,6 +22,8 @@ pub struct PostgresOptions {
     pub beside_spire: bool,
     /// Refuse a schema that is not up to date instead of migrating it.
     pub disable_migration: bool,
+    /// As [`crate::StoreOptions::unknown_bundles`].
+    pub unknown_bundles: bool,
     /// How long an operation is tried before it fails, all its tries together.
     pub patience: Duration,
     /// As [`crate::StoreOptions::changes_max_age`].
@@ -48,6 +50,7 @@ impl PostgresOptions {
             pool: PoolSize::default(),
             beside_spire: false,
             disable_migration: false,
+            unknown_bundles: false,
             patience: Duration::from_secs(10),
             changes_max_age: 24 * 60 * 60,
             changes_max_rows: 200_000,

@@ -150,6 +150,11 @@ pub(super) struct Tx {
 }
 
 impl Tx {
+    /// Whether an entry may federate with a trust domain whose bundle is not stored.
+    pub(super) fn takes_unknown_bundles(&self) -> bool {
+        self.store.inner.options.unknown_bundles
+    }
+
     /// Notes a change for the feed.
     pub(super) fn changed(&mut self, kind: ChangeKind, key: impl Into<String>, to: ChangedTo) {
         self.changes.push(Change { revision: 0, kind, key: key.into(), to });

@@ -34,7 +34,9 @@ pub(in super::super) async fn create(
             outcomes.push(CreateEntryOutcome::IdTaken);
             continue;
         }
-        if let Some(unknown) = known.unknown_bundle(&new.draft) {
+        if !tx.takes_unknown_bundles()
+            && let Some(unknown) = known.unknown_bundle(&new.draft)
+        {
             outcomes.push(CreateEntryOutcome::UnknownBundle(unknown.clone()));
             known.ids.remove(&new.id);
             continue;
@@ -132,7 +134,9 @@ pub(super) async fn update(
             continue;
         }
         let known = federated(tx, std::iter::once(&draft)).await?;
-        if let Some(unknown) = draft.federates_with.iter().find(|name| !known.contains(*name)) {
+        if !tx.takes_unknown_bundles()
+            && let Some(unknown) = draft.federates_with.iter().find(|name| !known.contains(*name))
+        {
             outcomes.push(UpdateEntryOutcome::UnknownBundle(unknown.clone()));
             continue;
         }
