@@ -67,11 +67,7 @@ impl Default for ServerOptions {
 impl ServerOptions {
     /// The defaults on a PostgreSQL database.
     pub fn on_postgres(dsn: &str) -> Self {
-        Self {
-            database_type: "postgres".to_owned(),
-            database: dsn.to_owned(),
-            ..Self::default()
-        }
+        Self { database_type: "postgres".to_owned(), database: dsn.to_owned(), ..Self::default() }
     }
 
     /// The defaults with more lines in `server {}`.

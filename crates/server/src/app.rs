@@ -55,8 +55,8 @@ use crate::{
     listen,
     metrics::ServerMetrics,
     plugins::{
-        PluginError, Scope, credential_composer, data_store,
-        key_manager::OpenKeyManager, node_attestor, upstream_authority,
+        PluginError, Scope, credential_composer, data_store, key_manager::OpenKeyManager,
+        node_attestor, upstream_authority,
     },
     ports::AuthorityStore,
     server_id::{self, ServerIdError},
@@ -250,8 +250,7 @@ impl App {
         };
         let server_id = server_id::claim(&store, &config.data_dir, clock.unix()).await?;
         let id = server_id.clone();
-        let (ca_manager, authority) =
-            Self::authority(&config, &store, &keys, &clock, id).await?;
+        let (ca_manager, authority) = Self::authority(&config, &store, &keys, &clock, id).await?;
         let (cache, follower) = Cache::open(store.clone(), trust_domain.clone()).await?;
         let authorities = own_authorities(&cache);
         let scope = Scope { trust_domain: &trust_domain, clock: &clock, authorities: &authorities };

@@ -37,8 +37,7 @@ use crate::{
     backup::{self, BackupFlags, RestoreFlags},
     config::RunFlags,
     migrate::{self, MigrateFlags},
-    servers,
-    run,
+    run, servers,
 };
 
 /// How long a command may take in all.

@@ -27,9 +27,9 @@ mod tls;
 mod tokens;
 mod tx;
 
-pub(crate) use fault::Fault;
 pub use connect::Passwords;
 pub use dsn::{ConnectionString, ConnectionStringError, Surroundings, ThisProcess};
+pub(crate) use fault::Fault;
 pub use options::PostgresOptions;
 pub use pool::PoolSize;
 pub(crate) use sql::{Query, params};

@@ -1,11 +1,7 @@
 //! PostgreSQL keeps what every store promises also where transactions are serializable, COMMIT
 //! fails in every way there is, nobody can listen, and advisory locks do nothing: as with
 //! CockroachDB, YugabyteDB, and a failover in progress.
-#![allow(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test may panic"
-)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 #[path = "common/faults.rs"]
 mod faults;
@@ -38,7 +34,8 @@ impl BehindFaults {
     }
 
     async fn options(&self) -> (PostgresOptions, Arc<std::sync::atomic::AtomicUsize>) {
-        let port: u16 = self.dsn.split("port=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        let port: u16 =
+            self.dsn.split("port=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
         let (own, commits) = faults::before(port, self.faults).await;
         let dsn = self.dsn.replace(&format!("port={port}"), &format!("port={own}"));
         let mut options =

@@ -84,9 +84,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn agents_spread_and_leave_what_failed_for_a_while() {
-        let firsts: std::collections::HashSet<_> = (0..64)
-            .map(|seed| Addresses::new(Jitter::from_seed(seed)).order(all(4))[0])
-            .collect();
+        let firsts: std::collections::HashSet<_> =
+            (0..64).map(|seed| Addresses::new(Jitter::from_seed(seed)).order(all(4))[0]).collect();
         assert_eq!(firsts.len(), 4, "every address is somebody's first");
 
         let addresses = Addresses::new(Jitter::from_seed(1));

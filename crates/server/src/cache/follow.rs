@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use signet_base::{Backoff, CancellationToken};
+use signet_base::{Backoff, CancellationToken, Repeats};
 use signet_identity::{AttestedNode, Bundle, EntryId, IndexChange, SpiffeId, TrustDomain};
 use signet_pki::x509::TrustBundle;
 use signet_store::{
@@ -21,6 +21,8 @@ use super::{Cache, CachedBundle, Mirror, NodeRow, Revisions, load};
 const BATCH: u32 = 1000;
 /// How often an idle store is asked whether it still works, at least.
 const PING: Duration = Duration::from_secs(60);
+/// That it does not is said so often.
+const UNANSWERED: Duration = Duration::from_secs(60);
 /// And at most.
 const MIN_PING: Duration = Duration::from_millis(100);
 
@@ -67,6 +69,7 @@ impl Follower {
         let longest = (max_staleness / 4).clamp(MIN_PING, PING);
         let mut revisions = self.cache.store.subscribe();
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(5));
+        let told = Repeats::new(UNANSWERED);
         let mut loading = JoinSet::new();
         let mut read = None;
         loop {
@@ -112,10 +115,13 @@ impl Follower {
                 },
                 () = tokio::time::sleep(ping) => match self.ask().await {
                     Ok(()) => self.cache.saw_store(),
-                    Err(error) => tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "The registration store does not answer"
-                    ),
+                    Err(error) => if let Some(untold) = told.tell(()) {
+                        tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            untold,
+                            "The registration store does not answer"
+                        );
+                    },
                 },
             }
         }

@@ -32,9 +32,7 @@ pub(super) async fn copy(
         false => Some(DirLock::acquire(&config.data_dir, "signet-server.lock")?),
     };
     let source = from.open().await?;
-    let read = async {
-        Ok::<_, MigrateError>((source.export().await?, source.journals().await?))
-    };
+    let read = async { Ok::<_, MigrateError>((source.export().await?, source.journals().await?)) };
     let read = read.await;
     source.close().await;
     let (contents, journals) = read?;

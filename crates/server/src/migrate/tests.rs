@@ -219,7 +219,9 @@ async fn what_exists_is_never_overwritten() {
     assert_eq!(fs::read(place.path("signet.db")).unwrap(), b"precious");
     fs::remove_file(place.path("signet.db")).unwrap();
     fs::copy(place.path("spire.db"), place.path("signet.db")).unwrap();
-    let refused = place.import(|flags| flags.from_spire = Some(place.path("signet.db").display().to_string())).await;
+    let refused = place
+        .import(|flags| flags.from_spire = Some(place.path("signet.db").display().to_string()))
+        .await;
     assert!(matches!(refused, Err(MigrateError::Usage(_))));
     fs::remove_file(place.path("signet.db")).unwrap();
     place.import(|_| {}).await.unwrap();

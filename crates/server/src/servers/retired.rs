@@ -27,7 +27,10 @@ pub(super) async fn clean(context: &Context) {
             continue;
         }
         if let Err(error) = forget(context, server, now).await {
-            tracing::error!(server_id = server.id, "Cannot clean up after a retired server: {error}");
+            tracing::error!(
+                server_id = server.id,
+                "Cannot clean up after a retired server: {error}"
+            );
         }
     }
 }

@@ -26,8 +26,7 @@ use super::{
 /// How long one server may take to let us in, unless `connect_timeout` says otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a silent connection lives: asked after so long, so often, so many times.
-const KEEPALIVE: (Duration, Duration, u32) =
-    (Duration::from_secs(10), Duration::from_secs(5), 3);
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(10), Duration::from_secs(5), 3);
 /// How long what we sent may stay unacknowledged, milliseconds.
 const USER_TIMEOUT: u32 = 20_000;
 

@@ -50,16 +50,11 @@ impl Entries for PostgresStore {
         now: i64,
     ) -> Result<Vec<CreateEntryOutcome>, StoreError> {
         let entries = &entries;
-        self.write(
-            Operation::CREATE_ENTRIES,
-            now,
-            Lock::Registrations,
-            move |mut tx| async move {
-                let outcomes = write::create(&mut tx, entries).await?;
-                tx.commit().await?;
-                Ok(outcomes)
-            },
-        )
+        self.write(Operation::CREATE_ENTRIES, now, Lock::Registrations, move |mut tx| async move {
+            let outcomes = write::create(&mut tx, entries).await?;
+            tx.commit().await?;
+            Ok(outcomes)
+        })
         .await
     }
 
@@ -69,16 +64,11 @@ impl Entries for PostgresStore {
         now: i64,
     ) -> Result<Vec<UpdateEntryOutcome>, StoreError> {
         let updates = &updates;
-        self.write(
-            Operation::UPDATE_ENTRIES,
-            now,
-            Lock::Registrations,
-            move |mut tx| async move {
-                let outcomes = write::update(&mut tx, updates).await?;
-                tx.commit().await?;
-                Ok(outcomes)
-            },
-        )
+        self.write(Operation::UPDATE_ENTRIES, now, Lock::Registrations, move |mut tx| async move {
+            let outcomes = write::update(&mut tx, updates).await?;
+            tx.commit().await?;
+            Ok(outcomes)
+        })
         .await
     }
 
@@ -88,19 +78,14 @@ impl Entries for PostgresStore {
         now: i64,
     ) -> Result<Vec<Option<Entry>>, StoreError> {
         let ids = &ids;
-        self.write(
-            Operation::DELETE_ENTRIES,
-            now,
-            Lock::Registrations,
-            move |mut tx| async move {
-                let found = rows::by_entry_ids(&tx.query, ids).await?;
-                write::delete(&mut tx, &found).await?;
-                tx.commit().await?;
-                let mut found: HashMap<EntryId, Entry> =
-                    found.into_iter().map(|(_, entry)| (entry.id.clone(), entry)).collect();
-                Ok(ids.iter().map(|id| found.remove(id)).collect())
-            },
-        )
+        self.write(Operation::DELETE_ENTRIES, now, Lock::Registrations, move |mut tx| async move {
+            let found = rows::by_entry_ids(&tx.query, ids).await?;
+            write::delete(&mut tx, &found).await?;
+            tx.commit().await?;
+            let mut found: HashMap<EntryId, Entry> =
+                found.into_iter().map(|(_, entry)| (entry.id.clone(), entry)).collect();
+            Ok(ids.iter().map(|id| found.remove(id)).collect())
+        })
         .await
     }
 
@@ -110,17 +95,12 @@ impl Entries for PostgresStore {
         limit: u32,
         now: i64,
     ) -> Result<Vec<Entry>, StoreError> {
-        self.write(
-            Operation::PRUNE_ENTRIES,
-            now,
-            Lock::Registrations,
-            move |mut tx| async move {
-                let found = rows::expired(&tx.query, expired_before, limit).await?;
-                write::delete(&mut tx, &found).await?;
-                tx.commit().await?;
-                Ok(found.into_iter().map(|(_, entry)| entry).collect())
-            },
-        )
+        self.write(Operation::PRUNE_ENTRIES, now, Lock::Registrations, move |mut tx| async move {
+            let found = rows::expired(&tx.query, expired_before, limit).await?;
+            write::delete(&mut tx, &found).await?;
+            tx.commit().await?;
+            Ok(found.into_iter().map(|(_, entry)| entry).collect())
+        })
         .await
     }
 

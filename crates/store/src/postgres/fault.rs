@@ -69,7 +69,11 @@ impl Fault {
         let Some(code) = error.code() else {
             // No answer of the server: a broken connection, unless we could not read or write
             // a value.
-            return if error.is_closed() || is_io(error) { Remedy::Reconnect } else { Remedy::None };
+            return if error.is_closed() || is_io(error) {
+                Remedy::Reconnect
+            } else {
+                Remedy::None
+            };
         };
         match code.code() {
             // Serialization failure, deadlock; two that created the same row at once: the second

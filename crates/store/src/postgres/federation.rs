@@ -22,9 +22,10 @@ impl Federations for PostgresStore {
         &self,
         trust_domain: &TrustDomain,
     ) -> Result<Option<FederationRelationship>, StoreError> {
-        self.reading(Operation::READ_FEDERATION, |query| async move {
-            get(&query, trust_domain).await
-        })
+        self.reading(
+            Operation::READ_FEDERATION,
+            |query| async move { get(&query, trust_domain).await },
+        )
         .await
     }
 

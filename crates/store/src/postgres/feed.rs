@@ -76,10 +76,7 @@ pub(super) fn read_position(row: &Row) -> Result<FeedPosition, Fault> {
 }
 
 /// Where the feed stands, and what stands at revision `seen`.
-pub(super) async fn read_mark(
-    query: &Query,
-    seen: u64,
-) -> Result<(Mark, Option<[u8; 16]>), Fault> {
+pub(super) async fn read_mark(query: &Query, seen: u64) -> Result<(Mark, Option<[u8; 16]>), Fault> {
     let row = query
         .one(
             "SELECT f.epoch, f.revision, n.tx, o.tx FROM signet_feed AS f \
@@ -187,10 +184,9 @@ impl Feed for PostgresStore {
         if let Some((number, answer)) = &*last
             && *number > before
         {
-            return answer.clone().map_err(|why| StoreError::Unavailable {
-                doing: operation.doing(),
-                why,
-            });
+            return answer
+                .clone()
+                .map_err(|why| StoreError::Unavailable { doing: operation.doing(), why });
         }
         let number = asked.count.fetch_add(1, Ordering::AcqRel) + 1;
         let begun = Instant::now();

@@ -11,9 +11,7 @@ use super::{
     store::PostgresStore,
     tx::{Lock, Tx},
 };
-use crate::{
-    NodeChange, NodeFilter, Nodes, Operation, Page, PageRequest, StoreError, terms,
-};
+use crate::{NodeChange, NodeFilter, Nodes, Operation, Page, PageRequest, StoreError, terms};
 
 pub(super) mod rows;
 

@@ -158,7 +158,9 @@ async fn migrate(query: &mut Query) -> Result<(), Fault> {
         query.batch(migration).await?;
     }
     let known = MIGRATIONS.len();
-    query.batch(&format!("UPDATE signet_schema SET version = {known} WHERE id = 1; COMMIT")).await?;
+    query
+        .batch(&format!("UPDATE signet_schema SET version = {known} WHERE id = 1; COMMIT"))
+        .await?;
     query.set_in_transaction(false);
     tracing::info!(from = found, to = known, "The database schema was migrated");
     Ok(())

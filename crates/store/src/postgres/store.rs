@@ -20,9 +20,7 @@ use super::{
     schema,
     sql::Query,
 };
-use crate::{
-    Contents, DataStore, FeedPosition, OpenError, Operation, StoreError, recent::Recent,
-};
+use crate::{Contents, DataStore, FeedPosition, OpenError, Operation, StoreError, recent::Recent};
 
 /// How long to wait before the second try, and at most before a later one.
 pub(super) const PAUSES: (std::time::Duration, std::time::Duration) =

@@ -12,8 +12,9 @@ use std::{
 use rustls_pki_types::ServerName;
 use signet_base::SystemClock;
 use signet_pki::{
-    PrivateKey, pem, text_file, x509::Certificate,
+    PrivateKey, pem, text_file,
     tls::{SwappableIdentity, TlsIdentity, WebCheck, web_client_config},
+    x509::Certificate,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
@@ -96,7 +97,9 @@ fn certificates(key: &str, from: &Pem) -> Result<Vec<Vec<u8>>, String> {
         Pem::File(path) => {
             text_file::certificates(path).map_err(|error| format!("{key}: {}", chain(&error)))
         }
-        Pem::Text(text) => pem::decode_certificates(text).map_err(|error| format!("{key}: {error}")),
+        Pem::Text(text) => {
+            pem::decode_certificates(text).map_err(|error| format!("{key}: {error}"))
+        }
     }
 }
 

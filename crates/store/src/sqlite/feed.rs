@@ -5,8 +5,7 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use tokio::sync::watch;
 
 use crate::{
-    Change, ChangeKind, ChangedTo, Changes, Feed, FeedPosition, Operation, StoreError,
-    recent,
+    Change, ChangeKind, ChangedTo, Changes, Feed, FeedPosition, Operation, StoreError, recent,
     sqlite::{SqliteStore, fault::Fault},
 };
 
@@ -15,8 +14,7 @@ const PRUNED_AT_ONCE: u64 = 10_000;
 
 /// How a kind is read.
 fn kind(number: i64) -> Result<ChangeKind, Fault> {
-    recent::kind(number)
-        .ok_or_else(|| Fault::corrupt("change feed", format_args!("kind {number}")))
+    recent::kind(number).ok_or_else(|| Fault::corrupt("change feed", format_args!("kind {number}")))
 }
 
 /// Where the feed stands.

@@ -59,7 +59,13 @@ impl Iam {
     }
 
     /// The token for `host:port` and `user` at a time.
-    fn token(&self, endpoint: &str, user: &str, keys: &Keys, now: OffsetDateTime) -> Option<String> {
+    fn token(
+        &self,
+        endpoint: &str,
+        user: &str,
+        keys: &Keys,
+        now: OffsetDateTime,
+    ) -> Option<String> {
         let day = now.format(format_description!("[year][month][day]")).ok()?;
         let time = format_description!("[year][month][day]T[hour][minute][second]Z");
         let time = now.format(time).ok()?;
@@ -75,9 +81,9 @@ impl Iam {
             query.push_str(&format!("&X-Amz-Security-Token={}", encoded(token)));
         }
         query.push_str("&X-Amz-SignedHeaders=host");
-        let request =
-            format!("GET\n/\n{query}\nhost:{endpoint}\n\nhost\n{}", sha256_hex(b""));
-        let signed = format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", sha256_hex(request.as_bytes()));
+        let request = format!("GET\n/\n{query}\nhost:{endpoint}\n\nhost\n{}", sha256_hex(b""));
+        let signed =
+            format!("AWS4-HMAC-SHA256\n{time}\n{scope}\n{}", sha256_hex(request.as_bytes()));
         let secret = Zeroizing::new(format!("AWS4{}", *keys.secret));
         let mut key = hmac_sha256(secret.as_bytes(), day.as_bytes());
         for part in [self.region.as_str(), "rds-db", "aws4_request"] {

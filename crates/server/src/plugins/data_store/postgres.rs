@@ -95,11 +95,7 @@ fn read(block: &Block<'_>, iam: Option<Arc<Iam>>) -> Option<DataStore> {
     })))
 }
 
-fn connection(
-    block: &Block<'_>,
-    key: &'static str,
-    with_tokens: bool,
-) -> Option<ConnectionString> {
+fn connection(block: &Block<'_>, key: &'static str, with_tokens: bool) -> Option<ConnectionString> {
     let text = block.text(key)?;
     let read = match ConnectionString::parse(&text, &ThisProcess) {
         Ok(read) => read.named("signet-server"),
@@ -112,7 +108,9 @@ fn connection(
         return Some(read);
     }
     // As SPIRE: the token takes its place, and somebody relies on the other one.
-    if text.contains("password") || text.split_once('@').is_some_and(|(user, _)| user.matches(':').count() > 1) {
+    if text.contains("password")
+        || text.split_once('@').is_some_and(|(user, _)| user.matches(':').count() > 1)
+    {
         block.error(key, "it must hold no password: with aws_postgres tokens are used");
         return None;
     }

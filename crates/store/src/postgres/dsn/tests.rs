@@ -105,7 +105,8 @@ fn several_hosts_have_a_port_each_or_one_for_all() {
 #[test]
 fn run_time_parameters_go_to_the_server() {
     let read = parse("options='-c a=1' statement_timeout=5000 search_path='x y' tz=UTC geqo=off");
-    let wanted = r"-c a=1 -c timezone=UTC -c geqo=off -c search_path=x\ y -c statement_timeout=5000";
+    let wanted =
+        r"-c a=1 -c timezone=UTC -c geqo=off -c search_path=x\ y -c statement_timeout=5000";
     assert_eq!(read.options.as_deref(), Some(wanted));
     assert!(refused("'a b'=1").contains("expected `=`") || refused("a-b=1").contains("a-b"));
 }
@@ -139,7 +140,8 @@ fn a_password_file_is_asked_for_each_host() {
         .file("/p", "*:*:*:*:all");
     let read = ConnectionString::parse("host=a,b,/run port=1,2,3 user=u dbname=d", &around);
     let read = read.unwrap();
-    let found: Vec<_> = read.hosts.iter().map(|it| it.password.as_ref().map(|p| p.as_str())).collect();
+    let found: Vec<_> =
+        read.hosts.iter().map(|it| it.password.as_ref().map(|p| p.as_str())).collect();
     assert_eq!(found, [Some("one"), None, Some("sock:et")]);
     assert!(read.has_password() && !read.without_passwords().has_password());
     let read = ConnectionString::parse("passfile=/p", &around).unwrap();
@@ -155,16 +157,24 @@ fn what_tls_checks_follows_sslmode_and_the_roots_there_are() {
     assert!(roots("") == Roots::Pem(Pem::File("/h/.postgresql/root.crt".into())));
     assert!(roots("sslrootcert=/r") == Roots::Pem(Pem::File("/r".into())));
     assert!(roots("sslrootcert=/missing") == Roots::Any);
-    assert!(roots("sslrootcert=/missing sslmode=verify-ca") == Roots::Pem(Pem::File("/missing".into())));
+    assert!(
+        roots("sslrootcert=/missing sslmode=verify-ca") == Roots::Pem(Pem::File("/missing".into()))
+    );
     let read = parse("sslrootcert=system");
     assert!(read.tls.roots == Roots::System && read.tls.mode == SslMode::VerifyFull);
     assert!(refused("sslrootcert=system sslmode=require").contains("verify-full"));
     assert!(refused("sslnegotiation=direct sslmode=prefer").contains("direct"));
     assert!(parse("sslmode=verify-full").tls.roots == Roots::System);
     let read = parse("sslinline=1 sslcert=C sslkey=K sslrootcert=R");
-    assert!(read.tls.identity == Some((Pem::Text(Zeroizing::new("C".into())), Pem::Text(Zeroizing::new("K".into())))));
+    assert!(
+        read.tls.identity
+            == Some((Pem::Text(Zeroizing::new("C".into())), Pem::Text(Zeroizing::new("K".into()))))
+    );
     let read = parse("sslcert=/c ssl_min_protocol_version=TLSv1.3 sslsni=0");
-    assert!(read.tls.identity == Some((Pem::File("/c".into()), Pem::File("/h/.postgresql/postgresql.key".into()))));
+    assert!(
+        read.tls.identity
+            == Some((Pem::File("/c".into()), Pem::File("/h/.postgresql/postgresql.key".into())))
+    );
     assert!(read.tls.only_tls13 && !read.tls.sends_name);
 }
 

@@ -44,8 +44,8 @@ impl Listed for Entry {
             .iter()
             .map(|name| parse::<TrustDomain>(&what, name))
             .collect::<Result<_, _>>()?;
-        draft.dns_names = json::read_list(row.try_get(6)?)
-            .map_err(|error| Fault::corrupt(&what, error))?;
+        draft.dns_names =
+            json::read_list(row.try_get(6)?).map_err(|error| Fault::corrupt(&what, error))?;
         draft.hint = row.try_get::<_, Option<String>>(7)?.unwrap_or_default();
         draft.x509_svid_ttl = ttl(8)?;
         draft.jwt_svid_ttl = ttl(9)?;

@@ -32,7 +32,8 @@ impl Listed for AttestedNode {
             expires_at: row.try_get(4)?,
             new_serial_number: row.try_get(5)?,
             new_expires_at: row.try_get(6)?,
-            selectors: json::read_selectors(row.try_get(7)?).map_err(|error| Fault::corrupt(&what, error))?,
+            selectors: json::read_selectors(row.try_get(7)?)
+                .map_err(|error| Fault::corrupt(&what, error))?,
             can_reattest: row.try_get::<_, i64>(8)? != 0,
             agent_version: row.try_get(9)?,
         })
