@@ -6,8 +6,8 @@ use std::{
     time::Duration,
 };
 
-use signet_base::{FairQueue, SharedClock};
-use signet_identity::SpiffeId;
+use signet_base::{FairQueue, SharedClock, Throttle};
+use signet_identity::{SpiffeId, TrustDomain};
 use tonic::Status;
 
 use crate::{
@@ -27,6 +27,8 @@ const SIGNING: usize = 32;
 const SIGNING_FOR_ONE: usize = 16;
 /// How many calls for one SPIFFE ID may wait for their turn.
 const WAITING: usize = 2_048;
+/// How often an unknown key of a trust domain is reported.
+const REPORT_PAUSE: Duration = Duration::from_secs(5);
 
 /// Gives out JWT-SVIDs. Shared by `Arc`.
 #[derive(Debug)]
@@ -38,6 +40,7 @@ pub struct JwtService {
     hit_timeout: Duration,
     flights: Mutex<HashMap<JwtKey, Arc<tokio::sync::Mutex<()>>>>,
     turns: FairQueue<SpiffeId>,
+    reports: Throttle<TrustDomain>,
 }
 
 impl JwtService {
@@ -52,7 +55,19 @@ impl JwtService {
         hit_timeout: Duration,
     ) -> Self {
         let turns = FairQueue::new(SIGNING, SIGNING_FOR_ONE, WAITING);
-        Self { client, cache, wake, clock, hit_timeout, flights: Mutex::default(), turns }
+        let reports = Throttle::new(1, REPORT_PAUSE);
+        Self { client, cache, wake, clock, hit_timeout, flights: Mutex::default(), turns, reports }
+    }
+
+    /// Somebody has a token of `trust_domain` whose key is not in its bundle: the server is asked to
+    /// fetch that bundle, if it was not asked a moment ago. It comes as bundles always do.
+    pub async fn unknown_key(&self, trust_domain: &TrustDomain) {
+        if self.reports.admit(trust_domain).is_none() {
+            return;
+        }
+        if let Err(error) = self.client.report_unknown_key(trust_domain).await {
+            tracing::debug!(%trust_domain, %error, "The server does not fetch the bundle");
+        }
     }
 
     /// How many JWT-SVIDs are cached.

@@ -40,7 +40,9 @@ impl<K: Kind> Machine<K> {
         if !K::is_enabled(&context.shared.options) {
             return Ok(());
         }
-        match self.due(context.now(), bundle) {
+        let published_for = context.shared.options.published_for.as_secs();
+        let published_for = i64::try_from(published_for).unwrap_or(i64::MAX);
+        match self.due(context.now(), published_for, bundle) {
             Due::Nothing => Ok(()),
             Due::Prepare => self.prepare(context).await,
             Due::Activate => self.activate(context).await,
@@ -51,7 +53,7 @@ impl<K: Kind> Machine<K> {
         }
     }
 
-    fn due(&mut self, now: i64, bundle: Option<&Bundle>) -> Due {
+    fn due(&mut self, now: i64, published_for: i64, bundle: Option<&Bundle>) -> Due {
         let is_withdrawn = |authority: &LocalAuthority<K::Material>| {
             bundle.is_some_and(|bundle| K::is_withdrawn(bundle, authority))
         };
@@ -67,7 +69,7 @@ impl<K: Kind> Machine<K> {
                 );
                 self.slots.due_without_current(now)
             }
-            _ => self.slots.due(now),
+            _ => self.slots.due(now, published_for),
         }
     }
 

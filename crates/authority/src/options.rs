@@ -28,6 +28,10 @@ pub struct AuthorityOptions {
     pub agent_ttl: Duration,
     /// The `iss` claim of JWT-SVIDs, if any.
     pub jwt_issuer: Option<String>,
+    /// How long an authority is in the bundle at least before the clock has it sign, so that those
+    /// who fetch the bundle know it (SPIFFE Federation, section 4.1); an operator may activate it at
+    /// any time.
+    pub published_for: Duration,
     /// Whether there are JWT-SVIDs at all.
     pub jwt_disabled: bool,
     /// How long a local intermediate lives, where one is to sign X.509-SVIDs in place of a key
@@ -63,6 +67,7 @@ impl AuthorityOptions {
             jwt_svid_ttl: Duration::from_secs(300),
             agent_ttl: Duration::from_secs(3600),
             jwt_issuer: None,
+            published_for: Duration::ZERO,
             jwt_disabled: false,
             local_intermediate: None,
             lost_keys: LostKeys::Refuse,

@@ -104,19 +104,25 @@ impl<T> Slots<T> {
         }
     }
 
-    pub(crate) fn due(&self, now: i64) -> Due {
+    /// `published_for` is how long others have to know an authority before it signs, seconds: it
+    /// waits for that, but never so long that nothing signs.
+    pub(crate) fn due(&self, now: i64, published_for: i64) -> Due {
         let Some(current) = self.current.held.as_ref().filter(|held| held.is_usable(now)) else {
             return self.due_without_current(now);
         };
-        let prepared = self.has_usable_prepared(now);
-        let activate = now >= timing::activate_at(current.issued_at, current.not_after);
-        match (prepared, activate) {
-            (true, true) => Due::Activate,
-            (false, true) => Due::Replace,
-            (false, false) if now >= timing::prepare_at(current.issued_at, current.not_after) => {
-                Due::Prepare
+        let (issued_at, not_after) = (current.issued_at, current.not_after);
+        let activate = now >= timing::activate_at(issued_at, not_after);
+        let must_activate = published_for == 0 || now >= timing::latest_at(issued_at, not_after);
+        let prepared = self.prepared().filter(|prepared| prepared.is_usable(now));
+        match prepared {
+            Some(prepared) if activate => {
+                let is_known = now >= prepared.issued_at.saturating_add(published_for);
+                if is_known || must_activate { Due::Activate } else { Due::Nothing }
             }
-            _ => Due::Nothing,
+            Some(_) => Due::Nothing,
+            None if activate && must_activate => Due::Replace,
+            None if now >= timing::prepare_at(issued_at, not_after) => Due::Prepare,
+            None => Due::Nothing,
         }
     }
 
@@ -208,14 +214,14 @@ mod tests {
     #[test]
     fn follows_the_clock_through_a_normal_life() {
         let mut slots = slots(Some(held(Status::Active, 0)), None);
-        assert_eq!(slots.due(0), Due::Nothing);
-        assert_eq!(slots.due(DAY / 2 - 1), Due::Nothing);
-        assert_eq!(slots.due(DAY / 2), Due::Prepare);
+        assert_eq!(slots.due(0, 0), Due::Nothing);
+        assert_eq!(slots.due(DAY / 2 - 1, 0), Due::Nothing);
+        assert_eq!(slots.due(DAY / 2, 0), Due::Prepare);
         slots.next.held = Some(held(Status::Prepared, DAY / 2));
-        assert_eq!(slots.due(DAY / 2), Due::Nothing);
-        assert_eq!(slots.due(DAY * 5 / 6), Due::Activate);
+        assert_eq!(slots.due(DAY / 2, 0), Due::Nothing);
+        assert_eq!(slots.due(DAY * 5 / 6, 0), Due::Activate);
         slots.swap();
-        assert_eq!(slots.due(DAY * 5 / 6), Due::Nothing);
+        assert_eq!(slots.due(DAY * 5 / 6, 0), Due::Nothing);
         assert_eq!((slots.current.id, slots.next.id), (SlotId::B, SlotId::A));
         let view = slots.view();
         assert_eq!(view.old().unwrap().authority_id, "0");
@@ -225,21 +231,37 @@ mod tests {
     #[test]
     fn a_jump_forward_past_everything_asks_for_a_replacement() {
         let slots = slots(Some(held(Status::Active, 0)), Some(held(Status::Prepared, DAY / 2)));
-        assert_eq!(slots.due(DAY + 1), Due::Activate, "the prepared one still lives");
-        assert_eq!(slots.due(10 * DAY), Due::Replace);
+        assert_eq!(slots.due(DAY + 1, 0), Due::Activate, "the prepared one still lives");
+        assert_eq!(slots.due(10 * DAY, 0), Due::Replace);
     }
 
     #[test]
     fn a_jump_back_before_the_issue_asks_for_a_replacement() {
         let slots = slots(Some(held(Status::Active, 10 * DAY)), Some(held(Status::Old, 9 * DAY)));
-        assert_eq!(slots.due(10 * DAY - timing::BACKWARD_TOLERANCE), Due::Nothing);
-        assert_eq!(slots.due(10 * DAY - timing::BACKWARD_TOLERANCE - 1), Due::Replace);
+        assert_eq!(slots.due(10 * DAY - timing::BACKWARD_TOLERANCE, 0), Due::Nothing);
+        assert_eq!(slots.due(10 * DAY - timing::BACKWARD_TOLERANCE - 1, 0), Due::Replace);
+    }
+
+    #[test]
+    fn a_prepared_authority_waits_until_others_may_know_it_but_not_until_nothing_signs() {
+        let late = DAY * 5 / 6 + 100;
+        let mut slots = slots(Some(held(Status::Active, 0)), Some(held(Status::Prepared, late)));
+        assert_eq!(slots.due(late, 900), Due::Nothing);
+        assert_eq!(slots.due(late + 899, 900), Due::Nothing);
+        assert_eq!(slots.due(late + 900, 900), Due::Activate);
+        let latest = timing::latest_at(0, DAY);
+        assert_eq!(slots.due(latest - 1, DAY), Due::Nothing);
+        assert_eq!(slots.due(latest, DAY), Due::Activate);
+        // One that was to be prepared long ago is prepared first, as long as there is time.
+        slots.next.held = None;
+        assert_eq!(slots.due(late, 900), Due::Prepare);
+        assert_eq!(slots.due(latest, 900), Due::Replace);
     }
 
     #[test]
     fn an_old_authority_never_signs_again() {
         let slots = slots(None, Some(held(Status::Old, 0)));
-        assert_eq!(slots.due(1), Due::Replace);
+        assert_eq!(slots.due(1, 0), Due::Replace);
         assert!(slots.view().active.is_none());
     }
 }

@@ -40,6 +40,13 @@ pub fn activate_at(issued_at: i64, not_after: i64) -> i64 {
     not_after.saturating_sub((life / ACTIVATE_DIVISOR).min(ACTIVATE_CAP))
 }
 
+/// Until when at the latest a successor may wait for others to know it: half of the time between
+/// [`activate_at`] and the end, so that SVIDs still get a life.
+pub fn latest_at(issued_at: i64, not_after: i64) -> i64 {
+    let left = not_after.saturating_sub(activate_at(issued_at, not_after));
+    not_after.saturating_sub(left / 2)
+}
+
 /// The longest SVID life that a scheduled rotation never cuts short, given the CA's life.
 pub fn max_svid_ttl(ca_ttl: Duration) -> Duration {
     (ca_ttl / ACTIVATE_DIVISOR as u32).min(MAX_SVID_TTL)

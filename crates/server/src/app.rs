@@ -375,6 +375,12 @@ impl App {
             jwt_svid_ttl: config.ttl.jwt_svid,
             agent_ttl: config.ttl.agent,
             jwt_issuer: config.jwt_issuer.clone(),
+            // Three refresh hints: whoever fetches the bundle has seen it by then.
+            published_for: config
+                .federation
+                .bundle_endpoint
+                .as_ref()
+                .map_or(Duration::ZERO, |endpoint| endpoint.refresh_hint.saturating_mul(3)),
             jwt_disabled: config.disable_jwt_svids,
             local_intermediate: config.ca.local_intermediate,
             lost_keys: if config.ca.replace_lost_keys {

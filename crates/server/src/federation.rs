@@ -11,7 +11,7 @@ mod fetch;
 mod schedule;
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -20,7 +20,9 @@ use std::{
 use signet_base::{SharedClock, Tasks, chain};
 use signet_daemon::metrics::Metrics;
 use signet_http::{HttpClient, HttpError, Trust};
-use signet_identity::{Bundle, BundleEndpointProfile, FederationRelationship, TrustDomain};
+use signet_identity::{
+    Bundle, BundleEndpointProfile, FederationRelationship, JwtAuthority, TrustDomain,
+};
 use signet_pki::{
     jwks,
     tls::{ServerCheck, TlsError, TlsOptions, spiffe_web_client_config},
@@ -157,6 +159,8 @@ struct Row {
     due: Instant,
     /// A poll is on its way that was started because it was due.
     started: bool,
+    /// The last poll failed for want of the bundle that the endpoint is verified with.
+    awaits_bundle: bool,
     /// One poll at a time.
     turn: Arc<tokio::sync::Mutex<()>>,
     /// What was fetched last, to ask whether it still is the newest.
@@ -185,6 +189,7 @@ impl Row {
             },
             due: Instant::now(),
             started: false,
+            awaits_bundle: false,
             turn: Arc::default(),
             known: None,
             demanded: None,
@@ -286,8 +291,15 @@ impl Federator {
     async fn run(&self, tasks: &Tasks) {
         let mut changes = self.0.cache.subscribe(None);
         let mut listed = None;
+        let mut bundles = None;
         loop {
-            let revision = changes.borrow_and_update().relationships;
+            let (revision, newest) = {
+                let now = changes.borrow_and_update();
+                (now.relationships, now.bundles)
+            };
+            if bundles.replace(newest) != Some(newest) {
+                self.bundles_changed();
+            }
             let mut next = Instant::now() + Duration::from_secs(3600);
             if listed != Some(revision) {
                 match self.relist().await {
@@ -307,6 +319,14 @@ impl Federator {
                 () = self.0.wake.notified() => {}
                 () = tokio::time::sleep_until(next) => {}
             }
+        }
+    }
+
+    /// What waits for a bundle to begin with may have it now.
+    fn bundles_changed(&self) {
+        let now = Instant::now();
+        for row in self.table().values_mut().filter(|row| row.awaits_bundle) {
+            row.due = now;
         }
     }
 
@@ -418,7 +438,7 @@ impl Federator {
         let found = jwks::decode_spiffe(trust_domain.clone(), document)?;
         let found = bundles::foreign(found).map_err(RefreshError::Unusable)?;
         if let Some(CachedBundle { bundle: held, .. }) = held.as_deref() {
-            if *held == found {
+            if says_the_same(held, &found) {
                 return Ok((false, answer));
             }
             // Without a number, the newest is what was fetched last (section 4.2).
@@ -463,6 +483,7 @@ impl Federator {
         let row = table.get_mut(trust_domain).filter(|r| r.status.relationship == *relationship);
         let Some(row) = row else { return outcome.map(|(changed, _)| changed) };
         let mut fresh = None;
+        row.awaits_bundle = matches!(outcome, Err(RefreshError::NoBundleOfEndpoint));
         match &outcome {
             Ok((changed, answer)) => {
                 row.status.last_success = Some(now);
@@ -551,6 +572,23 @@ impl Federator {
     fn table(&self) -> MutexGuard<'_, BTreeMap<TrustDomain, Row>> {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether two bundles differ in nothing but the order of their keys, which SPIRE's endpoint changes
+/// from one answer to the next.
+fn says_the_same(held: &Bundle, found: &Bundle) -> bool {
+    let x509 = |bundle: &Bundle| {
+        let all = bundle.x509_authorities.iter().map(|one| Arc::clone(&one.der));
+        all.collect::<BTreeSet<_>>()
+    };
+    fn jwt(bundle: &Bundle) -> Vec<&JwtAuthority> {
+        let mut all: Vec<_> = bundle.jwt_authorities.iter().collect();
+        all.sort_by(|a, b| a.key_id.cmp(&b.key_id));
+        all
+    }
+    (held.sequence_number, held.refresh_hint) == (found.sequence_number, found.refresh_hint)
+        && x509(held) == x509(found)
+        && jwt(held) == jwt(found)
 }
 
 impl fmt::Debug for Federator {

@@ -3,12 +3,14 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
-use signet_base::{SystemClock, Tasks};
+use signet_base::{SystemClock, Tasks, chain};
 use signet_daemon::{logging, process, program::Program, signal};
+use signet_oidc::listener::Listener;
+use signet_pki::tls::CertFiles;
 
 use crate::{
     app::App,
-    config::{Config, RunFlags},
+    config::{Config, EndpointProfile, RunFlags},
 };
 
 /// How long open calls may take to end after the signal to stop.
@@ -45,6 +47,8 @@ pub fn validate(program: Program, flags: &RunFlags) -> ExitCode {
         eprintln!("warning: {warning}");
     }
     let problems = config.plugins.check(&config.trust_domain, &SystemClock::shared());
+    let problems = problems.iter().map(ToString::to_string);
+    let problems: Vec<_> = problems.chain(certificate_problems(&config)).collect();
     for problem in &problems {
         eprintln!("{}: {problem}", program.server_name());
     }
@@ -53,6 +57,23 @@ pub fn validate(program: Program, flags: &RunFlags) -> ExitCode {
     }
     println!("{} server configuration file is valid.", name(program));
     ExitCode::SUCCESS
+}
+
+/// What is wrong with the certificate files of the HTTP listeners.
+fn certificate_problems(config: &Config) -> Vec<String> {
+    let mut files = Vec::new();
+    if let Some(endpoint) = &config.federation.bundle_endpoint
+        && let EndpointProfile::HttpsWeb(pair) = &endpoint.profile
+    {
+        files.push((&pair.cert, &pair.key));
+    }
+    if let Some(oidc) = &config.oidc
+        && let Listener::CertFiles { cert, key, .. } = &oidc.listener
+    {
+        files.push((cert, key));
+    }
+    let loaded = files.into_iter().map(|(cert, key)| CertFiles::load(cert, key));
+    loaded.filter_map(|loaded| loaded.err().map(|error| chain(&error).to_string())).collect()
 }
 
 fn name(program: Program) -> &'static str {

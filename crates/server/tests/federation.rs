@@ -272,8 +272,8 @@ async fn relationships_of_the_file_win_and_are_shown_beside_those_of_the_api() {
     };
     let a = TestServer::with(options).await;
     a.set_bundle(types::Bundle { sequence_number: 0, ..b.own_bundle().await }).await;
-    a.refresh("b.test").await.unwrap();
-    assert!(a.held("b.test").unwrap().sequence_number > 0);
+    // At once, and not only with the next poll: it was what the endpoint waited for.
+    eventually("the first poll", || a.held("b.test").unwrap().sequence_number > 0).await;
     // One of the API with the same trust domain changes nothing.
     let other = "https://127.0.0.1:9/".to_owned();
     a.federate("b.test", other.clone(), "spiffe://b.test/x", None).await;
@@ -429,6 +429,19 @@ async fn a_hostile_endpoint_costs_nothing_but_itself() {
     a.refresh("slow.test").await.unwrap();
     let held = a.held("slow.test").unwrap();
     assert_eq!((held.x509_authorities.len(), held.jwt_authorities.len()), (1, 1));
+
+    // The same keys in another order, as SPIRE's endpoint gives them, are nothing new.
+    let mut client = FederationClient::new(a.local.clone());
+    let mut refresh = async |keys: [&serde_json::Value; 3]| {
+        endpoints[0].say(json(&serde_json::json!({ "keys": keys, "spiffe_sequence": 8 })));
+        let trust_domain = "slow.test".into();
+        let request = own_pb::RefreshBundleRequest { trust_domain, accept_older: false };
+        client.refresh_bundle(request).await.unwrap().into_inner().changed
+    };
+    let mut second = jwt.clone();
+    second["kid"] = "second".into();
+    assert!(refresh([&x509, &jwt, &second]).await);
+    assert!(!refresh([&second, &jwt, &x509]).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

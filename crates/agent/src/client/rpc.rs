@@ -6,7 +6,12 @@ use bytes::Bytes;
 use signet_api::{
     convert,
     pb::{
-        signet::api::push::v1::{self as push, push_client::PushClient},
+        signet::api::{
+            push::v1::{self as push, push_client::PushClient},
+            server::federation::v1::{
+                ReportUnknownKeyRequest, federation_client::FederationClient,
+            },
+        },
         spire::api::{
             server::{
                 agent::v1::{
@@ -41,6 +46,8 @@ use crate::{audit, jwt_cache::JwtSvid};
 const ATTEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How many challenges a server may pose.
 const MAX_CHALLENGES: usize = 16;
+/// How long a report of an unknown key may take: a workload waits for it.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long subscribing to notices may take.
 const SUBSCRIBE_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -195,6 +202,20 @@ impl ServerClient {
                 ..PostStatusRequest::default()
             };
             async move { AgentClient::new(channel).post_status(request).await }
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Tells the server that a token was signed by a key of `trust_domain` that its bundle does not
+    /// have; a SPIRE server does not listen.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn report_unknown_key(&self, trust_domain: &TrustDomain) -> Result<(), ClientError> {
+        self.call("ReportUnknownKey", REPORT_TIMEOUT, |channel| {
+            let request = ReportUnknownKeyRequest { trust_domain: trust_domain.to_string() };
+            async move { FederationClient::new(channel).report_unknown_key(request).await }
         })
         .await?;
         Ok(())

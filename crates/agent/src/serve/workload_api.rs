@@ -348,6 +348,9 @@ impl WorkloadApi for Api {
         }
         let selectors = self.0.attestor.attest(&caller).await?;
         let bundles = self.0.cache.bundles_for(&selectors);
+        if let Some(trust_domain) = self.0.validator.unknown_key(&request.svid, &bundles) {
+            self.0.jwt.unknown_key(&trust_domain).await;
+        }
         self.0.validator.validate(&request.svid, &request.audience, &bundles)
     }
 

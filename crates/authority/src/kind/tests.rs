@@ -164,7 +164,7 @@ async fn a_third_kind_is_prepared_activated_recovered_tainted_and_revoked() {
     });
     let keys = Arc::new(MemoryKeyManager::new());
     let (mut context, mut machine) = start(&stored, &keys).await;
-    assert_eq!(machine.slots.due(context.now()), Due::Replace);
+    assert_eq!(machine.slots.due(context.now(), 0), Due::Replace);
     machine.rotate(&mut context, None).await.unwrap();
     let first = machine.slots.active().unwrap().authority_id.clone();
 

@@ -165,6 +165,18 @@ impl<K: Kind> Machine<K> {
             }
             _ => return Err(invalid("unexpected authority ID")),
         }
+        let published_for = context.shared.options.published_for.as_secs();
+        let known_at = next
+            .map(|next| next.issued_at.saturating_add_unsigned(published_for))
+            .filter(|known_at| context.now() < *known_at);
+        if let Some(known_at) = known_at {
+            tracing::warn!(
+                local_authority_id = id,
+                known_at,
+                "The {} is activated before federated trust domains can be expected to know it",
+                K::WORDS.log
+            );
+        }
         self.activate(context)
             .await
             .map_err(|error| internal(&failed_to::<K>("activate"), error))?;

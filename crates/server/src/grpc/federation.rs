@@ -68,6 +68,18 @@ impl federation_server::Federation for FederationService {
         })
         .await
     }
+
+    async fn report_unknown_key(
+        &self,
+        request: Request<pb::ReportUnknownKeyRequest>,
+    ) -> Result<Response<pb::ReportUnknownKeyResponse>, Status> {
+        serve(request, |call, request| async move {
+            call.about(Field::TrustDomainId(request.trust_domain.clone()));
+            self.federation.report_unknown_key(&call, &name(&request.trust_domain)?)?;
+            Ok(pb::ReportUnknownKeyResponse {})
+        })
+        .await
+    }
 }
 
 fn to_pb(status: &federation::Status, held: Option<&Bundle>) -> pb::Relationship {

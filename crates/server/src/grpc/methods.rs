@@ -65,6 +65,7 @@ const TABLE: &[Method] = &[
     everywhere("signet.api.server.explain.v1.Explain", "ExplainEntries", ExplainEntries),
     everywhere("signet.api.server.federation.v1.Federation", "ListRelationships", ReadFederation),
     everywhere("signet.api.server.federation.v1.Federation", "RefreshBundle", RefreshFederation),
+    everywhere("signet.api.server.federation.v1.Federation", "ReportUnknownKey", ReportUnknownKey),
     everywhere("spire.api.server.agent.v1.Agent", "AttestAgent", AttestAgent),
     everywhere("spire.api.server.agent.v1.Agent", "BanAgent", BanAgent),
     everywhere("spire.api.server.agent.v1.Agent", "CountAgents", ReadAgents),

@@ -83,6 +83,8 @@ pub enum Action {
     RenewAgent,
     /// Say which version an agent has.
     ReportAgentStatus,
+    /// Say that a key of another trust domain is not in its bundle.
+    ReportUnknownKey,
     /// Be told at once that something has changed.
     WatchChanges,
 }
@@ -152,7 +154,9 @@ impl Action {
             | Self::ReadEntries
             | Self::ReadFederation
             | Self::RefreshFederation => OPERATOR,
-            Self::ReadFederatedBundle | Self::WatchChanges => OPERATOR.or(Rights::AGENT),
+            Self::ReadFederatedBundle | Self::ReportUnknownKey | Self::WatchChanges => {
+                OPERATOR.or(Rights::AGENT)
+            }
             Self::IssueDownstreamAuthority | Self::PublishAuthority => Rights::DOWNSTREAM,
             Self::IssueForEntries
             | Self::ReadAuthorizedEntries

@@ -242,6 +242,17 @@ impl Federation {
         Ok(changed)
     }
 
+    /// A token was signed by a key of `trust_domain` that its bundle does not have: it is fetched
+    /// soon, unless that was just done.
+    ///
+    /// # Errors
+    /// [`Error`] when the caller may not.
+    pub fn report_unknown_key(&self, call: &Call, trust_domain: &TrustDomain) -> Result<(), Error> {
+        call.may(Action::ReportUnknownKey)?;
+        self.federator.demand(trust_domain);
+        Ok(())
+    }
+
     fn related(&self, relationship: FederationRelationship) -> Related {
         let bundle = self.cache.bundle(&relationship.trust_domain);
         Related { relationship, bundle }

@@ -74,6 +74,17 @@ impl Validator {
         })
     }
 
+    /// Whose bundle lacks the key that signed `token`: a foreign trust domain's, which has another
+    /// key perhaps that is not here yet.
+    pub(super) fn unknown_key(&self, token: &str, bundles: &[Arc<Bundle>]) -> Option<TrustDomain> {
+        let subject = jwt::peek_subject(token).ok()?;
+        let trust_domain = subject.trust_domain();
+        let kid = jwt::peek_ids(token).ok()?.key_id?;
+        let bundle = bundles.iter().find(|bundle| bundle.trust_domain == *trust_domain)?;
+        let is_known = bundle.jwt_authorities.iter().any(|key| *key.key_id == *kid);
+        (*trust_domain != self.trust_domain && !is_known).then(|| trust_domain.clone())
+    }
+
     /// The bundle, prepared once for as long as it stays the same.
     fn prepare(&self, bundle: &Arc<Bundle>) -> JwtBundle {
         let mut prepared = self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
