@@ -111,14 +111,30 @@ fn go_spiffe_and_signet_fetch_from_each_other() {
     let mut server =
         Lines::start(Command::new(&go).args(["federation-serve", "b.test", &shown, &cert, &key]));
     let url = server.read()["url"].as_str().unwrap().to_owned();
-    let a = Server::start(ServerOptions::default());
-    federate(&a, &url, "spiffe://b.test/go", &bundle);
+    let node = Node::start();
+    let a = &node.server;
+    node.register_caller("/w", "-federatesWith b.test");
+    federate(a, &url, "spiffe://b.test/go", &bundle);
     a.cli().line("federation refresh -id b.test").ok().says("Bundle refreshed");
-    assert_eq!(status(&a)["bundle"]["jwt_authorities"], 1);
-    b.cli().line("localauthority jwt prepare").ok();
+    assert_eq!(status(a)["bundle"]["jwt_authorities"], 1);
+    let prepared = b.cli().json("localauthority jwt prepare");
     spiffe_bundle(&b);
     a.cli().line("federation refresh -id b.test").ok();
-    assert_eq!(status(&a)["bundle"]["jwt_authorities"], 2);
+    assert_eq!(status(a)["bundle"]["jwt_authorities"], 2);
+
+    // A token by a key that is not here: the agent says so, and the bundle is fetched a minute
+    // before its time.
+    let activate = |prepared: &Value| {
+        let id = prepared["prepared_authority"]["authority_id"].as_str().expect("an ID");
+        b.cli().line(&format!("localauthority jwt activate -authorityID {id}")).ok();
+    };
+    activate(&prepared);
+    activate(&b.cli().json("localauthority jwt prepare"));
+    spiffe_bundle(&b);
+    let mint = "jwt mint -spiffeID spiffe://b.test/x -audience aud";
+    let token = b.cli().line(mint).ok().stdout;
+    let validate = format!("api validate jwt -audience aud -svid {}", token.trim());
+    eventually("the token is valid", || (node.agent.cli().line(&validate).code == 0).then_some(()));
 }
 
 #[test]

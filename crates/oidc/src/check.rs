@@ -168,6 +168,7 @@ async fn gather(flags: &CheckFlags, client: &HttpClient, token: Option<Token>) -
     let uri = configuration.as_ref().ok().and_then(|found| found.members.get("jwks_uri"));
     let keys = match uri.and_then(Value::as_str) {
         Some(uri) => fetch(client, uri).await,
+        None if configuration.is_err() => Err("nobody says where they are".to_owned()),
         None => Err("the provider configuration names no jwks_uri".to_owned()),
     };
     Facts {
