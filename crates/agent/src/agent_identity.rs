@@ -20,7 +20,10 @@ use signet_pki::{
 
 use tokio::{task::JoinHandle, time::timeout};
 
-use crate::rotation::{self, RotationRule};
+use crate::{
+    metrics::KeyMetrics,
+    rotation::{self, RotationRule},
+};
 
 /// The names of the agent's keys, SPIRE's own.
 const SLOTS: [&str; 2] = ["agent-svid-A", "agent-svid-B"];
@@ -157,6 +160,7 @@ pub struct AgentKeys {
     hanging: Mutex<Option<JoinHandle<Result<(), KeyManagerError>>>>,
     pending_path: PathBuf,
     pending: Mutex<Option<Pending>>,
+    measured: Option<KeyMetrics>,
 }
 
 #[derive(Debug)]
@@ -202,7 +206,14 @@ impl AgentKeys {
             hanging: Mutex::default(),
             pending_path,
             pending: Mutex::new(pending),
+            measured: None,
         }
+    }
+
+    /// The same, and what is asked of the key manager is counted.
+    #[must_use]
+    pub fn measured(self, metrics: KeyMetrics) -> Self {
+        Self { measured: Some(metrics), ..self }
     }
 
     /// The key of a certificate; none when it is not there.
@@ -210,6 +221,15 @@ impl AgentKeys {
     /// # Errors
     /// [`KeyManagerError`] when a key cannot be used.
     pub async fn key_of(&self, leaf: &Certificate) -> Result<Option<AgentKey>, KeyManagerError> {
+        let timer = self.measured.as_ref().map(|measured| measured.get.start(&[]));
+        let found = self.search(leaf).await;
+        if let Some(timer) = timer {
+            timer.done(if found.is_ok() { "OK" } else { "Unknown" });
+        }
+        found
+    }
+
+    async fn search(&self, leaf: &Certificate) -> Result<Option<AgentKey>, KeyManagerError> {
         let Ok(public) = leaf.public_key() else { return Ok(None) };
         for slot in SLOTS {
             if let Some(signer) = self.signer(slot).await?
@@ -227,6 +247,15 @@ impl AgentKeys {
     /// # Errors
     /// [`KeyManagerError`] when no key can be made; the current key is never touched.
     pub async fn fresh(&self, current: Option<&AgentKey>) -> Result<AgentKey, KeyManagerError> {
+        let timer = self.measured.as_ref().map(|measured| measured.generate.start(&[]));
+        let made = self.make(current).await;
+        if let Some(timer) = timer {
+            timer.done(if made.is_ok() { "OK" } else { "Unknown" });
+        }
+        made
+    }
+
+    async fn make(&self, current: Option<&AgentKey>) -> Result<AgentKey, KeyManagerError> {
         let [a, b] = SLOTS;
         let slot = if current.is_some_and(|key| key.slot == a) { b } else { a };
         let disk = match &self.manager {

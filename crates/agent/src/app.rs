@@ -12,8 +12,10 @@ use signet_attest::{
     procfs::ProcRoot,
 };
 use signet_base::{SharedClock, Tasks};
+use signet_config::PrometheusSettings;
 use signet_daemon::{
     health::{Health, HealthServer as HttpHealth},
+    http::{Https, HttpsError},
     listen::{ListenError, check_unix_path, make_directories},
     logging::LogHandle,
     metrics::{Metrics, MetricsServer},
@@ -45,6 +47,7 @@ use crate::{
         admin::AdminContext,
         broker::{self, Broker},
         sds::{Peers, Sds},
+        endpoint::Watch,
         until_unused,
         workload_api::{Handler, WorkloadApiSettings},
     },
@@ -93,6 +96,9 @@ pub enum BuildError {
         /// What is wrong.
         reason: String,
     },
+    /// The endpoint of metrics cannot speak TLS.
+    #[error("telemetry Prometheus tls")]
+    Https(#[from] HttpsError),
     /// The key manager cannot be opened.
     #[error("KeyManager")]
     Keys(#[from] KeyManagerError),
@@ -216,12 +222,15 @@ impl App {
             (None, _) => None,
         };
         let state = AgentState::open(&config.data_dir)?;
-        let keys = key_manager::open(&config.plugins.key_manager, &config.data_dir)?;
-        let data = DataDir::new(config.data_dir.clone(), lock, state, keys);
+        let started = Instant::now();
         let metrics = AgentMetrics::new(&registry);
         let peers = Peers::default();
         let (outdated, open) = (metrics.sds_outdated.clone(), peers.clone());
         registry.before_reading(move || outdated.set_len(&[], open.outdated()));
+        registry.show_process();
+        let keys = key_manager::open(&config.plugins.key_manager, &config.data_dir)?
+            .measured(metrics.keys.clone());
+        let data = DataDir::new(config.data_dir.clone(), lock, state, keys);
         let attestor = CallerAttestor::new(
             workload_attestor::open(&config.plugins.workload_attestors, &clock),
             config.log_selectors.clone(),
@@ -231,6 +240,17 @@ impl App {
         );
         let parts = parts(&config, Arc::clone(&clock), Arc::clone(&data), metrics.clone())?;
         let manager = Manager::new(parts).map_err(BuildError::Tls)?;
+        let metrics_server = match &config.telemetry.prometheus {
+            Some(PrometheusSettings { tls: Some(tls), .. }) => {
+                let pq = config.experimental.require_pq_kem;
+                let https = Https::open(tls, manager.svid_source(), Arc::clone(&clock), pq)?;
+                metrics_server.map(|server| server.secured(Arc::new(https)))
+            }
+            _ => metrics_server,
+        };
+        metrics.state.show(&registry, manager.shown(started, config.experimental.sync_interval));
+        let (waiting, callers) = (metrics.waiting.clone(), Arc::clone(&attestor));
+        registry.before_reading(move || waiting.set_len(&[], callers.waiting()));
         let hit_timeout = config.experimental.jwt_svid_cache_hit_timeout;
         let jwt = Arc::new(manager.jwt_service(hit_timeout));
         let health = AgentHealth::new(manager.view().status, config.socket_path.clone(), clock);
@@ -247,7 +267,7 @@ impl App {
             health,
             peers,
             proc_root: ProcRoot::from_env(),
-            started: Instant::now(),
+            started,
             config,
         })
     }
@@ -271,7 +291,6 @@ impl App {
         if let Some(server) = self.http_health {
             server.spawn(tasks);
         }
-        report_uptime(&self.metrics, self.started, tasks);
         match UserSignal::usr1() {
             Ok(signal) => {
                 let node = (self.manager.attestor(), Arc::clone(&view.clock));
@@ -298,6 +317,11 @@ impl App {
             });
         }
 
+        let watch = Watch {
+            metrics: self.metrics.clone(),
+            traces: Arc::default(),
+            clock: Arc::clone(&view.clock),
+        };
         let admin = AdminContext {
             view: view.clone(),
             attestor: Arc::clone(&self.attestor),
@@ -307,6 +331,7 @@ impl App {
             audit: Audit::new(self.config.audit_log_enabled),
             peers: self.peers.clone(),
             proc_root: self.proc_root.clone(),
+            traces: Arc::clone(&watch.traces),
             started: self.started,
             stop: tasks.token().clone(),
         };
@@ -359,7 +384,7 @@ impl App {
             broker,
             context: admin,
             health: self.health,
-            metrics: self.metrics,
+            watch,
             proc_root: self.proc_root,
         };
         let status = view.status;
@@ -467,19 +492,6 @@ fn reconfigure_on(
             attestor.replace(workload_attestor::open(&next.workload_attestors, &clock));
             plugins = next;
             tracing::info!("Plugins reconfigured");
-        }
-    });
-}
-
-fn report_uptime(metrics: &AgentMetrics, started: Instant, tasks: &Tasks) {
-    let (metrics, token) = (metrics.clone(), tasks.token().clone());
-    tasks.spawn("uptime", async move {
-        loop {
-            metrics.uptime.set(&[], started.elapsed().as_millis() as f64);
-            let pause = tokio::time::sleep(Duration::from_secs(10));
-            if token.run_until_cancelled(pause).await.is_none() {
-                return;
-            }
         }
     });
 }

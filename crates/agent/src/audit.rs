@@ -11,7 +11,7 @@ use signet_identity::{EntryId, SpiffeId};
 use signet_pki::x509::Certificate;
 use tonic::{Request, Status};
 
-use crate::{caller::Caller, jwt_cache::JwtSvid, svid::X509Svid};
+use crate::{caller::Caller, jwt_cache::JwtSvid, svid::X509Svid, trace};
 
 /// The Workload API, as events name it.
 pub const WORKLOAD_API: &str = "SpiffeWorkloadAPI";
@@ -47,7 +47,8 @@ pub struct Call {
 impl Call {
     /// A call of `service`.
     pub fn new(service: &'static str, method: &'static str, caller: Caller) -> Self {
-        let request_id = uuid::Uuid::new_v4().to_string().into();
+        let request_id =
+            trace::current_request_id().unwrap_or_else(|| uuid::Uuid::new_v4().to_string().into());
         Self { service, method, caller, broker: None, subject_pid: None, request_id }
     }
 
@@ -93,8 +94,17 @@ tokio::task_local! {
     static REQUEST_ID: Arc<str>;
 }
 
-/// A request to the server in the name of the call that is being answered, if there is one: the
-/// logs and events of both ends then name it alike. To a SPIRE server that is a key it ignores.
+/// Does `work`, which talks to the server, for the call that is being answered, or under an ID of
+/// its own; also gives the ID.
+pub async fn under_its_id<F: Future>(work: F) -> (Arc<str>, F::Output) {
+    let id = REQUEST_ID.try_with(Arc::clone).ok().or_else(trace::current_request_id);
+    let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string().into());
+    let output = REQUEST_ID.scope(Arc::clone(&id), work).await;
+    (id, output)
+}
+
+/// A request to the server under the ID that [`under_its_id`] gives it: the logs and events of both
+/// ends then name it alike. To a SPIRE server that is a key it ignores.
 pub fn named<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     let id = REQUEST_ID.try_with(|id| id.parse().ok()).ok().flatten();

@@ -232,6 +232,11 @@ impl Cache {
         self.lock().svid_count()
     }
 
+    /// When the first of the SVIDs that are kept expires, Unix seconds.
+    pub fn next_expiry(&self) -> Option<i64> {
+        self.lock().next_expiry()
+    }
+
     /// How many entries there are.
     pub fn entry_count(&self) -> usize {
         self.lock().entry_count()

@@ -10,6 +10,7 @@ mod explain;
 mod jwt;
 mod print;
 mod sds;
+mod trace;
 mod x509;
 
 use std::{
@@ -143,6 +144,8 @@ enum ValidateCommand {
 enum DebugCommand {
     /// Print what the agent holds and when it last heard from its server
     Getinfo(admin::AdminFlags),
+    /// Print the last calls of a process, and what each step of them took
+    Trace(trace::Flags),
 }
 
 /// Does what the command line of the process says; `run` runs the agent.
@@ -212,6 +215,7 @@ async fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> Result<(), C
         Command::Completion { shell } => completion(shell, terminal),
         Command::Csi(_) => Err(CliError::Usage("the CSI driver is already running".to_owned())),
         Command::Debug(DebugCommand::Getinfo(flags)) => admin::getinfo(&flags, terminal).await,
+        Command::Debug(DebugCommand::Trace(flags)) => trace::trace(&flags, terminal).await,
         Command::Explain(flags) => explain::explain(&flags, terminal).await,
         Command::Healthcheck(flags) => admin::healthcheck(&flags, terminal).await,
         Command::Helper(_) => Err(CliError::Usage("the helper is already running".to_owned())),
@@ -289,6 +293,7 @@ mod tests {
             "a api watch -socketPath s",
             "a healthcheck -shallow -verbose -socketPath s",
             "a debug getinfo -output json -socketPath s",
+            "a debug trace -pid 1 -output json -socketPath s",
             "a logger get",
             "a logger set -level debug",
             "a logger reset -output json",

@@ -13,6 +13,8 @@ use signet_identity::{SpiffeId, TrustDomain};
 use tokio_rustls::{TlsConnector, rustls};
 use tonic::{Code, Status, transport::Channel};
 
+use crate::{audit, trace};
+
 mod addresses;
 mod dial;
 mod entries;
@@ -62,12 +64,16 @@ pub enum ClientError {
     #[error("{0}")]
     Local(String),
     /// The server refused or failed.
-    #[error("{method}: {} ({:?})", .status.message(), .status.code())]
+    #[error(
+        "{method}: {} ({:?}, request_id {request_id})", .status.message(), .status.code()
+    )]
     Rpc {
         /// The call.
         method: &'static str,
         /// What it answered.
         status: Box<Status>,
+        /// Names the request in the server's log.
+        request_id: Arc<str>,
     },
     /// No answer in time.
     #[error("{method}: no answer within {after:?}")]
@@ -100,6 +106,23 @@ pub enum Refusal {
 }
 
 impl ClientError {
+    /// What the server answered. It names a request itself whose caller it does not know.
+    fn rpc(method: &'static str, status: Status) -> Self {
+        let named = status.metadata().get(signet_api::REQUEST_ID);
+        let request_id = named.and_then(|id| id.to_str().ok()).unwrap_or_default().into();
+        Self::Rpc { method, status: Box::new(status), request_id }
+    }
+
+    /// The same, of the request `id` unless the server named it.
+    fn under(mut self, id: Arc<str>) -> Self {
+        if let Self::Rpc { request_id, .. } = &mut self
+            && request_id.is_empty()
+        {
+            *request_id = id;
+        }
+        self
+    }
+
     /// What the server says of this agent, if it says so.
     pub fn refusal(&self) -> Option<Refusal> {
         let Self::Rpc { status, .. } = self else { return None };
@@ -184,7 +207,7 @@ impl ServerClient {
                         self.addresses.leave();
                         self.release();
                     }
-                    return Err(ClientError::Rpc { method, status: Box::new(status) });
+                    return Err(ClientError::rpc(method, status));
                 }
                 self.release();
                 if !again {
@@ -196,8 +219,14 @@ impl ServerClient {
                 again = false;
             }
         };
-        match tokio::time::timeout(deadline, attempt).await {
-            Ok(result) => result,
+        let attempt =
+            trace::timed(method, attempt, |result: &Result<T, ClientError>| match result {
+                Ok(_) => String::new(),
+                Err(error) => error.to_string(),
+            });
+        let (id, result) = audit::under_its_id(tokio::time::timeout(deadline, attempt)).await;
+        match result {
+            Ok(result) => result.map_err(|error| error.under(id)),
             Err(_) => {
                 self.addresses.leave();
                 self.release();

@@ -88,6 +88,11 @@ impl DataDir {
         &self.path
     }
 
+    /// Whether what was written last is not on disk.
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
     /// The agent's state.
     pub fn state(&self) -> &AgentState {
         &self.state

@@ -23,9 +23,10 @@ use self::{
     admin::{AdminApi, AdminContext},
     broker::Broker,
     sds::Sds,
+    endpoint::Watch,
     workload_api::{Handler, PublicApi},
 };
-use crate::{health::AgentHealth, metrics::AgentMetrics, sync::Status};
+use crate::{health::AgentHealth, sync::Status};
 
 /// The mode of the directories that are made for the public socket.
 pub(crate) const SOCKET_DIR_MODE: u32 = 0o755;
@@ -54,7 +55,7 @@ pub struct Sockets {
     pub(crate) broker: Option<(PathBuf, Broker, bool)>,
     pub(crate) context: AdminContext,
     pub(crate) health: AgentHealth,
-    pub(crate) metrics: AgentMetrics,
+    pub(crate) watch: Watch,
     pub(crate) proc_root: ProcRoot,
 }
 
@@ -82,17 +83,19 @@ impl Sockets {
                     "spire.api.agent.logger.v1.Logger",
                     "signet.api.agent.explain.v1.Explain",
                     "signet.api.agent.secretstreams.v1.SecretStreams",
+                    "signet.api.agent.trace.v1.Trace",
                 ],
             );
             let api = AdminApi::new(self.context, others);
             let (proc_root, spawner) = (self.proc_root.clone(), tasks.clone());
+            let watch = self.watch.clone();
             let serve = move |socket, accept: &CancellationToken| {
                 endpoint::serve(
                     "admin",
                     (socket, accept.clone()),
                     api.clone(),
                     proc_root.clone(),
-                    None,
+                    Some(watch.clone()),
                     &spawner,
                 );
             };
@@ -130,14 +133,14 @@ impl Sockets {
             workload_api.into_iter().chain(self.sds.as_ref().map(|_| sds::SERVICE)).collect();
         let others = common_routes(&self.health, &services);
         let api = PublicApi::new(self.handler, self.sds, others.prepare());
-        let (proc_root, metrics, spawner) = (self.proc_root, self.metrics, tasks.clone());
+        let (proc_root, watch, spawner) = (self.proc_root, self.watch, tasks.clone());
         let serve = move |socket, accept: &CancellationToken| {
             endpoint::serve(
                 "public",
                 (socket, accept.clone()),
                 api.clone(),
                 proc_root.clone(),
-                Some(metrics.clone()),
+                Some(watch.clone()),
                 &spawner,
             );
         };

@@ -9,8 +9,9 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use signet_attest::node::NodeAttestorAgent;
 use signet_base::{CancellationToken, SharedClock};
+use signet_daemon::http::SvidSource;
 use signet_identity::{Bundle, SpiffeId};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     agent_identity::AgentIdentity,
@@ -20,7 +21,7 @@ use crate::{
     entry::EntryMap,
     jwt::JwtService,
     jwt_cache::JwtCache,
-    metrics::AgentMetrics,
+    metrics::{AgentMetrics, Shown},
     timestamp,
 };
 
@@ -169,6 +170,27 @@ impl Manager {
             cache: Arc::clone(&self.shared.cache),
             status: self.shared.status.subscribe(),
             clock: Arc::clone(&self.shared.clock),
+        }
+    }
+
+    /// What metrics look at.
+    pub fn shown(&self, started: Instant, sync_interval: Duration) -> Shown {
+        Shown {
+            cache: Arc::clone(&self.shared.cache),
+            jwt_cache: Arc::clone(&self.shared.jwt_cache),
+            status: self.shared.status.subscribe(),
+            data: Arc::clone(&self.shared.data),
+            clock: Arc::clone(&self.shared.clock),
+            started,
+            sync_interval,
+        }
+    }
+
+    /// The agent's own SVID and the bundles it knows, for endpoints that speak TLS with them.
+    pub fn svid_source(&self) -> SvidSource {
+        SvidSource {
+            identity: Arc::clone(&self.shared.server.tls_identity),
+            bundles: Arc::new(shared::CacheBundles(Arc::clone(&self.shared.cache))),
         }
     }
 

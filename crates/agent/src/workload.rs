@@ -3,12 +3,12 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use arc_swap::ArcSwap;
-use signet_attest::workload::WorkloadAttestors;
+use signet_attest::workload::{Finding, WorkloadAttestors};
 use signet_base::{FairQueue, SharedClock};
 use signet_identity::SelectorSet;
 use tonic::{Request, Status};
 
-use crate::{caller::Caller, metrics::AgentMetrics, refusals::Refusals};
+use crate::{caller::Caller, metrics::AgentMetrics, refusals::Refusals, trace};
 
 /// How many callers are attested at a time, and how many of them may be of one user: one who calls
 /// ten thousand times at once has the others wait for a few of these calls, and not for all.
@@ -101,13 +101,16 @@ impl CallerAttestor {
             tracing::error!(error = %error, "Workload attestation failed");
             failed()
         })?;
-        let turn = self.turns.turn(peer.uid()).await.map_err(|error| {
+        let turn = trace::timed("wait_for_turn", self.turns.turn(peer.uid()), |_| String::new());
+        let turn = turn.await.map_err(|error| {
             tracing::debug!(pid = peer.pid(), uid = peer.uid(), %error, "Not attested");
+            self.metrics.refusals.inc(&["too_many_calls"]);
             Status::resource_exhausted("too many calls of this user are waiting")
         })?;
         let timer = self.metrics.attestation.start(&[]);
         let attestors = self.attestors.load_full();
-        let mut attesting = std::pin::pin!(attestors.attest(peer));
+        let mut attesting =
+            std::pin::pin!(attestors.attest_and_tell(peer, |finding| self.note(finding)));
         let attested = match tokio::time::timeout(TURN, &mut attesting).await {
             Ok(attested) => attested,
             Err(_) => {
@@ -118,7 +121,7 @@ impl CallerAttestor {
         match attested {
             Ok(selectors) => {
                 timer.done("OK");
-                self.metrics.discovered_selectors.set_len(&[], selectors.len());
+                self.metrics.discovered_selectors.observe_len(&[], selectors.len());
                 tracing::debug!(
                     pid = peer.pid(),
                     selectors = selectors.len(),
@@ -128,10 +131,36 @@ impl CallerAttestor {
             }
             Err(error) => {
                 timer.done("Unavailable");
+                self.metrics.refusals.inc(&["attestation_failed"]);
                 tracing::error!(pid = peer.pid(), error = %error, "Workload attestation failed");
                 Err(failed())
             }
         }
+    }
+
+    /// How many callers wait for their turn.
+    pub fn waiting(&self) -> usize {
+        self.turns.waiting()
+    }
+
+    /// Counts what an attestor found, and notes it for the call.
+    fn note(&self, finding: &Finding) {
+        let (attestor, took) = (finding.attestor, finding.took);
+        let status = if finding.result.is_ok() { "OK" } else { "Unknown" };
+        self.metrics.attestor.observe(&[attestor], status, took);
+        trace::step("workload_attestor", took, || match &finding.result {
+            Ok(selectors) => format!("{attestor}: {} selectors", selectors.len()),
+            Err(error) => format!("{attestor}: {error}"),
+        });
+    }
+
+    /// Entries match, but no valid SVID of them is at hand.
+    pub fn no_valid_svid(&self, matched: usize) -> Status {
+        self.metrics.refusals.inc(&["no_valid_svid"]);
+        Status::unavailable(format!(
+            "{matched} registration entries match, but no valid X509-SVID of them is at hand; the \
+             agent keeps asking its server"
+        ))
     }
 
     /// The refusal of a caller that no entry matches. It names no entry and no selector, but how
@@ -139,6 +168,7 @@ impl CallerAttestor {
     pub fn no_identity(&self, caller: &Caller, selectors: &SelectorSet) -> Status {
         let pid = caller.pid();
         if !caller.is_self() {
+            self.metrics.refusals.inc(&["no_identity_issued"]);
             self.refusals.note(pid, selectors, self.clock.unix());
             let loggable = self.loggable(selectors);
             tracing::error!(
@@ -182,14 +212,6 @@ impl CallerAttestor {
         }
         out
     }
-}
-
-/// Entries match, but no valid SVID of them is at hand.
-pub fn no_valid_svid(matched: usize) -> Status {
-    Status::unavailable(format!(
-        "{matched} registration entries match, but no valid X509-SVID of them is at hand; the \
-         agent keeps asking its server"
-    ))
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 //! | [`encoded`] | responses encoded once for many streams |
 //! | [`duplex`] | calls in which both sides stream |
 //! | [`intake`] | what a caller may send |
+//! | [`outcome`] | how a call ended |
 //! | [`workload`] | the Workload API server that serves them |
 
 pub mod connect;
@@ -19,6 +20,7 @@ pub mod duplex;
 pub mod encoded;
 pub mod intake;
 pub mod json;
+pub mod outcome;
 pub mod pb;
 mod redacted;
 pub mod status;

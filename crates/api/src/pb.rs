@@ -95,6 +95,11 @@ pub mod signet {
                     tonic::include_proto!("signet.api.agent.secretstreams.v1");
                 }
             }
+            pub mod trace {
+                pub mod v1 {
+                    tonic::include_proto!("signet.api.agent.trace.v1");
+                }
+            }
         }
         pub mod push {
             pub mod v1 {

@@ -115,7 +115,20 @@ impl WorkloadAttestors {
     /// # Errors
     /// [`AttestError`] when no attestor succeeds or the caller has gone or changed.
     pub async fn attest(&self, peer: &PinnedPeer) -> Result<SelectorSet, AttestError> {
+        self.attest_and_tell(peer, |_| {}).await
+    }
+
+    /// As [`WorkloadAttestors::attest`]; `told` sees what each attestor found, and how long it took.
+    ///
+    /// # Errors
+    /// As [`WorkloadAttestors::attest`].
+    pub async fn attest_and_tell(
+        &self,
+        peer: &PinnedPeer,
+        told: impl FnMut(&Finding),
+    ) -> Result<SelectorSet, AttestError> {
         let findings = self.run_all(peer, true).await;
+        findings.iter().for_each(told);
         peer.verify()?;
         let mut selectors = Vec::new();
         let mut failures = Vec::new();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use signet_identity::Bundle;
+use tokio::time::Instant;
 
 use crate::{
     AuthorityError,
@@ -76,6 +77,15 @@ impl<K: Kind> Machine<K> {
     /// Prepares the next authority: key, journal, bundle, in this order. A prepared one is
     /// replaced.
     pub(crate) async fn prepare(&mut self, context: &mut Context) -> Result<(), AuthorityError> {
+        let begun = Instant::now();
+        let outcome = self.prepare_next(context).await;
+        if let Some(observer) = &context.ports.observer {
+            observer.prepared(K::WORDS.log, begun.elapsed(), outcome.as_ref().map(|_| ()));
+        }
+        outcome
+    }
+
+    async fn prepare_next(&mut self, context: &mut Context) -> Result<(), AuthorityError> {
         self.slots.make_room();
         let slot = self.slots.next.id;
         let key_id = K::key_id(slot);
@@ -121,6 +131,9 @@ impl<K: Kind> Machine<K> {
         context.commit_activation(journal, must_go_on).await?;
         self.slots.swap();
         self.show();
+        if let Some(observer) = &context.ports.observer {
+            observer.activated(K::WORDS.log);
+        }
         tracing::info!(
             slot = self.slots.current.id.as_str(),
             local_authority_id = id,

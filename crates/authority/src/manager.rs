@@ -169,6 +169,15 @@ impl CaManager {
     /// # Errors
     /// [`AuthorityError`] when the bundle cannot be read or written.
     pub async fn prune_bundle(&mut self) -> Result<bool, AuthorityError> {
+        let begun = Instant::now();
+        let outcome = self.prune_expired().await;
+        if let Some(observer) = &self.context.ports.observer {
+            observer.pruned(begun.elapsed(), outcome.as_ref().map(|dropped| *dropped));
+        }
+        outcome
+    }
+
+    async fn prune_expired(&mut self) -> Result<bool, AuthorityError> {
         let bundle = self.context.read_bundle().await?;
         let limit = self.context.now().saturating_sub(timing::BUNDLE_PRUNE_AGE);
         let is_old_cert = |der: &[u8]| match Certificate::from_der(der) {

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use signet_identity::TrustDomain;
 use signet_pki::{CredentialComposer, KeyManager, KeyType, UpstreamAuthority, x509::Name};
 
-use crate::ports::{BundleStore, JournalStore};
+use crate::ports::{AuthorityObserver, BundleStore, JournalStore};
 
 /// What the authorities are and how long what they sign lives.
 #[derive(Clone, Debug)]
@@ -88,6 +88,8 @@ pub struct AuthorityPorts {
     pub bundle: Arc<dyn BundleStore>,
     /// Adjust credentials before they are signed, in this order.
     pub composers: Vec<Arc<dyn CredentialComposer>>,
+    /// Is told of what becomes of authorities, if anybody is.
+    pub observer: Option<Arc<dyn AuthorityObserver>>,
 }
 
 /// Who signs the X.509 CA. It is chosen, never left out: a server that is to have an upstream

@@ -1,9 +1,11 @@
 //! What the authority needs from its surroundings: a place for its journal and for the bundle.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use signet_identity::{Bundle, JwtAuthority, X509Authority};
+
+use crate::AuthorityError;
 
 /// A failure behind a port, in the words of whoever stands there.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +114,19 @@ pub trait BundleStore: Send + Sync + fmt::Debug {
     /// grows by one if anything changed) and answers with the bundle after it and whether
     /// anything changed.
     async fn edit(&self, edit: BundleEdit) -> Result<(Bundle, bool), PortError>;
+}
+
+/// Is told of what becomes of authorities. Called from the task that owns them, so it must be quick.
+pub trait AuthorityObserver: Send + Sync + fmt::Debug {
+    /// The next authority of `kind` (as logs name it: `X509 CA`, `JWT key`) was prepared in this time, or was not.
+    fn prepared(&self, kind: &'static str, elapsed: Duration, outcome: Result<(), &AuthorityError>);
+
+    /// The prepared authority of `kind` signs from now on.
+    fn activated(&self, kind: &'static str);
+
+    /// The bundle was looked through for what has expired, in this time; whether anything was
+    /// dropped.
+    fn pruned(&self, elapsed: Duration, outcome: Result<bool, &AuthorityError>);
 }
 
 #[cfg(test)]

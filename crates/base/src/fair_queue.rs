@@ -51,6 +51,11 @@ impl<K: Clone + Eq + Hash> FairQueue<K> {
         Self(Arc::new(Shared { total, each, max_waiting, state: Mutex::new(state) }))
     }
 
+    /// How many calls wait.
+    pub fn waiting(&self) -> usize {
+        self.0.lock().waiting.values().map(VecDeque::len).sum()
+    }
+
     /// Waits for a turn, which lasts until what is returned is dropped.
     ///
     /// # Errors

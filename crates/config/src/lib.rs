@@ -33,8 +33,8 @@ pub use overlay::{decode_document, path_over, text_over};
 pub use paths::{absolute_path, socket_path};
 pub use plugins::{Configured, PluginSource};
 pub use settings::{
-    BadCidr, Cidr, HealthSettings, LogFormat, LogLevel, LogSettings, PrometheusSettings,
-    TelemetrySettings, UnknownLogLevel,
+    BadCidr, Cidr, EndpointCertificate, EndpointClients, EndpointTls, HealthSettings, LogFormat,
+    LogLevel, LogSettings, MetricFilter, PrometheusSettings, TelemetrySettings, UnknownLogLevel,
 };
 pub use settings_decode::{LogFlags, health_checks, log_format, log_settings, telemetry};
 

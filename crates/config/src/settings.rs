@@ -101,6 +101,40 @@ pub struct TelemetrySettings {
     pub trust_domain_label: bool,
     /// Whether metrics carry a `host` label (`EnableHostnameLabel`, default true).
     pub hostname_label: bool,
+    /// Which metrics and labels are left out.
+    pub filter: MetricFilter,
+}
+
+/// Which metrics and labels are left out. Prefixes begin with that of the program and have dots
+/// where SPIRE joins the parts of a key: `spire_server.rpc`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MetricFilter {
+    /// `AllowedPrefixes`: shown although a shorter prefix is blocked.
+    pub allowed_prefixes: Vec<String>,
+    /// `BlockedPrefixes`.
+    pub blocked_prefixes: Vec<String>,
+    /// `AllowedLabels`: no other label is shown, unless this is empty.
+    pub allowed_labels: Vec<String>,
+    /// `BlockedLabels`.
+    pub blocked_labels: Vec<String>,
+}
+
+impl MetricFilter {
+    /// Whether the metric with this key, joined by dots, is shown: the longest prefix that fits
+    /// decides, and what no prefix fits is shown, as in SPIRE.
+    pub fn shows(&self, key: &str) -> bool {
+        let longest = |prefixes: &[String]| {
+            let fitting = prefixes.iter().filter(|prefix| key.starts_with(prefix.as_str()));
+            fitting.map(String::len).max()
+        };
+        longest(&self.blocked_prefixes) <= longest(&self.allowed_prefixes)
+    }
+
+    /// Whether the label of this name is shown.
+    pub fn shows_label(&self, name: &str) -> bool {
+        let has = |names: &[String]| names.iter().any(|one| one == name);
+        !has(&self.blocked_labels) && (self.allowed_labels.is_empty() || has(&self.allowed_labels))
+    }
 }
 
 impl Default for TelemetrySettings {
@@ -110,6 +144,7 @@ impl Default for TelemetrySettings {
             metric_prefix: None,
             trust_domain_label: false,
             hostname_label: true,
+            filter: MetricFilter::default(),
         }
     }
 }
@@ -121,6 +156,42 @@ pub struct PrometheusSettings {
     pub host: String,
     /// The TCP port to listen on (`port`).
     pub port: u16,
+    /// How the endpoint speaks TLS (`tls`); plain HTTP when `None`.
+    pub tls: Option<EndpointTls>,
+}
+
+/// TLS of an HTTP endpoint: what it presents, and who may connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointTls {
+    /// What the endpoint presents.
+    pub certificate: EndpointCertificate,
+    /// Who may connect.
+    pub clients: EndpointClients,
+}
+
+/// What an endpoint presents.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointCertificate {
+    /// A chain and its key in PEM files (`cert_file`, `key_file`); read again when they change.
+    Files {
+        /// The chain, leaf first.
+        cert: PathBuf,
+        /// The key of the leaf.
+        key: PathBuf,
+    },
+    /// The program's own X.509-SVID (`use_spire_svid`).
+    Svid,
+}
+
+/// Who may connect to an endpoint with TLS.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EndpointClients {
+    /// Everyone; no certificate is asked for.
+    Anyone,
+    /// Whoever has a certificate under one of the roots in this PEM file (`client_ca_file`).
+    Ca(PathBuf),
+    /// Whoever has an X.509-SVID with one of these SPIFFE IDs (`authorized_spiffe_ids`).
+    SpiffeIds(Vec<String>),
 }
 
 /// The `health_checks` block, present only with `listener_enabled = true`.
@@ -210,6 +281,24 @@ mod tests {
         for bad in ["", "10.0.0.0", "10.0.0.0/33", "::/129", "10.0.0/8", "10.0.0.0/+8", "a/8"] {
             assert!(bad.parse::<Cidr>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn the_longest_prefix_decides_whether_a_metric_is_shown() {
+        let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let filter = MetricFilter {
+            allowed_prefixes: texts(&["spire_server.rpc.agent"]),
+            blocked_prefixes: texts(&["spire_server.rpc", "spire_server.datastore"]),
+            allowed_labels: Vec::new(),
+            blocked_labels: texts(&["host"]),
+        };
+        assert!(filter.shows("spire_server.rpc.agent.v1.agent.attest_agent"));
+        assert!(!filter.shows("spire_server.rpc.entry.v1.entry.list_entries"));
+        assert!(!filter.shows("spire_server.datastore.node.fetch"));
+        assert!(filter.shows("spire_server.started"));
+        assert!(filter.shows_label("status") && !filter.shows_label("host"));
+        let only = MetricFilter { allowed_labels: texts(&["status"]), ..filter };
+        assert!(only.shows_label("status") && !only.shows_label("version"));
     }
 
     #[test]

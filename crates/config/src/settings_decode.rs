@@ -3,7 +3,8 @@
 use crate::{
     decode::Block,
     settings::{
-        HealthSettings, LogFormat, LogLevel, LogSettings, PrometheusSettings, TelemetrySettings,
+        EndpointCertificate, EndpointClients, EndpointTls, HealthSettings, LogFormat, LogLevel,
+        LogSettings, MetricFilter, PrometheusSettings, TelemetrySettings,
     },
 };
 
@@ -49,42 +50,93 @@ pub fn log_format(text: &str) -> Option<LogFormat> {
     }
 }
 
-/// Reads `telemetry {}` of the file.
-pub fn telemetry(root: &Block<'_>) -> TelemetrySettings {
+/// Reads `telemetry {}` of the file; `is_id` says whether a text is a SPIFFE ID, or why not.
+pub fn telemetry(root: &Block<'_>, is_id: fn(&str) -> Result<(), String>) -> TelemetrySettings {
     let Some(block) = root.block("telemetry") else {
         return TelemetrySettings::default();
     };
-    const PULL: &str = "this build offers metrics to Prometheus only; use Prometheus { } and let a \
-                        collector forward them";
+    const PULL: &str = "metrics are offered to Prometheus only; use Prometheus { } and let a \
+                        collector (OpenTelemetry Collector, Telegraf) read them there and send \
+                        them on";
     for sink in ["DogStatsd", "Statsd", "M3"] {
         block.refuse(sink, PULL);
     }
-    block.refuse("InMem", "metrics are not kept for a signal to print; use Prometheus { }");
-    const RELABEL: &str =
-        "metrics are not filtered here; drop what you do not want in Prometheus's own relabelling";
-    for filter in ["AllowedPrefixes", "BlockedPrefixes", "AllowedLabels", "BlockedLabels"] {
-        block.refuse(filter, RELABEL);
+    // SPIRE keeps these unless it is told otherwise, so that many files mention them.
+    if block.holds_block("InMem") {
+        block.warn("InMem", "metrics are not kept for a signal to print; use Prometheus { }");
+        block.block("InMem").inspect(|block| {
+            block.boolean("enabled");
+        });
     }
     let settings = TelemetrySettings {
-        prometheus: block.block("Prometheus").and_then(prometheus),
+        prometheus: block.block("Prometheus").and_then(|block| prometheus(block, is_id)),
         metric_prefix: block.text("MetricPrefix"),
         trust_domain_label: block.flag("EnableTrustDomainLabel"),
         hostname_label: block.boolean("EnableHostnameLabel").unwrap_or(true),
+        filter: MetricFilter {
+            allowed_prefixes: block.texts("AllowedPrefixes"),
+            blocked_prefixes: block.texts("BlockedPrefixes"),
+            allowed_labels: block.texts("AllowedLabels"),
+            blocked_labels: block.texts("BlockedLabels"),
+        },
     };
     block.finish();
     settings
 }
 
-fn prometheus(block: Block<'_>) -> Option<PrometheusSettings> {
-    block.refuse(
-        "tls",
-        "the metrics endpoint of this build speaks plain HTTP; keep it on localhost or put a proxy \
-         before it",
-    );
+fn prometheus(
+    block: Block<'_>,
+    is_id: fn(&str) -> Result<(), String>,
+) -> Option<PrometheusSettings> {
     let host = host(&block, "host");
     let port = block.required("port", block.port("port"));
+    let tls = block.block("tls").map(|block| endpoint_tls(block, is_id));
     block.finish();
-    Some(PrometheusSettings { host, port: port? })
+    let tls = match tls {
+        Some(tls) => Some(tls?),
+        None => None,
+    };
+    Some(PrometheusSettings { host, port: port?, tls })
+}
+
+/// Reads `tls {}` of an endpoint; none after an error.
+fn endpoint_tls(block: Block<'_>, is_id: fn(&str) -> Result<(), String>) -> Option<EndpointTls> {
+    let (cert, key) = (block.path("cert_file"), block.path("key_file"));
+    let certificate = match (block.flag("use_spire_svid"), cert, key) {
+        (true, None, None) => Some(EndpointCertificate::Svid),
+        (false, Some(cert), Some(key)) => Some(EndpointCertificate::Files { cert, key }),
+        (true, _, _) => {
+            let message = "expected either this or cert_file and key_file, found both";
+            block.error("use_spire_svid", message);
+            None
+        }
+        (false, _, _) => {
+            let message = "expected both of cert_file and key_file, or use_spire_svid = true";
+            block.error("cert_file", message);
+            None
+        }
+    };
+    let ids = block.texts("authorized_spiffe_ids");
+    let mut is_good = true;
+    for id in &ids {
+        if let Err(why) = is_id(id) {
+            block.error("authorized_spiffe_ids", format_args!("{id:?}: {why}"));
+            is_good = false;
+        }
+    }
+    let clients = match (block.path("client_ca_file"), ids) {
+        (None, ids) if ids.is_empty() => Some(EndpointClients::Anyone),
+        (None, ids) => Some(EndpointClients::SpiffeIds(ids)),
+        (Some(file), ids) if ids.is_empty() => Some(EndpointClients::Ca(file)),
+        (Some(_), _) => {
+            let message = "only one of client_ca_file and authorized_spiffe_ids can be used";
+            block.error("client_ca_file", message);
+            None
+        }
+    };
+    block.finish();
+    let tls = EndpointTls { certificate: certificate?, clients: clients? };
+    is_good.then_some(tls)
 }
 
 /// Reads `health_checks {}` of the file; none unless its listener is enabled.

@@ -94,6 +94,7 @@ impl App {
             &process::hostname(),
         );
         let metrics = ControllerMetrics::new(&registry);
+        registry.show_process();
         let readiness = Readiness::new();
         let api = match &config.manifests {
             Some(_) => None,

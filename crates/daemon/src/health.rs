@@ -6,7 +6,7 @@
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -24,6 +24,7 @@ use tokio::{net::TcpListener, time::Instant};
 use crate::{
     http::HttpServer,
     listen::{ListenError, bind_host},
+    metrics::{Gauge, Metrics},
 };
 use signet_config::HealthSettings;
 
@@ -31,6 +32,9 @@ use signet_config::HealthSettings;
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// For how long an answer is given again, so that callers cannot make work.
 const ANSWER_LIFE: Duration = Duration::from_secs(1);
+
+/// How often the parts are asked for metrics.
+const LOOK: Duration = Duration::from_secs(15);
 
 /// How a part of the program fares.
 #[derive(Clone, Debug, PartialEq)]
@@ -90,6 +94,13 @@ pub struct Health(Arc<Shared>);
 struct Shared {
     checks: Mutex<Vec<(String, Arc<dyn HealthCheck>)>>,
     last: tokio::sync::Mutex<Option<(Instant, Report)>>,
+    shown: OnceLock<Shown>,
+}
+
+/// As metrics show it, by part.
+struct Shown {
+    live: Gauge,
+    ready: Gauge,
 }
 
 /// How all parts fare together.
@@ -116,6 +127,32 @@ impl Health {
         self.checks().push((name.into(), check));
     }
 
+    /// Registers `health_live` and `health_ready`, which show how each part fared when it was last
+    /// asked.
+    pub fn show(&self, metrics: &Metrics) {
+        let gauge = |what: &str, help: &str| metrics.gauge(&["health", what], help, &["check"]);
+        let _ = self.0.shown.set(Shown {
+            live: gauge("live", "Whether a part of the program can get better by itself"),
+            ready: gauge("ready", "Whether a part of the program does its job"),
+        });
+    }
+
+    /// Asks all parts time and again, so that metrics are right although nobody else asks.
+    pub fn watch(&self, tasks: &Tasks) {
+        let (health, token) = (self.clone(), tasks.token().clone());
+        tasks.spawn("health_metrics", async move {
+            loop {
+                let look = async {
+                    health.report().await;
+                    tokio::time::sleep(LOOK).await;
+                };
+                if token.run_until_cancelled(look).await.is_none() {
+                    return;
+                }
+            }
+        });
+    }
+
     /// Asks all parts at once; an answer younger than a second is given again.
     pub async fn report(&self) -> Report {
         let mut last = self.0.last.lock().await;
@@ -139,6 +176,10 @@ impl Health {
         }
         for (name, state) in asked {
             let state = state.await.unwrap_or_else(|_| State::failed("health check failed"));
+            if let Some(shown) = self.0.shown.get() {
+                shown.live.set(&[&name], f64::from(u8::from(state.live)));
+                shown.ready.set(&[&name], f64::from(u8::from(state.ready)));
+            }
             report.live &= state.live;
             report.ready &= state.ready;
             report.live_details.insert(name.clone(), state.live_details);

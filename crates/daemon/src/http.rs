@@ -1,6 +1,7 @@
 //! A small HTTP/1.1 server, with bounds on what a caller may hold.
 
 mod document;
+mod tls;
 
 use std::{convert::Infallible, fmt, hash::Hash, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -15,7 +16,10 @@ use tokio::{
 };
 use tower_service::Service as _;
 
-pub use self::document::{Document, not_allowed, text};
+pub use self::{
+    document::{Document, not_allowed, text},
+    tls::{Https, HttpsError, SvidSource},
+};
 use crate::listen::{Accept, Admission, Caps, Each, Incoming, ListenError, Ticket, UnixSocket};
 
 /// How many connections are served at a time, and who makes room when there are more: a kept

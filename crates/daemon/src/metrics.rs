@@ -8,55 +8,64 @@
 //! Every handle is cheap to clone and to use. A metric keeps at most [`MAX_SERIES`] combinations of
 //! label values; what comes after is counted under the label value `other`.
 
-mod encode;
 mod family;
+mod process;
+mod rpc;
 mod serve;
 
 use std::{
     borrow::Cow,
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU64},
     time::Duration,
 };
 
-use prometheus_client::registry::Registry;
+use prometheus_client::{encoding::text, metrics, registry::Registry};
 use tokio::time::Instant;
 
-use self::family::{Family, Kind};
 pub use self::{
     family::MAX_SERIES,
+    rpc::{rpc_key, short_service},
     serve::{MetricsServer, SERVED_AS},
 };
-use signet_config::TelemetrySettings;
+use self::{
+    family::{AnyFamily, Bounded, Kind, Plain},
+    process::{Memory, Process},
+};
+use signet_config::{MetricFilter, TelemetrySettings};
 
 /// The metrics of a program. Clones share them.
 #[derive(Clone)]
 pub struct Metrics(Arc<Mutex<Inner>>);
 
 struct Inner {
+    prefix: String,
+    filter: MetricFilter,
     registry: Registry,
-    families: BTreeMap<String, Arc<Family>>,
+    /// What has neither prefix nor labels.
+    process: Registry,
+    families: BTreeMap<String, AnyFamily>,
     before_reading: Vec<Arc<dyn Fn() + Send + Sync>>,
 }
 
 /// A number that only grows.
 #[derive(Clone, Debug)]
-pub struct Counter(Arc<Family>);
+pub struct Counter(Bounded<Plain>);
 
 /// A number that goes up and down.
 #[derive(Clone, Debug)]
-pub struct Gauge(Arc<Family>);
+pub struct Gauge(Bounded<metrics::gauge::Gauge<f64, AtomicU64>>);
 
 /// How values are spread over buckets.
 #[derive(Clone, Debug)]
-pub struct Histogram(Arc<Family>);
+pub struct Histogram(Bounded<metrics::histogram::Histogram>);
 
 /// Calls by status, and how long they took.
 #[derive(Clone, Debug)]
 pub struct Calls {
-    count: Arc<Family>,
-    elapsed_ms: Arc<Family>,
+    count: Counter,
+    elapsed_ms: Histogram,
 }
 
 /// A call that runs since this was made; see [`Calls::start`].
@@ -75,17 +84,21 @@ impl Metrics {
     /// `trust_domain` and `host` are the labels of every metric that the settings ask for.
     pub fn new(settings: &TelemetrySettings, prefix: &str, trust_domain: &str, host: &str) -> Self {
         let prefix = settings.metric_prefix.as_deref().unwrap_or(prefix);
+        let filter = settings.filter.clone();
         let mut labels = Vec::new();
-        if settings.hostname_label && !host.is_empty() {
+        if settings.hostname_label && !host.is_empty() && filter.shows_label("host") {
             labels.push(("host".into(), sanitize(host).into_owned().into()));
         }
-        if settings.trust_domain_label {
+        if settings.trust_domain_label && filter.shows_label("trust_domain") {
             labels.push(("trust_domain".into(), sanitize(trust_domain).into_owned().into()));
         }
         let registry =
             Registry::with_prefix_and_labels(sanitize(prefix).into_owned(), labels.into_iter());
         Self(Arc::new(Mutex::new(Inner {
+            prefix: prefix.to_owned(),
+            filter,
             registry,
+            process: Registry::default(),
             families: BTreeMap::new(),
             before_reading: Vec::new(),
         })))
@@ -99,17 +112,29 @@ impl Metrics {
 
     /// The counter of this key; made at its first mention. `labels` are the names of its labels.
     pub fn counter(&self, key: &[&str], help: &str, labels: &[&'static str]) -> Counter {
-        Counter(self.family(key, help, labels, Kind::Counter))
+        match self.family(key, help, labels, Kind::Counter) {
+            AnyFamily::Counter(family) => Counter(family),
+            other => Counter(Bounded::lost(&other, labels, Plain::default)),
+        }
     }
 
     /// The gauge of this key; made at its first mention.
     pub fn gauge(&self, key: &[&str], help: &str, labels: &[&'static str]) -> Gauge {
-        Gauge(self.family(key, help, labels, Kind::Gauge))
+        match self.family(key, help, labels, Kind::Gauge) {
+            AnyFamily::Gauge(family) => Gauge(family),
+            other => Gauge(Bounded::lost(&other, labels, metrics::gauge::Gauge::default)),
+        }
     }
 
     /// The histogram of this key, in seconds from 100 µs to 30 s; made at its first mention.
     pub fn seconds(&self, key: &[&str], help: &str, labels: &[&'static str]) -> Histogram {
-        Histogram(self.family(key, help, labels, Kind::Seconds))
+        self.histogram(key, help, labels, Kind::Seconds)
+    }
+
+    /// The histogram of this key over numbers of things, from 0 to 10,000; made at its first
+    /// mention. SPIRE has a summary in its place.
+    pub fn numbers(&self, key: &[&str], help: &str, labels: &[&'static str]) -> Histogram {
+        self.histogram(key, help, labels, Kind::Numbers)
     }
 
     /// The call counter of this key; made at its first mention. A label `status` is added.
@@ -119,9 +144,40 @@ impl Metrics {
         let mut elapsed = key.to_vec();
         elapsed.push("elapsed_time");
         Calls {
-            count: self.family(key, help, &labels, Kind::Counter),
-            elapsed_ms: self.family(&elapsed, help, &labels, Kind::Milliseconds),
+            count: self.counter(key, help, &labels),
+            elapsed_ms: self.histogram(&elapsed, help, &labels, Kind::Milliseconds),
         }
+    }
+
+    fn histogram(
+        &self,
+        key: &[&str],
+        help: &str,
+        labels: &[&'static str],
+        kind: Kind,
+    ) -> Histogram {
+        match self.family(key, help, labels, kind) {
+            AnyFamily::Histogram(_, family) => Histogram(family),
+            other => {
+                Histogram(Bounded::lost(&other, labels, || metrics::histogram::Histogram::new([])))
+            }
+        }
+    }
+
+    /// Shows what the operating system knows of this process: `process_cpu_seconds_total` and its
+    /// like without prefix and labels, and `runtime_alloc_bytes`.
+    pub fn show_process(&self) {
+        self.lock().process.register_collector(Box::new(Process::new()));
+        let alloc = self.gauge(
+            &["runtime", "alloc_bytes"],
+            "Resident memory that is the process's own",
+            &[],
+        );
+        self.before_reading(move || {
+            if let Some(memory) = Memory::read() {
+                alloc.set(&[], memory.anonymous);
+            }
+        });
     }
 
     /// Has `refresh` called before each reading, to set gauges that nobody else keeps up to date.
@@ -143,25 +199,28 @@ impl Metrics {
             refresh();
         }
         let mut text = String::new();
+        let inner = self.lock();
         // Writing to a string cannot fail.
-        let _ = prometheus_client::encoding::text::encode(&mut text, &self.lock().registry);
+        let _ = text::encode_registry(&mut text, &inner.registry)
+            .and_then(|()| text::encode_registry(&mut text, &inner.process))
+            .and_then(|()| text::encode_eof(&mut text));
         text
     }
 
-    fn family(&self, key: &[&str], help: &str, labels: &[&'static str], kind: Kind) -> Arc<Family> {
+    fn family(&self, key: &[&str], help: &str, labels: &[&'static str], kind: Kind) -> AnyFamily {
         let name = key.iter().map(|part| sanitize(part)).collect::<Vec<_>>().join("_");
         let mut inner = self.lock();
         if let Some(have) = inner.families.get(&name) {
             debug_assert!(have.is(kind, labels), "metric {name} has two shapes");
-            return Arc::clone(have);
+            return have.clone();
         }
-        let family = Arc::new(Family::new(kind, labels));
-        inner.registry.register(
-            name.as_str(),
-            help.trim_end_matches('.'),
-            encode::Shared(Arc::clone(&family)),
-        );
-        inner.families.insert(name, Arc::clone(&family));
+        let shown = labels.iter().map(|label| inner.filter.shows_label(label)).collect();
+        let family = AnyFamily::new(kind, labels, shown);
+        let full = format!("{}.{}", inner.prefix, key.join("."));
+        if inner.filter.shows(&full) {
+            family.register(&mut inner.registry, &name, help.trim_end_matches('.'));
+        }
+        inner.families.insert(name, family.clone());
         family
     }
 
@@ -184,24 +243,40 @@ impl Counter {
 
     /// Adds `n`.
     pub fn add(&self, labels: &[&str], n: u64) {
-        self.0.count(labels, n);
+        self.0.with(labels, |counter| {
+            counter.0.inc_by(n);
+        });
     }
 }
 
 impl Gauge {
     /// Sets the value under these label values.
     pub fn set(&self, labels: &[&str], value: f64) {
-        self.0.set(labels, value);
+        self.0.with(labels, |gauge| {
+            gauge.set(value);
+        });
+    }
+
+    /// Forgets the value under these label values: there is nothing to tell any more.
+    pub fn forget(&self, labels: &[&str]) {
+        self.0.forget(labels);
+    }
+
+    /// Forgets the values under all labels.
+    pub fn forget_all(&self) {
+        self.0.forget_all();
     }
 
     /// Sets a whole number, such as a length.
     pub fn set_len(&self, labels: &[&str], value: usize) {
-        self.0.set(labels, value as f64);
+        self.set(labels, value as f64);
     }
 
     /// Adds `by`, which may be negative.
     pub fn add(&self, labels: &[&str], by: f64) {
-        self.0.add(labels, by);
+        self.0.with(labels, |gauge| {
+            gauge.inc_by(by);
+        });
     }
 
     /// Adds one, and takes it away again when the guard is dropped.
@@ -229,7 +304,12 @@ impl Drop for GaugeGuard {
 impl Histogram {
     /// Counts one duration under these label values.
     pub fn observe(&self, labels: &[&str], duration: Duration) {
-        self.0.observe(labels, duration.as_secs_f64());
+        self.0.with(labels, |histogram| histogram.observe(duration.as_secs_f64()));
+    }
+
+    /// Counts one number under these label values.
+    pub fn observe_len(&self, labels: &[&str], len: usize) {
+        self.0.with(labels, |histogram| histogram.observe(len as f64));
     }
 }
 
@@ -245,8 +325,8 @@ impl Calls {
     pub fn observe(&self, labels: &[&str], status: &str, elapsed: Duration) {
         let mut all = labels.to_vec();
         all.push(status);
-        self.count.count(&all, 1);
-        self.elapsed_ms.observe(&all, elapsed.as_secs_f64() * 1e3);
+        self.count.inc(&all);
+        self.elapsed_ms.0.with(&all, |ms| ms.observe(elapsed.as_secs_f64() * 1e3));
     }
 }
 

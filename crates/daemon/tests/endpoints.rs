@@ -88,7 +88,7 @@ async fn metrics_are_served_on_any_path() {
     let tasks = Tasks::new();
     let metrics = Metrics::detached();
     metrics.counter(&["things"], "Things", &[]).add(&[], 3);
-    let settings = PrometheusSettings { host: "localhost".into(), port: 0 };
+    let settings = PrometheusSettings { host: "localhost".into(), port: 0, tls: None };
     let server = MetricsServer::bind(&settings, metrics).await.unwrap();
     let address = server.address();
     server.spawn(&tasks);

@@ -25,7 +25,7 @@ mod tests;
 
 pub use disk::{DiskKeyManager, Sealing};
 pub use identifier::{KeyIdentifier, is_uuid};
-pub use managed_key::{ManagedKey, RemoteSigner};
+pub use managed_key::{ManagedKey, RemoteSigner, SigningObserver};
 pub use memory::MemoryKeyManager;
 pub use queue::{SigningFault, SigningLimits, SigningQueue};
 pub use remote::{KeyStore, KeyStoreError, RemoteKeyManager, StoredKey};

@@ -1,6 +1,7 @@
 //! TLS between servers, agents and admins: SPIFFE authentication on rustls, never by host name.
 
 mod client;
+mod endpoint;
 mod files;
 mod identity;
 mod provider;
@@ -9,6 +10,7 @@ mod verifier;
 mod web;
 
 pub use client::{ServerCheck, client_config, no_server_name, spiffe_web_client_config};
+pub use endpoint::{EndpointClients, endpoint_config};
 pub use files::{CertFiles, CertFilesError};
 pub use identity::{SwappableIdentity, TlsIdentity};
 pub use provider::{ALPN_H2, TlsError, TlsOptions};

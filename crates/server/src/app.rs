@@ -14,8 +14,10 @@ use signet_authority::{
     Authority, AuthorityError, AuthorityOptions, AuthorityPorts, CaManager, LostKeys, TrustRoot,
 };
 use signet_base::{SharedClock, Tasks};
+use signet_config::PrometheusSettings;
 use signet_daemon::{
     health::{Health, HealthServer},
+    http::{Https, HttpsError, SvidSource},
     listen::{ListenError, UnixOptions, UnixSocket, bind_host, bind_unix, check_unix_path},
     logging::LogHandle,
     metrics::{Metrics, MetricsServer},
@@ -53,7 +55,7 @@ use crate::{
     identity::{IdentityError, ServerIdentity},
     limits::{CallLimits, Limits},
     listen,
-    metrics::ServerMetrics,
+    metrics::{MeasuredKeys, ServerMetrics},
     plugins::{
         PluginError, Scope, credential_composer, data_store, key_manager::OpenKeyManager,
         node_attestor, upstream_authority,
@@ -108,6 +110,9 @@ pub enum BuildError {
     /// The server's own SVID cannot be made.
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// The endpoint of metrics cannot speak TLS.
+    #[error("telemetry Prometheus tls")]
+    Https(#[from] HttpsError),
     /// A socket cannot be bound.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -244,13 +249,16 @@ impl App {
         let local = bind_unix(&config.socket_path, SOCKET).await?;
         // A key file that cannot be opened is found out before the database is touched.
         let keys = OpenKeyManager::open(&config.plugins.key_manager, &clock)?;
+        let counted = ServerMetrics::new(&metrics);
         let store = match prepared.store {
             Some(store) => store,
-            None => data_store::open(&config).await?,
+            None => data_store::open(&config, Some(Arc::clone(&counted.store) as _)).await?,
         };
         let server_id = server_id::claim(&store, &config.data_dir, clock.unix()).await?;
         let id = server_id.clone();
-        let (ca_manager, authority) = Self::authority(&config, &store, &keys, &clock, id).await?;
+        let measured = Arc::new(MeasuredKeys::new(keys.port(), &metrics));
+        let (ca_manager, authority) =
+            Self::authority(&config, &store, measured, &counted, &clock, id).await?;
         let (cache, follower) = Cache::open(store.clone(), trust_domain.clone()).await?;
         let authorities = own_authorities(&cache);
         let scope = Scope { trust_domain: &trust_domain, clock: &clock, authorities: &authorities };
@@ -258,11 +266,24 @@ impl App {
             Attestors::new(node_attestor::open(&config.plugins.node_attestors, &scope)?);
         let bundle_events = BundleEvents::new(&config.plugins, &scope)?;
         bundle_events.load(cache.own_bundle().as_deref()).await?;
-        let identity = ServerIdentity::new(authority.clone(), Arc::clone(&clock)).await?;
+        let identity = {
+            let rotations = counted.svid_rotate.clone();
+            ServerIdentity::new(authority.clone(), Arc::clone(&clock), rotations).await?
+        };
         let tls_options = TlsOptions { require_pq_kem: config.experimental.require_pq_kem };
         let policy = ClientPolicy {
             trust_domain: trust_domain.clone(),
             admin_ids: config.admin_ids.clone().into(),
+        };
+        let metrics_server = match &config.telemetry.prometheus {
+            Some(PrometheusSettings { tls: Some(tls), .. }) => {
+                let svid =
+                    SvidSource { identity: identity.tls(), bundles: Arc::clone(&cache) as _ };
+                let pq = config.experimental.require_pq_kem;
+                let https = Arc::new(Https::open(tls, svid, Arc::clone(&clock), pq)?);
+                metrics_server.map(|server| server.secured(https))
+            }
+            _ => metrics_server,
         };
         let tls = server_config(
             identity.tls(),
@@ -295,13 +316,13 @@ impl App {
             server_id: server_id.into(),
             trust_domain,
             federator,
-            limits: Limits::new(config.ratelimit),
+            limits: Limits::new(config.ratelimit, counted.rate_limits.clone()),
             config,
             store,
             cache,
             authority,
             clock,
-            counted: ServerMetrics::new(&metrics),
+            counted,
             metrics,
             health,
             log,
@@ -310,6 +331,8 @@ impl App {
             started: Instant::now(),
         };
         context.counted.show(&context);
+        context.metrics.show_process();
+        context.health.show(&context.metrics);
         health::register(&context);
         Ok(Self {
             context,
@@ -334,7 +357,8 @@ impl App {
     async fn authority(
         config: &Config,
         store: &Store,
-        keys: &OpenKeyManager,
+        keys: Arc<MeasuredKeys>,
+        counted: &ServerMetrics,
         clock: &SharedClock,
         id: String,
     ) -> Result<(CaManager, Authority), BuildError> {
@@ -350,7 +374,7 @@ impl App {
         let authorities: Authorities = Arc::new(Vec::new);
         let scope = Scope { trust_domain, clock, authorities: &authorities };
         let ports = AuthorityPorts {
-            keys: keys.port(),
+            keys,
             trust_root: match plugins.upstream_authority.as_ref() {
                 Some(plugin) => TrustRoot::Upstream(upstream_authority::open(plugin, &scope)?),
                 None => TrustRoot::SelfSigned,
@@ -358,6 +382,7 @@ impl App {
             journal: Arc::clone(&port) as _,
             bundle: port,
             composers: credential_composer::open(&plugins.credential_composers),
+            observer: Some(Arc::clone(&counted.authorities) as _),
         };
         let subject = Name {
             country: config.ca.subject.country.clone(),
@@ -441,7 +466,7 @@ impl App {
         let recent =
             self.console.as_ref().map(|_| Arc::new(Recent::new(Arc::clone(&context.clock))));
         sinks.extend(recent.iter().map(|recent| Arc::clone(recent) as Arc<dyn Sink>));
-        let auditor = Auditor::to_all(sinks);
+        let auditor = Auditor::to_all(sinks).counting(context.counted.refusals.clone());
         if let (Some(console), Some(recent)) = (self.console, recent) {
             let hosts = context.config.console.as_ref().map(|console| console.hosts.clone());
             let pages = Console::new(
@@ -473,11 +498,13 @@ impl App {
         }
         servers::spawn(tasks, &context);
         tasks.spawn("ca", ca_manager.run(token.clone()));
-        let staleness = context.config.max_store_staleness;
-        tasks.spawn_critical("change_feed", follower.run(token.clone(), staleness));
+        let (staleness, reloads) =
+            (context.config.max_store_staleness, context.counted.cache_reload.clone());
+        tasks.spawn_critical("change_feed", follower.run(token.clone(), staleness, reloads));
         tasks.spawn("server_svid", identity.run(token.clone()));
 
         let limits = CallLimits::new();
+        limits.show(&context.metrics);
         let accepted = listen::tcp(tasks, tcp, tls, trusted, auditor);
         let server = known_http2().layer(limits.clone()).layer(interceptor.clone());
         serve(tasks, "server_api", server, network.clone(), accepted.known);
@@ -486,6 +513,7 @@ impl App {
         let server = http2().layer(limits).layer(interceptor);
         serve(tasks, "local_api", server, nearby, listen::local(tasks, local));
         if let Some(metrics) = self.metrics {
+            context.health.watch(tasks);
             metrics.spawn(tasks);
         }
         if let Some(health) = self.health {

@@ -18,10 +18,11 @@ use std::{
 
 use signet_audit::{AuditEvent, Field, Outcome, Sink, with_fields};
 use signet_base::Throttle;
+use signet_daemon::metrics::Counter;
 use signet_identity::SpiffeId;
 
 use crate::usecase::{
-    error::{Error, ErrorKind},
+    error::{Denial, Error, ErrorKind},
     principal::{Peer, Principal},
 };
 
@@ -42,6 +43,7 @@ pub struct Auditor {
 #[derive(Debug)]
 struct Shared {
     sink: Option<Arc<dyn Sink>>,
+    refusals: Option<Counter>,
     failures: Throttle<Key>,
     unknown: Throttle<Key>,
 }
@@ -71,7 +73,18 @@ impl Auditor {
     /// Events go to `sink`, if there is one.
     pub fn with_sink(sink: Option<Arc<dyn Sink>>) -> Self {
         let throttle = || Throttle::new(BURST, INTERVAL);
-        Self { inner: Arc::new(Shared { sink, failures: throttle(), unknown: throttle() }) }
+        let shared = Shared { sink, refusals: None, failures: throttle(), unknown: throttle() };
+        Self { inner: Arc::new(shared) }
+    }
+
+    /// The same, and every refusal and failure is counted by method, code and reason.
+    #[must_use]
+    pub fn counting(self, refusals: Counter) -> Self {
+        let throttle = || Throttle::new(BURST, INTERVAL);
+        let sink = self.inner.sink.clone();
+        let refusals = Some(refusals);
+        let shared = Shared { sink, refusals, failures: throttle(), unknown: throttle() };
+        Self { inner: Arc::new(shared) }
     }
 
     /// What the call of `principal` to `service` and `method` leaves behind.
@@ -171,6 +184,7 @@ impl Audit {
         };
         all.extend(fields());
         if let Err(error) = outcome {
+            self.count(error.kind().name(), error.reason());
             self.log(error.kind().name(), error.what(), error.cause(), &all);
         }
         let outcome = match outcome {
@@ -187,6 +201,7 @@ impl Audit {
             state.has_failed = true;
             state.fields.clone()
         };
+        self.count(error.kind().name(), error.reason());
         self.log(error.kind().name(), error.what(), error.cause(), &fields);
     }
 
@@ -199,6 +214,7 @@ impl Audit {
         // What went wrong between the edge and the use case: a message that is too long or cannot
         // be decoded. A caller that went away is no failure, nor is a stream that ends in time.
         if !has_failed && !matches!(code, "OK" | "Canceled" | "Unavailable") {
+            self.count(code, code);
             self.log(code, message, None, &fields);
         }
         match code {
@@ -209,10 +225,19 @@ impl Audit {
     }
 
     /// The caller has no right to the call: SPIRE's line, with what it is not told.
-    pub(crate) fn unauthorized(&self, message: &str, why: Option<&str>) {
+    pub(crate) fn unauthorized(&self, error: &Error, why: Option<&str>) {
         self.state().has_failed = true;
+        let code = error.kind().name();
+        self.count(code, error.denial().map_or("not_authorized", Denial::name));
         let Some(suppressed) = self.admit_line("PermissionDenied") else { return };
-        self.line("Failed to authenticate caller", Some(message), why, suppressed);
+        let message = error.to_string();
+        self.line("Failed to authenticate caller", Some(&message), why, suppressed);
+    }
+
+    fn count(&self, code: &'static str, reason: &'static str) {
+        if let Some(refusals) = &self.inner.shared.refusals {
+            refusals.inc(&[&self.inner.event.method, code, reason]);
+        }
     }
 
     fn log(&self, code: &'static str, what: &str, cause: Option<&str>, fields: &[Field]) {

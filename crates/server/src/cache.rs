@@ -24,7 +24,10 @@ use std::{
 
 use arc_swap::ArcSwap;
 use signet_identity::{AuthorizedIndex, Bundle, Entry, EntryId, SpiffeId, TrustDomain};
-use signet_pki::{tls::BundleSource, x509::TrustBundle};
+use signet_pki::{
+    tls::BundleSource,
+    x509::{Certificate, TrustBundle},
+};
 use signet_store::{FeedPosition, Store, StoreError};
 use tokio::{
     sync::{Semaphore, watch},
@@ -62,6 +65,17 @@ pub struct CachedBundle {
     pub bundle: Bundle,
     /// Its X.509 authorities, prepared for verification; `None` when they cannot be read.
     pub trust: Option<Arc<TrustBundle>>,
+}
+
+/// When agents expire; see [`Cache::agent_expiries`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AgentExpiries {
+    /// How many agents there are.
+    pub known: usize,
+    /// How many have expired.
+    pub expired: usize,
+    /// When the next one expires, Unix seconds.
+    pub next: Option<i64>,
 }
 
 /// The newest change of each kind that concerns a subscriber; revisions of the store's feed.
@@ -240,6 +254,41 @@ impl Cache {
     /// How many agents there are; 0 before they were read.
     pub fn node_count(&self) -> usize {
         self.read().as_ref().map_or(0, |mirror| mirror.nodes.len())
+    }
+
+    /// How many agents there are, how many of them have expired at `now`, and when the next one
+    /// does. Those that are banned do not count as expired.
+    pub fn agent_expiries(&self, now: i64) -> AgentExpiries {
+        let mirror = self.read();
+        let mut found = AgentExpiries::default();
+        let Some(mirror) = &*mirror else { return found };
+        found.known = mirror.nodes.len();
+        for node in mirror.nodes.values().filter(|node| !node.serial_number.is_empty()) {
+            if node.expires_at <= now {
+                found.expired += 1;
+            } else {
+                found.next =
+                    Some(found.next.map_or(node.expires_at, |next| next.min(node.expires_at)));
+            }
+        }
+        found
+    }
+
+    /// When the last authority of each foreign bundle expires, Unix seconds.
+    pub fn foreign_expiries(&self) -> Vec<(TrustDomain, i64)> {
+        let bundles = self.bundles.load();
+        let foreign = bundles.iter().filter(|(name, _)| **name != self.trust_domain);
+        foreign
+            .filter_map(|(name, bundle)| {
+                let authorities = bundle.trust.as_ref()?.authorities();
+                Some((name.clone(), authorities.iter().map(Certificate::not_after).max()?))
+            })
+            .collect()
+    }
+
+    /// How many changes this process knows to be committed that are not reflected here.
+    pub fn behind(&self) -> u64 {
+        self.store.known().revision.saturating_sub(self.revision())
     }
 
     /// The serial numbers of an agent, if it is known in memory.

@@ -47,12 +47,7 @@ pub(crate) fn routes(
         Arc::clone(&context.cache),
         Arc::clone(&context.clock),
     );
-    let push = push::PushService::new(
-        authorizer.clone(),
-        Arc::clone(&context.cache),
-        entries.clone(),
-        tasks.clone(),
-    );
+    let push = push::PushService::new(authorizer.clone(), context, entries.clone(), tasks.clone());
     Routes::new(agent.max_decoding_message_size(MAX_MESSAGE_SIZE))
         .add_service(bundle::BundleService::new(bundles).into_server())
         .add_service(entry::EntryService::new(entries).into_server())

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use signet_authority::Authority;
 use signet_base::{Backoff, CancellationToken, SharedClock, sleep_until};
+use signet_daemon::metrics::Calls;
 use signet_pki::{
     KeyError, KeyType, PrivateKey, SignError,
     tls::{SwappableIdentity, TlsError, TlsIdentity},
@@ -18,6 +19,7 @@ pub type Chain = Arc<[Arc<[u8]>]>;
 pub struct ServerIdentity {
     authority: Authority,
     clock: SharedClock,
+    rotations: Calls,
     tls: Arc<SwappableIdentity>,
     chain: watch::Sender<Chain>,
     issued_at: i64,
@@ -43,20 +45,25 @@ pub enum IdentityError {
 }
 
 impl ServerIdentity {
-    /// Signs the first SVID.
+    /// Signs the first SVID; later ones are counted in `rotations`.
     ///
     /// # Errors
     /// [`IdentityError`].
-    pub async fn new(authority: Authority, clock: SharedClock) -> Result<Self, IdentityError> {
+    pub async fn new(
+        authority: Authority,
+        clock: SharedClock,
+        rotations: Calls,
+    ) -> Result<Self, IdentityError> {
         let mut identity = Self {
             authority,
             clock,
+            rotations,
             tls: Arc::new(SwappableIdentity::empty()),
             chain: watch::Sender::new(Arc::from([])),
             issued_at: 0,
             renew_at: 0,
         };
-        identity.renew().await?;
+        identity.rotate().await?;
         Ok(identity)
     }
 
@@ -94,7 +101,7 @@ impl ServerIdentity {
                     }
                 }
             }
-            while let Err(error) = self.renew().await {
+            while let Err(error) = self.rotate().await {
                 let delay = backoff.next_delay();
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
@@ -107,6 +114,13 @@ impl ServerIdentity {
             }
             backoff.reset();
         }
+    }
+
+    async fn rotate(&mut self) -> Result<(), IdentityError> {
+        let timer = self.rotations.start(&[]);
+        let renewed = self.renew().await;
+        timer.done(if renewed.is_ok() { "OK" } else { "Unknown" });
+        renewed
     }
 
     async fn renew(&mut self) -> Result<(), IdentityError> {

@@ -12,13 +12,14 @@ mod calls;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
-use signet_base::RateLimiter;
-use signet_daemon::listen::counted_address;
+use signet_base::{RateLimitError, RateLimiter};
+use signet_daemon::{listen::counted_address, metrics::Calls};
 use signet_identity::SpiffeId;
 
 use crate::{
     config,
-    usecase::{error::Error, principal::Principal},
+    metrics::RateLimitMetrics,
+    usecase::{authorization::Action, error::Error, principal::Principal},
 };
 
 pub use calls::CallLimits;
@@ -49,6 +50,7 @@ pub enum Limit {
 #[derive(Clone, Debug)]
 pub struct Limits {
     inner: Arc<Buckets>,
+    counted: RateLimitMetrics,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -68,7 +70,7 @@ struct Buckets {
 
 impl Limits {
     /// The limits that the configuration asks for.
-    pub fn new(config: config::RateLimits) -> Self {
+    pub fn new(config: config::RateLimits, counted: RateLimitMetrics) -> Self {
         let signing = || config.signing.then(|| RateLimiter::new(SIGN_PER_SECOND));
         Self {
             inner: Arc::new(Buckets {
@@ -78,6 +80,7 @@ impl Limits {
                 status: RateLimiter::new(STATUS_PER_SECOND),
                 publish: RateLimiter::new(SIGN_PER_SECOND),
             }),
+            counted,
         }
     }
 
@@ -103,7 +106,15 @@ impl Limits {
         let Some(bucket) = bucket else { return Ok(()) };
         let cost = u32::try_from(cost).unwrap_or(u32::MAX);
         let key = Key::of(principal, addr.ip());
-        bucket.acquire(&key, cost).await.map_err(|error| Error::rate_limited(doing, error))
+        let calls = match (limit, principal.action) {
+            (Limit::SignJwt, _) => &self.counted.jwt,
+            (Limit::SignX509, Action::RenewAgent) => &self.counted.renew,
+            (Limit::SignX509, Action::IssueDownstreamAuthority) => &self.counted.downstream,
+            (Limit::SignX509, _) => &self.counted.x509,
+            (Limit::Status, _) => &self.counted.status,
+            (Limit::PublishKey, _) => &self.counted.publish,
+        };
+        wait(calls, bucket, &key, cost).await.map_err(|error| Error::rate_limited(doing, error))
     }
 
     /// Waits until one more attestation of this agent may succeed.
@@ -113,13 +124,15 @@ impl Limits {
     pub async fn attested(&self, principal: &Principal, agent: &SpiffeId) -> Result<(), Error> {
         let (Some(bucket), Some(_)) = (&self.inner.attest, principal.addr()) else { return Ok(()) };
         let key = Key::Identity(agent.clone());
-        bucket.acquire(&key, 1).await.map_err(|error| Error::rate_limited("attest agent", error))
+        let waited = wait(&self.counted.attest, bucket, &key, 1).await;
+        waited.map_err(|error| Error::rate_limited("attest agent", error))
     }
 
     /// Waits until the caller may be told that its attestation failed.
     pub async fn attestation_failed(&self, principal: &Principal) {
         let (Some(bucket), Some(addr)) = (&self.inner.attest, principal.addr()) else { return };
-        if bucket.acquire(&Key::of(principal, addr.ip()), 1).await.is_err() {
+        let key = Key::of(principal, addr.ip());
+        if wait(&self.counted.attest, bucket, &key, 1).await.is_err() {
             tokio::time::sleep(LONGEST_DELAY).await;
         }
     }
@@ -134,14 +147,35 @@ impl Key {
     }
 }
 
+async fn wait(
+    calls: &Calls,
+    bucket: &RateLimiter<Key>,
+    key: &Key,
+    cost: u32,
+) -> Result<(), RateLimitError> {
+    let timer = calls.start(&[]);
+    let waited = bucket.acquire(key, cost).await;
+    timer.done(if waited.is_ok() { "OK" } else { "ResourceExhausted" });
+    waited
+}
+
 #[cfg(test)]
 mod tests {
+    use signet_daemon::metrics::Metrics;
+
     use super::*;
-    use crate::usecase::{
-        authorization::Action,
-        error::ErrorKind,
-        principal::{LocalPeer, Peer, PeerSvid, RemotePeer, Role},
+    use crate::{
+        metrics::ServerMetrics,
+        usecase::{
+            error::ErrorKind,
+            principal::{LocalPeer, Peer, PeerSvid, RemotePeer, Role},
+        },
     };
+
+    fn limits() -> Limits {
+        let counted = ServerMetrics::new(&Metrics::detached());
+        Limits::new(config::RateLimits::default(), counted.rate_limits)
+    }
 
     fn caller(peer: Peer) -> Principal {
         Principal { peer, role: Role::Anyone, action: Action::AttestAgent }
@@ -160,7 +194,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn agents_behind_one_address_have_buckets_of_their_own() {
-        let limits = Limits::new(config::RateLimits::default());
+        let limits = limits();
         let one = remote("10.0.0.1:1", Some("spiffe://td/spire/agent/a"));
         let other = remote("10.0.0.1:2", Some("spiffe://td/spire/agent/b"));
         let begun = tokio::time::Instant::now();
@@ -174,7 +208,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn failed_attestations_of_an_address_delay_themselves_and_nobody_else() {
-        let limits = Limits::new(config::RateLimits::default());
+        let limits = limits();
         let failing = |from: String| {
             let limits = limits.clone();
             tokio::spawn(async move {
@@ -204,7 +238,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_agent_that_attests_again_and_again_waits_and_local_callers_never_do() {
-        let limits = Limits::new(config::RateLimits::default());
+        let limits = limits();
         let agent: SpiffeId = "spiffe://td/spire/agent/a".parse().unwrap();
         let begun = tokio::time::Instant::now();
         for n in 0..5 {

@@ -1,82 +1,93 @@
-//! What the server measures besides its RPCs, under SPIRE's names.
+//! What the server measures, under SPIRE's names where SPIRE has them; `docs/metrics.md` lists all.
 
-use std::{sync::Arc, time::Duration};
+mod authorities;
+mod federation;
+mod keys;
+mod state;
+mod store;
+
+use std::sync::Arc;
 
 use signet_daemon::metrics::{Calls, Counter, Gauge, Metrics};
-use signet_identity::TrustDomain;
 
-use crate::{context::Context, federation::Status};
+use self::state::StateMetrics;
+pub use self::{
+    authorities::AuthorityMetrics, federation::FederationMetrics, keys::MeasuredKeys,
+    store::StoreMetrics,
+};
+use crate::context::Context;
 
 /// The server's metrics. Clones share them.
 #[derive(Clone, Debug)]
 pub struct ServerMetrics {
+    /// `api_refusals`: calls, and items of batches, that were refused or failed.
+    pub refusals: Counter,
     /// `bundle_undelivered`: 1 for a notifier or publisher that does not have the newest bundle.
     pub bundle_undelivered: Gauge,
+    /// `entry_cache_reload`: how long it takes until memory reflects what was written.
+    pub cache_reload: Calls,
+    /// `node_attestation`, by attestor: attestations with all that they wait for.
+    pub attestation: Calls,
+    /// `node_manager_prune`.
+    pub prune_nodes: Calls,
+    /// `registration_entry_manager_prune`.
+    pub prune_entries: Calls,
+    /// `push_notices`: notices of changes that were sent.
+    pub push_notices: Counter,
+    /// `push_streams`: those who are told of changes.
+    pub push_streams: Gauge,
+    /// `rateLimit_*`.
+    pub rate_limits: RateLimitMetrics,
     /// `server_ca_sign_jwt_svid`.
     pub signed_jwt: Counter,
     /// `server_ca_sign_x509_ca_svid`: authorities of downstream servers.
     pub signed_ca: Counter,
     /// `server_ca_sign_x509_svid`: those of workloads and agents.
     pub signed_x509: Counter,
-    agents: Gauge,
-    ca_expiration: Gauge,
-    ca_failed: Gauge,
-    ca_ttl: Gauge,
-    key_manager_failures: Gauge,
-    local_intermediate_ttl: Gauge,
-    entries: Gauge,
-    started: Gauge,
-    staleness: Gauge,
-    uptime: Gauge,
+    /// `svid_rotate`: renewals of the server's own SVID.
+    pub svid_rotate: Calls,
+    /// `datastore_*`.
+    pub store: Arc<StoreMetrics>,
+    /// `ca_manager_*`.
+    pub authorities: Arc<AuthorityMetrics>,
+    state: StateMetrics,
 }
 
-/// What fetching the bundles of others counts and shows.
+/// The waits for rate limits, by what is limited.
 #[derive(Clone, Debug)]
-pub struct FederationMetrics {
-    fetched: Calls,
-    updated: Counter,
-    failures: Gauge,
-    success_age: Gauge,
+pub struct RateLimitMetrics {
+    /// AttestAgent.
+    pub attest: Calls,
+    /// NewJWTSVID.
+    pub jwt: Calls,
+    /// BatchNewX509SVID.
+    pub x509: Calls,
+    /// RenewAgent.
+    pub renew: Calls,
+    /// NewDownstreamX509CA.
+    pub downstream: Calls,
+    /// PostStatus.
+    pub status: Calls,
+    /// PublishJWTAuthority.
+    pub publish: Calls,
 }
 
-impl FederationMetrics {
-    /// Registers everything.
-    pub fn new(m: &Metrics) -> Self {
-        const LABELS: &[&str] = &["trust_domain_id"];
-        let manager = |what| ["bundle_manager", what, "federated_bundle"];
+impl RateLimitMetrics {
+    fn new(m: &Metrics) -> Self {
+        let calls = |key: &[&str]| {
+            let key: Vec<&str> = std::iter::once("rateLimit").chain(key.iter().copied()).collect();
+            m.calls(&key, "Waits for a rate limit", &[])
+        };
+        let svid = |method: &str| calls(&["svid", "v1", "svid", method]);
+        let agent = |method: &str| calls(&["agent", "v1", "agent", method]);
         Self {
-            fetched: m.calls(&manager("fetch"), "Polls of bundle endpoints", LABELS),
-            updated: m.counter(&manager("update"), "Polls that brought another bundle", LABELS),
-            failures: m.gauge(
-                &["federation", "failed_polls"],
-                "Polls of a bundle endpoint that failed in a row",
-                LABELS,
-            ),
-            success_age: m.gauge(
-                &["federation", "success_age_seconds"],
-                "Seconds since a bundle endpoint last gave a good answer",
-                LABELS,
-            ),
-        }
-    }
-
-    /// Counts a poll.
-    pub fn polled(&self, trust_domain: &TrustDomain, is_good: bool, took: Duration) {
-        let status = if is_good { "OK" } else { "Internal" };
-        self.fetched.observe(&[trust_domain.as_str()], status, took);
-    }
-
-    /// Counts a poll that brought another bundle.
-    pub fn updated(&self, trust_domain: &TrustDomain) {
-        self.updated.inc(&[trust_domain.as_str()]);
-    }
-
-    /// Shows how fetching goes at `now`, Unix seconds.
-    pub fn show(&self, status: &Status, now: i64) {
-        let trust_domain = status.relationship.trust_domain.as_str();
-        self.failures.set(&[trust_domain], f64::from(status.failures));
-        if let Some(last) = status.last_success {
-            self.success_age.set(&[trust_domain], now.saturating_sub(last) as f64);
+            attest: agent("attest_agent"),
+            jwt: svid("new_jwtsvid"),
+            x509: svid("batch_new_x509svid"),
+            renew: agent("renew_agent"),
+            downstream: svid("new_downstream_x509ca"),
+            status: agent("post_status"),
+            publish: calls(&["bundle", "v1", "bundle", "publish_jwt_authority"]),
         }
     }
 }
@@ -85,79 +96,44 @@ impl ServerMetrics {
     /// Registers everything.
     pub fn new(m: &Metrics) -> Self {
         let signed = |what: &str, help: &str| m.counter(&["server_ca", "sign", what], help, &[]);
-        let rotate = |what: &str, help: &str| {
-            m.gauge(&["manager", "x509_ca", "rotate", what], help, &["trust_domain_id"])
-        };
         Self {
+            refusals: m.counter(
+                &["api", "refusals"],
+                "Calls and items of batches that were refused or failed",
+                &["method", "status", "reason"],
+            ),
             bundle_undelivered: m.gauge(
                 &["bundle", "undelivered"],
                 "1 while a notifier or bundle publisher lacks the newest bundle",
                 &["plugin"],
             ),
+            cache_reload: m.calls(
+                &["entry", "cache", "reload"],
+                "Times that memory was brought up to the registration store",
+                &[],
+            ),
+            attestation: m.calls(&["node_attestation"], "Node attestations", &["attestor"]),
+            prune_nodes: m.calls(&["node", "manager", "prune"], "Prunings of expired agents", &[]),
+            prune_entries: m.calls(
+                &["registration_entry", "manager", "prune"],
+                "Prunings of expired entries",
+                &[],
+            ),
+            push_notices: m.counter(&["push", "notices"], "Notices of changes sent", &[]),
+            push_streams: m.gauge(&["push", "streams"], "Those who are told of changes", &[]),
+            rate_limits: RateLimitMetrics::new(m),
             signed_jwt: signed("jwt_svid", "JWT-SVIDs signed"),
             signed_ca: signed("x509_ca_svid", "Downstream X.509 authorities signed"),
             signed_x509: signed("x509_svid", "X.509-SVIDs signed"),
-            agents: m.gauge(&["node", "agents_by_id_cache", "count"], "Agents in memory", &[]),
-            ca_expiration: rotate("expiration", "When the active X.509 CA expires, Unix seconds"),
-            ca_failed: m.gauge(
-                &["ca", "manager", "failed_rotations"],
-                "Rotations of authorities that failed in a row",
-                &[],
-            ),
-            ca_ttl: rotate("ttl", "Seconds until the active X.509 CA expires"),
-            key_manager_failures: m.gauge(
-                &["key_manager", "failed_signatures"],
-                "Signatures that a remote key manager failed to make in a row",
-                &[],
-            ),
-            local_intermediate_ttl: m.gauge(
-                &["manager", "local_intermediate", "ttl"],
-                "Seconds until the local intermediate expires; 0 without one",
-                &[],
-            ),
-            entries: m.gauge(
-                &["entry", "entries_by_entryid_cache", "count"],
-                "Registration entries in memory",
-                &[],
-            ),
-            started: m.gauge(&["started"], "1", &["version", "trust_domain_id"]),
-            staleness: m.gauge(
-                &["entry", "cache", "staleness_seconds"],
-                "How old what is in memory may be",
-                &[],
-            ),
-            uptime: m.gauge(&["uptime_in_ms"], "Milliseconds since the start", &[]),
+            svid_rotate: m.calls(&["svid", "rotate"], "Renewals of the server's own SVID", &[]),
+            store: Arc::new(StoreMetrics::new(m)),
+            authorities: Arc::new(AuthorityMetrics::new(m)),
+            state: StateMetrics::new(m),
         }
     }
 
     /// Shows the state of a server at each reading.
     pub fn show(&self, context: &Context) {
-        let trust_domain = context.trust_domain.as_str();
-        self.started.set(&[env!("CARGO_PKG_VERSION"), trust_domain], 1.0);
-        let me = self.clone();
-        // Not the context itself: it holds the metrics, which would then hold themselves.
-        let (cache, authority) = (Arc::clone(&context.cache), context.authority.clone());
-        let (clock, started) = (Arc::clone(&context.clock), context.started);
-        let trust_domain = context.trust_domain.clone();
-        context.metrics.before_reading(move || {
-            let trust_domain = trust_domain.as_str();
-            me.uptime.set(&[], started.elapsed().as_secs_f64() * 1e3);
-            me.entries.set_len(&[], cache.entry_count());
-            me.agents.set_len(&[], cache.node_count());
-            me.staleness.set(&[], cache.staleness().as_secs_f64());
-            let view = authority.view();
-            let view = view.borrow();
-            me.ca_failed.set(&[], f64::from(view.failed_rotations));
-            let failures = authority.signing_fault().map_or(0, |fault| fault.in_a_row);
-            me.key_manager_failures.set(&[], f64::from(failures));
-            let local = authority.local_intermediate_expires_at();
-            let left = local.map_or(0, |expires_at| expires_at.saturating_sub(clock.unix()));
-            me.local_intermediate_ttl.set(&[], left as f64);
-            if let Some(active) = &view.x509.active {
-                let left = active.expires_at.saturating_sub(clock.unix());
-                me.ca_expiration.set(&[trust_domain], active.expires_at as f64);
-                me.ca_ttl.set(&[trust_domain], left as f64);
-            }
-        });
+        self.state.show(context);
     }
 }

@@ -357,6 +357,11 @@ impl Inner {
         self.records.values().map(|record| Arc::clone(&record.entry)).collect()
     }
 
+    pub(super) fn next_expiry(&self) -> Option<i64> {
+        let svids = self.records.values().filter_map(|record| record.svid.as_ref());
+        svids.map(|svid| svid.not_after).min()
+    }
+
     pub(super) fn svid_count(&self) -> usize {
         self.svids
     }

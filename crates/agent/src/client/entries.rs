@@ -18,7 +18,10 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
 
 use super::{ClientError, MAX_ANSWER, RPC_TIMEOUT, ServerClient};
-use crate::entry::{AgentEntry, EntryMap};
+use crate::{
+    audit,
+    entry::{AgentEntry, EntryMap},
+};
 
 const SYNC: &str = "SyncAuthorizedEntries";
 /// More entries than this are refused: no node has as many.
@@ -93,7 +96,7 @@ fn output_mask() -> EntryMask {
 
 async fn get(channel: Channel, known: &EntryMap) -> Result<EntrySync, Status> {
     let request = GetAuthorizedEntriesRequest { output_mask: Some(output_mask()) };
-    let answer = client(channel).get_authorized_entries(request).await?.into_inner();
+    let answer = client(channel).get_authorized_entries(audit::named(request)).await?.into_inner();
     let mut next = Collector::new(known);
     next.entries(answer.entries)?;
     Ok(next.finish())
@@ -104,8 +107,10 @@ async fn sync(channel: Channel, known: &EntryMap) -> Result<EntrySync, Status> {
     let closed = || Status::internal("the server ended the stream early");
     let first = SyncAuthorizedEntriesRequest { output_mask: Some(output_mask()), ids: Vec::new() };
     requests.send(first).await.map_err(|_| closed())?;
-    let mut answers =
-        client(channel).sync_authorized_entries(ReceiverStream::new(receiver)).await?.into_inner();
+    let mut answers = client(channel)
+        .sync_authorized_entries(audit::named(ReceiverStream::new(receiver)))
+        .await?
+        .into_inner();
 
     let mut next = Collector::new(known);
     let mut page = receive(&mut answers).await?;

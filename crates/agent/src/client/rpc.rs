@@ -93,11 +93,8 @@ impl NoticeStream {
     /// # Errors
     /// [`ClientError::Rpc`] when the stream fails.
     pub async fn next(&mut self) -> Result<Option<Notice>, ClientError> {
-        let notice = self
-            .0
-            .message()
-            .await
-            .map_err(|status| ClientError::Rpc { method: "Subscribe", status: Box::new(status) })?;
+        let notice =
+            self.0.message().await.map_err(|status| ClientError::rpc("Subscribe", status))?;
         Ok(notice.map(|notice| Notice {
             feed_id: notice.feed_id,
             entries_revision: notice.entries_revision,
@@ -136,7 +133,7 @@ impl ServerClient {
             }))
             .await?;
             let mut answers = AgentClient::new(channel)
-                .attest_agent(ReceiverStream::new(receiver))
+                .attest_agent(audit::named(ReceiverStream::new(receiver)))
                 .await?
                 .into_inner();
             for _ in 0..=MAX_CHALLENGES {
@@ -179,7 +176,7 @@ impl ServerClient {
             .call(METHOD, RPC_TIMEOUT, |channel| {
                 let params = AgentX509svidParams { csr: Bytes::copy_from_slice(csr) };
                 let request = RenewAgentRequest { params: Some(params) };
-                async move { AgentClient::new(channel).renew_agent(request).await }
+                async move { AgentClient::new(channel).renew_agent(audit::named(request)).await }
             })
             .await?
             .into_inner();
@@ -201,7 +198,7 @@ impl ServerClient {
                 agent_version: version.to_owned(),
                 ..PostStatusRequest::default()
             };
-            async move { AgentClient::new(channel).post_status(request).await }
+            async move { AgentClient::new(channel).post_status(audit::named(request)).await }
         })
         .await?;
         Ok(())
@@ -231,7 +228,7 @@ impl ServerClient {
             .call(METHOD, RPC_TIMEOUT, |channel| async move {
                 BundleClient::new(channel)
                     .max_decoding_message_size(MAX_ANSWER)
-                    .get_bundle(GetBundleRequest::default())
+                    .get_bundle(audit::named(GetBundleRequest::default()))
                     .await
             })
             .await?;
@@ -257,7 +254,7 @@ impl ServerClient {
                 async move {
                     BundleClient::new(channel)
                         .max_decoding_message_size(MAX_ANSWER)
-                        .get_federated_bundle(request)
+                        .get_federated_bundle(audit::named(request))
                         .await
                 }
             })
@@ -289,7 +286,7 @@ impl ServerClient {
                 async move {
                     SvidClient::new(channel)
                         .max_decoding_message_size(MAX_ANSWER)
-                        .batch_new_x509svid(BatchNewX509svidRequest { params })
+                        .batch_new_x509svid(audit::named(BatchNewX509svidRequest { params }))
                         .await
                 }
             })
@@ -372,7 +369,7 @@ impl ServerClient {
         let stream = self
             .call("Subscribe", SUBSCRIBE_TIMEOUT, |channel| {
                 let request = request.clone();
-                async move { PushClient::new(channel).subscribe(request).await }
+                async move { PushClient::new(channel).subscribe(audit::named(request)).await }
             })
             .await?;
         Ok(NoticeStream(stream.into_inner()))

@@ -62,6 +62,11 @@ impl Config {
     }
 }
 
+/// Whether a text is a SPIFFE ID, or why not.
+fn is_spiffe_id(text: &str) -> Result<(), String> {
+    text.parse::<SpiffeId>().map(drop).map_err(|error| error.to_string())
+}
+
 fn decode(
     program: Program,
     flags: &RunFlags,
@@ -70,7 +75,7 @@ fn decode(
     document: &Document,
 ) -> Option<Config> {
     let root = Block::root(context, document);
-    let telemetry = telemetry(&root);
+    let telemetry = telemetry(&root, is_spiffe_id);
     let health_checks = health_checks(&root);
     let Some(agent) = root.block("agent") else {
         root.missing("agent");

@@ -5,6 +5,7 @@ mod delegated;
 mod explain;
 mod logger;
 mod secret_streams;
+mod trace;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use signet_api::pb::{
     signet::api::agent::{
         explain::v1::explain_server::ExplainServer,
         secretstreams::v1::secret_streams_server::SecretStreamsServer,
+        trace::v1::trace_server::TraceServer,
     },
     spire::{
         agent::debug::v1::debug_server::DebugServer,
@@ -34,7 +36,7 @@ use super::{
     endpoint::{Answer, MAX_REQUEST},
     sds::Peers,
 };
-use crate::{audit::Audit, jwt::JwtService, sync::View, workload::CallerAttestor};
+use crate::{audit::Audit, jwt::JwtService, sync::View, trace::Traces, workload::CallerAttestor};
 
 /// What the admin services work with.
 #[derive(Clone, Debug)]
@@ -55,6 +57,8 @@ pub struct AdminContext {
     pub peers: Peers,
     /// Where processes are read from.
     pub proc_root: ProcRoot,
+    /// The last calls.
+    pub traces: Arc<Traces>,
     /// When the program started.
     pub started: Instant,
     /// Ends the streams.
@@ -72,7 +76,8 @@ impl AdminApi {
             .add_service(DebugServer::new(debug::Debug::new(context.clone())))
             .add_service(DelegatedIdentityServer::new(delegated::Delegated::new(context.clone())))
             .add_service(ExplainServer::new(explain::Explain::new(context.clone())))
-            .add_service(SecretStreamsServer::new(secret_streams::Streams::new(context.peers)));
+            .add_service(SecretStreamsServer::new(secret_streams::Streams::new(context.peers)))
+            .add_service(TraceServer::new(trace::Trace::new(context.traces)));
         if let Some(log) = context.log {
             routes = routes.add_service(LoggerServer::new(logger::Logger::new(log)));
         }

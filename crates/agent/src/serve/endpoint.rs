@@ -3,16 +3,21 @@
 mod lenient;
 mod rounds;
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use http::{Request, Response};
 use hyper::{body::Incoming as RequestBody, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use signet_api::intake::{Budgets, Intake, Messages, NoRoom, holding};
 use signet_attest::{peer::PinnedPeer, procfs::ProcRoot};
-use signet_base::{CancellationToken, Tasks};
+use signet_base::{CancellationToken, SharedClock, Tasks};
 use signet_daemon::{
     listen::{Admission, Caps, Each, Incoming, Ticket, UnixSocket},
+    metrics::status_name,
     process,
 };
 use tokio::{net::UnixStream, time::Instant};
@@ -20,7 +25,11 @@ use tonic::{Status, body::Body};
 
 use rounds::Rounds;
 
-use crate::{caller::Caller, metrics::AgentMetrics};
+use crate::{
+    caller::Caller,
+    metrics::AgentMetrics,
+    trace::{Trace, Traces},
+};
 
 /// Connections, by user: each takes some 12 KB, and a descriptor beside its own for the process. One
 /// without a call makes room for others of its user, after five seconds.
@@ -111,6 +120,17 @@ impl Limits {
     }
 }
 
+/// What is counted and remembered of the calls of a socket.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// What is counted.
+    pub metrics: AgentMetrics,
+    /// The last calls.
+    pub traces: Arc<Traces>,
+    /// The wall clock.
+    pub clock: SharedClock,
+}
+
 /// Serves a socket: takes connections until the token beside it is cancelled, and serves them until
 /// the tasks end.
 pub fn serve<A: Answer>(
@@ -118,7 +138,7 @@ pub fn serve<A: Answer>(
     (socket, accept): (UnixSocket, CancellationToken),
     answer: A,
     proc_root: ProcRoot,
-    metrics: Option<AgentMetrics>,
+    watch: Option<Watch>,
     tasks: &Tasks,
 ) {
     let token = tasks.token().clone();
@@ -139,24 +159,18 @@ pub fn serve<A: Answer>(
             let peer = PinnedPeer::from_socket(&stream, &proc_root);
             let own = peer.as_ref().is_ok_and(|peer| peer.pid() == own_pid);
             let caller = Caller::new(peer, own);
-            if let (Some(metrics), Ok(peer)) = (&metrics, caller.peer()) {
-                metrics.pinned.inc(&[peer.mode().as_str()]);
+            if let (Some(watch), Ok(peer)) = (&watch, caller.peer()) {
+                watch.metrics.pinned.inc(&[peer.mode().as_str()]);
             }
-            let guard = metrics.as_ref().filter(|_| !own).map(|metrics| {
-                metrics.connection.inc(&[]);
-                metrics.connections.hold(&[])
-            });
             let served = Served {
                 ticket: Arc::new(ticket),
                 caller,
                 limits: Arc::clone(&limits),
                 answer: answer.clone(),
+                // The agent's own calls (its health check) are nobody's concern.
+                watch: watch.clone().filter(|_| !own),
             };
-            let work = connection_task(stream, served, token.clone());
-            spawner.spawn(name, async move {
-                work.await;
-                drop(guard);
-            });
+            spawner.spawn(name, connection_task(stream, served, token.clone()));
         }
     });
 }
@@ -167,6 +181,7 @@ struct Served<A> {
     caller: Caller,
     limits: Arc<Limits>,
     answer: A,
+    watch: Option<Watch>,
 }
 
 async fn connection_task<A: Answer>(
@@ -174,7 +189,7 @@ async fn connection_task<A: Answer>(
     served: Served<A>,
     token: CancellationToken,
 ) {
-    let Served { ticket, caller, limits, answer } = served;
+    let Served { ticket, caller, limits, answer, watch } = served;
     let user = stream.peer_cred().ok().map(|peer| peer.uid());
     let rounds = limits.rounds.clone();
     let service = {
@@ -183,8 +198,14 @@ async fn connection_task<A: Answer>(
             let open = ticket.call();
             request.extensions_mut().insert(caller.clone());
             let (answer, limits) = (answer.clone(), Arc::clone(&limits));
+            let (watch, caller) = (watch.clone(), caller.clone());
             async move {
-                let response = limits.answer(&answer, user, request).await;
+                let path = request.uri().path().to_owned();
+                let answering = limits.answer(&answer, user, request);
+                let response = match &watch {
+                    Some(watch) => watch.over(&path, &caller, answering).await,
+                    None => answering.await,
+                };
                 Ok::<_, Infallible>(response.map(|body| holding(body, open)))
             }
         })
@@ -222,6 +243,30 @@ async fn connection_task<A: Answer>(
             // What is still open after the grace is cut off.
             let _ = tokio::time::timeout(STOP_GRACE, connection).await;
         }
+    }
+}
+
+impl Watch {
+    /// Counts and remembers a call while it is answered; the logs name it by one ID.
+    async fn over(
+        &self,
+        path: &str,
+        caller: &Caller,
+        answering: impl Future<Output = Response<Body>>,
+    ) -> Response<Body> {
+        let Some(method) = self.metrics.rpcs.method(path) else { return answering.await };
+        let open = method.begin();
+        let uid = caller.peer().ok().map(PinnedPeer::uid);
+        let at = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let at = i64::try_from(at.as_millis()).unwrap_or(i64::MAX);
+        let trace = Trace::new((method.service, method.name), (caller.pid(), uid), at);
+        self.traces.note(&trace);
+        let response = trace.scope(answering).await;
+        match Status::from_header_map(response.headers()) {
+            Some(status) => trace.answered(status_name(status.code().into()), status.message()),
+            None => trace.answered("OK", ""),
+        }
+        open.watch(response)
     }
 }
 

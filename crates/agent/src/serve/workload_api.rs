@@ -1,6 +1,6 @@
 //! The SPIFFE Workload API on the public socket.
 
-use std::{collections::HashSet, pin::Pin, sync::Arc};
+use std::{collections::HashSet, pin::Pin, sync::Arc, time::Duration};
 
 use http::Request as HttpRequest;
 use signet_api::{
@@ -27,7 +27,8 @@ use crate::{
     entry::without_duplicate_hints,
     jwt::JwtService,
     metrics::AgentMetrics,
-    workload::{CallerAttestor, no_valid_svid},
+    trace,
+    workload::CallerAttestor,
 };
 
 mod encode;
@@ -124,6 +125,7 @@ impl Handler {
         let method = call.method;
         limiter.try_acquire(selectors, 1).map_err(|_| {
             self.metrics.rate_limited.inc(&[method]);
+            self.metrics.refusals.inc(&["rate_limited"]);
             Status::unavailable(format!("rate limit exceeded for {METHODS}{method}"))
         })
     }
@@ -138,7 +140,9 @@ impl Handler {
         let nobody = || Some(self.attestor.no_identity(&stream.call.caller, selectors));
         match stream.kind {
             Kind::Svids if update.matched == 0 => nobody(),
-            Kind::Svids if update.identities.is_empty() => Some(no_valid_svid(update.matched)),
+            Kind::Svids if update.identities.is_empty() => {
+                Some(self.attestor.no_valid_svid(update.matched))
+            }
             Kind::Bundles if update.matched == 0 && !self.allow_unauthenticated => nobody(),
             _ => None,
         }
@@ -164,8 +168,14 @@ impl Handler {
         let mut subscription = self.cache.subscribe(selectors);
         let first = match subscription.ready() {
             Some(update) => update,
-            None => self.next(&mut subscription).await?,
+            None => {
+                let next = self.next(&mut subscription);
+                trace::timed("wait_for_svids", next, |_| String::new()).await?
+            }
         };
+        trace::step("match_entries", Duration::ZERO, || {
+            format!("{} entries match, {} SVIDs", first.matched, first.identities.len())
+        });
         if let Some(refusal) = self.refusal(&stream, &first, subscription.selectors()) {
             return Err(refusal);
         }
@@ -200,6 +210,7 @@ impl Handler {
         if stream.kind != Kind::Svids || stream.call.caller.is_self() {
             return;
         }
+        self.metrics.issued.add(&["x509"], update.identities.len() as u64);
         for identity in &update.identities {
             tracing::debug!(
                 pid = stream.call.caller.pid(),
@@ -235,7 +246,13 @@ impl Handler {
         let entries = entries
             .into_iter()
             .filter(|entry| wanted.as_ref().is_none_or(|id| *id == entry.spiffe_id));
-        let found = call.in_its_name(self.jwt.fetch_all(entries, &request.audience)).await?;
+        let fetching = call.in_its_name(self.jwt.fetch_all(entries, &request.audience));
+        let found = trace::timed("jwt_svids", fetching, |found| match found {
+            Ok(found) => format!("{} JWT-SVIDs", found.len()),
+            Err(error) => error.message().to_owned(),
+        });
+        let found = found.await?;
+        self.metrics.issued.add(&["jwt"], found.len() as u64);
         for (entry, _) in &found {
             tracing::debug!(spiffe_id = %entry.spiffe_id, pid = caller.pid(), "Fetched JWT SVID");
         }

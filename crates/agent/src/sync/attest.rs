@@ -385,6 +385,8 @@ impl Shared {
         let mode = if rebootstrap { "rebootstrap" } else { "bootstrap" };
         self.metrics.bootstrapped.set(&[], 0.0);
         self.metrics.bootstrap_attempts.set(&[mode], attempts as f64);
+        let since = state.untrusted_since().unwrap_or(now);
+        self.metrics.bootstrap_seconds.set(&[mode], since as f64);
         let target = self.server.client.target();
         let query = BundleQuery {
             rebootstrap,

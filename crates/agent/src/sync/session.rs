@@ -50,6 +50,8 @@ pub(super) struct Session<'a> {
     wall: (i64, Instant),
     next_node_check: Instant,
     greeted: bool,
+    /// When the first notice came that was not acted on yet.
+    noticed: Option<Instant>,
 }
 
 type Fetching =
@@ -90,6 +92,7 @@ impl<'a> Session<'a> {
             wall: (shared.clock.unix(), now),
             next_node_check: now,
             greeted: false,
+            noticed: None,
             manager,
             identity,
         }
@@ -125,6 +128,7 @@ impl<'a> Session<'a> {
                 self.renewed(result).await
             }
             Event::Pushed => {
+                self.noticed.get_or_insert_with(Instant::now);
                 self.pushed();
                 None
             }
@@ -208,7 +212,7 @@ impl<'a> Session<'a> {
             self.fetch(Scope::All);
         }
         self.sign();
-        self.shared().note_sizes();
+        self.shared().jwt_cache.prune(now);
         None
     }
 
@@ -279,7 +283,10 @@ impl<'a> Session<'a> {
         if notice.is_some() {
             self.manager.synced = notice;
         }
-        shared.metrics.synced(fetched.entries.stats);
+        shared.metrics.state.synced(fetched.entries.stats);
+        if fetched.entries.stats.stale > 0 {
+            shared.metrics.outdated_svids.observe_len(&[], fetched.entries.stats.stale);
+        }
 
         // Trust first: what is tainted must be known before anything is served from it.
         let own = fetched.bundles.get(&shared.settings.trust_domain).cloned();
@@ -301,6 +308,9 @@ impl<'a> Session<'a> {
         shared.metrics.entries_removed.add(&[], changes.removed as u64);
         if !changes.is_none() {
             self.manager.sealer.mark(&shared, changes.removed + changes.updated > 0);
+        }
+        if let Some(noticed) = self.noticed.take() {
+            shared.metrics.push_lag.observe(&[], noticed.elapsed());
         }
         shared.synced().await;
         if let Some(own) = own {

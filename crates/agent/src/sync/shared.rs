@@ -209,10 +209,10 @@ impl Shared {
             tracing::info!(entries = self.cache.entry_count(), "First sync with the server done");
         }
         self.metrics.bootstrapped.set(&[], 1.0);
+        self.jwt_cache.prune(now);
         if self.data.state().untrusted_since().is_some() {
             self.data.keep(|state| state.note_trusted()).await;
         }
-        self.note_sizes();
     }
 
     /// Notes that the server has been asked for a while; what was cached is served from now on.
@@ -284,13 +284,6 @@ impl Shared {
         let (chain, reattestable) = (identity.chain_der(), identity.reattestable);
         self.data.keep(move |state| state.store_svid(&chain, reattestable)).await
     }
-
-    pub(super) fn note_sizes(&self) {
-        self.jwt_cache.prune(self.clock.unix());
-        self.metrics.record_map_size.set_len(&[], self.cache.entry_count());
-        self.metrics.svid_map_size.set_len(&[], self.cache.svid_count());
-        self.metrics.jwt_cache_size.set_len(&[], self.jwt_cache.len());
-    }
 }
 
 /// The bundle the server is known by; replaced as the server's own changes.
@@ -338,6 +331,17 @@ impl AgentBundles {
 impl BundleSource for AgentBundles {
     fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<TrustBundle>> {
         self.0.load_full().filter(|bundle| bundle.trust_domain() == trust_domain)
+    }
+}
+
+/// The bundles that workloads get, for verifying those who connect to the agent.
+#[derive(Debug)]
+pub(super) struct CacheBundles(pub(super) Arc<Cache>);
+
+impl BundleSource for CacheBundles {
+    fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<TrustBundle>> {
+        let bundle = self.0.watch_bundles().borrow().get(trust_domain).cloned()?;
+        TrustBundle::from_bundle(&bundle).ok().map(Arc::new)
     }
 }
 

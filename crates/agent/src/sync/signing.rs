@@ -119,6 +119,10 @@ impl Signing {
             batches.push(batch);
         }
         for batch in batches {
+            let renewed = batch.iter().filter(|want| want.expires_at.is_some()).count();
+            if renewed > 0 {
+                shared.metrics.expiring_svids.observe_len(&[], renewed);
+            }
             for want in &batch {
                 self.in_flight.insert(want.entry.id.clone());
                 tracing::info!(

@@ -33,7 +33,10 @@ impl Processed {
             .map(|key| Box::from(&*key.key_id))
             .collect();
         if !key_ids.is_empty() {
+            let timer = shared.metrics.process_tainted_jwt.start(&[]);
             let dropped = shared.jwt_cache.taint(&key_ids);
+            timer.done("OK");
+            shared.metrics.tainted_jwt.observe_len(&[], dropped);
             tracing::info!(dropped, "JWT authorities were tainted; their JWT-SVIDs are dropped");
             self.jwt.extend(key_ids);
         }
@@ -57,7 +60,10 @@ impl Processed {
             }
         };
         let now = shared.clock.unix();
+        let timer = shared.metrics.process_tainted_x509.start(&[]);
         let marked = shared.cache.taint(|svid| verify_svid(&svid.chain, &trust, now).is_ok());
+        timer.done("OK");
+        shared.metrics.tainted_x509.observe_len(&[], marked);
         tracing::info!(
             svids = marked,
             "X.509 authorities were tainted; replacing what they signed"

@@ -144,6 +144,7 @@ async fn start(stored: &Arc<Stored>, keys: &Arc<MemoryKeyManager>) -> (Context, 
         journal: Arc::clone(stored) as _,
         bundle: Arc::clone(stored) as _,
         composers: vec![],
+        observer: None,
     };
     let clock: SharedClock = Arc::new(TestClock::new());
     let shared = Shared::new(options, clock, vec![], false, Arc::clone(keys) as _);

@@ -336,6 +336,7 @@ impl Machine {
             journal: Arc::clone(&self.journal) as _,
             bundle: Arc::clone(&self.bundle) as _,
             composers: self.composers.clone(),
+            observer: None,
         };
         CaManager::open(self.options.clone(), ports, Arc::new(self.clock.clone())).await
     }

@@ -114,3 +114,65 @@ fn runs_of_odd_characters_become_one_underscore() {
         assert_eq!(sanitize(text), want, "{text}");
     }
 }
+
+#[test]
+fn what_the_settings_block_is_neither_shown_nor_split_by() {
+    let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    let settings = TelemetrySettings {
+        filter: MetricFilter {
+            blocked_prefixes: texts(&["spire_server.rpc"]),
+            blocked_labels: texts(&["host", "who"]),
+            ..MetricFilter::default()
+        },
+        ..TelemetrySettings::default()
+    };
+    let metrics = Metrics::new(&settings, "spire_server", "example.org", "h");
+    metrics.calls(&["rpc", "x"], "X", &[]).observe(&[], "OK", Duration::ZERO);
+    let counter = metrics.counter(&["c"], "C", &["who"]);
+    counter.inc(&["a"]);
+    counter.inc(&["b"]);
+    let text = metrics.encode();
+    assert!(!text.contains("rpc"), "{text}");
+    assert!(text.contains("spire_server_c 2\n"), "{text}");
+}
+
+#[test]
+fn numbers_of_things_are_summed_and_counted() {
+    let metrics = Metrics::detached();
+    let numbers = metrics.numbers(&["selectors"], "S", &[]);
+    numbers.observe_len(&[], 4);
+    numbers.observe_len(&[], 6);
+    let text = metrics.encode();
+    assert!(text.contains("signet_selectors_sum 10.0\n"), "{text}");
+    assert!(text.contains("signet_selectors_count 2\n"), "{text}");
+    assert!(text.contains("signet_selectors_bucket{le=\"5.0\"} 1\n"), "{text}");
+}
+
+#[test]
+fn what_is_forgotten_is_not_told_any_more() {
+    let metrics = Metrics::detached();
+    let gauge = metrics.gauge(&["g"], "G", &["of"]);
+    gauge.set(&["a"], 1.0);
+    gauge.set(&["b"], 2.0);
+    gauge.forget(&["a"]);
+    let text = metrics.encode();
+    assert!(!text.contains("of=\"a\"") && text.contains("of=\"b\"} 2.0"), "{text}");
+}
+
+#[test]
+fn a_process_shows_what_it_uses_under_the_usual_names() {
+    let metrics = metrics();
+    metrics.show_process();
+    let text = metrics.encode();
+    let value = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name} ")));
+        let value = line.and_then(|line| line.split(' ').nth(1)).map(str::parse::<f64>);
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).unwrap()
+    };
+    assert!(value("process_resident_memory_bytes") > 1e6);
+    assert!(value("process_open_fds") >= 3.0);
+    assert!(value("process_start_time_seconds") > 1.6e9);
+    assert!(text.contains("# TYPE process_cpu_seconds_total counter\n"), "{text}");
+    assert!(text.contains("spire_server_runtime_alloc_bytes{host=\"host_1_lan\"} "), "{text}");
+    assert_eq!(text.matches("# EOF").count(), 1);
+}

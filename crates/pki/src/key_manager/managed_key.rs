@@ -1,6 +1,10 @@
 //! A key that a key manager holds, in this process or elsewhere.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 
@@ -38,7 +42,18 @@ pub trait RemoteSigner: Send + Sync + fmt::Debug {
 /// polled: no thread, no queue, no allocation. With a remote key it is bounded by the key
 /// manager's [`SigningQueue`], and a signature that is not the key's is never handed out.
 #[derive(Clone)]
-pub struct ManagedKey(Holder);
+pub struct ManagedKey {
+    holder: Holder,
+    observer: Option<Arc<dyn SigningObserver>>,
+}
+
+/// Is told of every signature of a key, made or not. Called from the task that asked, so it must
+/// be quick.
+pub trait SigningObserver: Send + Sync + fmt::Debug {
+    /// It took so long, waiting for its turn included. A signature whose caller gave up is not told
+    /// of.
+    fn ended(&self, elapsed: Duration, outcome: Result<(), &SignError>);
+}
 
 #[derive(Clone)]
 enum Holder {
@@ -59,12 +74,19 @@ impl ManagedKey {
         signer: Arc<dyn RemoteSigner>,
         queue: SigningQueue,
     ) -> Self {
-        Self(Holder::Remote(Arc::new(Remote { public_key, signer, queue })))
+        Holder::Remote(Arc::new(Remote { public_key, signer, queue })).into()
+    }
+
+    /// The same key, of whose signatures `observer` is told; those of TLS, which signs by
+    /// [`ManagedKey::in_memory`], are not among them.
+    #[must_use]
+    pub fn observed(self, observer: Arc<dyn SigningObserver>) -> Self {
+        Self { observer: Some(observer), ..self }
     }
 
     /// The public half.
     pub fn public_key(&self) -> &PublicKey {
-        match &self.0 {
+        match &self.holder {
             Holder::Local(signer) => signer.public_key(),
             Holder::Remote(remote) => &remote.public_key,
         }
@@ -73,7 +95,7 @@ impl ManagedKey {
     /// What signs with the key where it is in this process's memory: TLS cannot wait for another
     /// holder.
     pub fn in_memory(&self) -> Option<Arc<dyn Signer>> {
-        match &self.0 {
+        match &self.holder {
             Holder::Local(signer) => Some(Arc::clone(signer)),
             Holder::Remote(_) => None,
         }
@@ -89,10 +111,15 @@ impl ManagedKey {
         algorithm: SignatureAlgorithm,
         message: &[u8],
     ) -> Result<Vec<u8>, SignError> {
-        match &self.0 {
+        let begun = self.observer.as_ref().map(|observer| (observer, Instant::now()));
+        let signed = match &self.holder {
             Holder::Local(signer) => signer.sign(algorithm, message),
             Holder::Remote(remote) => remote.sign(algorithm, message).await,
+        };
+        if let Some((observer, begun)) = begun {
+            observer.ended(begun.elapsed(), signed.as_ref().map(|_| ()));
         }
+        signed
     }
 
     /// Signs as certificates and JWTs of this key are signed
@@ -116,7 +143,7 @@ impl ManagedKey {
                 "the key manager made a {found:?} key where {wanted:?} was asked for"
             )));
         }
-        match &self.0 {
+        match &self.holder {
             Holder::Local(_) => Ok(()),
             Holder::Remote(_) => self.sign_issued(PROOF).await.map(drop),
         }
@@ -141,19 +168,25 @@ impl Remote {
 
 impl From<Arc<dyn Signer>> for ManagedKey {
     fn from(signer: Arc<dyn Signer>) -> Self {
-        Self(Holder::Local(signer))
+        Holder::Local(signer).into()
+    }
+}
+
+impl From<Holder> for ManagedKey {
+    fn from(holder: Holder) -> Self {
+        Self { holder, observer: None }
     }
 }
 
 impl From<Arc<LocalSigner>> for ManagedKey {
     fn from(signer: Arc<LocalSigner>) -> Self {
-        Self(Holder::Local(signer))
+        Holder::Local(signer).into()
     }
 }
 
 impl fmt::Debug for ManagedKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.holder {
             Holder::Local(signer) => signer.fmt(f),
             Holder::Remote(remote) => {
                 let (holder, kind) = (remote.queue.holder(), remote.public_key.algorithm());

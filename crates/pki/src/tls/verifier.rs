@@ -216,7 +216,7 @@ impl ServerCertVerifier for SpiffeServerVerifier {
 }
 
 /// Verifies against the bundle of the leaf's own trust domain.
-fn verify(
+pub(super) fn verify(
     bundles: &dyn BundleSource,
     end_entity: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
@@ -271,7 +271,7 @@ fn unix(seconds: i64) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(seconds.try_into().unwrap_or_default()))
 }
 
-fn unexpected(found: &SpiffeId, expected: fmt::Arguments<'_>) -> rustls::Error {
+pub(super) fn unexpected(found: &SpiffeId, expected: fmt::Arguments<'_>) -> rustls::Error {
     refusal(format!("unexpected peer ID {found}, expected {expected}"), false)
 }
 

@@ -14,6 +14,8 @@ pub(super) struct Limits {
     pub(super) max_path_len: Option<u32>,
     /// Whether it may be used for a TLS server; `None` without extended key usage.
     pub(super) is_for_servers: Option<bool>,
+    /// Whether it may be used for a TLS client; `None` without extended key usage.
+    pub(super) is_for_clients: Option<bool>,
     /// An extension that must be understood is not.
     pub(super) has_unknown_critical: bool,
     /// Limits to the names below it. Boxed: hardly any certificate has them.
@@ -41,6 +43,7 @@ impl Limits {
             has_basic_constraints: extensions.has_basic_constraints,
             max_path_len: extensions.max_path_len,
             is_for_servers: None,
+            is_for_clients: None,
             has_unknown_critical: extensions.has_critical_names && !has_names,
             name_constraints: None,
             emails,
@@ -55,7 +58,9 @@ impl Limits {
                     limits.name_constraints = Some(Box::new(constraints));
                 }
                 oid::EXT_KEY_USAGE => {
-                    limits.is_for_servers = Some(is_for_servers(&extension.value)?);
+                    let usage = |wanted| has_usage(&extension.value, wanted);
+                    limits.is_for_servers = Some(usage(oid::SERVER_AUTH)?);
+                    limits.is_for_clients = Some(usage(oid::CLIENT_AUTH)?);
                 }
                 // Policies that nobody requires, and where to find revocations: nothing to check.
                 oid::CERTIFICATE_POLICIES | oid::CRL_DISTRIBUTION_POINTS => {}
@@ -66,14 +71,15 @@ impl Limits {
     }
 }
 
-/// Whether an extended key usage, which must not be empty, names TLS servers or anything.
-fn is_for_servers(der: &[u8]) -> Result<bool, DerError> {
+/// Whether an extended key usage, which must not be empty, names this one or anything.
+fn has_usage(der: &[u8], wanted: &[u8]) -> Result<bool, DerError> {
     let mut outer = Reader::new(der);
     let mut usages = outer.enter(tag::SEQUENCE)?;
     outer.finish()?;
-    let mut found = matches!(usages.expect(tag::OID)?, oid::SERVER_AUTH | oid::ANY_USAGE);
+    let is_wanted = |usage: &[u8]| usage == wanted || usage == oid::ANY_USAGE;
+    let mut found = is_wanted(usages.expect(tag::OID)?);
     while !usages.is_empty() {
-        found |= matches!(usages.expect(tag::OID)?, oid::SERVER_AUTH | oid::ANY_USAGE);
+        found |= is_wanted(usages.expect(tag::OID)?);
     }
     Ok(found)
 }

@@ -21,6 +21,8 @@ pub enum Purpose {
     Any,
     /// A TLS server: extended key usage of the leaf and of all above must allow it.
     Server,
+    /// A TLS client: extended key usage of the leaf and of all above must allow it.
+    Client,
 }
 
 /// Which certificate of a path is meant.
@@ -211,8 +213,12 @@ impl Search<'_> {
 
     /// What only a whole path shows.
     fn accepts(&mut self, chain: &[Certificate]) -> bool {
-        let is_good = |c: &Certificate| c.limits().is_for_servers.unwrap_or(true);
-        let checked = if self.purpose == Purpose::Server && !chain.iter().all(is_good) {
+        let is_good = |c: &Certificate| match self.purpose {
+            Purpose::Any => true,
+            Purpose::Server => c.limits().is_for_servers.unwrap_or(true),
+            Purpose::Client => c.limits().is_for_clients.unwrap_or(true),
+        };
+        let checked = if !chain.iter().all(is_good) {
             Err(PathError::ExtendedKeyUsage)
         } else {
             constraints::check_chain(chain).map_err(PathError::Names)

@@ -25,7 +25,8 @@ pub(super) fn spawn(tasks: &Tasks, context: &Context) {
         async move {
             while wait(&token, ENTRIES, 0.0).await {
                 if servers::holds(&context, "prune_entries", ENTRIES).await {
-                    entries(&context).await;
+                    let timer = context.counted.prune_entries.start(&[]);
+                    timer.done(if entries(&context).await { "OK" } else { "Unknown" });
                 }
             }
         }
@@ -36,7 +37,8 @@ pub(super) fn spawn(tasks: &Tasks, context: &Context) {
             async move {
                 while wait(&token, NODES, 0.25).await {
                     if servers::holds(&context, "prune_nodes", NODES).await {
-                        nodes(&context, &token).await;
+                        let timer = context.counted.prune_nodes.start(&[]);
+                        timer.done(if nodes(&context, &token).await { "OK" } else { "Unknown" });
                     }
                 }
             }
@@ -65,7 +67,8 @@ fn audit(context: &Context) -> Option<&'static str> {
     context.config.audit_log_enabled.then_some("audit")
 }
 
-async fn entries(context: &Context) {
+/// Whether that went well.
+async fn entries(context: &Context) -> bool {
     let audit = audit(context);
     loop {
         let now = context.clock.unix();
@@ -81,7 +84,7 @@ async fn entries(context: &Context) {
                     );
                 }
                 if pruned.len() < BATCH as usize {
-                    return;
+                    return true;
                 }
             }
             Err(error) => {
@@ -89,14 +92,15 @@ async fn entries(context: &Context) {
                     error = &error as &dyn std::error::Error,
                     "Failed pruning registration entries"
                 );
-                return;
+                return false;
             }
         }
     }
 }
 
-async fn nodes(context: &Context, token: &CancellationToken) {
-    let Some(settings) = context.config.prune_nodes else { return };
+/// Whether that went well.
+async fn nodes(context: &Context, token: &CancellationToken) -> bool {
+    let Some(settings) = context.config.prune_nodes else { return true };
     let audit = audit(context);
     while !token.is_cancelled() {
         let now = context.clock.unix();
@@ -108,7 +112,7 @@ async fn nodes(context: &Context, token: &CancellationToken) {
                     tracing::info!(spiffe_id = %id, r#type = audit, "Pruned an expired agent");
                 }
                 if u32::try_from(pruned.len()).is_ok_and(|count| count < settings.batch_size) {
-                    return;
+                    return true;
                 }
             }
             Err(error) => {
@@ -116,10 +120,11 @@ async fn nodes(context: &Context, token: &CancellationToken) {
                     error = &error as &dyn std::error::Error,
                     "Failed pruning attested nodes"
                 );
-                return;
+                return false;
             }
         }
     }
+    true
 }
 
 async fn tokens(context: &Context) {

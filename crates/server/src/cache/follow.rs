@@ -7,6 +7,7 @@ use std::{
 };
 
 use signet_base::{Backoff, CancellationToken, Repeats};
+use signet_daemon::metrics::Calls;
 use signet_identity::{AttestedNode, Bundle, EntryId, IndexChange, SpiffeId, TrustDomain};
 use signet_pki::x509::TrustBundle;
 use signet_store::{
@@ -56,7 +57,8 @@ impl Follower {
     }
 
     /// Reads everything, and follows until the token is cancelled. An idle store is asked several
-    /// times within `max_staleness` whether it still works.
+    /// times within `max_staleness` whether it still works. Each time that memory is brought up to
+    /// the store is counted in `reloads`.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] when what is stored cannot be read into memory. Every other failure
@@ -65,6 +67,7 @@ impl Follower {
         self,
         token: CancellationToken,
         max_staleness: Duration,
+        reloads: Calls,
     ) -> Result<(), StoreError> {
         let longest = (max_staleness / 4).clamp(MIN_PING, PING);
         let mut revisions = self.cache.store.subscribe();
@@ -77,11 +80,13 @@ impl Follower {
                 let cache = Arc::clone(&self.cache);
                 loading.spawn(async move { load::all(&cache.store, &cache.trust_domain).await });
             }
+            let timer = reloads.start(&[]);
             let kept_up = match read.take() {
                 None => self.catch_up().await,
                 Some(Ok(whole)) => self.install(whole).await,
                 Some(Err(error)) => Err(error),
             };
+            timer.done(if kept_up.is_ok() { "OK" } else { "Unknown" });
             match kept_up {
                 Ok(()) => backoff.reset(),
                 Err(error @ StoreError::Corrupt { .. }) if !self.cache.is_loaded() => {

@@ -5,8 +5,6 @@
 //! Every answer names its request ID in [`REQUEST_ID`]; a caller whose identity is known may give
 //! one that it uses itself.
 
-mod body;
-
 use std::{
     collections::HashMap,
     convert::Infallible,
@@ -16,8 +14,8 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue};
-use signet_api::REQUEST_ID;
-use signet_daemon::metrics::{Calls, Metrics, status_name};
+use signet_api::{REQUEST_ID, outcome};
+use signet_daemon::metrics::{Calls, Metrics, rpc_key, status_name};
 use signet_pki::random;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
@@ -35,7 +33,6 @@ use crate::{
         principal::{Peer, Principal, Role},
     },
 };
-use body::Watched;
 
 /// The layer; its decisions and counters are shared by all connections.
 #[derive(Clone)]
@@ -55,7 +52,7 @@ impl Interceptor {
     pub fn new(authorizer: Authorizer, auditor: Auditor, metrics: &Metrics) -> Self {
         let calls = methods::methods()
             .map(|method| {
-                let key = metric_key(method);
+                let key = rpc_key(method.service, method.name);
                 let key: Vec<&str> = key.iter().map(String::as_str).collect();
                 ((method.service, method.name), metrics.calls(&key, "Calls of an RPC", &[]))
             })
@@ -135,7 +132,7 @@ where
                     let (error, why) = refusal(method, refused);
                     match error.kind() {
                         ErrorKind::Denied => {
-                            audit.unauthorized(&error.to_string(), why.as_deref());
+                            audit.unauthorized(&error, why.as_deref());
                         }
                         _ => audit.failed(&error),
                     }
@@ -149,7 +146,14 @@ where
                 None => {
                     let call = Call { principal, audit: audit.clone() };
                     request.extensions_mut().insert(call);
-                    Watched::watch(service.call(request).await?, timer, audit)
+                    let response = service.call(request).await?;
+                    outcome::watch(response, move |code, message| {
+                        let code = status_name(code.into());
+                        if let Some(timer) = timer {
+                            timer.done(code);
+                        }
+                        audit.finish(code, message);
+                    })
                 }
             };
             if let Some(header) = header {
@@ -187,65 +191,10 @@ fn refusal(method: &Method, refused: Unauthorized) -> (Error, Option<String>) {
     }
 }
 
-/// `rpc` and the parts of the method's name in snake case, as SPIRE names its call counters.
-fn metric_key(method: &Method) -> Vec<String> {
-    let mut key = vec!["rpc".to_owned()];
-    key.extend(method.logged_service().split('.').map(snake));
-    key.push(snake(method.name));
-    key
-}
-
-/// `NewX509SVID` → `new_x509_svid`, `MintJWTSVID` → `mint_jwt_svid`.
-fn snake(name: &str) -> String {
-    let mut out = String::with_capacity(name.len() + 8);
-    let known = ["AuthorizedEntries", "JWT", "SVID", "X509", "WIT", "CA"];
-    let mut rest = name;
-    while !rest.is_empty() {
-        let word = known.iter().find(|word| rest.starts_with(**word)).map_or_else(
-            || {
-                let end = rest
-                    .char_indices()
-                    .skip(1)
-                    .find(|(_, c)| c.is_ascii_uppercase())
-                    .map_or(rest.len(), |(at, _)| at);
-                rest.split_at(end).0
-            },
-            |word| *word,
-        );
-        if !out.is_empty() {
-            out.push('_');
-        }
-        match word {
-            "AuthorizedEntries" => out.push_str("authorized_entries"),
-            _ => out.push_str(&word.to_ascii_lowercase()),
-        }
-        rest = rest.strip_prefix(word).unwrap_or_default();
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::usecase::principal::{LocalPeer, RemotePeer};
-
-    #[test]
-    fn metric_names_follow_spire() {
-        for (path, key) in [
-            (
-                "/spire.api.server.svid.v1.SVID/BatchNewX509SVID",
-                "rpc.svid.v1.svid.batch_new_x509_svid",
-            ),
-            ("/spire.api.server.agent.v1.Agent/AttestAgent", "rpc.agent.v1.agent.attest_agent"),
-            (
-                "/spire.api.server.svid.v1.SVID/NewDownstreamX509CA",
-                "rpc.svid.v1.svid.new_downstream_x509_ca",
-            ),
-            ("/grpc.health.v1.Health/Check", "rpc.grpc.health.v1.health.check"),
-        ] {
-            assert_eq!(metric_key(methods::method(path).unwrap()).join("."), key);
-        }
-    }
 
     #[test]
     fn only_those_who_are_known_name_their_requests_and_only_by_uuids() {

@@ -1,5 +1,7 @@
 //! Which method of the API is which action.
 
+use signet_daemon::metrics::short_service;
+
 use crate::usecase::authorization::Action::{self, *};
 
 /// A method, and what it does.
@@ -16,9 +18,9 @@ pub struct Method {
 }
 
 impl Method {
-    /// The service as SPIRE logs it: without the prefix that all of them have.
+    /// The service as SPIRE logs it: without the prefix that most of them have.
     pub fn logged_service(&self) -> &'static str {
-        self.service.strip_prefix("spire.api.server.").unwrap_or(self.service)
+        short_service(self.service)
     }
 }
 

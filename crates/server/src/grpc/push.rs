@@ -14,6 +14,8 @@ use tonic::{Request, Response, Status};
 use super::shared::{serve, status};
 use crate::{
     cache::{Cache, Revisions},
+    context::Context,
+    metrics::ServerMetrics,
     usecase::{
         authorization::{Action, AgentRefusal, Authorizer},
         entries::Entries,
@@ -33,13 +35,15 @@ pub struct PushService {
     authorizer: Authorizer,
     cache: Arc<Cache>,
     entries: Entries,
+    counted: ServerMetrics,
     tasks: Tasks,
 }
 
 impl PushService {
     /// The service of this server; streams end with `tasks`.
-    pub fn new(authorizer: Authorizer, cache: Arc<Cache>, entries: Entries, tasks: Tasks) -> Self {
-        Self { authorizer, cache, entries, tasks }
+    pub fn new(authorizer: Authorizer, context: &Context, entries: Entries, tasks: Tasks) -> Self {
+        let (cache, counted) = (Arc::clone(&context.cache), context.counted.clone());
+        Self { authorizer, cache, entries, counted, tasks }
     }
 
     /// As a service for the router.
@@ -85,6 +89,7 @@ impl push_server::Push for PushService {
         let (notices, stream) = mpsc::channel(1);
         let service = self.clone();
         self.tasks.spawn("push", async move {
+            let _open = service.counted.push_streams.hold(&[]);
             let end = Instant::now() + Jitter::new().spread(MAX_AGE, AGE_SPREAD);
             let mut agents_seen = everything.borrow_and_update().agents;
             loop {
@@ -93,6 +98,7 @@ impl push_server::Push for PushService {
                 if notices.send(Ok(notice)).await.is_err() {
                     return;
                 }
+                service.counted.push_notices.inc(&[]);
                 // Until something concerns this client; a change of any agent is a reason to look
                 // whether this one is still welcome.
                 loop {

@@ -15,7 +15,10 @@ use signet_api::{
     MAX_MESSAGE_SIZE,
     intake::{Budget, Budgets, Intake, Messages, NoRoom, Taken, holding},
 };
-use signet_daemon::listen::{Admission, Caps, Each, Ticket};
+use signet_daemon::{
+    listen::{Admission, Caps, Each, Ticket},
+    metrics::Metrics,
+};
 use signet_identity::SpiffeId;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
@@ -71,6 +74,13 @@ struct Inner {
 }
 
 impl CallLimits {
+    /// Shows how many calls are open, at each reading of `metrics`.
+    pub fn show(&self, metrics: &Metrics) {
+        let open = metrics.gauge(&["api", "open_calls"], "Calls of clients that are open", &[]);
+        let inner = Arc::clone(&self.inner);
+        metrics.before_reading(move || open.set_len(&[], inner.calls.taken()));
+    }
+
     /// Limits with no call open.
     pub fn new() -> Self {
         let caps =

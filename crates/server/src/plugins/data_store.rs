@@ -3,11 +3,11 @@
 mod iam;
 mod postgres;
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use percent_encoding::percent_decode_str;
 use signet_config::{Block, Count, Kind};
-use signet_store::{OpenError, Store, StoreOptions};
+use signet_store::{Observer, OpenError, Store, StoreOptions};
 
 pub use postgres::PostgresStore;
 
@@ -42,11 +42,15 @@ impl DataStore {
     }
 }
 
-/// Opens the store that the configuration names, for the server itself.
+/// Opens the store that the configuration names, for the server itself; `observer` is told of its
+/// operations.
 ///
 /// # Errors
 /// [`OpenError`].
-pub async fn open(config: &Config) -> Result<Store, OpenError> {
+pub async fn open(
+    config: &Config,
+    observer: Option<Arc<dyn Observer>>,
+) -> Result<Store, OpenError> {
     let changes_max_age =
         i64::try_from(config.experimental.prune_events_older_than.as_secs()).unwrap_or(i64::MAX);
     match &config.plugins.data_store.settings {
@@ -54,6 +58,7 @@ pub async fn open(config: &Config) -> Result<Store, OpenError> {
             let mut options = postgres.options();
             options.changes_max_age = changes_max_age;
             options.unknown_bundles = !config.federation.require_bundle;
+            options.observer = observer;
             Store::open_postgres(options).await
         }
         DataStore::Sqlite(sqlite) => {
@@ -66,6 +71,7 @@ pub async fn open(config: &Config) -> Result<Store, OpenError> {
             options.unknown_bundles = !config.federation.require_bundle;
             options.readers = sqlite.max_open_conns.min(options.readers);
             options.changes_max_age = changes_max_age;
+            options.observer = observer;
             Store::open(options).await
         }
     }

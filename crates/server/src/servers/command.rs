@@ -104,7 +104,7 @@ pub fn run(program: Program, command: &Command) -> ExitCode {
 }
 
 async fn done(config: &Config, command: &Command, now: i64) -> anyhow::Result<String> {
-    let store = data_store::open(config).await?;
+    let store = data_store::open(config, None).await?;
     let text = match command {
         Command::List(flags) => list(&store, flags.output, now).await,
         Command::Retire(flags) => retire(&store, flags, now).await,

@@ -18,7 +18,7 @@ use super::{
     error::{Error, ErrorKind},
     issuance::{Issued, public_key},
 };
-use crate::{attestors::Attestors, context::Context, limits::Limits};
+use crate::{attestors::Attestors, context::Context, limits::Limits, metrics::ServerMetrics};
 
 const TOKEN_UNUSABLE: &str = "failed to attest: join token does not exist or has already been used";
 
@@ -31,6 +31,7 @@ pub struct Attestation {
     authority: Authority,
     attestors: Attestors,
     limits: Limits,
+    counted: ServerMetrics,
     id_is_selector: bool,
 }
 
@@ -85,6 +86,7 @@ impl Attestation {
             authority: context.authority.clone(),
             attestors,
             limits: context.limits.clone(),
+            counted: context.counted.clone(),
             id_is_selector: context.config.experimental.agent_spiffe_id_as_selector,
         }
     }
@@ -107,13 +109,29 @@ impl Attestation {
     ) -> Result<Attested, Error> {
         call.may(Action::AttestAgent)?;
         call.about(Field::NodeAttestorType(evidence.kind.clone()));
+        // Whoever is not attested yet chooses the type: only those that are known are told apart.
+        let is_known =
+            evidence.kind == join_token::KIND || self.attestors.find(&evidence.kind).is_some();
+        let attestor = if is_known { evidence.kind.as_str() } else { "unknown" };
+        let timer = self.counted.attestation.start(&[attestor]);
+        let outcome = self.judge(call, &evidence, challenger).await;
+        timer.done(outcome.as_ref().map_or_else(|error| error.kind().name(), |_| "OK"));
+        outcome
+    }
+
+    async fn judge(
+        &self,
+        call: &Call,
+        evidence: &Evidence,
+        challenger: &mut dyn Challenger,
+    ) -> Result<Attested, Error> {
         let public_key = public_key(&evidence.csr)?;
         let is_token = evidence.kind == join_token::KIND;
         let mut attestation = if is_token {
             self.token_attestation(&evidence.payload).await?
         } else {
             let peer = call.principal.addr().map(|addr| addr.ip().to_canonical());
-            self.by_plugin(&evidence, peer, challenger).await?
+            self.by_plugin(evidence, peer, challenger).await?
         };
         let agent_id = attestation.agent_id.clone();
         call.about(Field::AgentId(agent_id.clone()));

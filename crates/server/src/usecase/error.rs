@@ -80,6 +80,19 @@ pub enum Denial {
     AgentNotAttested,
 }
 
+impl Denial {
+    /// Its name in metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::AgentBanned => "agent_banned",
+            Self::AgentExpired => "agent_expired",
+            Self::AgentMustReattest => "agent_must_reattest",
+            Self::AgentNotActive => "agent_not_active",
+            Self::AgentNotAttested => "agent_not_attested",
+        }
+    }
+}
+
 /// A refusal or a failure: what was refused and why, in the texts that SPIRE's users know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Error {
@@ -169,6 +182,16 @@ impl Error {
     /// Why, where that is known.
     pub fn cause(&self) -> Option<&str> {
         self.cause.as_deref()
+    }
+
+    /// A short reason for metrics: what an agent is to make of it, else what was refused where that
+    /// is a text of ours that names nothing, else the kind.
+    pub fn reason(&self) -> &'static str {
+        match (self.denial, &self.what) {
+            (Some(denial), _) => denial.name(),
+            (None, Cow::Borrowed(what)) => what,
+            (None, Cow::Owned(_)) => self.kind.name(),
+        }
     }
 
     /// What an agent is to make of it.

@@ -1,0 +1,59 @@
+//! What fetching the bundles of others counts and shows.
+
+use std::time::Duration;
+
+use signet_daemon::metrics::{Calls, Counter, Gauge, Metrics};
+use signet_identity::TrustDomain;
+
+use crate::federation::Status;
+
+/// What fetching the bundles of others counts and shows.
+#[derive(Clone, Debug)]
+pub struct FederationMetrics {
+    fetched: Calls,
+    updated: Counter,
+    failures: Gauge,
+    success_age: Gauge,
+}
+
+impl FederationMetrics {
+    /// Registers everything.
+    pub fn new(m: &Metrics) -> Self {
+        const LABELS: &[&str] = &["trust_domain_id"];
+        let manager = |what| ["bundle_manager", what, "federated_bundle"];
+        Self {
+            fetched: m.calls(&manager("fetch"), "Polls of bundle endpoints", LABELS),
+            updated: m.counter(&manager("update"), "Polls that brought another bundle", LABELS),
+            failures: m.gauge(
+                &["federation", "failed_polls"],
+                "Polls of a bundle endpoint that failed in a row",
+                LABELS,
+            ),
+            success_age: m.gauge(
+                &["federation", "success_age_seconds"],
+                "Seconds since a bundle endpoint last gave a good answer",
+                LABELS,
+            ),
+        }
+    }
+
+    /// Counts a poll.
+    pub fn polled(&self, trust_domain: &TrustDomain, is_good: bool, took: Duration) {
+        let status = if is_good { "OK" } else { "Internal" };
+        self.fetched.observe(&[trust_domain.as_str()], status, took);
+    }
+
+    /// Counts a poll that brought another bundle.
+    pub fn updated(&self, trust_domain: &TrustDomain) {
+        self.updated.inc(&[trust_domain.as_str()]);
+    }
+
+    /// Shows how fetching goes at `now`, Unix seconds.
+    pub fn show(&self, status: &Status, now: i64) {
+        let trust_domain = status.relationship.trust_domain.as_str();
+        self.failures.set(&[trust_domain], f64::from(status.failures));
+        if let Some(last) = status.last_success {
+            self.success_age.set(&[trust_domain], now.saturating_sub(last) as f64);
+        }
+    }
+}
