@@ -64,6 +64,8 @@ mod migrate;
 mod nested;
 #[path = "tests/oidc.rs"]
 mod oidc;
+#[path = "tests/monitoring.rs"]
+mod monitoring;
 #[path = "tests/packages.rs"]
 mod packages;
 #[path = "tests/pids.rs"]

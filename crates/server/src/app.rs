@@ -498,9 +498,9 @@ impl App {
         }
         servers::spawn(tasks, &context);
         tasks.spawn("ca", ca_manager.run(token.clone()));
-        let (staleness, reloads) =
-            (context.config.max_store_staleness, context.counted.cache_reload.clone());
-        tasks.spawn_critical("change_feed", follower.run(token.clone(), staleness, reloads));
+        let staleness = context.config.max_store_staleness;
+        let follower = follower.counting(context.counted.cache_reload.clone());
+        tasks.spawn_critical("change_feed", follower.run(token.clone(), staleness));
         tasks.spawn("server_svid", identity.run(token.clone()));
 
         let limits = CallLimits::new();

@@ -133,7 +133,7 @@ pub(super) fn check(
         Some("0") => None,
         address => p
             .take("metrics.bindAddress", host_and_port(address.unwrap_or(DEFAULT_METRICS)))
-            .map(|(host, port)| PrometheusSettings { host, port }),
+            .map(|(host, port)| PrometheusSettings { host, port, tls: None }),
     };
     let health = file.health.unwrap_or_default();
     let endpoint = |name: Option<String>, default: &str| {

@@ -31,6 +31,7 @@ const MIN_PING: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Follower {
     cache: Arc<Cache>,
+    reloads: Option<Calls>,
 }
 
 /// Changes of one batch, by what is to be read again.
@@ -53,12 +54,17 @@ struct Touched {
 
 impl Follower {
     pub(super) fn new(cache: Arc<Cache>) -> Self {
-        Self { cache }
+        Self { cache, reloads: None }
+    }
+
+    /// The same, and each time that memory is brought up to the store is counted.
+    #[must_use]
+    pub fn counting(self, reloads: Calls) -> Self {
+        Self { reloads: Some(reloads), ..self }
     }
 
     /// Reads everything, and follows until the token is cancelled. An idle store is asked several
-    /// times within `max_staleness` whether it still works. Each time that memory is brought up to
-    /// the store is counted in `reloads`.
+    /// times within `max_staleness` whether it still works.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] when what is stored cannot be read into memory. Every other failure
@@ -67,7 +73,6 @@ impl Follower {
         self,
         token: CancellationToken,
         max_staleness: Duration,
-        reloads: Calls,
     ) -> Result<(), StoreError> {
         let longest = (max_staleness / 4).clamp(MIN_PING, PING);
         let mut revisions = self.cache.store.subscribe();
@@ -80,13 +85,15 @@ impl Follower {
                 let cache = Arc::clone(&self.cache);
                 loading.spawn(async move { load::all(&cache.store, &cache.trust_domain).await });
             }
-            let timer = reloads.start(&[]);
+            let timer = self.reloads.as_ref().map(|reloads| reloads.start(&[]));
             let kept_up = match read.take() {
                 None => self.catch_up().await,
                 Some(Ok(whole)) => self.install(whole).await,
                 Some(Err(error)) => Err(error),
             };
-            timer.done(if kept_up.is_ok() { "OK" } else { "Unknown" });
+            if let Some(timer) = timer {
+                timer.done(if kept_up.is_ok() { "OK" } else { "Unknown" });
+            }
             match kept_up {
                 Ok(()) => backoff.reset(),
                 Err(error @ StoreError::Corrupt { .. }) if !self.cache.is_loaded() => {
