@@ -6,6 +6,7 @@
 
 mod admin;
 mod connect;
+mod doctor;
 mod explain;
 mod jwt;
 mod print;
@@ -85,6 +86,8 @@ enum Command {
     /// Look into a running agent
     #[command(subcommand)]
     Debug(DebugCommand),
+    /// Check what commonly goes wrong, with the next step for each finding
+    Doctor(Box<doctor::DoctorFlags>),
     /// Say which selectors a process has, which entries match it, and what the others lack
     Explain(explain::Flags),
     /// Ask whether the agent can serve
@@ -97,6 +100,9 @@ enum Command {
     /// Print the manual page, for packages
     #[command(hide = true)]
     Manual,
+    /// Write what somebody else needs to help into a file, without secrets
+    #[command(name = "support-bundle")]
+    SupportBundle(Box<doctor::SupportFlags>),
     /// Run the agent
     Run(Box<RunFlags>),
     /// See which proxies get their secrets from a running agent
@@ -216,6 +222,8 @@ async fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> Result<(), C
         Command::Csi(_) => Err(CliError::Usage("the CSI driver is already running".to_owned())),
         Command::Debug(DebugCommand::Getinfo(flags)) => admin::getinfo(&flags, terminal).await,
         Command::Debug(DebugCommand::Trace(flags)) => trace::trace(&flags, terminal).await,
+        Command::Doctor(flags) => doctor::doctor(&flags, terminal).await,
+        Command::SupportBundle(flags) => doctor::support_bundle(&flags, terminal).await,
         Command::Explain(flags) => explain::explain(&flags, terminal).await,
         Command::Healthcheck(flags) => admin::healthcheck(&flags, terminal).await,
         Command::Helper(_) => Err(CliError::Usage("the helper is already running".to_owned())),
@@ -293,6 +301,8 @@ mod tests {
             "a api watch -socketPath s",
             "a healthcheck -shallow -verbose -socketPath s",
             "a debug getinfo -output json -socketPath s",
+            "a doctor -config f -output json",
+            "a support-bundle -config f -write b.json",
             "a debug trace -pid 1 -output json -socketPath s",
             "a logger get",
             "a logger set -level debug",

@@ -1,6 +1,7 @@
 //! What any long-running process of ours needs: logging, metrics, health, listeners, common flags.
 
 pub mod cli;
+pub mod doctor;
 pub mod flags;
 pub mod go_json;
 pub mod health;
@@ -11,3 +12,4 @@ pub mod metrics;
 pub mod process;
 pub mod program;
 pub mod signal;
+pub mod support;

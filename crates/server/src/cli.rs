@@ -8,6 +8,7 @@ pub mod agent;
 pub mod bundle;
 pub mod console;
 pub mod debug;
+pub mod doctor;
 pub mod entry;
 pub mod env;
 pub mod federation;
@@ -112,6 +113,8 @@ pub enum Command {
     /// Show figures about the running server
     #[command(subcommand)]
     Debug(debug::Command),
+    /// Check what commonly goes wrong, with the next step for each finding
+    Doctor(Box<doctor::DoctorFlags>),
     /// Say which workloads get which identities
     #[command(subcommand)]
     Entry(entry::Command),
@@ -143,6 +146,9 @@ pub enum Command {
     /// Look after the servers that share the registration database
     #[command(subcommand)]
     Server(servers::Command),
+    /// Write what somebody else needs to help into a file, without secrets
+    #[command(name = "support-bundle")]
+    SupportBundle(Box<doctor::SupportFlags>),
     /// Make join tokens for agents
     #[command(subcommand)]
     Token(token::Command),
@@ -221,6 +227,8 @@ async fn dispatch(command: AllCommands, env: &mut Env) -> Result<(), CliError> {
         }
         Command::Console(command) => console::run(command, env).await,
         Command::Debug(command) => debug::run(command, env).await,
+        Command::Doctor(flags) => doctor::doctor(*flags, env).await,
+        Command::SupportBundle(flags) => doctor::support_bundle(*flags, env).await,
         Command::Entry(command) => entry::run(command, env).await,
         Command::Federation(command) => federation::run(command, env).await,
         Command::Healthcheck(flags) => healthcheck::run(flags, env).await,
