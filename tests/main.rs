@@ -66,6 +66,8 @@ mod nested;
 mod oidc;
 #[path = "tests/monitoring.rs"]
 mod monitoring;
+#[path = "tests/oidc.rs"]
+mod oidc;
 #[path = "tests/packages.rs"]
 mod packages;
 #[path = "tests/pids.rs"]

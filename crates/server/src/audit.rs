@@ -22,7 +22,7 @@ use signet_daemon::metrics::Counter;
 use signet_identity::SpiffeId;
 
 use crate::usecase::{
-    error::{Denial, Error, ErrorKind},
+    error::{Error, ErrorKind},
     principal::{Peer, Principal},
 };
 
@@ -225,13 +225,16 @@ impl Audit {
     }
 
     /// The caller has no right to the call: SPIRE's line, with what it is not told.
-    pub(crate) fn unauthorized(&self, error: &Error, why: Option<&str>) {
+    pub(crate) fn unauthorized(&self, message: &str, why: Option<&str>) {
+        self.denied(message, why, "not_authorized");
+    }
+
+    /// The same, for a reason that is counted.
+    pub(crate) fn denied(&self, message: &str, why: Option<&str>, reason: &'static str) {
         self.state().has_failed = true;
-        let code = error.kind().name();
-        self.count(code, error.denial().map_or("not_authorized", Denial::name));
+        self.count(ErrorKind::Denied.name(), reason);
         let Some(suppressed) = self.admit_line("PermissionDenied") else { return };
-        let message = error.to_string();
-        self.line("Failed to authenticate caller", Some(&message), why, suppressed);
+        self.line("Failed to authenticate caller", Some(message), why, suppressed);
     }
 
     fn count(&self, code: &'static str, reason: &'static str) {

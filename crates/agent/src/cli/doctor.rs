@@ -380,7 +380,7 @@ fn workloads(config: &Config, report: &mut Report) {
                 }
             }
             WorkloadAttestor::Docker(_) => needs_host = true,
-            WorkloadAttestor::Systemd | WorkloadAttestor::Unix(_) => {}
+            WorkloadAttestor::Slurm | WorkloadAttestor::Systemd | WorkloadAttestor::Unix(_) => {}
         }
     }
     let own = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();

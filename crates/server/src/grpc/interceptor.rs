@@ -29,7 +29,7 @@ use crate::{
     usecase::{
         Call,
         authorization::{Authorizer, Scope, Unauthorized},
-        error::{Error, ErrorKind},
+        error::{Denial, Error, ErrorKind},
         principal::{Peer, Principal, Role},
     },
 };
@@ -132,7 +132,8 @@ where
                     let (error, why) = refusal(method, refused);
                     match error.kind() {
                         ErrorKind::Denied => {
-                            audit.unauthorized(&error, why.as_deref());
+                            let reason = error.denial().map_or("not_authorized", Denial::name);
+                            audit.denied(&error.to_string(), why.as_deref(), reason);
                         }
                         _ => audit.failed(&error),
                     }
