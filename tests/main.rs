@@ -60,12 +60,12 @@ mod grpc;
 mod helper;
 #[path = "tests/migrate.rs"]
 mod migrate;
+#[path = "tests/monitoring.rs"]
+mod monitoring;
 #[path = "tests/nested.rs"]
 mod nested;
 #[path = "tests/oidc.rs"]
 mod oidc;
-#[path = "tests/monitoring.rs"]
-mod monitoring;
 #[path = "tests/oidc.rs"]
 mod oidc;
 #[path = "tests/packages.rs"]
