@@ -66,8 +66,6 @@ mod monitoring;
 mod nested;
 #[path = "tests/oidc.rs"]
 mod oidc;
-#[path = "tests/oidc.rs"]
-mod oidc;
 #[path = "tests/packages.rs"]
 mod packages;
 #[path = "tests/pids.rs"]
