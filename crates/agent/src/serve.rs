@@ -22,8 +22,8 @@ use tonic::service::Routes;
 use self::{
     admin::{AdminApi, AdminContext},
     broker::Broker,
-    sds::Sds,
     endpoint::Watch,
+    sds::Sds,
     workload_api::{Handler, PublicApi},
 };
 use crate::{health::AgentHealth, sync::Status};
