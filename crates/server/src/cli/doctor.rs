@@ -161,11 +161,6 @@ fn files(config: &Config, report: &mut Report) {
     {
         report.add(doctor::secret_file("keys", &keys.keys_path));
     }
-    #[allow(
-        irrefutable_let_patterns,
-        clippy::collapsible_match,
-        reason = "there are other databases in other builds"
-    )]
     if let DataStore::Sqlite(sqlite) = &config.plugins.data_store.settings
         && let Some(path) = &sqlite.path
     {
