@@ -187,7 +187,9 @@ fn decode(context: &Context, document: &Document, flags: &RunFlags) -> Option<Co
     let server = server(&root, trust_domain.as_ref());
     let openbao = openbao(&root);
     let limits = limits(&root);
-    let telemetry = telemetry(&root);
+    let telemetry = telemetry(&root, |text| {
+        text.parse::<SpiffeId>().map(drop).map_err(|error| error.to_string())
+    });
     let health = health_checks(&root);
     root.finish();
     Some(Config {
