@@ -58,6 +58,8 @@ mod fleet;
 mod grpc;
 #[path = "tests/helper.rs"]
 mod helper;
+#[path = "tests/keys.rs"]
+mod keys;
 #[path = "tests/migrate.rs"]
 mod migrate;
 #[path = "tests/monitoring.rs"]

@@ -24,7 +24,7 @@ use signet_daemon::{
 
 use crate::{
     config::{Config, RunFlags},
-    plugins::key_manager::KeyManager,
+    plugins::key_manager::{self, KeyManager},
 };
 
 pub use report::Report;
@@ -220,6 +220,12 @@ pub async fn migrate(
             "give one of -from-spire, -to-spire and -from-store".to_owned(),
         )),
     }
+}
+
+/// The keys that are elsewhere, where the configuration says so: names and subject key IDs.
+async fn remote_keys(config: &Config) -> Result<Option<Vec<(String, String)>>, MigrateError> {
+    let clock: signet_base::SharedClock = std::sync::Arc::new(signet_base::SystemClock);
+    Ok(key_manager::remote_keys(&config.plugins.key_manager, &clock).await?)
 }
 
 /// The settings of the disk key manager, if that is the one.

@@ -15,6 +15,7 @@ use crate::run::{metadata, root};
 const FENCES: &[(&str, &[&str])] = &[
     ("aws-lc-rs", &["pki"]),
     ("axum", &["controller", "daemon", "helper", "oidc", "server"]),
+    ("cryptoki", &["pkcs11"]),
     ("jsonwebtoken", &["pki"]),
     ("prometheus-client", &["daemon"]),
     ("prost", &["api", "server", "agent"]),

@@ -102,11 +102,10 @@ impl PublicKey {
     }
 
     /// From an EC point: coordinates, big endian, each of the curve's size or shorter.
-    pub(crate) fn from_ec_point(
-        algorithm: KeyAlgorithm,
-        x: &[u8],
-        y: &[u8],
-    ) -> Result<Self, KeyError> {
+    ///
+    /// # Errors
+    /// [`KeyError`] when it is not a point of the curve.
+    pub fn from_ec_point(algorithm: KeyAlgorithm, x: &[u8], y: &[u8]) -> Result<Self, KeyError> {
         let size = algorithm.coordinate_len().ok_or(KeyError::Unsupported)?;
         let mut point = vec![4];
         for coordinate in [x, y] {
@@ -120,7 +119,10 @@ impl PublicKey {
     }
 
     /// From an RSA modulus and exponent, big endian.
-    pub(crate) fn from_rsa_numbers(n: &[u8], e: &[u8]) -> Result<Self, KeyError> {
+    ///
+    /// # Errors
+    /// [`KeyError`] when it is no key of an accepted size.
+    pub fn from_rsa_numbers(n: &[u8], e: &[u8]) -> Result<Self, KeyError> {
         let mut writer = Writer::with_capacity(n.len() + e.len() + 16);
         writer.sequence(|w| {
             w.unsigned(n);

@@ -11,6 +11,7 @@ use signet_store::{
 
 use super::{
     MigrateError, MigrateFlags, Report, copy, disk_keys, journal, keys::Keys, place::Place,
+    remote_keys,
 };
 use crate::{config::Config, plugins::key_manager, ports::UNCLAIMED_JOURNAL, server_id};
 
@@ -71,11 +72,27 @@ pub(super) async fn import(
         (None, None) => None,
     };
     let keys = source.map(|path| Keys::of_spire(path)).transpose()?;
-    let journal = choose_journal(&found, keys.as_ref(), &mut report)?;
+    let remote = remote_keys(config).await?;
+    let ids = match (&keys, &remote) {
+        (Some(keys), _) => keys.subject_key_ids()?,
+        (None, Some(remote)) => remote.iter().map(|(_, id)| id.clone()).collect(),
+        (None, None) => Vec::new(),
+    };
+    let journal = choose_journal(&found, &ids, &mut report);
     if let Some(journal) = &journal {
         report.authorities(journal);
     }
-    let copy = keys_to_copy(config, source, keys.as_ref(), &mut report)?;
+    let copy = match (remote, &keys) {
+        (Some(remote), None) => {
+            let plugin = config.plugins.key_manager.name;
+            report.notes.push(format!(
+                "{} keys stay where they are, in the key manager {plugin:?}",
+                remote.len()
+            ));
+            false
+        }
+        _ => keys_to_copy(config, source, keys.as_ref(), &mut report)?,
+    };
     if flags.dry_run {
         return Ok(report);
     }
@@ -128,12 +145,7 @@ fn check_trust_domain(
 }
 
 /// The journal of the server whose keys these are, as SPIRE itself would choose it.
-fn choose_journal(
-    found: &SpireContents,
-    keys: Option<&Keys>,
-    report: &mut Report,
-) -> Result<Option<Journal>, MigrateError> {
-    let ids = keys.map(Keys::subject_key_ids).transpose()?.unwrap_or_default();
+fn choose_journal(found: &SpireContents, ids: &[String], report: &mut Report) -> Option<Journal> {
     let mine = found.journals.iter().find(|it| ids.contains(&it.active_x509_authority_id));
     let Some(mine) = mine else {
         report.notes.push(
@@ -141,7 +153,7 @@ fn choose_journal(
              workloads go on, because the old ones stay in the bundle"
                 .to_owned(),
         );
-        return Ok(None);
+        return None;
     };
     let others = found.journals.len() - 1;
     if others > 0 {
@@ -149,7 +161,7 @@ fn choose_journal(
     }
     let (journal, left_out) = journal::from_spire(mine);
     report.notes.extend(left_out);
-    Ok(Some(journal))
+    Some(journal)
 }
 
 /// Whether the keys are to be written to the configured key manager.
@@ -173,8 +185,8 @@ fn keys_to_copy(
     report.keys = keys.names();
     let Some(disk) = disk_keys(config) else {
         report.notes.push(
-            "the configured key manager is \"memory\": the keys are not carried over, and the \
-             server will make new authorities"
+            "the configured key manager takes no keys: they are not carried over, and the server \
+             will make new authorities"
                 .to_owned(),
         );
         report.keys.clear();

@@ -8,7 +8,7 @@ use signet_pki::{DiskKeyManager, key_manager::Sealing};
 use signet_store::spire::SpireContents;
 
 use super::{MigrateError, MigrateFlags, Report, disk_keys, journal, keys::Keys, place::Place};
-use crate::{config::Config, server_id};
+use crate::{config::Config, plugins::key_manager::KeyManager, server_id};
 
 /// Writes a database for SPIRE, and its keys.
 pub(super) async fn export(
@@ -81,7 +81,16 @@ fn keys(
     flags: &MigrateFlags,
     report: &mut Report,
 ) -> Result<Option<Keys>, MigrateError> {
+    let plugin = &config.plugins.key_manager;
     let Some(disk) = disk_keys(config) else {
+        if !matches!(plugin.settings, KeyManager::Memory) {
+            report.notes.push(format!(
+                "the keys stay where they are: SPIRE's configuration needs the key manager {:?} with \
+                 the same settings",
+                plugin.name
+            ));
+            return Ok(None);
+        }
         report.notes.push(
             "the configured key manager is \"memory\": SPIRE will make new authorities".to_owned(),
         );

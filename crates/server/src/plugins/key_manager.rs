@@ -2,6 +2,7 @@
 
 mod disk;
 mod hashicorp_vault;
+mod pkcs11;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ pub(crate) use self::disk::open_disk;
 pub use self::{
     disk::{DiskKeys, SealKey},
     hashicorp_vault::VaultKeys,
+    pkcs11::Pkcs11Keys,
 };
 use super::PluginError;
 
@@ -28,6 +30,7 @@ pub(super) const KIND: Kind<KeyManager> = Kind {
         ("disk", disk::disk),
         ("memory", memory),
         ("hashicorp_vault", hashicorp_vault::hashicorp_vault),
+        ("pkcs11", pkcs11::pkcs11),
     ],
     absent: &[(
         &["aws_kms", "azure_key_vault", "gcp_kms"],
@@ -44,6 +47,8 @@ pub enum KeyManager {
     Memory,
     /// In the transit secrets engine of a Vault server.
     Vault(VaultKeys),
+    /// In a hardware security module or TPM.
+    Pkcs11(Pkcs11Keys),
 }
 
 impl KeyManager {
@@ -53,6 +58,7 @@ impl KeyManager {
             Self::Disk(_) => "disk",
             Self::Memory => "memory",
             Self::Vault(_) => "hashicorp_vault",
+            Self::Pkcs11(_) => "pkcs11",
         }
     }
 
@@ -107,7 +113,11 @@ impl OpenKeyManager {
             KeyManager::Disk(disk) => Self::Disk(open_disk(disk)?),
             remote => {
                 let store = key_store(remote, clock)?;
-                Self::Remote(RemoteKeyManager::new(store, SigningLimits::default()))
+                let limits = match remote {
+                    KeyManager::Pkcs11(pkcs11) => pkcs11.limits(),
+                    _ => SigningLimits::default(),
+                };
+                Self::Remote(RemoteKeyManager::new(store, limits))
             }
         })
     }
@@ -149,10 +159,37 @@ impl OpenKeyManager {
     }
 }
 
+/// The keys that this server has elsewhere: their names, and the subject key IDs of authorities
+/// with them, lower-case hex. `None` for a key manager of this machine. Nothing is made or deleted.
+///
+/// # Errors
+/// [`PluginError`] when the settings cannot be used or the back end fails.
+pub(crate) async fn remote_keys(
+    settings: &KeyManager,
+    clock: &SharedClock,
+) -> Result<Option<Vec<(String, String)>>, PluginError> {
+    let identifier = match settings {
+        KeyManager::Disk(_) | KeyManager::Memory => return Ok(None),
+        KeyManager::Vault(vault) => &vault.key_identifier,
+        KeyManager::Pkcs11(pkcs11) => &pkcs11.key_identifier,
+    };
+    if matches!(identifier, KeyIdentifier::File(path) if !path.exists()) {
+        return Ok(Some(Vec::new()));
+    }
+    let keys = RemoteKeyManager::new(key_store(settings, clock)?, SigningLimits::default());
+    let keys = keys.list().await.map_err(|error| settings.failed(&error))?;
+    let hex = |bytes: [u8; 20]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = |(name, key): (String, signet_pki::ManagedKey)| {
+        (name, hex(key.public_key().subject_key_id()))
+    };
+    Ok(Some(keys.into_iter().map(id).collect()))
+}
+
 /// Where a remote key manager's keys are.
 fn key_store(settings: &KeyManager, clock: &SharedClock) -> Result<Arc<dyn KeyStore>, PluginError> {
     match settings {
         KeyManager::Vault(vault) => hashicorp_vault::store(vault, clock),
+        KeyManager::Pkcs11(pkcs11) => pkcs11::store(pkcs11, clock),
         KeyManager::Disk(_) | KeyManager::Memory => Err(settings.failed(&KeyManagerError::Stopped)),
     }
 }
@@ -167,5 +204,6 @@ pub(super) fn check(settings: &KeyManager, clock: &SharedClock) -> Result<(), Pl
         KeyManager::Disk(disk) => disk::sealing(disk).map(drop),
         KeyManager::Memory => Ok(()),
         KeyManager::Vault(vault) => hashicorp_vault::check(vault, clock),
+        KeyManager::Pkcs11(pkcs11) => pkcs11::check(pkcs11),
     }
 }

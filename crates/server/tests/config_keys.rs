@@ -1,4 +1,4 @@
-//! The settings of the plugins that speak to Vault.
+//! The settings of keys and roots that are elsewhere.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test ends where it fails")]
 
@@ -79,6 +79,55 @@ fn the_settings_of_spire_are_read_as_they_are() {
         token_path: "/t".into(),
     };
     assert_eq!(vault.server.auth, kubernetes);
+}
+
+#[test]
+fn a_token_is_named_by_its_label_or_serial_number_and_its_pin_is_not_shown() {
+    let pkcs11 = |plugin_data: &str| {
+        let keys = format!("KeyManager \"pkcs11\" {{ plugin_data {{ {plugin_data} }} }}");
+        load(&keys).map(|config| config.plugins.key_manager.settings)
+    };
+    let base = "module_path = \"/m.so\" token_label = \"t\" key_identifier_value = \"s\"";
+    let found = pkcs11(&format!("{base} pin = \"hush\" max_sessions = 2")).unwrap();
+    assert!(!format!("{found:?}").contains("hush"), "{found:?}");
+    let KeyManager::Pkcs11(keys) = found else { panic!() };
+    assert_eq!(keys.token.max_sessions, 2);
+    assert_eq!(keys.operation_timeout.as_secs(), 10);
+    for (plugin_data, wanted) in [
+        (base.to_owned(), "one of pin, pin_file and pin_env must be configured"),
+        (format!("{base} pin = \"p\" pin_file = \"f\""), "only one of pin, pin_file and pin_env"),
+        (format!("{base} pin_env = \"SIGNET_NO_SUCH\""), "SIGNET_NO_SUCH is not set"),
+        (format!("{base} pin = \"p\" token_serial = \"1\""), "only one of token_label and token_s"),
+        (format!("{base} pin = \"p\" max_sessions = 0"), "expected 1 to 64"),
+        (format!("{base} pin = \"p\" operation_timeout = \"1h\""), "expected 100ms to 60s"),
+        ("module_path = \"m.so\" pin = \"p\"".to_owned(), "expected an absolute path"),
+    ] {
+        let error = pkcs11(&plugin_data).unwrap_err();
+        assert!(error.contains(wanted), "{plugin_data}: {error}");
+    }
+}
+
+#[test]
+fn a_server_above_is_named_as_in_spire() {
+    let spire = |plugin_data: &str| {
+        let above = "UpstreamAuthority \"spire\"";
+        load(&format!("KeyManager memory {{}} {above} {{ plugin_data {{ {plugin_data} }} }}"))
+            .map(|config| config.plugins.upstream_authority.unwrap().settings)
+    };
+    let all = "server_address = \"up\", server_port = \"8081\",
+               workload_api_socket = \"unix:///run/a.sock\" experimental { require_pq_kem = true }";
+    let UpstreamAuthority::Spire(settings) = spire(all).unwrap() else { panic!() };
+    assert_eq!((&*settings.server_address, settings.server_port), ("up", 8081));
+    assert_eq!(settings.workload_api_socket, Path::new("/run/a.sock"));
+    assert!(settings.require_pq_kem);
+    for (plugin_data, wanted) in [
+        ("server_port = \"1\" workload_api_socket = \"/s\"", "server_address must be configured"),
+        ("server_address = \"a\" workload_api_socket = \"/s\"", "server_port must be configured"),
+        ("server_address = \"a\" server_port = \"1\"", "workload_api_socket must be configured"),
+    ] {
+        let error = spire(plugin_data).unwrap_err();
+        assert!(error.contains(wanted), "{plugin_data}: {error}");
+    }
 }
 
 #[test]
