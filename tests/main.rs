@@ -84,6 +84,8 @@ mod signals;
 mod spire_agent;
 #[path = "tests/spire_server.rs"]
 mod spire_server;
+#[path = "tests/tenants.rs"]
+mod tenants;
 #[path = "tests/tokens.rs"]
 mod tokens;
 #[path = "tests/web.rs"]

@@ -122,6 +122,11 @@ pub mod signet {
                     tonic::include_proto!("signet.api.server.federation.v1");
                 }
             }
+            pub mod tenancy {
+                pub mod v1 {
+                    tonic::include_proto!("signet.api.server.tenancy.v1");
+                }
+            }
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
-use signet_identity::{SelectorSet, SpiffeId, TrustDomain};
+use signet_identity::{SelectorSet, SpiffeId, Tenant, TrustDomain};
+use signet_pki::digest;
 
 /// The message of most events: SPIRE's text.
 pub const API_ACCESSED: &str = "API accessed";
@@ -23,12 +24,66 @@ pub struct AuditEvent {
     /// The same in all events of one call, and in those of the calls that it led to elsewhere;
     /// empty when there was no call.
     pub request_id: Arc<str>,
-    /// For whom of several tenants; `None` as long as a server has one.
+    /// Whose it is, where that is known.
     pub tenant: Option<Arc<str>>,
+    /// What kind of event it is.
+    pub kind: Kind,
+    /// Of a refusal: the reason as a word, where it has one.
+    pub reason_code: Option<&'static str>,
     /// How many like it were not written since the last one of its kind.
     pub suppressed: u64,
     /// What it was about.
     pub fields: Vec<Field>,
+}
+
+/// What kind of event it is: what auditors ask for first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// An agent became one, renewed, was banned or deleted; or a join token was made.
+    Attestation,
+    /// An authority of a server was prepared, activated, tainted, revoked, or came from outside.
+    Authority,
+    /// A broker gave, renewed or took back a credential, or refused to.
+    Broker,
+    /// Something was signed, or was to be.
+    Issuance,
+    /// A policy or a tenant changed.
+    Policy,
+    /// Something was looked at.
+    #[default]
+    Read,
+    /// An entry, a bundle or a federation relationship changed.
+    Registration,
+    /// The log itself, or the program: started, stopped, could not be written.
+    System,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 8] = [
+        Self::Attestation,
+        Self::Authority,
+        Self::Broker,
+        Self::Issuance,
+        Self::Policy,
+        Self::Read,
+        Self::Registration,
+        Self::System,
+    ];
+
+    /// Its name in records.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Attestation => "attestation",
+            Self::Authority => "authority",
+            Self::Broker => "broker",
+            Self::Issuance => "issuance",
+            Self::Policy => "policy",
+            Self::Read => "read",
+            Self::Registration => "registration",
+            Self::System => "system",
+        }
+    }
 }
 
 /// Who asked.
@@ -150,6 +205,8 @@ fields! {
         SerialNumber(String) = serial_num,
         /// The identity that was issued, or that the call was about.
         SpiffeId(SpiffeId) = spiffe_id,
+        /// Whose it is. In an event it stands in [`AuditEvent::tenant`].
+        Tenant(Tenant) = tenant,
         /// The subject key identifier of an upstream authority, hex.
         SubjectKeyId(String) = subject_key_id,
         /// The process on whose behalf a delegate asked.
@@ -182,6 +239,9 @@ fields! {
         Mode(&'static str) = mode,
         /// The log level that was set.
         NewLogLevel(&'static str) = new_log_level,
+        /// The selectors by which an identity was given or an agent attested: a record holds their
+        /// SHA-256.
+        MatchedSelectors(Digested) = selectors_sha256,
         /// The node attestor that an agent used.
         NodeAttestorType(String) = node_attestor_type,
         /// How often a bundle should be fetched; seconds.
@@ -220,9 +280,28 @@ impl AuditEvent {
             outcome: Outcome::Success,
             request_id: Arc::default(),
             tenant: None,
+            kind: Kind::default(),
+            reason_code: None,
             suppressed: 0,
             fields: Vec::new(),
         }
+    }
+}
+
+/// Selectors of which a record holds the SHA-256: what they were can be checked by who knows them,
+/// and is not told to others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Digested(pub SelectorSet);
+
+impl Digested {
+    /// SHA-256 over the selectors, sorted, each `type:value` with a line end; lower-case hex.
+    pub fn hex(&self) -> String {
+        let mut text = String::new();
+        for selector in &self.0 {
+            text.push_str(&selector.to_string());
+            text.push('\n');
+        }
+        digest::sha256_hex(text.as_bytes())
     }
 }
 
@@ -249,8 +328,10 @@ recorded! {
     u64: it => Value::Uint(*it),
     &'static str: it => Value::Text((*it).into()),
     String: it => Value::Text(it.as_str().into()),
+    Digested: it => Value::Text(it.hex().into()),
     SpiffeId: it => Value::Text(it.to_string().into()),
     SelectorSet: it => joined(it.iter()),
+    Tenant: it => Value::Text(it.as_str().into()),
     Vec<String>: it => joined(it.iter()),
     Vec<TrustDomain>: it => joined(it.iter().map(TrustDomain::id_string)),
 }

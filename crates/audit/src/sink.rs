@@ -79,6 +79,7 @@ impl LogSink {
             method = some(&event.method),
             request_id = some(&event.request_id),
             tenant = event.tenant.as_deref(),
+            reason_code = event.reason_code,
             authorized_as = caller.authorized_as,
             authorized_via = caller.authorized_via,
             caller_id = caller.id.as_ref().map(tracing::field::display),

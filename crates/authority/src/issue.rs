@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use signet_identity::SpiffeId;
+use signet_identity::{SpiffeId, tenant::TENANT_CLAIM};
 use signet_pki::{
     PublicKey,
     jwt::JwtClaims,
@@ -63,6 +63,8 @@ pub struct JwtSvidParams<'a> {
     pub ttl: Option<Duration>,
     /// Whether it carries a random `jti`.
     pub include_jti: bool,
+    /// The claim `tenant`: whose the identity is. Composers cannot change it.
+    pub tenant: Option<&'a str>,
 }
 
 impl Authority {
@@ -197,13 +199,16 @@ impl Authority {
         // A composer may say less, and not more.
         self.shared.issued_until.fetch_max(claims.expires_at, Ordering::Relaxed);
         let composers = self.shared.composers();
-        if composers.is_empty() {
+        if composers.is_empty() && params.tenant.is_none() {
             return Ok(key.header.token(&claims)?.sign_with(&key.key).await?);
         }
         let mut claims = key.header.claims(&claims)?;
         for composer in composers.iter() {
             let composed = composer.workload_jwt_svid(params.spiffe_id, claims);
             claims = composing(composer.name(), composed).await.map_err(IssueError::Composer)?;
+        }
+        if let Some(tenant) = params.tenant {
+            claims.insert(TENANT_CLAIM.to_owned(), tenant.into());
         }
         Ok(key.header.token_of(&claims)?.sign_with(&key.key).await?)
     }

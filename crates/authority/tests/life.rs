@@ -361,6 +361,7 @@ async fn composers_have_the_last_word() {
             audience: &audience,
             ttl: None,
             include_jti: false,
+            tenant: None,
         })
         .await
         .unwrap();

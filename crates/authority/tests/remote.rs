@@ -57,6 +57,7 @@ async fn issue(authority: &Authority) -> [Result<(), IssueError>; 2] {
         audience: &audience,
         ttl: None,
         include_jti: false,
+        tenant: None,
     });
     [x509.await.map(drop), jwt.await.map(drop)]
 }

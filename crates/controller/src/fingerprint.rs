@@ -34,6 +34,10 @@ pub struct BodyParts<'a> {
     pub dns_names: Vec<&'a str>,
     /// Hint.
     pub hint: &'a str,
+    /// Whose it is; empty for nobody's.
+    pub tenant: &'a str,
+    /// JWT-SVIDs say whose it is.
+    pub tenant_claim: bool,
 }
 
 impl EntryKey {
@@ -75,6 +79,11 @@ impl EntryBody {
             u8::from(parts.store_svid),
         ]);
         add(&mut digest, parts.hint);
+        // Nothing is added for what has no tenant: such entries look as they always have.
+        if !parts.tenant.is_empty() || parts.tenant_claim {
+            add(&mut digest, parts.tenant);
+            digest.update(&[u8::from(parts.tenant_claim)]);
+        }
         for list in [&parts.federates_with, &parts.dns_names] {
             digest.update(&(list.len() as u64).to_be_bytes());
             list.iter().for_each(|item| add(&mut digest, item));
@@ -93,6 +102,8 @@ impl EntryBody {
             store_svid: draft.store_svid,
             dns_names: draft.dns_names.iter().map(String::as_str).collect(),
             hint: &draft.hint,
+            tenant: draft.tenant.as_ref().map(|tenant| tenant.as_str()).unwrap_or_default(),
+            tenant_claim: draft.jwt_svid_tenant_claim,
         })
     }
 }

@@ -9,11 +9,12 @@ mod static_entry;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use signet_identity::Tenant;
 
 pub use federation::{FederationSpec, parse_federation};
 pub use labels::{LabelSelector, Labels, Selector};
 pub use meta::{Meta, RawMeta};
-pub use spiffe_id::{Rule, SpiffeIdSpec};
+pub use spiffe_id::{Rule, SpiffeIdSpec, TenantSource};
 pub use static_entry::{StaticEntrySpec, parse_static_entry};
 
 /// The API group of the resources.
@@ -58,6 +59,14 @@ fn drop_nulls(json: &mut Value) {
         }
         Value::Array(list) => list.iter_mut().for_each(drop_nulls),
         _ => {}
+    }
+}
+
+/// Reads the name of a tenant; empty for none.
+fn tenant(what: &str, text: &str) -> Result<Option<Tenant>, String> {
+    match text {
+        "" => Ok(None),
+        name => name.parse().map(Some).map_err(|error| format!("invalid {what} value: {error}")),
     }
 }
 

@@ -7,7 +7,12 @@ mod entries;
 mod federation;
 mod svid;
 
-use std::{fmt, path::Path, time::Duration};
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use signet_api::{MAX_MESSAGE_SIZE, connect};
 use tonic::{Code, Request, Status, transport::Channel};
@@ -72,6 +77,8 @@ impl ServerError {
 pub struct Server {
     channel: Channel,
     max_message: usize,
+    /// Whether it has tenants, as the last list showed.
+    knows_tenants: Arc<AtomicBool>,
 }
 
 impl Server {
@@ -81,6 +88,7 @@ impl Server {
         Self {
             channel: connect::unix_lazy(socket),
             max_message: max_message.unwrap_or(MAX_MESSAGE_SIZE),
+            knows_tenants: Arc::default(),
         }
     }
 

@@ -136,6 +136,72 @@ impl AuthorizedIndex {
         None
     }
 
+    /// [`Self::authorized`], of which only those entries count, and lead to others, that `admit`
+    /// lets pass, with the entry that led to them; node aliases too, with none.
+    pub fn authorized_where(
+        &self,
+        agent: &SpiffeId,
+        admit: &dyn Fn(Option<&Entry>, &Entry) -> bool,
+    ) -> Vec<Arc<Entry>> {
+        let mut found = Vec::new();
+        let mut seen = HashSet::new();
+        let mut parents: Vec<(&SpiffeId, Option<&Entry>)> = Vec::new();
+        if agent.trust_domain() == &self.trust_domain && *agent != self.server {
+            parents.push((agent, None));
+        }
+        let no_selectors = SelectorSet::default();
+        let selectors = self.agents.get(agent).unwrap_or(&no_selectors);
+        for alias in self.aliases_for(selectors).filter(|alias| admit(None, alias)) {
+            parents.push((&alias.spiffe_id, Some(&**alias)));
+        }
+        parents.retain(|(id, _)| seen.insert(*id));
+        while let Some((parent, by)) = parents.pop() {
+            for entry in self.slots.children(parent).filter(|entry| admit(by, entry)) {
+                found.push(entry.clone());
+                let id = &entry.spiffe_id;
+                if self.slots.has_children(id) && *id != self.server && seen.insert(id) {
+                    parents.push((id, Some(&**entry)));
+                }
+            }
+        }
+        found
+    }
+
+    /// [`Self::entry_for_agent`] by steps that `admit` lets pass, as in
+    /// [`Self::authorized_where`].
+    pub fn entry_for_agent_where(
+        &self,
+        agent: &SpiffeId,
+        id: &EntryId,
+        admit: &dyn Fn(Option<&Entry>, &Entry) -> bool,
+    ) -> Option<Arc<Entry>> {
+        let entry = self.slots.get(id)?;
+        if agent.trust_domain() != &self.trust_domain || *agent == self.server {
+            return None;
+        }
+        let no_selectors = SelectorSet::default();
+        let selectors = self.agents.get(agent).unwrap_or(&no_selectors);
+        let aliases: Vec<&Arc<Entry>> =
+            self.aliases_for(selectors).filter(|alias| admit(None, alias)).collect();
+        let mut seen = HashSet::new();
+        let mut steps: Vec<&Entry> = vec![entry];
+        while let Some(step) = steps.pop() {
+            let parent = &step.parent_id;
+            let by_alias = |alias: &&&Arc<Entry>| alias.spiffe_id == *parent;
+            if *parent == *agent && admit(None, step)
+                || aliases.iter().filter(by_alias).any(|alias| admit(Some(&***alias), step))
+            {
+                return Some(entry.clone());
+            }
+            if *parent == self.server || !seen.insert(&step.id) {
+                continue;
+            }
+            let above = self.slots.issuing(parent).map(|entry| &**entry);
+            steps.extend(above.filter(|above| admit(Some(above), step)));
+        }
+        None
+    }
+
     /// The entry with this ID, whoever is authorised for it.
     pub fn entry(&self, id: &EntryId) -> Option<&Arc<Entry>> {
         self.slots.get(id)

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{SelectorSet, SpiffeId, SpiffeIdError, TrustDomain};
+use crate::{SelectorSet, SpiffeId, SpiffeIdError, Tenant, TenantDenial, TrustDomain};
 
 /// The longest hint in bytes (SPIRE's limit).
 pub const MAX_HINT_LEN: usize = 1024;
@@ -136,6 +136,10 @@ pub struct EntryDraft {
     pub disable_x509_svid_prefetch: bool,
     /// Whether JWT-SVIDs carry a `jti` (and are then never cached).
     pub jwt_svid_include_jti: bool,
+    /// Whose it is: see [`crate::tenant`]. SPIRE's messages do not have it.
+    pub tenant: Option<Tenant>,
+    /// Whether JWT-SVIDs carry the tenant, as the claim [`crate::tenant::TENANT_CLAIM`].
+    pub jwt_svid_tenant_claim: bool,
 }
 
 /// A stored registration entry: a checked draft and what the store decided.
@@ -204,6 +208,18 @@ pub enum EntryError {
     /// An ID of another trust domain.
     #[error("invalid {0}: \"{1}\" is not a member of trust domain \"{2}\"")]
     WrongTrustDomain(&'static str, SpiffeId, TrustDomain),
+    /// It is not for the caller to write.
+    #[error("it is not in the caller's scope")]
+    OutOfScope,
+    /// It is not for the caller to see.
+    #[error("entry not found")]
+    Unseen,
+    /// Its tenant does not fit.
+    #[error("{0}")]
+    Tenant(TenantDenial),
+    /// A claim for a tenant that is not there.
+    #[error("a tenant claim needs a tenant")]
+    ClaimWithoutTenant,
     /// The SPIFFE ID has no path.
     #[error("invalid spiffe ID: path is empty")]
     WithoutPath,
@@ -227,6 +243,8 @@ impl EntryDraft {
             hint: String::new(),
             disable_x509_svid_prefetch: false,
             jwt_svid_include_jti: false,
+            tenant: None,
+            jwt_svid_tenant_claim: false,
         }
     }
 
@@ -266,6 +284,9 @@ impl EntryDraft {
         }
         for name in &self.dns_names {
             check_dns_name(name)?;
+        }
+        if self.jwt_svid_tenant_claim && self.tenant.is_none() {
+            return Err(EntryError::ClaimWithoutTenant);
         }
         if self.store_svid {
             let mut kinds = self.selectors.iter().map(crate::Selector::kind);

@@ -13,6 +13,7 @@ pub mod federation;
 pub mod node;
 pub mod selector;
 pub mod spiffe_id;
+pub mod tenant;
 pub mod trust_domain;
 
 pub use authorized::{AuthorizedIndex, IndexChange};
@@ -22,4 +23,5 @@ pub use federation::{BundleEndpointProfile, FederationRelationship};
 pub use node::{AttestedNode, JoinToken};
 pub use selector::{MatchBehavior, Selector, SelectorError, SelectorSet};
 pub use spiffe_id::{SpiffeId, SpiffeIdError};
+pub use tenant::{Tenant, TenantDenial, TenantError};
 pub use trust_domain::{TrustDomain, TrustDomainError};

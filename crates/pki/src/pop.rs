@@ -65,6 +65,17 @@ pub fn verify_ecdsa_rs(
     verify(key, Hash::Sha256, message, &ecdsa_signature(r, s))
 }
 
+/// Verifies ECDSA over SHA-256 of `message`, as [`Signer::sign`] makes it (DER).
+///
+/// # Errors
+/// [`BadSignature`], also for a key that is none for ECDSA.
+pub fn verify_ecdsa_der(key: &PublicKey, message: &[u8], sig: &[u8]) -> Result<(), BadSignature> {
+    match key.algorithm() {
+        KeyAlgorithm::Rsa { .. } => Err(BadSignature),
+        _ => verify(key, Hash::Sha256, message, sig),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use aws_lc_rs::{

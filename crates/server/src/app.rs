@@ -9,7 +9,7 @@ mod reload;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use signet_audit::{LogSink, Sink};
+use signet_audit::{Chain, ChainError, LogSink, Sink, SyslogSink};
 use signet_authority::{
     Authority, AuthorityError, AuthorityOptions, AuthorityPorts, CaManager, LostKeys, TrustRoot,
 };
@@ -60,6 +60,7 @@ use crate::{
         PluginError, Scope, credential_composer, data_store, key_manager::OpenKeyManager,
         node_attestor, upstream_authority,
     },
+    policy::Policy,
     ports::AuthorityStore,
     server_id::{self, ServerIdError},
     servers,
@@ -87,6 +88,11 @@ const MAX_HEAD: u32 = 16 * 1024;
 const KEEPALIVE: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// As the audit log names this program.
+const PROGRAM: &str = "signet-server";
+/// How long the last records may take to be written.
+const LAST_RECORDS: Duration = Duration::from_secs(5);
+
 /// The local socket and the directories made for it.
 const SOCKET: UnixOptions =
     UnixOptions { dir_mode: Some(0o750), socket_mode: 0o770, take_over: false };
@@ -98,6 +104,12 @@ pub enum BuildError {
     /// The bundle endpoint cannot be served.
     #[error(transparent)]
     BundleEndpoint(#[from] BundleEndpointError),
+    /// The audit log cannot be opened.
+    #[error(transparent)]
+    Audit(#[from] ChainError),
+    /// The syslog daemon cannot be reached at all.
+    #[error("opening a socket for syslog")]
+    Syslog(#[source] std::io::Error),
     /// The authorities cannot be made or recovered.
     #[error("setting up the certificate authority")]
     Authority(#[from] AuthorityError),
@@ -163,6 +175,7 @@ pub struct App {
     metrics: Option<MetricsServer>,
     health: Option<HealthServer>,
     console: Option<ConsoleServer>,
+    recent: Option<Arc<Recent>>,
     lock: DirLock,
 }
 
@@ -188,6 +201,7 @@ pub struct Prepared {
 #[derive(Debug)]
 pub struct Running {
     store: Store,
+    chain: Option<Chain>,
     _lock: DirLock,
 }
 
@@ -247,6 +261,7 @@ impl App {
             None => None,
         };
         let local = bind_unix(&config.socket_path, SOCKET).await?;
+        let (chain, sinks) = audit_sinks(&config, &clock, &host)?;
         // A key file that cannot be opened is found out before the database is touched.
         let keys = OpenKeyManager::open(&config.plugins.key_manager, &clock)?;
         let counted = ServerMetrics::new(&metrics);
@@ -271,7 +286,7 @@ impl App {
             ServerIdentity::new(authority.clone(), Arc::clone(&clock), rotations).await?
         };
         let tls_options = TlsOptions { require_pq_kem: config.experimental.require_pq_kem };
-        let policy = ClientPolicy {
+        let clients = ClientPolicy {
             trust_domain: trust_domain.clone(),
             admin_ids: config.admin_ids.clone().into(),
         };
@@ -288,7 +303,7 @@ impl App {
         let tls = server_config(
             identity.tls(),
             Arc::clone(&cache) as _,
-            policy,
+            clients,
             Arc::clone(&clock),
             tls_options,
         )?;
@@ -312,8 +327,18 @@ impl App {
             &metrics,
         );
 
+        let policy = Policy::new(&config.policy, effective_uid());
+        let mut sinks = sinks;
+        let recent = console.as_ref().map(|_| Arc::new(Recent::new(Arc::clone(&clock))));
+        sinks.extend(recent.iter().map(|recent| Arc::clone(recent) as Arc<dyn Sink>));
+        let auditor = Auditor::to_all(sinks)
+            .counting(counted.refusals.clone())
+            .counting_tenants(counted.tenancy_denied.clone())
+            .relying_on(chain);
         let context = Context {
             server_id: server_id.into(),
+            policy,
+            auditor,
             trust_domain,
             federator,
             limits: Limits::new(config.ratelimit, counted.rate_limits.clone()),
@@ -350,6 +375,7 @@ impl App {
             metrics: metrics_server,
             health: health_server,
             console,
+            recent,
             lock,
         })
     }
@@ -462,12 +488,13 @@ impl App {
         let authorizer = Authorizer::new(&context);
         let network = grpc::routes(&context, &attestors, &authorizer, tasks);
         let nearby = grpc::local_routes(&context, &attestors, &authorizer, tasks)?;
-        let mut sinks = audit_sinks(&context.config);
-        let recent =
-            self.console.as_ref().map(|_| Arc::new(Recent::new(Arc::clone(&context.clock))));
-        sinks.extend(recent.iter().map(|recent| Arc::clone(recent) as Arc<dyn Sink>));
-        let auditor = Auditor::to_all(sinks).counting(context.counted.refusals.clone());
-        if let (Some(console), Some(recent)) = (self.console, recent) {
+        let auditor = context.auditor.clone();
+        tasks.spawn("authority_audit", {
+            let watching = auditor.clone().watch_authorities(context.authority.view());
+            let token = token.clone();
+            async move { _ = token.run_until_cancelled(watching).await }
+        });
+        if let (Some(console), Some(recent)) = (self.console, self.recent) {
             let hosts = context.config.console.as_ref().map(|console| console.hosts.clone());
             let pages = Console::new(
                 &context,
@@ -525,14 +552,35 @@ impl App {
             trust_domain = %context.trust_domain,
             "Server APIs are served"
         );
-        Ok(Running { store: context.store, _lock: self.lock })
+        let chain = context.auditor.chain().cloned();
+        Ok(Running { store: context.store, chain, _lock: self.lock })
     }
 }
 
-/// Where audit events go by the configuration.
-fn audit_sinks(config: &Config) -> Vec<Arc<dyn Sink>> {
+/// The log in a chain of hashes and the other places for audit events, as configured.
+fn audit_sinks(
+    config: &Config,
+    clock: &SharedClock,
+    host: &str,
+) -> Result<(Option<Chain>, Vec<Arc<dyn Sink>>), BuildError> {
     let log = config.audit_log_enabled.then(|| Arc::new(LogSink::new(SUBSYSTEM)) as Arc<dyn Sink>);
-    log.into_iter().collect()
+    let mut sinks: Vec<Arc<dyn Sink>> = log.into_iter().collect();
+    let chain =
+        config.audit.chain.clone().map(|options| {
+            Chain::open(options, Arc::clone(clock), PROGRAM, env!("CARGO_PKG_VERSION"))
+        });
+    let chain = chain.transpose()?;
+    sinks.extend(chain.clone().map(|chain| Arc::new(chain) as Arc<dyn Sink>));
+    if let Some(target) = config.audit.syslog.clone() {
+        let sink = SyslogSink::open(target, PROGRAM, host, Arc::clone(clock));
+        sinks.push(Arc::new(sink.map_err(BuildError::Syslog)?));
+    }
+    Ok((chain, sinks))
+}
+
+/// The user that this process runs as.
+fn effective_uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
 }
 
 /// The X.509 authorities of a bundle whenever it is asked for.
@@ -551,6 +599,10 @@ impl Running {
     /// Writes the store's log back and closes it; after the tasks have ended.
     pub async fn close(self) {
         self.store.close().await;
+        if let Some(chain) = self.chain {
+            // Waits for the disk.
+            _ = tokio::task::spawn_blocking(move || chain.close(LAST_RECORDS)).await;
+        }
     }
 }
 

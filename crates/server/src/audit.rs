@@ -16,12 +16,15 @@ use std::{
     time::Duration,
 };
 
-use signet_audit::{AuditEvent, Field, Outcome, Sink, with_fields};
+use signet_audit::{AuditEvent, Chain, Field, Kind, Outcome, Sink, with_fields};
+use signet_authority::{AuthorityState, AuthorityView};
 use signet_base::Throttle;
 use signet_daemon::metrics::Counter;
 use signet_identity::SpiffeId;
+use tokio::sync::watch;
 
 use crate::usecase::{
+    authorization::Action,
     error::{Error, ErrorKind},
     principal::{Peer, Principal},
 };
@@ -30,6 +33,12 @@ use crate::usecase::{
 const BURST: u32 = 10;
 /// How long refusals are counted together.
 const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Activated, prepared, and anything else that becomes of one.
+const X509_MESSAGES: [&str; 3] =
+    ["X.509 authority activated", "X.509 authority prepared", "X.509 authority set aside"];
+const JWT_MESSAGES: [&str; 3] =
+    ["JWT authority activated", "JWT authority prepared", "JWT authority set aside"];
 
 /// As the log calls the part of the server that answers calls: SPIRE's name.
 pub(crate) const SUBSYSTEM: &str = "api";
@@ -46,6 +55,10 @@ struct Shared {
     refusals: Option<Counter>,
     failures: Throttle<Key>,
     unknown: Throttle<Key>,
+    /// Refusals by reason code.
+    denied: Option<Counter>,
+    /// The log that has to take what is done.
+    chain: Option<Chain>,
 }
 
 /// What is counted together.
@@ -73,18 +86,108 @@ impl Auditor {
     /// Events go to `sink`, if there is one.
     pub fn with_sink(sink: Option<Arc<dyn Sink>>) -> Self {
         let throttle = || Throttle::new(BURST, INTERVAL);
-        let shared = Shared { sink, refusals: None, failures: throttle(), unknown: throttle() };
+        let shared = Shared {
+            sink,
+            refusals: None,
+            failures: throttle(),
+            unknown: throttle(),
+            denied: None,
+            chain: None,
+        };
         Self { inner: Arc::new(shared) }
     }
 
-    /// The same, and every refusal and failure is counted by method, code and reason.
+    /// The same, before anything was recorded, and every refusal and failure is counted by method,
+    /// code and reason.
     #[must_use]
     pub fn counting(self, refusals: Counter) -> Self {
-        let throttle = || Throttle::new(BURST, INTERVAL);
-        let sink = self.inner.sink.clone();
-        let refusals = Some(refusals);
-        let shared = Shared { sink, refusals, failures: throttle(), unknown: throttle() };
-        Self { inner: Arc::new(shared) }
+        self.with(|shared| shared.refusals = Some(refusals))
+    }
+
+    /// The same, before anything was recorded, with a counter of what is refused for its tenant
+    /// by reason code.
+    #[must_use]
+    pub fn counting_tenants(self, denied: Counter) -> Self {
+        self.with(|shared| shared.denied = Some(denied))
+    }
+
+    /// The same, before anything was recorded; what has to be recorded is refused while this log
+    /// cannot be written.
+    #[must_use]
+    pub fn relying_on(self, chain: Option<Chain>) -> Self {
+        self.with(|shared| shared.chain = chain)
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Shared)) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.inner) {
+            change(shared);
+        }
+        self
+    }
+
+    /// That `action` may be done now: what it leaves behind can be written, or need not be.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub fn must_accept(&self, action: Action) -> Result<(), Error> {
+        let full = self.inner.chain.as_ref().is_some_and(|chain| !chain.accepts());
+        if !full || kind(action) == Kind::Read {
+            return Ok(());
+        }
+        let why = "[audit_unwritable] the audit log cannot be written, and on_failure is stop";
+        Err(Error::unavailable(why).coded("audit_unwritable"))
+    }
+
+    /// The log in a chain of hashes, if there is one.
+    pub fn chain(&self) -> Option<&Chain> {
+        self.inner.chain.as_ref()
+    }
+
+    /// Something happened that nobody called for.
+    pub(crate) fn happened(&self, kind: Kind, message: &'static str, fields: Vec<Field>) {
+        let Some(sink) = &self.inner.sink else { return };
+        let mut event = AuditEvent::new(signet_audit::Caller::default(), "", "");
+        (event.kind, event.message, event.fields) = (kind, message, fields);
+        sink.record(&event);
+    }
+
+    /// Records what becomes of the authorities, by whatever it happens, until the server ends; each
+    /// time the chain gets a signed head.
+    pub(crate) async fn watch_authorities(self, mut view: watch::Receiver<AuthorityView>) {
+        let mut before = view.borrow_and_update().clone();
+        while view.changed().await.is_ok() {
+            let now = view.borrow_and_update().clone();
+            let mut changed = false;
+            for (was, is, messages) in
+                [(&before.x509, &now.x509, X509_MESSAGES), (&before.jwt, &now.jwt, JWT_MESSAGES)]
+            {
+                let [activated, prepared, other] = messages;
+                let mut tell = |message, state: &AuthorityState| {
+                    changed = true;
+                    let fields = vec![
+                        Field::LocalAuthorityId(state.authority_id.clone()),
+                        Field::ExpiresAt(state.expires_at),
+                    ];
+                    self.happened(Kind::Authority, message, fields);
+                };
+                let id = |state: &Option<AuthorityState>| {
+                    state.as_ref().map(|state| (state.authority_id.clone(), state.status))
+                };
+                if let Some(active) =
+                    is.active.as_ref().filter(|_| id(&was.active) != id(&is.active))
+                {
+                    tell(activated, active);
+                }
+                if let Some(next) = is.next.as_ref().filter(|_| id(&was.next) != id(&is.next)) {
+                    let message = if is.prepared().is_some() { prepared } else { other };
+                    tell(message, next);
+                }
+            }
+            before = now;
+            if changed && let Some(chain) = self.chain() {
+                chain.sign_head();
+            }
+        }
     }
 
     /// What the call of `principal` to `service` and `method` leaves behind.
@@ -108,6 +211,7 @@ impl Auditor {
         }
         let mut event = AuditEvent::new(caller, service, method);
         event.request_id = request_id;
+        event.kind = kind(principal.action);
         Audit {
             inner: Arc::new(Inner {
                 shared: Arc::clone(&self.inner),
@@ -154,6 +258,8 @@ struct State {
     fields: Vec<Field>,
     has_items: bool,
     has_failed: bool,
+    /// Of the failure.
+    code: Option<&'static str>,
 }
 
 impl Audit {
@@ -187,11 +293,13 @@ impl Audit {
             self.count(error.kind().name(), error.reason());
             self.log(error.kind().name(), error.what(), error.cause(), &all);
         }
+        let code = outcome.as_ref().err().and_then(Error::code);
+        self.count_tenant(code);
         let outcome = match outcome {
             Ok(_) => Outcome::Success,
             Err(error) => Outcome::Failure { code: error.kind().name(), reason: error.to_string() },
         };
-        self.record(outcome, all);
+        self.record(outcome, all, code);
     }
 
     /// The call is refused, or failed.
@@ -199,17 +307,20 @@ impl Audit {
         let fields = {
             let mut state = self.state();
             state.has_failed = true;
+            state.code = error.code();
             state.fields.clone()
         };
         self.count(error.kind().name(), error.reason());
+        self.count_tenant(error.code());
         self.log(error.kind().name(), error.what(), error.cause(), &fields);
     }
 
     /// The call is over: with this gRPC code (its name; `OK` when it went well) and text.
     pub fn finish(&self, code: &'static str, message: &str) {
-        let (fields, has_items, has_failed) = {
+        let (fields, has_items, has_failed, reason) = {
             let mut state = self.state();
-            (std::mem::take(&mut state.fields), state.has_items, state.has_failed)
+            let fields = std::mem::take(&mut state.fields);
+            (fields, state.has_items, state.has_failed, state.code)
         };
         // What went wrong between the edge and the use case: a message that is too long or cannot
         // be decoded. A caller that went away is no failure, nor is a stream that ends in time.
@@ -219,20 +330,30 @@ impl Audit {
         }
         match code {
             "OK" if has_items => {}
-            "OK" => self.record(Outcome::Success, fields),
-            code => self.record(Outcome::Failure { code, reason: message.to_owned() }, fields),
+            "OK" => self.record(Outcome::Success, fields, None),
+            code => {
+                let outcome = Outcome::Failure { code, reason: message.to_owned() };
+                self.record(outcome, fields, reason);
+            }
         }
     }
 
     /// The caller has no right to the call: SPIRE's line, with what it is not told.
-    pub(crate) fn unauthorized(&self, message: &str, why: Option<&str>) {
-        self.denied(message, why, "not_authorized");
+    pub(crate) fn unauthorized(
+        &self,
+        message: &str,
+        why: Option<&str>,
+        code: Option<&'static str>,
+    ) {
+        self.denied(message, why, code.unwrap_or("not_authorized"));
+        self.state().code = code;
     }
 
     /// The same, for a reason that is counted.
     pub(crate) fn denied(&self, message: &str, why: Option<&str>, reason: &'static str) {
         self.state().has_failed = true;
         self.count(ErrorKind::Denied.name(), reason);
+        self.count_tenant(Some(reason));
         let Some(suppressed) = self.admit_line("PermissionDenied") else { return };
         self.line("Failed to authenticate caller", Some(message), why, suppressed);
     }
@@ -271,9 +392,23 @@ impl Audit {
         );
     }
 
-    fn record(&self, outcome: Outcome, fields: Vec<Field>) {
+    fn count_tenant(&self, code: Option<&'static str>) {
+        let code = code.filter(|code| code.starts_with("tenant_"));
+        if let (Some(counter), Some(code)) = (&self.inner.shared.denied, code) {
+            counter.inc(&[code]);
+        }
+    }
+
+    fn record(&self, outcome: Outcome, mut fields: Vec<Field>, code: Option<&'static str>) {
         let Some(sink) = &self.inner.shared.sink else { return };
+        let is_tenant = |field: &Field| matches!(field, Field::Tenant(_));
+        let tenant = fields.iter().rposition(is_tenant).map(|at| fields.remove(at));
+        fields.retain(|field| !is_tenant(field));
         let mut event = AuditEvent { outcome, fields, ..self.inner.event.clone() };
+        if let Some(Field::Tenant(tenant)) = tenant {
+            event.tenant = Some(tenant.to_shared());
+        }
+        event.reason_code = code;
         let unknown = event.caller.id.is_none() && event.caller.uid.is_none();
         let issued = event.outcome == Outcome::Success
             && event.fields.iter().any(|field| matches!(field, Field::SerialNumber(_)));
@@ -333,6 +468,48 @@ impl Who {
     }
 }
 
+/// What kind of events a call makes.
+fn kind(action: Action) -> Kind {
+    match action {
+        Action::AttestAgent
+        | Action::BanAgent
+        | Action::CreateJoinToken
+        | Action::DeleteAgent
+        | Action::RenewAgent => Kind::Attestation,
+        Action::ManageAuthorities | Action::PublishAuthority => Kind::Authority,
+        Action::IssueDownstreamAuthority | Action::IssueForEntries | Action::MintSvid => {
+            Kind::Issuance
+        }
+        Action::ManageLog | Action::ManageTenants => Kind::Policy,
+        Action::OpenConsole => Kind::System,
+        Action::AppendBundle
+        | Action::CreateEntries
+        | Action::DeleteEntries
+        | Action::ManageBundles
+        | Action::ManageFederation
+        | Action::RefreshFederation
+        | Action::UpdateEntries => Kind::Registration,
+        Action::DescribeApi
+        | Action::ExplainEntries
+        | Action::FollowEntries
+        | Action::ReadAgents
+        | Action::ReadAuthorities
+        | Action::ReadAuthorizedEntries
+        | Action::ReadBundle
+        | Action::ReadBundles
+        | Action::ReadEntries
+        | Action::ReadFederatedBundle
+        | Action::ReadFederation
+        | Action::ReadHealth
+        | Action::ReadLog
+        | Action::ReadServerInfo
+        | Action::ReadTenants
+        | Action::ReportAgentStatus
+        | Action::ReportUnknownKey
+        | Action::WatchChanges => Kind::Read,
+    }
+}
+
 fn capitalized(text: &str) -> String {
     let mut chars = text.chars();
     match chars.next() {
@@ -377,7 +554,7 @@ mod tests {
 
     fn local() -> Principal {
         let peer = Peer::Local(LocalPeer { pid: Some(1), uid: 7, gid: 8 });
-        Principal { peer, role: Role::Local, action: Action::BanAgent }
+        Principal { peer, role: Role::Local, action: Action::BanAgent, scope: None }
     }
 
     fn remote(addr: &str, id: Option<&str>) -> Principal {
@@ -386,7 +563,7 @@ mod tests {
             Arc::new(PeerSvid { spiffe_id, serial_number: "1".into(), not_after: 0 })
         });
         let peer = Peer::Remote(RemotePeer { addr: addr.parse().unwrap(), svid });
-        Principal { peer, role: Role::Anyone, action: Action::AttestAgent }
+        Principal { peer, role: Role::Anyone, action: Action::AttestAgent, scope: None }
     }
 
     /// What `act` logs, as JSON. Whatever logs is called in here: a place that first logs without a

@@ -23,7 +23,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use signet_identity::{AuthorizedIndex, Bundle, Entry, EntryId, SpiffeId, TrustDomain};
+use signet_identity::{
+    AuthorizedIndex, Bundle, Entry, EntryId, SpiffeId, TrustDomain, tenant::Directory,
+};
 use signet_pki::{
     tls::BundleSource,
     x509::{Certificate, TrustBundle},
@@ -111,6 +113,7 @@ pub struct Cache {
 struct Mirror {
     index: AuthorizedIndex,
     nodes: HashMap<SpiffeId, NodeRow>,
+    directory: Directory,
 }
 
 /// What a reader asks about.
@@ -299,6 +302,15 @@ impl Cache {
     /// Looks at the index while it stands still: keep it short. `None` before it was read.
     pub fn with_index<T>(&self, look: impl FnOnce(&AuthorizedIndex) -> T) -> Option<T> {
         self.read().as_ref().map(|mirror| look(&mirror.index))
+    }
+
+    /// Looks at the index and at what is kept about tenants while they stand still: keep it short.
+    /// `None` before they were read.
+    pub fn with_tenants<T>(
+        &self,
+        look: impl FnOnce(&AuthorizedIndex, &Directory) -> T,
+    ) -> Option<T> {
+        self.read().as_ref().map(|mirror| look(&mirror.index, &mirror.directory))
     }
 
     /// The bundle of a trust domain, own or foreign.

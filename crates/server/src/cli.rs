@@ -5,6 +5,7 @@
 //! 64 wrong usage or configuration.
 
 pub mod agent;
+pub mod audit;
 pub mod bundle;
 pub mod console;
 pub mod debug;
@@ -16,6 +17,8 @@ pub mod healthcheck;
 pub mod jwt;
 pub mod localauthority;
 pub mod logger;
+pub mod policy;
+pub mod tenant;
 pub mod text;
 pub mod token;
 pub mod upstreamauthority;
@@ -96,6 +99,9 @@ pub enum Command {
     /// Look after attested agents
     #[command(subcommand)]
     Agent(agent::Command),
+    /// Check and search the audit log
+    #[command(subcommand)]
+    Audit(audit::Command),
     // Its own help text says what it does.
     #[allow(missing_docs, reason = "the flags carry the text")]
     Backup(Box<BackupFlags>),
@@ -141,6 +147,9 @@ pub enum Command {
     // Its own help text says what it does.
     #[allow(missing_docs, reason = "the flags carry the text")]
     Restore(Box<RestoreFlags>),
+    /// Check the policy, and explain what it allows
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Run the server
     Run(Box<RunFlags>),
     /// Look after the servers that share the registration database
@@ -149,6 +158,9 @@ pub enum Command {
     /// Write what somebody else needs to help into a file, without secrets
     #[command(name = "support-bundle")]
     SupportBundle(Box<doctor::SupportFlags>),
+    /// Look after tenants
+    #[command(subcommand)]
+    Tenant(tenant::Command),
     /// Make join tokens for agents
     #[command(subcommand)]
     Token(token::Command),
@@ -219,6 +231,7 @@ async fn dispatch(command: AllCommands, env: &mut Env) -> Result<(), CliError> {
     };
     match command {
         Command::Agent(command) => agent::run(command, env).await,
+        Command::Audit(command) => audit::run(command, env),
         Command::Bundle(command) => bundle::run(command, env).await,
         Command::Completion { shell } => {
             let name = env.program.server_name();
@@ -240,6 +253,8 @@ async fn dispatch(command: AllCommands, env: &mut Env) -> Result<(), CliError> {
             let page = manual::page(&commands(env, name), name);
             Ok(env.out.write_all(page.as_bytes())?)
         }
+        Command::Policy(command) => policy::run(command, env).await,
+        Command::Tenant(command) => tenant::run(command, env).await,
         Command::Token(command) => token::run(command, env).await,
         Command::Upstreamauthority(command) => upstreamauthority::run(command, env).await,
         Command::X509(command) => x509::run(command, env).await,

@@ -3,11 +3,13 @@
 //! A [`Config`] is fully checked: nothing is bound, opened or created while it is made, and no
 //! I/O happens besides reading the files it names as configuration.
 
+mod audit;
 mod console;
 mod federation;
 mod flags;
 mod load;
 mod oidc;
+mod policy;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -16,11 +18,12 @@ use signet_identity::{SpiffeId, TrustDomain};
 use signet_oidc::config::Serving;
 use signet_pki::KeyType;
 
+pub use audit::AuditSettings;
 pub use console::ConsoleSettings;
 pub use federation::{BundleEndpoint, EndpointProfile, Federation, ServingCertFile};
 pub use flags::RunFlags;
 
-use crate::plugins::Plugins;
+use crate::{plugins::Plugins, policy::PolicySettings};
 
 /// Everything `signet-server run` was told.
 #[derive(Clone, Debug)]
@@ -47,6 +50,10 @@ pub struct Config {
     pub disable_jwt_svids: bool,
     /// `admin_ids`: callers that are administrators without an entry; may be foreign.
     pub admin_ids: Vec<SpiffeId>,
+    /// `tenancy`, `tenant_path_template` and `policy_file` (our own keys).
+    pub policy: PolicySettings,
+    /// `audit` (our own block).
+    pub audit: AuditSettings,
     /// `audit_log_enabled`, default false.
     pub audit_log_enabled: bool,
     /// `ratelimit`.

@@ -10,8 +10,8 @@ use signet_store::Store;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    cache::Cache, config::Config, console::Logins, federation::Federator, limits::Limits,
-    metrics::ServerMetrics,
+    audit::Auditor, cache::Cache, config::Config, console::Logins, federation::Federator,
+    limits::Limits, metrics::ServerMetrics, policy::Policy,
 };
 
 /// The parts of a running server, shared by its services. Cheap to clone.
@@ -21,6 +21,10 @@ pub struct Context {
     pub server_id: Arc<str>,
     /// The trust domain.
     pub trust_domain: TrustDomain,
+    /// Where the traces of calls go.
+    pub auditor: Auditor,
+    /// Who may do what to what.
+    pub policy: Policy,
     /// The configuration.
     pub config: Arc<Config>,
     /// The registration store: all writes, and reads that page or filter.

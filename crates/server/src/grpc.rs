@@ -18,9 +18,8 @@ pub mod methods;
 pub mod push;
 mod shared;
 pub mod svid;
+pub mod tenancy;
 pub mod trustdomain;
-
-use std::sync::Arc;
 
 use signet_api::MAX_MESSAGE_SIZE;
 use signet_base::Tasks;
@@ -39,14 +38,19 @@ pub(crate) fn routes(
     authorizer: &Authorizer,
     tasks: &Tasks,
 ) -> Routes {
-    let UseCases { agents, attestation, authorities, bundles, entries, federation, issuance } =
-        UseCases::new(context, attestors);
+    let UseCases {
+        agents,
+        attestation,
+        authorities,
+        bundles,
+        entries,
+        federation,
+        issuance,
+        tenants,
+    } = UseCases::new(context, attestors);
+    let tenancy = tenancy::TenancyService::new(tenants, entries.clone(), agents.clone());
     let agent = agent::AgentService::new(agents, attestation).into_server();
-    let explain = explain::ExplainService::new(
-        context.trust_domain.clone(),
-        Arc::clone(&context.cache),
-        Arc::clone(&context.clock),
-    );
+    let explain = explain::ExplainService::new(context);
     let push = push::PushService::new(authorizer.clone(), context, entries.clone(), tasks.clone());
     Routes::new(agent.max_decoding_message_size(MAX_MESSAGE_SIZE))
         .add_service(bundle::BundleService::new(bundles).into_server())
@@ -56,6 +60,7 @@ pub(crate) fn routes(
         .add_service(svid::SvidService::new(issuance).into_server())
         .add_service(explain.into_server())
         .add_service(federation::FederationService::new(federation.clone()).into_server())
+        .add_service(tenancy.into_server())
         .add_service(trustdomain::TrustDomainService::new(federation).into_server())
 }
 

@@ -20,6 +20,7 @@ pub mod listen;
 pub mod metrics;
 pub mod migrate;
 pub mod plugins;
+pub mod policy;
 pub mod ports;
 pub mod run;
 pub mod server_id;

@@ -178,7 +178,7 @@ mod tests {
     }
 
     fn caller(peer: Peer) -> Principal {
-        Principal { peer, role: Role::Anyone, action: Action::AttestAgent }
+        Principal { peer, role: Role::Anyone, action: Action::AttestAgent, scope: None }
     }
 
     fn remote(addr: &str, id: Option<&str>) -> Principal {

@@ -38,6 +38,8 @@ pub struct ServerMetrics {
     pub push_streams: Gauge,
     /// `rateLimit_*`.
     pub rate_limits: RateLimitMetrics,
+    /// `tenancy_denied`: what was refused for its tenant, by reason code.
+    pub tenancy_denied: Counter,
     /// `server_ca_sign_jwt_svid`.
     pub signed_jwt: Counter,
     /// `server_ca_sign_x509_ca_svid`: authorities of downstream servers.
@@ -122,6 +124,11 @@ impl ServerMetrics {
             push_notices: m.counter(&["push", "notices"], "Notices of changes sent", &[]),
             push_streams: m.gauge(&["push", "streams"], "Those who are told of changes", &[]),
             rate_limits: RateLimitMetrics::new(m),
+            tenancy_denied: m.counter(
+                &["tenancy", "denied"],
+                "What was refused for its tenant",
+                &["reason"],
+            ),
             signed_jwt: signed("jwt_svid", "JWT-SVIDs signed"),
             signed_ca: signed("x509_ca_svid", "Downstream X.509 authorities signed"),
             signed_x509: signed("x509_svid", "X.509-SVIDs signed"),

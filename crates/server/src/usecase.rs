@@ -15,14 +15,19 @@ pub mod error;
 pub mod federation;
 pub mod issuance;
 pub mod principal;
+pub mod tenants;
 
 use signet_audit::Field;
 use signet_base::chain;
-use signet_identity::SpiffeId;
+use signet_identity::{EntryDraft, SpiffeId, Tenant, TenantDenial, TrustDomain};
 use signet_store::StoreError;
 
-use self::{authorization::Action, error::Error, principal::Principal};
-use crate::{attestors::Attestors, audit::Audit, cache::Cache, context::Context};
+use self::{
+    authorization::Action,
+    error::{Error, ErrorKind},
+    principal::Principal,
+};
+use crate::{attestors::Attestors, audit::Audit, cache::Cache, context::Context, policy::Scope};
 
 /// One request: who asks, and where to say what came of it.
 #[derive(Clone, Debug)]
@@ -50,6 +55,63 @@ impl Call {
         self.principal.agent_id()
     }
 
+    /// To what the caller's rights are narrowed; `None` when they are not.
+    pub fn scope(&self) -> Option<&Scope> {
+        self.principal.scope.as_deref()
+    }
+
+    /// That the caller may do what this call does to something of this tenant with this ID.
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub fn may_touch(&self, tenant: Option<&Tenant>, id: &SpiffeId) -> Result<(), Error> {
+        let (Some(scope), Some(verb)) = (self.scope(), self.principal.action.verb()) else {
+            return Ok(());
+        };
+        if scope.allows(verb, tenant, id) {
+            return Ok(());
+        }
+        Err(out_of_scope(scope, verb, tenant))
+    }
+
+    /// Whether the caller may see an entry.
+    pub fn sees(&self, entry: &EntryDraft) -> bool {
+        self.scope().is_none_or(|scope| {
+            let verb = self.principal.action.verb().unwrap_or("entry.read");
+            scope.allows_entry("entry.read", entry) || scope.allows_entry(verb, entry)
+        })
+    }
+
+    /// Whether the caller may see a foreign trust domain: one of its tenants federates with it.
+    pub(crate) fn sees_domain(&self, cache: &Cache, name: &TrustDomain) -> bool {
+        let (Some(scope), Some(verb)) = (self.scope(), self.principal.action.verb()) else {
+            return true;
+        };
+        cache
+            .with_tenants(|_, directory| match directory.trust_domain(name) {
+                Some(tenants) => scope.allows_shared(verb, tenants, false),
+                None => scope.allows_whole(verb),
+            })
+            .unwrap_or(false)
+    }
+
+    /// That the caller may make an entry one of an administrator or of a downstream server, if
+    /// that is what it is: whoever has less than everything would give away more than it has.
+    ///
+    /// # Errors
+    /// `Denied`.
+    pub fn may_grant(&self, entry: &EntryDraft) -> Result<(), Error> {
+        let (Some(scope), Some(verb)) = (self.scope(), self.principal.action.verb()) else {
+            return Ok(());
+        };
+        if !(entry.admin || entry.downstream) || scope.allows_whole(verb) {
+            return Ok(());
+        }
+        let why = "[policy_escalation] only who may do everything may make administrators and \
+                   downstream servers";
+        Err(Error::new(ErrorKind::Denied, why).coded("policy_escalation"))
+    }
+
     /// Adds what the request is about.
     pub fn about(&self, field: Field) {
         self.audit.field(field);
@@ -73,6 +135,8 @@ pub struct UseCases {
     pub federation: federation::Federation,
     /// What is signed.
     pub issuance: issuance::Issuance,
+    /// Tenants, and what is assigned to them.
+    pub tenants: tenants::TenantRegistry,
 }
 
 impl UseCases {
@@ -86,8 +150,20 @@ impl UseCases {
             entries: entries::Entries::new(context),
             federation: federation::Federation::new(context),
             issuance: issuance::Issuance::new(context),
+            tenants: tenants::TenantRegistry::new(context),
         }
     }
+}
+
+/// The refusal of what the caller's scope does not hold.
+fn out_of_scope(scope: &Scope, verb: &str, tenant: Option<&Tenant>) -> Error {
+    if let Some(tenant) = tenant
+        && !scope.allows_tenant(verb, tenant)
+    {
+        return TenantDenial::CallerMismatch(tenant.clone()).into();
+    }
+    let why = format!("[policy_scope] the policy does not let the caller do {verb} to this");
+    Error::new(ErrorKind::Denied, why).coded("policy_scope")
 }
 
 /// Waits until a write is visible in memory, so that the caller's next call sees it. What was

@@ -157,7 +157,7 @@ fn wrong_values_are_refused_with_their_place() {
         ("experimental { named_pipe_name = \"x\" }", "named pipes belong to Windows"),
         (
             "experimental { auth_opa_policy_engine { local { rego_path = \"x\" } } }",
-            "auth_opa_policy_engine: policies are not scripted here",
+            "auth_opa_policy_engine: Rego policies are not run here",
         ),
         ("federation { bundle_endpoint {} }", "port must be configured in bundle_endpoint {}"),
         (

@@ -20,6 +20,7 @@ pub mod feed;
 pub mod journals;
 pub mod nodes;
 pub mod servers;
+pub mod tenants;
 pub mod tokens;
 
 use std::sync::{Arc, Mutex};
@@ -92,6 +93,8 @@ macro_rules! conformance {
             nodes::pruning_nodes_spares_the_banned_and_those_that_cannot_come_back,
             servers::a_lease_has_one_holder_until_it_ends,
             servers::a_retired_server_is_forgotten_with_its_journal_and_only_then,
+            tenants::an_entry_keeps_its_tenant_through_updates_and_restarts,
+            tenants::what_is_said_about_tenants_is_kept_and_told_of,
             tokens::a_banned_agent_does_not_spend_its_token,
             tokens::a_token_is_spent_by_one_key_only_however_many_race,
         }

@@ -28,6 +28,6 @@ pub use port::{
     CreateEntryOutcome, CreateOutcome, DataStore, DeleteBundleMode, DeleteBundleOutcome, Entries,
     EntryChange, EntryFilter, EntryUpdate, FederationChange, FederationUpdate, Federations, Feed,
     FeedPosition, JoinTokens, Journals, NewEntry, NodeChange, NodeFilter, Nodes, Observer,
-    Operation, ServerRecord, Servers, TokenAttestation, UpdateEntryOutcome,
+    Operation, ServerRecord, Servers, Tenants, TokenAttestation, UpdateEntryOutcome,
 };
 pub use store::Store;

@@ -22,12 +22,15 @@ mod feed;
 mod nodes;
 mod operation;
 mod servers;
+mod tenants;
 mod tokens;
 
 use std::fmt;
 
 use async_trait::async_trait;
-use signet_identity::{AttestedNode, Bundle, Entry, FederationRelationship, JoinToken};
+use signet_identity::{
+    AttestedNode, Bundle, Entry, FederationRelationship, JoinToken, tenant::Assignment,
+};
 
 pub use bundles::{BundleChange, BundleUpdate, Bundles, DeleteBundleMode, DeleteBundleOutcome};
 pub use entries::{
@@ -39,6 +42,7 @@ pub use feed::{Change, ChangeKind, ChangedTo, Changes, Feed, FeedPosition};
 pub use nodes::{NodeChange, NodeFilter, Nodes};
 pub use operation::{Observer, Operation};
 pub use servers::{ServerRecord, Servers};
+pub use tenants::Tenants;
 pub use tokens::{JoinTokens, TokenAttestation};
 
 use crate::StoreError;
@@ -46,7 +50,16 @@ use crate::StoreError;
 /// A registration store.
 #[async_trait]
 pub trait DataStore:
-    Bundles + Entries + Federations + Feed + JoinTokens + Journals + Nodes + Servers + fmt::Debug
+    Bundles
+    + Entries
+    + Federations
+    + Feed
+    + JoinTokens
+    + Journals
+    + Nodes
+    + Servers
+    + Tenants
+    + fmt::Debug
 {
     /// Whether the database answers a read.
     ///
@@ -123,4 +136,6 @@ pub struct Contents {
     pub federations: Vec<FederationRelationship>,
     /// Join tokens.
     pub join_tokens: Vec<JoinToken>,
+    /// What is said about tenants, in no particular order.
+    pub assignments: Vec<Assignment>,
 }

@@ -23,6 +23,7 @@ mod servers;
 mod socket;
 mod sql;
 mod store;
+mod tenants;
 mod tls;
 mod tokens;
 mod tx;

@@ -63,6 +63,7 @@ pub(crate) fn number(kind: ChangeKind) -> i64 {
         ChangeKind::Node => 2,
         ChangeKind::Bundle => 3,
         ChangeKind::Federation => 4,
+        ChangeKind::Tenancy => 5,
     }
 }
 
@@ -73,6 +74,7 @@ pub(crate) fn kind(number: i64) -> Option<ChangeKind> {
         2 => Some(ChangeKind::Node),
         3 => Some(ChangeKind::Bundle),
         4 => Some(ChangeKind::Federation),
+        5 => Some(ChangeKind::Tenancy),
         _ => None,
     }
 }

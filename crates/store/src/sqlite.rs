@@ -14,6 +14,7 @@ pub(crate) mod open;
 mod servers;
 pub(crate) mod sql;
 mod store;
+pub(crate) mod tenants;
 mod terms;
 mod tokens;
 mod tx;

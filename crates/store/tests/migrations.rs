@@ -22,7 +22,7 @@ use signet_store::{
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
 /// The schema version that this program writes.
-const NEWEST: usize = 3;
+const NEWEST: usize = 4;
 
 async fn connect(path: &Path) -> SqliteConnection {
     let options =

@@ -27,6 +27,7 @@ fn contents() -> Contents {
     renewed.new_serial_number = "2".to_owned();
     renewed.new_expires_at = 200;
     Contents {
+        assignments: Vec::new(),
         entries: vec![entry("full", full, 3), entry("plain", draft("a", "p", &["x:1"]), 0)],
         // In the order in which entries name them.
         bundles: vec![bundle("td"), bundle("a.test"), bundle("b.test")],

@@ -65,6 +65,7 @@ fn contents() -> SpireContents {
                 relationship("a.test", BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id }),
                 relationship("b.test", BundleEndpointProfile::HttpsWeb),
             ],
+            assignments: Vec::new(),
             join_tokens: vec![JoinToken {
                 token: "t".into(),
                 expires_at: 1_800_000_002,

@@ -389,6 +389,7 @@ impl Machine {
                     audience: &audience,
                     ttl: None,
                     include_jti: true,
+                    tenant: None,
                 })
                 .await
                 .unwrap();

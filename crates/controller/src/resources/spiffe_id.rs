@@ -1,9 +1,9 @@
 //! ClusterSPIFFEID: which pods get which identity.
 
 use serde::Deserialize;
-use signet_identity::TrustDomain;
+use signet_identity::{Tenant, TrustDomain};
 
-use super::{LabelSelector, Selector, ttl};
+use super::{LabelSelector, Selector, tenant, ttl};
 use crate::{data::Names, template::Template};
 
 /// How many templates of one kind a resource may have.
@@ -43,6 +43,24 @@ pub struct SpiffeIdSpec {
     pub fallback: bool,
     /// The entry's hint.
     pub hint: String,
+    /// Whose the entries are.
+    pub tenant: String,
+    /// Or: the label of the pod's namespace that says whose they are.
+    pub tenant_namespace_label: String,
+    /// JWT-SVIDs say whose they are.
+    #[serde(rename = "jwtSVIDTenantClaim")]
+    pub jwt_svid_tenant_claim: bool,
+}
+
+/// Whose the entries of a rule are. A pod never says so itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TenantSource {
+    /// Nobody's.
+    None,
+    /// Those of this tenant.
+    Fixed(Tenant),
+    /// Those of the tenant that this label of the pod's namespace names.
+    NamespaceLabel(String),
 }
 
 /// A checked specification.
@@ -74,6 +92,10 @@ pub struct Rule {
     pub fallback: bool,
     /// Hint.
     pub hint: String,
+    /// Whose the entries are.
+    pub tenant: TenantSource,
+    /// JWT-SVIDs say whose they are.
+    pub tenant_claim: bool,
 }
 
 impl Rule {
@@ -95,7 +117,20 @@ impl Rule {
             federates_with
                 .push(name.map_err(|error| format!("invalid federatesWith value: {error}"))?);
         }
+        let tenant = match (tenant("tenant", &spec.tenant)?, spec.tenant_namespace_label.as_str()) {
+            (None, "") => TenantSource::None,
+            (Some(tenant), "") => TenantSource::Fixed(tenant),
+            (None, label) => TenantSource::NamespaceLabel(label.to_owned()),
+            (Some(_), _) => {
+                return Err("tenant and tenantNamespaceLabel exclude each other".to_owned());
+            }
+        };
+        if spec.jwt_svid_tenant_claim && tenant == TenantSource::None {
+            return Err("jwtSVIDTenantClaim needs a tenant".to_owned());
+        }
         Ok(Self {
+            tenant,
+            tenant_claim: spec.jwt_svid_tenant_claim,
             spiffe_id,
             namespaces,
             pods,

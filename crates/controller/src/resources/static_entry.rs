@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use signet_identity::{EntryDraft, Selector, SelectorSet, SpiffeId, TrustDomain};
 
-use super::ttl;
+use super::{tenant, ttl};
 
 /// The specification as it is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -38,6 +38,11 @@ pub struct StaticEntrySpec {
     /// Stored by agents.
     #[serde(rename = "storeSVID")]
     pub store_svid: bool,
+    /// Whose the entry is.
+    pub tenant: String,
+    /// JWT-SVIDs say whose it is.
+    #[serde(rename = "jwtSVIDTenantClaim")]
+    pub jwt_svid_tenant_claim: bool,
     /// Which controller acts on it.
     #[serde(rename = "className")]
     pub class_name: String,
@@ -64,7 +69,13 @@ pub fn parse_static_entry(spec: &StaticEntrySpec) -> Result<EntryDraft, String> 
         federates_with.push(name.map_err(|error| format!("invalid federatesWith value: {error}"))?);
     }
     let selectors: SelectorSet = selectors.into_iter().collect();
+    let tenant = tenant("tenant", &spec.tenant)?;
+    if spec.jwt_svid_tenant_claim && tenant.is_none() {
+        return Err("jwtSVIDTenantClaim needs a tenant".to_owned());
+    }
     Ok(EntryDraft {
+        tenant,
+        jwt_svid_tenant_claim: spec.jwt_svid_tenant_claim,
         x509_svid_ttl: ttl("x509SVIDTTL", spec.x509_svid_ttl.as_deref())?,
         jwt_svid_ttl: ttl("jwtSVIDTTL", spec.jwt_svid_ttl.as_deref())?,
         federates_with,

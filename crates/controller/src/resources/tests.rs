@@ -98,12 +98,15 @@ fn static_entries_and_relationships_are_read_whole() {
         "selectors": ["unix:uid:1000", "unix:gid:5"], "federatesWith": ["other"],
         "x509SVIDTTL": "1h", "jwtSVIDTTL": "90s", "dnsNames": ["a.b"], "hint": "h",
         "admin": true, "downstream": true, "storeSVID": true,
+        "tenant": "blue", "jwtSVIDTenantClaim": true,
     }))
     .unwrap();
     let entry = parse_static_entry(&spec).unwrap();
     assert_eq!((entry.x509_svid_ttl, entry.jwt_svid_ttl), (3600, 90));
     assert!(entry.admin && entry.downstream && entry.store_svid && entry.hint == "h");
     assert_eq!((entry.selectors.len(), entry.federates_with.len()), (2, 1));
+    assert_eq!(entry.tenant.as_ref().map(|tenant| tenant.as_str()), Some("blue"));
+    assert!(entry.jwt_svid_tenant_claim);
     let wrong = |change: fn(&mut StaticEntrySpec)| {
         let mut spec = spec.clone();
         change(&mut spec);
@@ -112,6 +115,8 @@ fn static_entries_and_relationships_are_read_whole() {
     assert!(wrong(|s| s.selectors = vec!["unix".into()]).starts_with("failed to parse Selectors"));
     assert!(wrong(|s| s.parent_id = "x".into()).starts_with("failed to parse ParentID"));
     assert!(wrong(|s| s.x509_svid_ttl = Some("1 hour".into())).starts_with("invalid x509SVIDTTL"));
+    assert!(wrong(|s| s.tenant = "A b".into()).starts_with("invalid tenant value"));
+    assert_eq!(wrong(|s| s.tenant.clear()), "jwtSVIDTenantClaim needs a tenant");
 
     let spec: FederationSpec = serde_json::from_value(json!({
         "trustDomain": "other", "bundleEndpointURL": "https://other/bundle",

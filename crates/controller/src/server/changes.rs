@@ -111,6 +111,11 @@ impl Server {
         if answer.resync {
             return Ok(Changes::Resync { feed_id: answer.feed_id, revision: answer.revision });
         }
+        let ids = answer.changes.iter().filter(|change| change.entry.is_some());
+        let owners = match answer.changes.is_empty() {
+            true => Default::default(),
+            false => self.owners(ids.map(|change| change.id.clone())).await?,
+        };
         let mut entries = Vec::with_capacity(answer.changes.len());
         for change in answer.changes {
             let id = change.id.parse().map_err(|error| ServerError::Malformed {
@@ -118,7 +123,7 @@ impl Server {
                 why: format!("entry ID {:?}: {error}", change.id),
             })?;
             let now = match &change.entry {
-                Some(entry) => Some(held(METHOD, entry)?),
+                Some(entry) => Some(held(METHOD, entry, owners.get(&entry.id))?),
                 None => None,
             };
             entries.push((id, now));

@@ -1,13 +1,16 @@
 //! Registration entries.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
-use signet_api::pb::spire::api::{
-    server::entry::v1::{
-        BatchCreateEntryRequest, BatchDeleteEntryRequest, BatchUpdateEntryRequest,
-        ListEntriesRequest, entry_client::EntryClient,
+use signet_api::pb::{
+    signet::api::server::tenancy::v1::{self as tenancy, tenancy_client::TenancyClient},
+    spire::api::{
+        server::entry::v1::{
+            BatchCreateEntryRequest, BatchDeleteEntryRequest, BatchUpdateEntryRequest,
+            ListEntriesRequest, entry_client::EntryClient,
+        },
+        types::{self, EntryMask},
     },
-    types::{self, EntryMask},
 };
 use signet_identity::{EntryDraft, EntryId};
 use tonic::Code;
@@ -72,6 +75,34 @@ pub struct Outcome {
 }
 
 impl Server {
+    /// Whose these entries are, as far as the server knows tenants.
+    pub(super) async fn owners(
+        &self,
+        ids: impl Iterator<Item = String>,
+    ) -> Result<BTreeMap<String, tenancy::EntryTenant>, ServerError> {
+        const METHOD: &str = "GetEntryTenants";
+        let request = tenancy::GetEntryTenantsRequest { ids: ids.collect() };
+        let answer = self
+            .call(METHOD, None, request, |channel, limit, request| async move {
+                TenancyClient::new(channel)
+                    .max_decoding_message_size(limit)
+                    .get_entry_tenants(request)
+                    .await
+            })
+            .await;
+        let known = !matches!(&answer, Err(error) if error.code() == Some(Code::Unimplemented));
+        self.knows_tenants.store(known, Ordering::Relaxed);
+        match answer {
+            Ok(answer) => Ok(answer.tenants),
+            Err(_) if !known => Ok(BTreeMap::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn knows_tenants(&self) -> bool {
+        self.knows_tenants.load(Ordering::Relaxed)
+    }
+
     /// Every entry of the server. All or nothing: a list that breaks off is an error.
     ///
     /// # Errors
@@ -95,8 +126,9 @@ impl Server {
                         .await
                 })
                 .await?;
+            let owners = self.owners(page.entries.iter().map(|entry| entry.id.clone())).await?;
             for entry in &page.entries {
-                all.push(held(METHOD, entry)?);
+                all.push(held(METHOD, entry, owners.get(&entry.id))?);
             }
             if page.next_page_token.is_empty() {
                 return Ok(all);
@@ -116,6 +148,22 @@ impl Server {
         deadline: Duration,
     ) -> Result<Vec<Outcome>, ServerError> {
         const METHOD: &str = "BatchCreateEntry";
+        if self.knows_tenants() {
+            let entries = entries.iter().map(|new| owned(new.id.as_deref(), &new.draft)).collect();
+            let request = tenancy::BatchCreateEntryRequest { entries };
+            let answer = self
+                .call(METHOD, Some(deadline), request, |channel, limit, request| async move {
+                    TenancyClient::new(channel)
+                        .max_decoding_message_size(limit)
+                        .batch_create_entry(request)
+                        .await
+                })
+                .await?;
+            return owned_outcomes(METHOD, answer);
+        }
+        if entries.iter().any(|new| new.draft.tenant.is_some()) {
+            return Err(no_tenants(METHOD));
+        }
         let request = BatchCreateEntryRequest {
             entries: entries.iter().map(|new| message(new.id.as_deref(), &new.draft)).collect(),
             output_mask: Some(mask()),
@@ -142,6 +190,23 @@ impl Server {
         deadline: Duration,
     ) -> Result<Vec<Outcome>, ServerError> {
         const METHOD: &str = "BatchUpdateEntry";
+        if self.knows_tenants() {
+            let entries =
+                entries.iter().map(|one| owned(Some(one.id.as_str()), &one.draft)).collect();
+            let request = tenancy::BatchUpdateEntryRequest { entries, input_mask: None };
+            let answer = self
+                .call(METHOD, Some(deadline), request, |channel, limit, request| async move {
+                    TenancyClient::new(channel)
+                        .max_decoding_message_size(limit)
+                        .batch_update_entry(request)
+                        .await
+                })
+                .await?;
+            return owned_outcomes(METHOD, answer);
+        }
+        if entries.iter().any(|one| one.draft.tenant.is_some()) {
+            return Err(no_tenants(METHOD));
+        }
         let request = BatchUpdateEntryRequest {
             entries: entries.iter().map(|one| message(Some(one.id.as_str()), &one.draft)).collect(),
             output_mask: Some(mask()),
@@ -184,6 +249,35 @@ impl Server {
     }
 }
 
+/// What came of entries with their tenants.
+fn owned_outcomes(
+    method: &'static str,
+    answer: tenancy::BatchEntryResponse,
+) -> Result<Vec<Outcome>, ServerError> {
+    let outcomes = answer.results.into_iter().map(|one| {
+        let status = one.status.unwrap_or_default();
+        let code = Code::from(status.code);
+        let result = match code {
+            Code::Ok => Ok(()),
+            code => Err(Refusal { code, message: status.message }),
+        };
+        let held = match one.entry {
+            Some(tenancy::TenantEntry { entry: Some(entry), tenant }) if !entry.id.is_empty() => {
+                Some(held(method, &entry, tenant.as_ref())?)
+            }
+            _ => None,
+        };
+        Ok(Outcome { result, held })
+    });
+    outcomes.collect()
+}
+
+/// A SPIRE server cannot keep a tenant: without it the entry would be everybody's.
+fn no_tenants(method: &'static str) -> ServerError {
+    let why = "the server keeps no tenants, and resources name some".to_owned();
+    ServerError::Malformed { method, why }
+}
+
 fn outcomes(
     method: &'static str,
     expected: usize,
@@ -202,7 +296,7 @@ fn outcomes(
                 code => Err(Refusal { code, message: status.message }),
             };
             let held = match entry {
-                Some(entry) if !entry.id.is_empty() => Some(held(method, &entry)?),
+                Some(entry) if !entry.id.is_empty() => Some(held(method, &entry, None)?),
                 _ => None,
             };
             Ok(Outcome { result, held })
@@ -211,7 +305,11 @@ fn outcomes(
 }
 
 /// What is kept of an entry.
-pub(super) fn held(method: &'static str, entry: &types::Entry) -> Result<Held, ServerError> {
+pub(super) fn held(
+    method: &'static str,
+    entry: &types::Entry,
+    owner: Option<&tenancy::EntryTenant>,
+) -> Result<Held, ServerError> {
     let id = entry.id.parse().map_err(|error| ServerError::Malformed {
         method,
         why: format!("entry ID {:?}: {error}", entry.id),
@@ -239,9 +337,21 @@ pub(super) fn held(method: &'static str, entry: &types::Entry) -> Result<Held, S
             store_svid: entry.store_svid,
             dns_names: entry.dns_names.iter().map(String::as_str).collect(),
             hint: &entry.hint,
+            tenant: owner.map(|owner| owner.tenant.as_str()).unwrap_or_default(),
+            tenant_claim: owner.is_some_and(|owner| owner.jwt_svid_tenant_claim),
         }),
         join_token: from_token && entry.selectors.iter().any(|one| one.r#type == "spiffe_id"),
     })
+}
+
+fn owned(id: Option<&str>, draft: &EntryDraft) -> tenancy::TenantEntry {
+    tenancy::TenantEntry {
+        entry: Some(message(id, draft)),
+        tenant: Some(tenancy::EntryTenant {
+            tenant: draft.tenant.as_ref().map(ToString::to_string).unwrap_or_default(),
+            jwt_svid_tenant_claim: draft.jwt_svid_tenant_claim,
+        }),
+    }
 }
 
 fn message(id: Option<&str>, draft: &EntryDraft) -> types::Entry {

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use signet_identity::{EntryDraft, Selector, SpiffeId, TrustDomain};
+use signet_identity::{EntryDraft, Selector, SpiffeId, Tenant, TrustDomain};
 use signet_template::Value;
 
 use super::World;
 use crate::{
     data::{Root, value},
     objects::{Node, Pod},
-    resources::{Rule, SpiffeIdSpec},
+    resources::{Rule, SpiffeIdSpec, TenantSource},
     template::Template,
 };
 
@@ -107,6 +107,8 @@ impl World {
             );
         }
         Ok(EntryDraft {
+            tenant: self.tenant_of(rule, pod)?,
+            jwt_svid_tenant_claim: rule.tenant_claim,
             x509_svid_ttl: rule.ttl,
             jwt_svid_ttl: rule.jwt_ttl,
             federates_with: rule.federates_with.clone(),
@@ -116,6 +118,21 @@ impl World {
             hint: rule.hint.clone(),
             ..EntryDraft::new(spiffe_id, parent_id.clone(), selectors.into_iter().collect())
         })
+    }
+
+    /// Whose entry it is: what the rule or the pod's namespace says, never the pod.
+    fn tenant_of(&self, rule: &Rule, pod: &Pod) -> Result<Option<Tenant>, String> {
+        let label = match &rule.tenant {
+            TenantSource::None => return Ok(None),
+            TenantSource::Fixed(tenant) => return Ok(Some(tenant.clone())),
+            TenantSource::NamespaceLabel(label) => label,
+        };
+        let labels = self.namespaces.get(&pod.namespace).and_then(|it| it.labels.as_ref());
+        let value = labels.and_then(|labels| labels.get(label));
+        let value =
+            value.ok_or_else(|| format!("namespace {} has no label {label:?}", pod.namespace))?;
+        let tenant = value.parse();
+        tenant.map(Some).map_err(|error| format!("label {label:?} of the namespace: {error}"))
     }
 
     /// The DNS names of the services of the pod's namespace that lead to it, sorted.

@@ -145,6 +145,57 @@ async fn relabelling_pods_and_namespaces_moves_entries() {
 }
 
 #[tokio::test]
+async fn a_tenant_comes_from_the_namespace_or_the_resource_and_never_from_the_pod() {
+    let namespace = |labels: Json| {
+        let json = json!({"metadata": {"name": "a", "labels": labels}});
+        Namespace::read(&json.to_string()).unwrap()
+    };
+    let tenants = |world: &mut World| {
+        settle(world);
+        let mut tenants = Vec::new();
+        while let Some(work) = world.book.take(Instant::now()) {
+            let declared: Vec<_> = match work {
+                Work::Create(batch) => batch,
+                Work::Update(batch) => batch.into_iter().map(|(key, _, it)| (key, it)).collect(),
+                Work::Delete(batch) => {
+                    tenants.extend(batch.iter().map(|_| "deleted".to_owned()));
+                    batch.iter().for_each(|(_, id)| world.book.gone(id));
+                    continue;
+                }
+            };
+            for (key, declared) in declared {
+                let draft = world.draft(key, &declared).unwrap();
+                assert!(draft.jwt_svid_tenant_claim);
+                tenants.extend(draft.tenant.map(|tenant| tenant.to_string()));
+                let id = format!("id-{}", NEXT_ID.fetch_add(1, Ordering::Relaxed));
+                let id = id.parse().unwrap();
+                let body = declared.body;
+                world.book.saw(key, crate::book::Current { id, body, join_token: false });
+            }
+        }
+        tenants
+    };
+    let by_label = json!({
+        "spiffeIDTemplate": TEMPLATE, "tenantNamespaceLabel": "example.org/tenant",
+        "jwtSVIDTenantClaim": true,
+    });
+    let mut world = filled(vec![rule("r", 1, by_label)]);
+    let claims_to_be = json!({"example.org/tenant": "red", "tenant": "red"});
+    let pod = pod(&world, "a", "p", claims_to_be);
+    world.apply_pod(pod);
+    assert_eq!(tenants(&mut world), [""; 0], "the namespace says nothing: no identity");
+    world.apply_namespace(namespace(json!({"example.org/tenant": "blue"})));
+    assert_eq!(tenants(&mut world), ["blue"]);
+    world.apply_namespace(namespace(json!({"example.org/tenant": "green"})));
+    assert_eq!(tenants(&mut world), ["green"], "in place");
+    world.apply_namespace(namespace(json!({"example.org/tenant": "Not A Tenant"})));
+    assert_eq!(tenants(&mut world), ["deleted"]);
+    let fixed = json!({"spiffeIDTemplate": TEMPLATE, "tenant": "grey", "jwtSVIDTenantClaim": true});
+    world.apply_rule(rule("r", 1, fixed));
+    assert_eq!(tenants(&mut world), ["grey"]);
+}
+
+#[tokio::test]
 async fn a_fallback_applies_where_nothing_else_does_and_comes_back_when_that_goes() {
     let mut world = filled(vec![
         rule(

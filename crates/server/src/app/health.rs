@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use signet_audit::Chain;
 use signet_daemon::health::{HealthCheck, State};
 use signet_pki::key_manager::SigningFault;
 use signet_store::StoreError;
@@ -25,10 +26,14 @@ pub(super) fn register(context: &Context) {
     add("server", Part::Bundle);
     add("server.ca", Part::Authority);
     add("server.ca.rotator", Part::Rotation);
+    if context.auditor.chain().is_some() {
+        add("server.audit", Part::Audit);
+    }
 }
 
 #[derive(Clone, Copy)]
 enum Part {
+    Audit,
     Authority,
     Bundle,
     Rotation,
@@ -45,6 +50,10 @@ impl HealthCheck for Check {
     async fn check(&self) -> State {
         let context = &self.context;
         match self.part {
+            Part::Audit => match context.auditor.chain().is_none_or(Chain::works) {
+                true => State::good(),
+                false => State::failed("the audit log cannot be written"),
+            },
             Part::Store => match context.store.ping().await {
                 Ok(()) if context.cache.is_loaded() => State::good(),
                 // Calls are served, but not as fast as they will be.

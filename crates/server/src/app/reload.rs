@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use signet_audit::Kind;
 use signet_base::Tasks;
 use signet_daemon::signal::{UserSignal, reopen_log_on_usr2};
 
@@ -39,6 +40,18 @@ pub(super) fn spawn(
     tasks.spawn("plugin_reload", async move {
         while usr1.recv(&token).await {
             tracing::info!("Reconfigure signal received");
+            match reloader.context.policy.reload() {
+                Ok(false) => {}
+                Ok(true) => {
+                    tracing::info!("Policy file reloaded");
+                    let auditor = &reloader.context.auditor;
+                    auditor.happened(Kind::Policy, "Policy file reloaded", Vec::new());
+                }
+                Err(error) => tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "Failed to reload the policy file; the rules in force stay"
+                ),
+            }
             if let Err(error) = reloader.reload().await {
                 tracing::error!(
                     error = &*error as &dyn std::error::Error,

@@ -8,7 +8,10 @@ use std::{
 
 use signet_base::{Backoff, CancellationToken, Repeats};
 use signet_daemon::metrics::Calls;
-use signet_identity::{AttestedNode, Bundle, EntryId, IndexChange, SpiffeId, TrustDomain};
+use signet_identity::{
+    AttestedNode, Bundle, EntryId, IndexChange, SpiffeId, TrustDomain,
+    tenant::{Assigned, Assignment},
+};
 use signet_pki::x509::TrustBundle;
 use signet_store::{
     Change, ChangeKind, ChangedTo, Changes, FeedPosition, PageRequest, Store, StoreError,
@@ -46,9 +49,12 @@ struct Touched {
     /// What became of nodes, where the feed itself told.
     told_nodes: Vec<(SpiffeId, Option<AttestedNode>)>,
     bundles: HashSet<TrustDomain>,
+    /// To be read.
+    tenancy: Vec<Assigned>,
     relationships: bool,
     any_entries: bool,
     any_nodes: bool,
+    any_tenancy: bool,
     newest: u64,
 }
 
@@ -286,11 +292,13 @@ impl Follower {
     fn announce(&self, touched: &Touched, concerned: Option<&HashSet<SpiffeId>>) {
         let newest = touched.newest;
         let is_concerned = |agent: &SpiffeId| match concerned {
+            // Whom a change of a tenant concerns is not worked out: it is rare.
+            _ if touched.any_tenancy => true,
             Some(concerned) => concerned.contains(agent),
             None => touched.any_entries || touched.any_nodes,
         };
         self.cache.all.send_modify(|all| {
-            if touched.any_entries {
+            if touched.any_entries || touched.any_tenancy {
                 all.entries = newest;
             }
             if touched.any_nodes {
@@ -315,7 +323,7 @@ impl Follower {
             });
         };
         match concerned {
-            Some(concerned) if touched.bundles.is_empty() => {
+            Some(concerned) if touched.bundles.is_empty() && !touched.any_tenancy => {
                 let senders = concerned.iter().filter_map(|agent| agents.get(agent));
                 senders.for_each(|sender| notify(sender, true));
             }
@@ -328,11 +336,15 @@ impl Follower {
 struct Rows {
     entries: Vec<IndexChange>,
     nodes: Vec<(SpiffeId, Option<AttestedNode>)>,
+    tenancy: Vec<(Assigned, Option<Assignment>)>,
 }
 
 impl Mirror {
     /// Takes over changes; answers whom they concern.
     fn take(&mut self, rows: Rows) -> HashSet<SpiffeId> {
+        for (about, said) in rows.tenancy {
+            self.directory.apply(&about, said);
+        }
         let mut changes = rows.entries;
         for (id, node) in rows.nodes {
             changes.push(match node {
@@ -389,6 +401,7 @@ fn touched(changes: Vec<Change>) -> Touched {
                 touched.relationships = true;
                 true
             }
+            ChangeKind::Tenancy => key.parse().map(|about| touched.tenancy.push(about)).is_ok(),
         };
         if !readable {
             tracing::warn!(revision, ?kind, key, "The change feed names something unreadable");
@@ -396,6 +409,7 @@ fn touched(changes: Vec<Change>) -> Touched {
     }
     touched.any_entries = !(touched.entries.is_empty() && touched.told_entries.is_empty());
     touched.any_nodes = !(touched.nodes.is_empty() && touched.told_nodes.is_empty());
+    touched.any_tenancy = !touched.tenancy.is_empty();
     touched
 }
 
@@ -412,7 +426,12 @@ async fn read_touched(store: &Store, touched: &mut Touched) -> Result<Rows, Stor
     entries.extend(gone.into_iter().map(IndexChange::EntryGone));
     let mut nodes = read_nodes(store, &touched.nodes).await?;
     nodes.append(&mut touched.told_nodes);
-    Ok(Rows { entries, nodes })
+    let mut tenancy = Vec::with_capacity(touched.tenancy.len());
+    for about in std::mem::take(&mut touched.tenancy) {
+        let said = store.assignment(&about).await?;
+        tenancy.push((about, said));
+    }
+    Ok(Rows { entries, nodes, tenancy })
 }
 
 async fn read_nodes(

@@ -2,7 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
-use signet_identity::{AuthorizedIndex, IndexChange, MatchBehavior, SpiffeId, TrustDomain};
+use signet_identity::{
+    AuthorizedIndex, IndexChange, MatchBehavior, SpiffeId, TrustDomain, tenant::Directory,
+};
 use signet_store::{EntryFilter, FeedPosition, NodeFilter, PageRequest, Store, StoreError};
 
 use super::{About, Mirror, NodeRow};
@@ -39,7 +41,11 @@ pub(super) async fn all(
         let Some(next) = read.next else { break };
         page.after = Some(next);
     }
-    Ok((Mirror { index, nodes }, position))
+    let mut directory = Directory::default();
+    for said in store.assignments().await? {
+        directory.apply(&said.about(), Some(said.clone()));
+    }
+    Ok((Mirror { index, nodes, directory }, position))
 }
 
 /// An index of what it takes to answer about one agent or ID, as of now; `None` when that is too

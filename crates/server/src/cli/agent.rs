@@ -3,15 +3,19 @@
 use std::time::Duration;
 
 use serde_json::json;
-use signet_api::pb::spire::api::{
-    server::agent::v1::{self as pb, agent_client::AgentClient},
-    types,
+use signet_api::pb::{
+    signet::api::server::tenancy::v1::assignment::Kind,
+    spire::api::{
+        server::agent::v1::{self as pb, agent_client::AgentClient},
+        types,
+    },
 };
 use signet_base::Clock as _;
 use signet_daemon::cli::{Output, parse_bool};
 
 use super::{
     env::{CliError, CommonFlags, Env, MAX_ANSWER},
+    tenant::{self, AssignFlags},
     text::{self, MatchOn},
 };
 
@@ -33,6 +37,8 @@ pub enum Command {
     Purge(PurgeFlags),
     /// Show one agent and its selectors
     Show(OneFlags),
+    /// Say, or show, for which tenants an agent may serve
+    Tenants(TenantsFlags),
 }
 
 /// Names one agent.
@@ -43,6 +49,16 @@ pub struct OneFlags {
     spiffe_id: String,
     #[command(flatten)]
     common: CommonFlags,
+}
+
+/// For which tenants an agent may serve.
+#[derive(Debug, clap::Args)]
+pub struct TenantsFlags {
+    /// SPIFFE ID of the agent, attested or not yet
+    #[arg(long = "spiffeID", value_name = "ID", required = true)]
+    spiffe_id: String,
+    #[command(flatten)]
+    assign: AssignFlags,
 }
 
 /// Which agents.
@@ -96,6 +112,10 @@ pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
         Command::List(flags) => list(flags, env).await,
         Command::Purge(flags) => purge(flags, env).await,
         Command::Show(flags) => show(flags, env).await,
+        Command::Tenants(flags) => {
+            text::parse_id("spiffeID", &flags.spiffe_id)?;
+            tenant::assign(flags.assign, Kind::Agent, flags.spiffe_id, env).await
+        }
     }
 }
 

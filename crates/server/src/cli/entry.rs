@@ -10,13 +10,16 @@ use std::{collections::BTreeSet, io::IsTerminal as _};
 
 use prost::Message as _;
 use signet_api::{
-    MAX_MESSAGE_SIZE,
-    pb::spire::api::{
-        server::{
-            bundle::v1::{self as bundle_pb, bundle_client::BundleClient},
-            entry::v1::{self as pb, entry_client::EntryClient},
+    MAX_MESSAGE_SIZE, json,
+    pb::{
+        signet::api::server::tenancy::v1 as tenancy,
+        spire::api::{
+            server::{
+                bundle::v1::{self as bundle_pb, bundle_client::BundleClient},
+                entry::v1::{self as pb, entry_client::EntryClient},
+            },
+            types,
         },
-        types,
     },
     status,
 };
@@ -27,7 +30,7 @@ use tonic::{Code, transport::Channel};
 use self::flags::{CreateFlags, FilterFlags, UpdateFlags};
 use super::{
     env::{CliError, CommonFlags, Env, MAX_ANSWER, code_name},
-    text,
+    tenant, text,
 };
 
 /// How many entries are asked for, or sent, at a time.
@@ -138,7 +141,14 @@ async fn create(flags: CreateFlags, env: &mut Env) -> Result<(), CliError> {
     let channel = env.connect(&flags.common().socket).await?;
     let mut client = EntryClient::new(channel.clone());
     let mut progress = Progress::new("create", &entries);
+    let owner = flags.owner();
     for batch in batches(&entries) {
+        if let Some(owner) = &owner {
+            let request = tenancy::BatchCreateEntryRequest { entries: owned(batch, owner) };
+            let response = tenant::client(channel.clone()).batch_create_entry(request).await;
+            progress.add_owned(response, env)?;
+            continue;
+        }
         let request = pb::BatchCreateEntryRequest { entries: batch.to_vec(), output_mask: None };
         let response = client.batch_create_entry(request).await;
         let answers = response.map_err(|status| progress.stopped(status))?.into_inner();
@@ -152,7 +162,7 @@ async fn create(flags: CreateFlags, env: &mut Env) -> Result<(), CliError> {
         env.json(&pb::BatchCreateEntryResponse { results: results.collect() })?;
     } else {
         let pending = pending(results.iter().map(|(_, entry)| entry), channel.clone()).await?;
-        print_results(env, "create", &results, &pending)?;
+        print_results(env, "create", &results, &pending, owner.as_ref())?;
     }
     let written: Vec<types::Entry> =
         results.iter().filter(|one| is_good(one)).map(|(_, entry)| entry.clone()).collect();
@@ -166,7 +176,15 @@ async fn update(flags: UpdateFlags, env: &mut Env) -> Result<(), CliError> {
     let channel = env.connect(&flags.common().socket).await?;
     let mut client = EntryClient::new(channel.clone());
     let mut progress = Progress::new("update", &entries);
+    let owner = flags.owner();
     for batch in batches(&entries) {
+        if let Some(owner) = &owner {
+            let entries = owned(batch, owner);
+            let request = tenancy::BatchUpdateEntryRequest { entries, input_mask: None };
+            let response = tenant::client(channel.clone()).batch_update_entry(request).await;
+            progress.add_owned(response, env)?;
+            continue;
+        }
         let request = pb::BatchUpdateEntryRequest {
             entries: batch.to_vec(),
             input_mask: None,
@@ -184,7 +202,7 @@ async fn update(flags: UpdateFlags, env: &mut Env) -> Result<(), CliError> {
         env.json(&pb::BatchUpdateEntryResponse { results: results.collect() })?;
     } else {
         let pending = pending(results.iter().map(|(_, entry)| entry), channel).await?;
-        print_results(env, "update", &results, &pending)?;
+        print_results(env, "update", &results, &pending, owner.as_ref())?;
     }
     all_good(&results, "failed to update one or more entries")
 }
@@ -253,13 +271,16 @@ async fn show(flags: ShowFlags, env: &mut Env) -> Result<(), CliError> {
         None => all(&mut client, filter).await?,
     };
     print::sort(&mut entries);
+    let ids: Vec<String> = entries.iter().map(|entry| entry.id.clone()).collect();
+    let owners = tenant::of_entries(channel.clone(), &ids).await?;
     if flags.common.output == Output::Json {
-        return env.json(&pb::ListEntriesResponse { entries, next_page_token: String::new() });
+        let listed = pb::ListEntriesResponse { entries, next_page_token: String::new() };
+        return env.json_value(&print::with_tenants(json::to_value(&listed), &owners));
     }
     env.line(format_args!("Found {}", text::counted(entries.len(), "entry", "entries")))?;
     let pending = pending(entries.iter(), channel).await?;
     for entry in &entries {
-        env.line(print::entry(entry, &pending))?;
+        env.line(print::entry(entry, &pending, owners.get(&entry.id)))?;
     }
     Ok(())
 }
@@ -373,6 +394,20 @@ impl Progress {
         Ok(())
     }
 
+    /// The same for entries with a tenant.
+    fn add_owned(
+        &mut self,
+        response: Result<tonic::Response<tenancy::BatchEntryResponse>, tonic::Status>,
+        env: &mut Env,
+    ) -> Result<(), CliError> {
+        let answers = response.map_err(|status| match status.code() {
+            Code::Unimplemented => tenant::understood(status),
+            _ => self.stopped(status),
+        })?;
+        let answers = answers.into_inner().results.into_iter();
+        self.add(answers.map(|one| (one.status, one.entry.and_then(|it| it.entry))), env)
+    }
+
     /// The failure of a call, with what came of those before it.
     fn stopped(&self, status: tonic::Status) -> CliError {
         let good = self.results.iter().filter(|(status, _)| status::is_ok(status.as_ref())).count();
@@ -397,14 +432,24 @@ fn now() -> i64 {
     SystemClock::shared().unix()
 }
 
+/// Entries of one tenant.
+fn owned(entries: &[types::Entry], owner: &tenancy::EntryTenant) -> Vec<tenancy::TenantEntry> {
+    let owned = entries.iter().map(|entry| tenancy::TenantEntry {
+        entry: Some(entry.clone()),
+        tenant: Some(owner.clone()),
+    });
+    owned.collect()
+}
+
 fn print_results(
     env: &mut Env,
     verb: &str,
     results: &[Outcome],
     pending: &BTreeSet<String>,
+    owner: Option<&tenancy::EntryTenant>,
 ) -> Result<(), CliError> {
     for (_, entry) in results.iter().filter(|one| is_good(one)) {
-        env.line(print::entry(entry, pending))?;
+        env.line(print::entry(entry, pending, owner))?;
     }
     for (status, entry) in results.iter().filter(|one| !is_good(one)) {
         env.complain(format_args!(
@@ -412,7 +457,7 @@ fn print_results(
             code_name(Code::from(status.code)),
             status.message
         ))?;
-        env.complain(print::entry(entry, pending))?;
+        env.complain(print::entry(entry, pending, owner))?;
     }
     if results.len() > 1 {
         let good = results.iter().filter(|one| is_good(one)).count();

@@ -5,7 +5,10 @@ mod status;
 
 use signet_api::{
     pb::{
-        signet::api::server::federation::v1::{self as own, federation_client::FederationClient},
+        signet::api::server::{
+            federation::v1::{self as own, federation_client::FederationClient},
+            tenancy::v1::assignment::Kind,
+        },
         spire::api::{
             server::{
                 bundle::v1::{self as bundle_pb, bundle_client::BundleClient},
@@ -17,11 +20,13 @@ use signet_api::{
     status as api_status,
 };
 use signet_daemon::cli::Output;
+use signet_identity::TrustDomain;
 use tonic::Code;
 
 use super::{
     bundle::Format,
     env::{CliError, CommonFlags, Env, MAX_ANSWER, code_name},
+    tenant::{self, AssignFlags},
     text,
 };
 
@@ -40,8 +45,20 @@ pub enum Command {
     Show(ShowFlags),
     /// Show how fetching goes, for all relationships
     Status(status::Flags),
+    /// Say, or show, which tenants may federate with a trust domain
+    Tenants(TenantsFlags),
     /// Replace a relationship, or many from a file
     Update(Box<WriteFlags>),
+}
+
+/// Which tenants may federate with a trust domain.
+#[derive(Debug, clap::Args)]
+pub struct TenantsFlags {
+    /// The foreign trust domain
+    #[arg(long = "trustDomain", value_name = "NAME", required = true)]
+    trust_domain: String,
+    #[command(flatten)]
+    assign: AssignFlags,
 }
 
 /// How a bundle endpoint proves itself.
@@ -166,6 +183,12 @@ pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
         Command::Refresh(flags) => refresh(flags, env).await,
         Command::Show(flags) => show(flags, env).await,
         Command::Status(flags) => status::run(flags, env).await,
+        Command::Tenants(flags) => {
+            let name = TrustDomain::from_name_or_id(&flags.trust_domain).map_err(|error| {
+                CliError::usage(format!("-trustDomain {:?}: {error}", flags.trust_domain))
+            })?;
+            tenant::assign(flags.assign, Kind::TrustDomain, name.to_string(), env).await
+        }
         Command::Update(flags) => update(*flags, env).await,
     }
 }

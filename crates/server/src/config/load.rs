@@ -106,6 +106,8 @@ fn decode(
     let oidc = oidc::provider(&server, jwt_issuer.as_deref());
     let disable_jwt_svids = server.flag("disable_jwt_svids");
     let admin_ids = server.parsed_list::<SpiffeId>("admin_ids");
+    let policy = super::policy::policy(&server);
+    let audit = super::audit::audit(&server);
     let audit_log_enabled = server.flag("audit_log_enabled");
     let proxy_protocol_trusted_cidrs = server.parsed_list("proxy_protocol_trusted_cidrs");
     server.finish();
@@ -123,6 +125,8 @@ fn decode(
         jwt_issuer,
         disable_jwt_svids,
         admin_ids,
+        policy,
+        audit,
         audit_log_enabled,
         ratelimit,
         prune_nodes,
@@ -288,8 +292,9 @@ fn experimental(server: &Block<'_>) -> Experimental {
     }
     block.refuse(
         "auth_opa_policy_engine",
-        "policies are not scripted here; who may call what is fixed, and admin_ids or entries \
-         with -admin make a caller an administrator",
+        "Rego policies are not run here: SPIRE's default policy is built in, and policy_file narrows \
+         it by data: administrators and local groups, their tenants, paths and verbs (see \
+         docs/configuration/policy.md; `policy check` and `policy explain` try it out)",
     );
     const WIT: &str = "WIT-SVIDs are not part of this release; use X.509- or JWT-SVIDs";
     for key in ["wit_issuer", "wit_key_type"] {

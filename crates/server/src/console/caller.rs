@@ -9,7 +9,7 @@ use signet_pki::random;
 use super::{Console, Form};
 use crate::usecase::{
     Call,
-    authorization::{Action, Scope, Unauthorized},
+    authorization::{Action, Unauthorized},
     error::{Error, ErrorKind},
     principal::{Peer, Principal, Role},
 };
@@ -77,19 +77,31 @@ impl Console {
         work: impl AsyncFnOnce(&Call) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let peer = caller.peer.clone();
-        let allowed = self.0.authorizer.authorize(&peer, action, Scope::TrustDomain).await;
+        let allowed = self.0.authorizer.authorize(&peer, action).await;
+        // Its pages show what is in memory as a whole.
+        let allowed = allowed.and_then(|allowed| match allowed.scope {
+            None => Ok(allowed.role),
+            Some(_) => {
+                let why = "the console is for administrators whose rights no policy narrows";
+                Err(Error::new(ErrorKind::Denied, why).coded("policy_scope").into())
+            }
+        });
         let (role, refused) = match allowed {
             Ok(role) => (role, None),
             Err(refused) => (Role::Anyone, Some(refused)),
         };
-        let principal = Principal { peer, role, action };
+        let refused = refused.or_else(|| self.0.auditor.must_accept(action).err().map(Into::into));
+        let principal = Principal { peer, role, action, scope: None };
         let request_id: Arc<str> = random::uuid_v4().unwrap_or_default().into();
         let audit = self.0.auditor.call(SERVICE, method, &principal, request_id);
         if let Some(refused) = refused {
             let error = match refused {
-                Unauthorized::Failed(error) => error,
+                Unauthorized::Failed(error) => {
+                    audit.failed(&error);
+                    error
+                }
                 Unauthorized::Denied { why, .. } => {
-                    audit.unauthorized(method, why.as_deref());
+                    audit.unauthorized(method, why.as_deref(), None);
                     Error::new(ErrorKind::Denied, "you have no right to this")
                 }
             };
@@ -110,6 +122,7 @@ impl Console {
 
     /// Whether the caller may do this, without doing it.
     pub(super) async fn may(&self, caller: &Caller, action: Action) -> bool {
-        self.0.authorizer.authorize(&caller.peer, action, Scope::TrustDomain).await.is_ok()
+        let allowed = self.0.authorizer.authorize(&caller.peer, action).await;
+        allowed.is_ok_and(|allowed| allowed.scope.is_none())
     }
 }

@@ -212,7 +212,7 @@ impl Console {
             total,
             entries: listed.items.iter().map(entry_row).collect(),
             next: listed.next.map(|next| next.to_string()),
-            may_write: self.may(caller, Action::ManageEntries).await,
+            may_write: self.may(caller, Action::UpdateEntries).await,
         })
     }
 
@@ -246,7 +246,7 @@ impl Console {
             created_at: entry.created_at,
             agents,
             agent_count,
-            may_write: self.may(caller, Action::ManageEntries).await,
+            may_write: self.may(caller, Action::UpdateEntries).await,
         })
     }
 

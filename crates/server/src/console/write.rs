@@ -64,7 +64,7 @@ impl Console {
         let id: EntryId = parsed("id", &entries.fresh_id())?;
         let new = vec![NewEntry { id, draft }];
         let created = self
-            .with(caller, Action::ManageEntries, "CreateEntry", async |call| {
+            .with(caller, Action::CreateEntries, "CreateEntry", async |call| {
                 Ok(entries.create(call, new).await)
             })
             .await?;
@@ -96,9 +96,9 @@ impl Console {
             return Ok(Answer::Page(Page::Confirm(confirm)));
         }
         let entries = &self.0.use_cases.entries;
-        let edit = Edit { id: stored.id.clone(), change: draft.into() };
+        let edit = Edit { id: stored.id.clone(), change: draft.into(), tenant: None };
         let updated = self
-            .with(caller, Action::ManageEntries, "UpdateEntry", async |call| {
+            .with(caller, Action::UpdateEntries, "UpdateEntry", async |call| {
                 Ok(entries.update(call, vec![edit]).await)
             })
             .await?;
@@ -114,7 +114,7 @@ impl Console {
         let id: EntryId = parsed("id", &id)?;
         let entries = &self.0.use_cases.entries;
         let deleted = self
-            .with(caller, Action::ManageEntries, "DeleteEntry", async |call| {
+            .with(caller, Action::DeleteEntries, "DeleteEntry", async |call| {
                 Ok(entries.delete(call, vec![id]).await)
             })
             .await?;

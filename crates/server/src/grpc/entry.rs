@@ -43,26 +43,32 @@ impl EntryService {
     pub fn into_server(self) -> entry_server::EntryServer<Self> {
         entry_server::EntryServer::new(self)
     }
+}
 
-    fn new_entry(&self, entry: &types::Entry) -> Result<NewEntry, Error> {
-        let draft = entry_from_pb(self.entries.trust_domain(), entry)
-            .map_err(|error| Error::invalid("failed to convert entry").because(error))?;
-        let id = match entry.id.as_str() {
-            "" => self.entries.fresh_id().parse(),
-            given => given.parse(),
-        };
-        let id = id
-            .map_err(|error: EntryError| Error::invalid("failed to create entry").because(error))?;
-        Ok(NewEntry { id, draft })
-    }
+/// An entry to create.
+pub(super) fn new_entry(entries: &Entries, entry: &types::Entry) -> Result<NewEntry, Error> {
+    let draft = entry_from_pb(entries.trust_domain(), entry)
+        .map_err(|error| Error::invalid("failed to convert entry").because(error))?;
+    let id = match entry.id.as_str() {
+        "" => entries.fresh_id().parse(),
+        given => given.parse(),
+    };
+    let id =
+        id.map_err(|error: EntryError| Error::invalid("failed to create entry").because(error))?;
+    Ok(NewEntry { id, draft })
+}
 
-    fn edit(&self, entry: &types::Entry, mask: Option<&types::EntryMask>) -> Result<Edit, Error> {
-        let change = EntryChange::from_pb(self.entries.trust_domain(), entry, mask)
-            .map_err(|error| Error::invalid("failed to convert entry").because(error))?;
-        // What is no ID is the ID of no entry.
-        let id = entry.id.parse().map_err(|_| Error::not_found("failed to update entry"))?;
-        Ok(Edit { id, change })
-    }
+/// A change of an entry, which leaves its tenant as it is.
+pub(super) fn edit(
+    entries: &Entries,
+    entry: &types::Entry,
+    mask: Option<&types::EntryMask>,
+) -> Result<Edit, Error> {
+    let change = EntryChange::from_pb(entries.trust_domain(), entry, mask)
+        .map_err(|error| Error::invalid("failed to convert entry").because(error))?;
+    // What is no ID is the ID of no entry.
+    let id = entry.id.parse().map_err(|_| Error::not_found("failed to update entry"))?;
+    Ok(Edit { id, change, tenant: None })
 }
 
 #[tonic::async_trait]
@@ -117,7 +123,7 @@ impl entry_server::Entry for EntryService {
         request: Request<pb::BatchCreateEntryRequest>,
     ) -> Result<Response<pb::BatchCreateEntryResponse>, Status> {
         serve(request, |call, request| async move {
-            let read = |entry| self.new_entry(entry);
+            let read = |entry| new_entry(&self.entries, entry);
             let mut batch = Batch::read(&call, &request.entries, read, about);
             let created = self.entries.create(&call, batch.take()).await;
             let mask = request.output_mask.as_ref();
@@ -140,7 +146,7 @@ impl entry_server::Entry for EntryService {
         request: Request<pb::BatchUpdateEntryRequest>,
     ) -> Result<Response<pb::BatchUpdateEntryResponse>, Status> {
         serve(request, |call, request| async move {
-            let read = |entry| self.edit(entry, request.input_mask.as_ref());
+            let read = |entry| edit(&self.entries, entry, request.input_mask.as_ref());
             let mut batch = Batch::read(&call, &request.entries, read, about);
             let updated = self.entries.update(&call, batch.take()).await;
             let mask = request.output_mask.as_ref();

@@ -15,12 +15,15 @@ use signet_base::SharedClock;
 use signet_identity::{
     AuthorizedIndex, SelectorSet, SpiffeId, TrustDomain,
     explain::{self, Candidate, NearMiss},
+    tenant::Judge,
 };
 use tonic::{Request, Response, Status};
 
 use super::shared::serve;
 use crate::{
     cache::{Cache, NotFresh},
+    context::Context,
+    policy::Policy,
     usecase::{authorization::Action, error::Error},
 };
 
@@ -35,12 +38,18 @@ pub struct ExplainService {
     trust_domain: TrustDomain,
     cache: Arc<Cache>,
     clock: SharedClock,
+    policy: Policy,
 }
 
 impl ExplainService {
     /// The service of this server.
-    pub fn new(trust_domain: TrustDomain, cache: Arc<Cache>, clock: SharedClock) -> Self {
-        Self { trust_domain, cache, clock }
+    pub fn new(context: &Context) -> Self {
+        Self {
+            trust_domain: context.trust_domain.clone(),
+            cache: Arc::clone(&context.cache),
+            clock: Arc::clone(&context.clock),
+            policy: context.policy.clone(),
+        }
     }
 
     /// As a service for the router.
@@ -75,10 +84,31 @@ impl explain_server::Explain for ExplainService {
             self.cache.fresh().await?;
             let agent_state = self.agent_state(&agent);
             let now = self.clock.unix();
-            let cache = Arc::clone(&self.cache);
+            let (cache, policy) = (Arc::clone(&self.cache), self.policy.clone());
+            if let Some(scope) = call.scope() {
+                let selectors = cache.with_index(|index| index.node_selectors(&agent).cloned());
+                let selectors = selectors.flatten().unwrap_or_default();
+                let tenants = policy.tenants_of(&cache, &agent, &selectors);
+                if !scope.allows_shared("entry.explain", &tenants, false) {
+                    return Err(Error::not_found("agent not found"));
+                }
+            }
             // Every entry is looked at: off the threads that answer calls.
             let explained = tokio::task::spawn_blocking(move || {
-                cache.with_index(|index| explained(index, &agent, &found, now))
+                cache.with_tenants(|index, directory| {
+                    let mut response = explained(index, &agent, &found, now);
+                    policy.judge_with(index, directory, |judge| {
+                        judged(judge, &agent, &mut response);
+                    });
+                    let seen = |id: &str| {
+                        let entry = id.parse().ok().and_then(|id| index.entry(&id));
+                        entry.is_some_and(|entry| call.sees(entry))
+                    };
+                    response.aliases.retain(|alias| seen(&alias.entry_id));
+                    response.matches.retain(|one| seen(&one.entry_id));
+                    response.near_misses.retain(|one| seen(&one.entry_id));
+                    response
+                })
             });
             let response =
                 explained.await.map_err(|_| Error::unavailable("the server is stopping"))?;
@@ -143,6 +173,19 @@ fn explained(
     }
 }
 
+/// Says of what the agent would get if tenants were nothing why it does not.
+fn judged(judge: &Judge<'_>, agent: &SpiffeId, response: &mut pb::ExplainEntriesResponse) {
+    let all = response.matches.iter_mut().chain(&mut response.near_misses);
+    for one in all.filter(|one| one.authorized) {
+        let Ok(id) = one.entry_id.parse() else { continue };
+        if let Err(denial) = judge.entry_for_agent(agent, &id) {
+            one.authorized = false;
+            one.note = format!("not for this agent: [{}] {denial}", denial.code());
+        }
+    }
+    response.authorized_entries = u32::try_from(judge.authorized(agent).len()).unwrap_or(u32::MAX);
+}
+
 fn to_pb(
     index: &AuthorizedIndex,
     agent: &SpiffeId,
@@ -173,6 +216,10 @@ fn to_pb(
             })
             .collect(),
         note,
+        tenant: entry
+            .and_then(|entry| entry.tenant.as_ref())
+            .map(ToString::to_string)
+            .unwrap_or_default(),
     }
 }
 

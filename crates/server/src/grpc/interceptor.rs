@@ -28,7 +28,7 @@ use crate::{
     audit::Auditor,
     usecase::{
         Call,
-        authorization::{Authorizer, Scope, Unauthorized},
+        authorization::{Authorized, Authorizer, Unauthorized},
         error::{Denial, Error, ErrorKind},
         principal::{Peer, Principal, Role},
     },
@@ -119,12 +119,13 @@ where
             let request_id = request_id(request.headers(), &peer);
             let header = HeaderValue::from_str(&request_id).ok();
             let action = method.action;
-            let authorized = authorizer.authorize(&peer, action, Scope::TrustDomain).await;
-            let (role, refused) = match authorized {
-                Ok(role) => (role, None),
-                Err(refused) => (Role::Anyone, Some(refused)),
+            let authorized = authorizer.authorize(&peer, action).await;
+            let (Authorized { role, scope }, refused) = match authorized {
+                Ok(authorized) => (authorized, None),
+                Err(refused) => (Authorized { role: Role::Anyone, scope: None }, Some(refused)),
             };
-            let principal = Principal { peer, role, action };
+            let refused = refused.or_else(|| auditor.must_accept(action).err().map(Into::into));
+            let principal = Principal { peer, role, action, scope };
             let service_name = method.logged_service();
             let audit = auditor.call(service_name, method.name, &principal, request_id);
             let mut response = match refused {
@@ -132,8 +133,8 @@ where
                     let (error, why) = refusal(method, refused);
                     match error.kind() {
                         ErrorKind::Denied => {
-                            let reason = error.denial().map_or("not_authorized", Denial::name);
-                            audit.denied(&error.to_string(), why.as_deref(), reason);
+                            let code = error.code().or(error.denial().map(Denial::name));
+                            audit.unauthorized(&error.to_string(), why.as_deref(), code);
                         }
                         _ => audit.failed(&error),
                     }

@@ -127,6 +127,7 @@ fn contents() -> Contents {
             agent_version: "1.15.3".into(),
         }],
         federations: Vec::new(),
+        assignments: Vec::new(),
         join_tokens: vec![JoinToken { token: "t".into(), expires_at: NOW, spent_by: None }],
     }
 }

@@ -5,14 +5,16 @@ use std::{fmt, sync::Arc};
 use signet_audit::Field;
 use signet_authority::Authority;
 use signet_base::SharedClock;
-use signet_identity::{AttestedNode, EntryDraft, JoinToken, Selector, SpiffeId, TrustDomain};
+use signet_identity::{
+    AttestedNode, EntryDraft, JoinToken, Selector, SelectorSet, SpiffeId, TrustDomain,
+};
 use signet_pki::random;
 use signet_store::{CreateOutcome, NewEntry, NodeFilter, Page, PageRequest, Store};
 
 use super::{
     Call,
     authorization::Action,
-    error::{Denial, Error},
+    error::{Denial, Error, ErrorKind},
     issuance::{Issued, public_key},
 };
 use crate::{
@@ -20,8 +22,11 @@ use crate::{
     context::Context,
     limits::{Limit, Limits},
     metrics::ServerMetrics,
+    policy::Policy,
 };
 
+/// How many agents are looked at together to count those that a caller may see.
+const COUNTED_AT_ONCE: u32 = 1_000;
 /// The longest agent version that is stored, bytes.
 const MAX_VERSION_LEN: usize = 255;
 /// The longest join token that is created, bytes: it becomes part of a SPIFFE ID.
@@ -37,6 +42,7 @@ pub struct Agents {
     authority: Authority,
     limits: Limits,
     counted: ServerMetrics,
+    policy: Policy,
 }
 
 impl Agents {
@@ -50,6 +56,7 @@ impl Agents {
             authority: context.authority.clone(),
             limits: context.limits.clone(),
             counted: context.counted.clone(),
+            policy: context.policy.clone(),
         }
     }
 
@@ -64,8 +71,19 @@ impl Agents {
     /// [`Error`] when the store fails.
     pub async fn count(&self, call: &Call, filter: &NodeFilter) -> Result<u64, Error> {
         call.may(Action::ReadAgents)?;
-        let counted = self.store.count_nodes(filter).await;
-        counted.map_err(|error| Error::store("failed to count agents", &error))
+        const FAILED: &str = "failed to count agents";
+        if call.scope().is_none() {
+            let counted = self.store.count_nodes(filter).await;
+            return counted.map_err(|error| Error::store(FAILED, &error));
+        }
+        let (mut page, mut counted) = (PageRequest::first(COUNTED_AT_ONCE), 0);
+        loop {
+            let listed = self.store.list_nodes(filter, page).await;
+            let listed = listed.map_err(|error| Error::store(FAILED, &error))?;
+            counted += listed.items.iter().filter(|node| self.sees(call, node)).count() as u64;
+            let Some(next) = listed.next else { return Ok(counted) };
+            page.after = Some(next);
+        }
     }
 
     /// The agents that `filter` accepts, page by page.
@@ -79,8 +97,16 @@ impl Agents {
         page: PageRequest,
     ) -> Result<Page<AttestedNode>, Error> {
         call.may(Action::ReadAgents)?;
-        let found = self.store.list_nodes(filter, page).await;
-        found.map_err(|error| Error::store("failed to list agents", &error))
+        let mut page = page;
+        loop {
+            let found = self.store.list_nodes(filter, page).await;
+            let mut found = found.map_err(|error| Error::store("failed to list agents", &error))?;
+            found.items.retain(|node| self.sees(call, node));
+            match found.next.filter(|_| found.items.is_empty()) {
+                Some(next) => page.after = Some(next),
+                None => return Ok(found),
+            }
+        }
     }
 
     /// One agent.
@@ -92,7 +118,34 @@ impl Agents {
         call.about(Field::SpiffeId(id.clone()));
         let node = self.store.node(id).await;
         let node = node.map_err(|error| Error::store("failed to fetch agent", &error))?;
-        node.ok_or_else(agent_not_found)
+        node.filter(|node| self.sees(call, node)).ok_or_else(agent_not_found)
+    }
+
+    /// Whether the caller may see an agent: it serves one of the caller's tenants.
+    fn sees(&self, call: &Call, node: &AttestedNode) -> bool {
+        let Some(scope) = call.scope() else { return true };
+        let tenants = self.policy.tenants_of(&self.cache, &node.spiffe_id, &node.selectors);
+        scope.allows_shared("agent.read", &tenants, false)
+            || call
+                .principal
+                .action
+                .verb()
+                .is_some_and(|verb| scope.allows_shared(verb, &tenants, false))
+    }
+
+    /// That the caller may do this to an agent: all tenants that it serves are the caller's.
+    async fn may_touch(&self, call: &Call, id: &SpiffeId) -> Result<(), Error> {
+        let (Some(scope), Some(verb)) = (call.scope(), call.principal.action.verb()) else {
+            return Ok(());
+        };
+        let node = self.store.node(id).await;
+        let node = node.map_err(|error| Error::store("failed to fetch agent", &error))?;
+        let node = node.filter(|node| self.sees(call, node)).ok_or_else(agent_not_found)?;
+        let tenants = self.policy.tenants_of(&self.cache, id, &node.selectors);
+        match scope.allows_shared(verb, &tenants, true) {
+            true => Ok(()),
+            false => Err(shared_agent(verb)),
+        }
     }
 
     /// Deletes an agent, which has to attest anew then.
@@ -102,6 +155,7 @@ impl Agents {
     pub async fn delete(&self, call: &Call, id: &SpiffeId) -> Result<(), Error> {
         call.may(Action::DeleteAgent)?;
         call.about(Field::SpiffeId(id.clone()));
+        self.may_touch(call, id).await?;
         let deleted = self.store.delete_node(id, self.clock.unix()).await;
         let deleted = deleted.map_err(|error| Error::store("failed to remove agent", &error))?;
         deleted.ok_or_else(agent_not_found)?;
@@ -117,6 +171,7 @@ impl Agents {
     pub async fn ban(&self, call: &Call, id: &SpiffeId) -> Result<(), Error> {
         call.may(Action::BanAgent)?;
         call.about(Field::SpiffeId(id.clone()));
+        self.may_touch(call, id).await?;
         let banned = self.store.update_node(id, self.clock.unix(), |node| {
             if node.is_banned() {
                 return false;
@@ -149,6 +204,11 @@ impl Agents {
                 "agent must reattest instead of renew",
                 Denial::AgentMustReattest,
             ));
+        }
+        if self.policy.is_required() {
+            self.policy.ready(&self.cache).await?;
+            self.cache.fresh().await?;
+            self.policy.judge(&self.cache, |judge| judge.agent(id, &node.selectors).map(drop))?;
         }
         let csr = csr.ok_or_else(|| Error::invalid("params cannot be nil"))?;
         if csr.is_empty() {
@@ -223,6 +283,19 @@ impl Agents {
             token => token.to_owned(),
         };
         let parent = join_token_id(&self.trust_domain, &token)?;
+        if self.policy.is_required() || call.scope().is_some() {
+            self.cache.loaded().await?;
+        }
+        let tenants = self.policy.tenants_of(&self.cache, &parent, &SelectorSet::default());
+        if self.policy.is_required() {
+            let none = SelectorSet::default();
+            self.policy.judge(&self.cache, |judge| judge.agent(&parent, &none).map(drop))?;
+        }
+        if let Some(scope) = call.scope()
+            && !scope.allows_shared("token.create", &tenants, true)
+        {
+            return Err(shared_agent("token.create"));
+        }
         let entry = match alias {
             None => None,
             Some(alias) => {
@@ -233,7 +306,12 @@ impl Agents {
                     Error::internal("failed to generate an entry ID").because(error)
                 })?;
                 let selectors = std::iter::once(selector).collect();
-                Some(NewEntry { id, draft: EntryDraft::new(alias, parent, selectors) })
+                let mut draft = EntryDraft::new(alias, parent, selectors);
+                // The alias is of the agent's tenant, where that is one.
+                draft.tenant = tenants.iter().next().filter(|_| tenants.len() == 1).cloned();
+                call.may_touch(draft.tenant.as_ref(), &draft.spiffe_id)?;
+                self.policy.judge(&self.cache, |judge| judge.creation(&id, &draft, &[]))?;
+                Some(NewEntry { id, draft })
             }
         };
         let now = self.clock.unix();
@@ -290,6 +368,14 @@ pub(super) fn join_token_id(trust_domain: &TrustDomain, token: &str) -> Result<S
     let path = format!("/spire/agent/join_token/{token}");
     SpiffeId::new(trust_domain.clone(), &path)
         .map_err(|error| Error::internal("failed to create join token ID").because(error))
+}
+
+/// An agent serves others too, or nobody of the caller's.
+pub(super) fn shared_agent(verb: &str) -> Error {
+    let why = format!(
+        "[policy_scope] the policy does not let the caller do {verb} to an agent of these tenants"
+    );
+    Error::new(ErrorKind::Denied, why).coded("policy_scope")
 }
 
 fn agent_not_found() -> Error {

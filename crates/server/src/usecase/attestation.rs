@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use bytes::Bytes;
 use signet_attest::node::{Challenger, FailureClass, MAX_PAYLOAD, NodeAttestation, join_token};
-use signet_audit::Field;
+use signet_audit::{Digested, Field};
 use signet_authority::Authority;
 use signet_base::SharedClock;
 use signet_identity::{AttestedNode, Selector, SelectorSet, SpiffeId, TrustDomain};
@@ -18,7 +18,10 @@ use super::{
     error::{Error, ErrorKind},
     issuance::{Issued, public_key},
 };
-use crate::{attestors::Attestors, context::Context, limits::Limits, metrics::ServerMetrics};
+use crate::{
+    attestors::Attestors, cache::Cache, context::Context, limits::Limits, metrics::ServerMetrics,
+    policy::Policy,
+};
 
 const TOKEN_UNUSABLE: &str = "failed to attest: join token does not exist or has already been used";
 
@@ -33,6 +36,8 @@ pub struct Attestation {
     limits: Limits,
     counted: ServerMetrics,
     id_is_selector: bool,
+    cache: std::sync::Arc<Cache>,
+    policy: Policy,
 }
 
 /// What an agent brings forward, well-formed.
@@ -87,6 +92,8 @@ impl Attestation {
             attestors,
             limits: context.limits.clone(),
             counted: context.counted.clone(),
+            cache: std::sync::Arc::clone(&context.cache),
+            policy: context.policy.clone(),
             id_is_selector: context.config.experimental.agent_spiffe_id_as_selector,
         }
     }
@@ -139,6 +146,16 @@ impl Attestation {
         self.limits.attested(&call.principal, &agent_id).await?;
         if self.id_is_selector {
             attestation.selectors = with_id(attestation.selectors, &agent_id)?;
+        }
+        if call.audit.is_on() {
+            let selectors = Digested(attestation.selectors.clone());
+            call.about(Field::MatchedSelectors(selectors));
+        }
+        if self.policy.is_required() {
+            self.policy.ready(&self.cache).await?;
+            self.cache.fresh().await?;
+            let selectors = &attestation.selectors;
+            self.policy.judge(&self.cache, |judge| judge.agent(&agent_id, selectors).map(drop))?;
         }
         let is_known = !is_token && self.is_known(&agent_id, attestation.can_reattest).await?;
         // For a token this comes before the token is spent, so that spending it and recording the

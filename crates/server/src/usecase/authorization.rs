@@ -12,7 +12,11 @@ use super::{
     error::{Denial, Error, ErrorKind},
     principal::{Peer, Role},
 };
-use crate::{cache::Cache, context::Context};
+use crate::{
+    cache::Cache,
+    context::Context,
+    policy::{Policy, Scope},
+};
 
 pub use agent::AgentRefusal;
 
@@ -25,10 +29,14 @@ pub enum Action {
     AttestAgent,
     /// Ban an agent.
     BanAgent,
+    /// Create entries.
+    CreateEntries,
     /// Make a join token.
     CreateJoinToken,
     /// Delete an agent.
     DeleteAgent,
+    /// Delete entries.
+    DeleteEntries,
     /// Say what the API looks like.
     DescribeApi,
     /// Say why a workload gets what it gets.
@@ -43,12 +51,12 @@ pub enum Action {
     ManageAuthorities,
     /// Create, update, set and delete bundles of others.
     ManageBundles,
-    /// Create, update and delete entries.
-    ManageEntries,
     /// Create, update and delete federation relationships.
     ManageFederation,
     /// Change the log level.
     ManageLog,
+    /// Create, suspend, resume and delete tenants, and assign agents and trust domains to them.
+    ManageTenants,
     /// Get an SVID of any identity.
     MintSvid,
     /// Log in to the web console.
@@ -77,6 +85,8 @@ pub enum Action {
     ReadLog,
     /// See figures about the server.
     ReadServerInfo,
+    /// List tenants and what is assigned to them.
+    ReadTenants,
     /// Fetch a bundle from its endpoint now.
     RefreshFederation,
     /// Get a new agent SVID.
@@ -85,18 +95,19 @@ pub enum Action {
     ReportAgentStatus,
     /// Say that a key of another trust domain is not in its bundle.
     ReportUnknownKey,
+    /// Change entries.
+    UpdateEntries,
     /// Be told at once that something has changed.
     WatchChanges,
 }
 
-/// On what an action is to be done.
-///
-/// Rights hold for the whole trust domain as yet. What narrows them (a tenant, a path) becomes a
-/// variant here, which the compiler then asks [`Authorizer::authorize`] about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
-    /// Everything in the server's trust domain.
-    TrustDomain,
+/// By which right something is allowed, and on what.
+#[derive(Clone, Debug)]
+pub struct Authorized {
+    /// By which right.
+    pub role: Role,
+    /// On what; `None` for everything in the trust domain.
+    pub scope: Option<Arc<Scope>>,
 }
 
 /// A set of rights, any of which allows an action.
@@ -115,7 +126,7 @@ impl Rights {
     /// Attested agents.
     pub const AGENT: Self = Self(1 << 4);
 
-    const fn or(self, other: Self) -> Self {
+    pub(crate) const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
@@ -139,21 +150,25 @@ impl Action {
             | Self::ReadServerInfo => Rights::LOCAL,
             Self::AppendBundle
             | Self::BanAgent
+            | Self::CreateEntries
             | Self::CreateJoinToken
             | Self::DeleteAgent
+            | Self::DeleteEntries
             | Self::ExplainEntries
             | Self::FollowEntries
             | Self::ManageAuthorities
             | Self::ManageBundles
-            | Self::ManageEntries
             | Self::ManageFederation
+            | Self::ManageTenants
             | Self::MintSvid
             | Self::ReadAgents
             | Self::ReadAuthorities
             | Self::ReadBundles
             | Self::ReadEntries
             | Self::ReadFederation
-            | Self::RefreshFederation => OPERATOR,
+            | Self::ReadTenants
+            | Self::RefreshFederation
+            | Self::UpdateEntries => OPERATOR,
             Self::ReadFederatedBundle | Self::ReportUnknownKey | Self::WatchChanges => {
                 OPERATOR.or(Rights::AGENT)
             }
@@ -163,6 +178,62 @@ impl Action {
             | Self::RenewAgent
             | Self::ReportAgentStatus => Rights::AGENT,
         }
+    }
+
+    /// Its name in policy files: see [`crate::policy::VERBS`]. `None` for what no policy narrows.
+    pub const fn verb(self) -> Option<&'static str> {
+        Some(match self {
+            Self::AppendBundle => "bundle.append",
+            Self::BanAgent => "agent.ban",
+            Self::CreateEntries => "entry.create",
+            Self::CreateJoinToken => "token.create",
+            Self::DeleteAgent => "agent.evict",
+            Self::DeleteEntries => "entry.delete",
+            Self::ExplainEntries => "entry.explain",
+            Self::FollowEntries | Self::WatchChanges => "entry.follow",
+            Self::ManageAuthorities => "authority.manage",
+            Self::ManageBundles => "bundle.manage",
+            Self::ManageFederation => "federation.manage",
+            Self::ManageLog => "log.manage",
+            Self::ManageTenants => "tenant.manage",
+            Self::MintSvid => "svid.mint",
+            Self::OpenConsole => "console.open",
+            Self::ReadAgents => "agent.read",
+            Self::ReadAuthorities => "authority.read",
+            Self::ReadBundles | Self::ReadFederatedBundle => "bundle.read",
+            Self::ReadEntries => "entry.read",
+            Self::ReadFederation => "federation.read",
+            Self::DescribeApi | Self::ReadHealth | Self::ReadLog | Self::ReadServerInfo => {
+                "server.read"
+            }
+            Self::ReadTenants => "tenant.read",
+            Self::RefreshFederation => "federation.refresh",
+            Self::UpdateEntries => "entry.update",
+            Self::AttestAgent
+            | Self::IssueDownstreamAuthority
+            | Self::IssueForEntries
+            | Self::PublishAuthority
+            | Self::ReadAuthorizedEntries
+            | Self::ReadBundle
+            | Self::RenewAgent
+            | Self::ReportAgentStatus
+            | Self::ReportUnknownKey => return None,
+        })
+    }
+
+    /// Whether it concerns everybody in the trust domain: only who may do it to everything may do
+    /// it at all.
+    pub const fn is_everybodys(self) -> bool {
+        matches!(
+            self,
+            Self::AppendBundle
+                | Self::ManageAuthorities
+                | Self::ManageBundles
+                | Self::ManageFederation
+                | Self::ManageLog
+                | Self::OpenConsole
+                | Self::RefreshFederation
+        )
     }
 }
 
@@ -201,6 +272,7 @@ struct Inner {
     store: Store,
     cache: Arc<Cache>,
     clock: SharedClock,
+    policy: Policy,
 }
 
 impl Authorizer {
@@ -214,21 +286,33 @@ impl Authorizer {
                 store: context.store.clone(),
                 cache: Arc::clone(&context.cache),
                 clock: Arc::clone(&context.clock),
+                policy: context.policy.clone(),
             }),
         }
     }
 
-    /// By which right `peer` may do `action` on `scope`.
+    /// By which right `peer` may do `action`, and on what.
     ///
     /// # Errors
     /// [`Unauthorized`].
-    pub async fn authorize(
-        &self,
-        peer: &Peer,
-        action: Action,
-        scope: Scope,
-    ) -> Result<Role, Unauthorized> {
-        let Scope::TrustDomain = scope;
+    pub async fn authorize(&self, peer: &Peer, action: Action) -> Result<Authorized, Unauthorized> {
+        let role = self.role(peer, action).await?;
+        let Inner { policy, cache, .. } = &*self.inner;
+        let scope = policy.scope(peer, &role, cache).await?;
+        if let (Some(scope), Some(verb)) = (&scope, action.verb()) {
+            let allowed = match action.is_everybodys() {
+                true => scope.allows_whole(verb),
+                false => scope.allows_verb(verb),
+            };
+            if !allowed {
+                let why = format!("the policy does not let the caller do {verb}");
+                return Err(Error::new(ErrorKind::Denied, why).coded("policy_verb").into());
+            }
+        }
+        Ok(Authorized { role, scope })
+    }
+
+    async fn role(&self, peer: &Peer, action: Action) -> Result<Role, Unauthorized> {
         let rights = action.rights();
         if rights.meets(Rights::ANYONE) {
             return Ok(Role::Anyone);
@@ -239,8 +323,9 @@ impl Authorizer {
             Peer::Remote(remote) => remote,
         };
         let Some(svid) = &remote.svid else { return Err(DENIED) };
-        let Inner { trust_domain, admin_ids, cache, .. } = &*self.inner;
-        if rights.meets(Rights::ADMIN) && admin_ids.contains(&svid.spiffe_id) {
+        let Inner { trust_domain, admin_ids, cache, policy, .. } = &*self.inner;
+        let id = &svid.spiffe_id;
+        if rights.meets(Rights::ADMIN) && (admin_ids.contains(id) || policy.makes_admin(id)) {
             return Ok(Role::AdminByConfig);
         }
         if !svid.spiffe_id.is_member_of(trust_domain) {
@@ -313,13 +398,20 @@ mod tests {
             DeleteAgent,
             ManageAuthorities,
             ManageBundles,
-            ManageEntries,
+            CreateEntries,
+            DeleteEntries,
+            UpdateEntries,
+            ManageTenants,
             ManageFederation,
             ManageLog,
             MintSvid,
             PublishAuthority,
         ] {
             assert!(!write.rights().meets(Rights::AGENT.or(Rights::ANYONE)), "{write:?}");
+        }
+        for action in [ManageBundles, CreateEntries, ReadEntries, ManageLog, DescribeApi] {
+            let verb = action.verb().unwrap();
+            assert!(crate::policy::VERBS.iter().any(|(name, _)| *name == verb), "{verb}");
         }
         for theirs in [IssueForEntries, ReadAuthorizedEntries, RenewAgent, ReportAgentStatus] {
             assert_eq!(theirs.rights(), Rights::AGENT, "nobody else has entries: {theirs:?}");

@@ -165,7 +165,10 @@ impl Bundles {
         call.may(Action::ReadBundles)?;
         let listed = self.store.list_bundles(page).await;
         let mut listed = listed.map_err(|error| Error::store("failed to list bundles", &error))?;
-        listed.items.retain(|bundle| bundle.trust_domain != self.trust_domain);
+        listed.items.retain(|bundle| {
+            bundle.trust_domain != self.trust_domain
+                && call.sees_domain(&self.cache, &bundle.trust_domain)
+        });
         Ok(listed)
     }
 
@@ -181,7 +184,9 @@ impl Bundles {
         call.may(Action::ReadFederatedBundle)?;
         self.must_be_foreign(trust_domain, ForeignOnly::Get)?;
         self.cache.fresh_or_away(self.max_staleness).await?;
-        self.cache.bundle(trust_domain).ok_or_else(|| Error::not_found("bundle not found"))
+        let seen = call.sees_domain(&self.cache, trust_domain);
+        let bundle = seen.then(|| self.cache.bundle(trust_domain)).flatten();
+        bundle.ok_or_else(|| Error::not_found("bundle not found"))
     }
 
     /// That it is not the server's own `trust_domain`, which is closed to `doing`.

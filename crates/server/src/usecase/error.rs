@@ -100,12 +100,13 @@ pub struct Error {
     what: Cow<'static, str>,
     cause: Option<String>,
     denial: Option<Denial>,
+    code: Option<&'static str>,
 }
 
 impl Error {
     /// What was refused or failed.
     pub fn new(kind: ErrorKind, what: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, what: what.into(), cause: None, denial: None }
+        Self { kind, what: what.into(), cause: None, denial: None, code: None }
     }
 
     /// [`ErrorKind::Invalid`].
@@ -169,6 +170,16 @@ impl Error {
         Self { cause: Some(cause.to_string()), ..self }
     }
 
+    /// The same, with a word for the reason that records and metrics carry.
+    pub fn coded(self, code: &'static str) -> Self {
+        Self { code: Some(code), ..self }
+    }
+
+    /// The reason as a word, where there is one.
+    pub fn code(&self) -> Option<&'static str> {
+        self.code
+    }
+
     /// What kind it is.
     pub fn kind(&self) -> ErrorKind {
         self.kind
@@ -187,6 +198,9 @@ impl Error {
     /// A short reason for metrics: what an agent is to make of it, else what was refused where that
     /// is a text of ours that names nothing, else the kind.
     pub fn reason(&self) -> &'static str {
+        if let Some(code) = self.code {
+            return code;
+        }
         match (self.denial, &self.what) {
             (Some(denial), _) => denial.name(),
             (None, Cow::Borrowed(what)) => what,

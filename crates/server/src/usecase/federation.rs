@@ -65,7 +65,9 @@ impl Federation {
             .await
             .map_err(|error| Error::store("failed to list federation relationships", &error))?;
         self.cache.fresh().await?;
-        let items = listed.items.into_iter().map(|relationship| self.related(relationship));
+        let seen =
+            listed.items.into_iter().filter(|it| call.sees_domain(&self.cache, &it.trust_domain));
+        let items = seen.map(|relationship| self.related(relationship));
         Ok(Page { items: items.collect(), next: listed.next })
     }
 
@@ -109,9 +111,10 @@ impl Federation {
             .federation(trust_domain)
             .await
             .map_err(|error| Error::store("failed to fetch federation relationship", &error))?;
+        self.cache.fresh().await?;
+        let found = found.filter(|it| call.sees_domain(&self.cache, &it.trust_domain));
         let found =
             found.ok_or_else(|| Error::not_found("federation relationship does not exist"))?;
-        self.cache.fresh().await?;
         Ok(self.related(found))
     }
 

@@ -4,10 +4,12 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use signet_api::convert::check_workload_id;
-use signet_audit::Field;
+use signet_audit::{Digested, Field};
 use signet_authority::{Authority, JwtSvid, JwtSvidParams, WorkloadX509Params, X509Svid};
 use signet_base::chain;
-use signet_identity::{Bundle, Entry, EntryId, SpiffeId, TrustDomain, entry::check_dns_name};
+use signet_identity::{
+    Bundle, Entry, EntryId, SpiffeId, Tenant, TenantDenial, TrustDomain, entry::check_dns_name,
+};
 use signet_pki::{
     PublicKey, digest, jwt,
     x509::{Csr, CsrError},
@@ -19,6 +21,7 @@ use crate::{
     context::Context,
     limits::{Limit, Limits},
     metrics::ServerMetrics,
+    policy::Policy,
 };
 
 /// After so many signatures of a batch others get their turn.
@@ -33,6 +36,7 @@ pub struct Issuance {
     authority: Authority,
     limits: Limits,
     counted: ServerMetrics,
+    policy: Policy,
 }
 
 /// An X.509-SVID with whom it names.
@@ -62,6 +66,13 @@ pub struct DownstreamAuthority {
     pub bundle: Bundle,
 }
 
+/// What a JWT-SVID says besides whom it names and for whom it is.
+#[derive(Clone, Copy, Debug)]
+struct JwtExtras<'a> {
+    jti: bool,
+    tenant: Option<&'a str>,
+}
+
 impl Issuance {
     /// Those of a server with these parts.
     pub fn new(context: &Context) -> Self {
@@ -71,6 +82,7 @@ impl Issuance {
             authority: context.authority.clone(),
             limits: context.limits.clone(),
             counted: context.counted.clone(),
+            policy: context.policy.clone(),
         }
     }
 
@@ -99,6 +111,7 @@ impl Issuance {
             error => Error::invalid("malformed CSR").because(error),
         })?;
         let id = self.minted_id(&csr)?;
+        self.may_mint(call, &id).await?;
         let subject = Some(csr.subject()).filter(|subject| !subject.is_empty());
         let params = WorkloadX509Params {
             spiffe_id: &id,
@@ -113,6 +126,28 @@ impl Issuance {
         call.about(Field::SerialNumber(svid.serial_number.clone()));
         call.about(Field::ExpiresAt(svid.not_after));
         Ok(Issued { spiffe_id: id, svid })
+    }
+
+    /// That an identity may be minted by this caller; where tenants are required, answers whose it
+    /// is.
+    async fn may_mint(&self, call: &Call, id: &SpiffeId) -> Result<Option<Tenant>, Error> {
+        if call.scope().is_none() && !self.policy.is_required() {
+            return Ok(None);
+        }
+        self.policy.ready(&self.cache).await?;
+        self.cache.fresh().await?;
+        let owner = match self.policy.judge(&self.cache, |judge| judge.owner(id))? {
+            Some(owner) => Some(owner),
+            None => {
+                let entries = self.cache.entries_of(id).await?;
+                entries.iter().find_map(|entry| entry.tenant.clone())
+            }
+        };
+        if let Some(owner) = &owner {
+            call.about(Field::Tenant(owner.clone()));
+        }
+        call.may_touch(owner.as_ref(), id)?;
+        Ok(owner.filter(|_| self.policy.is_required()))
     }
 
     /// Whom a CSR is for; what else it names is checked.
@@ -166,7 +201,9 @@ impl Issuance {
         bounded(audience)?;
         call.about(Field::Audience(audience.to_vec()));
         call.about(Field::Ttl(ttl));
-        self.sign_jwt(call, id, audience, ttl, false).await
+        let tenant = self.may_mint(call, id).await?;
+        let tenant = tenant.as_ref().map(Tenant::as_str);
+        self.sign_jwt(call, id, audience, ttl, JwtExtras { jti: false, tenant }).await
     }
 
     /// Signs X.509-SVIDs of entries that the calling agent is authorised for; the answers are in
@@ -187,19 +224,28 @@ impl Issuance {
         let (limits, principal) = (&self.limits, &call.principal);
         limits.acquire(principal, Limit::SignX509, requests.len(), "certificate signing").await?;
         let ids: Vec<Option<EntryId>> = requests.iter().map(|r| r.entry_id.parse().ok()).collect();
-        let entries = self.cache.entries_for_agent(agent, &ids).await?;
+        let entries = self.entries_for(agent, &ids).await?;
         let mut results = Vec::with_capacity(requests.len());
         for (n, (request, entry)) in requests.iter().zip(&entries).enumerate() {
             if n % YIELD_AFTER == YIELD_AFTER - 1 {
                 tokio::task::yield_now().await;
             }
-            let result = self.x509_of(request, entry.as_ref()).await;
+            let result = match entry {
+                Ok(entry) => self.x509_of(request, entry.as_ref()).await,
+                Err(denial) => Err(denial.clone().into()),
+            };
+            let entry = entry.as_ref().ok().and_then(Option::as_ref);
             call.audit.item(&result, || {
                 let mut about = vec![
                     Field::Csr(digest::sha256_hex(&request.csr)),
                     Field::EntryId(request.entry_id.clone()),
                 ];
-                about.extend(entry.as_ref().map(|entry| Field::SpiffeId(entry.spiffe_id.clone())));
+                if let Some(entry) = entry {
+                    about.push(Field::SpiffeId(entry.spiffe_id.clone()));
+                    about.extend(entry.tenant.clone().map(Field::Tenant));
+                    let selectors = Digested(entry.selectors.clone());
+                    about.push(Field::MatchedSelectors(selectors));
+                }
                 if let Ok(Issued { svid, .. }) = &result {
                     about.push(Field::SerialNumber(svid.serial_number.clone()));
                     about.push(Field::ExpiresAt(svid.not_after));
@@ -209,6 +255,29 @@ impl Issuance {
             results.push(result);
         }
         Ok(results)
+    }
+
+    /// Those of `ids` that the agent may have signed for, in order; of others, why not.
+    async fn entries_for(
+        &self,
+        agent: &SpiffeId,
+        ids: &[Option<EntryId>],
+    ) -> Result<Vec<Result<Option<Arc<Entry>>, TenantDenial>>, Error> {
+        self.policy.ready(&self.cache).await?;
+        let judged = self.policy.judge(&self.cache, |judge| {
+            let find = |id: &Option<EntryId>| match id {
+                Some(id) => judge.entry_for_agent(agent, id),
+                None => Ok(None),
+            };
+            Ok(ids.iter().map(find).collect())
+        });
+        match judged? {
+            Some(judged) => Ok(judged),
+            None => {
+                let found = self.cache.entries_for_agent(agent, ids).await?;
+                Ok(found.into_iter().map(Ok).collect())
+            }
+        }
     }
 
     async fn x509_of(
@@ -271,16 +340,23 @@ impl Issuance {
         self.limits.acquire(principal, Limit::SignJwt, 1, "JWT signing request").await?;
         self.jwt_must_be_on()?;
         accepted?;
-        let entry = match entry_id.parse::<EntryId>() {
-            Ok(id) => self.cache.entry_for_agent(agent, &id).await?,
-            Err(_) => None,
-        };
-        let entry = entry.ok_or_else(|| Error::not_found(NOT_FOUND))?;
+        let entry_id = entry_id.parse::<EntryId>().ok();
+        let entry = self.entries_for(agent, &[entry_id]).await?.pop().unwrap_or(Ok(None));
+        let entry = entry?.ok_or_else(|| Error::not_found(NOT_FOUND))?;
+        if call.audit.is_on() {
+            let selectors = Digested(entry.selectors.clone());
+            call.about(Field::MatchedSelectors(selectors));
+        }
+        let tenant = entry.tenant.as_ref();
+        if let Some(tenant) = tenant {
+            call.about(Field::Tenant(tenant.clone()));
+        }
         let id = &entry.spiffe_id;
         call.about(Field::SpiffeId(id.clone()));
         call.about(Field::Ttl(entry.jwt_svid_ttl));
-        let include_jti = entry.jwt_svid_include_jti;
-        let svid = self.sign_jwt(call, id, audience, entry.jwt_svid_ttl, include_jti).await?;
+        let tenant = tenant.filter(|_| entry.jwt_svid_tenant_claim).map(Tenant::as_str);
+        let extras = JwtExtras { jti: entry.jwt_svid_include_jti, tenant };
+        let svid = self.sign_jwt(call, id, audience, entry.jwt_svid_ttl, extras).await?;
         Ok((id.clone(), svid))
     }
 
@@ -290,9 +366,11 @@ impl Issuance {
         id: &SpiffeId,
         audience: &[String],
         ttl: i32,
-        include_jti: bool,
+        extras: JwtExtras<'_>,
     ) -> Result<JwtSvid, Error> {
-        let params = JwtSvidParams { spiffe_id: id, audience, ttl: positive(ttl), include_jti };
+        let JwtExtras { jti: include_jti, tenant } = extras;
+        let ttl = positive(ttl);
+        let params = JwtSvidParams { spiffe_id: id, audience, ttl, include_jti, tenant };
         let signed = self.authority.sign_jwt_svid(params).await;
         let svid = signed.map_err(|error| Error::signing("failed to sign JWT-SVID", &error))?;
         self.counted.signed_jwt.inc(&[]);
@@ -322,6 +400,9 @@ impl Issuance {
         }
         let principal = &call.principal;
         self.limits.acquire(principal, Limit::SignX509, 1, "downstream CA signing").await?;
+        if self.policy.is_required() {
+            return Err(TenantDenial::Downstream.into());
+        }
         if !matches!(principal.role, Role::Downstream(_)) {
             return Err(Error::internal("caller is not a downstream workload"));
         }

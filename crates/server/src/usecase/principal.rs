@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc};
 use signet_identity::{Entry, SpiffeId};
 
 use super::{authorization::Action, error::Error};
+use crate::policy::Scope;
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]
@@ -118,6 +119,8 @@ pub struct Principal {
     pub role: Role,
     /// What it was allowed to do.
     pub action: Action,
+    /// On what; `None` for everything in the trust domain.
+    pub scope: Option<Arc<Scope>>,
 }
 
 impl Principal {

@@ -19,6 +19,8 @@ pub enum ChangeKind {
     Federation,
     /// An attested node; the key is the agent's SPIFFE ID.
     Node,
+    /// What is said about tenants; the key is a [`signet_identity::tenant::Assigned`] as text.
+    Tenancy,
 }
 
 /// What a thing became by a change.

@@ -109,6 +109,8 @@ operations! {
     TAKE_LEASE: "lease", "take", "taking a lease";
     LIST_SERVERS: "server", "list", "listing the servers";
     WRITE_SERVER: "server", "set", "writing about a server";
+    ASSIGN_TENANTS: "tenant", "set", "writing about tenants";
+    READ_TENANTS: "tenant", "fetch", "reading about tenants";
 
     PING: "store", "ping", "checking the database";
     EXPORT: "store", "export", "exporting";

@@ -1,11 +1,12 @@
 //! Everything at once, for moving house.
 
 use super::{
-    bundles, entries, fault::Fault, federation, nodes, store::PostgresStore, tokens, tx::Lock,
+    bundles, entries, fault::Fault, federation, nodes, store::PostgresStore, tenants, tokens,
+    tx::Lock,
 };
 use crate::{
     Bundles, ChangeKind, ChangedTo, Contents, Entries, EntryFilter, Federations, JoinTokens,
-    NodeFilter, Nodes, Operation, PageRequest, StoreError,
+    NodeFilter, Nodes, Operation, PageRequest, StoreError, Tenants,
 };
 
 /// How many entries one statement of an import takes together.
@@ -20,6 +21,7 @@ impl PostgresStore {
             nodes: self.list_nodes(&NodeFilter::default(), all).await?.items,
             federations: self.list_federations(all).await?.items,
             join_tokens: self.join_tokens().await?,
+            assignments: self.assignments().await?,
         })
     }
 
@@ -47,6 +49,9 @@ impl PostgresStore {
             }
             for token in &contents.join_tokens {
                 tokens::insert(&tx.query, token).await?;
+            }
+            for said in &contents.assignments {
+                tenants::put(&mut tx, said).await?;
             }
             let mut row = 1;
             for some in contents.entries.chunks(ENTRIES_AT_ONCE) {

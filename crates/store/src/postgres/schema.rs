@@ -14,7 +14,10 @@ use super::{
 use crate::OpenError;
 
 /// The migrations, in order; the schema version is how many were applied.
-const MIGRATIONS: &[&str] = &[include_str!("../../migrations/postgres/0001_initial.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/postgres/0001_initial.sql"),
+    include_str!("../../migrations/postgres/0002_tenants.sql"),
+];
 
 /// The oldest version of PostgreSQL that is supported.
 const OLDEST: i64 = 14;

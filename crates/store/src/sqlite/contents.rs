@@ -2,9 +2,10 @@
 
 use crate::{
     Bundles, ChangeKind, ChangedTo, Contents, Entries, EntryFilter, Federations, JoinTokens,
-    NodeFilter, Nodes, Operation, PageRequest, StoreError,
+    NodeFilter, Nodes, Operation, PageRequest, StoreError, Tenants,
     sqlite::{
-        SqliteStore, bundles, entries, fault::Fault, federation, nodes, terms::Index, tokens,
+        SqliteStore, bundles, entries, fault::Fault, federation, nodes, tenants, terms::Index,
+        tokens,
     },
 };
 
@@ -20,6 +21,7 @@ impl SqliteStore {
             nodes: self.list_nodes(&NodeFilter::default(), all).await?.items,
             federations: self.list_federations(all).await?.items,
             join_tokens: self.join_tokens().await?,
+            assignments: self.assignments().await?,
         })
     }
 
@@ -48,6 +50,9 @@ impl SqliteStore {
             }
             for token in &contents.join_tokens {
                 tokens::insert(&mut tx, token).await?;
+            }
+            for said in &contents.assignments {
+                tenants::put(&mut tx, said).await?;
             }
             for some in contents.entries.chunks(ENTRIES_AT_ONCE) {
                 let mut row = tx.new_rows(Index::Entries, some.len()).await?;

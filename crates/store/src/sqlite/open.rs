@@ -25,6 +25,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/sqlite/0001_initial.sql"),
     include_str!("../../migrations/sqlite/0002_feed.sql"),
     include_str!("../../migrations/sqlite/0003_servers.sql"),
+    include_str!("../../migrations/sqlite/0004_tenants.sql"),
 ];
 
 /// Pages in the log before it is copied into the database file (16 MiB): a batch of entries

@@ -1,8 +1,11 @@
 //! The flags of entry commands.
 
-use signet_api::pb::spire::api::{
-    server::entry::v1 as pb,
-    types::{self, entry::AdditionalAttributes},
+use signet_api::pb::{
+    signet::api::server::tenancy::v1::EntryTenant,
+    spire::api::{
+        server::entry::v1 as pb,
+        types::{self, entry::AdditionalAttributes},
+    },
 };
 use signet_identity::spiffe_id::SERVER_PATH;
 
@@ -131,6 +134,12 @@ pub struct EntryFlags {
     /// Sign the X.509-SVID on demand only
     #[arg(long = "disableX509SVIDPrefetch")]
     disable_x509_svid_prefetch: bool,
+    /// Tenant that the entry belongs to; with -data, all entries of the file
+    #[arg(long = "tenant", value_name = "TENANT")]
+    tenant: Option<String>,
+    /// Put the tenant into each JWT-SVID, as the claim tenant
+    #[arg(long = "jwtSVIDTenantClaim", requires = "tenant")]
+    jwt_svid_tenant_claim: bool,
     /// File with entries as JSON, or - for standard input; other flags are ignored then
     #[arg(long = "data", value_name = "FILE")]
     data: Option<String>,
@@ -156,6 +165,10 @@ pub struct UpdateFlags {
 }
 
 impl CreateFlags {
+    pub(super) fn owner(&self) -> Option<EntryTenant> {
+        self.entry.owner()
+    }
+
     pub(super) fn common(&self) -> &CommonFlags {
         &self.entry.common
     }
@@ -169,6 +182,10 @@ impl CreateFlags {
 }
 
 impl UpdateFlags {
+    pub(super) fn owner(&self) -> Option<EntryTenant> {
+        self.entry.owner()
+    }
+
     pub(super) fn common(&self) -> &CommonFlags {
         &self.entry.common
     }
@@ -185,6 +202,13 @@ impl UpdateFlags {
 }
 
 impl EntryFlags {
+    /// Whose the entries are, if that is said.
+    pub(super) fn owner(&self) -> Option<EntryTenant> {
+        self.tenant
+            .clone()
+            .map(|tenant| EntryTenant { tenant, jwt_svid_tenant_claim: self.jwt_svid_tenant_claim })
+    }
+
     fn entry(&self, is_node: bool) -> Result<types::Entry, CliError> {
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
         if self.selector.is_empty() {

@@ -1,14 +1,21 @@
 //! Entries as text.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+};
 
-use signet_api::pb::spire::api::types;
+use signet_api::pb::{signet::api::server::tenancy::v1::EntryTenant, spire::api::types};
 
 use crate::cli::text;
 
 /// An entry as SPIRE prints it, with an empty line after it (without its line end). `pending` are
-/// the trust domains whose bundles are not there.
-pub(super) fn entry(entry: &types::Entry, pending: &BTreeSet<String>) -> String {
+/// the trust domains whose bundles are not there, `owner` whose it is.
+pub(super) fn entry(
+    entry: &types::Entry,
+    pending: &BTreeSet<String>,
+    owner: Option<&EntryTenant>,
+) -> String {
     let mut out = String::new();
     let mut field = |name: &str, value: &dyn std::fmt::Display| {
         // Writing to a String cannot fail.
@@ -55,7 +62,30 @@ pub(super) fn entry(entry: &types::Entry, pending: &BTreeSet<String>) -> String 
     if extras.jwt_svid_include_jti {
         field("JwtSvidIncludeJti", &true);
     }
+    if let Some(owner) = owner {
+        field("Tenant", &owner.tenant);
+        if owner.jwt_svid_tenant_claim {
+            field("JwtSvidTenantClaim", &true);
+        }
+    }
     out
+}
+
+/// SPIRE's JSON of entries, with the tenants of those that have one.
+pub(super) fn with_tenants(
+    mut listed: serde_json::Value,
+    owners: &BTreeMap<String, EntryTenant>,
+) -> serde_json::Value {
+    let entries = listed.get_mut("entries").and_then(serde_json::Value::as_array_mut);
+    for entry in entries.into_iter().flatten().filter_map(serde_json::Value::as_object_mut) {
+        let id = entry.get("id").and_then(serde_json::Value::as_str).unwrap_or_default();
+        if let Some(owner) = owners.get(id) {
+            entry.insert("tenant".to_owned(), owner.tenant.clone().into());
+            let claim = owner.jwt_svid_tenant_claim;
+            entry.insert("jwt_svid_tenant_claim".to_owned(), claim.into());
+        }
+    }
+    listed
 }
 
 /// Sorts entries by what people look for: SPIFFE ID, parent, selectors; then ID.
@@ -101,7 +131,7 @@ mod tests {
         };
         let none = BTreeSet::new();
         assert_eq!(
-            entry(&full, &none),
+            entry(&full, &none, None),
             "Entry ID                : one\n\
              SPIFFE ID               : spiffe://example.org/w\n\
              Parent ID               : spiffe://example.org/n\n\
@@ -114,11 +144,11 @@ mod tests {
              Admin                   : true\n\
              Hint                    : h\n"
         );
-        let empty = entry(&types::Entry::default(), &none);
+        let empty = entry(&types::Entry::default(), &none, None);
         assert!(empty.starts_with("Entry ID                : (none)\n"));
         let federating =
             types::Entry { federates_with: vec!["a".into(), "b".into()], ..Default::default() };
-        let text = entry(&federating, &BTreeSet::from(["b".to_owned()]));
+        let text = entry(&federating, &BTreeSet::from(["b".to_owned()]), None);
         assert!(text.contains("FederatesWith           : a\n"), "{text}");
         assert!(text.contains("FederatesWith           : b (pending: no bundle yet)\n"), "{text}");
     }

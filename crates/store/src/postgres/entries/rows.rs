@@ -20,11 +20,13 @@ const DOWNSTREAM: i64 = 2;
 const STORE_SVID: i64 = 4;
 const DISABLE_PREFETCH: i64 = 8;
 const INCLUDE_JTI: i64 = 16;
+const TENANT_CLAIM: i64 = 32;
 
 impl Listed for Entry {
     const TABLE: &'static str = "signet_entries";
     const COLUMNS: &'static str = "id, entry_id, spiffe_id, parent_id, selectors, federates_with, \
-         dns_names, hint, x509_svid_ttl, jwt_svid_ttl, flags, expires_at, created_at, revision";
+         dns_names, hint, x509_svid_ttl, jwt_svid_ttl, flags, expires_at, created_at, revision, \
+         tenant";
 
     fn read(row: &Row) -> Result<Self, Fault> {
         let entry_id: &str = row.try_get(1)?;
@@ -54,6 +56,9 @@ impl Listed for Entry {
         draft.store_svid = flags & STORE_SVID != 0;
         draft.disable_x509_svid_prefetch = flags & DISABLE_PREFETCH != 0;
         draft.jwt_svid_include_jti = flags & INCLUDE_JTI != 0;
+        draft.jwt_svid_tenant_claim = flags & TENANT_CLAIM != 0;
+        let tenant: Option<&str> = row.try_get(14)?;
+        draft.tenant = tenant.map(|name| parse(&what, name)).transpose()?;
         draft.expires_at = row.try_get(11)?;
         Ok(Self {
             id: parse(&what, entry_id)?,
@@ -72,7 +77,7 @@ fn parse<T: FromStr<Err: std::fmt::Display>>(what: &str, text: &str) -> Result<T
 #[derive(Default)]
 pub(super) struct Columns {
     texts: [Vec<String>; 4],
-    maybes: [Vec<Option<String>>; 3],
+    maybes: [Vec<Option<String>>; 4],
     numbers: [Vec<i64>; 9],
     terms: Vec<String>,
 }
@@ -92,7 +97,8 @@ impl Columns {
             | flag(entry.downstream, DOWNSTREAM)
             | flag(entry.store_svid, STORE_SVID)
             | flag(entry.disable_x509_svid_prefetch, DISABLE_PREFETCH)
-            | flag(entry.jwt_svid_include_jti, INCLUDE_JTI);
+            | flag(entry.jwt_svid_include_jti, INCLUDE_JTI)
+            | flag(entry.jwt_svid_tenant_claim, TENANT_CLAIM);
         let federates_with: Vec<&str> =
             entry.federates_with.iter().map(TrustDomain::as_str).collect();
         let texts = [
@@ -105,6 +111,7 @@ impl Columns {
             json::list(&federates_with),
             json::list(&entry.dns_names),
             (!entry.hint.is_empty()).then(|| entry.hint.clone()),
+            entry.tenant.as_ref().map(|tenant| tenant.as_str().to_owned()),
         ];
         let numbers = [
             row,
@@ -133,16 +140,16 @@ impl Columns {
     pub(super) async fn write(&self, query: &Query) -> Result<(), Fault> {
         const TEXT: &str = "INSERT INTO signet_entries (id, entry_id, spiffe_id, parent_id, \
             selectors, federates_with, dns_names, hint, x509_svid_ttl, jwt_svid_ttl, flags, \
-            expires_at, created_at, revision, similar_term, parent_term, terms) \
+            expires_at, created_at, revision, similar_term, parent_term, terms, tenant) \
             SELECT r.id, r.entry_id, r.spiffe_id, r.parent_id, r.selectors, r.federates_with, \
             r.dns_names, r.hint, r.x509_svid_ttl, r.jwt_svid_ttl, r.flags, r.expires_at, \
-            r.created_at, r.revision, r.similar_term, r.parent_term, r.terms::bigint[] \
+            r.created_at, r.revision, r.similar_term, r.parent_term, r.terms::bigint[], r.tenant \
             FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], \
             $7::text[], $8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], \
-            $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::text[]) \
+            $13::bigint[], $14::bigint[], $15::bigint[], $16::bigint[], $17::text[], $18::text[]) \
             AS r(id, entry_id, spiffe_id, parent_id, selectors, federates_with, dns_names, hint, \
             x509_svid_ttl, jwt_svid_ttl, flags, expires_at, created_at, revision, similar_term, \
-            parent_term, terms) \
+            parent_term, terms, tenant) \
             ON CONFLICT (id) DO UPDATE SET entry_id = excluded.entry_id, \
             spiffe_id = excluded.spiffe_id, parent_id = excluded.parent_id, \
             selectors = excluded.selectors, federates_with = excluded.federates_with, \
@@ -151,9 +158,9 @@ impl Columns {
             flags = excluded.flags, expires_at = excluded.expires_at, \
             created_at = excluded.created_at, revision = excluded.revision, \
             similar_term = excluded.similar_term, parent_term = excluded.parent_term, \
-            terms = excluded.terms";
+            terms = excluded.terms, tenant = excluded.tenant";
         let [entry_id, spiffe_id, parent_id, selectors] = &self.texts;
-        let [federates_with, dns_names, hint] = &self.maybes;
+        let [federates_with, dns_names, hint, tenant] = &self.maybes;
         let [id, x509, jwt, flags, expires_at, created_at, revision, similar, parent] =
             &self.numbers;
         if id.is_empty() {
@@ -169,6 +176,7 @@ impl Columns {
                     *x509 => INT8_ARRAY, *jwt => INT8_ARRAY, *flags => INT8_ARRAY,
                     *expires_at => INT8_ARRAY, *created_at => INT8_ARRAY, *revision => INT8_ARRAY,
                     *similar => INT8_ARRAY, *parent => INT8_ARRAY, self.terms => TEXT_ARRAY,
+                    *tenant => TEXT_ARRAY,
                 ],
             )
             .await?;

@@ -17,19 +17,20 @@ use crate::sqlite::{
 };
 
 /// How many columns [`Entry::COLUMNS`] names.
-pub(crate) const WIDTH: usize = 14;
+pub(crate) const WIDTH: usize = 15;
 
 const ADMIN: i64 = 1;
 const DOWNSTREAM: i64 = 2;
 const STORE_SVID: i64 = 4;
 const DISABLE_PREFETCH: i64 = 8;
 const INCLUDE_JTI: i64 = 16;
+const TENANT_CLAIM: i64 = 32;
 
 impl Listed for Entry {
     const INDEX: Index = Index::Entries;
     const TABLE: &'static str = "entries";
     const COLUMNS: &'static str = "id, entry_id, spiffe_id, parent_id, selectors, federates_with, \
-         dns_names, hint, x509_svid_ttl, jwt_svid_ttl, flags, expires_at, created_at, revision";
+         dns_names, hint, x509_svid_ttl, jwt_svid_ttl, flags, expires_at, created_at, revision, tenant";
 
     fn read(row: &SqliteRow) -> Result<Self, Fault> {
         let raw = Raw {
@@ -46,6 +47,7 @@ impl Listed for Entry {
             expires_at: row.try_get(11)?,
             created_at: row.try_get(12)?,
             revision: row.try_get(13)?,
+            tenant: row.try_get(14)?,
             like: None,
         };
         raw.entry()
@@ -75,6 +77,7 @@ struct Raw<'a> {
     expires_at: i64,
     created_at: i64,
     revision: i64,
+    tenant: Option<&'a str>,
     /// An entry that this one shares texts with where they are equal.
     like: Option<&'a Entry>,
 }
@@ -109,6 +112,14 @@ impl Raw<'_> {
         draft.store_svid = raw.flags & STORE_SVID != 0;
         draft.disable_x509_svid_prefetch = raw.flags & DISABLE_PREFETCH != 0;
         draft.jwt_svid_include_jti = raw.flags & INCLUDE_JTI != 0;
+        draft.jwt_svid_tenant_claim = raw.flags & TENANT_CLAIM != 0;
+        // Neighbours are often of one tenant.
+        let like = raw.like.and_then(|entry| entry.tenant.as_ref());
+        draft.tenant = match (raw.tenant, like) {
+            (None, _) => None,
+            (Some(name), Some(like)) if like.as_str() == name => Some(like.clone()),
+            (Some(name), _) => Some(name.parse().map_err(|error| corrupt(&error))?),
+        };
         draft.expires_at = raw.expires_at;
         Ok(Entry {
             id: raw.entry_id.parse().map_err(|error| corrupt(&error))?,
@@ -126,7 +137,8 @@ pub(crate) fn bind(batch: &mut Batch, row: i64, entry: &Entry) {
         | flag(entry.downstream, DOWNSTREAM)
         | flag(entry.store_svid, STORE_SVID)
         | flag(entry.disable_x509_svid_prefetch, DISABLE_PREFETCH)
-        | flag(entry.jwt_svid_include_jti, INCLUDE_JTI);
+        | flag(entry.jwt_svid_include_jti, INCLUDE_JTI)
+        | flag(entry.jwt_svid_tenant_claim, TENANT_CLAIM);
     let federates_with: Vec<&str> = entry.federates_with.iter().map(TrustDomain::as_str).collect();
     batch
         .bind(row)
@@ -142,7 +154,8 @@ pub(crate) fn bind(batch: &mut Batch, row: i64, entry: &Entry) {
         .bind(flags)
         .bind(entry.expires_at)
         .bind(entry.created_at)
-        .bind(entry.revision_number);
+        .bind(entry.revision_number)
+        .bind(entry.tenant.as_ref().map(|tenant| tenant.as_str().to_owned()));
 }
 
 /// The entries with any of these IDs or similarity terms, in no particular order, some perhaps

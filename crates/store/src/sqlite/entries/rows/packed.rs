@@ -15,7 +15,7 @@ const FIELD: char = '\u{1f}';
 const ENTRY: char = '\u{1e}';
 
 /// How many fields a packed entry has.
-const FIELDS: usize = 14;
+const FIELDS: usize = 15;
 
 /// The first `limit` entries after the row `after`, in order, with their row IDs.
 pub(super) async fn read_on(
@@ -29,7 +29,8 @@ pub(super) async fn read_on(
          char(31) || coalesce(dns_names, '') || char(31) || \
          CASE WHEN hint IS NULL THEN '' ELSE json_quote(hint) END || char(31) || \
          x509_svid_ttl || char(31) || jwt_svid_ttl || char(31) || flags || char(31) || \
-         expires_at || char(31) || created_at || char(31) || revision, char(30)) \
+         expires_at || char(31) || created_at || char(31) || revision || char(31) || \
+         coalesce(tenant, ''), char(30)) \
          FROM (SELECT * FROM {} WHERE id > ? ORDER BY id LIMIT ?)",
         <Entry as listing::Listed>::TABLE
     );
@@ -72,7 +73,7 @@ fn unpack(packed: &str, like: Option<&Entry>) -> Result<(i64, Entry), Fault> {
         hint,
         rest @ ..,
     ] = fields;
-    let [x509_svid_ttl, jwt_svid_ttl, flags, expires_at, created_at, revision] = rest;
+    let [x509_svid_ttl, jwt_svid_ttl, flags, expires_at, created_at, revision, tenant] = rest;
     let raw = Raw {
         entry_id,
         spiffe_id,
@@ -90,6 +91,7 @@ fn unpack(packed: &str, like: Option<&Entry>) -> Result<(i64, Entry), Fault> {
         expires_at: number(expires_at)?,
         created_at: number(created_at)?,
         revision: number(revision)?,
+        tenant: Some(tenant).filter(|name| !name.is_empty()),
         like,
     };
     Ok((number(row)?, raw.entry()?))
