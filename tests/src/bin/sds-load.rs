@@ -13,6 +13,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use anyhow::{Context as _, bail};
@@ -49,6 +50,8 @@ use tonic::{
 const TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 /// How many extensions Envoy 1.40 lists.
 const EXTENSIONS: usize = 516;
+/// When a stream that was turned away is opened again.
+const AGAIN: Duration = Duration::from_millis(500);
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
@@ -105,8 +108,11 @@ async fn load(socket: &str, connections: usize, streams: usize) -> anyhow::Resul
         for _ in 0..streams {
             let (channel, first, received) = (channel.clone(), first.clone(), received.clone());
             tokio::spawn(async move {
-                if let Err(error) = stream(channel, first, &received, all).await {
-                    println!("{{\"error\": \"{error:#}\"}}");
+                // Proxies come again when they are turned away.
+                loop {
+                    let ended = stream(channel.clone(), first.clone(), &received, all).await;
+                    eprintln!("{:#}", ended.err().unwrap_or_else(|| anyhow::anyhow!("ended")));
+                    tokio::time::sleep(AGAIN).await;
                 }
             });
         }

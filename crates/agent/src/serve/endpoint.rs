@@ -42,6 +42,9 @@ const DESCRIPTORS: usize = 2;
 const CALLS: Caps = Caps { total: 4_096, each: Each::Share, idle: None, busy: None };
 /// How many bytes of requests a user may have under way. Requests are small.
 const BUDGET: usize = 1024 * 1024;
+/// The same for calls that are streams of requests. Proxies begin with tens of kilobytes, and a node
+/// full of them comes back at once when the agent has restarted.
+const STREAM_BUDGET: usize = 8 * 1024 * 1024;
 /// The longest message of the sockets for operators and kubelet, bytes.
 pub const MAX_REQUEST: usize = 256 * 1024;
 /// How long a request may take to arrive.
@@ -85,6 +88,7 @@ type User = Option<u32>;
 struct Limits {
     calls: Admission<User>,
     budgets: Budgets<User>,
+    stream_budgets: Budgets<User>,
     rounds: Rounds<User>,
 }
 
@@ -99,19 +103,20 @@ impl Limits {
         let Ok(call) = self.calls.enter(user) else {
             return Status::resource_exhausted("too many calls of this user are open").into_http();
         };
-        let budget = self.budgets.of(user, BUDGET);
         let path = request.uri().path();
         let messages = api.messages(path);
+        let budget = match messages {
+            Messages::Few => self.budgets.of(user, BUDGET),
+            Messages::Stream => self.stream_budgets.of(user, STREAM_BUDGET),
+        };
         let intake = Intake {
             messages,
             max_message: api.max_message(path),
             deadline: REQUEST_DEADLINE,
             budget: budget.clone(),
-            // A node full of proxies comes back at once when the agent has restarted.
-            no_room: match messages {
-                Messages::Few => NoRoom::Refuse,
-                Messages::Stream => NoRoom::Wait,
-            },
+            // Waiting would fill the window of the connection, and so keep those of its requests from
+            // coming that have room already.
+            no_room: NoRoom::Refuse,
         };
         let (head, body) = request.into_parts();
         let (body, taken) = intake.body(body);
@@ -148,6 +153,7 @@ pub fn serve<A: Answer>(
     let limits = Arc::new(Limits {
         calls: Admission::new(CALLS),
         budgets: Budgets::default(),
+        stream_budgets: Budgets::default(),
         rounds: Rounds::new(),
     });
     let spawner = tasks.clone();

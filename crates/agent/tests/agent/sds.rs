@@ -242,6 +242,30 @@ async fn operators_see_who_still_runs_an_old_root() {
 }
 
 #[tokio::test]
+async fn long_requests_of_many_streams_do_not_keep_each_other_from_coming() {
+    let fixture = Fixture::new().await;
+    let agent = fixture.serving().await;
+    // On one connection, whose window is that of one of them: far more than may be under way.
+    let client = client(&agent).await;
+    let streams = (0..60).map(|number| {
+        let mut client = client.clone();
+        tokio::spawn(async move {
+            let (requests, outgoing) = mpsc::channel(1);
+            let node = Node { id: "x".repeat(60_000 + number), ..Node::default() };
+            let request = DiscoveryRequest { node: Some(node), ..wants(&["ROOTCA"]) };
+            requests.send(request).await.unwrap();
+            let call = client.stream_secrets(ReceiverStream::new(outgoing)).await;
+            let mut talk = Talk { requests, answers: call.unwrap().into_inner() };
+            names(&talk.answer().await.unwrap())
+        })
+    });
+    for stream in streams.collect::<Vec<_>>() {
+        assert_eq!(stream.await.unwrap(), ["ROOTCA"]);
+    }
+    agent.stop().await;
+}
+
+#[tokio::test]
 async fn each_api_of_the_socket_can_be_switched_off() {
     let mut fixture = Fixture::new().await;
     fixture.options.agent.push_str("\ndisable_sds_api = true");
