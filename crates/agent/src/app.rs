@@ -23,7 +23,7 @@ use signet_daemon::{
     program::Program,
     signal::UserSignal,
 };
-use signet_http::{Proxies, ProxyUrlError};
+use signet_http::{HttpError, Proxies, ProxyUrlError};
 use signet_pki::KeyManagerError;
 use tokio::{net::TcpListener, sync::watch, time::Instant};
 
@@ -52,6 +52,7 @@ use crate::{
         workload_api::{Handler, WorkloadApiSettings},
     },
     state::{AgentState, StateError},
+    svid_store::SvidStores,
     sync::{CurrentAttestor, Manager, Parts, Settings, Status},
     workload::{AdminSocket, CallerAttestor},
 };
@@ -70,6 +71,7 @@ pub struct Listeners {
 #[derive(Debug)]
 pub struct App {
     manager: Manager,
+    svid_stores: Option<SvidStores>,
     data: Arc<DataDir>,
     attestor: Arc<CallerAttestor>,
     jwt: Arc<JwtService>,
@@ -131,6 +133,9 @@ pub enum BuildError {
     /// The agent's state cannot be read.
     #[error(transparent)]
     State(#[from] StateError),
+    /// A secret store cannot be used.
+    #[error("SVIDStore")]
+    SvidStore(#[source] HttpError),
     /// TLS cannot be set up.
     #[error("TLS: {0}")]
     Tls(ClientError),
@@ -251,12 +256,22 @@ impl App {
         metrics.state.show(&registry, manager.shown(started, config.experimental.sync_interval));
         let (waiting, callers) = (metrics.waiting.clone(), Arc::clone(&attestor));
         registry.before_reading(move || waiting.set_len(&[], callers.waiting()));
+        let stores = &config.plugins.svid_stores;
+        let svid_stores = match stores.is_empty() {
+            true => None,
+            false => {
+                let settings = stores.iter().map(|store| &store.settings);
+                let cache = manager.view().cache;
+                Some(SvidStores::new(settings, cache, &clock).map_err(BuildError::SvidStore)?)
+            }
+        };
         let hit_timeout = config.experimental.jwt_svid_cache_hit_timeout;
         let jwt = Arc::new(manager.jwt_service(hit_timeout));
         let health = AgentHealth::new(manager.view().status, config.socket_path.clone(), clock);
         checks.add("agent", Arc::new(health.clone()));
         Ok(Self {
             manager,
+            svid_stores,
             data,
             attestor,
             jwt,
@@ -304,6 +319,9 @@ impl App {
         let (data, stop) = (self.data, tasks.token().clone());
         tasks.spawn("data_dir", async move { data.keep_written(&stop).await });
 
+        if let Some(stores) = self.svid_stores {
+            tasks.spawn("svid_stores", stores.run(tasks.token().clone()));
+        }
         if let Some(settings) = self.config.csi.clone() {
             let (proc_root, spawner) = (self.proc_root.clone(), tasks.clone());
             let public = self.config.socket_path.clone();
@@ -429,6 +447,7 @@ fn parts(
         join_token: config.join_token.clone(),
         memory_keys: config.plugins.key_manager.settings == KeyManager::Memory,
         svid_cache: config.svid_cache.clone(),
+        svid_stores: config.plugins.svid_stores.iter().map(|s| s.settings.name()).collect(),
     };
     Ok(Parts {
         settings,

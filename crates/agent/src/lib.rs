@@ -27,6 +27,7 @@ pub mod sealed;
 pub mod serve;
 pub mod state;
 pub mod svid;
+pub mod svid_store;
 pub mod sync;
 mod timestamp;
 pub mod trace;

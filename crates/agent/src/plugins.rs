@@ -5,24 +5,14 @@
 
 pub mod key_manager;
 pub mod node_attestor;
+pub mod svid_store;
 pub mod workload_attestor;
 
-use signet_config::{Block, ConfigError, Configured, Count, Kind, PluginSection};
+use signet_config::{Block, ConfigError, Configured, Count, PluginSection};
 
 use self::{
-    key_manager::KeyManager, node_attestor::NodeAttestor, workload_attestor::WorkloadAttestor,
-};
-
-/// `SVIDStore`: none yet.
-const SVID_STORE: Kind<()> = Kind {
-    name: "SVIDStore",
-    noun: "SVID store",
-    count: Count::Any,
-    plugins: &[],
-    absent: &[(
-        &["aws_secretsmanager", "disk", "gcp_secretmanager"],
-        "let the workload fetch its SVIDs from the Workload API",
-    )],
+    key_manager::KeyManager, node_attestor::NodeAttestor, svid_store::SvidStore,
+    workload_attestor::WorkloadAttestor,
 };
 
 /// The agent's plugins, each kind with as many as it allows.
@@ -34,6 +24,8 @@ pub struct Plugins {
     pub node_attestor: Option<Configured<NodeAttestor>>,
     /// `WorkloadAttestor`: at least one.
     pub workload_attestors: Vec<Configured<WorkloadAttestor>>,
+    /// `SVIDStore`: any number.
+    pub svid_stores: Vec<Configured<SvidStore>>,
 }
 
 impl Plugins {
@@ -46,12 +38,13 @@ impl Plugins {
         let mut key_managers = section.take(&key_manager::KIND);
         let mut node_attestors = section.take_counted(&node_attestor::KIND, attestors);
         let workload_attestors = section.take(&workload_attestor::KIND);
-        section.take(&SVID_STORE);
+        let svid_stores = section.take(&svid_store::KIND);
         section.finish();
         Some(Self {
             key_manager: key_managers.pop()?,
             node_attestor: node_attestors.pop(),
             workload_attestors,
+            svid_stores,
         })
     }
 
@@ -60,12 +53,14 @@ impl Plugins {
     /// # Errors
     /// [`ConfigError`] when a file cannot be read or is wrong; nothing is changed then.
     pub fn reload(&self) -> Result<Self, ConfigError> {
-        let Self { key_manager, node_attestor, workload_attestors } = self;
+        let Self { key_manager, node_attestor, workload_attestors, svid_stores } = self;
         let mut key_managers = key_manager::KIND.reload([key_manager])?;
         Ok(Self {
             key_manager: key_managers.pop().unwrap_or_else(|| key_manager.clone()),
             node_attestor: node_attestor::KIND.reload(node_attestor)?.pop(),
             workload_attestors: workload_attestor::KIND.reload(workload_attestors)?,
+            // These are opened once.
+            svid_stores: svid_stores.clone(),
         })
     }
 }

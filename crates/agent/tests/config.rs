@@ -308,7 +308,13 @@ fn plugins_become_typed_values_or_are_refused() {
         ("NodeAttestor sshpop {}", "is not in this release"),
         ("WorkloadAttestor windows {}", "belongs to Windows"),
         ("WorkloadAttestor x {}", "unknown workload attestor"),
-        ("SVIDStore gcp_secretmanager {}", "this SVID store is not in this release"),
+        ("SVIDStore aws_secretsmanager {}", "region must be configured"),
+        ("SVIDStore disk {}", "directory must be configured"),
+        ("SVIDStore vault {}", "unknown SVID store"),
+        (
+            "SVIDStore gcp_secretmanager { plugin_data { endpoint = \"ftp://x\" } }",
+            "it must be an https:// URL",
+        ),
         ("Notifier x {}", "unknown kind of plugin"),
     ] {
         let error = with(plugins).unwrap_err();

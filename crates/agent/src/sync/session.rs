@@ -294,12 +294,16 @@ impl<'a> Session<'a> {
             shared.server.bundles.replace(own);
             self.renew_now |= self.manager.tainted.process(&shared, own, &self.identity);
         }
-        // What goes to secret stores is not for workloads.
+        // What goes to secret stores is not for workloads: it is kept only under selectors that none
+        // has.
+        let stored = |selector: &signet_identity::Selector| {
+            shared.settings.svid_stores.contains(&selector.kind())
+        };
         let entries: EntryMap = self
             .manager
             .entries
             .iter()
-            .filter(|(_, entry)| !entry.store_svid)
+            .filter(|(_, entry)| !entry.store_svid || entry.selectors.iter().all(stored))
             .map(|(id, entry)| (id.clone(), Arc::clone(entry)))
             .collect();
         let changes = shared.cache.update(&entries, fetched.bundles);

@@ -54,6 +54,8 @@ pub struct Settings {
     pub memory_keys: bool,
     /// What outlasts a restart.
     pub svid_cache: SvidCache,
+    /// The names of the secret stores that there are.
+    pub svid_stores: Vec<&'static str>,
 }
 
 /// How the agent stands.

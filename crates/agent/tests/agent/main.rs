@@ -15,3 +15,4 @@ mod intruders;
 mod life;
 mod sds;
 mod serving;
+mod svid_store;
