@@ -333,7 +333,10 @@ mod tests {
         words: &[String],
         found: &mut Vec<(Vec<String>, String)>,
     ) {
-        let flags = command.get_arguments().filter(|arg| arg.get_action().takes_values());
+        // What needs an equals sign is a boolean of Go: it takes no other argument.
+        let flags = command
+            .get_arguments()
+            .filter(|arg| arg.get_action().takes_values() && !arg.is_require_equals_set());
         found.extend(flags.filter_map(|arg| Some((words.to_vec(), arg.get_long()?.to_owned()))));
         for below in command.get_subcommands() {
             let words = [words, &[below.get_name().to_owned()]].concat();
