@@ -68,6 +68,8 @@ mod monitoring;
 mod nested;
 #[path = "tests/oidc.rs"]
 mod oidc;
+#[path = "tests/openbao.rs"]
+mod openbao;
 #[path = "tests/packages.rs"]
 mod packages;
 #[path = "tests/pids.rs"]

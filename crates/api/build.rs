@@ -10,7 +10,7 @@ use std::{
 use protox::prost::Message as _;
 
 /// Messages with keys or tokens in them: `src/redacted.rs` writes their `Debug` by hand.
-const SECRETS: [&str; 17] = [
+const SECRETS: [&str; 19] = [
     ".JWTSVID",
     ".ValidateJWTSVIDRequest",
     ".WITSVID",
@@ -28,6 +28,8 @@ const SECRETS: [&str; 17] = [
     ".spire.api.types.JWTSVID",
     ".spire.api.types.JoinToken",
     ".spire.api.types.WITSVID",
+    ".v1alpha1.File",
+    ".v1alpha1.MountRequest",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

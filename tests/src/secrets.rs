@@ -310,6 +310,15 @@ openbao {{ address = "{bao}" timeout = "2s" }}
         place: &str,
         body: &Value,
     ) -> (u16, Value) {
+        http(self.connect_tls(svid, bundle), method, place, headers, body)
+    }
+
+    /// A connection to the broker.
+    pub fn connect_tls(
+        &self,
+        svid: Option<&X509>,
+        bundle: &Arc<TrustBundle>,
+    ) -> StreamOwned<ClientConnection, TcpStream> {
         let check = ServerCheck::Id {
             id: "spiffe://example.org/signet-broker".parse().expect("an ID"),
             bundles: Arc::new(StaticBundles(vec![Arc::clone(bundle)])),
@@ -320,8 +329,7 @@ openbao {{ address = "{bao}" timeout = "2s" }}
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let connection = ClientConnection::new(Arc::new(config), no_server_name());
         let stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the broker's port");
-        let stream = StreamOwned::new(connection.expect("a connection"), stream);
-        http(stream, method, place, headers, body)
+        StreamOwned::new(connection.expect("a connection"), stream)
     }
 
     /// The X.509-SVID of this process for `path`.
@@ -439,6 +447,16 @@ fn asked<T>(message: T) -> Request<T> {
 
 /// This process's X.509-SVID of an ID, if the agent has it.
 pub fn x509(agent: &Agent, id: &str) -> Option<X509> {
+    let (identity, bundle) = fetch_x509(agent, id)?;
+    Some(X509 { identity, bundle })
+}
+
+/// As [`x509`], for TLS.
+pub fn x509_identity(agent: &Agent, id: &str) -> Option<TlsIdentity> {
+    fetch_x509(agent, id).map(|(identity, _)| identity)
+}
+
+fn fetch_x509(agent: &Agent, id: &str) -> Option<(TlsIdentity, Arc<TrustBundle>)> {
     let answer = blocking(async {
         let channel = connect::unix(agent.socket()).await.ok()?;
         let mut client = SpiffeWorkloadApiClient::new(channel);
@@ -451,10 +469,8 @@ pub fn x509(agent: &Agent, id: &str) -> Option<X509> {
     let key = PrivateKey::from_der(&svid.x509_svid_key).expect("a key");
     let roots = signet_api::convert::split_der(&svid.bundle).expect("DER");
     let trust_domain: TrustDomain = "example.org".parse().expect("a trust domain");
-    Some(X509 {
-        identity: TlsIdentity::new(&chain, key.signer().expect("a signer")).expect("a pair"),
-        bundle: Arc::new(TrustBundle::new(trust_domain, &roots).expect("a bundle")),
-    })
+    let identity = TlsIdentity::new(&chain, key.signer().expect("a signer")).expect("a pair");
+    Some((identity, Arc::new(TrustBundle::new(trust_domain, &roots).expect("a bundle"))))
 }
 
 /// A JWT-SVID of this process, if the agent has the ID.

@@ -1,13 +1,27 @@
 //! The secret broker with a real OpenBao and a real PostgreSQL.
 
-use std::{fs, time::Duration};
+use std::{
+    fs,
+    io::{Read, Write},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use e2e::{
-    Signal, eventually, eventually_within,
+    DEADLINE, Signal, TestDir, eventually, eventually_within,
     secrets::{POLICY, Secrets},
     skip,
 };
 use serde_json::{Value, json};
+use signet_api::{
+    connect,
+    pb::secretsstore::v1alpha1::{
+        MountRequest, MountResponse, ObjectVersion, VersionRequest,
+        csi_driver_provider_client::CsiDriverProviderClient,
+    },
+};
+use signet_pki::{KeyType, PrivateKey};
 
 /// How soon everything has ended once an identity has.
 const PROMISED: Duration = Duration::from_secs(5);
@@ -242,4 +256,228 @@ fn every_wrong_evidence_is_refused_with_its_reason_and_the_right_one_is_not() {
         code(&tls(ORDERS, "DELETE", &format!("/v1/leases/{lease}"))),
         (404, "lease_unknown")
     );
+}
+
+#[test]
+fn a_sealed_openbao_is_said_to_be_and_what_ended_meanwhile_is_taken_back_later() {
+    let mut secrets = match Secrets::start("") {
+        Ok(secrets) => secrets,
+        Err(why) => skip!("{why}"),
+    };
+    let entry = secrets.workload(ORDERS, "");
+    secrets.workload("/tenants/blue/other", "");
+    let drawn = login(&secrets, ORDERS);
+    login(&secrets, "/tenants/blue/other");
+    // Revoked under the broker: the next request makes another token.
+    secrets.bao_root("blue", "POST", "sys/leases/revoke-prefix/auth/token/create", &Value::Null);
+    ended(&secrets, &drawn);
+    let drawn = login(&secrets, ORDERS);
+
+    secrets.bao_root("", "POST", "sys/seal", &Value::Null);
+    let refused = eventually("it is sealed", || {
+        let answer = secrets.ask("/tenants/blue/other", "POST", DRAW, &Value::Null);
+        (answer.0 != 200).then_some(answer)
+    });
+    assert_eq!(code(&refused), (503, "openbao_sealed"), "{refused:?}");
+    let revoked = secrets.revocations();
+    secrets.node.server.delete(&entry);
+    eventually("it is tried", || secrets.log().contains("Cannot take back yet").then_some(()));
+    assert!(secrets.has_login(&drawn["data"]));
+    let key = json!({ "key": secrets.bao.unseal_key() });
+    secrets.bao_root("", "POST", "sys/unseal", &key);
+    eventually("the login is gone", || (!secrets.has_login(&drawn["data"])).then_some(()));
+    eventually("the broker works again", || {
+        let answer = secrets.ask("/tenants/blue/other", "POST", DRAW, &Value::Null);
+        (answer.0 == 200).then_some(())
+    });
+    assert_eq!(secrets.revocations(), revoked + 1);
+    assert_eq!(secrets.broker().terminate(), 0);
+}
+
+#[test]
+fn a_flood_by_one_workload_is_refused_and_makes_no_other_wait_long() {
+    let secrets = match Secrets::start("limits { requests_per_second = 4 }") {
+        Ok(secrets) => secrets,
+        Err(why) => skip!("{why}"),
+    };
+    let (calm, flood) = (ORDERS, "/tenants/blue/flood");
+    secrets.workload(calm, "");
+    secrets.workload(flood, "");
+    for path in [calm, flood] {
+        let first = secrets.ask(path, "GET", "/v1/credentials/api-key", &Value::Null);
+        assert_eq!(first.0, 200, "{first:?}");
+    }
+    let svid = secrets.x509(calm);
+    let flooding = secrets.x509(flood);
+    let ask =
+        |svid| secrets.ask_tls(Some(svid), &[], "GET", "/v1/credentials/api-key", &Value::Null);
+    let measure = || {
+        let mut times: Vec<Duration> = (0..25)
+            .map(|_| {
+                let began = Instant::now();
+                let answer = ask(&svid);
+                assert_eq!(answer.0, 200, "{answer:?}");
+                let took = began.elapsed();
+                // A workload that keeps to its rate.
+                std::thread::sleep(Duration::from_millis(270));
+                took
+            })
+            .collect();
+        times.sort();
+        times[times.len() * 99 / 100]
+    };
+    let alone = measure();
+    let stop = AtomicBool::new(false);
+    let (together, refused) = std::thread::scope(|scope| {
+        let floods: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    // On one connection: handshakes would be most of the work.
+                    let mut stream = secrets.connect_tls(Some(&flooding), &flooding.bundle);
+                    let mut refused = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        let request = "GET /v1/credentials/api-key HTTP/1.1\r\nhost: b\r\n\r\n";
+                        stream.write_all(request.as_bytes()).expect("a request");
+                        refused += usize::from(status(&mut stream) == 429);
+                    }
+                    refused
+                })
+            })
+            .collect();
+        let together = measure();
+        stop.store(true, Ordering::Relaxed);
+        let refused =
+            floods.into_iter().map(|flood| flood.join().expect("no panic")).sum::<usize>();
+        (together, refused)
+    });
+    eprintln!("p99 alone {alone:?}, beside a flood {together:?}, {refused} refused");
+    assert!(refused > 0, "the flood is refused");
+    // Two processors do the handshakes of both: a machine that is busy otherwise gets some slack.
+    assert!(together <= alone * 2 + Duration::from_millis(250), "{alone:?} {together:?}");
+}
+
+#[test]
+fn the_secrets_store_csi_driver_gets_a_pods_files_for_its_own_token_only() {
+    let dir = TestDir::new();
+    let (port, ca) = crate::openbao::reviewer(&dir);
+    let ca = STANDARD.encode(fs::read(ca).expect("a CA"));
+    let kubeconfig = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{ "name": "c", "cluster": {
+            "server": format!("https://localhost:{port}"), "certificate-authority-data": ca,
+        } }],
+        "users": [{ "name": "u", "user": { "token": "t" } }],
+        "contexts": [{ "name": "c", "context": { "cluster": "c", "user": "u" } }],
+    });
+    let kubeconfig = dir.write("kubeconfig", kubeconfig.to_string());
+    let socket = dir.join("provider/signet.sock");
+    let settings = format!(
+        "csi_provider {{ socket_path = \"{}\" path_template = \"/tenants/blue/{{name}}\" namespaces = [\"shop\"] kubeconfig \
+         = \"{}\" }}",
+        socket.display(),
+        kubeconfig.display()
+    );
+    let secrets = match Secrets::start(&settings) {
+        Ok(secrets) => secrets,
+        Err(why) => skip!("{why}"),
+    };
+    let entry = secrets.workload(ORDERS, "");
+    let key = PrivateKey::generate(KeyType::EcP256).expect("a key");
+    let now = signet_base::Clock::unix(&signet_base::SystemClock);
+    let attributes = |account: &str, pod: &str, audience: &str| {
+        let claims = json!({
+            "who": format!("shop/{account}"), "pod": "orders-1", "uid": "p-1",
+            "aud": [audience], "iat": now, "exp": now + 600, "sub": "x",
+        });
+        let token = crate::openbao::token(&key, &claims);
+        json!({
+            "objects": "[{\"credential\":\"orders-db\",\"path\":\"db.json\"},\
+                         {\"credential\":\"api-key\",\"field\":\"key\"}]",
+            "csi.storage.k8s.io/pod.name": pod,
+            "csi.storage.k8s.io/pod.namespace": "shop",
+            "csi.storage.k8s.io/pod.uid": "p-1",
+            "csi.storage.k8s.io/serviceAccount.name": "orders",
+            "csi.storage.k8s.io/serviceAccount.tokens":
+                json!({ "signet-broker": { "token": token } }).to_string(),
+        })
+    };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let mount = |attributes: &Value, current: Vec<ObjectVersion>| {
+        runtime.block_on(async {
+            let channel = connect::unix(&socket).await.expect("the provider's socket");
+            let request = MountRequest {
+                attributes: attributes.to_string(),
+                secrets: "{}".to_owned(),
+                target_path: "/none".to_owned(),
+                permission: "420".to_owned(),
+                current_object_version: current,
+            };
+            CsiDriverProviderClient::new(channel).mount(request).await.map(|a| a.into_inner())
+        })
+    };
+    let version = runtime.block_on(async {
+        let channel = connect::unix(&socket).await.expect("the provider's socket");
+        let request = VersionRequest { version: "v1alpha1".to_owned() };
+        CsiDriverProviderClient::new(channel)
+            .version(request)
+            .await
+            .expect("a version")
+            .into_inner()
+    });
+    assert_eq!((&*version.version, &*version.runtime_name), ("v1alpha1", "signet-broker"));
+
+    let own = attributes("orders", "orders-1", "signet-broker");
+    let first: MountResponse = eventually_within("the identity is known", DEADLINE, || {
+        let answer = mount(&own, Vec::new());
+        match answer {
+            Err(status) if status.message().contains("identity_ended") => None,
+            answer => Some(answer.expect("files")),
+        }
+    });
+    let paths: Vec<_> = first.files.iter().map(|file| (&*file.path, file.mode)).collect();
+    assert_eq!(paths, [("db.json", 420), ("api-key", 420)]);
+    assert_eq!(first.files[1].contents, "blue-key");
+    let login: Value = serde_json::from_slice(&first.files[0].contents).expect("JSON");
+    assert!(secrets.has_login(&login));
+    // Asked again with what is there: the files go on, and no other login is made.
+    let again = mount(&own, first.object_version.clone()).expect("versions");
+    assert_eq!((again.files.len(), &again.object_version), (0, &first.object_version));
+
+    for (what, attributes, says) in [
+        (
+            "another account's token",
+            attributes("other", "orders-1", "signet-broker"),
+            "evidence_disagrees",
+        ),
+        (
+            "another pod's token",
+            attributes("orders", "orders-2", "signet-broker"),
+            "evidence_disagrees",
+        ),
+        ("another audience", attributes("orders", "orders-1", "kubernetes"), "token_signature"),
+        ("no token", json!({ "objects": own["objects"] }), "no_evidence"),
+        ("no objects", json!({}), "parameter_refused"),
+    ] {
+        let status = mount(&attributes, Vec::new()).expect_err(what);
+        assert!(status.message().contains(says), "{what}: {status}");
+    }
+    secrets.node.server.delete(&entry);
+    eventually_within("the login is gone", PROMISED, || (!secrets.has_login(&login)).then_some(()));
+    let status = mount(&own, Vec::new()).expect_err("an identity that has ended");
+    assert!(status.message().contains("identity_ended"), "{status}");
+}
+
+/// Reads one answer; its status.
+fn status(stream: &mut impl Read) -> u16 {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("an answer");
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    let length = length.and_then(|text| text.parse().ok()).expect("a length");
+    stream.read_exact(&mut vec![0; length]).expect("a body");
+    head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status")
 }

@@ -6,6 +6,8 @@ mod chart;
 mod configuration;
 #[path = "deploy/definitions.rs"]
 mod definitions;
+#[path = "deploy/external_secrets.rs"]
+mod external_secrets;
 #[path = "deploy/images.rs"]
 mod images;
 #[path = "deploy/manifests.rs"]

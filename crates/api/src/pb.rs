@@ -82,6 +82,13 @@ pub mod grpc {
     }
 }
 
+/// What the Secrets Store CSI driver asks of its providers; the package is `v1alpha1` on the wire.
+pub mod secretsstore {
+    pub mod v1alpha1 {
+        tonic::include_proto!("v1alpha1");
+    }
+}
+
 pub mod signet {
     pub mod api {
         pub mod agent {

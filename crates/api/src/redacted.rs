@@ -9,6 +9,7 @@ use crate::pb::{
         config::core::v3::DataSource,
         service::discovery::v3::{DiscoveryResponse, Resource},
     },
+    secretsstore::v1alpha1::{File, MountRequest},
     signet::api::server::console::v1::LoginResponse,
     spire::api::{
         agent::delegatedidentity::v1::X509svidWithKey, server::agent::v1::CreateJoinTokenRequest,
@@ -48,6 +49,8 @@ redact! {
     workload::Witsvid, "WITSVID" { spiffe_id, hint } hides "wit_svid", "wit_svid_key";
     workload::ValidateJwtsvidRequest, "ValidateJWTSVIDRequest" { audience } hides "svid";
     X509svidWithKey, "X509SVIDWithKey" { x509_svid } hides "x509_svid_key";
+    File, "File" { path, mode } hides "contents";
+    MountRequest, "MountRequest" { target_path, permission } hides "attributes", "secrets";
     NodePublishVolumeRequest, "NodePublishVolumeRequest" { volume_id, target_path, readonly } hides
         "publish_context", "secrets", "volume_capability", "volume_context";
     CreateJoinTokenRequest, "CreateJoinTokenRequest" { ttl, agent_id } hides "token";

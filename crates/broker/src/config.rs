@@ -30,8 +30,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// The address to serve mTLS on.
     pub bind: Option<(String, u16)>,
-    /// The directory of the Secrets Store CSI driver's providers.
-    pub csi_socket: Option<PathBuf>,
+    /// The provider of the Secrets Store CSI driver.
+    pub csi: Option<Csi>,
     /// What tokens must say.
     pub tokens: Tokens,
     /// How long what the server said is believed.
@@ -50,6 +50,21 @@ pub struct Config {
     pub health: Option<HealthSettings>,
     /// What works, but not as one may think.
     pub warnings: Vec<String>,
+}
+
+/// The provider of the Secrets Store CSI driver.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Csi {
+    /// Its socket, among those of the driver's providers.
+    pub socket: PathBuf,
+    /// The audience of the pods' tokens.
+    pub audience: String,
+    /// The path of a service account's identity, with `{namespace}` and `{name}`.
+    pub path_template: String,
+    /// The namespaces that are served; all when there are none.
+    pub namespaces: Vec<String>,
+    /// The cluster, if it is not the one that the broker runs in.
+    pub kubeconfig: Option<PathBuf>,
 }
 
 /// What tokens must say.
@@ -92,6 +107,8 @@ pub struct OpenBao {
     pub timeout: Duration,
     /// The prefix of the audiences of the broker's own tokens: `<audience>/<tenant>`.
     pub audience: String,
+    /// Keep the roles of certificate authentication in step with the trust bundle.
+    pub cert_roles: bool,
     /// It is Vault: versions count otherwise.
     pub vault: bool,
 }
@@ -150,7 +167,6 @@ fn decode(context: &Context, document: &Document, flags: &RunFlags) -> Option<Co
     let log = log_settings(&block, &log_flags);
     let socket = block.path("socket_path");
     let agent_admin = block.path("agent_admin_socket_path");
-    let csi_socket = block.path("csi_provider_socket_path");
     if socket.is_some() && agent_admin.is_none() {
         block.error(
             "socket_path",
@@ -167,7 +183,7 @@ fn decode(context: &Context, document: &Document, flags: &RunFlags) -> Option<Co
         }
         (None, None) => None,
     };
-    if socket.is_none() && port.is_none() && csi_socket.is_none() {
+    if socket.is_none() && port.is_none() && root.pos_of("csi_provider").is_none() {
         block.error("bind_port", "nothing to serve on: set bind_port, socket_path or both");
     }
     let max_lifetime = block.duration("max_token_lifetime").unwrap_or(Duration::from_secs(600));
@@ -187,6 +203,7 @@ fn decode(context: &Context, document: &Document, flags: &RunFlags) -> Option<Co
     let server = server(&root, trust_domain.as_ref());
     let openbao = openbao(&root);
     let limits = limits(&root);
+    let csi = csi(&root);
     let telemetry = telemetry(&root, |text| {
         text.parse::<SpiffeId>().map(drop).map_err(|error| error.to_string())
     });
@@ -200,7 +217,7 @@ fn decode(context: &Context, document: &Document, flags: &RunFlags) -> Option<Co
         agent_admin: agent_admin.map(without_scheme),
         socket: socket.map(without_scheme),
         bind,
-        csi_socket: csi_socket.map(without_scheme),
+        csi,
         tokens,
         max_staleness,
         server: server?,
@@ -285,10 +302,38 @@ fn openbao(root: &Block<'_>) -> Option<OpenBao> {
         ca_file: block.path("ca_file"),
         timeout: block.duration("timeout").unwrap_or(Duration::from_secs(5)),
         audience: block.text("audience").unwrap_or_else(|| "openbao".to_owned()),
+        cert_roles: block.flag("cert_roles"),
         vault: block.flag("vault"),
     };
     block.finish();
     Some(openbao)
+}
+
+fn csi(root: &Block<'_>) -> Option<Csi> {
+    let block = root.block("csi_provider")?;
+    let template =
+        block.text("path_template").unwrap_or_else(|| "/ns/{namespace}/sa/{name}".into());
+    let namespaces = block.texts("namespaces");
+    if !(template.starts_with('/') && template.contains("{name}")) {
+        let message = format_args!("found {template:?}, expected a path with {{name}}");
+        block.error("path_template", message);
+    } else if !template.contains("{namespace}") && namespaces.len() != 1 {
+        // Else service accounts of one name in two namespaces would be one identity.
+        let message = "without {namespace} it is for one namespace: name it in namespaces";
+        block.error("path_template", message);
+    }
+    let csi = Csi {
+        socket: block.path("socket_path").map_or_else(
+            || PathBuf::from("/var/run/secrets-store-csi-providers/signet.sock"),
+            without_scheme,
+        ),
+        audience: block.text("audience").unwrap_or_else(|| "signet-broker".to_owned()),
+        path_template: template,
+        namespaces,
+        kubeconfig: block.path("kubeconfig"),
+    };
+    block.finish();
+    Some(csi)
 }
 
 fn limits(root: &Block<'_>) -> Limits {
@@ -336,6 +381,12 @@ mod tests {
             ("https://openbao", "http://openbao", "in the clear"),
             ("data_dir", "data_dirr", "did you mean \"data_dir\""),
             ("openbao {", "openbaoo {", "openbao must be configured"),
+            (
+                "server {",
+                "csi_provider { path_template = \"/t/{name}\" }\nserver {",
+                "one namespace",
+            ),
+            ("server {", "csi_provider { path_template = \"/t/{namespace}\" }\nserver {", "{name}"),
         ] {
             let error = read(&SAMPLE.replacen(from, to, 1)).unwrap_err();
             assert!(error.contains(says), "{says}: {error}");

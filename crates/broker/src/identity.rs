@@ -23,9 +23,11 @@ use signet_identity::{SpiffeId, TrustDomain};
 use signet_pki::{
     PrivateKey, jwks,
     jwt::JwtBundle,
+    pem,
     tls::{BundleSource, SwappableIdentity, TlsIdentity},
     x509::TrustBundle,
 };
+use tokio::sync::watch;
 use tonic::{Request, metadata::MetadataValue, transport::Channel};
 use zeroize::Zeroizing;
 
@@ -41,6 +43,7 @@ pub struct Identity {
     tls: Arc<SwappableIdentity>,
     id: Mutex<Option<SpiffeId>>,
     x509: Arc<Bundles>,
+    bundle_pem: watch::Sender<String>,
     jwt: RwLock<Arc<HashMap<TrustDomain, JwtBundle>>>,
 }
 
@@ -64,6 +67,7 @@ impl Identity {
             tls: Arc::default(),
             id: Mutex::default(),
             x509: Arc::default(),
+            bundle_pem: watch::Sender::default(),
             jwt: RwLock::default(),
         })
     }
@@ -76,6 +80,11 @@ impl Identity {
     /// The X.509 bundle of the trust domain.
     pub fn bundles(&self) -> Arc<dyn BundleSource> {
         Arc::clone(&self.x509) as Arc<dyn BundleSource>
+    }
+
+    /// The X.509 bundle as PEM, and again whenever it changes; empty while there is none.
+    pub fn bundle_pem(&self) -> watch::Receiver<String> {
+        self.bundle_pem.subscribe()
     }
 
     /// The JWT bundles.
@@ -144,6 +153,12 @@ impl Identity {
         let roots = split_der(&svid.bundle).map_err(|error| error.to_string())?;
         let bundle = TrustBundle::new(self.trust_domain.clone(), &roots)
             .map_err(|error| error.to_string())?;
+        let text = pem::encode_certificates(roots);
+        self.bundle_pem.send_if_modified(|current| {
+            let changed = *current != text;
+            *current = text;
+            changed
+        });
         *self.x509.0.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(bundle));
         self.tls.set(tls);
         let before = self.id.lock().unwrap_or_else(PoisonError::into_inner).replace(id.clone());

@@ -13,14 +13,17 @@
 //! | [`serve`] | the HTTP interface over mTLS and on a Unix socket |
 //! | [`csi`] | the provider of the Secrets Store CSI driver |
 //! | [`bootstrap`] | setting up OpenBao for all this |
+//! | [`certs`] | OpenBao's certificate authentication, in step with the trust bundle |
 //! | [`config`], [`cli`], [`run`] | the program |
 
 pub mod bao;
 pub mod book;
 pub mod bootstrap;
 pub mod caller;
+pub mod certs;
 pub mod cli;
 pub mod config;
+pub mod csi;
 pub mod identity;
 pub mod issue;
 pub mod journal;

@@ -16,6 +16,7 @@ use signet_daemon::{
     signal,
 };
 use signet_http::{HttpClient, Trust};
+use signet_k8s::{ApiServer, KubeSource};
 use signet_pki::{
     pem,
     tls::{ServerCheck, TlsOptions, client_config},
@@ -29,7 +30,9 @@ use crate::{
     bao::{Bao, Sessions, check_version},
     book::Book,
     caller::{Replays, TokenRules},
+    certs,
     config::{Config, OpenBao, RunFlags, ServerAt},
+    csi,
     identity::Identity,
     issue::Issuer,
     metrics::BrokerMetrics,
@@ -194,7 +197,30 @@ async fn start(
         watch_version(bao, vault, tasks.token().clone(), readiness.guard("openbao")),
     );
     reload(config, &issuer, &revoker, tasks)?;
+    if config.openbao.cert_roles {
+        let (issuer, bundle) = (issuer.clone(), identity.bundle_pem());
+        let trust_domain = config.trust_domain.clone();
+        until_end(tasks, "cert_roles", certs::keep(issuer, trust_domain, bundle));
+    }
 
+    if let Some(settings) = &config.csi {
+        let source = match &settings.kubeconfig {
+            Some(path) => KubeSource::Files(vec![path.clone()]),
+            None => KubeSource::infer(),
+        };
+        let cluster =
+            ApiServer::new(source, Arc::clone(clock)).context("finding the API server")?;
+        let provider = csi::Provider {
+            issuer: issuer.clone(),
+            trust_domain: config.trust_domain.clone(),
+            path_template: settings.path_template.clone(),
+            namespaces: settings.namespaces.clone(),
+            audience: settings.audience.clone(),
+            api: Arc::new(cluster),
+            audit: Arc::clone(&audit),
+        };
+        csi::serve(&settings.socket, provider, tasks).await?;
+    }
     let api = Arc::new(Api {
         issuer,
         revoker,

@@ -19,7 +19,10 @@ use signet_daemon::{
     program::Program,
 };
 
-use crate::config::{Config, RunFlags};
+use crate::{
+    config::{Config, RunFlags},
+    lint::{self, LintFlags},
+};
 
 const HELP: &str = "\
 The controller watches pods and the custom resources ClusterSPIFFEID, ClusterStaticEntry and \
@@ -56,6 +59,9 @@ enum Command {
     /// Print the manual page, for packages
     #[command(hide = true)]
     Manual,
+    /// Say what in manifests, or in a cluster, breaks the baseline: secrets, shared or default
+    /// service accounts, stores of whole clusters
+    Lint(Box<LintFlags>),
     /// Run the controller; the same as no command
     Run(Box<RunFlags>),
     /// Check a configuration file, and do nothing else
@@ -106,6 +112,7 @@ pub fn main(run: impl FnOnce(&'static str, &RunFlags) -> ExitCode) -> ExitCode {
     match cli.command {
         None => run(name, &cli.flags),
         Some(Command::Explain(flags)) => crate::run::explain(name, &flags),
+        Some(Command::Lint(flags)) => lint::main(name, &flags, &mut io::stdout().lock()).into(),
         Some(Command::Run(flags)) => run(name, &flags),
         Some(Command::Validate(flags)) => {
             validate(&flags, &mut io::stdout().lock(), &mut io::stderr()).into()

@@ -13,6 +13,7 @@
 //! | [`reflector`], [`manifests`] | where objects come from |
 //! | [`server`], [`notices`] | the registration server |
 //! | [`leader`], [`webhook`] | taking turns, checking resources |
+//! | [`lint`] | what in manifests breaks the baseline |
 //! | [`config`], [`cli`], [`explain`], [`app`], [`run`], [`metrics`] | the program |
 
 pub mod app;
@@ -26,6 +27,7 @@ pub mod explain;
 pub mod federation;
 pub mod fingerprint;
 pub mod leader;
+pub mod lint;
 pub mod manifests;
 pub mod metrics;
 pub mod notices;

@@ -86,6 +86,50 @@ impl Bao {
         Some(bao)
     }
 
+    /// Starts a server in memory that is no development server: it unseals itself, and does what
+    /// `config` says at its first start. `None` where the program `bao` is missing.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_itself(config: &str) -> Option<Self> {
+        let here = std::env::var_os("PATH").unwrap_or_default();
+        if !std::env::split_paths(&here).any(|dir| dir.join("bao").is_file()) {
+            return None;
+        }
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = free.local_addr().expect("its number").port();
+        drop(free);
+        let dir = std::env::temp_dir().join(format!("signet-bao-{}-{port}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory");
+        let file = dir.join("bao.hcl");
+        let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+        let own = format!(
+            "storage \"inmem\" {{}}\nlistener \"tcp\" {{ address = \"127.0.0.1:{port}\" \
+             tls_disable = true }}\napi_addr = \"http://127.0.0.1:{port}\"\n\
+             seal \"static\" {{ current_key_id = \"k\" current_key = \"{key}\" }}\n"
+        );
+        fs::write(&file, own + config).expect("a configuration file");
+        let log = File::create(dir.join("bao.log")).expect("a log file");
+        let child = Command::new("bao")
+            .arg("server")
+            .arg(format!("-config={}", file.display()))
+            .env("HOME", &dir)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("bao starts");
+        let mut bao = Self { child, dir, port, tls: false };
+        let end = Instant::now() + START;
+        // Its root token is taken back when everything was done.
+        while !bao.log().contains("revoked lease: lease_id=auth/token/root") {
+            let ended = bao.child.try_wait().expect("the state of a child");
+            assert!(ended.is_none() && Instant::now() < end, "bao: {}", bao.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(bao)
+    }
+
     /// Its URL. A certificate of [`Bao::ca`] names the address.
     pub fn address(&self) -> String {
         format!("{}://127.0.0.1:{}", if self.tls { "https" } else { "http" }, self.port)

@@ -27,6 +27,8 @@ use crate::{
 const MAX_BODY: usize = 64 * 1024;
 /// How long a request may take in all.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// How long one who asks too often waits to be told.
+const FLOOD_PAUSE: Duration = Duration::from_millis(100);
 /// The headers that name a request, the first that is there counts.
 const CORRELATION: &[&str] = &["x-correlation-id", "x-request-id"];
 /// By which one of several identities is chosen, on the Unix socket.
@@ -97,6 +99,10 @@ impl Api {
         let (status, body) = match answer {
             Ok(body) => (StatusCode::OK, body),
             Err(denial) => {
+                if denial.reason.status() == 429 {
+                    // Who asks again at once makes no work but on as many connections as it has.
+                    tokio::time::sleep(FLOOD_PAUSE).await;
+                }
                 let body = json!({
                     "error": { "code": denial.reason.code(), "message": denial.text },
                     "correlation_id": correlation,
