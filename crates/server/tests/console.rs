@@ -1,5 +1,13 @@
 //! The web console: who is let in, what is shown, and that nothing is done by accident.
 
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "a test ends where it fails"
+)]
+
 mod support;
 
 use std::{

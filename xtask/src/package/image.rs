@@ -54,7 +54,7 @@ pub(crate) fn make(making: &Making, name: &str, program: &Path, settings: &Setti
                     "org.opencontainers.image.licenses": "Apache-2.0",
                 },
             },
-            "rootfs": { "type": "layers", "diff_ids": [layer["digest"]] },
+            "rootfs": { "type": "layers", "diff_ids": [layer.get("digest")] },
         }),
         "application/vnd.oci.image.config.v1+json",
     )?;
@@ -67,8 +67,12 @@ pub(crate) fn make(making: &Making, name: &str, program: &Path, settings: &Setti
         }),
         "application/vnd.oci.image.manifest.v1+json",
     )?;
-    manifest["platform"] = json!({ "architecture": making.arch.debian(), "os": "linux" });
-    manifest["annotations"] = json!({ "org.opencontainers.image.ref.name": making.version });
+    if let Some(manifest) = manifest.as_object_mut() {
+        let platform = json!({ "architecture": making.arch.debian(), "os": "linux" });
+        manifest.insert("platform".to_owned(), platform);
+        let name = json!({ "org.opencontainers.image.ref.name": making.version });
+        manifest.insert("annotations".to_owned(), name);
+    }
     let index = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",

@@ -43,6 +43,10 @@ fn checksums() -> Result<BTreeMap<(String, String), String>> {
     Ok(all)
 }
 
+#[allow(
+    clippy::indexing_slicing,
+    reason = "cargo metadata holds what it refers to; a JSON value may be asked for any key"
+)]
 fn bill(
     metadata: &Value,
     checksums: &BTreeMap<(String, String), String>,
