@@ -9,7 +9,7 @@ mod rules;
 
 use std::{
     io::{self, Read as _, Write as _},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -119,7 +119,7 @@ pub fn main(name: &'static str, flags: &CheckFlags) -> ExitCode {
         eprintln!("{name}: {why}");
         ExitCode::from(EXIT_USAGE)
     };
-    let token = match flags.svid.as_ref().map(read_token).transpose() {
+    let token = match flags.svid.as_deref().map(read_token).transpose() {
         Ok(token) => token,
         Err(why) => return usage(why),
     };
@@ -193,7 +193,7 @@ async fn fetch(client: &HttpClient, url: &str) -> Result<Fetched, String> {
     Ok(Fetched { url: url.to_owned(), content_type, text: text.to_vec(), members, took })
 }
 
-fn read_token(path: &PathBuf) -> Result<Token, String> {
+fn read_token(path: &Path) -> Result<Token, String> {
     let shown = path.display();
     let mut bytes = Vec::new();
     if path.as_os_str() == "-" {

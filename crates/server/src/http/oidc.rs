@@ -53,9 +53,9 @@ impl OidcProvider {
                     if let Some(own) = cache.own_bundle() {
                         keys.set(&own.bundle.jwt_authorities);
                     }
-                    match tokio::time::timeout(INTERVAL, bundle_change(&mut changes)).await {
-                        Ok(false) => return,
-                        Ok(true) | Err(_) => {}
+                    let change = bundle_change(&mut changes);
+                    if let Ok(false) = tokio::time::timeout(INTERVAL, change).await {
+                        return;
                     }
                 }
             };
