@@ -74,6 +74,8 @@ mod openbao;
 mod packages;
 #[path = "tests/pids.rs"]
 mod pids;
+#[path = "tests/postgres.rs"]
+mod postgres;
 #[path = "tests/push.rs"]
 mod push;
 #[path = "tests/resilience.rs"]

@@ -99,7 +99,8 @@ fn while_the_database_is_away_agents_are_served_and_writes_are_refused() {
     postgres.stop();
     // Each is signed by the server.
     for audience in ["a", "b", "c"] {
-        let said = node.agent.cli().line(&format!("api fetch jwt -audience {audience} -timeout 10s"));
+        let said =
+            node.agent.cli().line(&format!("api fetch jwt -audience {audience} -timeout 10s"));
         said.ok().says("/steady");
     }
     let begun = Instant::now();
