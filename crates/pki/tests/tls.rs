@@ -202,6 +202,14 @@ async fn the_server_must_be_the_one_expected() {
     let (_, client) = setup.connect(&own, trusting(&fake), None).await;
     assert!(is_unknown_authority(&client.unwrap_err()));
 
+    let elsewhere = Domain::new("elsewhere.org");
+    let (_, client) = setup.connect(&own, trusting(&elsewhere), None).await;
+    let error = client.unwrap_err();
+    let wanted = "unexpected peer ID spiffe://example.org/spire/server, expected \
+                  spiffe://elsewhere.org/spire/server";
+    assert!(error.to_string().contains(wanted), "{error}");
+    assert!(!is_unknown_authority(&error), "no other bundle would help");
+
     setup.server.set(own.identity("/workload", KeyType::EcP256));
     let (_, client) = setup.connect(&own, trusting(&own), None).await;
     let error = client.unwrap_err();

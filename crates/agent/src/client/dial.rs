@@ -3,6 +3,7 @@
 use std::{error::Error as _, fmt, io, time::Duration};
 
 use signet_http::{HttpError, Proxies, connect_via_proxy};
+use signet_pki::tls::is_unknown_authority;
 use tokio::net::TcpStream;
 use tokio_rustls::{
     TlsConnector,
@@ -147,10 +148,6 @@ async fn secure(
 
 async fn tcp(target: &Target) -> Result<TcpStream, HttpError> {
     connect_via_proxy(&target.proxies, &target.host, target.port).await
-}
-
-fn is_unknown_authority(error: &io::Error) -> bool {
-    matches!(refused_certificate(error), Some(CertificateError::UnknownIssuer))
 }
 
 fn refused_certificate(error: &io::Error) -> Option<&CertificateError> {

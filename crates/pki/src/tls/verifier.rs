@@ -172,6 +172,11 @@ impl ServerCertVerifier for SpiffeServerVerifier {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let (svid, expected) = match &self.check {
             ServerCheck::Id { id, bundles } => {
+                let claimed = check_leaf(end_entity).map_err(certificate_error)?;
+                if claimed.id.trust_domain() != id.trust_domain() {
+                    // Another trust domain's server was asked: no other bundle would help.
+                    return Err(unexpected(&claimed.id, format_args!("{id}")));
+                }
                 (verify(&**bundles, end_entity, intermediates, now)?, id)
             }
             ServerCheck::InsecureId { id } => {
