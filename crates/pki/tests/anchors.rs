@@ -102,7 +102,8 @@ fn svids_and_paths_are_accepted_as_go_accepts_them() {
         assert_eq!(found.is_ok(), case.any, "{}: {:?}", case.name, found.err());
         let [leaf, ca] = [&chain[0], &chain[1]].map(|der| Certificate::from_der(der).unwrap());
         for (purpose, wanted) in [(Purpose::Any, case.any), (Purpose::Server, case.server)] {
-            let path = verify_path(&leaf, &[ca.clone()], trust.authorities(), purpose, NOW);
+            let path =
+                verify_path(&leaf, std::slice::from_ref(&ca), trust.authorities(), purpose, NOW);
             assert_eq!(path.is_ok(), wanted, "{} {purpose:?}: {:?}", case.name, path.err());
         }
         let ca = verify_ca(&[&case.ca], &case.roots.iter().collect::<Vec<_>>(), NOW);
@@ -183,7 +184,7 @@ fn an_upstream_ca_on_disk_needs_a_root_that_go_accepts() {
     for case in cases() {
         let pem =
             |ders: &[Vec<u8>]| signet_pki::pem::encode_certificates(ders.iter().map(Vec::as_slice));
-        std::fs::write(path("ca.pem"), pem(&[case.ca.clone()])).unwrap();
+        std::fs::write(path("ca.pem"), pem(std::slice::from_ref(&case.ca))).unwrap();
         std::fs::write(path("roots.pem"), pem(&case.roots)).unwrap();
         let key = signet_pki::pem::encode("PRIVATE KEY", &case.ca_key);
         signet_pki::files::write_atomic(&path("ca.key"), key.as_bytes(), 0o600).unwrap();
