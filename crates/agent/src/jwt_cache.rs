@@ -112,10 +112,11 @@ impl JwtCache {
         let mut inner = self.lock();
         inner.tick += 1;
         let tick = inner.tick;
-        if inner.svids.len() >= self.max && !inner.svids.contains_key(&key) {
-            if let Some(spared) = inner.spared() {
-                inner.svids.remove(&spared);
-            }
+        if inner.svids.len() >= self.max
+            && !inner.svids.contains_key(&key)
+            && let Some(spared) = inner.spared()
+        {
+            inner.svids.remove(&spared);
         }
         inner.svids.insert(key, (svid, tick));
     }

@@ -33,7 +33,6 @@ const BUSY_PAUSE: Duration = Duration::from_secs(5);
 const PAGE_DEADLINE: Duration = Duration::from_secs(60);
 const MAX_PAGE: usize = 256 * 1024 * 1024;
 /// The only form in which anything is read here.
-
 const JSON: &str = "application/json";
 
 /// An API server and how to authenticate to it.

@@ -19,13 +19,6 @@ fn start<F: Future + Unpin>(mut future: F) -> F {
     future
 }
 
-fn refused<T>(future: impl Future<Output = Result<T, FairPoolError>>) -> Option<FairPoolError> {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(Err(error)) => Some(error),
-        _ => None,
-    }
-}
-
 /// Work without end, which says when it is dropped.
 fn endless(dropped: mpsc::Sender<()>) -> impl FnMut() -> ControlFlow<()> {
     struct OnDrop(mpsc::Sender<()>);

@@ -16,7 +16,10 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use nix::sys::stat::{Mode, umask};
+use nix::{
+    sched::{CloneFlags, unshare},
+    sys::stat::{Mode, umask},
+};
 use rustix::fs::{AtFlags, CWD, StatxAttributes, StatxFlags, statx};
 
 use super::ListenError;
@@ -34,13 +37,24 @@ static UMASK: Mutex<()> = Mutex::new(());
 /// Runs `make` so that what it makes with all permissions has exactly those of `mode`.
 ///
 /// Unlike a change of mode by path afterwards, this cannot hit what somebody else put there
-/// meanwhile. Files of other threads name their mode, which a mask only narrows.
-pub(super) fn with_mode<T>(mode: u32, make: impl FnOnce() -> T) -> T {
-    let _one = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
-    let before = umask(Mode::from_bits_truncate(!mode & PERMISSIONS));
-    let made = make();
-    umask(before);
-    made
+/// meanwhile. It runs in a thread with a umask of its own, so that no file of another thread is
+/// made with it; only where the system forbids that (a container without `unshare(2)`) the umask
+/// of the process is changed for that moment.
+pub(super) fn with_mode<T: Send>(mode: u32, make: impl FnOnce() -> T + Send) -> T {
+    let wanted = Mode::from_bits_truncate(!mode & PERMISSIONS);
+    let apart = || {
+        if unshare(CloneFlags::CLONE_FS).is_ok() {
+            umask(wanted);
+            return make();
+        }
+        let _one = UMASK.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = umask(wanted);
+        let made = make();
+        umask(before);
+        made
+    };
+    let joined = std::thread::scope(|scope| scope.spawn(apart).join());
+    joined.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked))
 }
 
 /// Makes a directory and those above it with this mode, whatever the umask; what is there stays as

@@ -54,7 +54,7 @@ impl agent_server::Agent for AgentService {
     ) -> Result<Response<pb::CountAgentsResponse>, Status> {
         serve(request, |call, request| async move {
             let filter = request.filter.map(filter::Filter::from).unwrap_or_default();
-            let filter = filter.checked(|field| call.about(field))?;
+            let filter = filter.checked("failed to count agents", |field| call.about(field))?;
             Ok(pb::CountAgentsResponse { count: count(self.agents.count(&call, &filter).await?) })
         })
         .await
@@ -66,7 +66,7 @@ impl agent_server::Agent for AgentService {
     ) -> Result<Response<pb::ListAgentsResponse>, Status> {
         serve(request, |call, request| async move {
             let filter = request.filter.map(filter::Filter::from).unwrap_or_default();
-            let filter = filter.checked(|field| call.about(field))?;
+            let filter = filter.checked("failed to list agents", |field| call.about(field))?;
             let page = page(request.page_size, &request.page_token, "failed to list agents")?;
             let found = self.agents.list(&call, &filter, page).await?;
             let mask = request.output_mask.as_ref();

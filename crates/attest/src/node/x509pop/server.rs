@@ -9,7 +9,7 @@ use signet_pki::{
     digest::sha1_hex,
     pop, random,
     x509::{
-        Certificate,
+        Certificate, Serial,
         path::{Purpose, verify_path},
     },
 };
@@ -262,7 +262,7 @@ impl X509PopServer {
             ("Fingerprint", Value::from(fingerprint)),
             ("PluginName", Value::from(KIND)),
             ("SVIDPathTrimmed", Value::from(trimmed)),
-            ("SerialNumberHex", Value::from(serial_hex(leaf))),
+            ("SerialNumberHex", Value::from(serial_hex(leaf.serial()))),
             (
                 "Subject",
                 fields(vec![
@@ -332,7 +332,7 @@ impl NodeAttestorServer for X509PopServer {
         values.extend(
             chain.iter().skip(1).map(|ca| format!("ca:fingerprint:{}", sha1_hex(ca.der()))),
         );
-        values.push(format!("serialnumber:{}", serial_hex(leaf)));
+        values.push(format!("serialnumber:{}", serial_hex(leaf.serial())));
         values.extend(sans.iter().map(|(key, value)| format!("san:{key}:{value}")));
         let selectors: SelectorSet = values
             .iter()
@@ -344,6 +344,21 @@ impl NodeAttestorServer for X509PopServer {
 }
 
 /// The serial number as lower-case hex with an even number of digits.
-fn serial_hex(certificate: &Certificate) -> String {
-    hex::encode(certificate.serial().as_bytes())
+fn serial_hex(serial: &Serial) -> String {
+    match serial.as_bytes() {
+        [] => "00".to_owned(),
+        bytes => hex::encode(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn serial_numbers_have_an_even_number_of_digits() {
+        for (bytes, text) in [(&[0][..], "00"), (&[0x0a, 0xbc], "0abc"), (&[0, 0xff], "ff")] {
+            assert_eq!(serial_hex(&Serial::from_bytes(bytes)), text);
+        }
+    }
 }

@@ -47,10 +47,19 @@ impl From<list_agents_request::Filter> for Filter {
 }
 
 impl Filter {
-    /// As the store has it. A time that cannot be read is no condition, as in SPIRE.
-    pub(super) fn checked(self, about: impl Fn(Field)) -> Result<NodeFilter, Error> {
+    /// As the store has it. A time that cannot be read is no condition, and a set of no selectors
+    /// is what fails (`failed`), as in SPIRE.
+    pub(super) fn checked(
+        self,
+        failed: &'static str,
+        about: impl Fn(Field),
+    ) -> Result<NodeFilter, Error> {
         let bad = |error| Error::invalid("failed to parse selectors").because(error);
         let selectors = self.selectors.as_ref().map(selector_match_from_pb).transpose();
+        let selectors = selectors.map_err(bad)?;
+        if selectors.as_ref().is_some_and(|(selectors, _)| selectors.is_empty()) {
+            return Err(Error::internal(failed).because("cannot list by empty selectors set"));
+        }
         if !self.attestation_type.is_empty() {
             about(Field::NodeAttestorType(self.attestation_type.clone()));
         }
@@ -59,7 +68,7 @@ impl Filter {
             banned: self.banned,
             can_reattest: self.can_reattest,
             expires_before: go_time(&self.expires_before),
-            selectors: selectors.map_err(bad)?,
+            selectors,
         })
     }
 }
@@ -79,6 +88,14 @@ fn go_time(text: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_of_no_selectors_is_refused_as_by_spire() {
+        let none = Filter { selectors: Some(types::SelectorMatch::default()), ..Filter::default() };
+        let error = none.checked("failed to list agents", |_| ()).unwrap_err();
+        let text = "failed to list agents: cannot list by empty selectors set";
+        assert_eq!((error.kind().name(), error.to_string().as_str()), ("Internal", text));
+    }
 
     #[test]
     fn times_are_read_in_the_layout_of_the_cli() {
