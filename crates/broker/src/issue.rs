@@ -184,6 +184,10 @@ impl Issuer {
             return Err(Denial::new(Reason::RateLimit, text));
         }
         self.0.view.check(&caller.id, caller.issued_at)?;
+        if self.0.view.is_suspended(&tenant.name) {
+            let text = format!("tenant {:?} is suspended", tenant.name);
+            return Err(Denial::new(Reason::TenantSuspended, text));
+        }
         Ok(holder)
     }
 
@@ -484,7 +488,9 @@ impl Issuer {
             ending: None,
         };
         let noted = self.0.book.add_lease(lease.clone()).await;
+        let suspended = self.0.view.is_suspended(&tenant.name);
         let ended = self.0.view.ended(&holder.id);
+        let ended = ended.or_else(|| suspended.then(|| "its tenant is suspended".to_owned()));
         match noted {
             Ok(true) if ended.is_none() && !too_long => {}
             outcome => {

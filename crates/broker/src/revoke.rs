@@ -89,7 +89,11 @@ impl Revoker {
 
     fn look(&self) {
         let view = self.issuer.view();
-        let tokens = self.issuer.book().end_holders(|holder| view.ended(&holder.id));
+        let tokens = self.issuer.book().end_holders(|holder| {
+            let suspended = view.is_suspended(&holder.tenant);
+            let ended = view.ended(&holder.id);
+            ended.or_else(|| suspended.then(|| "its tenant is suspended".to_owned()))
+        });
         self.take_back(tokens, Vec::new());
     }
 

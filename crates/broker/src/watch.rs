@@ -26,8 +26,9 @@ use crate::{
 const RELIST: Duration = Duration::from_secs(300);
 /// How often the server is asked when it does not tell by itself.
 const POLL: Duration = Duration::from_secs(2);
-/// How often it is asked for a sign of life when it tells by itself.
-const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+/// How often it is asked for suspended tenants, which is a sign of life as well, when it tells of
+/// everything else by itself.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
 /// What is known of identities. Clones share it.
 #[derive(Clone)]
@@ -45,6 +46,8 @@ struct Known {
     at: Option<Instant>,
     /// Until when which identity is issued, Unix seconds; 0 without end.
     alive: HashMap<SpiffeId, i64>,
+    /// The tenants that the server has suspended.
+    suspended: BTreeSet<String>,
     /// When an agent that could have had the identity was found to be banned, Unix seconds.
     banned: HashMap<SpiffeId, i64>,
 }
@@ -85,6 +88,12 @@ impl View {
         let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
         known.at?;
         known.ended(id, self.0.clock.unix()).map(str::to_owned)
+    }
+
+    /// Whether the server has suspended a tenant.
+    pub fn is_suspended(&self, tenant: &str) -> bool {
+        let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.suspended.contains(tenant)
     }
 
     fn heard(&self) {
@@ -133,6 +142,7 @@ pub struct Watch {
     revision: u64,
     agents: BTreeMap<SpiffeId, bool>,
     agents_revision: Option<u64>,
+    suspended: BTreeSet<String>,
 }
 
 impl Watch {
@@ -157,6 +167,7 @@ impl Watch {
             revision: 0,
             agents: BTreeMap::new(),
             agents_revision: None,
+            suspended: BTreeSet::new(),
         }
     }
 
@@ -197,6 +208,7 @@ impl Watch {
         backoff.reset();
         drop(ready.take());
         let until = Instant::now() + RELIST;
+        let mut look = tokio::time::interval(SIGN_OF_LIFE);
         loop {
             let Some(notices) = &mut notices else {
                 tokio::time::sleep(POLL).await;
@@ -206,9 +218,13 @@ impl Watch {
             };
             tokio::select! {
                 notice = notices.next() => self.take(notice?).await?,
-                () = tokio::time::sleep(SIGN_OF_LIFE) => {
-                    self.server.ping().await?;
+                _ = look.tick() => {
+                    let suspended = self.server.suspended().await?;
                     self.view.heard();
+                    if suspended != self.suspended {
+                        self.suspended = suspended;
+                        self.evaluate().await;
+                    }
                 }
                 () = tokio::time::sleep_until(until) => return Ok(()),
             }
@@ -253,6 +269,7 @@ impl Watch {
         entries.into_iter().for_each(|entry| index.load(IndexChange::Entry(entry)));
         self.index = index;
         self.agents.clear();
+        self.suspended = self.server.suspended().await?;
         self.list_agents().await
     }
 
@@ -304,7 +321,8 @@ impl Watch {
         }
         {
             let mut known = self.view.0.known.write().unwrap_or_else(PoisonError::into_inner);
-            *known = Known { at: Some(Instant::now()), alive, banned: affected };
+            let suspended = self.suspended.clone();
+            *known = Known { at: Some(Instant::now()), alive, suspended, banned: affected };
         }
         // The receiver is gone only when the program ends.
         if !ending.is_empty() {

@@ -1,17 +1,22 @@
 //! Calls to the server, ours or SPIRE's. Protobuf types do not leave this module.
 
-use std::{fmt, io, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, io, path::Path, sync::Arc, time::Duration};
 
 use signet_api::{
     MAX_MESSAGE_SIZE, connect,
     convert::{ConvertError, agent_id_from_pb, entry_from_pb, selectors_from_pb},
     pb::{
-        signet::api::push::v1::{
-            self as push, ListEntryChangesRequest, SubscribeRequest, push_client::PushClient,
+        signet::api::{
+            push::v1::{
+                self as push, ListEntryChangesRequest, SubscribeRequest, push_client::PushClient,
+            },
+            server::tenancy::v1::{
+                ListTenantsRequest, Tenant, tenancy_client::TenancyClient, tenant::State,
+            },
         },
         spire::api::{
             server::{
-                agent::v1::{CountAgentsRequest, ListAgentsRequest, agent_client::AgentClient},
+                agent::v1::{ListAgentsRequest, agent_client::AgentClient},
                 entry::v1::{ListEntriesRequest, entry_client::EntryClient},
             },
             types::{self, AgentMask},
@@ -252,14 +257,22 @@ impl Server {
         Err(malformed(METHOD, &"the list has no end"))
     }
 
-    /// Asks for a sign of life.
+    /// The names of the tenants that are suspended; none from a server that has no tenants.
     ///
     /// # Errors
     /// [`ServerError`].
-    pub async fn ping(&self) -> Result<(), ServerError> {
-        const METHOD: &str = "CountAgents";
-        let mut client = AgentClient::new(self.0.clone());
-        within(METHOD, client.count_agents(asked(CountAgentsRequest::default()))).await.map(drop)
+    pub async fn suspended(&self) -> Result<BTreeSet<String>, ServerError> {
+        const METHOD: &str = "ListTenants";
+        let mut client = TenancyClient::new(self.0.clone());
+        let asked = client.list_tenants(asked(ListTenantsRequest {}));
+        let answer = match within(METHOD, asked).await {
+            Err(ServerError::Rpc { status, .. }) if status.code() == Code::Unimplemented => {
+                return Ok(BTreeSet::new());
+            }
+            answer => answer?,
+        };
+        let is_suspended = |tenant: &Tenant| tenant.state == State::Suspended as i32;
+        Ok(answer.tenants.into_iter().filter(is_suspended).map(|tenant| tenant.name).collect())
     }
 }
 
