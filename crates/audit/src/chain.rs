@@ -12,6 +12,7 @@
 //! records something waits for nothing. What becomes of records that cannot be written is the
 //! operator's to say: [`OnFailure`].
 
+mod end;
 mod head;
 mod line;
 mod read;

@@ -3,13 +3,15 @@
 //! [`App::build`] binds the sockets, opens the store and the keys, and makes or recovers the
 //! authorities; nothing is served before [`App::spawn`].
 
+mod audit;
 mod health;
+mod http2;
 mod prune;
 mod reload;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use signet_audit::{Chain, ChainError, LogSink, Sink, SyslogSink};
+use signet_audit::{Chain, ChainError, Sink};
 use signet_authority::{
     Authority, AuthorityError, AuthorityOptions, AuthorityPorts, CaManager, LostKeys, TrustRoot,
 };
@@ -40,7 +42,7 @@ use tower::layer::util::{Identity, Stack};
 
 use crate::{
     attestors::Attestors,
-    audit::{Auditor, SUBSYSTEM},
+    audit::Auditor,
     bundle_events::{BundleEvents, LoadError},
     cache::{Cache, Follower},
     config::Config,
@@ -67,29 +69,6 @@ use crate::{
     usecase::{UseCases, authorization::Authorizer},
 };
 
-/// After this age a network connection is asked to go away, so that agents spread over servers.
-const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3 * 60);
-/// It ends at the latest after this much longer: push streams last for ten minutes.
-const MAX_CONNECTION_GRACE: Duration = Duration::from_secs(12 * 60);
-/// The same for a client without a certificate: an attestation may take two minutes.
-const MAX_STRANGER_AGE: Duration = Duration::from_secs(30);
-const MAX_STRANGER_GRACE: Duration = Duration::from_secs(130);
-/// How many calls one connection may have open; fewer where the client has shown no certificate.
-const MAX_STREAMS: u32 = 100;
-const MAX_STRANGER_STREAMS: u32 = 8;
-/// Flow control: how much a peer may send ahead on a connection and on a stream, bytes.
-const WINDOW: u32 = 512 * 1024;
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// What HTTP/2 gives to everyone; less cannot be asked for.
-const STRANGER_WINDOW: u32 = 65_535;
-/// The longest head of a request, bytes.
-const MAX_HEAD: u32 = 16 * 1024;
-/// How often a silent connection is asked whether it still lives, and how long it may take.
-const KEEPALIVE: Duration = Duration::from_secs(30);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// As the audit log names this program.
-const PROGRAM: &str = "signet-server";
 /// How long the last records may take to be written.
 const LAST_RECORDS: Duration = Duration::from_secs(5);
 
@@ -261,7 +240,7 @@ impl App {
             None => None,
         };
         let local = bind_unix(&config.socket_path, SOCKET).await?;
-        let (chain, sinks) = audit_sinks(&config, &clock, &host)?;
+        let (chain, sinks) = audit::sinks(&config, &clock, &host)?;
         // A key file that cannot be opened is found out before the database is touched.
         let keys = OpenKeyManager::open(&config.plugins.key_manager, &clock)?;
         let counted = ServerMetrics::new(&metrics);
@@ -327,7 +306,7 @@ impl App {
             &metrics,
         );
 
-        let policy = Policy::new(&config.policy, effective_uid());
+        let policy = Policy::new(&config.policy, audit::effective_uid());
         let mut sinks = sinks;
         let recent = console.as_ref().map(|_| Arc::new(Recent::new(Arc::clone(&clock))));
         sinks.extend(recent.iter().map(|recent| Arc::clone(recent) as Arc<dyn Sink>));
@@ -533,11 +512,11 @@ impl App {
         let limits = CallLimits::new();
         limits.show(&context.metrics);
         let accepted = listen::tcp(tasks, tcp, tls, trusted, auditor);
-        let server = known_http2().layer(limits.clone()).layer(interceptor.clone());
+        let server = http2::known().layer(limits.clone()).layer(interceptor.clone());
         serve(tasks, "server_api", server, network.clone(), accepted.known);
-        let server = stranger_http2().layer(limits.clone()).layer(interceptor.clone());
+        let server = http2::stranger().layer(limits.clone()).layer(interceptor.clone());
         serve(tasks, "server_api", server, network, accepted.strangers);
-        let server = http2().layer(limits).layer(interceptor);
+        let server = http2::local().layer(limits).layer(interceptor);
         serve(tasks, "local_api", server, nearby, listen::local(tasks, local));
         if let Some(metrics) = self.metrics {
             context.health.watch(tasks);
@@ -555,32 +534,6 @@ impl App {
         let chain = context.auditor.chain().cloned();
         Ok(Running { store: context.store, chain, _lock: self.lock })
     }
-}
-
-/// The log in a chain of hashes and the other places for audit events, as configured.
-fn audit_sinks(
-    config: &Config,
-    clock: &SharedClock,
-    host: &str,
-) -> Result<(Option<Chain>, Vec<Arc<dyn Sink>>), BuildError> {
-    let log = config.audit_log_enabled.then(|| Arc::new(LogSink::new(SUBSYSTEM)) as Arc<dyn Sink>);
-    let mut sinks: Vec<Arc<dyn Sink>> = log.into_iter().collect();
-    let chain =
-        config.audit.chain.clone().map(|options| {
-            Chain::open(options, Arc::clone(clock), PROGRAM, env!("CARGO_PKG_VERSION"))
-        });
-    let chain = chain.transpose()?;
-    sinks.extend(chain.clone().map(|chain| Arc::new(chain) as Arc<dyn Sink>));
-    if let Some(target) = config.audit.syslog.clone() {
-        let sink = SyslogSink::open(target, PROGRAM, host, Arc::clone(clock));
-        sinks.push(Arc::new(sink.map_err(BuildError::Syslog)?));
-    }
-    Ok((chain, sinks))
-}
-
-/// The user that this process runs as.
-fn effective_uid() -> u32 {
-    nix::unistd::geteuid().as_raw()
 }
 
 /// The X.509 authorities of a bundle whenever it is asked for.
@@ -620,30 +573,4 @@ fn serve<S>(
     let stopped = tasks.token().clone().cancelled_owned();
     let served = server.add_routes(routes).serve_with_incoming_shutdown(accepted, stopped);
     tasks.spawn_critical(name, served);
-}
-
-/// For the local socket.
-fn http2() -> Server {
-    Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .http2_max_header_list_size(MAX_HEAD)
-        .initial_connection_window_size(WINDOW)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .max_concurrent_streams(MAX_STREAMS)
-}
-
-/// For clients with a certificate.
-fn known_http2() -> Server {
-    http2().max_connection_age(MAX_CONNECTION_AGE).max_connection_age_grace(MAX_CONNECTION_GRACE)
-}
-
-/// For clients without one.
-fn stranger_http2() -> Server {
-    http2()
-        .max_connection_age(MAX_STRANGER_AGE)
-        .max_connection_age_grace(MAX_STRANGER_GRACE)
-        .initial_connection_window_size(STRANGER_WINDOW)
-        .initial_stream_window_size(STRANGER_WINDOW)
-        .max_concurrent_streams(MAX_STRANGER_STREAMS)
 }

@@ -8,6 +8,9 @@
 //! many were not (`suppressed`). The same holds for audit events of callers without an identity to
 //! whom nothing was issued.
 
+mod authorities;
+mod kind;
+
 use std::{
     borrow::Cow,
     fmt,
@@ -17,12 +20,11 @@ use std::{
 };
 
 use signet_audit::{AuditEvent, Chain, Field, Kind, Outcome, Sink, with_fields};
-use signet_authority::{AuthorityState, AuthorityView};
 use signet_base::Throttle;
 use signet_daemon::metrics::Counter;
 use signet_identity::SpiffeId;
-use tokio::sync::watch;
 
+use self::kind::kind;
 use crate::usecase::{
     authorization::Action,
     error::{Error, ErrorKind},
@@ -33,12 +35,6 @@ use crate::usecase::{
 const BURST: u32 = 10;
 /// How long refusals are counted together.
 const INTERVAL: Duration = Duration::from_secs(10);
-
-/// Activated, prepared, and anything else that becomes of one.
-const X509_MESSAGES: [&str; 3] =
-    ["X.509 authority activated", "X.509 authority prepared", "X.509 authority set aside"];
-const JWT_MESSAGES: [&str; 3] =
-    ["JWT authority activated", "JWT authority prepared", "JWT authority set aside"];
 
 /// As the log calls the part of the server that answers calls: SPIRE's name.
 pub(crate) const SUBSYSTEM: &str = "api";
@@ -149,45 +145,6 @@ impl Auditor {
         let mut event = AuditEvent::new(signet_audit::Caller::default(), "", "");
         (event.kind, event.message, event.fields) = (kind, message, fields);
         sink.record(&event);
-    }
-
-    /// Records what becomes of the authorities, by whatever it happens, until the server ends; each
-    /// time the chain gets a signed head.
-    pub(crate) async fn watch_authorities(self, mut view: watch::Receiver<AuthorityView>) {
-        let mut before = view.borrow_and_update().clone();
-        while view.changed().await.is_ok() {
-            let now = view.borrow_and_update().clone();
-            let mut changed = false;
-            for (was, is, messages) in
-                [(&before.x509, &now.x509, X509_MESSAGES), (&before.jwt, &now.jwt, JWT_MESSAGES)]
-            {
-                let [activated, prepared, other] = messages;
-                let mut tell = |message, state: &AuthorityState| {
-                    changed = true;
-                    let fields = vec![
-                        Field::LocalAuthorityId(state.authority_id.clone()),
-                        Field::ExpiresAt(state.expires_at),
-                    ];
-                    self.happened(Kind::Authority, message, fields);
-                };
-                let id = |state: &Option<AuthorityState>| {
-                    state.as_ref().map(|state| (state.authority_id.clone(), state.status))
-                };
-                if let Some(active) =
-                    is.active.as_ref().filter(|_| id(&was.active) != id(&is.active))
-                {
-                    tell(activated, active);
-                }
-                if let Some(next) = is.next.as_ref().filter(|_| id(&was.next) != id(&is.next)) {
-                    let message = if is.prepared().is_some() { prepared } else { other };
-                    tell(message, next);
-                }
-            }
-            before = now;
-            if changed && let Some(chain) = self.chain() {
-                chain.sign_head();
-            }
-        }
     }
 
     /// What the call of `principal` to `service` and `method` leaves behind.
@@ -465,48 +422,6 @@ impl Who {
                 IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
             }
         })
-    }
-}
-
-/// What kind of events a call makes.
-fn kind(action: Action) -> Kind {
-    match action {
-        Action::AttestAgent
-        | Action::BanAgent
-        | Action::CreateJoinToken
-        | Action::DeleteAgent
-        | Action::RenewAgent => Kind::Attestation,
-        Action::ManageAuthorities | Action::PublishAuthority => Kind::Authority,
-        Action::IssueDownstreamAuthority | Action::IssueForEntries | Action::MintSvid => {
-            Kind::Issuance
-        }
-        Action::ManageLog | Action::ManageTenants => Kind::Policy,
-        Action::OpenConsole => Kind::System,
-        Action::AppendBundle
-        | Action::CreateEntries
-        | Action::DeleteEntries
-        | Action::ManageBundles
-        | Action::ManageFederation
-        | Action::RefreshFederation
-        | Action::UpdateEntries => Kind::Registration,
-        Action::DescribeApi
-        | Action::ExplainEntries
-        | Action::FollowEntries
-        | Action::ReadAgents
-        | Action::ReadAuthorities
-        | Action::ReadAuthorizedEntries
-        | Action::ReadBundle
-        | Action::ReadBundles
-        | Action::ReadEntries
-        | Action::ReadFederatedBundle
-        | Action::ReadFederation
-        | Action::ReadHealth
-        | Action::ReadLog
-        | Action::ReadServerInfo
-        | Action::ReadTenants
-        | Action::ReportAgentStatus
-        | Action::ReportUnknownKey
-        | Action::WatchChanges => Kind::Read,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::VecDeque,
     fs::{File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, Seek, SeekFrom, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
@@ -18,8 +18,8 @@ use signet_base::SharedClock;
 use signet_pki::{files::write_atomic, random};
 
 use super::{
-    ChainOptions, FILE_PREFIX, FILE_SUFFIX, HEAD_FILE, Head, HeadKey, KEY_FILE, OnFailure,
-    PUBLIC_KEY_FILE,
+    ChainOptions, HEAD_FILE, Head, HeadKey, KEY_FILE, OnFailure, PUBLIC_KEY_FILE,
+    end::{End, file_of, open_file},
     line::{self, Hash, NOTHING},
     read::{self, LogError},
 };
@@ -588,63 +588,4 @@ impl Writer {
             );
         }
     }
-}
-
-/// The last whole record of a log.
-struct End {
-    path: PathBuf,
-    /// Where it ends in the file.
-    len: u64,
-    seq: u64,
-    hash: Hash,
-}
-
-impl End {
-    /// How much of a file's end is looked at first, bytes.
-    const TAIL: u64 = 256 * 1024;
-
-    fn find(directory: &Path) -> Result<Option<Self>, ChainError> {
-        for (_, path) in read::files(directory)?.into_iter().rev() {
-            let failed = |source| ChainError::File { doing: "reading", path: path.clone(), source };
-            if let Some(end) = Self::of_file(&path).map_err(failed)? {
-                return Ok(Some(end));
-            }
-        }
-        Ok(None)
-    }
-
-    fn of_file(path: &Path) -> io::Result<Option<Self>> {
-        let mut file = File::open(path)?;
-        let len = file.metadata()?.len();
-        let start = len.saturating_sub(Self::TAIL);
-        file.seek(SeekFrom::Start(start))?;
-        let mut tail = Vec::new();
-        file.take(Self::TAIL).read_to_end(&mut tail)?;
-        // What has no end is what was being written.
-        let Some(last) = tail.iter().rposition(|byte| *byte == b'\n') else {
-            return match len {
-                0 => Ok(None),
-                _ if start == 0 => Ok(None),
-                _ => Err(io::Error::new(io::ErrorKind::InvalidData, "its end is no record")),
-            };
-        };
-        let whole = tail.get(..last).unwrap_or_default();
-        let line = whole.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
-        let parsed = line::parse(line)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "its end is no record"))?;
-        Ok(Some(Self {
-            path: path.to_owned(),
-            len: start + last as u64 + 1,
-            seq: parsed.record.seq,
-            hash: parsed.hash,
-        }))
-    }
-}
-
-fn file_of(directory: &Path, first: u64) -> PathBuf {
-    directory.join(format!("{FILE_PREFIX}{first:020}{FILE_SUFFIX}"))
-}
-
-fn open_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(false).mode(0o640).open(path)
 }
