@@ -155,20 +155,22 @@ async fn a_tenant_comes_from_the_namespace_or_the_resource_and_never_from_the_po
         let mut tenants = Vec::new();
         while let Some(work) = world.book.take(Instant::now()) {
             let declared: Vec<_> = match work {
-                Work::Create(batch) => batch,
-                Work::Update(batch) => batch.into_iter().map(|(key, _, it)| (key, it)).collect(),
+                Work::Create(batch) => batch.into_iter().map(|(key, it)| (key, None, it)).collect(),
+                Work::Update(batch) => {
+                    batch.into_iter().map(|(key, id, it)| (key, Some(id), it)).collect()
+                }
                 Work::Delete(batch) => {
                     tenants.extend(batch.iter().map(|_| "deleted".to_owned()));
                     batch.iter().for_each(|(_, id)| world.book.gone(id));
                     continue;
                 }
             };
-            for (key, declared) in declared {
+            for (key, id, declared) in declared {
                 let draft = world.draft(key, &declared).unwrap();
                 assert!(draft.jwt_svid_tenant_claim);
                 tenants.extend(draft.tenant.map(|tenant| tenant.to_string()));
-                let id = format!("id-{}", NEXT_ID.fetch_add(1, Ordering::Relaxed));
-                let id = id.parse().unwrap();
+                let fresh = || format!("id-{}", NEXT_ID.fetch_add(1, Ordering::Relaxed));
+                let id = id.unwrap_or_else(|| fresh().parse().unwrap());
                 let body = declared.body;
                 world.book.saw(key, crate::book::Current { id, body, join_token: false });
             }
