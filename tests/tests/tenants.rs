@@ -48,7 +48,8 @@ fn a_workload_gets_its_tenants_identity_until_the_tenant_is_suspended() {
     eventually("the identity is served", || (fetch().code == 0).then_some(()));
     assert!(fetch().stdout.contains("/tenants/blue/web"));
     let jwt = node.agent.cli().line("api fetch jwt -audience a").ok();
-    let claims = jwt.stdout.split('.').nth(1).expect("a token").to_owned();
+    let token = jwt.stdout.split_whitespace().find(|word| word.starts_with("eyJ"));
+    let claims = token.and_then(|token| token.split('.').nth(1)).expect("a token").to_owned();
     assert!(decoded(&claims).contains("\"tenant\":\"blue\""), "{jwt}");
     let shown =
         node.server.cli().line("entry show -spiffeID spiffe://example.org/tenants/blue/web");

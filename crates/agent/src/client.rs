@@ -85,11 +85,14 @@ pub enum ClientError {
     },
     /// The trust bundle at hand does not vouch for the server.
     #[error(
-        "the server at {address} presents a certificate of an authority that is not in the trust bundle"
+        "the server at {address} presents a certificate of an authority that is not in the trust bundle{}",
+        .reason.as_ref().map(|reason| format!(" or cannot be used: {reason}")).unwrap_or_default()
     )]
     UnknownAuthority {
         /// Host and port.
         address: String,
+        /// What is wrong with the authority, where it is in the bundle.
+        reason: Option<String>,
     },
 }
 

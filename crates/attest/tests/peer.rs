@@ -52,12 +52,16 @@ fn caller(dir: &Path) -> (Child, UnixStream) {
 fn caller_by(dir: &Path, command: &mut Command) -> (Child, UnixStream) {
     let socket = dir.join("s");
     let listener = UnixListener::bind(&socket).unwrap();
-    let child = command
-        .args(["--exact", "child", "--nocapture"])
-        .env(SOCKET, &socket)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
+    command.args(["--exact", "child", "--nocapture"]).env(SOCKET, &socket).stdout(Stdio::null());
+    // A process that another test has just started may hold a new program open for writing still.
+    let child = loop {
+        match command.spawn() {
+            Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                std::thread::yield_now();
+            }
+            started => break started.unwrap(),
+        }
+    };
     let (mut stream, _) = listener.accept().unwrap();
     let mut hello = [0];
     stream.read_exact(&mut hello).unwrap();

@@ -90,17 +90,16 @@ pub fn event(record: &Recorded, product: &str, version: &str) -> Json {
     if let Some(pid) = record.json.get("caller_pid") {
         put(&["actor", "process"], json!({ "pid": pid }));
     }
-    let unmapped: Map<String, Json> = record
+    let mut unmapped: Map<String, Json> = record
         .json
         .iter()
         .filter(|(name, _)| !MAPPED.contains(&name.as_str()))
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
-    let mut unmapped = Json::Object(unmapped);
     if !text("reason_code").is_empty() {
-        unmapped["reason_code"] = text("reason_code").into();
+        unmapped.insert("reason_code".to_owned(), text("reason_code").into());
     }
-    put(&["unmapped"], unmapped);
+    put(&["unmapped"], Json::Object(unmapped));
     event
 }
 

@@ -10,7 +10,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use signet_audit::{
@@ -25,7 +25,14 @@ use signet_base::SystemClock;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn open(options: ChainOptions) -> Chain {
-    Chain::open(options, SystemClock::shared(), "test", "1").unwrap()
+    // A process that another test has just started may hold the lock of a closed log still.
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Chain::open(options.clone(), SystemClock::shared(), "test", "1") {
+            Err(ChainError::InUse(_)) if Instant::now() < deadline => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 fn event(n: u32) -> AuditEvent {

@@ -67,8 +67,10 @@ fn outside() {
         .env("SIGNET_SOFTHSM_DIR", dir.path())
         .status()
         .unwrap();
+    // SoftHSM may crash while the process ends, after all is done: its own threads outlive OpenSSL.
+    let crashed_late = status.code().is_none() && dir.path().join("done").exists();
     drop(dir);
-    exit(status.code().unwrap_or(1));
+    exit(if crashed_late { 0 } else { status.code().unwrap_or(1) });
 }
 
 fn inside(module: &Path, dir: &Path) {
@@ -89,6 +91,7 @@ fn inside(module: &Path, dir: &Path) {
         println!("test many_signatures_at_once");
         many_signatures_at_once(&settings).await;
     });
+    fs::write(dir.join("done"), "").unwrap();
 }
 
 fn manager(settings: &Settings, server: &str) -> RemoteKeyManager {

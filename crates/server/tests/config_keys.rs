@@ -65,12 +65,10 @@ fn the_settings_of_spire_are_read_as_they_are() {
     assert_eq!(vault.server.auth, expected);
     assert_eq!(vault.transit_engine_path, "transit");
 
-    let upstream = format!(
-        "KeyManager memory {{}} UpstreamAuthority \"vault\" {{ plugin_data {{
+    let upstream = "KeyManager memory {} UpstreamAuthority \"vault\" { plugin_data {
          vault_addr = \"https://v\" pki_mount_point = \"p\"
-         k8s_auth {{ k8s_auth_role_name = \"r\" token_path = \"/t\" }} }} }}"
-    );
-    let upstream = load(&upstream).unwrap().plugins.upstream_authority.unwrap();
+         k8s_auth { k8s_auth_role_name = \"r\" token_path = \"/t\" } } }";
+    let upstream = load(upstream).unwrap().plugins.upstream_authority.unwrap();
     let UpstreamAuthority::Vault(vault) = &upstream.settings else { panic!() };
     assert_eq!(vault.pki_mount_point, "p");
     let kubernetes = Auth::Kubernetes {

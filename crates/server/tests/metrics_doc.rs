@@ -1,9 +1,12 @@
 //! The list of metrics in the documentation is the list of metrics.
 
+use std::sync::Arc;
+
 use signet_daemon::{health::Health, metrics::Metrics};
+use signet_pki::MemoryKeyManager;
 use signet_server::{
     limits::CallLimits,
-    metrics::{FederationMetrics, ServerMetrics},
+    metrics::{FederationMetrics, MeasuredKeys, ServerMetrics},
 };
 use signet_testkit::assert_metrics_documented;
 
@@ -11,7 +14,8 @@ use signet_testkit::assert_metrics_documented;
 fn every_metric_is_documented_and_every_documented_one_exists() {
     let document = include_str!("../../../docs/metrics.md");
     let metrics = Metrics::detached();
-    let _all = (ServerMetrics::new(&metrics), FederationMetrics::new(&metrics));
+    let keys = MeasuredKeys::new(Arc::new(MemoryKeyManager::new()), &metrics);
+    let _all = (ServerMetrics::new(&metrics), FederationMetrics::new(&metrics), keys);
     Health::new().show(&metrics);
     CallLimits::new().show(&metrics);
     metrics.show_process();

@@ -28,6 +28,7 @@ const FENCES: &[Fence] = &[Fence {
         ("crates/server/src/cli.rs", "a client"),
         ("crates/server/src/cli/", "a client"),
         ("crates/server/src/app.rs", "starts the gRPC server"),
+        ("crates/server/src/app/http2.rs", "starts the gRPC server"),
         ("crates/server/src/listen", "hands connections to it"),
         ("crates/server/src/limits/calls.rs", "a layer in front of it"),
     ],

@@ -98,6 +98,7 @@ mod tests {
         }
         addresses.reached(two);
         assert_eq!(addresses.order(all(4)).last(), Some(&one));
+        tokio::time::advance(Duration::from_secs(1)).await;
         addresses.leave();
         assert_eq!(addresses.order(all(4))[2..], [one, two]);
         tokio::time::advance(AVOIDED).await;

@@ -136,7 +136,10 @@ async fn secure(
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, connector.connect(name, tcp)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) if is_unknown_authority(&error) => {
-            Err(ClientError::UnknownAuthority { address: target.to_string() })
+            let plain =
+                matches!(refused_certificate(&error), Some(CertificateError::UnknownIssuer));
+            let reason = (!plain).then(|| error.to_string());
+            Err(ClientError::UnknownAuthority { address: target.to_string(), reason })
         }
         Ok(Err(error)) => Err(failed(match out_of_time(&error) {
             Some(why) => why,

@@ -119,11 +119,13 @@ impl OpenCall {
     /// SPIRE; nobody sees how else it would end.
     pub fn watch(self, response: http::Response<Body>) -> http::Response<Body> {
         outcome::watch(response, move |code, _| {
+            // The whole of it: what holds the call open would else be let go of at once.
+            let call = self;
             let status = match code {
                 Code::Cancelled => "OK",
                 code => status_name(code.into()),
             };
-            self.timer.done(status);
+            call.timer.done(status);
         })
     }
 }
@@ -142,7 +144,7 @@ mod tests {
         let refusal = Status::permission_denied("no identity issued").into_http();
         drop(method.begin().watch(refusal));
         // A stream whose client has had enough.
-        let stream = method.begin().watch(http::Response::new(Body::empty()));
+        let stream = method.begin().watch(http::Response::new(Body::new("message".to_owned())));
         assert!(metrics.encode().contains("signet_workload_api_connections 1.0\n"));
         drop(stream);
         let text = metrics.encode();

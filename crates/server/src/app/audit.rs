@@ -10,12 +10,16 @@ use crate::{audit::SUBSYSTEM, config::Config};
 
 /// As the audit log names this program.
 const PROGRAM: &str = "signet-server";
+
+/// The log in a chain of hashes, and every place that events go to.
+type Opened = (Option<Chain>, Vec<Arc<dyn Sink>>);
+
 /// The log in a chain of hashes and the other places for audit events, as configured.
 pub(super) fn sinks(
     config: &Config,
     clock: &SharedClock,
     host: &str,
-) -> Result<(Option<Chain>, Vec<Arc<dyn Sink>>), BuildError> {
+) -> Result<Opened, BuildError> {
     let log = config.audit_log_enabled.then(|| Arc::new(LogSink::new(SUBSYSTEM)) as Arc<dyn Sink>);
     let mut sinks: Vec<Arc<dyn Sink>> = log.into_iter().collect();
     let chain =

@@ -104,7 +104,7 @@ pub async fn support_bundle(flags: SupportFlags, env: &mut Env) -> Result<(), Cl
     let path = flags.write.display();
     support::write(&flags.write, &bundle)
         .map_err(|error| CliError::failed(format!("{path}: {error}")))?;
-    env.line(&format!(
+    env.line(format!(
         "Wrote {path}. It holds names, addresses and SPIFFE IDs, and no keys, tokens or passwords; \
          read it before you pass it on."
     ))

@@ -92,12 +92,13 @@ impl Place {
         contents: &SpireContents,
         now: i64,
     ) -> Result<(), MigrateError> {
-        Ok(match self {
+        match self {
             Self::File(path) => spire::write(path, contents, now).await?,
             Self::Postgres(options) => {
                 spire::write_postgres(options.database(), contents, now).await?;
             }
-        })
+        }
+        Ok(())
     }
 }
 
