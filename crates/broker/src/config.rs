@@ -137,9 +137,10 @@ impl Config {
     /// [`ConfigError`] with everything that is wrong.
     pub fn load(flags: &RunFlags) -> Result<Self, ConfigError> {
         let lookup = |name: &str| std::env::var(name).ok();
-        let env: Option<&dyn Fn(&str) -> Option<String>> =
-            if flags.expand_env { Some(&lookup) } else { None };
-        let document = signet_config::read(&flags.config, env)?;
+        let document = match flags.expand_env {
+            true => signet_config::read(&flags.config, Some(&lookup))?,
+            false => signet_config::read(&flags.config, None)?,
+        };
         Self::decode(&document, flags)
     }
 

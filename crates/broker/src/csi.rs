@@ -287,7 +287,7 @@ impl Provider {
         event.request_id = correlation.into();
         match result {
             Ok((_, drawn)) => {
-                event.fields.extend(drawn.iter().cloned().take(1).map(Field::LeaseId));
+                event.fields.extend(drawn.iter().take(1).cloned().map(Field::LeaseId));
             }
             Err(denial) => {
                 event.outcome =

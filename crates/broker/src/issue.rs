@@ -90,7 +90,6 @@ impl fmt::Debug for Issued {
 
 impl Issuer {
     /// Hands out by `policy`.
-    #[expect(clippy::too_many_arguments, reason = "each is a part of its own")]
     pub fn new(
         policy: Policy,
         book: Book,

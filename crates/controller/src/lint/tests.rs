@@ -124,7 +124,7 @@ fn findings_have_the_line_of_their_object_in_every_form() {
     fs::write(&path, "# first\nkind: ConfigMap\n---\n\nkind: Secret\ndata: {a: eA==}\n").unwrap();
     let print = |format| {
         let mut out = Vec::new();
-        let code = main("lint", &flags(&[path.clone()], format), &mut out);
+        let code = main("lint", &flags(std::slice::from_ref(&path), format), &mut out);
         (code, String::from_utf8(out).unwrap())
     };
     let (code, text) = print(Form::Text);
