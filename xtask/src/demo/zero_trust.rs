@@ -166,7 +166,10 @@ pub(crate) fn run() -> anyhow::Result<()> {
     };
     let (user, password) = (text(&drawn, "/data/username")?, text(&drawn, "/data/password")?);
     let correlation = text(&drawn, "/correlation_id")?;
-    say(&format!("user {user}, for {} s, request {correlation}", drawn["ttl"]));
+    say(&format!(
+        "user {user}, for {} s, request {correlation}",
+        drawn.get("ttl").unwrap_or(&serde_json::Value::Null)
+    ));
 
     step("Connecting with it");
     let dsn = format!(

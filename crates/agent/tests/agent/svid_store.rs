@@ -70,8 +70,8 @@ async fn serve(secrets: Arc<Mutex<Secrets>>, ask: Ask) -> String {
 
 fn header(head: &str, name: &str) -> String {
     let lines = head.lines().filter_map(|line| line.split_once(": "));
-    let found = lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
-    found.last().unwrap_or_default().to_owned()
+    let mut found = lines.filter(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value);
+    found.next_back().unwrap_or_default().to_owned()
 }
 
 fn aws(secrets: &mut Secrets, action: &str, authorization: &str, body: Value) -> (u16, Value) {

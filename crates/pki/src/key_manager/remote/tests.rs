@@ -12,10 +12,12 @@ use async_trait::async_trait;
 use super::*;
 use crate::{PrivateKey, Signer, key_manager::conformance};
 
+type Held = (StoredKey, Arc<dyn Signer>);
+
 /// A store in memory.
 #[derive(Debug, Default)]
 struct Memory {
-    keys: Mutex<BTreeMap<String, (StoredKey, Arc<dyn Signer>)>>,
+    keys: Mutex<BTreeMap<String, Held>>,
     clock: AtomicI64,
     hangs: AtomicBool,
     does_not_delete: AtomicBool,
