@@ -177,6 +177,28 @@ fn a_policy_that_is_read_again_ends_what_it_does_not_grant() {
 }
 
 #[test]
+fn a_tenant_that_the_server_suspends_loses_what_it_holds() {
+    let secrets = match Secrets::start("") {
+        Ok(secrets) => secrets,
+        Err(why) => skip!("{why}"),
+    };
+    secrets.workload(ORDERS, "");
+    secrets.workload(REPORTS, "");
+    secrets.node.server.cli().line("tenant create -name blue").ok();
+    let drawn = login(&secrets, ORDERS);
+    secrets.node.server.cli().line("tenant suspend -name blue").ok();
+    ended(&secrets, &drawn);
+    let refused = secrets.ask(ORDERS, "POST", DRAW, &Value::Null);
+    assert_eq!(code(&refused), (403, "tenant_suspended"));
+    let other = secrets.ask(REPORTS, "GET", "/v1/credentials/api-key", &Value::Null);
+    assert_eq!(code(&other), (200, "ok"), "the other tenant goes on: {other:?}");
+    secrets.node.server.cli().line("tenant resume -name blue").ok();
+    eventually("the tenant is back", || {
+        (secrets.ask(ORDERS, "POST", DRAW, &Value::Null).0 == 200).then_some(())
+    });
+}
+
+#[test]
 fn every_wrong_evidence_is_refused_with_its_reason_and_the_right_one_is_not() {
     let secrets = match Secrets::start("") {
         Ok(secrets) => secrets,
