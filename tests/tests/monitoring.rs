@@ -225,11 +225,12 @@ fn what_spires_dashboard_asks_for_is_there_under_spires_names_and_labels() {
     let refused = "spire_agent_rpc_workload_api_fetch_x509svid{";
     let line = agent.lines().find(|l| l.starts_with(refused) && l.contains("PermissionDenied"));
     assert!(line.is_some(), "{agent}");
-    // Read after it was signed, not before; the entry that was deleted goes with the next sync.
-    eventually("one SVID is held", || {
+    // The workload's and that of /node, the entry of the join token: the entry that was deleted
+    // goes with the next sync.
+    eventually("two SVIDs are held", || {
         let agent = Site::read(site.ports[1]);
         let held = agent.lines().find(|l| l.starts_with("spire_agent_lru_cache_svid_map_size"));
-        held.is_some_and(|line| line.ends_with(" 1.0")).then_some(())
+        held.is_some_and(|line| line.ends_with(" 2.0")).then_some(())
     });
 }
 
