@@ -44,6 +44,8 @@ mod delegated;
 mod deploy;
 #[path = "tests/disk.rs"]
 mod disk;
+#[path = "tests/doctor.rs"]
+mod doctor;
 #[path = "tests/envoy.rs"]
 mod envoy;
 #[path = "tests/examples.rs"]

@@ -133,6 +133,7 @@ impl Secrets {
             "username": "vault_admin",
             "password": "v",
             "password_authentication": "scram-sha-256",
+            "username_template": "v-{{.DisplayName | truncate 28}}-{{random 12}}-{{unix_time}}",
         });
         self.bao_root("blue", "POST", "database/config/app", &connection);
         for (tenant, key) in [("blue", "blue-key"), ("red", "red-key")] {

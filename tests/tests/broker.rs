@@ -21,7 +21,7 @@ use signet_api::{
         csi_driver_provider_client::CsiDriverProviderClient,
     },
 };
-use signet_pki::{KeyType, PrivateKey};
+use signet_pki::{KeyType, PrivateKey, digest::sha256_hex};
 
 /// How soon everything has ended once an identity has.
 const PROMISED: Duration = Duration::from_secs(5);
@@ -64,9 +64,11 @@ fn a_database_login_and_its_sessions_end_with_the_entry_and_one_id_is_in_every_l
     });
     assert_eq!((status, &drawn["correlation_id"]), (200, &json!(id)), "{drawn}");
     assert_eq!((&drawn["ttl"], &drawn["tenant"]), (&json!(120), &json!("blue")), "{drawn}");
-    // The database's user names the workload.
+    // The database's user names the workload: the end of its path, and a digest of its SPIFFE ID.
     let user = drawn["data"]["username"].as_str().expect("a user");
-    assert!(user.contains("orders-"), "{user}");
+    let rest = user.strip_prefix("v-token-orders-").unwrap_or_else(|| panic!("{user}"));
+    let digest = sha256_hex(who.as_bytes());
+    assert_eq!(rest.get(..9), Some(format!("{}-", &digest[..8]).as_str()), "{user}");
     assert!(secrets.log().contains(id), "{}", secrets.log());
     assert!(secrets.node.agent.log().contains(id), "the agent's log");
     assert!(secrets.node.server.log().contains(id), "the server's log");

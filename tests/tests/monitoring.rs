@@ -91,15 +91,17 @@ const SPIRE_EMITS: &[(&str, &[&str])] = &[
 type Series = BTreeMap<String, BTreeSet<String>>;
 
 /// A server and an agent that have done a little of everything.
-struct Site {
-    server: Server,
-    agent: Agent,
+pub struct Site {
+    /// The server.
+    pub server: Server,
+    /// The agent.
+    pub agent: Agent,
     ports: [u16; 2],
 }
 
 impl Site {
     /// `tls` is the server's block for its endpoint.
-    fn start(tls: &str) -> Self {
+    pub fn start(tls: &str) -> Self {
         let ports = [free_port(), free_port()];
         let top = |port: u16, tls: &str| {
             format!(

@@ -123,6 +123,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         "username": "vault_admin",
         "password": "v",
         "password_authentication": "scram-sha-256",
+        "username_template": "v-{{.DisplayName | truncate 28}}-{{random 12}}-{{unix_time}}",
     });
     let mut write = Command::new("bao");
     write
