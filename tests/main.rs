@@ -26,6 +26,8 @@ mod broker_api;
 mod bundle_events;
 #[path = "tests/cli_agent.rs"]
 mod cli_agent;
+#[path = "tests/cli_reference.rs"]
+mod cli_reference;
 #[path = "tests/cli_server.rs"]
 mod cli_server;
 #[path = "tests/clock.rs"]

@@ -99,7 +99,7 @@ enum Command {
     Logger(admin::LoggerCommand),
     /// Print the manual page, for packages
     #[command(hide = true)]
-    Manual,
+    Manual(manual::Form),
     /// Write what somebody else needs to help into a file, without secrets
     #[command(name = "support-bundle")]
     SupportBundle(Box<doctor::SupportFlags>),
@@ -228,8 +228,8 @@ async fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> Result<(), C
         Command::Healthcheck(flags) => admin::healthcheck(&flags, terminal).await,
         Command::Helper(_) => Err(CliError::Usage("the helper is already running".to_owned())),
         Command::Logger(command) => admin::logger(&command, terminal).await,
-        Command::Manual => {
-            let page = manual::page(&Cli::command(), terminal.program.agent_name());
+        Command::Manual(form) => {
+            let page = manual::manual(&Cli::command(), terminal.program.agent_name(), &form);
             Ok(terminal.out.write_all(page.as_bytes())?)
         }
         Command::Run(_) => Err(CliError::Usage("the agent is already running".to_owned())),

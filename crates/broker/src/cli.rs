@@ -44,7 +44,7 @@ enum Command {
     },
     /// Print the manual page, for packages
     #[command(hide = true)]
-    Manual,
+    Manual(manual::Form),
     /// Check a policy, or ask it
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -98,8 +98,8 @@ pub fn main() -> ExitCode {
             print!("{}", completion::script(shell, &Cli::command(), NAME));
             EXIT_DONE.into()
         }
-        Command::Manual => {
-            print!("{}", manual::page(&Cli::command(), NAME));
+        Command::Manual(form) => {
+            print!("{}", manual::manual(&Cli::command(), NAME, &form));
             EXIT_DONE.into()
         }
         Command::Policy(PolicyCommand::Check { policy }) => match Policy::load(&policy) {

@@ -58,7 +58,7 @@ enum Command {
     Explain(Box<ExplainFlags>),
     /// Print the manual page, for packages
     #[command(hide = true)]
-    Manual,
+    Manual(manual::Form),
     /// Say what in manifests, or in a cluster, breaks the baseline: secrets, shared or default
     /// service accounts, stores of whole clusters
     Lint(Box<LintFlags>),
@@ -120,7 +120,7 @@ pub fn main(run: impl FnOnce(&'static str, &RunFlags) -> ExitCode) -> ExitCode {
         Some(Command::Completion { shell }) => {
             print(&completion::script(shell, &Cli::command(), name))
         }
-        Some(Command::Manual) => print(&manual::page(&Cli::command(), name)),
+        Some(Command::Manual(form)) => print(&manual::manual(&Cli::command(), name, &form)),
     }
 }
 

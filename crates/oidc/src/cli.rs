@@ -58,7 +58,7 @@ enum Command {
     },
     /// Print the manual page, for packages
     #[command(hide = true)]
-    Manual,
+    Manual(manual::Form),
     /// Run the provider; the same as no command
     Run(Box<RunFlags>),
     /// Check a configuration file, and do nothing else
@@ -87,7 +87,7 @@ pub fn main() -> ExitCode {
         Some(Command::Completion { shell }) => {
             print(&completion::script(shell, &Cli::command(), name))
         }
-        Some(Command::Manual) => print(&manual::page(&Cli::command(), name)),
+        Some(Command::Manual(form)) => print(&manual::manual(&Cli::command(), name, &form)),
     }
 }
 

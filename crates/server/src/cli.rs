@@ -140,7 +140,7 @@ pub enum Command {
     Logger(logger::Command),
     /// Print the manual page, for packages
     #[command(hide = true)]
-    Manual,
+    Manual(manual::Form),
     // Its own help text says what it does.
     #[allow(missing_docs, reason = "the flags carry the text")]
     Migrate(Box<MigrateFlags>),
@@ -248,9 +248,9 @@ async fn dispatch(command: AllCommands, env: &mut Env) -> Result<(), CliError> {
         Command::Jwt(command) => jwt::run(command, env).await,
         Command::Localauthority(command) => localauthority::run(command, env).await,
         Command::Logger(command) => logger::run(command, env).await,
-        Command::Manual => {
+        Command::Manual(form) => {
             let name = env.program.server_name();
-            let page = manual::page(&commands(env, name), name);
+            let page = manual::manual(&commands(env, name), name, &form);
             Ok(env.out.write_all(page.as_bytes())?)
         }
         Command::Policy(command) => policy::run(command, env).await,

@@ -1,11 +1,78 @@
-//! Manual pages, made from the description of the commands that parses them.
+//! Manual pages and the reference of commands, made from the description that parses them.
+
+use std::fmt::Write as _;
 
 use clap::{Arg, Command};
 use roff::{Inline, Roff, bold, italic, roman};
 
-/// The manual page of section 8 (roff) of the program `name`: its commands, their flags and what
-/// they are for.
-pub fn page(command: &Command, name: &str) -> String {
+/// In which form a program prints its manual.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Form {
+    /// As Markdown, for the documentation, and not as a manual page
+    #[arg(long)]
+    markdown: bool,
+}
+
+/// The manual of the program `name`: its commands, their flags and what they are for. As a page of
+/// section 8 (roff), or in Markdown.
+pub fn manual(command: &Command, name: &str, form: &Form) -> String {
+    match form.markdown {
+        true => reference(command, name),
+        false => page(command, name),
+    }
+}
+
+fn reference(command: &Command, name: &str) -> String {
+    let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+    let mut text = format!(
+        "# {name}\n\n{about}.\n\nFlags have one dash or two, and take their value after a space or \
+         `=`. Exit codes: 0 done, 1 failed, 64 wrong usage or configuration.\n"
+    );
+    list(command, name, &mut text);
+    text
+}
+
+/// Each command that does something, with its flags, as [`describe`] has them.
+fn list(command: &Command, path: &str, text: &mut String) {
+    for (path, below) in documented(command, path) {
+        let flags = flags(below);
+        if !below.has_subcommands() || !flags.is_empty() {
+            // Writing to a text does not fail.
+            let _ = writeln!(text, "\n## {path}\n");
+            let about = below.get_long_about().or(below.get_about());
+            let _ = writeln!(text, "{}", about.map(ToString::to_string).unwrap_or_default());
+            if !flags.is_empty() {
+                let _ = writeln!(text, "\n| flag | |\n|---|---|");
+            }
+            for flag in flags {
+                let value = value_name(flag).map(|name| format!(" {name}")).unwrap_or_default();
+                let dash = flag.get_long().map(|long| format!("-{long}")).unwrap_or_default();
+                let help = help(flag).replace('|', "\\|").replace('\n', " ");
+                let _ = writeln!(text, "| `{}` | {help} |", format!("{dash}{value}").trim());
+            }
+        }
+        list(below, &path, text);
+    }
+}
+
+fn documented<'c>(command: &'c Command, path: &str) -> impl Iterator<Item = (String, &'c Command)> {
+    let shown = command.get_subcommands().filter(|below| !below.is_hide_set());
+    shown.map(move |below| (format!("{path} {}", below.get_name()), below))
+}
+
+fn flags(command: &Command) -> Vec<&Arg> {
+    let shown = |arg: &&Arg| !arg.is_hide_set() && arg.get_long() != Some("help");
+    command.get_arguments().filter(shown).collect()
+}
+
+fn value_name(arg: &Arg) -> Option<&str> {
+    let names = arg.get_value_names().unwrap_or_default();
+    let name = names.first().map_or_else(|| arg.get_id().as_str(), |name| name.as_str());
+    arg.get_action().takes_values().then_some(name)
+}
+
+/// The manual page of section 8 (roff) of the program `name`.
+fn page(command: &Command, name: &str) -> String {
     let version = command.get_version().unwrap_or_default();
     let mut roff = Roff::new();
     // In the place of the date: pages that are made from the same sources are the same.
@@ -40,12 +107,8 @@ pub fn page(command: &Command, name: &str) -> String {
 
 /// Each command that does something, with its flags; those that only hold others are walked.
 fn describe(command: &Command, path: &str, roff: &mut Roff) {
-    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
-        let path = format!("{path} {}", below.get_name());
-        let flags: Vec<&Arg> = below
-            .get_arguments()
-            .filter(|arg| !arg.is_hide_set() && arg.get_long() != Some("help"))
-            .collect();
+    for (path, below) in documented(command, path) {
+        let flags = flags(below);
         if !below.has_subcommands() || !flags.is_empty() {
             roff.control("SS", [path.as_str()]);
             let about = below.get_long_about().or(below.get_about());
@@ -71,11 +134,7 @@ fn heading(arg: &Arg) -> Vec<Inline> {
             heading.push(roman(" "));
         }
     }
-    if arg.get_action().takes_values() {
-        let names = arg.get_value_names().unwrap_or_default();
-        let name = names.first().map_or_else(|| arg.get_id().as_str(), |name| name.as_str());
-        heading.push(italic(name));
-    }
+    heading.extend(value_name(arg).map(italic));
     heading
 }
 
@@ -122,6 +181,10 @@ mod tests {
         assert!(page.contains("\\fB\\-spiffeID\\fR \\fIID\\fR"), "{page}");
         assert!(page.contains("\\fB\\-quiet\\fR\n"), "{page}");
         assert!(!page.contains("secret"), "{page}");
+        let text = reference(&command, "my-prog");
+        assert!(text.contains("\n## my-prog entry create\n"), "{text}");
+        assert!(text.contains("| `-spiffeID ID` | its SPIFFE ID |\n| `-quiet` | say"), "{text}");
+        assert!(!text.contains("secret"), "{text}");
         // Text is text: no line of it becomes a request of roff.
         assert!(!page.lines().any(|line| line.starts_with(".so")), "{page}");
     }
