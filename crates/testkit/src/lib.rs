@@ -11,6 +11,7 @@ mod anchors;
 mod bao;
 mod captured;
 mod metrics_doc;
+mod mutated;
 mod postgres;
 mod small_disk;
 
@@ -18,6 +19,7 @@ pub use anchors::{AnchorCase, HOST, TRUST_DOMAIN, anchor_cases};
 pub use bao::Bao;
 pub use captured::Captured;
 pub use metrics_doc::assert_metrics_documented;
+pub use mutated::mutated;
 pub use postgres::{POSTGRES_USER, PgBouncer, Postgres};
 pub use small_disk::{SmallDisk, make_room};
 
