@@ -20,7 +20,7 @@ use e2e::{
 use nix::{sys::signal::kill, unistd::Pid};
 use serde_json::{Value, json};
 use signet_base::SystemClock;
-use signet_testkit::Bao;
+use signet_testkit::{Bao, Suspended};
 use signet_vault::{Auth, Client, Settings, VaultError};
 
 /// What an operator does with Vault.
@@ -123,17 +123,16 @@ fn a_server_lives_with_its_keys_and_its_root_in_vault() {
     assert!(admin.keys().values().all(|count| *count == 1), "{:?}", admin.keys());
 
     // Vault does not answer: X.509-SVIDs are signed all the same, and nothing else pretends to be.
-    let pid = Pid::from_raw(bao.pid().try_into().expect("a pid"));
     eventually("a local intermediate", || {
         node.server.log().matches("Local intermediate made").nth(1).map(drop)
     });
-    kill(pid, Signal::SIGSTOP).expect("a signal");
+    let suspended = Suspended::process(bao.pid());
     node.register("/later", &[&caller()], "");
     eventually("an identity that was signed meanwhile", || {
         let shown = node.agent.cli().line("api fetch x509 -output json");
         shown.stdout.contains("/later").then_some(())
     });
-    kill(pid, Signal::SIGCONT).expect("a signal");
+    drop(suspended);
     eventually("JWT-SVIDs again", || {
         (node.agent.cli().line("api fetch jwt -audience a").code == 0).then_some(())
     });

@@ -1,4 +1,4 @@
-//! What tests of several crates share. Only ever a development dependency.
+//! What tests of several crates share, and the demo with them. Nothing of it is shipped.
 
 #![allow(
     clippy::expect_used,
@@ -7,6 +7,7 @@
     reason = "a test says by a panic that something is not as it should be"
 )]
 
+#[cfg(feature = "anchors")]
 mod anchors;
 mod bao;
 mod captured;
@@ -14,7 +15,9 @@ mod metrics_doc;
 mod mutated;
 mod postgres;
 mod small_disk;
+mod suspended;
 
+#[cfg(feature = "anchors")]
 pub use anchors::{AnchorCase, HOST, TRUST_DOMAIN, anchor_cases};
 pub use bao::Bao;
 pub use captured::Captured;
@@ -22,6 +25,7 @@ pub use metrics_doc::assert_metrics_documented;
 pub use mutated::mutated;
 pub use postgres::{POSTGRES_USER, PgBouncer, Postgres};
 pub use small_disk::{SmallDisk, make_room};
+pub use suspended::Suspended;
 
 /// Leaves a test early because the machine lacks something, and says so. Where nothing may be
 /// missing (`SIGNET_REQUIRE_ALL=1`) it fails instead. No test may be left in any other way.

@@ -11,16 +11,12 @@ mod support;
 
 use std::{sync::Arc, time::Duration};
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::json;
 use signet_pki::{
     KeyManager, KeyType, SignError, SignatureAlgorithm,
     key_manager::{KeyStore, RemoteKeyManager, SigningLimits, conformance},
 };
-use signet_testkit::{Bao, skip};
+use signet_testkit::{Bao, Suspended, skip};
 use signet_vault::{Auth, Client, Request, Transit};
 use support::admin;
 use zeroize::Zeroizing;
@@ -114,10 +110,9 @@ async fn a_back_end_that_is_sealed_or_silent_is_told_and_used_again_when_it_is_b
     let keys = manager(&admin, "srv", limits);
     let key = keys.generate_key("a", KeyType::EcP256).await.unwrap();
 
-    let pid = Pid::from_raw(bao.pid().try_into().unwrap());
-    kill(pid, Signal::SIGSTOP).unwrap();
+    let suspended = Suspended::process(bao.pid());
     let silent = key.sign_issued(b"m").await.unwrap_err();
-    kill(pid, Signal::SIGCONT).unwrap();
+    drop(suspended);
     assert!(matches!(silent, SignError::TimedOut { .. }), "{silent}");
     assert_eq!(keys.fault().unwrap().in_a_row, 1);
     key.sign_issued(b"m").await.unwrap();
