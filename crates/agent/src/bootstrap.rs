@@ -8,13 +8,12 @@ use percent_encoding::utf8_percent_encode;
 use signet_api::{
     connect, convert,
     pb::workload::{X509BundlesRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient},
-    workload::SECURITY_HEADER,
+    workload,
 };
 use signet_base::chain;
 use signet_http::{HttpClient, HttpError, UNRESERVED, expect_success};
 use signet_identity::TrustDomain;
 use signet_pki::{files, jwks, x509};
-use tonic::{Request, metadata::MetadataValue};
 
 use crate::{
     config::{Bootstrap, BundleFormat},
@@ -116,8 +115,7 @@ pub async fn fetch_bundle(
 async fn ask(socket: &Path, trust_domain: &TrustDomain) -> Result<Vec<Vec<u8>>, BootstrapError> {
     let failed = |error: String| BootstrapError::WorkloadApi(error);
     let channel = connect::unix(socket).await.map_err(|error| failed(chain(&error)))?;
-    let mut request = Request::new(X509BundlesRequest {});
-    request.metadata_mut().insert(SECURITY_HEADER, MetadataValue::from_static("true"));
+    let request = workload::request(X509BundlesRequest {});
     let answers = SpiffeWorkloadApiClient::new(channel).fetch_x509_bundles(request).await;
     let mut answers = answers.map_err(|status| failed(status.message().to_owned()))?.into_inner();
     let answer = answers.message().await.map_err(|status| failed(status.message().to_owned()))?;

@@ -33,6 +33,14 @@ pub struct AgentEntry {
     pub jwt_svid_include_jti: bool,
 }
 
+impl AgentEntry {
+    /// Whether somebody else may be given the identity for the workload, as delegates and brokers
+    /// are: not that of an administrator or a downstream server.
+    pub fn may_be_passed_on(&self) -> bool {
+        !self.admin && !self.downstream
+    }
+}
+
 /// Drops entries whose hint another entry has, as the Workload API demands: the oldest entry
 /// keeps its hint, then the one with the lowest ID. Empty hints are never duplicates.
 ///

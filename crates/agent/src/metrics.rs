@@ -8,7 +8,7 @@ use std::sync::Arc;
 use signet_daemon::metrics::{Calls, Counter, Gauge, Histogram, Metrics};
 
 pub use self::{
-    rpc::{OpenCall, RpcMetrics},
+    rpc::{Method, OpenCall, RpcMetrics},
     state::{Shown, StateMetrics},
 };
 

@@ -36,6 +36,7 @@ mod taint;
 
 use seal::Sealer;
 use session::Session;
+pub(crate) use shared::CacheBundles;
 pub use shared::{CurrentAttestor, Settings, Status, View, Wake};
 use shared::{SealingTrouble, Server, Shared};
 
@@ -190,7 +191,7 @@ impl Manager {
     pub fn svid_source(&self) -> SvidSource {
         SvidSource {
             identity: Arc::clone(&self.shared.server.tls_identity),
-            bundles: Arc::new(shared::CacheBundles(Arc::clone(&self.shared.cache))),
+            bundles: Arc::new(CacheBundles(Arc::clone(&self.shared.cache))),
         }
     }
 

@@ -145,30 +145,33 @@ pub async fn timed<F: Future>(
 
 /// The last calls.
 #[derive(Debug, Default)]
-pub struct Traces(Mutex<VecDeque<Arc<Trace>>>);
+pub struct Traces(Mutex<Remembered>);
+
+/// The oldest first, each beside its process: whoever looks for one follows no pointer.
+type Remembered = VecDeque<(i32, Arc<Trace>)>;
 
 impl Traces {
     /// Remembers a call.
     pub fn note(&self, trace: &Arc<Trace>) {
         let mut all = self.lock();
-        let of_process = all.iter().filter(|one| one.pid == trace.pid).count();
-        if of_process >= MAX_OF_PROCESS
-            && let Some(at) = all.iter().position(|one| one.pid == trace.pid)
-        {
-            all.remove(at);
-        } else if all.len() >= MAX_CALLS {
-            all.pop_front();
+        let mut own = all.iter().enumerate().filter(|(_, (pid, _))| *pid == trace.pid);
+        let (oldest, newer) = (own.next().map(|(at, _)| at), own.count());
+        match oldest {
+            Some(at) if 1 + newer >= MAX_OF_PROCESS => drop(all.remove(at)),
+            _ if all.len() >= MAX_CALLS => drop(all.pop_front()),
+            _ => {}
         }
-        all.push_back(Arc::clone(trace));
+        all.push_back((trace.pid, Arc::clone(trace)));
     }
 
     /// The calls of a process, or of all; newest first.
     pub fn of(&self, pid: Option<i32>) -> Vec<Arc<Trace>> {
         let all = self.lock();
-        all.iter().rev().filter(|one| pid.is_none_or(|pid| one.pid == pid)).cloned().collect()
+        let wanted = all.iter().rev().filter(|(of, _)| pid.is_none_or(|pid| *of == pid));
+        wanted.map(|(_, trace)| Arc::clone(trace)).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<Trace>>> {
+    fn lock(&self) -> MutexGuard<'_, Remembered> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -5,14 +5,13 @@ use std::{path::PathBuf, time::Duration};
 use signet_api::{
     connect, convert,
     pb::workload::{X509svidRequest, spiffe_workload_api_client::SpiffeWorkloadApiClient},
-    workload::SECURITY_HEADER,
+    workload,
 };
 use signet_attest::node::{
     NodeAttestError,
     x509pop::agent::{KeyPair, KeyPairSource},
 };
 use signet_pki::PrivateKey;
-use tonic::{Request, metadata::MetadataValue};
 
 /// How long the endpoint may take to answer.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(30);
@@ -46,8 +45,7 @@ impl WorkloadApiSource {
             NodeAttestError::unavailable(format!("spiffe_endpoint_socket: {error}"))
         };
         let channel = connect::unix(&self.path).await.map_err(|error| failed(&error))?;
-        let mut request = Request::new(X509svidRequest {});
-        request.metadata_mut().insert(SECURITY_HEADER, MetadataValue::from_static("true"));
+        let request = workload::request(X509svidRequest {});
         let mut answers = SpiffeWorkloadApiClient::new(channel)
             .fetch_x509svid(request)
             .await

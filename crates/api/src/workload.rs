@@ -14,7 +14,7 @@ use tonic::{
         Body, BoxFuture, Service, StdError,
         tokio_stream::{self, Stream},
     },
-    metadata::MetadataMap,
+    metadata::{MetadataMap, MetadataValue},
     server::NamedService,
 };
 use tonic_prost::ProstDecoder;
@@ -28,6 +28,13 @@ use crate::{
 /// The header that every call but health and SDS must carry, with the value `true`: it proves
 /// that no browser or proxy was tricked into calling (Workload API standard, section 3).
 pub const SECURITY_HEADER: &str = "workload.spiffe.io";
+
+/// A request with that header.
+pub fn request<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(SECURITY_HEADER, MetadataValue::from_static("true"));
+    request
+}
 
 /// How long the one message of a request may take to arrive.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);

@@ -5,12 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use signet_api::connect::{self, ConnectError};
 use signet_config::parse_duration;
 use signet_daemon::{cli::socket_path, program::Program};
-use tonic::{Code, Request, Status, transport::Channel};
+use tonic::{Code, Status, transport::Channel};
 
 use super::{CliError, environment};
 
-/// The header that every call of the Workload API carries.
-const SECURITY_HEADER: &str = "workload.spiffe.io";
 /// How long an agent may take to answer on its admin socket.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// What to look at when a program answers that lacks the call.
@@ -64,15 +62,6 @@ pub(super) async fn admin<T>(
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, CliError> {
     within(ADMIN_TIMEOUT, call).await.map(tonic::Response::into_inner)
-}
-
-/// A request with the header that the Workload API asks for.
-pub(super) fn workload<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request
-        .metadata_mut()
-        .insert(SECURITY_HEADER, tonic::metadata::MetadataValue::from_static("true"));
-    request
 }
 
 /// Waits for an answer for as long as `timeout`, for ever when it is 0.

@@ -9,13 +9,14 @@ use signet_api::{
         JwtBundlesRequest, JwtsvidRequest, ValidateJwtsvidRequest,
         spiffe_workload_api_client::SpiffeWorkloadApiClient,
     },
+    workload,
 };
 use signet_daemon::cli::Output;
 use tonic::{Code, Status};
 
 use super::{
     CliError, Terminal,
-    connect::{PublicSocket, describe, timeout, within, workload},
+    connect::{PublicSocket, describe, timeout, within},
 };
 
 /// Flags of `api fetch jwt`.
@@ -65,7 +66,7 @@ pub(super) async fn fetch(flags: &FetchFlags, terminal: &mut Terminal<'_>) -> Re
     let channel = flags.socket.connect(terminal.program).await?;
     let mut client = SpiffeWorkloadApiClient::new(channel);
     let bundles = within(flags.timeout, async {
-        let request = workload(JwtBundlesRequest {});
+        let request = workload::request(JwtBundlesRequest {});
         let mut stream = client.fetch_jwt_bundles(request).await?.into_inner();
         stream.message().await?.ok_or_else(|| Status::unavailable("the stream ended unanswered"))
     })
@@ -74,7 +75,8 @@ pub(super) async fn fetch(flags: &FetchFlags, terminal: &mut Terminal<'_>) -> Re
         audience: audience.split(',').map(ToOwned::to_owned).collect(),
         spiffe_id: flags.spiffe_id.clone(),
     };
-    let svids = within(flags.timeout, client.fetch_jwtsvid(workload(request))).await?.into_inner();
+    let svids =
+        within(flags.timeout, client.fetch_jwtsvid(workload::request(request))).await?.into_inner();
     if flags.format.unwrap_or(flags.output) == Output::Json {
         let both = vec![json::to_value(&svids), json::to_value(&bundles)];
         return terminal.json_value(&Value::Array(both));
@@ -103,7 +105,7 @@ pub(super) async fn validate(
     let svid = given(&flags.svid, "svid")?.to_owned();
     let channel = flags.socket.connect(terminal.program).await?;
     let mut client = SpiffeWorkloadApiClient::new(channel);
-    let request = workload(ValidateJwtsvidRequest { audience, svid });
+    let request = workload::request(ValidateJwtsvidRequest { audience, svid });
     let answer = within(flags.timeout, async {
         // Kept apart: a token that is not valid is an answer.
         Ok(client.validate_jwtsvid(request).await)

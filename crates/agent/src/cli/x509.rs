@@ -6,9 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use signet_api::pb::workload::{
-    X509svid, X509svidRequest, X509svidResponse,
-    spiffe_workload_api_client::SpiffeWorkloadApiClient,
+use signet_api::{
+    pb::workload::{
+        X509svid, X509svidRequest, X509svidResponse,
+        spiffe_workload_api_client::SpiffeWorkloadApiClient,
+    },
+    workload,
 };
 use signet_base::{Backoff, Clock as _, SystemClock};
 use signet_daemon::cli::Output;
@@ -21,7 +24,7 @@ use tonic::{Code, Status};
 
 use super::{
     CliError, Terminal,
-    connect::{PublicSocket, describe, timeout, within, workload},
+    connect::{PublicSocket, describe, timeout, within},
     print::{duration, timestamp},
 };
 
@@ -67,7 +70,7 @@ pub(super) async fn fetch(flags: &FetchFlags, terminal: &mut Terminal<'_>) -> Re
     let mut client = SpiffeWorkloadApiClient::new(channel);
     let start = Instant::now();
     let response = within(flags.timeout, async {
-        let request = workload(X509svidRequest {});
+        let request = workload::request(X509svidRequest {});
         let mut stream = client.fetch_x509svid(request).await?.into_inner();
         stream.message().await?.ok_or_else(|| Status::unavailable("the stream ended unanswered"))
     })
@@ -101,7 +104,7 @@ pub(super) async fn watch(flags: &WatchFlags, terminal: &mut Terminal<'_>) -> Re
             Err(error) => return Err(error),
             Ok(channel) => {
                 let mut client = SpiffeWorkloadApiClient::new(channel);
-                match client.fetch_x509svid(workload(X509svidRequest {})).await {
+                match client.fetch_x509svid(workload::request(X509svidRequest {})).await {
                     Err(status) => Some(status),
                     Ok(stream) => {
                         let mut stream = stream.into_inner();

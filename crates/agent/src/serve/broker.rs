@@ -25,7 +25,6 @@ use crate::{
     cache::{BundleMap, WorkloadUpdate},
     caller::Caller,
     config::{BrokerRights, BrokerSettings, PID_REFERENCE},
-    entry::AgentEntry,
     jwt::JwtService,
     serve::workload_api::{check_audience, jwt_bundles, x509_bundle},
     sync::View,
@@ -207,11 +206,6 @@ fn ended() -> Status {
     Status::not_found("the process has ended")
 }
 
-/// The identities of administrators and downstream servers are not for brokers.
-fn for_brokers(entry: &AgentEntry) -> bool {
-    !entry.admin && !entry.downstream
-}
-
 #[tonic::async_trait]
 impl pb::api_server::Api for Broker {
     type SubscribeToX509SVIDStream = Answers<pb::SubscribeToX509svidResponse>;
@@ -242,7 +236,8 @@ impl pb::api_server::Api for Broker {
                 };
                 let answer = service.0.audit.outcome(&workload.call, answer)?;
                 service.0.audit.issued(&workload.call, |issued| {
-                    let served = update.identities.iter().filter(|one| for_brokers(&one.entry));
+                    let served =
+                        update.identities.iter().filter(|one| one.entry.may_be_passed_on());
                     for one in served {
                         issued.x509(&one.entry.id, &one.svid);
                     }
@@ -284,7 +279,8 @@ impl pb::api_server::Api for Broker {
         let entries = self.0.view.cache.matching(&workload.selectors);
         let entries = entries.into_iter().filter(|entry| {
             let wanted = &request.spiffe_id;
-            for_brokers(entry) && (wanted.is_empty() || entry.spiffe_id.to_string() == *wanted)
+            entry.may_be_passed_on()
+                && (wanted.is_empty() || entry.spiffe_id.to_string() == *wanted)
         });
         let found = self.0.jwt.fetch_all(entries, &request.audience);
         let found = workload.call.in_its_name(found).await.and_then(|found| {
@@ -331,7 +327,7 @@ fn x509_answer(update: &WorkloadUpdate) -> pb::SubscribeToX509svidResponse {
     let svids = update
         .identities
         .iter()
-        .filter(|identity| for_brokers(&identity.entry))
+        .filter(|identity| identity.entry.may_be_passed_on())
         .map(|identity| pb::X509svid {
             spiffe_id: identity.entry.spiffe_id.to_string(),
             x509_svid: Bytes::from(identity.svid.chain_der()),

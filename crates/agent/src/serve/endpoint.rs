@@ -27,7 +27,7 @@ use rounds::Rounds;
 
 use crate::{
     caller::Caller,
-    metrics::AgentMetrics,
+    metrics::{AgentMetrics, Method},
     trace::{Trace, Traces},
 };
 
@@ -156,6 +156,7 @@ pub fn serve<A: Answer>(
         stream_budgets: Budgets::default(),
         rounds: Rounds::new(),
     });
+    let watch = watch.map(Arc::new);
     let spawner = tasks.clone();
     tasks.spawn(name, async move {
         let own_pid = i32::try_from(std::process::id()).unwrap_or(0);
@@ -187,7 +188,7 @@ struct Served<A> {
     caller: Caller,
     limits: Arc<Limits>,
     answer: A,
-    watch: Option<Watch>,
+    watch: Option<Arc<Watch>>,
 }
 
 async fn connection_task<A: Answer>(
@@ -205,15 +206,18 @@ async fn connection_task<A: Answer>(
             request.extensions_mut().insert(caller.clone());
             let (answer, limits) = (answer.clone(), Arc::clone(&limits));
             let (watch, caller) = (watch.clone(), caller.clone());
-            async move {
-                let path = request.uri().path().to_owned();
-                let answering = limits.answer(&answer, user, request);
-                let response = match &watch {
-                    Some(watch) => watch.over(&path, &caller, answering).await,
-                    None => answering.await,
+            // The connection keeps the room of this future for as long as the answer is open; that of
+            // a box goes when the answer begins.
+            Box::pin(async move {
+                let watch = watch.as_deref();
+                let method = watch.and_then(|it| it.metrics.rpcs.method(request.uri().path()));
+                let answering = Box::pin(limits.answer(&answer, user, request));
+                let response = match (watch, method) {
+                    (Some(watch), Some(method)) => watch.over(method, &caller, answering).await,
+                    _ => answering.await,
                 };
                 Ok::<_, Infallible>(response.map(|body| holding(body, open)))
-            }
+            })
         })
     };
     let mut builder = http2::Builder::new(rounds.executor(user));
@@ -256,11 +260,10 @@ impl Watch {
     /// Counts and remembers a call while it is answered; the logs name it by one ID.
     async fn over(
         &self,
-        path: &str,
+        method: &Method,
         caller: &Caller,
         answering: impl Future<Output = Response<Body>>,
     ) -> Response<Body> {
-        let Some(method) = self.metrics.rpcs.method(path) else { return answering.await };
         let open = method.begin();
         let uid = caller.peer().ok().map(PinnedPeer::uid);
         let at = self.clock.now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -120,8 +120,7 @@ impl Sds {
             Ok(subscription) => subscription,
             Err(status) => return status.into_http(),
         };
-        let metrics = self.metrics.clone();
-        let held = metrics.sds_streams.hold(&[P::METHOD]);
+        let held = self.metrics.sds_streams.hold(&[P::METHOD]);
         let stream = Stream {
             peer: self.peers.open(call.caller.pid(), P::METHOD, self.clock.unix()),
             sds: self,
@@ -350,7 +349,8 @@ pub async fn serve(
     request: HttpRequest<Body>,
 ) -> Result<Response<Body>, Infallible> {
     Ok(match sds {
-        Some(sds) => Arc::clone(sds).answer(request).await,
+        // As large as all protocols together; few callers are proxies.
+        Some(sds) => Box::pin(Arc::clone(sds).answer(request)).await,
         None => Status::unimplemented(format!("unknown service {SERVICE}")).into_http(),
     })
 }

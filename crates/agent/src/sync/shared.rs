@@ -338,7 +338,7 @@ impl BundleSource for AgentBundles {
 
 /// The bundles that workloads get, for verifying those who connect to the agent.
 #[derive(Debug)]
-pub(super) struct CacheBundles(pub(super) Arc<Cache>);
+pub(crate) struct CacheBundles(pub(crate) Arc<Cache>);
 
 impl BundleSource for CacheBundles {
     fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<TrustBundle>> {

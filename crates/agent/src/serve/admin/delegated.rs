@@ -142,7 +142,7 @@ impl Delegated {
         audience: &[String],
     ) -> Result<Vec<(Arc<AgentEntry>, JwtSvid)>, Status> {
         let entries = self.context.view.cache.matching(selectors);
-        let entries = entries.into_iter().filter(|entry| for_delegates(entry));
+        let entries = entries.into_iter().filter(|entry| entry.may_be_passed_on());
         let found = self.context.jwt.fetch_all(entries, audience);
         let found = delegate.call.in_its_name(found).await?;
         if found.is_empty() {
@@ -204,7 +204,7 @@ impl delegated_identity_server::DelegatedIdentity for Delegated {
             };
             let answer = update.and_then(|update| {
                 service.authorize(&delegate)?;
-                let served = update.identities.iter().filter(|one| for_delegates(&one.entry));
+                let served = update.identities.iter().filter(|one| one.entry.may_be_passed_on());
                 service.context.audit.issued(&delegate.call, |issued| {
                     for Identity { entry, svid } in served {
                         issued.x509(&entry.id, svid);
@@ -277,18 +277,13 @@ impl delegated_identity_server::DelegatedIdentity for Delegated {
     }
 }
 
-/// The identities of administrators and downstream servers are not for delegates.
-fn for_delegates(entry: &AgentEntry) -> bool {
-    !entry.admin && !entry.downstream
-}
-
 /// All identities of an update but those of administrators and downstream servers; no match is an
 /// empty answer, not a refusal.
 fn x509_answer(update: &WorkloadUpdate) -> SubscribeToX509sviDsResponse {
     let x509_svids = update
         .identities
         .iter()
-        .filter(|identity| for_delegates(&identity.entry))
+        .filter(|identity| identity.entry.may_be_passed_on())
         .map(|identity| X509svidWithKey {
             x509_svid: Some(types::X509svid {
                 cert_chain: identity

@@ -10,12 +10,8 @@ use signet_api::intake::{Budget, Intake, Messages, NoRoom, holding};
 use signet_attest::peer::PinnedPeer;
 use signet_base::{SharedClock, Tasks, chain};
 use signet_daemon::listen::{Admission, Caps, Each, Incoming, Ticket, UnixOptions, UnixSocket};
-use signet_identity::TrustDomain;
-use signet_pki::{
-    tls::{
-        BundleSource, ClientPolicy, SwappableIdentity, TlsError, TlsOptions, peer_of, server_config,
-    },
-    x509::TrustBundle,
+use signet_pki::tls::{
+    ClientPolicy, SwappableIdentity, TlsError, TlsOptions, peer_of, server_config,
 };
 use tokio::{net::UnixStream, sync::watch};
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
@@ -24,7 +20,9 @@ use tower::Service as _;
 
 use super::{Broker, Peer, routes};
 use crate::{
-    cache::Cache, caller::Caller, serve::endpoint::MAX_REQUEST, sync::Status as AgentStatus,
+    caller::Caller,
+    serve::endpoint::MAX_REQUEST,
+    sync::{CacheBundles, Status as AgentStatus},
 };
 
 /// Brokers are few; each may have some connections.
@@ -46,19 +44,6 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 /// Who may come near the socket: SPIRE's mode.
 pub(crate) const MODES: UnixOptions =
     UnixOptions { dir_mode: Some(0o750), socket_mode: 0o770, take_over: false };
-
-/// The bundles that the agent has now.
-#[derive(Debug)]
-struct Bundles(Arc<Cache>);
-
-impl BundleSource for Bundles {
-    fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<TrustBundle>> {
-        let bundle = self.0.watch_bundles().borrow().get(trust_domain).cloned()?;
-        let ders: Vec<_> = bundle.x509_authorities.iter().map(|one| &one.der).collect();
-        // Brokers connect seldom: nothing is kept ready for them.
-        TrustBundle::new(trust_domain.clone(), &ders).ok().map(Arc::new)
-    }
-}
 
 /// Serves the socket until the tasks end.
 ///
@@ -116,7 +101,8 @@ fn config(
         admin_ids: broker.0.settings.brokers.keys().cloned().collect(),
     };
     let clock: SharedClock = Arc::clone(&view.clock);
-    let bundles = Arc::new(Bundles(Arc::clone(&view.cache)));
+    // Brokers connect seldom: nothing is kept ready for them.
+    let bundles = Arc::new(CacheBundles(Arc::clone(&view.cache)));
     server_config(identity, bundles, policy, clock, TlsOptions { require_pq_kem })
 }
 
