@@ -71,6 +71,8 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let guard = Running::start(name, &self.shared, None);
+        // Whoever takes a future and awaits it has it twice.
+        let task = Box::pin(task);
         self.tracker.spawn(
             async move {
                 task.await;
@@ -90,6 +92,7 @@ impl Tasks {
         let guard = Running::start(name, &self.shared, Some(self.token.clone()));
         let shared = Arc::clone(&self.shared);
         let token = self.token.clone();
+        let task = Box::pin(task);
         self.tracker.spawn(
             async move {
                 if let Err(error) = task.await {
@@ -110,6 +113,7 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let guard = Running::start(name, &self.shared, None);
+        let task = Box::pin(task);
         AbortOnDropHandle::new(
             self.tracker.spawn(
                 async move {

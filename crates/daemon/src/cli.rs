@@ -9,8 +9,10 @@ pub mod manual;
 
 use std::{
     ffi::{OsStr, OsString},
+    io::{self, Write as _},
     os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 use clap::{Arg, Command, error::ErrorKind};
@@ -30,6 +32,16 @@ pub enum Output {
     Pretty,
     /// One line of JSON for programs
     Json,
+}
+
+/// Prints the answer of a command, and says how it exits. A reader who has seen enough is no failure.
+pub fn print(text: &str) -> ExitCode {
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        Ok(()) => EXIT_DONE,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_DONE,
+        Err(_) => EXIT_FAILED,
+    }
+    .into()
 }
 
 /// Parses a command line whose first item is the program's name; `name` is what help calls it.

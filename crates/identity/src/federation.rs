@@ -14,6 +14,32 @@ pub enum BundleEndpointProfile {
     HttpsWeb,
 }
 
+impl BundleEndpointProfile {
+    /// Its name in the standard and in SPIRE's settings, commands and database.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::HttpsSpiffe { .. } => "https_spiffe",
+            Self::HttpsWeb => "https_web",
+        }
+    }
+
+    /// Whose SVID the endpoint presents; none when it presents no SVID.
+    pub fn endpoint_spiffe_id(&self) -> Option<&SpiffeId> {
+        match self {
+            Self::HttpsSpiffe { endpoint_spiffe_id } => Some(endpoint_spiffe_id),
+            Self::HttpsWeb => None,
+        }
+    }
+}
+
+/// The inverse of [`BundleEndpointProfile::endpoint_spiffe_id`].
+impl From<Option<SpiffeId>> for BundleEndpointProfile {
+    fn from(endpoint: Option<SpiffeId>) -> Self {
+        endpoint
+            .map_or(Self::HttpsWeb, |endpoint_spiffe_id| Self::HttpsSpiffe { endpoint_spiffe_id })
+    }
+}
+
 /// A relationship with a foreign trust domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FederationRelationship {

@@ -10,7 +10,7 @@ use signet_api::{
     pb::workload::{
         X509svidRequest, X509svidResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient,
     },
-    workload::SECURITY_HEADER,
+    workload,
 };
 use signet_identity::{Bundle, TrustDomain, X509Authority};
 use signet_pki::{
@@ -18,7 +18,7 @@ use signet_pki::{
     tls::{BundleSource, SwappableIdentity, TlsIdentity},
     x509::TrustBundle,
 };
-use tonic::{Request, Streaming, metadata::MetadataValue};
+use tonic::Streaming;
 
 /// How long the Workload API may take for its first answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(15);
@@ -116,8 +116,7 @@ impl Source {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
             cause.unwrap_or_else(|| error.to_string())
         })?;
-        let mut request = Request::new(X509svidRequest {});
-        request.metadata_mut().insert(SECURITY_HEADER, MetadataValue::from_static("true"));
+        let request = workload::request(X509svidRequest {});
         let said = |status: tonic::Status| match status.code() {
             tonic::Code::PermissionDenied => format!(
                 "{}: this server needs an entry (with downstream) at the upstream server",

@@ -13,7 +13,7 @@ pub use client::{ServerCheck, client_config, no_server_name, spiffe_web_client_c
 pub use endpoint::{EndpointClients, endpoint_config};
 pub use files::{CertFiles, CertFilesError};
 pub use identity::{SwappableIdentity, TlsIdentity};
-pub use provider::{ALPN_H2, TlsError, TlsOptions};
+pub use provider::{ALPN_H2, ALPN_HTTP1, TlsError, TlsOptions};
 pub use server::{ClientPolicy, server_config};
 pub use verifier::{BundleSource, Peer, StaticBundles, is_unknown_authority, peer_of};
 pub use web::{WebCheck, web_client_config, web_server_config, web_server_config_with};

@@ -465,8 +465,10 @@ impl App {
         let bundle_events = self.bundle_events;
         let token = tasks.token();
         let authorizer = Authorizer::new(&context);
-        let network = grpc::routes(&context, &attestors, &authorizer, tasks);
-        let nearby = grpc::local_routes(&context, &attestors, &authorizer, tasks)?;
+        // One for all listeners: writers of entries take turns, wherever they come from.
+        let use_cases = UseCases::new(&context, &attestors);
+        let network = grpc::routes(&context, &use_cases, &authorizer, tasks);
+        let nearby = grpc::local_routes(&context, &use_cases, &authorizer, tasks)?;
         let auditor = context.auditor.clone();
         tasks.spawn("authority_audit", {
             let watching = auditor.clone().watch_authorities(context.authority.view());
@@ -477,7 +479,7 @@ impl App {
             let hosts = context.config.console.as_ref().map(|console| console.hosts.clone());
             let pages = Console::new(
                 &context,
-                UseCases::new(&context, &attestors),
+                use_cases,
                 authorizer.clone(),
                 auditor.clone(),
                 recent,

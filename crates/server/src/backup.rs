@@ -7,15 +7,14 @@ use std::{
 };
 
 use signet_daemon::{
-    cli::{EXIT_FAILED, EXIT_USAGE},
-    flags::CommonFlags,
     process::{DirLock, LockError},
     program::Program,
 };
 use signet_store::backup::{self, BackupError, Summary};
 
 use crate::{
-    config::{Config, RunFlags},
+    config::Config,
+    offline::{self, ConfigFlags},
     plugins::{data_store::DataStore, key_manager::KeyManager},
 };
 
@@ -61,17 +60,6 @@ pub struct RestoreFlags {
     pub config: ConfigFlags,
 }
 
-/// Which configuration names the database and the keys.
-#[derive(Clone, Debug, clap::Args)]
-pub struct ConfigFlags {
-    /// The server's configuration file
-    #[arg(long = "config", value_name = "FILE", default_value = "conf/server/server.conf")]
-    pub config: PathBuf,
-    /// Replace $NAME and ${NAME} in the configuration file by environment variables
-    #[arg(long = "expandEnv")]
-    pub expand_env: bool,
-}
-
 /// Why nothing was copied.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -98,50 +86,18 @@ pub enum CommandError {
 
 /// Runs `backup` and prints what came of it.
 pub fn run_backup(program: Program, flags: &BackupFlags) -> ExitCode {
-    run(program, &flags.config, async |config: &Config| back_up(config, flags).await)
+    let work = async |config: &Config| back_up(config, flags).await;
+    offline::run(program, &flags.config, work, is_usage)
 }
 
 /// Runs `restore` and prints what came of it.
 pub fn run_restore(program: Program, flags: &RestoreFlags) -> ExitCode {
-    run(program, &flags.config, async |config: &Config| restore(config, flags).await)
+    let work = async |config: &Config| restore(config, flags).await;
+    offline::run(program, &flags.config, work, is_usage)
 }
 
-fn run(
-    program: Program,
-    flags: &ConfigFlags,
-    work: impl AsyncFnOnce(&Config) -> Result<String, CommandError>,
-) -> ExitCode {
-    let name = program.server_name();
-    let run_flags = RunFlags {
-        config: flags.config.clone(),
-        common: CommonFlags { expand_env: flags.expand_env, ..CommonFlags::default() },
-        ..RunFlags::default()
-    };
-    let config = match Config::load(program, &run_flags, &|name| std::env::var(name).ok()) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("{name}: {error:#}");
-            return ExitCode::from(EXIT_USAGE);
-        }
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("{name}: starting: {error}");
-            return ExitCode::from(EXIT_FAILED);
-        }
-    };
-    match runtime.block_on(work(&config)) {
-        Ok(said) => {
-            print!("{said}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            let usage = matches!(error, CommandError::Usage(_));
-            eprintln!("{name}: {:#}", anyhow::Error::new(error));
-            ExitCode::from(if usage { EXIT_USAGE } else { EXIT_FAILED })
-        }
-    }
+fn is_usage(error: &CommandError) -> bool {
+    matches!(error, CommandError::Usage(_))
 }
 
 /// Copies the database, then the keys: whatever key the copied journal names was there before.

@@ -200,18 +200,6 @@ impl Cache {
         self.ask(About::Agent(agent), |index| index.authorized(agent)).await
     }
 
-    /// The entry with this ID if `agent` is authorised for it.
-    ///
-    /// # Errors
-    /// As [`Self::authorized`].
-    pub async fn entry_for_agent(
-        &self,
-        agent: &SpiffeId,
-        id: &EntryId,
-    ) -> Result<Option<Arc<Entry>>, NotFresh> {
-        self.ask(About::Agent(agent), |index| index.entry_for_agent(agent, id)).await
-    }
-
     /// Those of `ids` that `agent` is authorised for, in order; all as of one moment.
     ///
     /// # Errors
@@ -233,6 +221,15 @@ impl Cache {
     /// As [`Self::authorized`].
     pub async fn entries_of(&self, id: &SpiffeId) -> Result<Vec<Arc<Entry>>, NotFresh> {
         self.ask(About::Issuing(id), |index| index.entries_of(id).map(Arc::clone).collect()).await
+    }
+
+    /// Waits until everything was read, and what was committed before this call is visible.
+    ///
+    /// # Errors
+    /// [`NotFresh`] when either takes too long, or the database cannot be asked.
+    pub async fn current(&self) -> Result<(), NotFresh> {
+        self.loaded().await?;
+        self.fresh().await
     }
 
     /// Waits until everything is in memory.

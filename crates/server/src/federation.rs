@@ -20,9 +20,7 @@ use std::{
 use signet_base::{SharedClock, Tasks, chain};
 use signet_daemon::metrics::Metrics;
 use signet_http::{HttpClient, HttpError, Trust};
-use signet_identity::{
-    Bundle, BundleEndpointProfile, FederationRelationship, JwtAuthority, TrustDomain,
-};
+use signet_identity::{Bundle, FederationRelationship, JwtAuthority, TrustDomain};
 use signet_pki::{
     jwks,
     tls::{ServerCheck, TlsError, TlsOptions, spiffe_web_client_config},
@@ -522,8 +520,7 @@ impl Federator {
         &self,
         relationship: &FederationRelationship,
     ) -> Result<HttpClient, RefreshError> {
-        let BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id } = &relationship.profile
-        else {
+        let Some(endpoint_spiffe_id) = relationship.profile.endpoint_spiffe_id() else {
             return self.web_client().await;
         };
         if self.0.cache.bundle(endpoint_spiffe_id.trust_domain()).is_none() {

@@ -26,7 +26,6 @@ use signet_base::Tasks;
 use tonic::service::Routes;
 
 use crate::{
-    attestors::Attestors,
     context::Context,
     usecase::{UseCases, authorization::Authorizer},
 };
@@ -34,7 +33,7 @@ use crate::{
 /// The services on the network; the local socket has these and more.
 pub(crate) fn routes(
     context: &Context,
-    attestors: &Attestors,
+    use_cases: &UseCases,
     authorizer: &Authorizer,
     tasks: &Tasks,
 ) -> Routes {
@@ -47,7 +46,7 @@ pub(crate) fn routes(
         federation,
         issuance,
         tenants,
-    } = UseCases::new(context, attestors);
+    } = use_cases.clone();
     let tenancy = tenancy::TenancyService::new(tenants, entries.clone(), agents.clone());
     let agent = agent::AgentService::new(agents, attestation).into_server();
     let explain = explain::ExplainService::new(context);
@@ -70,7 +69,7 @@ pub(crate) fn routes(
 /// When the API cannot be described.
 pub(crate) fn local_routes(
     context: &Context,
-    attestors: &Attestors,
+    use_cases: &UseCases,
     authorizer: &Authorizer,
     tasks: &Tasks,
 ) -> Result<Routes, tonic_reflection::server::Error> {
@@ -80,7 +79,7 @@ pub(crate) fn local_routes(
             .register_encoded_file_descriptor_set(signet_api::pb::FILE_DESCRIPTOR_SET);
         methods::services().fold(builder, |builder, name| builder.with_service_name(name))
     };
-    Ok(routes(context, attestors, authorizer, tasks)
+    Ok(routes(context, use_cases, authorizer, tasks)
         .add_service(console::ConsoleService::new(context).into_server())
         .add_service(debug::DebugService::new(context).into_server())
         .add_service(health::HealthService::new(context).into_server())

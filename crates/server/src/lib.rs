@@ -19,6 +19,7 @@ pub mod limits;
 pub mod listen;
 pub mod metrics;
 pub mod migrate;
+pub mod offline;
 pub mod plugins;
 pub mod policy;
 pub mod ports;

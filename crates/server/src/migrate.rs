@@ -16,14 +16,11 @@ mod to_spire;
 use std::{path::PathBuf, process::ExitCode};
 
 use signet_base::SystemClock;
-use signet_daemon::{
-    cli::{EXIT_FAILED, EXIT_USAGE, Output},
-    flags::CommonFlags,
-    program::Program,
-};
+use signet_daemon::{cli::Output, program::Program};
 
 use crate::{
-    config::{Config, RunFlags},
+    config::Config,
+    offline::{self, ConfigFlags},
     plugins::key_manager::{self, KeyManager},
 };
 
@@ -161,40 +158,16 @@ pub enum MigrateError {
 
 /// Runs the command and prints what came of it.
 pub fn run(program: Program, flags: &MigrateFlags) -> ExitCode {
-    let name = program.server_name();
-    let run_flags = RunFlags {
-        config: flags.config.clone(),
-        common: CommonFlags { expand_env: flags.expand_env, ..CommonFlags::default() },
-        ..RunFlags::default()
+    let config = ConfigFlags { config: flags.config.clone(), expand_env: flags.expand_env };
+    let now = SystemClock::shared().unix();
+    let work = async |config: &Config| {
+        let report = migrate(config, flags, now).await?;
+        Ok(match flags.output {
+            Output::Pretty => report.to_string(),
+            Output::Json => format!("{}\n", report.json()),
+        })
     };
-    let config = match Config::load(program, &run_flags, &|name| std::env::var(name).ok()) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("{name}: {error:#}");
-            return ExitCode::from(EXIT_USAGE);
-        }
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("{name}: starting: {error}");
-            return ExitCode::from(EXIT_FAILED);
-        }
-    };
-    match runtime.block_on(migrate(&config, flags, SystemClock::shared().unix())) {
-        Ok(report) => {
-            match flags.output {
-                Output::Pretty => print!("{report}"),
-                Output::Json => println!("{}", report.json()),
-            }
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            let usage = matches!(error, MigrateError::Usage(_));
-            eprintln!("{name}: {:#}", anyhow::Error::new(error));
-            ExitCode::from(if usage { EXIT_USAGE } else { EXIT_FAILED })
-        }
-    }
+    offline::run(program, &config, work, |error| matches!(error, MigrateError::Usage(_)))
 }
 
 /// Does what the flags say. `now` is Unix seconds.

@@ -10,6 +10,7 @@ pub mod backup;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
+mod flags;
 mod options;
 mod page;
 mod port;

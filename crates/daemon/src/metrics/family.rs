@@ -92,14 +92,15 @@ impl<M> Bounded<M> {
     pub(super) fn with(&self, values: &[&str], change: impl FnOnce(&M)) {
         debug_assert_eq!(values.len(), self.names.len(), "labels of {:?}", self.names);
         let mut labels = self.labels(values);
-        if self.series.get(&labels).is_none() {
-            if self.len.load(Ordering::Relaxed) >= MAX_SERIES {
-                for (_, value) in &mut labels {
-                    *value = "other".to_owned();
-                }
-            } else {
-                self.len.fetch_add(1, Ordering::Relaxed);
+        if let Some(known) = self.series.get(&labels) {
+            return change(&known);
+        }
+        if self.len.load(Ordering::Relaxed) >= MAX_SERIES {
+            for (_, value) in &mut labels {
+                *value = "other".to_owned();
             }
+        } else {
+            self.len.fetch_add(1, Ordering::Relaxed);
         }
         change(&self.series.get_or_create(&labels));
     }

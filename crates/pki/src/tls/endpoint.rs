@@ -17,7 +17,7 @@ use signet_identity::SpiffeId;
 
 use super::{
     BundleSource, SwappableIdentity, TlsError, TlsOptions,
-    provider::{ClockTime, provider, versions},
+    provider::{ALPN_HTTP1, ClockTime, provider, versions},
     verifier::{path_error, seconds, unexpected, verify},
 };
 use crate::x509::{
@@ -68,7 +68,7 @@ pub fn endpoint_config(
         }
     };
     let mut config = builder.with_cert_resolver(identity);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))

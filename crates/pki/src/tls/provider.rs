@@ -46,7 +46,7 @@ pub enum TlsError {
 /// The application protocol of gRPC.
 pub const ALPN_H2: &[u8] = b"h2";
 /// That of our HTTP endpoints.
-pub(super) const ALPN_HTTP1: &[u8] = b"http/1.1";
+pub const ALPN_HTTP1: &[u8] = b"http/1.1";
 
 /// aws-lc-rs, restricted as the options say. Never installed as the process's default. The hybrid
 /// post-quantum key exchange comes first, as with Go, so that it is used wherever both sides speak

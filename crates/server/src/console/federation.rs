@@ -1,7 +1,7 @@
 //! Federation relationships, and how fetching their bundles goes.
 
 use signet_console::page::{Confirm, Federation, Relationship};
-use signet_identity::{BundleEndpointProfile, TrustDomain};
+use signet_identity::TrustDomain;
 
 use super::{Console, caller::Caller, read::encode};
 use crate::{
@@ -21,11 +21,10 @@ impl Console {
         let may_refresh = self.may(caller, Action::RefreshFederation).await;
         let relationships = all.iter().map(|(status, bundle)| {
             let relationship = &status.relationship;
-            let profile = match &relationship.profile {
-                BundleEndpointProfile::HttpsWeb => "https_web".to_owned(),
-                BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => {
-                    format!("https_spiffe, {endpoint_spiffe_id}")
-                }
+            let name = relationship.profile.name();
+            let profile = match relationship.profile.endpoint_spiffe_id() {
+                None => name.to_owned(),
+                Some(id) => format!("{name}, {id}"),
             };
             let bundle = bundle.as_ref().map(|cached| &cached.bundle);
             let refresh =

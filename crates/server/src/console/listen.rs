@@ -3,20 +3,17 @@
 use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use signet_base::{Tasks, chain};
+use signet_base::Tasks;
 use signet_daemon::{
     http::{Duplex, HttpServer, Secure},
     listen::{Caps, Each, ListenError, bind_host},
 };
-use signet_pki::tls::{CertFiles, CertFilesError, peer_of};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    time::MissedTickBehavior,
-};
+use signet_pki::tls::{ALPN_HTTP1, CertFiles, CertFilesError, peer_of};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig};
 
 use super::Console;
-use crate::{config::ConsoleSettings, usecase::principal::Peer};
+use crate::{config::ConsoleSettings, http::watch_files, usecase::principal::Peer};
 
 /// Browsers keep some six connections each.
 const CAPS: Caps = Caps {
@@ -73,10 +70,10 @@ impl ConsoleServer {
     /// and verifies them; the console's own certificate takes the place of the server's SVID.
     pub fn spawn(self, tasks: &Tasks, console: Console, tls: &ServerConfig) {
         let mut tls = tls.clone();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        tls.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
         if let Some(files) = self.files {
             tls.cert_resolver = files.identity();
-            watch(tasks, files);
+            watch_files(tasks, "console", files, LOOK);
         }
         console.spawn(tasks);
         tracing::info!(addr = %self.server.address(), "Serving the web console");
@@ -89,23 +86,6 @@ impl fmt::Debug for ConsoleServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ConsoleServer(on {})", self.server.address())
     }
-}
-
-/// Reads the certificate again when its files change.
-fn watch(tasks: &Tasks, mut files: CertFiles) {
-    let token = tasks.token().clone();
-    tasks.spawn("console", async move {
-        let mut ticks = tokio::time::interval(LOOK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while token.run_until_cancelled(ticks.tick()).await.is_some() {
-            if let Err(error) = files.refresh() {
-                tracing::error!(
-                    error = chain(&error),
-                    "Failed to read the console's certificate; the one before stays in force"
-                );
-            }
-        }
-    });
 }
 
 /// TLS with an optional certificate of the client.

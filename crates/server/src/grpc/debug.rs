@@ -74,8 +74,7 @@ impl debug_server::Debug for DebugService {
     ) -> Result<Response<pb::GetInfoResponse>, Status> {
         serve(request, |call, _| async move {
             call.may(Action::ReadServerInfo)?;
-            self.cache.loaded().await?;
-            self.cache.fresh().await?;
+            self.cache.current().await?;
             let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
             Ok(pb::GetInfoResponse {
                 svid_chain: self.svid_chain()?,

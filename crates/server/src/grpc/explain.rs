@@ -80,8 +80,7 @@ impl explain_server::Explain for ExplainService {
             let found = selectors_from_pb(&request.selectors)
                 .map_err(|error| Error::invalid("failed to parse selectors").because(error))?;
             call.about(Field::SpiffeId(agent.clone()));
-            self.cache.loaded().await?;
-            self.cache.fresh().await?;
+            self.cache.current().await?;
             let agent_state = self.agent_state(&agent);
             let now = self.clock.unix();
             let (cache, policy) = (Arc::clone(&self.cache), self.policy.clone());

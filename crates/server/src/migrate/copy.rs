@@ -76,6 +76,7 @@ pub(super) fn checksum(contents: &Contents) -> String {
     contents.bundles.iter().for_each(|it| add(format!("{it:?}\n")));
     contents.nodes.iter().for_each(|it| add(format!("{it:?}\n")));
     contents.federations.iter().for_each(|it| add(format!("{it:?}\n")));
+    contents.assignments.iter().for_each(|it| add(format!("{it:?}\n")));
     for token in &contents.join_tokens {
         // The token itself prints as a secret.
         add(format!("{} {} {:?}\n", token.token, token.expires_at, token.spent_by));

@@ -11,7 +11,7 @@ use signet_store::{
 };
 
 use super::*;
-use crate::ports::UNCLAIMED_JOURNAL;
+use crate::{config::RunFlags, ports::UNCLAIMED_JOURNAL};
 
 const NOW: i64 = 1_800_000_000;
 

@@ -144,18 +144,6 @@ impl Scope {
         !tenants.is_empty()
             && if all { tenants.iter().all(allows) } else { tenants.iter().any(allows) }
     }
-
-    /// For whom the grants with this verb hold; `None` for everyone.
-    pub fn tenants(&self, verb: &str) -> Option<BTreeSet<&Tenant>> {
-        let mut all = BTreeSet::new();
-        for grant in self.grants.iter().filter(|grant| grant.allows_verb(verb)) {
-            match &grant.tenants {
-                Tenants::All => return None,
-                Tenants::Only(tenants) => all.extend(tenants),
-            }
-        }
-        Some(all)
-    }
 }
 
 #[cfg(test)]

@@ -1,19 +1,16 @@
 //! `signet-server server list` and `server retire`: straight from the database, so that they also
 //! work when no server does.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::process::ExitCode;
 
 use signet_base::SystemClock;
-use signet_daemon::{
-    cli::{EXIT_FAILED, EXIT_USAGE, Output},
-    flags::CommonFlags,
-    program::Program,
-};
+use signet_daemon::{cli::Output, program::Program};
 use signet_store::{ServerRecord, Store};
 
 use super::HEARTBEAT;
 use crate::{
-    config::{Config, RunFlags},
+    config::Config,
+    offline::{self, ConfigFlags},
     plugins::data_store,
 };
 
@@ -27,17 +24,6 @@ pub enum Command {
         Its authorities leave the trust bundle once the last SVID that it signed has expired; one \
         of the other servers sees to that. A server that starts again is not retired any more.")]
     Retire(RetireFlags),
-}
-
-/// Where the database is.
-#[derive(Clone, Debug, clap::Args)]
-pub struct ConfigFlags {
-    /// Configuration file of a server
-    #[arg(long = "config", value_name = "FILE", default_value = "conf/server/server.conf")]
-    pub config: PathBuf,
-    /// Replace $NAME and ${NAME} in the configuration file by environment variables
-    #[arg(long = "expandEnv")]
-    pub expand_env: bool,
 }
 
 /// Flags of `server list`.
@@ -67,40 +53,17 @@ pub struct RetireFlags {
 
 /// Runs the command and prints what came of it.
 pub fn run(program: Program, command: &Command) -> ExitCode {
-    let name = program.server_name();
     let flags = match command {
         Command::List(flags) => &flags.config,
         Command::Retire(flags) => &flags.config,
     };
-    let run_flags = RunFlags {
-        config: flags.config.clone(),
-        common: CommonFlags { expand_env: flags.expand_env, ..CommonFlags::default() },
-        ..RunFlags::default()
-    };
-    let config = match Config::load(program, &run_flags, &|name| std::env::var(name).ok()) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("{name}: {error:#}");
-            return ExitCode::from(EXIT_USAGE);
-        }
-    };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("{name}: starting: {error}");
-            return ExitCode::from(EXIT_FAILED);
-        }
-    };
-    match runtime.block_on(done(&config, command, SystemClock::shared().unix())) {
-        Ok(text) => {
-            print!("{text}");
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            eprintln!("{name}: {error:#}");
-            ExitCode::from(EXIT_FAILED)
-        }
-    }
+    let now = SystemClock::shared().unix();
+    offline::run(
+        program,
+        flags,
+        async |config: &Config| done(config, command, now).await,
+        |_| false,
+    )
 }
 
 async fn done(config: &Config, command: &Command, now: i64) -> anyhow::Result<String> {

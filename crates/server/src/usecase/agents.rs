@@ -286,13 +286,16 @@ impl Agents {
         if self.policy.is_required() || call.scope().is_some() {
             self.cache.loaded().await?;
         }
-        let tenants = self.policy.tenants_of(&self.cache, &parent, &SelectorSet::default());
+        let none = SelectorSet::default();
         if self.policy.is_required() {
-            let none = SelectorSet::default();
             self.policy.judge(&self.cache, |judge| judge.agent(&parent, &none).map(drop))?;
         }
         if let Some(scope) = call.scope()
-            && !scope.allows_shared("token.create", &tenants, true)
+            && !scope.allows_shared(
+                "token.create",
+                &self.policy.tenants_of(&self.cache, &parent, &none),
+                true,
+            )
         {
             return Err(shared_agent("token.create"));
         }
@@ -306,6 +309,7 @@ impl Agents {
                     Error::internal("failed to generate an entry ID").because(error)
                 })?;
                 let selectors = std::iter::once(selector).collect();
+                let tenants = self.policy.tenants_of(&self.cache, &parent, &none);
                 let mut draft = EntryDraft::new(alias, parent, selectors);
                 // The alias is of the agent's tenant, where that is one.
                 draft.tenant = tenants.iter().next().filter(|_| tenants.len() == 1).cloned();

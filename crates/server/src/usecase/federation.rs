@@ -1,6 +1,6 @@
 //! Federation relationships.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, iter, sync::Arc};
 
 use signet_api::convert::FederationChange;
 use signet_audit::Field;
@@ -289,12 +289,8 @@ impl Federation {
         &self,
         relationship: &'a FederationRelationship,
     ) -> Option<&'a signet_identity::SpiffeId> {
-        match &relationship.profile {
-            BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => {
-                Some(endpoint_spiffe_id).filter(|id| self.cache.bundle(id.trust_domain()).is_none())
-            }
-            _ => None,
-        }
+        let endpoint = relationship.profile.endpoint_spiffe_id();
+        endpoint.filter(|id| self.cache.bundle(id.trust_domain()).is_none())
     }
 }
 
@@ -328,11 +324,8 @@ fn change_fields(change: &FederationChange) -> Vec<Field> {
 }
 
 fn profile_fields(profile: &BundleEndpointProfile) -> Vec<Field> {
-    match profile {
-        BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => vec![
-            Field::BundleEndpointProfile("https_spiffe"),
-            Field::EndpointSpiffeId(endpoint_spiffe_id.to_string()),
-        ],
-        BundleEndpointProfile::HttpsWeb => vec![Field::BundleEndpointProfile("https_web")],
-    }
+    let endpoint = profile.endpoint_spiffe_id();
+    iter::once(Field::BundleEndpointProfile(profile.name()))
+        .chain(endpoint.map(|id| Field::EndpointSpiffeId(id.to_string())))
+        .collect()
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 use signet_audit::Field;
 use signet_base::SharedClock;
 use signet_identity::{
-    EntryId, JoinToken, SelectorSet, SpiffeId, Tenant, TrustDomain,
+    EntryId, JoinToken, SpiffeId, Tenant, TrustDomain,
     tenant::{Assigned, Assignment, TenantState},
 };
 use signet_pki::random;
@@ -73,8 +73,7 @@ impl TenantRegistry {
     /// `Unavailable` when what is known may be too old.
     pub async fn list(&self, call: &Call) -> Result<Overview, Error> {
         call.may(Action::ReadTenants)?;
-        self.cache.loaded().await?;
-        self.cache.fresh().await?;
+        self.cache.current().await?;
         let sees = |tenant: &Tenant| {
             call.scope().is_none_or(|scope| scope.allows_tenant("tenant.read", tenant))
         };
@@ -105,8 +104,7 @@ impl TenantRegistry {
         call.may(Action::ManageTenants)?;
         call.about(Field::Tenant(tenant.clone()));
         self.may_manage(call)?;
-        self.cache.loaded().await?;
-        self.cache.fresh().await?;
+        self.cache.current().await?;
         let known = self.cache.with_tenants(|_, directory| directory.state(&tenant)).flatten();
         if state.is_some() && known.is_none() {
             return Err(Error::not_found(format!("there is no tenant \"{tenant}\"")));
@@ -128,8 +126,7 @@ impl TenantRegistry {
         call.may(Action::ManageTenants)?;
         call.about(Field::Tenant(tenant.clone()));
         self.may_manage(call)?;
-        self.cache.loaded().await?;
-        self.cache.fresh().await?;
+        self.cache.current().await?;
         let used = self.cache.with_tenants(|_, directory| directory.is_used(tenant));
         let used = used.unwrap_or(true);
         if used || self.has_entry(tenant).await? {
@@ -187,8 +184,7 @@ impl TenantRegistry {
         if tenants.len() > MAX_TENANTS {
             return Err(Error::invalid(format!("more than {MAX_TENANTS} tenants")));
         }
-        self.cache.loaded().await?;
-        self.cache.fresh().await?;
+        self.cache.current().await?;
         let unknown = self.cache.with_tenants(|_, directory| {
             tenants.iter().find(|tenant| directory.state(tenant).is_none()).cloned()
         });
@@ -208,9 +204,7 @@ impl TenantRegistry {
     /// `Unavailable` when what is known may be too old.
     pub async fn assignments(&self, call: &Call, agents: bool) -> Result<Vec<Assignment>, Error> {
         call.may(Action::ReadTenants)?;
-        self.cache.loaded().await?;
-        self.cache.loaded().await?;
-        self.cache.fresh().await?;
+        self.cache.current().await?;
         let sees = |tenants: &BTreeSet<Tenant>| {
             call.scope().is_none_or(|scope| scope.allows_shared("tenant.read", tenants, false))
         };
@@ -291,26 +285,6 @@ impl TenantRegistry {
             (entry.id, TenantEdit { tenant: entry.body.tenant, claim })
         });
         Ok(owned.collect())
-    }
-
-    /// Forgets what was said about agents that cannot come back: those of join tokens.
-    pub async fn forget_agents(&self, gone: &[SpiffeId]) {
-        let tokens = gone.iter().filter(|id| id.path().starts_with("/spire/agent/join_token/"));
-        for id in tokens {
-            let known = self.cache.with_tenants(|_, directory| directory.agent(id).is_some());
-            if known != Some(true) {
-                continue;
-            }
-            let about = Assigned::Agent(id.clone());
-            if let Err(error) = self.store.unassign(&about, self.clock.unix()).await {
-                tracing::warn!(error = &error as &dyn std::error::Error, "An assignment stays");
-            }
-        }
-    }
-
-    /// For which tenants an agent serves, as an operator is shown it.
-    pub fn of_agent(&self, id: &SpiffeId, selectors: &SelectorSet) -> BTreeSet<Tenant> {
-        self.policy.tenants_of(&self.cache, id, selectors)
     }
 
     /// Tenants are for those who may do everything: their names are everybody's.

@@ -83,6 +83,27 @@ pub enum Changes {
     },
 }
 
+impl Changes {
+    /// The answer of a store that has read `read`, its first changes after `since` (one at least,
+    /// where there is one), when the feed stood at `now`.
+    pub(crate) fn after(
+        since: &FeedPosition,
+        mut read: Vec<Change>,
+        now: FeedPosition,
+        limit: u32,
+    ) -> Self {
+        let reached = match read.first() {
+            Some(first) => first.revision.checked_sub(1) == Some(since.revision),
+            None => now.revision == since.revision,
+        };
+        if !reached || now.epoch != since.epoch {
+            return Self::Gone { now };
+        }
+        read.truncate(limit as usize);
+        Self::Since(read)
+    }
+}
+
 /// The change feed: what happened in the store, in the order in which it was committed.
 ///
 /// Revisions have no gaps and are in the order of commits: the counter is a row of the database,

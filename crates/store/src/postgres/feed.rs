@@ -246,15 +246,7 @@ impl Feed for PostgresStore {
                     to: ChangedTo::Unread,
                 });
             }
-            let reached = match changes.first() {
-                Some(first) => first.revision.checked_sub(1) == Some(since.revision),
-                None => now.revision == since.revision,
-            };
-            if !reached || now.epoch != since.epoch {
-                return Ok(Changes::Gone { now });
-            }
-            changes.truncate(limit as usize);
-            Ok(Changes::Since(changes))
+            Ok(Changes::after(since, changes, now, limit))
         })
         .await
     }

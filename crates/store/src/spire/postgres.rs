@@ -2,16 +2,13 @@
 
 use std::collections::HashMap;
 
-use signet_identity::{
-    AttestedNode, BundleEndpointProfile, Entry, FederationRelationship, JoinToken, SpiffeId,
-    TrustDomain,
-};
+use signet_identity::{AttestedNode, Entry, JoinToken, SpiffeId, TrustDomain};
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use super::{
     CODE_VERSION, SCHEMA_VERSION, SpireContents, SpireError, blobs,
-    read::{draft, set},
+    read::{draft, relationship, set},
     wire::Malformed,
 };
 use crate::{
@@ -272,25 +269,9 @@ impl Reader {
             let what = format!("federation relationship \"{name}\"");
             let profile: String = row.try_get(2)?;
             let endpoint: String = row.try_get(3)?;
-            let profile = match profile.as_str() {
-                "https_web" => Ok(BundleEndpointProfile::HttpsWeb),
-                "https_spiffe" => endpoint
-                    .parse()
-                    .map(|id| BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id: id })
-                    .map_err(|error| format!("endpoint SPIFFE ID \"{endpoint}\": {error}")),
-                other => Err(format!("unknown profile \"{other}\"")),
-            };
-            let trust_domain =
-                TrustDomain::from_name_or_id(&name).map_err(|error| error.to_string());
-            match (trust_domain, profile) {
-                (Ok(trust_domain), Ok(profile)) => {
-                    contents.federations.push(FederationRelationship {
-                        trust_domain,
-                        bundle_endpoint_url: row.try_get(1)?,
-                        profile,
-                    });
-                }
-                (Err(why), _) | (_, Err(why)) => self.skip(&what, why),
+            match relationship(&name, row.try_get(1)?, &profile, &endpoint) {
+                Ok(relationship) => contents.federations.push(relationship),
+                Err(why) => self.skip(&what, why),
             }
         }
         Ok(())
@@ -510,12 +491,9 @@ async fn nodes(query: &Query, nodes: &[AttestedNode], now: i64) -> Result<(), Fa
 /// Federation relationships, join tokens, CA journals.
 async fn rest(query: &Query, contents: &SpireContents, now: i64) -> Result<(), Fault> {
     for relationship in &contents.contents.federations {
-        let (profile, endpoint) = match &relationship.profile {
-            BundleEndpointProfile::HttpsWeb => ("https_web", String::new()),
-            BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => {
-                ("https_spiffe", endpoint_spiffe_id.to_string())
-            }
-        };
+        let profile = relationship.profile.name();
+        let endpoint = relationship.profile.endpoint_spiffe_id();
+        let endpoint = endpoint.map(SpiffeId::to_string).unwrap_or_default();
         query
             .execute(
                 "INSERT INTO federated_trust_domains (created_at, updated_at, trust_domain, \

@@ -255,25 +255,9 @@ impl Reader {
             let what = format!("federation relationship \"{name}\"");
             let profile: String = row.try_get(2)?;
             let endpoint: String = row.try_get(3)?;
-            let profile = match profile.as_str() {
-                "https_web" => Ok(BundleEndpointProfile::HttpsWeb),
-                "https_spiffe" => endpoint
-                    .parse()
-                    .map(|id| BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id: id })
-                    .map_err(|error| format!("endpoint SPIFFE ID \"{endpoint}\": {error}")),
-                other => Err(format!("unknown profile \"{other}\"")),
-            };
-            let trust_domain =
-                TrustDomain::from_name_or_id(&name).map_err(|error| error.to_string());
-            match (trust_domain, profile) {
-                (Ok(trust_domain), Ok(profile)) => {
-                    contents.federations.push(FederationRelationship {
-                        trust_domain,
-                        bundle_endpoint_url: row.try_get(1)?,
-                        profile,
-                    });
-                }
-                (Err(why), _) | (_, Err(why)) => self.skip(&what, why),
+            match relationship(&name, row.try_get(1)?, &profile, &endpoint) {
+                Ok(relationship) => contents.federations.push(relationship),
+                Err(why) => self.skip(&what, why),
             }
         }
         Ok(())
@@ -292,6 +276,27 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+pub(super) fn relationship(
+    trust_domain: &str,
+    bundle_endpoint_url: String,
+    profile: &str,
+    endpoint: &str,
+) -> Result<FederationRelationship, String> {
+    let trust_domain =
+        TrustDomain::from_name_or_id(trust_domain).map_err(|error| error.to_string())?;
+    let profile = match profile {
+        "https_web" => BundleEndpointProfile::HttpsWeb,
+        "https_spiffe" => {
+            let endpoint_spiffe_id = endpoint
+                .parse()
+                .map_err(|error| format!("endpoint SPIFFE ID \"{endpoint}\": {error}"))?;
+            BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id }
+        }
+        other => return Err(format!("unknown profile \"{other}\"")),
+    };
+    Ok(FederationRelationship { trust_domain, bundle_endpoint_url, profile })
 }
 
 pub(super) fn set(pairs: &[(String, String)]) -> Result<signet_identity::SelectorSet, String> {

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use signet_identity::{AttestedNode, BundleEndpointProfile, Entry, SpiffeId, TrustDomain};
+use signet_identity::{AttestedNode, Entry, SpiffeId, TrustDomain};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{CODE_VERSION, SCHEMA_VERSION, SpireContents, SpireError, blobs, schema};
@@ -221,12 +221,9 @@ impl Writer<'_> {
     /// Federation relationships, join tokens, CA journals.
     async fn rest(&mut self, contents: &SpireContents) -> Result<(), Fault> {
         for relationship in &contents.contents.federations {
-            let (profile, endpoint) = match &relationship.profile {
-                BundleEndpointProfile::HttpsWeb => ("https_web", String::new()),
-                BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => {
-                    ("https_spiffe", SpiffeId::to_string(endpoint_spiffe_id))
-                }
-            };
+            let profile = relationship.profile.name();
+            let endpoint = relationship.profile.endpoint_spiffe_id();
+            let endpoint = endpoint.map(SpiffeId::to_string).unwrap_or_default();
             let text = format!(
                 "INSERT INTO federated_trust_domains (created_at, updated_at, trust_domain, \
                  bundle_endpoint_url, bundle_endpoint_profile, endpoint_spiffe_id, implicit) \

@@ -1,7 +1,9 @@
 //! Federation relationships.
 
 use async_trait::async_trait;
-use signet_identity::{Bundle, BundleEndpointProfile, FederationRelationship, TrustDomain};
+use signet_identity::{
+    Bundle, BundleEndpointProfile, FederationRelationship, SpiffeId, TrustDomain,
+};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
@@ -143,25 +145,16 @@ async fn get(
 
 fn read(row: &SqliteRow) -> Result<FederationRelationship, Fault> {
     let trust_domain = trust_domain(row.try_get(0)?)?;
-    let profile = match row.try_get::<Option<&str>, _>(2)? {
-        None => BundleEndpointProfile::HttpsWeb,
-        Some(id) => BundleEndpointProfile::HttpsSpiffe {
-            endpoint_spiffe_id: id
-                .parse()
-                .map_err(|error| Fault::corrupt(&format!("federation {trust_domain}"), error))?,
-        },
-    };
+    let endpoint = row.try_get::<Option<&str>, _>(2)?.map(str::parse::<SpiffeId>).transpose();
+    let endpoint =
+        endpoint.map_err(|error| Fault::corrupt(&format!("federation {trust_domain}"), error))?;
+    let profile = BundleEndpointProfile::from(endpoint);
     Ok(FederationRelationship { trust_domain, bundle_endpoint_url: row.try_get(1)?, profile })
 }
 
 /// Writes a relationship, new or old.
 pub(crate) async fn put(tx: &mut Tx, relationship: &FederationRelationship) -> Result<(), Fault> {
-    let endpoint_spiffe_id = match &relationship.profile {
-        BundleEndpointProfile::HttpsSpiffe { endpoint_spiffe_id } => {
-            Some(endpoint_spiffe_id.to_string())
-        }
-        BundleEndpointProfile::HttpsWeb => None,
-    };
+    let endpoint_spiffe_id = relationship.profile.endpoint_spiffe_id().map(SpiffeId::to_string);
     let row = tx.next_row("federations").await?;
     sqlx::query(
         "INSERT INTO federations (id, trust_domain, bundle_endpoint_url, endpoint_spiffe_id) \

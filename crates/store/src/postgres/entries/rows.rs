@@ -11,16 +11,10 @@ use super::super::{
     sql::{Query, params},
 };
 use crate::{
+    flags,
     sqlite::json,
     terms::{self, Term},
 };
-
-const ADMIN: i64 = 1;
-const DOWNSTREAM: i64 = 2;
-const STORE_SVID: i64 = 4;
-const DISABLE_PREFETCH: i64 = 8;
-const INCLUDE_JTI: i64 = 16;
-const TENANT_CLAIM: i64 = 32;
 
 impl Listed for Entry {
     const TABLE: &'static str = "signet_entries";
@@ -51,12 +45,7 @@ impl Listed for Entry {
         draft.hint = row.try_get::<_, Option<String>>(7)?.unwrap_or_default();
         draft.x509_svid_ttl = ttl(8)?;
         draft.jwt_svid_ttl = ttl(9)?;
-        draft.admin = flags & ADMIN != 0;
-        draft.downstream = flags & DOWNSTREAM != 0;
-        draft.store_svid = flags & STORE_SVID != 0;
-        draft.disable_x509_svid_prefetch = flags & DISABLE_PREFETCH != 0;
-        draft.jwt_svid_include_jti = flags & INCLUDE_JTI != 0;
-        draft.jwt_svid_tenant_claim = flags & TENANT_CLAIM != 0;
+        flags::unpack(flags, &mut draft);
         let tenant: Option<&str> = row.try_get(14)?;
         draft.tenant = tenant.map(|name| parse(&what, name)).transpose()?;
         draft.expires_at = row.try_get(11)?;
@@ -92,13 +81,7 @@ impl Columns {
     }
 
     fn add(&mut self, row: i64, entry: &Entry) {
-        let flag = |set: bool, flag: i64| if set { flag } else { 0 };
-        let flags = flag(entry.admin, ADMIN)
-            | flag(entry.downstream, DOWNSTREAM)
-            | flag(entry.store_svid, STORE_SVID)
-            | flag(entry.disable_x509_svid_prefetch, DISABLE_PREFETCH)
-            | flag(entry.jwt_svid_include_jti, INCLUDE_JTI)
-            | flag(entry.jwt_svid_tenant_claim, TENANT_CLAIM);
+        let flags = flags::pack(entry);
         let federates_with: Vec<&str> =
             entry.federates_with.iter().map(TrustDomain::as_str).collect();
         let texts = [

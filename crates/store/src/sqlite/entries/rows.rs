@@ -7,24 +7,20 @@ use std::{borrow::Cow, fmt::Display};
 use signet_identity::{Entry, EntryDraft, EntryId, SpiffeId, TrustDomain};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
-use crate::sqlite::{
-    fault::Fault,
-    json, listing,
-    listing::Listed,
-    sql::{self, Batch},
-    terms::{Index, Term},
-    tx::Tx,
+use crate::{
+    flags,
+    sqlite::{
+        fault::Fault,
+        json, listing,
+        listing::Listed,
+        sql::{self, Batch},
+        terms::{Index, Term},
+        tx::Tx,
+    },
 };
 
 /// How many columns [`Entry::COLUMNS`] names.
 pub(crate) const WIDTH: usize = 15;
-
-const ADMIN: i64 = 1;
-const DOWNSTREAM: i64 = 2;
-const STORE_SVID: i64 = 4;
-const DISABLE_PREFETCH: i64 = 8;
-const INCLUDE_JTI: i64 = 16;
-const TENANT_CLAIM: i64 = 32;
 
 impl Listed for Entry {
     const INDEX: Index = Index::Entries;
@@ -107,12 +103,7 @@ impl Raw<'_> {
         draft.hint = raw.hint.clone().into_owned();
         draft.x509_svid_ttl = raw.x509_svid_ttl;
         draft.jwt_svid_ttl = raw.jwt_svid_ttl;
-        draft.admin = raw.flags & ADMIN != 0;
-        draft.downstream = raw.flags & DOWNSTREAM != 0;
-        draft.store_svid = raw.flags & STORE_SVID != 0;
-        draft.disable_x509_svid_prefetch = raw.flags & DISABLE_PREFETCH != 0;
-        draft.jwt_svid_include_jti = raw.flags & INCLUDE_JTI != 0;
-        draft.jwt_svid_tenant_claim = raw.flags & TENANT_CLAIM != 0;
+        flags::unpack(raw.flags, &mut draft);
         // Neighbours are often of one tenant.
         let like = raw.like.and_then(|entry| entry.tenant.as_ref());
         draft.tenant = match (raw.tenant, like) {
@@ -132,13 +123,7 @@ impl Raw<'_> {
 
 /// Binds every column of [`Entry::COLUMNS`], in order.
 pub(crate) fn bind(batch: &mut Batch, row: i64, entry: &Entry) {
-    let flag = |set: bool, flag: i64| if set { flag } else { 0 };
-    let flags = flag(entry.admin, ADMIN)
-        | flag(entry.downstream, DOWNSTREAM)
-        | flag(entry.store_svid, STORE_SVID)
-        | flag(entry.disable_x509_svid_prefetch, DISABLE_PREFETCH)
-        | flag(entry.jwt_svid_include_jti, INCLUDE_JTI)
-        | flag(entry.jwt_svid_tenant_claim, TENANT_CLAIM);
+    let flags = flags::pack(entry);
     let federates_with: Vec<&str> = entry.federates_with.iter().map(TrustDomain::as_str).collect();
     batch
         .bind(row)
