@@ -82,6 +82,8 @@ mod pids;
 mod postgres;
 #[path = "tests/push.rs"]
 mod push;
+#[path = "tests/quickstart.rs"]
+mod quickstart;
 #[path = "tests/resilience.rs"]
 mod resilience;
 #[path = "tests/restarts.rs"]

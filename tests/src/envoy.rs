@@ -143,16 +143,6 @@ impl Envoy {
             .filter_map(|(_, value)| value.trim().parse::<u64>().ok())
             .sum()
     }
-
-    /// Its process id.
-    pub fn pid(&self) -> u32 {
-        self.process.pid()
-    }
-
-    /// What it wrote.
-    pub fn output(&self) -> String {
-        self.process.output()
-    }
 }
 
 /// A GET on a connection of its own: the status and the body.

@@ -113,11 +113,6 @@ impl Helper {
     pub fn log(&self) -> String {
         self.process.output()
     }
-
-    /// The process.
-    pub fn process(&mut self) -> &mut Process {
-        &mut self.process
-    }
 }
 
 /// Runs a helper once.

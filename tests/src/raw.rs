@@ -8,6 +8,12 @@ use std::{
     time::Duration,
 };
 
+use bytes::{Buf, BufMut};
+use tonic::{
+    Status,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+};
+
 /// A socket to be rude to.
 #[derive(Clone, Debug)]
 pub enum Door {
@@ -158,4 +164,44 @@ pub fn nonsense() -> Vec<(&'static str, Vec<u8>)> {
 /// Whether something still accepts connections there.
 pub fn answers(path: &Path) -> bool {
     UnixStream::connect(path).is_ok()
+}
+
+/// gRPC messages as the bytes that they are.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlainBytes;
+
+impl Codec for PlainBytes {
+    type Encode = Vec<u8>;
+    type Decode = Vec<u8>;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for PlainBytes {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn encode(&mut self, item: Vec<u8>, dst: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        dst.put_slice(&item);
+        Ok(())
+    }
+}
+
+impl Decoder for PlainBytes {
+    type Item = Vec<u8>;
+    type Error = Status;
+
+    fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
+        let mut bytes = vec![0; src.remaining()];
+        src.copy_to_slice(&mut bytes);
+        Ok(Some(bytes))
+    }
 }

@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::Command,
     sync::Arc,
 };
@@ -66,6 +66,8 @@ rule "reports" { tenant = "red" ids = ["/tenants/red/**"] credentials = ["api-ke
 #[derive(Debug)]
 pub struct Secrets {
     broker: Option<Process>,
+    /// How often the broker was started.
+    started: usize,
     /// Server and agent.
     pub node: Node,
     /// OpenBao, with its audit log in a file.
@@ -106,6 +108,7 @@ impl Secrets {
         postgres.sql(&database, "GRANT CREATE ON SCHEMA public TO app_rw");
         let secrets = Self {
             broker: None,
+            started: 0,
             node,
             bao,
             postgres,
@@ -157,26 +160,18 @@ impl Secrets {
         let mut command = Command::new(bins::find("signet-broker"));
         command.args(["run", "-config"]).arg(self.config_file());
         self.broker = Some(Process::start("signet-broker", &mut command, &self.log_file()));
+        self.started += 1;
     }
 
     /// Waits until the broker is ready.
     pub fn ready(&mut self) {
-        let (log, started) = (self.log_file(), self.starts());
+        let (log, started) = (self.log_file(), self.started);
         let broker = self.broker.as_mut().expect("a started broker");
         eventually_within("the broker is ready", DEADLINE, || {
             broker.assert_running();
             let text = fs::read_to_string(&log).unwrap_or_default();
             (text.matches("The broker is ready").count() >= started).then_some(())
         });
-    }
-
-    /// How often it was started, by its log; the start under way counts.
-    fn starts(&self) -> usize {
-        eventually_within("the broker begins to start", DEADLINE, || {
-            let begun = self.log().matches("Starting broker").count();
-            let ready = self.log().matches("The broker is ready").count();
-            (begun > ready).then_some(begun)
-        })
     }
 
     /// The broker's process.
@@ -420,17 +415,13 @@ openbao {{ address = "{bao}" timeout = "2s" }}
         let sql = format!("SELECT count(*) FROM pg_roles WHERE rolname = '{user}'");
         self.postgres.sql("postgres", &sql) == "1"
     }
-
-    /// The directory of the broker's files.
-    pub fn dir(&self) -> &Path {
-        self.dir.path()
-    }
 }
 
 /// An X.509-SVID with its bundle.
 #[derive(Clone, Debug)]
 pub struct X509 {
-    identity: TlsIdentity,
+    /// It with its key, for TLS.
+    pub identity: TlsIdentity,
     /// The bundle of its trust domain.
     pub bundle: Arc<TrustBundle>,
 }
@@ -448,16 +439,6 @@ fn asked<T>(message: T) -> Request<T> {
 
 /// This process's X.509-SVID of an ID, if the agent has it.
 pub fn x509(agent: &Agent, id: &str) -> Option<X509> {
-    let (identity, bundle) = fetch_x509(agent, id)?;
-    Some(X509 { identity, bundle })
-}
-
-/// As [`x509`], for TLS.
-pub fn x509_identity(agent: &Agent, id: &str) -> Option<TlsIdentity> {
-    fetch_x509(agent, id).map(|(identity, _)| identity)
-}
-
-fn fetch_x509(agent: &Agent, id: &str) -> Option<(TlsIdentity, Arc<TrustBundle>)> {
     let answer = blocking(async {
         let channel = connect::unix(agent.socket()).await.ok()?;
         let mut client = SpiffeWorkloadApiClient::new(channel);
@@ -471,7 +452,8 @@ fn fetch_x509(agent: &Agent, id: &str) -> Option<(TlsIdentity, Arc<TrustBundle>)
     let roots = signet_api::convert::split_der(&svid.bundle).expect("DER");
     let trust_domain: TrustDomain = "example.org".parse().expect("a trust domain");
     let identity = TlsIdentity::new(&chain, key.signer().expect("a signer")).expect("a pair");
-    Some((identity, Arc::new(TrustBundle::new(trust_domain, &roots).expect("a bundle"))))
+    let bundle = Arc::new(TrustBundle::new(trust_domain, &roots).expect("a bundle"));
+    Some(X509 { identity, bundle })
 }
 
 /// A JWT-SVID of this process, if the agent has the ID.

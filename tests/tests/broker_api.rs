@@ -1,11 +1,10 @@
 //! The SPIFFE Broker API, with go-spiffe's own client of it.
 
-use std::{
-    path::{Path, PathBuf},
-    process::{Child, Command},
-};
+use std::{path::PathBuf, process::Command};
 
-use e2e::{AgentOptions, Lines, Node, ServerOptions, cli, clients::go_binary, eventually, skip};
+use e2e::{
+    AgentOptions, Lines, Node, Process, ServerOptions, cli, clients::go_binary, eventually, skip,
+};
 use serde_json::Value;
 
 struct Brokers {
@@ -35,7 +34,6 @@ impl Brokers {
         );
         node.register("/broker", &[&format!("unix:path:{}", program.display())], "");
         let socket = node.agent.dir().join("agent/broker/api.sock");
-        let socket = if socket.exists() { socket } else { find(node.agent.dir().path()) };
         Self { node, program, socket }
     }
 
@@ -53,51 +51,17 @@ impl Brokers {
     }
 }
 
-fn find(dir: &Path) -> PathBuf {
-    let mut waiting = vec![dir.to_owned()];
-    while let Some(dir) = waiting.pop() {
-        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.ends_with("broker/api.sock") {
-                return path;
-            }
-            if path.is_dir() {
-                waiting.push(path);
-            }
-        }
-    }
-    panic!("there is no broker socket below {}", dir.display());
-}
-
-/// A workload of another user, ended when it is dropped.
-struct Workload(Child);
-
-impl Workload {
-    fn start() -> Self {
-        let mut command = Command::new("setpriv");
-        command.args(["--reuid=4711", "--regid=4711", "--clear-groups", "sleep", "600"]);
-        let child = command.spawn().expect("setpriv");
-        let path = format!("/proc/{}/comm", child.id());
-        eventually("it runs", || {
-            std::fs::read_to_string(&path).is_ok_and(|name| name == "sleep\n").then_some(())
-        });
-        Self(child)
-    }
-
-    fn pid(&self) -> String {
-        self.0.id().to_string()
-    }
-
-    fn end(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-impl Drop for Workload {
-    fn drop(&mut self) {
-        self.end();
-    }
+/// A workload of another user.
+fn workload(node: &Node) -> Process {
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid=4711", "--regid=4711", "--clear-groups", "sleep", "600"]);
+    let log = node.agent.dir().join("workload.log");
+    let process = Process::start("workload", &mut command, &log);
+    let path = format!("/proc/{}/comm", process.pid());
+    eventually("it runs", || {
+        std::fs::read_to_string(&path).is_ok_and(|name| name == "sleep\n").then_some(())
+    });
+    process
 }
 
 #[test]
@@ -107,8 +71,8 @@ fn a_broker_gets_what_the_process_it_names_would_get_and_only_while_it_lives() {
         Err(why) => skip!("{why}"),
     };
     let brokers = Brokers::new(program);
-    let mut workload = Workload::start();
-    let pid = workload.pid();
+    let mut workload = workload(&brokers.node);
+    let pid = workload.pid().to_string();
     let ask = |what: &str| brokers.ask(&["-pid", &pid, "-what", what]);
     // The agent may not know the broker yet; then there is no SVID to come with.
     eventually("the broker is known", || (ask("x509")["code"] == "PermissionDenied").then_some(()));
@@ -128,7 +92,7 @@ fn a_broker_gets_what_the_process_it_names_would_get_and_only_while_it_lives() {
     assert_eq!(ask("bundles")["bundle"], "spiffe://example.org");
     assert!(ask("jwt-bundles")["jwks"].as_str().is_some_and(|jwks| jwks.contains("keys")));
 
-    workload.end();
+    workload.kill();
     let last = lines.find("the end", |line| !line["code"].is_null());
     assert_eq!(last["code"], "NotFound");
     assert_eq!(ask("x509")["code"], "NotFound");
@@ -141,8 +105,8 @@ fn nobody_but_a_configured_broker_names_workloads_and_only_as_it_may() {
         Err(why) => skip!("{why}"),
     };
     let brokers = Brokers::new(program);
-    let workload = Workload::start();
-    let pid = workload.pid();
+    let workload = workload(&brokers.node);
+    let pid = workload.pid().to_string();
     brokers.node.register("/workload", &["unix:uid:4711"], "");
     eventually("the broker is served", || {
         (!brokers.ask(&["-pid", &pid])["ids"].is_null()).then_some(())

@@ -2,13 +2,9 @@
 
 use std::path::Path;
 
-use bytes::{Buf, BufMut};
+use e2e::raw::PlainBytes;
 use tonic::{
-    Request, Status,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    codegen::http::uri::PathAndQuery,
-    metadata::MetadataValue,
+    Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, metadata::MetadataValue,
 };
 
 /// A runtime for one test.
@@ -36,46 +32,6 @@ pub async fn call(
             .append(name, MetadataValue::try_from(*value).expect("a header value"));
     }
     let path: PathAndQuery = path.parse().expect("a path");
-    let answer = grpc.server_streaming(request, path, Plain).await?;
+    let answer = grpc.server_streaming(request, path, PlainBytes).await?;
     answer.into_inner().message().await?.ok_or_else(|| Status::ok("an empty stream"))
-}
-
-/// Bytes as they are.
-#[derive(Clone, Copy, Default)]
-struct Plain;
-
-impl Codec for Plain {
-    type Encode = Vec<u8>;
-    type Decode = Vec<u8>;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Plain {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn encode(&mut self, item: Vec<u8>, dst: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        dst.put_slice(&item);
-        Ok(())
-    }
-}
-
-impl Decoder for Plain {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
-        let mut bytes = vec![0; src.remaining()];
-        src.copy_to_slice(&mut bytes);
-        Ok(Some(bytes))
-    }
 }

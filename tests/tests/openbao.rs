@@ -12,7 +12,7 @@ use std::{
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use e2e::{
     Bao, Node, ServerOptions, TestDir, bins, cli, eventually,
-    secrets::{ISSUER, http, jwt, x509_identity},
+    secrets::{ISSUER, http, jwt, x509},
     skip,
 };
 use rustls::{ClientConnection, ServerConfig, ServerConnection, StreamOwned};
@@ -230,8 +230,8 @@ fn x509_svids_open_only_their_own_role_and_need_a_common_name() {
     world.bootstrap(&["-keysFile", &keys, "-certBundle", &bundle]).ok();
     let svid = |path: &str| {
         let id = node.id(path);
-        let identity = eventually("an X.509-SVID", || x509_identity(&node.agent, &id));
-        Arc::new(SwappableIdentity::new(identity))
+        let svid = eventually("an X.509-SVID", || x509(&node.agent, &id));
+        Arc::new(SwappableIdentity::new(svid.identity))
     };
     let orders = svid("/tenants/blue/orders");
     let body = json!({ "name": "signet-orders" });
@@ -254,8 +254,8 @@ fn x509_svids_open_only_their_own_role_and_need_a_common_name() {
     let foreign = Node::start();
     foreign.register("/tenants/blue/orders", &[&own], "-dns orders.blue.example.org");
     let id = foreign.id("/tenants/blue/orders");
-    let identity = eventually("an X.509-SVID", || x509_identity(&foreign.agent, &id));
-    let foreign = Arc::new(SwappableIdentity::new(identity));
+    let svid = eventually("an X.509-SVID", || x509(&foreign.agent, &id));
+    let foreign = Arc::new(SwappableIdentity::new(svid.identity));
     let (status, answer) = world.login(Some(&foreign), "blue", "cert", &body);
     assert!((400..500).contains(&status), "another CA of the same name: {status} {answer}");
 }

@@ -1,5 +1,4 @@
 //! The quickstart works as it is written.
-#![allow(clippy::expect_used, clippy::panic, reason = "a test may panic")]
 
 use std::process::Command;
 

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use e2e::{
     Agent, AgentOptions, Cli, Node, Server, ServerOptions, Signal, SmallDisk, TestDir, bins,
     eventually, node::caller,
@@ -106,25 +107,8 @@ fn bare() -> Cli {
 }
 
 fn decoded(base64url: &str) -> String {
-    let mut bits = 0_u32;
-    let mut count = 0;
-    let mut out = Vec::new();
-    for byte in base64url.bytes() {
-        let value = match byte {
-            b'A'..=b'Z' => byte - b'A',
-            b'a'..=b'z' => byte - b'a' + 26,
-            b'0'..=b'9' => byte - b'0' + 52,
-            b'-' => 62,
-            _ => 63,
-        };
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            out.push((bits >> count & 255) as u8);
-        }
-    }
-    String::from_utf8(out).expect("text")
+    let bytes = URL_SAFE_NO_PAD.decode(base64url).expect("base64url");
+    String::from_utf8(bytes).expect("text")
 }
 
 #[test]

@@ -5,7 +5,6 @@ mod zero_trust;
 
 use std::{
     os::unix::fs::MetadataExt,
-    process::Command,
     time::{Duration, Instant},
 };
 
@@ -112,14 +111,4 @@ fn eventually<T>(
         std::thread::sleep(Duration::from_millis(100));
     }
     bail!("no {what} within a minute");
-}
-
-/// A command that ran to its end.
-fn finished(command: &mut Command) -> anyhow::Result<String> {
-    let output = command.output().with_context(|| crate::run::shown(command))?;
-    if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        bail!("{}: {}\n{said}", crate::run::shown(command), output.status);
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::run::{metadata, root, run, shown};
+use crate::run::{finished, metadata, root, run};
 
 /// What makes .deb and .rpm of one description. Its module's later versions ask for modules that the
 /// public proxy does not have.
@@ -232,7 +232,7 @@ impl Making {
     }
 
     /// What a staged program prints; a foreign one runs under qemu, if that is set up.
-    fn printed(&self, name: &str, args: &[&str]) -> Result<Vec<u8>> {
+    fn printed(&self, name: &str, args: &[&str]) -> Result<String> {
         let mut command = match self.arch == Arch::here() {
             true => Command::new(self.stage.join(name)),
             false => {
@@ -245,11 +245,7 @@ impl Making {
             }
         };
         command.args(args);
-        let output = command.output().with_context(|| shown(&command))?;
-        if !output.status.success() {
-            bail!("{}: {}", shown(&command), String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(output.stdout)
+        finished(&mut command)
     }
 
     fn nfpm(&self, name: &str, description: &str, format: &str) -> Result<()> {
@@ -283,12 +279,9 @@ impl Making {
         names.sort_unstable();
         let mut command = Command::new("sha256sum");
         command.current_dir(&self.out).args(&names);
-        let output = command.output().with_context(|| shown(&command))?;
-        if !output.status.success() {
-            bail!("{}: {}", shown(&command), String::from_utf8_lossy(&output.stderr).trim());
-        }
-        fs::write(self.out.join("SHA256SUMS"), &output.stdout).context("writing SHA256SUMS")?;
-        print!("{}", String::from_utf8_lossy(&output.stdout));
+        let sums = finished(&mut command)?;
+        fs::write(self.out.join("SHA256SUMS"), &sums).context("writing SHA256SUMS")?;
+        print!("{sums}");
         println!("in {}", self.out.display());
         Ok(())
     }
@@ -328,9 +321,9 @@ fn commit_time() -> Result<u64> {
     }
     let mut command = Command::new("git");
     command.current_dir(root()).args(["log", "-1", "--format=%ct"]);
-    let output = command.output().with_context(|| shown(&command))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    text.trim().parse().context("the sources are in no git repository: set SOURCE_DATE_EPOCH")
+    let text = finished(&mut command)
+        .context("the sources are in no git repository: set SOURCE_DATE_EPOCH")?;
+    text.trim().parse().with_context(|| format!("git answers {text:?} for a time"))
 }
 
 /// The program that makes packages; built once, below `target`.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{
     package::{self, Arch, PROGRAMS},
-    run::{cargo, root, run, shown},
+    run::{cargo, finished, root, run},
     setup, test,
 };
 
@@ -88,8 +88,7 @@ fn changelog_has(version: &str) -> Result<()> {
 fn is_committed() -> Result<()> {
     let mut command = Command::new("git");
     command.current_dir(root()).args(["status", "--porcelain"]);
-    let output = command.output().with_context(|| shown(&command))?;
-    if !output.stdout.is_empty() {
+    if !finished(&mut command)?.is_empty() {
         bail!("the tree differs from the last commit: commit first, or take -dry-run");
     }
     Ok(())

@@ -29,12 +29,8 @@ pub(crate) fn bin_dir() -> Result<PathBuf> {
 
 /// What `cargo metadata` says of the workspace's own packages.
 pub(crate) fn metadata() -> Result<serde_json::Value> {
-    let mut command = cargo(&["metadata", "--format-version=1", "--no-deps", "--locked"]);
-    let output = command.output().context("running cargo metadata")?;
-    if !output.status.success() {
-        bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    serde_json::from_slice(&output.stdout).context("reading the output of cargo metadata")
+    let text = finished(&mut cargo(&["metadata", "--format-version=1", "--no-deps", "--locked"]))?;
+    serde_json::from_str(&text).context("reading the output of cargo metadata")
 }
 
 /// Runs a command to its end; its output is seen as it comes.
@@ -45,6 +41,16 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
         bail!("{}: {status}", shown(command));
     }
     Ok(())
+}
+
+/// Runs a command to its end; gives what it wrote.
+pub(crate) fn finished(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| shown(command))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("{}: {}\n{said}", shown(command), output.status);
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// A command as a person would type it.

@@ -17,7 +17,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use bytes::{Buf as _, BufMut as _};
+use e2e::raw::PlainBytes;
 use prost::{
     Message as _,
     encoding::{WireType, encode_key, encode_varint},
@@ -42,10 +42,7 @@ use tokio::{
     sync::{mpsc, watch},
 };
 use tokio_stream::{Stream, StreamExt as _, wrappers::ReceiverStream};
-use tonic::{
-    Request, Response, Status, Streaming,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-};
+use tonic::{Request, Response, Status, Streaming};
 
 const TYPE: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 /// How many extensions Envoy 1.40 lists.
@@ -131,7 +128,7 @@ async fn stream(
     let mut client = tonic::client::Grpc::new(channel);
     client.ready().await?;
     let path = "/envoy.service.secret.v3.SecretDiscoveryService/StreamSecrets".parse()?;
-    let call = client.streaming(Request::new(ReceiverStream::new(outgoing)), path, Raw);
+    let call = client.streaming(Request::new(ReceiverStream::new(outgoing)), path, PlainBytes);
     let mut answers = call.await?.into_inner();
     while let Some(answer) = answers.message().await? {
         let answer = DiscoveryResponse::decode(&*answer)?;
@@ -142,44 +139,6 @@ async fn stream(
         }
     }
     bail!("the stream ended")
-}
-
-/// Messages as bytes.
-#[derive(Clone, Copy)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Vec<u8>;
-    type Decode = Vec<u8>;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn encode(&mut self, item: Vec<u8>, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        out.put_slice(&item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Vec<u8>;
-    type Error = Status;
-
-    fn decode(&mut self, bytes: &mut DecodeBuf<'_>) -> Result<Option<Vec<u8>>, Status> {
-        Ok(Some(bytes.copy_to_bytes(bytes.remaining()).to_vec()))
-    }
 }
 
 async fn bare(socket: &str) -> anyhow::Result<()> {

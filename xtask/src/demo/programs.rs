@@ -12,7 +12,8 @@ use std::{
 use anyhow::{Context, bail};
 use serde_json::Value;
 
-use super::{ISSUER, TRUST_DOMAIN, eventually, finished};
+use super::{ISSUER, TRUST_DOMAIN, eventually};
+use crate::run::finished;
 
 /// The alias of the agent.
 pub const NODE: &str = "/node";

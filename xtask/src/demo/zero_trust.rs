@@ -11,8 +11,8 @@ use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use signet_testkit::{Bao, Postgres};
 
-use super::{TRUST_DOMAIN, eventually, finished, programs::Programs, register, say, step};
-use crate::run::{bin_dir, cargo};
+use super::{TRUST_DOMAIN, eventually, programs::Programs, register, say, step};
+use crate::run::{bin_dir, cargo, finished};
 
 const BLUE: &str = "/tenants/blue/orders";
 const RED: &str = "/tenants/red/reports";

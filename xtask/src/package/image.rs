@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::{Arch, Making, sysroot};
-use crate::run::{root, run, shown};
+use crate::run::{finished, root, run, shown};
 
 /// How the program of an image is run.
 pub(crate) struct Settings {
@@ -110,11 +110,10 @@ impl Blobs {
     fn take(&self, file: &Path, media_type: &str) -> Result<Value> {
         let mut command = Command::new("sha256sum");
         command.arg(file);
-        let output = command.output().with_context(|| shown(&command))?;
-        let text = String::from_utf8_lossy(&output.stdout);
+        let text = finished(&mut command)?;
         let Some(digest) = text.split_ascii_whitespace().next().filter(|hex| hex.len() == 64)
         else {
-            bail!("{}: {}", shown(&command), String::from_utf8_lossy(&output.stderr).trim());
+            bail!("{}: {text:?} begins with no digest", shown(&command));
         };
         let size = fs::metadata(file).context("reading a blob")?.len();
         fs::rename(file, self.0.join(digest)).context("moving a blob")?;

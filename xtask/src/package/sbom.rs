@@ -2,23 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::Arch;
-use crate::run::cargo;
+use crate::run::{cargo, finished};
 
 /// The bill of materials of the program `name`: every crate that is linked into it, with version,
 /// licence and the checksum of `Cargo.lock`.
 pub(crate) fn of(name: &str, version: &str, arch: Arch) -> Result<String> {
-    let mut command =
-        cargo(&["metadata", "--format-version=1", "--locked", "--filter-platform", arch.triple()]);
-    let output = command.output().context("running cargo metadata")?;
-    if !output.status.success() {
-        bail!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr).trim());
-    }
-    let metadata =
-        serde_json::from_slice(&output.stdout).context("the output of cargo metadata")?;
+    let args = ["metadata", "--format-version=1", "--locked", "--filter-platform", arch.triple()];
+    let metadata = serde_json::from_str(&finished(&mut cargo(&args))?)
+        .context("the output of cargo metadata")?;
     let bill = bill(&metadata, &checksums()?, name, version)?;
     Ok(format!("{bill:#}\n"))
 }

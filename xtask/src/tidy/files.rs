@@ -41,6 +41,9 @@ const AT_HOME: &[(&str, &[&str], &str)] = &[
 /// How tests begin that leave early without asking; `signet_testkit::skip!` is how it is done.
 const SKIPPING: &str = concat!("print", "ln!(\"skip");
 
+/// The target of all end-to-end tests, which names their files one by one.
+const LISTS_TESTS: &str = "tests/main.rs";
+
 /// What may stand nowhere. Written in halves, so that this file may stand here itself.
 const NOWHERE: &[(&str, &str, &str)] = &[
     ("FIX", "ME", "finish it, or write an issue"),
@@ -54,12 +57,25 @@ const NOWHERE: &[(&str, &str, &str)] = &[
 
 pub(super) fn problems() -> Result<Vec<String>> {
     let mut problems = Vec::new();
+    let listed = fs::read_to_string(root().join(LISTS_TESTS)).context(LISTS_TESTS)?;
     for path in tracked()? {
+        if is_forgotten(&path, &listed) {
+            problems.push(format!("{path}: {LISTS_TESTS} does not list it, so it never runs"));
+        }
         // Deleted but not committed yet, or not a text.
         let Ok(text) = fs::read_to_string(root().join(&path)) else { continue };
         problems.extend(check(&path, &text));
     }
     Ok(problems)
+}
+
+/// Whether a file of end-to-end tests is in no target.
+fn is_forgotten(path: &str, listed: &str) -> bool {
+    path.strip_prefix("tests/tests/").is_some_and(|name| {
+        name.ends_with(".rs")
+            && !name.contains('/')
+            && !listed.contains(&format!("#[path = \"tests/{name}\"]"))
+    })
 }
 
 /// The files that git knows.
