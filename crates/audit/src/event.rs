@@ -59,18 +59,6 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Every kind.
-    pub const ALL: [Self; 8] = [
-        Self::Attestation,
-        Self::Authority,
-        Self::Broker,
-        Self::Issuance,
-        Self::Policy,
-        Self::Read,
-        Self::Registration,
-        Self::System,
-    ];
-
     /// Its name in records.
     pub const fn name(self) -> &'static str {
         match self {

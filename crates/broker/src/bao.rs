@@ -130,12 +130,6 @@ impl<'a> BaoCall<'a> {
     pub fn correlated(self, correlation: &'a str) -> Self {
         Self { correlation, ..self }
     }
-
-    /// With the answer wrapped.
-    #[must_use]
-    pub fn wrapped(self, wrap: Option<Duration>) -> Self {
-        Self { wrap, ..self }
-    }
 }
 
 /// An answer: its status and its JSON, `Null` when it has no body.
@@ -180,15 +174,6 @@ impl Bao {
             }
         }
         Err(last.unwrap_or_else(|| BaoError::Path("no address".to_owned())))
-    }
-
-    /// Makes a call and takes `data` of its answer.
-    ///
-    /// # Errors
-    /// [`BaoError`].
-    pub async fn data(&self, call: BaoCall<'_>) -> Result<Value, BaoError> {
-        let (_, mut answer) = self.call(call).await?;
-        Ok(answer.get_mut("data").map(Value::take).unwrap_or_default())
     }
 
     async fn call_at(&self, address: &str, call: BaoCall<'_>) -> Result<Answer, Missed> {

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use signet_daemon::cli::{
     EXIT_DONE, EXIT_FAILED, EXIT_USAGE,
     completion::{self, Shell},
-    manual, parse,
+    manual, parse, print,
 };
 use signet_identity::SpiffeId;
 
@@ -94,14 +94,8 @@ pub fn main() -> ExitCode {
     };
     match cli.command {
         Command::Bootstrap(flags) => bootstrap::main(NAME, &flags).into(),
-        Command::Completion { shell } => {
-            print!("{}", completion::script(shell, &Cli::command(), NAME));
-            EXIT_DONE.into()
-        }
-        Command::Manual(form) => {
-            print!("{}", manual::manual(&Cli::command(), NAME, &form));
-            EXIT_DONE.into()
-        }
+        Command::Completion { shell } => print(&completion::script(shell, &Cli::command(), NAME)),
+        Command::Manual(form) => print(&manual::manual(&Cli::command(), NAME, &form)),
         Command::Policy(PolicyCommand::Check { policy }) => match Policy::load(&policy) {
             Ok((policy, warnings)) => {
                 warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));

@@ -16,7 +16,7 @@ use signet_api::{
         JwtBundlesRequest, JwtsvidRequest, X509svidRequest, X509svidResponse,
         spiffe_workload_api_client::SpiffeWorkloadApiClient,
     },
-    workload::SECURITY_HEADER,
+    workload,
 };
 use signet_base::{Backoff, ReadyGuard, chain};
 use signet_identity::{SpiffeId, TrustDomain};
@@ -28,7 +28,7 @@ use signet_pki::{
     x509::TrustBundle,
 };
 use tokio::sync::watch;
-use tonic::{Request, metadata::MetadataValue, transport::Channel};
+use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
 use crate::bao::{Secret, TokenSource};
@@ -127,7 +127,7 @@ impl Identity {
         backoff: &mut Backoff,
     ) -> Result<(), String> {
         let mut answers = SpiffeWorkloadApiClient::new(self.channel.clone())
-            .fetch_x509svid(asked(X509svidRequest {}))
+            .fetch_x509svid(workload::request(X509svidRequest {}))
             .await
             .map_err(|status| chain(&status))?
             .into_inner();
@@ -174,7 +174,7 @@ impl Identity {
         backoff: &mut Backoff,
     ) -> Result<(), String> {
         let mut answers = SpiffeWorkloadApiClient::new(self.channel.clone())
-            .fetch_jwt_bundles(asked(JwtBundlesRequest {}))
+            .fetch_jwt_bundles(workload::request(JwtBundlesRequest {}))
             .await
             .map_err(|status| chain(&status))?
             .into_inner();
@@ -200,10 +200,11 @@ impl TokenSource for Identity {
         let request =
             JwtsvidRequest { audience: vec![audience.to_owned()], spiffe_id: id.to_string() };
         let mut client = SpiffeWorkloadApiClient::new(self.channel.clone());
-        let answer = tokio::time::timeout(TOKEN_TIMEOUT, client.fetch_jwtsvid(asked(request)))
-            .await
-            .map_err(|_| "the Workload API does not answer".to_owned())?
-            .map_err(|status| chain(&status))?;
+        let answer =
+            tokio::time::timeout(TOKEN_TIMEOUT, client.fetch_jwtsvid(workload::request(request)))
+                .await
+                .map_err(|_| "the Workload API does not answer".to_owned())?
+                .map_err(|status| chain(&status))?;
         let svid = answer.into_inner().svids.into_iter().next();
         svid.map(|svid| Zeroizing::new(svid.svid)).ok_or_else(|| "no JWT-SVID".to_owned())
     }
@@ -217,10 +218,4 @@ impl fmt::Debug for Identity {
 
 fn backoff() -> Backoff {
     Backoff::new(Duration::from_millis(200), Duration::from_secs(10))
-}
-
-fn asked<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert(SECURITY_HEADER, MetadataValue::from_static("true"));
-    request
 }

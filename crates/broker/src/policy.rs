@@ -151,11 +151,6 @@ impl Credential {
     pub fn bao_policy(&self) -> String {
         format!("signet-credential-{}", self.name)
     }
-
-    /// Whether what is drawn is a lease that OpenBao can take back.
-    pub fn is_leased(&self) -> bool {
-        matches!(self.engine, Engine::Database { .. } | Engine::Aws { .. })
-    }
 }
 
 impl Policy {

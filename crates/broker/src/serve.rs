@@ -14,7 +14,7 @@ use signet_attest::{peer::PinnedPeer, procfs::ProcRoot};
 use signet_base::Tasks;
 use signet_daemon::listen::{Accept, Admission, Caps, Each, Incoming, Ticket, UnixSocket};
 use signet_pki::tls::{
-    ClientPolicy, Peer, SwappableIdentity, TlsError, TlsOptions, peer_of, server_config,
+    ALPN_HTTP1, ClientPolicy, Peer, SwappableIdentity, TlsError, TlsOptions, peer_of, server_config,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -66,7 +66,7 @@ pub fn tls(
     let policy = ClientPolicy { trust_domain, admin_ids: Arc::from([]) };
     let config = server_config(identity, bundles, policy, clock, TlsOptions::default())?;
     let mut config = ServerConfig::clone(&config);
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
     Ok(Arc::new(config))
 }
 

@@ -12,9 +12,9 @@ use std::{
 use clap::{CommandFactory as _, Parser, Subcommand};
 use signet_daemon::{
     cli::{
-        EXIT_DONE, EXIT_FAILED, EXIT_USAGE,
+        EXIT_DONE, EXIT_USAGE,
         completion::{self, Shell},
-        manual, parse,
+        manual, parse, print,
     },
     program::Program,
 };
@@ -86,15 +86,6 @@ fn pod(text: &str) -> Result<(String, String), String> {
         }
         _ => Err("expected NAMESPACE/NAME".to_owned()),
     }
-}
-
-fn print(text: &str) -> ExitCode {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Ok(()) => EXIT_DONE,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_DONE,
-        Err(_) => EXIT_FAILED,
-    }
-    .into()
 }
 
 /// Does what the command line of the process says; `run` runs the controller.

@@ -12,10 +12,10 @@ use signet_api::{
         JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, X509svidRequest, X509svidResponse,
         spiffe_workload_api_client::SpiffeWorkloadApiClient,
     },
-    workload::SECURITY_HEADER,
+    workload,
 };
 use signet_base::{Backoff, CancellationToken, SharedClock, chain};
-use tonic::{Code, Request, Status, metadata::MetadataValue, transport::Channel};
+use tonic::{Code, Status, transport::Channel};
 
 use crate::{
     command::{Program, signal_pid_file},
@@ -79,7 +79,8 @@ impl Follower {
         loop {
             let mut client = self.client.clone();
             let following = async {
-                let mut stream = client.fetch_x509svid(workload(X509svidRequest {})).await?;
+                let mut stream =
+                    client.fetch_x509svid(workload::request(X509svidRequest {})).await?;
                 while let Some(message) = stream.get_mut().message().await? {
                     backoff.reset();
                     writer.update(message).await;
@@ -104,7 +105,8 @@ impl Follower {
         loop {
             let mut client = self.client.clone();
             let following = async {
-                let mut stream = client.fetch_jwt_bundles(workload(JwtBundlesRequest {})).await?;
+                let mut stream =
+                    client.fetch_jwt_bundles(workload::request(JwtBundlesRequest {})).await?;
                 while let Some(message) = stream.get_mut().message().await? {
                     backoff.reset();
                     let written = self.write_bundles(&message, &path, mode);
@@ -159,7 +161,8 @@ impl Follower {
         if !self.config.outputs.is_empty() {
             let message = self.patiently(async || {
                 let mut client = self.client.clone();
-                let mut stream = client.fetch_x509svid(workload(X509svidRequest {})).await?;
+                let mut stream =
+                    client.fetch_x509svid(workload::request(X509svidRequest {})).await?;
                 first(stream.get_mut().message().await?)
             });
             let message = message.await.map_err(failed)?;
@@ -169,7 +172,8 @@ impl Follower {
         if let Some((path, mode)) = &self.config.jwt_bundle {
             let message = self.patiently(async || {
                 let mut client = self.client.clone();
-                let mut stream = client.fetch_jwt_bundles(workload(JwtBundlesRequest {})).await?;
+                let mut stream =
+                    client.fetch_jwt_bundles(workload::request(JwtBundlesRequest {})).await?;
                 first(stream.get_mut().message().await?)
             });
             let message = message.await.map_err(failed)?;
@@ -252,7 +256,8 @@ impl Follower {
     async fn write_token(&self, file: &JwtSvidFile) -> Result<i64, (Code, String)> {
         let request = JwtsvidRequest { audience: file.audience.clone(), spiffe_id: String::new() };
         let mut client = self.client.clone();
-        let call = tokio::time::timeout(CALL_TIMEOUT, client.fetch_jwtsvid(workload(request)));
+        let call =
+            tokio::time::timeout(CALL_TIMEOUT, client.fetch_jwtsvid(workload::request(request)));
         let late = |_| Err(Status::deadline_exceeded("the agent does not answer"));
         let answer = call.await.unwrap_or_else(late);
         let answer = answer.map_err(|status| (status.code(), describe(&status)))?.into_inner();
@@ -269,12 +274,6 @@ impl Follower {
 
 fn first<T>(message: Option<T>) -> Result<T, Status> {
     message.ok_or_else(|| Status::unavailable("the stream ended unanswered"))
-}
-
-fn workload<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert(SECURITY_HEADER, MetadataValue::from_static("true"));
-    request
 }
 
 fn describe(status: &Status) -> String {

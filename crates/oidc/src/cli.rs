@@ -13,9 +13,9 @@ use std::{
 
 use clap::{CommandFactory as _, Parser, Subcommand};
 use signet_daemon::cli::{
-    EXIT_DONE, EXIT_FAILED, EXIT_USAGE,
+    EXIT_DONE, EXIT_USAGE,
     completion::{self, Shell},
-    manual, parse,
+    manual, parse, print,
 };
 
 use crate::{
@@ -89,15 +89,6 @@ pub fn main() -> ExitCode {
         }
         Some(Command::Manual(form)) => print(&manual::manual(&Cli::command(), name, &form)),
     }
-}
-
-fn print(text: &str) -> ExitCode {
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Ok(()) => EXIT_DONE,
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => EXIT_DONE,
-        Err(_) => EXIT_FAILED,
-    }
-    .into()
 }
 
 fn validate(flags: &RunFlags, out: &mut dyn Write, err: &mut dyn Write) -> u8 {

@@ -169,42 +169,18 @@ impl Chain {
     /// Waits until everything that was recorded so far is written, or cannot be; at most `patience`.
     /// Answers whether it is written.
     pub fn flush(&self, patience: Duration) -> bool {
-        let until = Instant::now() + patience;
-        let mut queue = self.shared.lock();
-        while !(queue.waiting.is_empty() && queue.in_hand == 0) {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            queue = self
-                .shared
-                .progress
-                .wait_timeout(queue, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-        true
+        let queue = self.shared.lock();
+        self.shared.until(queue, patience, |queue| queue.waiting.is_empty() && queue.in_hand == 0)
     }
 
     /// Writes what waits, a record of the end, and a signed head; waits at most `patience` for
     /// that.
     pub fn close(&self, patience: Duration) {
-        let until = Instant::now() + patience;
         let mut queue = self.shared.lock();
         queue.closing = true;
         self.shared.work.notify_one();
-        while !queue.closed {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                tracing::error!("The end of the audit log could not be written");
-                return;
-            }
-            queue = self
-                .shared
-                .progress
-                .wait_timeout(queue, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+        if !self.shared.until(queue, patience, |queue| queue.closed) {
+            tracing::error!("The end of the audit log could not be written");
         }
     }
 }
@@ -249,6 +225,17 @@ impl Sink for Chain {
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until `done`, at most `patience`; answers whether it is.
+    fn until(
+        &self,
+        queue: MutexGuard<'_, Queue>,
+        patience: Duration,
+        done: impl Fn(&Queue) -> bool,
+    ) -> bool {
+        let waited = self.progress.wait_timeout_while(queue, patience, |queue| !done(queue));
+        done(&waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 }
 
@@ -424,17 +411,15 @@ impl Writer {
             }
             (false, false, false) => Duration::from_secs(3600),
         };
-        let until = Instant::now() + idle;
-        let mut queue = self.shared.lock();
         // While nothing can be written, what comes waits in the queue, which is bounded.
-        while !queue.closing && (is_stuck || queue.waiting.is_empty()) {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                break;
-            }
-            let waited = self.shared.work.wait_timeout(queue, left);
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let mut queue = self
+            .shared
+            .work
+            .wait_timeout_while(self.shared.lock(), idle, |queue| {
+                !queue.closing && (is_stuck || queue.waiting.is_empty())
+            })
+            .unwrap_or_else(PoisonError::into_inner)
+            .0;
         let closing = queue.closing;
         if is_stuck && !closing {
             return (Vec::new(), false);

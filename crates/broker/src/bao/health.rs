@@ -15,8 +15,6 @@ pub struct Health {
     pub version: String,
     /// Whether it is sealed.
     pub sealed: bool,
-    /// Whether it is a standby.
-    pub standby: bool,
 }
 
 /// Why a version is refused.
@@ -65,7 +63,6 @@ impl Bao {
         Ok(Health {
             version: super::text_of(&answer, "/version", "sys/health")?,
             sealed: flag("sealed") || !flag("initialized"),
-            standby: flag("standby"),
         })
     }
 }

@@ -12,7 +12,7 @@ use hyper::body::Incoming as Body;
 use serde_json::{Map, Value, json};
 use signet_audit::{AuditEvent, Caller as AuditCaller, Field, Outcome, Sink};
 use signet_config::parse_duration;
-use signet_pki::random;
+use signet_pki::{key_manager::is_uuid, random};
 
 use super::{Attested, Origin};
 use crate::{
@@ -461,14 +461,6 @@ fn correlation(headers: &HeaderMap) -> String {
         Some(given) => given.to_ascii_lowercase(),
         None => random::uuid_v4().unwrap_or_default(),
     }
-}
-
-fn is_uuid(text: &str) -> bool {
-    text.len() == 36
-        && text.bytes().enumerate().all(|(at, b)| match at {
-            8 | 13 | 18 | 23 => b == b'-',
-            _ => b.is_ascii_hexdigit(),
-        })
 }
 
 #[cfg(test)]

@@ -110,6 +110,7 @@ impl Server {
     pub async fn list_entries(&self) -> Result<Vec<Held>, ServerError> {
         const METHOD: &str = "ListEntries";
         let mut all = Vec::new();
+        let mut asks = true;
         let mut page_token = String::new();
         for _ in 0..MAX_PAGES {
             let request = ListEntriesRequest {
@@ -126,7 +127,12 @@ impl Server {
                         .await
                 })
                 .await?;
-            let owners = self.owners(page.entries.iter().map(|entry| entry.id.clone())).await?;
+            let owners = match asks {
+                true => self.owners(page.entries.iter().map(|entry| entry.id.clone())).await?,
+                false => BTreeMap::new(),
+            };
+            // A server of another kind is asked once.
+            asks = self.knows_tenants();
             for entry in &page.entries {
                 all.push(held(METHOD, entry, owners.get(&entry.id))?);
             }
@@ -148,6 +154,7 @@ impl Server {
         deadline: Duration,
     ) -> Result<Vec<Outcome>, ServerError> {
         const METHOD: &str = "BatchCreateEntry";
+        let expected = entries.len();
         if self.knows_tenants() {
             let entries = entries.iter().map(|new| owned(new.id.as_deref(), &new.draft)).collect();
             let request = tenancy::BatchCreateEntryRequest { entries };
@@ -159,7 +166,8 @@ impl Server {
                         .await
                 })
                 .await?;
-            return owned_outcomes(METHOD, answer);
+            let results = answer.results.into_iter().map(|one| (one.status, one.entry));
+            return outcomes(METHOD, expected, results);
         }
         if entries.iter().any(|new| new.draft.tenant.is_some()) {
             return Err(no_tenants(METHOD));
@@ -176,8 +184,8 @@ impl Server {
                     .await
             })
             .await?;
-        let results = answer.results.into_iter().map(|one| (one.status, one.entry));
-        outcomes(METHOD, entries.len(), results)
+        let results = answer.results.into_iter().map(|one| (one.status, one.entry.map(unowned)));
+        outcomes(METHOD, expected, results)
     }
 
     /// Writes entries over others: what came of each, in order.
@@ -190,6 +198,7 @@ impl Server {
         deadline: Duration,
     ) -> Result<Vec<Outcome>, ServerError> {
         const METHOD: &str = "BatchUpdateEntry";
+        let expected = entries.len();
         if self.knows_tenants() {
             let entries =
                 entries.iter().map(|one| owned(Some(one.id.as_str()), &one.draft)).collect();
@@ -202,7 +211,8 @@ impl Server {
                         .await
                 })
                 .await?;
-            return owned_outcomes(METHOD, answer);
+            let results = answer.results.into_iter().map(|one| (one.status, one.entry));
+            return outcomes(METHOD, expected, results);
         }
         if entries.iter().any(|one| one.draft.tenant.is_some()) {
             return Err(no_tenants(METHOD));
@@ -220,8 +230,8 @@ impl Server {
                     .await
             })
             .await?;
-        let results = answer.results.into_iter().map(|one| (one.status, one.entry));
-        outcomes(METHOD, entries.len(), results)
+        let results = answer.results.into_iter().map(|one| (one.status, one.entry.map(unowned)));
+        outcomes(METHOD, expected, results)
     }
 
     /// Deletes entries: what came of each, in order.
@@ -249,39 +259,21 @@ impl Server {
     }
 }
 
-/// What came of entries with their tenants.
-fn owned_outcomes(
-    method: &'static str,
-    answer: tenancy::BatchEntryResponse,
-) -> Result<Vec<Outcome>, ServerError> {
-    let outcomes = answer.results.into_iter().map(|one| {
-        let status = one.status.unwrap_or_default();
-        let code = Code::from(status.code);
-        let result = match code {
-            Code::Ok => Ok(()),
-            code => Err(Refusal { code, message: status.message }),
-        };
-        let held = match one.entry {
-            Some(tenancy::TenantEntry { entry: Some(entry), tenant }) if !entry.id.is_empty() => {
-                Some(held(method, &entry, tenant.as_ref())?)
-            }
-            _ => None,
-        };
-        Ok(Outcome { result, held })
-    });
-    outcomes.collect()
-}
-
 /// A SPIRE server cannot keep a tenant: without it the entry would be everybody's.
 fn no_tenants(method: &'static str) -> ServerError {
     let why = "the server keeps no tenants, and resources name some".to_owned();
     ServerError::Malformed { method, why }
 }
 
+/// What a server that keeps no tenants answers.
+fn unowned(entry: types::Entry) -> tenancy::TenantEntry {
+    tenancy::TenantEntry { entry: Some(entry), tenant: None }
+}
+
 fn outcomes(
     method: &'static str,
     expected: usize,
-    results: impl ExactSizeIterator<Item = (Option<types::Status>, Option<types::Entry>)>,
+    results: impl ExactSizeIterator<Item = (Option<types::Status>, Option<tenancy::TenantEntry>)>,
 ) -> Result<Vec<Outcome>, ServerError> {
     if results.len() != expected {
         let why = format!("{} results for {expected} entries", results.len());
@@ -296,7 +288,11 @@ fn outcomes(
                 code => Err(Refusal { code, message: status.message }),
             };
             let held = match entry {
-                Some(entry) if !entry.id.is_empty() => Some(held(method, &entry, None)?),
+                Some(tenancy::TenantEntry { entry: Some(entry), tenant })
+                    if !entry.id.is_empty() =>
+                {
+                    Some(held(method, &entry, tenant.as_ref())?)
+                }
                 _ => None,
             };
             Ok(Outcome { result, held })

@@ -7,12 +7,12 @@ use signet_api::{
     pb::workload::{
         JwtBundlesRequest, JwtBundlesResponse, spiffe_workload_api_client::SpiffeWorkloadApiClient,
     },
-    workload::SECURITY_HEADER,
+    workload,
 };
 use signet_base::{Backoff, chain};
 use signet_identity::TrustDomain;
 use signet_pki::jwks::decode_jwt_jwks;
-use tonic::{Request, Streaming, metadata::MetadataValue, transport::Channel};
+use tonic::{Streaming, transport::Channel};
 
 use super::{Complaint, DEADLINE, MAX_ANSWER};
 use crate::keys::Keys;
@@ -71,8 +71,7 @@ async fn follow(
 async fn open(channel: &Channel) -> Result<Streaming<JwtBundlesResponse>, String> {
     let client = SpiffeWorkloadApiClient::new(channel.clone());
     let mut client = client.max_decoding_message_size(MAX_ANSWER);
-    let mut request = Request::new(JwtBundlesRequest {});
-    request.metadata_mut().insert(SECURITY_HEADER, MetadataValue::from_static("true"));
+    let request = workload::request(JwtBundlesRequest {});
     let opened = tokio::time::timeout(DEADLINE, client.fetch_jwt_bundles(request)).await;
     let opened = opened.map_err(|_| "the agent does not answer".to_owned())?;
     let opened = opened.map_err(|status| format!("{}: {}", status.code(), status.message()))?;
