@@ -11,7 +11,7 @@ use std::{
 
 use e2e::{
     Agent, AgentOptions, Process, Server, ServerOptions, TestDir, cli, eventually, raw::Door,
-    server::free_port, skip,
+    secrets::Secrets, server::free_port, skip,
 };
 use serde_json::Value;
 
@@ -302,7 +302,8 @@ fn expressions(dashboard: &str) -> Vec<String> {
 /// The metrics that an expression or a rule names.
 fn names_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
-    let ours = ["spire_server_", "spire_agent_", "signet_controller_", "process_"];
+    let ours =
+        ["spire_server_", "spire_agent_", "signet_controller_", "signet_broker_", "process_"];
     words
         .filter(|word| ours.iter().any(|prefix| word.starts_with(prefix)))
         .map(str::to_owned)
@@ -317,7 +318,7 @@ fn base(name: &str) -> &str {
 }
 
 fn is_documented(document: &str, name: &str) -> bool {
-    let bare = ["spire_server_", "spire_agent_", "signet_controller_"]
+    let bare = ["spire_server_", "spire_agent_", "signet_controller_", "signet_broker_"]
         .iter()
         .find_map(|prefix| name.strip_prefix(prefix))
         .unwrap_or(name);
@@ -366,7 +367,9 @@ fn dashboards_and_alerts_evaluate_on_what_the_programs_produce() {
 
     let document = include_str!("../../docs/metrics.md");
     let mut empty = Vec::new();
-    for dashboard in ["signet-server.json", "signet-agent.json", "signet-controller.json"] {
+    for dashboard in
+        ["signet-server.json", "signet-agent.json", "signet-controller.json", "signet-broker.json"]
+    {
         let expressions = expressions(dashboard);
         assert!(expressions.len() > 10, "{dashboard}");
         for expr in expressions {
@@ -454,6 +457,7 @@ fn every_alert_is_shown_firing_and_resolving_and_has_its_runbook() {
                             name.trim_start_matches("spire_server_")
                                 .trim_start_matches("spire_agent_")
                                 .trim_start_matches("signet_controller_")
+                                .trim_start_matches("signet_broker_")
                         )
                     ))
             });
@@ -466,6 +470,46 @@ fn every_alert_is_shown_firing_and_resolving_and_has_its_runbook() {
                 assert!(is_there, "{label} of {name}: {row}");
             }
         }
+    }
+}
+
+#[test]
+fn the_brokers_dashboard_and_alerts_ask_for_what_a_real_broker_shows() {
+    let port = free_port();
+    let telemetry = format!("telemetry {{ Prometheus {{ host = \"127.0.0.1\" port = {port} }} }}");
+    let secrets = match Secrets::start(&telemetry) {
+        Ok(secrets) => secrets,
+        Err(why) => skip!("{why}"),
+    };
+    let path = "/tenants/blue/orders";
+    let entry = secrets.workload(path, "");
+    let drawn = secrets.ask(path, "POST", "/v1/credentials/orders-db", &Value::Null);
+    assert_eq!(drawn.0, 200, "{drawn:?}");
+    let refused = secrets.ask(path, "POST", "/v1/credentials/nothing", &Value::Null);
+    assert_eq!(refused.0, 403, "{refused:?}");
+    secrets.node.server.delete(&entry);
+    let shown = eventually("something was taken back", || {
+        let shown = get(port, "/metrics");
+        let done = |line: &str| {
+            line.starts_with("signet_broker_revocations{") && line.contains("effect=\"ended\"")
+        };
+        shown.lines().any(done).then_some(shown)
+    });
+    let shown = series(&shown);
+    let wanted: &[(&str, &[&str])] = &[
+        ("signet_broker_held", &["kind"]),
+        ("signet_broker_openbao", &["status"]),
+        ("signet_broker_openbao_elapsed_time_bucket", &["status", "le"]),
+        ("signet_broker_requests", &["method", "reason"]),
+        ("signet_broker_revocations", &["effect"]),
+    ];
+    assert_has(&shown, wanted, "signet_broker_");
+    let rules = fs::read_to_string(grafana().join("alerts.yaml")).expect("rules");
+    let asked = names_in(&format!("{rules}\n{}", expressions("signet-broker.json").join("\n")));
+    let asked: Vec<_> = asked.iter().filter(|name| name.starts_with("signet_broker_")).collect();
+    assert!(asked.len() >= wanted.len(), "{asked:?}");
+    for name in asked {
+        assert!(shown.contains_key(name), "{name} is not there: {:?}", shown.keys());
     }
 }
 
