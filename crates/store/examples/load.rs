@@ -36,7 +36,7 @@ async fn main() {
     let take = |entries: Vec<Entry>| {
         entries.into_iter().for_each(|entry| index.load(IndexChange::Entry(entry)));
     };
-    store.read_entries(take).await.expect("reading");
+    store.read_entries(&store.known(), take).await.expect("reading");
     println!("loaded {} entries in {:?}", index.len(), begun.elapsed());
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     status.lines().filter(|line| line.starts_with("Vm")).for_each(|line| println!("{line}"));

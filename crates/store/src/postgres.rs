@@ -18,6 +18,7 @@ mod listing;
 mod nodes;
 mod options;
 mod pool;
+mod replica;
 mod schema;
 mod servers;
 mod socket;

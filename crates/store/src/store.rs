@@ -10,7 +10,7 @@ use signet_identity::{AttestedNode, Bundle, Entry, JwtAuthority, SpiffeId, Trust
 use tokio::sync::mpsc;
 
 use crate::{
-    DataStore, EntryFilter, OpenError, PageRequest, StoreError, StoreOptions,
+    DataStore, FeedPosition, OpenError, PageRequest, StoreError, StoreOptions,
     postgres::{PostgresOptions, PostgresStore},
     sqlite::SqliteStore,
 };
@@ -63,17 +63,22 @@ impl Store {
     }
 
     /// Reads every entry, oldest first, and hands them to `take`, some at a time, while the next are
-    /// being read. What is changed meanwhile may be seen or not.
+    /// being read. What was committed at `since` is among them; what was changed later may be seen
+    /// or not.
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot be read; `take` was given a part then.
-    pub async fn read_entries(&self, mut take: impl FnMut(Vec<Entry>)) -> Result<(), StoreError> {
+    pub async fn read_entries(
+        &self,
+        since: &FeedPosition,
+        mut take: impl FnMut(Vec<Entry>),
+    ) -> Result<(), StoreError> {
         let (ready, mut pages) = mpsc::channel(PAGES_AHEAD);
-        let store = self.clone();
+        let (store, since) = (self.clone(), since.clone());
         let reading = tokio::spawn(async move {
             let mut page = PageRequest::first(PAGE);
             loop {
-                let read = store.list_entries(&EntryFilter::default(), page).await;
+                let read = store.scan_entries(&since, page).await;
                 page.after = read.as_ref().ok().and_then(|page| page.next);
                 let read = read.map(|page| page.items);
                 // Nobody may wait for it any more.

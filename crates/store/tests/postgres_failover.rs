@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use signet_identity::Entry;
 use signet_store::{
     Changes, CreateEntryOutcome, EntryFilter, Store,
     conformance::{draft, id, new},
@@ -11,14 +12,35 @@ use signet_store::{
 use signet_testkit::{Postgres, skip};
 
 fn options(primary: &Postgres, replica: &Postgres) -> PostgresOptions {
-    let dsn = format!(
-        "host=127.0.0.1,127.0.0.1 port={},{} user=postgres dbname=postgres sslmode=disable",
-        primary.port(),
-        replica.port()
-    );
-    let mut options = PostgresOptions::new(ConnectionString::parse(&dsn, &ThisProcess).unwrap());
-    options.patience = Duration::from_secs(20);
+    let mut options = PostgresOptions::new(at(&[primary, replica], ""));
+    options.patience = Duration::from_secs(120);
     options
+}
+
+fn at(servers: &[&Postgres], more: &str) -> ConnectionString {
+    let hosts = vec!["127.0.0.1"; servers.len()].join(",");
+    let ports: Vec<_> = servers.iter().map(|server| server.port().to_string()).collect();
+    let ports = ports.join(",");
+    let dsn =
+        format!("host={hosts} port={ports} user=postgres dbname=postgres sslmode=disable {more}");
+    ConnectionString::parse(&dsn, &ThisProcess).unwrap()
+}
+
+/// Waits until a replica holds so many entries.
+fn caught_up(replica: &Postgres, entries: &str) {
+    while replica.sql("postgres", "SELECT to_regclass('signet_entries') IS NOT NULL") != "t"
+        || replica.sql("postgres", "SELECT count(*) FROM signet_entries") != entries
+    {
+        std::thread::yield_now();
+    }
+}
+
+async fn scanned(store: &Store) -> Vec<String> {
+    let mut found = Vec::new();
+    let since = store.committed().await.unwrap();
+    let take = |some: Vec<Entry>| found.extend(some.into_iter().map(|entry| entry.id.to_string()));
+    store.read_entries(&since, take).await.unwrap();
+    found
 }
 
 async fn create(store: &Store, name: &str) -> bool {
@@ -38,12 +60,7 @@ async fn a_replica_that_lagged_is_noticed_and_nothing_old_is_believed() {
     let there = Store::open_postgres(options(&primary, &replica)).await.unwrap();
     assert!(create(&here, "kept").await);
     there.committed().await.unwrap();
-    let caught_up = "SELECT count(*) FROM signet_entries";
-    while replica.sql("postgres", "SELECT to_regclass('signet_entries') IS NOT NULL") != "t"
-        || replica.sql("postgres", caught_up) != "1"
-    {
-        tokio::task::yield_now().await;
-    }
+    caught_up(&replica, "1");
     replica.stop();
     for n in 0..5 {
         assert!(create(&here, &format!("lost{n}")).await);
@@ -68,6 +85,49 @@ async fn a_replica_that_lagged_is_noticed_and_nothing_old_is_believed() {
     assert!(here.entry(&id("lost0")).await.unwrap().is_none());
     assert_eq!(there.committed().await.unwrap().epoch, now.epoch, "the other one learns of it");
     assert!(create(&here, "lost0").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everything_is_read_from_a_replica_that_has_come_far_enough_and_from_no_other() {
+    let Some(programs) = Postgres::programs() else { skip!("PostgreSQL is not installed") };
+    let primary = Postgres::start(&programs, &[]);
+    let replica = primary.standby("readable");
+    let mut options = PostgresOptions::new(at(&[&primary], ""));
+    // Who reads there sees an entry more, which tells who was asked.
+    options.replica = Some(at(&[&replica], "search_path=marked,public"));
+    let store = Store::open_postgres(options).await.unwrap();
+    assert!(create(&store, "a").await);
+    assert!(create(&store, "b").await);
+    for text in [
+        "CREATE SCHEMA marked",
+        "CREATE TABLE marked.signet_entries AS SELECT * FROM signet_entries",
+        "UPDATE marked.signet_entries SET entry_id = 'replica' WHERE entry_id = 'b'",
+    ] {
+        primary.sql("postgres", text);
+    }
+    let marked = "SELECT to_regclass('marked.signet_entries') IS NOT NULL";
+    while replica.sql("postgres", marked) != "t" {
+        std::thread::yield_now();
+    }
+    let marked = "SELECT count(*) FROM marked.signet_entries WHERE entry_id = 'replica'";
+    while replica.sql("postgres", marked) != "1" {
+        std::thread::yield_now();
+    }
+    assert_eq!(scanned(&store).await, ["a", "replica"]);
+
+    // It stands still, and lacks what is there since.
+    replica.sql("postgres", "SELECT pg_wal_replay_pause()");
+    assert!(create(&store, "c").await);
+    assert_eq!(scanned(&store).await, ["a", "b", "c"]);
+    replica.sql("postgres", "SELECT pg_wal_replay_resume()");
+    caught_up(&replica, "3");
+    assert_eq!(scanned(&store).await, ["a", "replica"]);
+    // A primary of its own now: another history, whatever it holds.
+    replica.promote();
+    replica.sql("postgres", "UPDATE signet_feed SET epoch = 'another'");
+    assert_eq!(scanned(&store).await, ["a", "b", "c"]);
+    replica.stop();
+    assert_eq!(scanned(&store).await, ["a", "b", "c"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -40,7 +40,7 @@ impl BehindFaults {
         let dsn = self.dsn.replace(&format!("port={port}"), &format!("port={own}"));
         let mut options =
             PostgresOptions::new(ConnectionString::parse(&dsn, &ThisProcess).unwrap());
-        options.patience = std::time::Duration::from_secs(30);
+        options.patience = std::time::Duration::from_secs(120);
         (options, commits)
     }
 }

@@ -26,7 +26,7 @@ pub(super) async fn all(
     let count = store.count_entries(&EntryFilter::default()).await?;
     index.reserve(usize::try_from(count).unwrap_or(0));
     store
-        .read_entries(|entries| {
+        .read_entries(&position, |entries| {
             entries.into_iter().for_each(|entry| index.load(IndexChange::Entry(entry)));
         })
         .await?;

@@ -22,7 +22,8 @@ pub async fn every_field_of_an_entry_survives_a_restart(database: &dyn Database)
     let listed = fixture.store.list_entries(&EntryFilter::default(), PageRequest::all()).await;
     assert_eq!(listed.unwrap().items, [created.clone(), other.clone()]);
     let mut read = Vec::new();
-    fixture.store.read_entries(|entries| read.extend(entries)).await.unwrap();
+    let since = fixture.store.committed().await.unwrap();
+    fixture.store.read_entries(&since, |entries| read.extend(entries)).await.unwrap();
     assert_eq!(read, [created, other]);
 }
 

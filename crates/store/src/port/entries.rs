@@ -5,7 +5,7 @@ use signet_identity::{
     Entry, EntryDraft, EntryError, EntryId, MatchBehavior, SelectorSet, SpiffeId, TrustDomain,
 };
 
-use crate::{Page, PageRequest, StoreError};
+use crate::{FeedPosition, Page, PageRequest, StoreError};
 
 /// An entry to create. The draft must have passed [`EntryDraft::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -180,6 +180,20 @@ pub trait Entries: Send + Sync {
         filter: &EntryFilter,
         page: PageRequest,
     ) -> Result<Page<Entry>, StoreError>;
+
+    /// A page of all entries, oldest first, that shows at least what was committed at `since`. A
+    /// store with a replica that has come as far may read it there.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database cannot be read.
+    async fn scan_entries(
+        &self,
+        since: &FeedPosition,
+        page: PageRequest,
+    ) -> Result<Page<Entry>, StoreError> {
+        let _ = since;
+        self.list_entries(&EntryFilter::default(), page).await
+    }
 
     /// How many entries pass `filter`.
     ///

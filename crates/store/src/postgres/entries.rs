@@ -11,8 +11,8 @@ use super::{
     tx::Lock,
 };
 use crate::{
-    CreateEntryOutcome, Entries, EntryFilter, EntryUpdate, NewEntry, Operation, Page, PageRequest,
-    StoreError, UpdateEntryOutcome, terms,
+    CreateEntryOutcome, Entries, EntryFilter, EntryUpdate, FeedPosition, NewEntry, Operation, Page,
+    PageRequest, StoreError, UpdateEntryOutcome, terms,
 };
 
 pub(super) mod rows;
@@ -121,6 +121,17 @@ impl Entries for PostgresStore {
             listing::list(&query, plan(filter), page, |entry: &Entry| filter.accepts(entry)).await
         })
         .await
+    }
+
+    async fn scan_entries(
+        &self,
+        since: &FeedPosition,
+        page: PageRequest,
+    ) -> Result<Page<Entry>, StoreError> {
+        if let Some(read) = self.scan_replica(since, page).await {
+            return Ok(read);
+        }
+        self.list_entries(&EntryFilter::default(), page).await
     }
 
     async fn count_entries(&self, filter: &EntryFilter) -> Result<u64, StoreError> {

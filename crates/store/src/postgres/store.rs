@@ -17,6 +17,7 @@ use super::{
     feed::{Asked, Mark},
     listen,
     pool::{Conn, Pool},
+    replica::Replica,
     schema,
     sql::Query,
 };
@@ -38,7 +39,7 @@ pub(crate) struct PostgresStore {
 pub(super) struct Inner {
     pub(super) pool: Pool,
     /// For reading everything.
-    replica: Option<Pool>,
+    pub(super) replica: Option<Replica>,
     pub(super) known: watch::Sender<FeedPosition>,
     /// What `known` is recognised by. Changed together with it.
     pub(super) mark: Mutex<Mark>,
@@ -71,7 +72,7 @@ impl PostgresStore {
         };
         let pool = Pool::new(connector(&options.database)?, options.pool);
         let replica = match &options.replica {
-            Some(replica) => Some(Pool::new(connector(replica)?, options.pool)),
+            Some(replica) => Some(Replica::new(Pool::new(connector(replica)?, options.pool))),
             None => None,
         };
         let listener = connector(options.listen.as_ref().unwrap_or(&options.database))?;
@@ -189,7 +190,7 @@ impl DataStore for PostgresStore {
         }
         self.inner.pool.close();
         if let Some(replica) = &self.inner.replica {
-            replica.close();
+            replica.pool.close();
         }
     }
 
