@@ -37,7 +37,7 @@ fn the_quickstart_can_be_pasted_into_a_shell() {
         .expect("bash runs");
     let (out, err) = (String::from_utf8_lossy(&ran.stdout), String::from_utf8_lossy(&ran.stderr));
     assert!(ran.status.success(), "{}:\n{script}\n{out}\n{err}", ran.status);
-    for expected in ["spiffe://example.org/me", "selectors"] {
+    for expected in ["spiffe://example.org/me", "Selectors of process", "Matching entries: 1"] {
         assert!(out.contains(expected), "{expected} is missing:\n{out}\n{err}");
     }
     assert!(!home.exists(), "the last block cleans up");

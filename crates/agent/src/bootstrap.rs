@@ -139,22 +139,44 @@ async fn ask(socket: &Path, trust_domain: &TrustDomain) -> Result<Vec<Vec<u8>>, 
     Ok(ders)
 }
 
-/// Completes when a bundle file is there, or is another one than when this was called; never for
-/// other sources, which have to be asked.
-pub async fn source_changed(source: &Bootstrap) {
-    let Bootstrap::Path { path, .. } = source else { return std::future::pending().await };
-    // A file that is moved into place, written in place or reached by other links is another one.
-    let look = || async {
-        let metadata = tokio::fs::metadata(path).await.ok()?;
-        let moved = (metadata.dev(), metadata.ino(), metadata.ctime(), metadata.ctime_nsec());
-        Some((moved, metadata.len()))
-    };
-    let before = look().await;
-    loop {
-        tokio::time::sleep(FILE_LOOK).await;
-        let now = look().await;
-        if now.is_some() && now != before {
-            return;
+/// A bundle file as it was at one moment, to notice that it is another one.
+#[derive(Debug)]
+pub struct BundleFile<'s> {
+    /// `None` for other sources, which have to be asked.
+    path: Option<&'s Path>,
+    before: Option<FileState>,
+}
+
+/// Device, inode, change time in seconds and nanoseconds, and length in bytes: a file that is moved
+/// into place, written in place or reached by other links is another one.
+type FileState = (u64, u64, i64, i64, u64);
+
+impl<'s> BundleFile<'s> {
+    /// Looks at the file, if `source` is one. What is written after this is called is a change.
+    pub async fn of(source: &'s Bootstrap) -> Self {
+        let path = match source {
+            Bootstrap::Path { path, .. } => Some(&**path),
+            _ => None,
+        };
+        Self { path, before: Self::look(path).await }
+    }
+
+    async fn look(path: Option<&Path>) -> Option<FileState> {
+        let file = tokio::fs::metadata(path?).await.ok()?;
+        Some((file.dev(), file.ino(), file.ctime(), file.ctime_nsec(), file.len()))
+    }
+
+    /// Completes when the file is there and is another one than before; never for other sources.
+    pub async fn changed(&self) {
+        if self.path.is_none() {
+            return std::future::pending().await;
+        }
+        loop {
+            let now = Self::look(self.path).await;
+            if now.is_some() && now != self.before {
+                return;
+            }
+            tokio::time::sleep(FILE_LOOK).await;
         }
     }
 }
@@ -239,21 +261,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("bundle.pem");
         let source = Bootstrap::Path { path: path.clone(), format: BundleFormat::Pem };
-        let changed = || async {
-            let patience = Duration::from_secs(60);
-            tokio::time::timeout(patience, source_changed(&source)).await.unwrap();
-        };
-        let write = |text: &'static str| {
-            let path = &path;
-            async move {
-                tokio::time::sleep(FILE_LOOK).await;
-                std::fs::write(path, text).unwrap();
-            }
-        };
-        tokio::join!(changed(), write("a"));
-        tokio::join!(changed(), write("bc"));
-        let unchanged = tokio::time::timeout(FILE_LOOK * 3, source_changed(&source)).await;
-        assert!(unchanged.is_err());
+        for text in ["a", "bc"] {
+            let file = BundleFile::of(&source).await;
+            let unchanged = tokio::time::timeout(FILE_LOOK * 3, file.changed()).await;
+            assert!(unchanged.is_err());
+            // Before anybody waits for it.
+            std::fs::write(&path, text).unwrap();
+            tokio::time::timeout(Duration::from_secs(60), file.changed()).await.unwrap();
+        }
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use tonic::Code;
 use super::{Fatal, Manager, NO_SVID, Shared};
 use crate::{
     agent_identity::{AgentIdentity, AgentKey},
-    bootstrap::{BundleQuery, fetch_bundle, source_changed},
+    bootstrap::{BundleFile, BundleQuery, fetch_bundle},
     client::{Attested, ClientError, EVICTED, ServerClient, tls_config},
     config::{RebootstrapMode, SvidCache},
     sealed::SealedCache,
@@ -176,6 +176,7 @@ impl Manager {
             None => shared.stored_key().await,
         };
         loop {
+            let bundle_file = BundleFile::of(&shared.settings.bootstrap).await;
             let timer = shared.metrics.new_svid.start(&[attestor.kind()]);
             let result = shared.attest_once(previous.as_ref()).await;
             timer.done(super::shared::status_of(&result));
@@ -224,7 +225,7 @@ impl Manager {
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 // On a first installation the bundle may come after the agent.
-                () = source_changed(&shared.settings.bootstrap), if no_bundle => {
+                () = bundle_file.changed(), if no_bundle => {
                     tracing::info!("The trust bundle's file has changed; attesting at once");
                     backoff.reset();
                 }

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::fixture::{Fixture, PATIENCE, Running, id, own_uid};
 
 /// The log, read as records.
-struct Lines(Captured);
+pub struct Lines(Captured);
 
 impl Lines {
     /// The audit records of the API so far.
@@ -19,13 +19,13 @@ impl Lines {
         lines.filter(|line| line["type"] == "audit" && line["msg"] == "API accessed").collect()
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         self.0.text()
     }
 }
 
 /// What this thread logs, which is all that a test's agent does.
-fn capture() -> (Lines, tracing::subscriber::DefaultGuard) {
+pub fn capture() -> (Lines, tracing::subscriber::DefaultGuard) {
     let log = Captured::default();
     let settings = LogSettings { format: LogFormat::Json, ..LogSettings::default() };
     let (subscriber, _) = with_writer(&settings, SystemClock::shared(), log.clone());
