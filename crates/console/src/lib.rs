@@ -15,4 +15,5 @@ mod text;
 mod view;
 
 pub use page::Page;
+pub use text::relative as ago;
 pub use view::{Frame, Section, html};

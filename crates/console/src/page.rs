@@ -67,23 +67,38 @@ pub struct Problem {
     pub link: String,
 }
 
-/// The first page.
+/// Something that expires.
 #[derive(Clone, Debug, Serialize)]
+pub struct Expiring {
+    /// What kind of thing it is.
+    pub what: String,
+    /// Which one.
+    pub name: String,
+    /// When it expires.
+    pub at: i64,
+    /// Where in the console it is.
+    pub link: String,
+}
+
+/// The first page. What the one who looks may not see is `None`.
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Problems {
     /// The worst first.
     pub problems: Vec<Problem>,
     /// Entries.
-    pub entries: u64,
+    pub entries: Option<u64>,
     /// Attested agents.
-    pub agents: u64,
+    pub agents: Option<u64>,
     /// Agents whose X.509-SVID is valid now.
-    pub live_agents: u64,
+    pub live_agents: Option<u64>,
     /// Foreign trust domains whose bundle is here.
-    pub foreign_bundles: u64,
-    /// When something expires next, and what.
-    pub next_expiry: Option<(String, i64)>,
+    pub foreign_bundles: Option<u64>,
+    /// What expires next, the soonest first.
+    pub expiring: Vec<Expiring>,
+    /// How many changes there were in the last hour, as far as the server remembers.
+    pub changes: Option<u64>,
     /// How long the server has been running, seconds.
-    pub uptime: u64,
+    pub uptime: Option<u64>,
 }
 
 /// An authority of the trust bundle.
@@ -117,6 +132,8 @@ pub struct Authorities {
     pub kinds: Vec<AuthorityKind>,
     /// Rotations that failed in a row.
     pub failed_rotations: u32,
+    /// Whether the one who looks may change them.
+    pub may_write: bool,
 }
 
 /// A row of the agents.
@@ -162,6 +179,10 @@ pub struct Agent {
     pub entries: Vec<EntryRow>,
     /// How many in all.
     pub entry_count: u64,
+    /// Whether the one who looks may ban agents.
+    pub may_ban: bool,
+    /// Whether the one who looks may evict agents.
+    pub may_evict: bool,
 }
 
 /// A row of the entries.
@@ -188,11 +209,13 @@ pub struct Entries {
     pub filter: BTreeMap<String, String>,
     /// How many there are in all with this filter.
     pub total: u64,
+    /// Whether there are more than that: nobody counts on and on.
+    pub is_more: bool,
     /// This page of them.
     pub entries: Vec<EntryRow>,
     /// Where the next page begins.
     pub next: Option<String>,
-    /// Whether the one who looks may change them.
+    /// Whether the one who looks may make some.
     pub may_write: bool,
 }
 
@@ -211,6 +234,8 @@ pub struct EntryDetail {
     pub agent_count: u64,
     /// Whether the one who looks may change it.
     pub may_write: bool,
+    /// Whether the one who looks may delete it.
+    pub may_delete: bool,
 }
 
 /// What an entry form holds, and what is wrong with it.
@@ -295,6 +320,8 @@ pub struct Activity {
     pub filter: BTreeMap<String, String>,
     /// The newest first.
     pub records: Vec<Record>,
+    /// How many more there are.
+    pub more: u64,
     /// How far back they go, and whether their chain holds, in words.
     pub note: String,
 }

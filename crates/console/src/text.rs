@@ -52,7 +52,7 @@ pub(crate) fn at(unix: i64) -> String {
 }
 
 /// How long from `now` to `then`: `in 3 h`, `5 min ago`, `now`.
-pub(crate) fn relative(then: i64, now: i64) -> String {
+pub fn relative(then: i64, now: i64) -> String {
     let seconds = then.saturating_sub(now);
     match span(seconds.unsigned_abs()) {
         _ if seconds == 0 => "now".to_owned(),

@@ -27,6 +27,8 @@ pub struct Frame {
     pub csrf: String,
     /// Whether [`Frame::user`] logged in by a code and can log out.
     pub can_log_out: bool,
+    /// The parts that are anything to [`Frame::user`].
+    pub sections: Vec<Section>,
 }
 
 /// A part of the console, for the navigation.
@@ -56,6 +58,12 @@ const SECTIONS: [(Section, &str, &str, &str); 8] = [
     (Section::Server, "/server", "Server", "s"),
 ];
 
+fn sections(
+    frame: &Frame,
+) -> impl Iterator<Item = (Section, &'static str, &'static str, &'static str)> {
+    SECTIONS.into_iter().filter(|(section, ..)| frame.sections.contains(section))
+}
+
 /// The whole document of a page.
 pub fn html(frame: &Frame, page: &Page) -> String {
     let (section, title, body, live) = content(frame, page);
@@ -78,7 +86,7 @@ pub fn html(frame: &Frame, page: &Page) -> String {
                     h1 { (visible(&title)) }
                     (body)
                 }
-                (footer())
+                (footer(frame))
             }
         }
     };
@@ -92,7 +100,7 @@ fn header(frame: &Frame, section: Section) -> Markup {
             @if !frame.user.is_empty() {
                 nav aria-label="Sections" {
                     ul {
-                        @for (of, path, label, key) in SECTIONS {
+                        @for (of, path, label, key) in sections(frame) {
                             li {
                                 a href=(path) data-key=(key)
                                     aria-current=[(of == section).then_some("page")] { (label) }
@@ -114,7 +122,7 @@ fn header(frame: &Frame, section: Section) -> Markup {
     }
 }
 
-fn footer() -> Markup {
+fn footer(frame: &Frame) -> Markup {
     markup! {
         footer {
             p {
@@ -128,7 +136,7 @@ fn footer() -> Markup {
                 tbody {
                     tr { th scope="row" { kbd { "/" } } td { "to the search field" } }
                     tr { th scope="row" { kbd { "j" } ", " kbd { "k" } } td { "next, previous row" } }
-                    @for (_, _, label, key) in SECTIONS {
+                    @for (_, _, label, key) in sections(frame) {
                         tr { th scope="row" { kbd { "g" } " " kbd { (key) } } td { (label) } }
                     }
                 }

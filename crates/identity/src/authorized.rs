@@ -222,6 +222,18 @@ impl AuthorizedIndex {
         self.slots.all()
     }
 
+    /// The entries at the places from `from` on, up to `most` places, each with its place, for walks
+    /// that may not hold the index for long. An entry keeps its place as long as it is there: a walk
+    /// from 0 to [`Self::places`] in several steps meets each that is there all the time once.
+    pub fn between(&self, from: usize, most: usize) -> impl Iterator<Item = (usize, &Arc<Entry>)> {
+        self.slots.between(from, most)
+    }
+
+    /// One more than the last place of an entry.
+    pub fn places(&self) -> usize {
+        self.slots.places()
+    }
+
     /// The node selectors of an agent, if it is known.
     pub fn node_selectors(&self, agent: &SpiffeId) -> Option<&SelectorSet> {
         self.agents.get(agent)

@@ -14,6 +14,7 @@
 mod follow;
 mod load;
 mod node;
+mod walk;
 
 use std::{
     collections::HashMap,

@@ -10,6 +10,7 @@ mod confirm;
 mod federation;
 mod forms;
 mod listen;
+mod look;
 mod lookup;
 mod problems;
 mod read;
@@ -28,9 +29,8 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
-use signet_base::Tasks;
 use signet_console::{
-    Frame, Page, assets,
+    Frame, Page, Section, assets,
     guard::{self, COOKIE},
     page::{Login, Message},
     session::{CODE_LIFE, Sessions},
@@ -49,7 +49,7 @@ use crate::{
     context::Context,
     usecase::{
         UseCases,
-        authorization::Authorizer,
+        authorization::{Action, Authorizer},
         error::{Error, ErrorKind},
         principal::Peer,
     },
@@ -80,7 +80,7 @@ struct Inner {
     csrf: String,
     hosts: Vec<String>,
     permits: Semaphore,
-    unserved: problems::Unserved,
+    looked: look::Last,
 }
 
 /// An answer: a page, or where to go.
@@ -111,7 +111,7 @@ impl Console {
             csrf: uuid::Uuid::new_v4().to_string(),
             hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(),
             permits: Semaphore::new(AT_A_TIME),
-            unserved: problems::Unserved::default(),
+            looked: look::Last::default(),
         }))
     }
 
@@ -121,11 +121,6 @@ impl Console {
             let console = self.clone();
             async move { console.answer(request).await }
         })
-    }
-
-    /// Keeps what is costly to find out fresh until the tasks end.
-    pub fn spawn(&self, tasks: &Tasks) {
-        problems::spawn(tasks, self);
     }
 
     async fn answer(&self, request: Request) -> Response {
@@ -169,11 +164,11 @@ impl Console {
             Form::read(&Bytes::new())
         };
         if is_write && path == "/login" {
-            return self.log_in(&form);
+            return self.log_in(&form).await;
         }
         let Some(caller) = self.caller(&parts) else {
             let page = Page::Login(Login::default());
-            return self.show(None, &page, StatusCode::UNAUTHORIZED, false);
+            return self.show(None, &page, StatusCode::UNAUTHORIZED, false).await;
         };
         if is_write && !caller.made(&form) {
             let message = Message {
@@ -181,7 +176,9 @@ impl Console {
                 title: "Not done".to_owned(),
                 text: "The form is not of this session: open the page again and repeat.".to_owned(),
             };
-            return self.show(Some(&caller), &Page::Message(message), StatusCode::FORBIDDEN, false);
+            return self
+                .show(Some(&caller), &Page::Message(message), StatusCode::FORBIDDEN, false)
+                .await;
         }
         if is_write && path == "/logout" {
             if let Some(cookie) = guard::cookie(&parts.headers, COOKIE) {
@@ -202,19 +199,21 @@ impl Console {
             .await
             .unwrap_or_else(|_| Err(Error::new(ErrorKind::TimedOut, "the answer takes too long")));
         match answered {
-            Ok(Answer::Page(page)) => self.show(Some(&caller), &page, StatusCode::OK, wants_json),
+            Ok(Answer::Page(page)) => {
+                self.show(Some(&caller), &page, StatusCode::OK, wants_json).await
+            }
             Ok(Answer::Redirect(to)) => redirect(&to),
             Err(error) => {
                 let status = status(error.kind());
                 let title = status.canonical_reason().unwrap_or("Failed").to_owned();
                 let message = Message { status: status.as_u16(), title, text: error.to_string() };
-                self.show(Some(&caller), &Page::Message(message), status, wants_json)
+                self.show(Some(&caller), &Page::Message(message), status, wants_json).await
             }
         }
     }
 
     /// Exchanges a code for a session.
-    fn log_in(&self, form: &Form) -> Response {
+    async fn log_in(&self, form: &Form) -> Response {
         let exchanged = self.sessions().exchange(form.get("code").trim(), Instant::now());
         match exchanged {
             Some(secret) => with_cookie(&guard::set_cookie(secret.reveal())),
@@ -223,12 +222,13 @@ impl Console {
                     "This code is not known, was used already, or is older than {} seconds.",
                     CODE_LIFE.as_secs()
                 );
-                self.show(None, &Page::Login(Login { error }), StatusCode::UNAUTHORIZED, false)
+                let page = Page::Login(Login { error });
+                self.show(None, &page, StatusCode::UNAUTHORIZED, false).await
             }
         }
     }
 
-    fn show(
+    async fn show(
         &self,
         caller: Option<&Caller>,
         page: &Page,
@@ -240,7 +240,12 @@ impl Console {
             let media_type = HeaderValue::from_static("application/json");
             return (status, [(header::CONTENT_TYPE, media_type)], text).into_response();
         }
+        let sections = match caller {
+            Some(caller) => self.sections(caller).await,
+            None => Vec::new(),
+        };
         let frame = Frame {
+            sections,
             trust_domain: self.0.context.trust_domain.to_string(),
             now: self.0.context.clock.unix(),
             user: caller.map(Caller::name).unwrap_or_default(),
@@ -250,6 +255,28 @@ impl Console {
         let media_type = HeaderValue::from_static("text/html; charset=utf-8");
         let html = signet_console::html(&frame, page);
         (status, [(header::CONTENT_TYPE, media_type)], html).into_response()
+    }
+
+    /// The parts of the console that are anything to the caller.
+    async fn sections(&self, caller: &Caller) -> Vec<Section> {
+        let all = [
+            (Section::Agents, Action::ReadAgents),
+            (Section::Entries, Action::ReadEntries),
+            (Section::Explain, Action::ExplainEntries),
+            (Section::Authorities, Action::ReadAuthorities),
+            (Section::Federation, Action::ReadFederation),
+            (Section::Activity, Action::FollowEntries),
+        ];
+        let mut sections = vec![Section::Problems];
+        for (section, action) in all {
+            if self.may(caller, action).await {
+                sections.push(section);
+            }
+        }
+        if matches!(self.scope(caller, Action::ReadAuthorities).await, Some(None)) {
+            sections.push(Section::Server);
+        }
+        sections
     }
 
     fn sessions(&self) -> std::sync::MutexGuard<'_, Sessions<Peer>> {

@@ -43,13 +43,14 @@ pub(crate) fn routes(
         authorities,
         bundles,
         entries,
+        explain,
         federation,
         issuance,
         tenants,
     } = use_cases.clone();
     let tenancy = tenancy::TenancyService::new(tenants, entries.clone(), agents.clone());
     let agent = agent::AgentService::new(agents, attestation).into_server();
-    let explain = explain::ExplainService::new(context);
+    let explain = explain::ExplainService::new(context, explain);
     let push = push::PushService::new(authorizer.clone(), context, entries.clone(), tasks.clone());
     Routes::new(agent.max_decoding_message_size(MAX_MESSAGE_SIZE))
         .add_service(bundle::BundleService::new(bundles).into_server())

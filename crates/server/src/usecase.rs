@@ -12,9 +12,11 @@ pub mod authorization;
 pub mod bundles;
 pub mod entries;
 pub mod error;
+pub mod explain;
 pub mod federation;
 pub mod issuance;
 pub mod principal;
+pub mod search;
 pub mod tenants;
 
 use signet_audit::Field;
@@ -131,6 +133,8 @@ pub struct UseCases {
     pub bundles: bundles::Bundles,
     /// Registration entries.
     pub entries: entries::Entries,
+    /// Why a workload gets what it gets.
+    pub explain: explain::Explain,
     /// Federation relationships.
     pub federation: federation::Federation,
     /// What is signed.
@@ -148,6 +152,7 @@ impl UseCases {
             authorities: authorities::Authorities::new(context),
             bundles: bundles::Bundles::new(context),
             entries: entries::Entries::new(context),
+            explain: explain::Explain::new(context),
             federation: federation::Federation::new(context),
             issuance: issuance::Issuance::new(context),
             tenants: tenants::TenantRegistry::new(context),

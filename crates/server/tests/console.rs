@@ -20,6 +20,7 @@ use axum::{
     body::{Body, to_bytes},
     http::{Request, Response, StatusCode},
 };
+use signet_api::pb::signet::api::server::tenancy::v1::{self as pb, tenancy_client::TenancyClient};
 use signet_server::{
     attestors::Attestors,
     audit::Auditor,
@@ -30,13 +31,23 @@ use signet_server::{
         principal::{LocalPeer, Peer, PeerSvid, RemotePeer},
     },
 };
-use support::{Options, TestServer};
+use support::{Options, TestServer, new_key, pb_id};
 use tower::ServiceExt as _;
 
 struct Browser {
     server: TestServer,
     router: Router,
     cookie: String,
+}
+
+/// Someone with a certificate of this SPIFFE ID.
+fn as_peer(id: &str) -> Peer {
+    let svid = PeerSvid {
+        spiffe_id: id.parse().unwrap(),
+        serial_number: "1".to_owned(),
+        not_after: i64::MAX,
+    };
+    Peer::Remote(RemotePeer { addr: "127.0.0.1:1".parse().unwrap(), svid: Some(Arc::new(svid)) })
 }
 
 impl Browser {
@@ -85,6 +96,27 @@ impl Browser {
     fn request(&self, method: &str, path: &str) -> axum::http::request::Builder {
         let request = Request::builder().method(method).uri(path).header("host", "localhost:8444");
         request.header("cookie", &self.cookie)
+    }
+
+    /// What somebody with a certificate gets.
+    async fn as_peer(&self, id: &str, path: &str) -> (StatusCode, String) {
+        let mut request = self.request("GET", path).body(Body::empty()).unwrap();
+        request.extensions_mut().insert(as_peer(id));
+        let answer = self.send(request).await;
+        (answer.status(), text(answer).await)
+    }
+
+    /// What comes of a form that somebody with a certificate sends, with its proof.
+    async fn post_as(&self, id: &str, path: &str, form: &str) -> (StatusCode, String) {
+        let (_, page) = self.as_peer(id, "/entries/new").await;
+        let (_, rest) = page.split_once("name=\"csrf\" value=\"").unwrap();
+        let csrf = rest.split_once('"').unwrap().0;
+        let request = self.request("POST", path).header("origin", "https://localhost:8444");
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let mut request = request.body(Body::from(format!("csrf={csrf}&{form}"))).unwrap();
+        request.extensions_mut().insert(as_peer(id));
+        let answer = self.send(request).await;
+        (answer.status(), text(answer).await)
     }
 
     async fn post(&self, path: &str, form: &str) -> Response<Body> {
@@ -240,17 +272,6 @@ async fn a_form_of_another_site_or_session_changes_nothing() {
 #[tokio::test]
 async fn a_certificate_lets_administrators_in_and_nobody_else() {
     let browser = Browser::new("admin_ids = [\"spiffe://example.org/admin\"]").await;
-    let as_peer = |id: &str| {
-        let svid = PeerSvid {
-            spiffe_id: id.parse().unwrap(),
-            serial_number: "1".to_owned(),
-            not_after: i64::MAX,
-        };
-        Peer::Remote(RemotePeer {
-            addr: "127.0.0.1:1".parse().unwrap(),
-            svid: Some(Arc::new(svid)),
-        })
-    };
     for (id, expected) in [
         ("spiffe://example.org/admin", StatusCode::OK),
         ("spiffe://example.org/workload", StatusCode::FORBIDDEN),
@@ -293,4 +314,177 @@ async fn authorities_are_shown_with_their_lives_and_rotated_after_asking() {
     assert_eq!(done.status(), StatusCode::SEE_OTHER);
     assert!(browser.page("/authorities").await.contains("/authorities/x509/activate?id="));
     assert_eq!(browser.get("/authorities/x509/explode").await.0, StatusCode::NOT_FOUND);
+}
+
+const NARROWED: &str = r#"
+admin "spiffe://example.org/ops/blue" {
+    tenants = ["blue"] paths = ["/tenants/blue"] verbs = ["entry.*", "agent.*"]
+}
+admin "spiffe://example.org/ops/reader" { tenants = ["blue"] verbs = ["entry.read"] }
+"#;
+
+#[tokio::test]
+async fn a_narrowed_administrator_sees_and_changes_its_part_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let policy = dir.path().join("policy.conf");
+    std::fs::write(&policy, NARROWED).unwrap();
+    let browser = Browser::new(&format!(
+        "tenancy = \"required\"\n tenant_path_template = \"/tenants/{{tenant}}\"\n \
+         policy_file = \"{}\"",
+        policy.display()
+    ))
+    .await;
+    let server = &browser.server;
+    let mut tenancy = TenancyClient::new(server.local.clone());
+    for name in ["blue", "red"] {
+        tenancy.set_tenant(pb::SetTenantRequest { name: name.into(), state: 0 }).await.unwrap();
+    }
+    let mut agents = Vec::new();
+    for tenants in [&["blue"][..], &["red"], &["blue", "red"]] {
+        let tenants = tenants.iter().map(|name| (*name).to_owned()).collect();
+        let request = pb::CreateJoinTokenRequest { ttl: 600, agent_id: None, tenants };
+        let token = tenancy.create_join_token(request).await.unwrap().into_inner().value;
+        agents.push(server.attest(&token, &new_key()).await.unwrap());
+    }
+    let [own, theirs, both] = agents.try_into().unwrap_or_else(|_| panic!("three agents"));
+    let mut entries = Vec::new();
+    for tenant in ["blue", "red"] {
+        let selector = signet_api::pb::spire::api::types::Selector {
+            r#type: "unix".into(),
+            value: "uid:1".into(),
+        };
+        let id = format!("spiffe://example.org/tenants/{tenant}/web");
+        let entry = signet_api::pb::spire::api::types::Entry {
+            spiffe_id: Some(pb_id(&id.parse().unwrap())),
+            parent_id: Some(pb_id(&both.id)),
+            selectors: vec![selector],
+            ..Default::default()
+        };
+        let tenant = pb::EntryTenant { tenant: tenant.into(), jwt_svid_tenant_claim: false };
+        let new = pb::TenantEntry { entry: Some(entry), tenant: Some(tenant) };
+        let made = tenancy.batch_create_entry(pb::BatchCreateEntryRequest { entries: vec![new] });
+        let made = made.await.unwrap().into_inner().results.remove(0);
+        entries.push(made.entry.unwrap().entry.unwrap().id);
+    }
+    let (blue, red) = (&entries[0], &entries[1]);
+
+    let ops = "spiffe://example.org/ops/blue";
+    let page = async |path: &str| {
+        let (status, page) = browser.as_peer(ops, path).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {page}");
+        page
+    };
+    let refused = async |path: &str| browser.as_peer(ops, path).await.0;
+    let first = page("/").await;
+    assert!(first.contains("href=\"/entries\"") && !first.contains("href=\"/server\""), "{first}");
+    assert!(!first.contains("href=\"/authorities\""), "{first}");
+    let first: serde_json::Value = serde_json::from_str(&page("/index.json").await).unwrap();
+    assert_eq!((&first["entries"], &first["agents"]), (&1.into(), &2.into()), "{first}");
+    assert!(!first.to_string().contains(&theirs.id.to_string()), "{first}");
+    let listed = page("/entries").await;
+    assert!(listed.contains("/tenants/blue/web") && !listed.contains("/tenants/red/web"));
+    assert!(listed.contains("1 shown of 1"), "{listed}");
+    for nothing in
+        ["spiffe_id=red/web", "tenant=red", "spiffe_id=spiffe://example.org/tenants/red/*"]
+    {
+        assert!(page(&format!("/entries?{nothing}")).await.contains("0 shown of 0"), "{nothing}");
+    }
+    let shown = page(&format!("/entries/{blue}")).await;
+    assert!(shown.contains(&both.id.to_string()) && shown.contains("/delete\""), "{shown}");
+    for path in ["", "/edit", "/delete"] {
+        let path = format!("/entries/{red}{path}");
+        assert_eq!(refused(&path).await, StatusCode::NOT_FOUND, "{path}");
+    }
+    let listed = page("/agents").await;
+    assert!(listed.contains(&own.id.to_string()) && listed.contains(&both.id.to_string()));
+    assert!(!listed.contains(&theirs.id.to_string()), "{listed}");
+    let one = |agent: &support::TestAgent| format!("/agents/one?id={}", agent.id);
+    assert_eq!(refused(&one(&theirs)).await, StatusCode::NOT_FOUND);
+    let shown = page(&one(&both)).await;
+    assert!(shown.contains("/tenants/blue/web") && !shown.contains("/tenants/red/web"), "{shown}");
+    let explained = page(&format!("/explain?agent={}&selectors=unix:uid:1", both.id)).await;
+    assert!(explained.contains("/tenants/blue/web"), "{explained}");
+    assert!(!explained.contains("/tenants/red/web"), "{explained}");
+    let explained = page(&format!("/explain?agent={}&selectors=unix:uid:1", theirs.id)).await;
+    assert!(explained.contains("No agent of this ID is attested."), "{explained}");
+    for path in ["/server", "/authorities", "/federation", "/authorities/x509/prepare"] {
+        assert_eq!(refused(path).await, StatusCode::FORBIDDEN, "{path}");
+    }
+
+    // It writes within its part, through the same rules.
+    let form = |tenant: &str| {
+        format!(
+            "spiffe_id=spiffe://example.org/tenants/{tenant}/api&parent_id={}&tenant={tenant}&\
+             selectors=unix:uid:2&confirmed=yes",
+            both.id
+        )
+    };
+    let made = browser.post_as(ops, "/entries/new", &form("blue")).await;
+    assert_eq!(made.0, StatusCode::SEE_OTHER, "{}", made.1);
+    let made = browser.post_as(ops, "/entries/new", &form("red")).await.1;
+    assert!(made.contains("role=\"alert\"") && made.contains("tenant_caller_mismatch"), "{made}");
+    let given = form("red").replace("uid:2", "uid:3");
+    let given = browser.post_as(ops, &format!("/entries/{blue}/edit"), &given).await.1;
+    assert!(given.contains("policy_scope"), "nor does it give one of its own away: {given}");
+    let deleted = browser.post_as(ops, &format!("/entries/{red}/delete"), "").await;
+    assert_eq!(deleted.0, StatusCode::NOT_FOUND, "{}", deleted.1);
+    let deleted = browser.post_as(ops, &format!("/entries/{blue}/delete"), "").await;
+    assert_eq!(deleted.0, StatusCode::SEE_OTHER, "{}", deleted.1);
+    let ban = async |agent: &support::TestAgent| {
+        browser.post_as(ops, "/agents/ban", &format!("id={}", agent.id)).await.0
+    };
+    assert_eq!(ban(&theirs).await, StatusCode::NOT_FOUND);
+    assert_eq!(ban(&both).await, StatusCode::FORBIDDEN, "it serves red too");
+    assert_eq!(ban(&own).await, StatusCode::SEE_OTHER);
+    let activity = page("/activity?within=1h").await;
+    assert!(activity.contains("console/DeleteEntry") && activity.contains(ops), "{activity}");
+    assert!(!activity.contains("/tenants/red/web"), "{activity}");
+
+    // Who may only read has no buttons, and is refused behind them.
+    let reader = "spiffe://example.org/ops/reader";
+    let (_, listed) = browser.as_peer(reader, "/entries").await;
+    assert!(listed.contains("/tenants/blue/api") && !listed.contains("New entry"), "{listed}");
+    let made = browser.post_as(reader, "/entries/new", &form("blue")).await;
+    assert_eq!(made.0, StatusCode::FORBIDDEN, "{}", made.1);
+    assert_eq!(browser.as_peer(reader, "/agents").await.0, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn entries_come_a_page_at_a_time_and_are_found_by_any_part_of_their_ids() {
+    let browser = Browser::logged_in().await;
+    let agent = browser.server.agent().await;
+    for n in 0..230 {
+        let id = format!("spiffe://example.org/ns/{}/app-{n}", n % 2);
+        browser.server.create_entry(&id, &agent.id, &format!("unix:uid:{n}")).await;
+    }
+    // By their links, page after page, each once.
+    let mut seen = std::collections::BTreeSet::new();
+    let mut path = "/entries".to_owned();
+    let mut pages = 0;
+    loop {
+        let page = browser.page(&path).await;
+        pages += 1;
+        for part in page.split("/app-").skip(1) {
+            seen.insert(part.chars().take_while(char::is_ascii_digit).collect::<String>());
+        }
+        let Some((before, _)) = page.split_once("\">Next page") else { break };
+        path = before.rsplit_once("href=\"").unwrap().1.replace("&amp;", "&");
+    }
+    assert_eq!((seen.len(), pages), (230, 3));
+    for (search, found) in [
+        ("spiffe_id=spiffe://example.org/ns/1/*", "100 shown of 115"),
+        ("spiffe_id=app-22", "11 shown of 11"),
+        ("spiffe_id=spiffe://example.org/ns/0/app-22", "1 shown of 1"),
+        ("spiffe_id=app-1&selector=unix:uid:1", "1 shown of 1"),
+        ("hint=none", "0 shown of 0"),
+    ] {
+        let page = browser.page(&format!("/entries?{search}")).await;
+        assert!(page.contains(found), "{search}: {page}");
+    }
+    let first: serde_json::Value =
+        serde_json::from_str(&browser.page("/index.json").await).unwrap();
+    assert_eq!(first["entries"], 230);
+    assert!(first["changes"].is_u64(), "{first}");
+    let expiring = first["expiring"].to_string();
+    assert!(expiring.contains("X.509 authority") && expiring.contains(&agent.id.to_string()));
 }

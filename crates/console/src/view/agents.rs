@@ -45,7 +45,7 @@ pub(super) fn list(frame: &Frame, page: &Agents) -> Markup {
             }
         }
         @if page.agents.is_empty() { p.dim { "None." } }
-        (parts::pages("/agents", &page.filter, page.agents.len(), page.total, page.next.as_deref()))
+        (parts::pages("/agents", &page.filter, page.agents.len(), (page.total, false), page.next.as_deref()))
     }
 }
 
@@ -64,10 +64,12 @@ pub(super) fn detail(frame: &Frame, page: &Agent) -> Markup {
     let id = encode(&row.id);
     html! {
         p.actions {
-            @if !row.banned {
+            @if page.may_ban && !row.banned {
                 a.button.danger href={ "/agents/ban?id=" (id) } { "Ban…" }
             }
-            a.button.danger href={ "/agents/evict?id=" (id) } { "Evict…" }
+            @if page.may_evict {
+                a.button.danger href={ "/agents/evict?id=" (id) } { "Evict…" }
+            }
             a.button.quiet href={ "/explain?agent=" (id) } { "Explain a workload here" }
         }
         (parts::facts([

@@ -38,10 +38,14 @@ pub(super) fn page(frame: &Frame, page: &Authorities) -> Markup {
                             th scope="col" { "Upstream" } th scope="col" { "Do" }
                         }
                     }
-                    tbody { @for authority in &kind.authorities { (row(frame, kind, authority)) } }
+                    tbody {
+                        @for authority in &kind.authorities {
+                            (row(frame, kind, authority, page.may_write))
+                        }
+                    }
                 }
             }
-            @if !kind.authorities.iter().any(|authority| authority.status == "prepared") {
+            @if page.may_write && !kind.authorities.iter().any(|authority| authority.status == "prepared") {
                 p { a.button href={ "/authorities/" (kind.kind) "/prepare" } { "Prepare the next one…" } }
             }
         }
@@ -60,7 +64,7 @@ fn name(kind: &str) -> &str {
     }
 }
 
-fn row(frame: &Frame, kind: &AuthorityKind, authority: &Authority) -> Markup {
+fn row(frame: &Frame, kind: &AuthorityKind, authority: &Authority, may_write: bool) -> Markup {
     let colour = match authority.status.as_str() {
         "active" => "good",
         "tainted" => "error",
@@ -68,6 +72,7 @@ fn row(frame: &Frame, kind: &AuthorityKind, authority: &Authority) -> Markup {
         _ => "dim",
     };
     let verbs: &[(&str, &str)] = match authority.status.as_str() {
+        _ if !may_write => &[],
         "prepared" => &[("activate", "Activate…")],
         "tainted" => &[("revoke", "Revoke…")],
         "active" => &[],

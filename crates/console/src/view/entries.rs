@@ -15,13 +15,14 @@ pub(super) fn list(frame: &Frame, page: &Entries) -> Markup {
     html! {
         @if page.may_write { p { a.button href="/entries/new" { "New entry" } } }
         (parts::search("/entries", &page.filter, &[
-            ("spiffe_id", "SPIFFE ID", "spiffe://…"),
-            ("parent_id", "Parent ID", "spiffe://…"),
+            ("spiffe_id", "SPIFFE ID", "whole, beginning*, or part of the path"),
+            ("parent_id", "Parent ID", "likewise"),
             ("selector", "Selector", "type:value"),
             ("hint", "Hint", ""),
+            ("tenant", "Tenant", ""),
         ]))
         (parts::entries(&page.entries, frame.now))
-        (parts::pages("/entries", &page.filter, page.entries.len(), page.total, page.next.as_deref()))
+        (parts::pages("/entries", &page.filter, page.entries.len(), (page.total, page.is_more), page.next.as_deref()))
     }
 }
 
@@ -39,11 +40,10 @@ pub(super) fn detail(frame: &Frame, page: &EntryDetail) -> Markup {
     ];
     let more = page.facts.iter().map(|(name, value)| (name.as_str(), parts::value(value)));
     html! {
-        @if page.may_write {
-            p.actions {
-                a.button href={ (path) "/edit" } { "Edit" }
-                a.button.danger href={ (path) "/delete" } { "Delete…" }
-            }
+        p.actions {
+            @if page.may_write { a.button href={ (path) "/edit" } { "Edit" } }
+            @if page.may_delete { a.button.danger href={ (path) "/delete" } { "Delete…" } }
+            a.button.quiet href={ "/activity?kind=all&text=" (encode(&row.id)) } { "What happened to it" }
         }
         (parts::facts(facts.into_iter().chain(more)))
         h2 { "Who gets it" }
@@ -68,7 +68,7 @@ pub(super) fn detail(frame: &Frame, page: &EntryDetail) -> Markup {
 }
 
 /// The fields of the form: name, label, hint, and whether it takes several lines.
-const FIELDS: [(&str, &str, &str, bool); 8] = [
+const FIELDS: [(&str, &str, &str, bool); 9] = [
     ("spiffe_id", "SPIFFE ID", "spiffe://trust-domain/workload", false),
     ("parent_id", "Parent ID", "spiffe://trust-domain/spire/agent/…", false),
     ("selectors", "Selectors, one a line", "type:value", true),
@@ -77,6 +77,7 @@ const FIELDS: [(&str, &str, &str, bool); 8] = [
     ("dns_names", "DNS names, one a line", "", true),
     ("federates_with", "Federates with, one trust domain a line", "", true),
     ("hint", "Hint", "", false),
+    ("tenant", "Tenant", "", false),
 ];
 const FLAGS: [(&str, &str); 2] = [
     ("admin", "Admin: workloads with this identity may use the server's API"),

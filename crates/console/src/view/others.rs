@@ -20,14 +20,44 @@ pub(super) fn problems(frame: &Frame, page: &Problems) -> Markup {
         }
         h2 { "How things stand" }
         dl.figures {
-            div { dt { "Entries" } dd { a href="/entries" { (number(page.entries)) } } }
-            div { dt { "Agents" } dd { a href="/agents" { (number(page.agents)) } } }
-            div { dt { "with a valid SVID" } dd { (number(page.live_agents)) } }
-            div { dt { "Foreign bundles" } dd { a href="/federation" { (number(page.foreign_bundles)) } } }
-            @if let Some((what, when)) = &page.next_expiry {
-                div { dt { "Expires next: " (visible(what)) } dd { (parts::time(*when, frame.now)) } }
+            @if let Some(entries) = page.entries {
+                div { dt { "Entries" } dd { a href="/entries" { (number(entries)) } } }
             }
-            div { dt { "Running for" } dd { (span(page.uptime)) } }
+            @if let Some(agents) = page.agents {
+                div { dt { "Agents" } dd { a href="/agents" { (number(agents)) } } }
+            }
+            @if let Some(agents) = page.live_agents {
+                div { dt { "with a valid SVID" } dd { (number(agents)) } }
+            }
+            @if let Some(bundles) = page.foreign_bundles {
+                div { dt { "Foreign bundles" } dd { a href="/federation" { (number(bundles)) } } }
+            }
+            @if let Some(changes) = page.changes {
+                div {
+                    dt { "Changes in the last hour" }
+                    dd { a href="/activity?within=1h" { (number(changes)) } }
+                }
+            }
+            @if let Some(uptime) = page.uptime { div { dt { "Running for" } dd { (span(uptime)) } } }
+        }
+        @if !page.expiring.is_empty() {
+            h2 { "What expires next" }
+            div.scroll tabindex="0" role="region" aria-label="What expires next" {
+                table.rows {
+                    thead {
+                        tr { th scope="col" { "When" } th scope="col" { "Which" } th scope="col" { "What it is" } }
+                    }
+                    tbody {
+                        @for expiring in &page.expiring {
+                            tr {
+                                td { (parts::time(expiring.at, frame.now)) }
+                                th scope="row" { a href=(expiring.link) { (parts::value(&expiring.name)) } }
+                                td { (visible(&expiring.what)) }
+                            }
+                        }
+                    }
+                }
+            }
         }
     }
 }
@@ -92,8 +122,16 @@ fn relation(frame: &Frame, relationship: &Relationship) -> Markup {
 pub(super) fn activity(frame: &Frame, page: &Activity) -> Markup {
     html! {
         p.dim { (visible(&page.note)) }
+        nav.pages aria-label="Views" {
+            a href="/activity?within=1h" { "Changes of the last hour" }
+            a href="/activity" { "All changes" }
+            a href="/activity?kind=all&outcome=failed" { "Refused and failed" }
+            a href="/activity?kind=all" { "Everything" }
+        }
         (parts::search("/activity", &page.filter, &[
             ("text", "Anything", "an ID, a reason, a request ID"),
+            ("within", "Within", "1h"),
+            ("kind", "Kind", "changes, all, attestation, issuance, …"),
             ("outcome", "Outcome", "failed"),
         ]))
         div.scroll tabindex="0" role="region" aria-label="Records" {
@@ -126,6 +164,7 @@ pub(super) fn activity(frame: &Frame, page: &Activity) -> Markup {
             }
         }
         @if page.records.is_empty() { p.dim { "None." } }
+        @if page.more > 0 { p.dim { (number(page.more)) " more: narrow the search." } }
     }
 }
 

@@ -86,15 +86,20 @@ pub(super) fn pages(
     path: &str,
     filter: &BTreeMap<String, String>,
     shown: usize,
-    total: u64,
+    (total, is_more): (u64, bool),
     next: Option<&str>,
 ) -> Markup {
-    let query = query(filter);
+    // Each page begins anew, whatever page this one is.
+    let mut filter = filter.clone();
+    let is_first = filter.remove("after").is_none();
+    let query = query(&filter);
     let first = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
     html! {
         nav.pages aria-label="Pages" {
-            span { (number(shown as u64)) " shown of " (number(total)) }
-            @if filter.contains_key("after") { a href=(first) { "First page" } }
+            span {
+                (number(shown as u64)) " shown of " @if is_more { "more than " } (number(total))
+            }
+            @if !is_first { a href=(first) { "First page" } }
             @if let Some(next) = next {
                 a rel="next" href={ (path) "?" (query) @if !query.is_empty() { "&" } "after=" (encode(next)) } {
                     "Next page"

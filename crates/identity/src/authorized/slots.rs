@@ -136,6 +136,21 @@ impl Slots {
         self.held.iter().flatten().map(|held| &held.entry)
     }
 
+    /// How many places there are, the free ones among them.
+    pub(super) fn places(&self) -> usize {
+        self.held.len()
+    }
+
+    /// The entries at the places from `from` on, `most` places long, each with its place.
+    pub(super) fn between(
+        &self,
+        from: usize,
+        most: usize,
+    ) -> impl Iterator<Item = (usize, &Arc<Entry>)> {
+        let places = self.held.iter().enumerate().skip(from).take(most);
+        places.filter_map(|(place, held)| Some((place, &held.as_ref()?.entry)))
+    }
+
     pub(super) fn has_children(&self, parent: &SpiffeId) -> bool {
         let key = Key::Id(parent);
         self.find(By::Parent, key, hash_key(&self.hasher, key)).is_some()

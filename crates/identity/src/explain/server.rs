@@ -1,6 +1,6 @@
 //! The server's view: also what an agent is not sent.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use super::{Candidate, Lack, MAX_NEAR_MISSES, WorkloadExplanation, workload};
 use crate::{AuthorizedIndex, Entry, EntryId, SelectorSet, SpiffeId};
@@ -105,6 +105,19 @@ pub fn for_agent(
     found: &SelectorSet,
     now: i64,
 ) -> AgentExplanation {
+    let matching = index.entries().filter(|entry| entry.selectors.is_subset_of(found)).cloned();
+    for_agent_among(index, agent, found, matching.collect(), now)
+}
+
+/// As [`for_agent`], for whoever has found the entries that match already, since that takes a walk
+/// over all of them. Those that have gone meanwhile do not count.
+pub fn for_agent_among(
+    index: &AuthorizedIndex,
+    agent: &SpiffeId,
+    found: &SelectorSet,
+    matching: Vec<Arc<Entry>>,
+    now: i64,
+) -> AgentExplanation {
     let sent = index.authorized(agent);
     let sent_ids: HashSet<&EntryId> = sent.iter().map(|entry| &entry.id).collect();
     let is_expired = |entry: &Entry| entry.expires_at > 0 && entry.expires_at < now;
@@ -113,8 +126,9 @@ pub fn for_agent(
         .filter(|entry| is_expired(entry) && entry.selectors.is_subset_of(found))
         .map(|entry| Candidate::from(&**entry))
         .collect();
-    let mut others: Vec<&Entry> = index
-        .entries()
+    let mut others: Vec<&Entry> = matching
+        .iter()
+        .filter_map(|entry| index.entry(&entry.id))
         .filter(|entry| entry.selectors.is_subset_of(found) && !sent_ids.contains(&entry.id))
         .map(|entry| &**entry)
         .collect();

@@ -7,11 +7,14 @@ use signet_console::guard::{self, COOKIE};
 use signet_pki::random;
 
 use super::{Console, Form};
-use crate::usecase::{
-    Call,
-    authorization::{Action, Unauthorized},
-    error::{Error, ErrorKind},
-    principal::{Peer, Principal, Role},
+use crate::{
+    policy::Scope,
+    usecase::{
+        Call,
+        authorization::{Action, Unauthorized},
+        error::{Error, ErrorKind},
+        principal::{Peer, Principal, Role},
+    },
 };
 
 /// The service that audit events name.
@@ -78,20 +81,12 @@ impl Console {
     ) -> Result<T, Error> {
         let peer = caller.peer.clone();
         let allowed = self.0.authorizer.authorize(&peer, action).await;
-        // Its pages show what is in memory as a whole.
-        let allowed = allowed.and_then(|allowed| match allowed.scope {
-            None => Ok(allowed.role),
-            Some(_) => {
-                let why = "the console is for administrators whose rights no policy narrows";
-                Err(Error::new(ErrorKind::Denied, why).coded("policy_scope").into())
-            }
-        });
-        let (role, refused) = match allowed {
-            Ok(role) => (role, None),
-            Err(refused) => (Role::Anyone, Some(refused)),
+        let (role, scope, refused) = match allowed {
+            Ok(allowed) => (allowed.role, allowed.scope, None),
+            Err(refused) => (Role::Anyone, None, Some(refused)),
         };
         let refused = refused.or_else(|| self.0.auditor.must_accept(action).err().map(Into::into));
-        let principal = Principal { peer, role, action, scope: None };
+        let principal = Principal { peer, role, action, scope };
         let request_id: Arc<str> = random::uuid_v4().unwrap_or_default().into();
         let audit = self.0.auditor.call(SERVICE, method, &principal, request_id);
         if let Some(refused) = refused {
@@ -120,9 +115,27 @@ impl Console {
         result
     }
 
-    /// Whether the caller may do this, without doing it.
+    /// Whether the caller may do this to anything at all, without doing it.
     pub(super) async fn may(&self, caller: &Caller, action: Action) -> bool {
+        self.0.authorizer.authorize(&caller.peer, action).await.is_ok()
+    }
+
+    /// To what the caller's rights to this are narrowed; `None` when it has none. An inner `None`
+    /// stands for everything.
+    pub(super) async fn scope(
+        &self,
+        caller: &Caller,
+        action: Action,
+    ) -> Option<Option<Arc<Scope>>> {
         let allowed = self.0.authorizer.authorize(&caller.peer, action).await;
-        allowed.is_ok_and(|allowed| allowed.scope.is_none())
+        allowed.ok().map(|allowed| allowed.scope)
+    }
+
+    /// Whether the caller may do this to everything.
+    pub(super) async fn may_to_all(&self, caller: &Caller, action: Action) -> bool {
+        let scope = self.scope(caller, action).await;
+        scope.is_some_and(|scope| {
+            scope.is_none_or(|scope| action.verb().is_some_and(|verb| scope.allows_whole(verb)))
+        })
     }
 }

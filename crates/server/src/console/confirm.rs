@@ -13,7 +13,7 @@ use crate::usecase::error::Error;
 impl Console {
     pub(super) async fn confirm_delete(&self, caller: &Caller, id: &str) -> Result<Confirm, Error> {
         let entry = self.stored(caller, id).await?;
-        let (_, agents) = self.agents_of(&entry.parent_id, 0);
+        let (_, agents) = self.agents_of(caller, &entry.parent_id, 0).await;
         let id = encode(id);
         Ok(Confirm {
             question: "Delete this entry?".to_owned(),

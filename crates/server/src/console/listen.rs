@@ -75,7 +75,6 @@ impl ConsoleServer {
             tls.cert_resolver = files.identity();
             watch_files(tasks, "console", files, LOOK);
         }
-        console.spawn(tasks);
         tracing::info!(addr = %self.server.address(), "Serving the web console");
         let secure = Arc::new(Browsers(TlsAcceptor::from(Arc::new(tls))));
         self.server.secured(secure).spawn(tasks, console.router());

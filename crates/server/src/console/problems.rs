@@ -1,81 +1,55 @@
-//! What is wrong, the worst first.
-
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+//! What is wrong, the worst first; how things stand, and what expires next.
 
 use signet_authority::{AuthorityKind, KindView};
-use signet_base::Tasks;
-use signet_console::page::{Problem, Problems, Severity};
-use signet_identity::SpiffeId;
+use signet_console::page::{Expiring, Problem, Problems, Severity};
 use signet_store::NodeFilter;
 
-use super::{Console, caller::Caller, lookup};
-use crate::usecase::{authorization::Action, error::Error};
+use super::{Console, caller::Caller, look::Looked, read::encode};
+use crate::usecase::{authorization::Action, error::Error, search::EntrySearch};
 
-/// How often entries without an agent are looked for: that looks at every entry.
-const LOOK: Duration = Duration::from_secs(60);
-/// Above so many entries that is left out: the index is not to be held for long.
-const MOST_ENTRIES: usize = 300_000;
 /// A store that was not heard of for so long is a problem.
-const STALE: Duration = Duration::from_secs(15);
-
-/// Parents that nobody has, and how many entries wait for each: as of the last look.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Unserved(Arc<Mutex<HashMap<SpiffeId, u64>>>);
-
-/// Looks for entries that no agent can serve, again and again until the tasks end.
-pub(super) fn spawn(tasks: &Tasks, console: &Console) {
-    let token = tasks.token().clone();
-    let console = console.clone();
-    tasks.spawn("console", async move {
-        let mut ticks = tokio::time::interval(LOOK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        while token.run_until_cancelled(ticks.tick()).await.is_some() {
-            let cache = Arc::clone(&console.0.context.cache);
-            let looked = tokio::task::spawn_blocking(move || {
-                cache.with_index(|index| {
-                    let mut unserved: HashMap<SpiffeId, u64> = HashMap::new();
-                    if index.len() <= MOST_ENTRIES {
-                        for entry in index.entries() {
-                            if !lookup::is_known(index, &entry.parent_id) {
-                                *unserved.entry(entry.parent_id.clone()).or_default() += 1;
-                            }
-                        }
-                    }
-                    unserved
-                })
-            });
-            if let Ok(Some(unserved)) = looked.await {
-                *console.0.unserved.0.lock().unwrap_or_else(PoisonError::into_inner) = unserved;
-            }
-        }
-    });
-}
+const STALE: std::time::Duration = std::time::Duration::from_secs(15);
+/// How many agents and entries are named that expire next, of each.
+const EXPIRING: usize = 5;
+/// An hour, seconds.
+const HOUR: i64 = 3_600;
 
 impl Console {
+    /// Of what the caller may see: each part is left out to which it has no right.
     pub(super) async fn problems(&self, caller: &Caller) -> Result<Problems, Error> {
         let context = &self.0.context;
         let now = context.clock.unix();
-        let mut problems = Vec::new();
-        self.health(&mut problems).await;
-        let next_expiry = self.authority_problems(caller, now, &mut problems).await?;
-        let (agents, expired) = self.agent_problems(caller, now, &mut problems).await?;
-        self.federation_problems(caller, &mut problems).await?;
-        self.entry_problems(&mut problems);
-        problems.sort_by_key(|problem| problem.severity);
-        let foreign = context.cache.bundle_count().saturating_sub(1);
-        Ok(Problems {
-            problems,
-            entries: context.cache.entry_count() as u64,
-            agents,
-            live_agents: agents.saturating_sub(expired),
-            foreign_bundles: foreign as u64,
-            next_expiry,
-            uptime: context.started.elapsed().as_secs(),
-        })
+        let mut page = Problems::default();
+        let mut rights = 0;
+        if self.may(caller, Action::ReadAuthorities).await {
+            rights += 1;
+            self.authority_problems(caller, now, &mut page).await?;
+        }
+        if self.may_to_all(caller, Action::ReadAuthorities).await {
+            self.health(&mut page.problems).await;
+            page.uptime = Some(context.started.elapsed().as_secs());
+        }
+        if self.may(caller, Action::ReadAgents).await {
+            rights += 1;
+            self.agent_problems(caller, now, &mut page).await?;
+        }
+        if self.may(caller, Action::ReadFederation).await {
+            rights += 1;
+            self.federation_problems(caller, now, &mut page).await?;
+        }
+        // The last one says that nothing of it is theirs.
+        if self.may(caller, Action::ReadEntries).await || rights == 0 {
+            self.entry_problems(caller, now, &mut page).await?;
+        }
+        if let Some(scope) = self.scope(caller, Action::FollowEntries).await {
+            let mine = |event: &super::recent::Event| {
+                scope.as_deref().is_none_or(|scope| event.is_in(scope))
+            };
+            page.changes = Some(self.0.recent.changes_since(now.saturating_sub(HOUR), mine) as u64);
+        }
+        page.problems.sort_by_key(|problem| problem.severity);
+        page.expiring.sort_by_key(|expiring| expiring.at);
+        Ok(page)
     }
 
     async fn health(&self, problems: &mut Vec<Problem>) {
@@ -106,16 +80,14 @@ impl Console {
         }
     }
 
-    /// Gives what expires next.
     async fn authority_problems(
         &self,
         caller: &Caller,
         now: i64,
-        problems: &mut Vec<Problem>,
-    ) -> Result<Option<(String, i64)>, Error> {
+        page: &mut Problems,
+    ) -> Result<(), Error> {
         let authorities = &self.0.use_cases.authorities;
         let kinds = [(AuthorityKind::X509, "X.509"), (AuthorityKind::Jwt, "JWT")];
-        let mut next: Option<(String, i64)> = None;
         for (kind, name) in kinds {
             let view = self
                 .with(caller, Action::ReadAuthorities, "Authorities", async |call| {
@@ -126,7 +98,7 @@ impl Console {
             let life = active.expires_at.saturating_sub(active.issued_at);
             let left = active.expires_at.saturating_sub(now);
             if left < life / 6 && other.is_none_or(|other| other.issued_at < active.issued_at) {
-                problems.push(Problem {
+                page.problems.push(Problem {
                     severity: Severity::Error,
                     what: format!("The {name} authority expires and none follows it"),
                     effect: "When it has expired, nothing can be issued.".to_owned(),
@@ -135,13 +107,16 @@ impl Console {
                     link: "/authorities".to_owned(),
                 });
             }
-            if next.as_ref().is_none_or(|(_, at)| active.expires_at < *at) {
-                next = Some((format!("{name} authority"), active.expires_at));
-            }
+            page.expiring.push(Expiring {
+                what: format!("{name} authority"),
+                name: active.authority_id,
+                at: active.expires_at,
+                link: "/authorities".to_owned(),
+            });
         }
         let failed = self.0.context.authority.view().borrow().failed_rotations;
         if failed > 0 {
-            problems.push(Problem {
+            page.problems.push(Problem {
                 severity: Severity::Error,
                 what: format!("The last {failed} attempts at a rotation failed"),
                 effect: "The authority that signs gets older and is not replaced.".to_owned(),
@@ -149,30 +124,44 @@ impl Console {
                 link: "/authorities".to_owned(),
             });
         }
-        Ok(next)
+        Ok(())
     }
 
-    /// Gives how many agents there are, and how many of them have no valid SVID.
     async fn agent_problems(
         &self,
         caller: &Caller,
         now: i64,
-        problems: &mut Vec<Problem>,
-    ) -> Result<(u64, u64), Error> {
+        page: &mut Problems,
+    ) -> Result<(), Error> {
         let agents = &self.0.use_cases.agents;
         let ttl = i64::try_from(self.0.context.config.ttl.agent.as_secs()).unwrap_or(i64::MAX);
         let before = |time| NodeFilter { expires_before: Some(time), ..NodeFilter::default() };
-        let (all, expired, soon) = self
+        let cache = &self.0.context.cache;
+        let ((all, expired, soon), next) = self
             .with(caller, Action::ReadAgents, "Agents", async |call| {
-                Ok((
+                let counts = (
                     agents.count(call, &NodeFilter::default()).await?,
                     agents.count(call, &before(now)).await?,
                     agents.count(call, &before(now.saturating_add(ttl / 4))).await?,
-                ))
+                );
+                // Of the soonest of all, those that are the caller's.
+                let next = cache.next_agents(now, EXPIRING);
+                let mine = next.into_iter().filter(|(id, _)| {
+                    let selectors = cache.with_index(|index| index.node_selectors(id).cloned());
+                    agents.sees_agent(call, id, &selectors.flatten().unwrap_or_default())
+                });
+                Ok((counts, mine.collect::<Vec<_>>()))
             })
             .await?;
+        page.expiring.extend(next.into_iter().map(|(id, at)| Expiring {
+            what: "SVID of an agent, which renews it at half of its life".to_owned(),
+            link: format!("/agents/one?id={}", encode(&id.to_string())),
+            name: id.to_string(),
+            at,
+        }));
+        (page.agents, page.live_agents) = (Some(all), Some(all.saturating_sub(expired)));
         if expired > 0 {
-            problems.push(Problem {
+            page.problems.push(Problem {
                 severity: Severity::Warning,
                 what: format!("{expired} agents have no valid SVID any more"),
                 effect: "Their nodes are gone, or their workloads lose their identities."
@@ -183,7 +172,7 @@ impl Console {
         }
         let soon = soon.saturating_sub(expired);
         if soon > 0 {
-            problems.push(Problem {
+            page.problems.push(Problem {
                 severity: Severity::Warning,
                 what: format!("{soon} agents should have renewed their SVID by now"),
                 effect: "They cannot renew, or cannot reach a server.".to_owned(),
@@ -191,15 +180,33 @@ impl Console {
                 link: format!("/agents?expires_within={}s", ttl / 4),
             });
         }
-        Ok((all, expired))
+        Ok(())
     }
 
     async fn federation_problems(
         &self,
         caller: &Caller,
-        problems: &mut Vec<Problem>,
+        now: i64,
+        page: &mut Problems,
     ) -> Result<(), Error> {
         let federation = self.federation(caller).await?;
+        let here = |name: &str| {
+            let related = &federation.relationships;
+            related.iter().any(|it| it.trust_domain == name && it.authorities.is_some())
+        };
+        page.foreign_bundles =
+            Some(federation.relationships.iter().filter(|it| it.authorities.is_some()).count()
+                as u64);
+        for (name, at) in self.0.context.cache.foreign_expiries() {
+            if here(name.as_str()) && at > now {
+                page.expiring.push(Expiring {
+                    what: "last known authority of another trust domain".to_owned(),
+                    name: name.to_string(),
+                    at,
+                    link: "/federation".to_owned(),
+                });
+            }
+        }
         for related in federation.relationships {
             let name = &related.trust_domain;
             let (what, effect) = match (related.authorities, related.error.is_empty()) {
@@ -213,7 +220,7 @@ impl Console {
                     "When that domain changes its keys, connections to it fail.",
                 ),
             };
-            problems.push(Problem {
+            page.problems.push(Problem {
                 severity: Severity::Warning,
                 what,
                 effect: effect.to_owned(),
@@ -224,8 +231,34 @@ impl Console {
         Ok(())
     }
 
-    fn entry_problems(&self, problems: &mut Vec<Problem>) {
-        let unserved = self.0.unserved.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    async fn entry_problems(
+        &self,
+        caller: &Caller,
+        now: i64,
+        page: &mut Problems,
+    ) -> Result<(), Error> {
+        let entries = &self.0.use_cases.entries;
+        let (looked, total) = self
+            .with(caller, Action::ReadEntries, "Entries", async |call| {
+                let looked = self.looked(call).await?;
+                let total = match call.scope() {
+                    None => self.0.context.cache.entry_count() as u64,
+                    Some(_) => entries.search(call, EntrySearch::default(), None, 1).await?.total,
+                };
+                Ok((looked, total))
+            })
+            .await?;
+        page.entries = Some(total);
+        let Looked { unserved, expiring, .. } = looked;
+        page.expiring.extend(expiring.into_iter().filter(|(at, _)| *at > now).map(
+            |(at, entry)| Expiring {
+                what: "entry".to_owned(),
+                name: entry.spiffe_id.to_string(),
+                at,
+                link: format!("/entries/{}", encode(entry.id.as_str())),
+            },
+        ));
+        let problems = &mut page.problems;
         let mut unserved: Vec<_> = unserved.into_iter().collect();
         unserved.sort_by(|(a, x), (b, y)| y.cmp(x).then_with(|| a.to_string().cmp(&b.to_string())));
         let more = unserved.len().saturating_sub(5);
@@ -239,7 +272,7 @@ impl Console {
                 effect: "Their workloads get no identity.".to_owned(),
                 next: "No agent and no alias has the ID of their parent: attest it, or correct it."
                     .to_owned(),
-                link: format!("/entries?parent_id={}", super::read::encode(&parent.to_string())),
+                link: format!("/entries?parent_id={}", encode(&parent.to_string())),
             });
         }
         if more > 0 {
@@ -251,5 +284,6 @@ impl Console {
                 link: String::new(),
             });
         }
+        Ok(())
     }
 }

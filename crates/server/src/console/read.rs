@@ -1,6 +1,6 @@
 //! The pages.
 
-use std::{collections::HashSet, fmt::Display, str::FromStr, sync::Arc};
+use std::{collections::HashSet, fmt::Display, str::FromStr};
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use signet_authority::{AuthorityKind, AuthorityState, journal::Status};
@@ -13,12 +13,17 @@ use signet_console::{
     },
 };
 use signet_identity::{
-    AttestedNode, Entry, EntryId, MatchBehavior, Selector, SelectorSet, SpiffeId, explain,
+    AttestedNode, AuthorizedIndex, Entry, EntryId, MatchBehavior, Selector, SelectorSet, SpiffeId,
+    explain::AgentExplanation, tenant::Judge,
 };
-use signet_store::{EntryFilter, NodeFilter, PageRequest};
+use signet_store::{NodeFilter, PageRequest};
 
 use super::{Answer, Answered, Console, Query, caller::Caller, lookup};
-use crate::usecase::{authorization::Action, error::Error};
+use crate::usecase::{
+    authorization::Action,
+    error::{Error, ErrorKind},
+    search::EntrySearch,
+};
 
 /// How many rows a page has.
 const ROWS: u32 = 100;
@@ -86,7 +91,8 @@ impl Console {
             kinds.push(KindPage { kind: name.to_owned(), authorities });
         }
         let failed_rotations = self.0.context.authority.view().borrow().failed_rotations;
-        Ok(Authorities { kinds, failed_rotations })
+        let may_write = self.may(caller, Action::ManageAuthorities).await;
+        Ok(Authorities { kinds, failed_rotations, may_write })
     }
 
     /// Those of the trust bundle.
@@ -175,12 +181,18 @@ impl Console {
             .with(caller, Action::ReadAgents, "GetAgent", async |call| agents.get(call, &id).await)
             .await?;
         let cache = &self.0.context.cache;
-        let mut entries = self
-            .with(caller, Action::ReadEntries, "ListEntries", async |_| {
-                cache.fresh().await?;
-                Ok(cache.authorized(&id).await?)
-            })
-            .await?;
+        let mut entries = match self.may(caller, Action::ReadEntries).await {
+            false => Vec::new(),
+            true => {
+                self.with(caller, Action::ReadEntries, "ListEntries", async |call| {
+                    cache.fresh().await?;
+                    let mut entries = cache.authorized(&id).await?;
+                    entries.retain(|entry| call.sees(entry));
+                    Ok(entries)
+                })
+                .await?
+            }
+        };
         entries.sort_by(|a, b| a.spiffe_id.cmp(&b.spiffe_id).then_with(|| a.id.cmp(&b.id)));
         Ok(Agent {
             row: agent_row(&node),
@@ -188,31 +200,34 @@ impl Console {
             selectors: texts(&node.selectors),
             entry_count: entries.len() as u64,
             entries: entries.iter().take(FEW).map(|entry| entry_row(entry)).collect(),
+            may_ban: self.may(caller, Action::BanAgent).await,
+            may_evict: self.may(caller, Action::DeleteAgent).await,
         })
     }
 
     async fn entries(&self, caller: &Caller, query: &Query) -> Result<Entries, Error> {
         let id = |name| query.text(name).map(|text| parsed(name, text)).transpose();
-        let filter = EntryFilter {
+        let search = EntrySearch {
             spiffe_id: id("spiffe_id")?,
             parent_id: id("parent_id")?,
-            selectors: selectors(query, "selector")?,
+            selector: query.text("selector").map(|text| parsed("selector", text)).transpose()?,
             hint: query.text("hint").map(str::to_owned),
-            ..EntryFilter::default()
+            tenant: query.text("tenant").map(|text| parsed("tenant", text)).transpose()?,
         };
-        let page = page(query)?;
+        let after = query.text("after").map(|text| parsed("after", text)).transpose()?;
         let entries = &self.0.use_cases.entries;
-        let (total, listed) = self
+        let found = self
             .with(caller, Action::ReadEntries, "ListEntries", async |call| {
-                Ok((entries.count(call, &filter).await?, entries.list(call, &filter, page).await?))
+                entries.search(call, search, after, ROWS as usize).await
             })
             .await?;
         Ok(Entries {
-            filter: query.only(&["spiffe_id", "parent_id", "selector", "hint", "after"]),
-            total,
-            entries: listed.items.iter().map(entry_row).collect(),
-            next: listed.next.map(|next| next.to_string()),
-            may_write: self.may(caller, Action::UpdateEntries).await,
+            filter: query.only(&["spiffe_id", "parent_id", "selector", "hint", "tenant", "after"]),
+            total: found.total,
+            is_more: found.is_more,
+            entries: found.entries.iter().map(|entry| entry_row(entry)).collect(),
+            next: found.next.map(|next| next.to_string()),
+            may_write: self.may(caller, Action::CreateEntries).await,
         })
     }
 
@@ -225,7 +240,7 @@ impl Console {
 
     async fn entry(&self, caller: &Caller, id: &str) -> Result<EntryDetail, Error> {
         let entry = self.stored(caller, id).await?;
-        let (agents, agent_count) = self.agents_of(&entry.parent_id, FEW);
+        let (agents, agent_count) = self.agents_of(caller, &entry.parent_id, FEW).await;
         let yes = |value: bool| if value { "yes" } else { "no" }.to_owned();
         let ttl =
             |value: i32| if value == 0 { "the server's".to_owned() } else { format!("{value} s") };
@@ -238,24 +253,58 @@ impl Console {
             ("Admin", yes(entry.admin)),
             ("Downstream", yes(entry.downstream)),
             ("For an SVID store", yes(entry.store_svid)),
+            ("Tenant", entry.tenant.as_ref().map_or("none".to_owned(), ToString::to_string)),
             ("Revision", entry.revision_number.to_string()),
         ];
+        let may = async |action| {
+            let scope = self.scope(caller, action).await;
+            let verb = action.verb().unwrap_or_default();
+            scope.is_some_and(|scope| scope.is_none_or(|it| it.allows_entry(verb, &entry)))
+        };
+        let (may_write, may_delete) =
+            (may(Action::UpdateEntries).await, may(Action::DeleteEntries).await);
         Ok(EntryDetail {
             row: entry_row(&entry),
             facts: facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             created_at: entry.created_at,
             agents,
             agent_count,
-            may_write: self.may(caller, Action::UpdateEntries).await,
+            may_write,
+            may_delete,
         })
     }
 
-    /// The agents that hand out entries of a parent.
-    pub(super) fn agents_of(&self, parent: &SpiffeId, most: usize) -> (Vec<String>, u64) {
+    /// The agents that hand out entries of a parent, of those that the caller may see: the first
+    /// `most`, and how many in all.
+    pub(super) async fn agents_of(
+        &self,
+        caller: &Caller,
+        parent: &SpiffeId,
+        most: usize,
+    ) -> (Vec<String>, u64) {
         let cache = &self.0.context.cache;
-        let found = cache.with_index(|index| lookup::agents_under(index, parent, most));
-        let (agents, count) = found.unwrap_or_default();
-        (agents.iter().map(ToString::to_string).collect(), count)
+        let texts = |agents: &[SpiffeId]| agents.iter().map(ToString::to_string).collect();
+        let narrowed = match self.scope(caller, Action::ReadAgents).await {
+            None => return (Vec::new(), 0),
+            Some(scope) => scope.is_some(),
+        };
+        let looked = if narrowed { usize::MAX } else { most };
+        let found = cache.with_index(|index| lookup::agents_under(index, parent, looked));
+        let (mut agents, mut count) = found.unwrap_or_default();
+        if narrowed {
+            let visible = self.with(caller, Action::ReadAgents, "ListAgents", async |call| {
+                agents.retain(|id| {
+                    let selectors = cache.with_index(|index| index.node_selectors(id).cloned());
+                    let selectors = selectors.flatten().unwrap_or_default();
+                    self.0.use_cases.agents.sees_agent(call, id, &selectors)
+                });
+                Ok(agents)
+            });
+            agents = visible.await.unwrap_or_default();
+            count = agents.len() as u64;
+            agents.truncate(most);
+        }
+        (texts(&agents), count)
     }
 
     async fn edit_form(&self, caller: &Caller, id: &str) -> Result<EntryForm, Error> {
@@ -274,6 +323,7 @@ impl Console {
                 lines(entry.federates_with.iter().map(ToString::to_string).collect()),
             ),
             ("hint", entry.hint.clone()),
+            ("tenant", entry.tenant.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("admin", flag(entry.admin)),
             ("downstream", flag(entry.downstream)),
         ];
@@ -304,66 +354,85 @@ impl Console {
                 return Ok(page);
             }
         };
-        let cache = &self.0.context.cache;
-        self.with(caller, Action::ExplainEntries, "Explain", async |_| Ok(cache.fresh().await?))
-            .await?;
-        let now = self.0.context.clock.unix();
-        let looking = Arc::clone(cache);
-        // Every entry is looked at: off the threads that answer calls.
-        let explained = tokio::task::spawn_blocking(move || {
-            looking.with_index(|index| {
-                let found = explain::for_agent(index, &agent, &found, now);
-                let row = |id: &EntryId| index.entry(id).map(|entry| entry_row(entry));
-                let matching = found.authorized.matching.iter();
-                let matched: Vec<_> = matching.filter_map(|it| row(&it.entry_id)).collect();
-                let withheld = found.withheld.iter().filter_map(|it| {
-                    Some((row(&it.entry.entry_id)?, format!("matches, but {}", it.reason)))
-                });
-                let near = found.authorized.near_misses.iter().filter_map(|it| {
-                    let lacks: Vec<_> = it.lacks.iter().map(ToString::to_string).collect();
-                    Some((row(&it.entry.entry_id)?, lacks.join("; ")))
-                });
-                (matched, withheld.chain(near).collect::<Vec<_>>(), found.agent_known)
+        let explain = &self.0.use_cases.explain;
+        let whom = agent.clone();
+        let explained = self
+            .with(caller, Action::ExplainEntries, "Explain", async |call| {
+                explain
+                    .explain(call, &agent, &found, move |index, told, judge| {
+                        in_words(index, &whom, told, judge)
+                    })
+                    .await
             })
-        });
-        let (matched, missed, known) = explained
-            .await
-            .map_err(|_| Error::unavailable("the server is stopping"))?
-            .ok_or_else(|| Error::unavailable("the entries are still being read"))?;
-        if !known {
-            page.error = "No agent of this ID is attested.".to_owned();
+            .await;
+        match explained {
+            Ok((matched, missed, true)) => (page.matched, page.missed) = (matched, missed),
+            Ok((.., false)) => page.error = "No agent of this ID is attested.".to_owned(),
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                page.error = "No agent of this ID is attested.".to_owned();
+            }
+            Err(error) => return Err(error),
         }
-        (page.matched, page.missed) = (matched, missed);
         Ok(page)
     }
 
     async fn activity(&self, caller: &Caller, query: &Query) -> Result<Activity, Error> {
-        // Records tell of everything: only who may see everything sees them.
         self.with(caller, Action::FollowEntries, "Activity", async |_| Ok(())).await?;
+        let scope = self.scope(caller, Action::FollowEntries).await.flatten();
+        let name = caller.name();
         let wanted = query.get("text").trim().to_lowercase();
         let failed_only = query.get("outcome").trim() == "failed";
-        let records = self.0.recent.newest(RECORDS, |record| {
+        let kind = query.get("kind").trim().to_owned();
+        let since = match query.text("within") {
+            None => i64::MIN,
+            Some(text) => {
+                let within = parse_duration(text).map_err(|error| wrong("within", error))?;
+                let within = i64::try_from(within.as_secs()).unwrap_or(i64::MAX);
+                self.0.context.clock.unix().saturating_sub(within)
+            }
+        };
+        let (records, more) = self.0.recent.newest(RECORDS, |event| {
+            let record = &event.record;
             let has = |text: &str| text.to_lowercase().contains(&wanted);
-            (!failed_only || record.failed)
+            record.at >= since
+                // Who has less than everything sees what is about its part, and what it did itself.
+                && scope.as_deref().is_none_or(|it| event.is_in(it) || record.who == name)
+                && match kind.as_str() {
+                    "" | "changes" => event.is_change() || record.failed,
+                    "all" => true,
+                    kind => event.kind.name() == kind,
+                }
+                && (!failed_only || record.failed)
                 && (wanted.is_empty()
                     || has(&record.who)
                     || has(&record.what)
                     || has(&record.outcome)
                     || record.fields.iter().any(|(_, value)| has(value)))
         });
-        let note = match self.0.recent.since() {
-            Some(_) => {
-                "What this server did since it started, the newest first; the audit log has \
-                        all of it."
-                    .to_owned()
-            }
-            None => "Nothing yet.".to_owned(),
+        let now = self.0.context.clock.unix();
+        let since = self.0.recent.since();
+        let note = match since {
+            Some((at, true)) => format!(
+                "Changes on this server since {}: the latest only; the audit log has all of them.",
+                signet_console::ago(at, now)
+            ),
+            _ => "Changes on this server since it started; the audit log has those before."
+                .to_owned(),
         };
-        Ok(Activity { filter: query.only(&["text", "outcome"]), records, note })
+        let filter = query.only(&["text", "outcome", "kind", "within"]);
+        Ok(Activity { filter, records, more: more as u64, note })
     }
 
     async fn server(&self, caller: &Caller) -> Result<Server, Error> {
-        self.with(caller, Action::ReadAuthorities, "Server", async |_| Ok(())).await?;
+        self.with(caller, Action::ReadAuthorities, "Server", async |call| match call.scope() {
+            None => Ok(()),
+            Some(_) => Err(Error::new(
+                ErrorKind::Denied,
+                "what the server as a whole is like is for those who may see everything",
+            )
+            .coded("policy_scope")),
+        })
+        .await?;
         let context = &self.0.context;
         let config = &context.config;
         let cache = &context.cache;
@@ -425,6 +494,37 @@ impl Console {
             ],
         })
     }
+}
+
+/// What matches, what nearly does or is not given out, and whether the agent is there.
+fn in_words(
+    index: &AuthorizedIndex,
+    agent: &SpiffeId,
+    told: &AgentExplanation,
+    judge: Option<&Judge<'_>>,
+) -> (Vec<EntryRow>, Vec<(EntryRow, String)>, bool) {
+    let row = |id: &EntryId| index.entry(id).map(|entry| entry_row(entry));
+    let refused = |id: &EntryId| judge.and_then(|judge| judge.entry_for_agent(agent, id).err());
+    let (mut matched, mut missed) = (Vec::new(), Vec::new());
+    for it in &told.authorized.matching {
+        let Some(row) = row(&it.entry_id) else { continue };
+        match refused(&it.entry_id) {
+            None => matched.push(row),
+            Some(denial) => {
+                missed.push((row, format!("matches, but [{}] {denial}", denial.code())));
+            }
+        }
+    }
+    missed.extend(
+        told.withheld.iter().filter_map(|it| {
+            Some((row(&it.entry.entry_id)?, format!("matches, but {}", it.reason)))
+        }),
+    );
+    missed.extend(told.authorized.near_misses.iter().filter_map(|it| {
+        let lacks: Vec<_> = it.lacks.iter().map(ToString::to_string).collect();
+        Some((row(&it.entry.entry_id)?, lacks.join("; ")))
+    }));
+    (matched, missed, told.agent_known)
 }
 
 fn slot(state: &AuthorityState) -> Authority {

@@ -1,23 +1,67 @@
 //! The latest audit events, kept in memory for the page that shows them.
 
 use std::{
+    cmp::Reverse,
     collections::VecDeque,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use signet_audit::{AuditEvent, Outcome, Sink, Value};
+use signet_audit::{AuditEvent, Field, Kind, Outcome, Sink, Value};
 use signet_base::SharedClock;
 use signet_console::page::Record;
+use signet_identity::{SpiffeId, Tenant};
 
-/// How many events are kept.
-const MOST: usize = 2_000;
+use crate::policy::Scope;
+
+/// How many events that changed something are kept.
+const MOST_CHANGES: usize = 2_000;
+/// How many others are kept, which come with every request of every agent.
+const MOST_OTHERS: usize = 1_000;
 /// The longest value that is kept of a field, bytes: all of them together stay below some MB.
 const LONGEST: usize = 512;
 
 /// Keeps the latest audit events.
 pub struct Recent {
     clock: SharedClock,
-    kept: Mutex<VecDeque<Record>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    changes: VecDeque<Event>,
+    others: VecDeque<Event>,
+    /// Numbers events, so that the two can be told in order.
+    next: u64,
+}
+
+/// An event that is kept.
+#[derive(Clone, Debug)]
+pub(super) struct Event {
+    number: u64,
+    /// What is shown of it.
+    pub(super) record: Record,
+    /// What kind of event it is.
+    pub(super) kind: Kind,
+    tenant: Option<Tenant>,
+    /// What it is about, as far as that has a SPIFFE ID.
+    about: Vec<SpiffeId>,
+}
+
+impl Event {
+    /// Whether something is other than before, or was to be.
+    pub(super) fn is_change(&self) -> bool {
+        is_change(self.kind)
+    }
+
+    /// Whether it is about something that the scope holds, and about nothing else.
+    pub(super) fn is_in(&self, scope: &Scope) -> bool {
+        let holds = |id| scope.allows("entry.follow", self.tenant.as_ref(), id);
+        !self.about.is_empty() && self.about.iter().all(holds)
+    }
+}
+
+fn is_change(kind: Kind) -> bool {
+    !matches!(kind, Kind::Read | Kind::Issuance)
 }
 
 impl Recent {
@@ -26,17 +70,36 @@ impl Recent {
         Self { clock, kept: Mutex::default() }
     }
 
-    /// The newest events that `accept` takes, at most `limit`, the newest first.
-    pub(super) fn newest(&self, limit: usize, accept: impl Fn(&Record) -> bool) -> Vec<Record> {
-        self.kept().iter().rev().filter(|record| accept(record)).take(limit).cloned().collect()
+    /// The newest events that `accept` takes, at most `limit`, the newest first, and how many more
+    /// there are.
+    pub(super) fn newest(
+        &self,
+        limit: usize,
+        accept: impl Fn(&Event) -> bool,
+    ) -> (Vec<Record>, usize) {
+        let kept = self.kept();
+        let all = kept.changes.iter().chain(&kept.others);
+        let mut found: Vec<&Event> = all.filter(|event| accept(event)).collect();
+        found.sort_unstable_by_key(|event| Reverse(event.number));
+        let more = found.len().saturating_sub(limit);
+        (found.into_iter().take(limit).map(|event| event.record.clone()).collect(), more)
     }
 
-    /// When the oldest one was that is still there.
-    pub(super) fn since(&self) -> Option<i64> {
-        self.kept().front().map(|record| record.at)
+    /// How many changes that `accept` takes there were since `since`, Unix seconds.
+    pub(super) fn changes_since(&self, since: i64, accept: impl Fn(&Event) -> bool) -> usize {
+        let kept = self.kept();
+        let late = kept.changes.iter().rev().take_while(|event| event.record.at >= since);
+        late.filter(|event| !event.record.failed && accept(event)).count()
     }
 
-    fn kept(&self) -> MutexGuard<'_, VecDeque<Record>> {
+    /// Since when changes are kept, and whether there were more before; `None` before the first.
+    pub(super) fn since(&self) -> Option<(i64, bool)> {
+        let kept = self.kept();
+        let first = kept.changes.front()?;
+        Some((first.record.at, kept.changes.len() >= MOST_CHANGES))
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -78,17 +141,29 @@ impl Sink for Recent {
             fields.push(("request_id".to_owned(), event.request_id.to_string()));
         }
         let record = Record { at: self.clock.unix(), who, what, outcome, failed, fields };
+        let about = event.fields.iter().filter_map(|field| match field {
+            Field::SpiffeId(id) => Some(id.clone()),
+            _ => None,
+        });
+        let about = about.collect();
+        let tenant = event.tenant.as_deref().and_then(|tenant| tenant.parse().ok());
         let mut kept = self.kept();
-        if kept.len() >= MOST {
-            kept.pop_front();
+        let number = kept.next;
+        kept.next += 1;
+        let (ring, most) = match is_change(event.kind) {
+            true => (&mut kept.changes, MOST_CHANGES),
+            false => (&mut kept.others, MOST_OTHERS),
+        };
+        if ring.len() >= most {
+            ring.pop_front();
         }
-        kept.push_back(record);
+        ring.push_back(Event { number, record, kind: event.kind, tenant, about });
     }
 }
 
 impl std::fmt::Debug for Recent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Recent({} events)", self.kept().len())
+        write!(f, "Recent({} events)", self.kept().next)
     }
 }
 

@@ -16,12 +16,12 @@ use super::{
 };
 use crate::usecase::{
     authorization::Action,
-    entries::{Created, Edit},
+    entries::{Created, Edit, TenantEdit},
     error::Error,
 };
 
 /// The fields of an entry's form.
-const FIELDS: [&str; 10] = [
+const FIELDS: [&str; 11] = [
     "spiffe_id",
     "parent_id",
     "selectors",
@@ -30,6 +30,7 @@ const FIELDS: [&str; 10] = [
     "dns_names",
     "federates_with",
     "hint",
+    "tenant",
     "admin",
     "downstream",
 ];
@@ -55,7 +56,7 @@ impl Console {
             Err(error) => return Ok(again(form, None, &error)),
         };
         if form.get("confirmed") != "yes" {
-            let mut effects = self.gets(&draft);
+            let mut effects = self.gets(caller, &draft).await;
             effects.push("Agents have it within a second.".to_owned());
             let confirm = confirm(form, "Create this entry?", effects, "/entries/new", "/entries");
             return Ok(Answer::Page(Page::Confirm(confirm)));
@@ -90,13 +91,16 @@ impl Console {
             if effects.is_empty() {
                 return Ok(Answer::Redirect(place));
             }
-            effects.extend(self.gets(&draft));
+            effects.extend(self.gets(caller, &draft).await);
             let action = format!("{place}/edit");
             let confirm = confirm(form, "Change this entry?", effects, &action, &place);
             return Ok(Answer::Page(Page::Confirm(confirm)));
         }
         let entries = &self.0.use_cases.entries;
-        let edit = Edit { id: stored.id.clone(), change: draft.into(), tenant: None };
+        let tenant =
+            TenantEdit { tenant: draft.tenant.clone(), claim: draft.jwt_svid_tenant_claim };
+        let tenant = (draft.tenant != stored.tenant).then_some(tenant);
+        let edit = Edit { id: stored.id.clone(), change: draft.into(), tenant };
         let updated = self
             .with(caller, Action::UpdateEntries, "UpdateEntry", async |call| {
                 Ok(entries.update(call, vec![edit]).await)
@@ -191,8 +195,8 @@ impl Console {
     }
 
     /// Who gets what by an entry.
-    fn gets(&self, draft: &EntryDraft) -> Vec<String> {
-        let (_, agents) = self.agents_of(&draft.parent_id, 0);
+    async fn gets(&self, caller: &Caller, draft: &EntryDraft) -> Vec<String> {
+        let (_, agents) = self.agents_of(caller, &draft.parent_id, 0).await;
         let selectors: Vec<_> = draft.selectors.iter().map(ToString::to_string).collect();
         let who = format!(
             "Workloads with {} get {}, at {agents} agents.",
@@ -234,6 +238,7 @@ fn draft(form: &Form, stored: Option<&EntryDraft>) -> Result<EntryDraft, Error> 
         form.lines("federates_with").map(|line| parsed("federates_with", line)).collect();
     draft.federates_with = federates?;
     form.get("hint").trim().clone_into(&mut draft.hint);
+    draft.tenant = form.text("tenant").map(|text| parsed("tenant", text)).transpose()?;
     draft.admin = form.get("admin") == "on";
     draft.downstream = form.get("downstream") == "on";
     Ok(draft)
@@ -253,6 +258,7 @@ fn changes(old: &EntryDraft, new: &EntryDraft) -> Vec<String> {
             ("DNS names", draft.dns_names.join(", ")),
             ("Federates with", federates.join(", ")),
             ("Hint", draft.hint.clone()),
+            ("Tenant", draft.tenant.as_ref().map(ToString::to_string).unwrap_or_default()),
             ("Admin", draft.admin.to_string()),
             ("Downstream", draft.downstream.to_string()),
         ]

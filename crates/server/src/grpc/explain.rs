@@ -10,21 +10,19 @@ use signet_api::{
         explain_server,
     },
 };
-use signet_audit::Field;
 use signet_base::SharedClock;
 use signet_identity::{
     AuthorizedIndex, SelectorSet, SpiffeId, TrustDomain,
-    explain::{self, Candidate, NearMiss},
+    explain::{AgentExplanation, Candidate, NearMiss},
     tenant::Judge,
 };
 use tonic::{Request, Response, Status};
 
 use super::shared::serve;
 use crate::{
-    cache::{Cache, NotFresh},
+    cache::Cache,
     context::Context,
-    policy::Policy,
-    usecase::{authorization::Action, error::Error},
+    usecase::{error::Error, explain::Explain},
 };
 
 /// How many aliases are listed: those that apply first.
@@ -38,17 +36,17 @@ pub struct ExplainService {
     trust_domain: TrustDomain,
     cache: Arc<Cache>,
     clock: SharedClock,
-    policy: Policy,
+    explain: Explain,
 }
 
 impl ExplainService {
     /// The service of this server.
-    pub fn new(context: &Context) -> Self {
+    pub fn new(context: &Context, explain: Explain) -> Self {
         Self {
             trust_domain: context.trust_domain.clone(),
             cache: Arc::clone(&context.cache),
             clock: Arc::clone(&context.clock),
-            policy: context.policy.clone(),
+            explain,
         }
     }
 
@@ -74,44 +72,25 @@ impl explain_server::Explain for ExplainService {
         request: Request<pb::ExplainEntriesRequest>,
     ) -> Result<Response<pb::ExplainEntriesResponse>, Status> {
         serve(request, |call, request| async move {
-            call.may(Action::ExplainEntries)?;
             let agent = agent_id_from_pb(&self.trust_domain, request.agent_id.as_ref())
                 .map_err(|error| Error::invalid("invalid agent ID").because(error))?;
             let found = selectors_from_pb(&request.selectors)
                 .map_err(|error| Error::invalid("failed to parse selectors").because(error))?;
-            call.about(Field::SpiffeId(agent.clone()));
-            self.cache.current().await?;
-            let agent_state = self.agent_state(&agent);
-            let now = self.clock.unix();
-            let (cache, policy) = (Arc::clone(&self.cache), self.policy.clone());
-            if let Some(scope) = call.scope() {
-                let selectors = cache.with_index(|index| index.node_selectors(&agent).cloned());
-                let selectors = selectors.flatten().unwrap_or_default();
-                let tenants = policy.tenants_of(&cache, &agent, &selectors);
-                if !scope.allows_shared("entry.explain", &tenants, false) {
-                    return Err(Error::not_found("agent not found"));
+            let (whom, seer) = (agent.clone(), call.clone());
+            let told = self.explain.explain(&call, &agent, &found, move |index, told, judge| {
+                let mut response = explained(index, &whom, told);
+                if let Some(judge) = judge {
+                    judged(judge, &whom, &mut response);
                 }
-            }
-            // Every entry is looked at: off the threads that answer calls.
-            let explained = tokio::task::spawn_blocking(move || {
-                cache.with_tenants(|index, directory| {
-                    let mut response = explained(index, &agent, &found, now);
-                    policy.judge_with(index, directory, |judge| {
-                        judged(judge, &agent, &mut response);
-                    });
-                    let seen = |id: &str| {
-                        let entry = id.parse().ok().and_then(|id| index.entry(&id));
-                        entry.is_some_and(|entry| call.sees(entry))
-                    };
-                    response.aliases.retain(|alias| seen(&alias.entry_id));
-                    response.matches.retain(|one| seen(&one.entry_id));
-                    response.near_misses.retain(|one| seen(&one.entry_id));
-                    response
-                })
+                let seen = |id: &str| {
+                    let entry = id.parse().ok().and_then(|id| index.entry(&id));
+                    entry.is_some_and(|entry| seer.sees(entry))
+                };
+                response.aliases.retain(|alias| seen(&alias.entry_id));
+                response
             });
-            let response =
-                explained.await.map_err(|_| Error::unavailable("the server is stopping"))?;
-            let mut response = response.ok_or(NotFresh::Loading)?;
+            let mut response = told.await?;
+            let agent_state = self.agent_state(&agent);
             response.agent_state = agent_state.into();
             Ok(response)
         })
@@ -128,10 +107,8 @@ impl std::fmt::Debug for ExplainService {
 fn explained(
     index: &AuthorizedIndex,
     agent: &SpiffeId,
-    found: &SelectorSet,
-    now: i64,
+    explanation: &AgentExplanation,
 ) -> pb::ExplainEntriesResponse {
-    let explanation = explain::for_agent(index, agent, found, now);
     let node_selectors = &explanation.node_selectors;
     let mut matches = Vec::new();
     for candidate in &explanation.authorized.matching {

@@ -231,7 +231,6 @@ impl Action {
                 | Self::ManageBundles
                 | Self::ManageFederation
                 | Self::ManageLog
-                | Self::OpenConsole
                 | Self::RefreshFederation
         )
     }

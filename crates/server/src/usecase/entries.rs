@@ -115,6 +115,11 @@ impl Entries {
         &self.trust_domain
     }
 
+    /// The memory that answers.
+    pub(super) fn cache(&self) -> &Arc<Cache> {
+        &self.cache
+    }
+
     /// How many entries `filter` accepts.
     ///
     /// # Errors

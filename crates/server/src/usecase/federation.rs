@@ -85,15 +85,22 @@ impl Federation {
         listed.map_err(|error| Error::store("failed to list federation relationships", &error))?;
         let found = match only {
             None => self.federator.statuses(),
-            Some(only) => vec![self.federator.status(only).ok_or_else(|| {
-                Error::not_found(format!("no relationship with trust domain \"{only}\""))
-            })?],
+            Some(only) => {
+                let found = self.federator.status(only);
+                let found = found.filter(|_| call.sees_domain(&self.cache, only));
+                vec![found.ok_or_else(|| {
+                    Error::not_found(format!("no relationship with trust domain \"{only}\""))
+                })?]
+            }
         };
+        let sees =
+            |status: &Status| call.sees_domain(&self.cache, &status.relationship.trust_domain);
+        let found = found.into_iter().filter(sees);
         let with_bundle = |status: Status| {
             let bundle = self.cache.bundle(&status.relationship.trust_domain);
             (status, bundle)
         };
-        Ok(found.into_iter().map(with_bundle).collect())
+        Ok(found.map(with_bundle).collect())
     }
 
     /// The relationship with a trust domain; that of the configuration file, if both have one.
