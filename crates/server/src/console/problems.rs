@@ -5,7 +5,11 @@ use signet_console::page::{Expiring, Problem, Problems, Severity};
 use signet_store::NodeFilter;
 
 use super::{Console, caller::Caller, look::Looked, read::encode};
-use crate::usecase::{authorization::Action, error::Error, search::EntrySearch};
+use crate::usecase::{
+    authorization::Action,
+    error::{Error, ErrorKind},
+    search::EntrySearch,
+};
 
 /// A store that was not heard of for so long is a problem.
 const STALE: std::time::Duration = std::time::Duration::from_secs(15);
@@ -21,6 +25,7 @@ impl Console {
         let now = context.clock.unix();
         let mut page = Problems::default();
         let mut rights = 0;
+        self.current().await;
         if self.may(caller, Action::ReadAuthorities).await {
             rights += 1;
             self.authority_problems(caller, now, &mut page).await?;
@@ -31,15 +36,18 @@ impl Console {
         }
         if self.may(caller, Action::ReadAgents).await {
             rights += 1;
-            self.agent_problems(caller, now, &mut page).await?;
+            let told = self.agent_problems(caller, now, &mut page).await;
+            unless_away(told, "The agents", &mut page.problems)?;
         }
         if self.may(caller, Action::ReadFederation).await {
             rights += 1;
-            self.federation_problems(caller, now, &mut page).await?;
+            let told = self.federation_problems(caller, now, &mut page).await;
+            unless_away(told, "Federation relationships", &mut page.problems)?;
         }
         // The last one says that nothing of it is theirs.
         if self.may(caller, Action::ReadEntries).await || rights == 0 {
-            self.entry_problems(caller, now, &mut page).await?;
+            let told = self.entry_problems(caller, now, &mut page).await;
+            unless_away(told, "The entries", &mut page.problems)?;
         }
         if let Some(scope) = self.scope(caller, Action::FollowEntries).await {
             let mine = |event: &super::recent::Event| {
@@ -286,4 +294,24 @@ impl Console {
         }
         Ok(())
     }
+}
+
+/// A part that cannot be told because something is away is a problem of its own; the others are told.
+fn unless_away(
+    told: Result<(), Error>,
+    what: &str,
+    problems: &mut Vec<Problem>,
+) -> Result<(), Error> {
+    let error = match told {
+        Err(error) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::TimedOut) => error,
+        other => return other,
+    };
+    problems.push(Problem {
+        severity: Severity::Error,
+        what: format!("{what} cannot be read: {error}"),
+        effect: "This page does not show what is wrong with them.".to_owned(),
+        next: "Look at the database and the way to it.".to_owned(),
+        link: "/server".to_owned(),
+    });
+    Ok(())
 }

@@ -288,6 +288,7 @@ impl Console {
             None => return (Vec::new(), 0),
             Some(scope) => scope.is_some(),
         };
+        self.current().await;
         let looked = if narrowed { usize::MAX } else { most };
         let found = cache.with_index(|index| lookup::agents_under(index, parent, looked));
         let (mut agents, mut count) = found.unwrap_or_default();
