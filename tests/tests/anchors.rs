@@ -27,6 +27,7 @@ use signet_pki::{
     },
 };
 use signet_testkit::{AnchorCase, TRUST_DOMAIN, anchor_cases};
+use signet_time::UnixTime;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -53,7 +54,7 @@ fn telling_cases(path: &str) -> Vec<AnchorCase> {
         "the root allows no CA below it",
         "the root permits another trust domain",
     ];
-    let mut cases = anchor_cases(now(), path);
+    let mut cases = anchor_cases(UnixTime::from_seconds(now()), path);
     cases.retain(|case| wanted.contains(&case.name));
     assert_eq!(cases.len(), wanted.len());
     cases
@@ -77,7 +78,7 @@ fn the_table_of_anchors_says_what_go_says() {
     };
     let dir = TestDir::new();
     let now = now();
-    let cases = anchor_cases(now, "/spire/server");
+    let cases = anchor_cases(UnixTime::from_seconds(now), "/spire/server");
     let encode = |der: &Vec<u8>| STANDARD.encode(der);
     let list: Vec<Value> = cases
         .iter()

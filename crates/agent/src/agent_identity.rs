@@ -17,6 +17,7 @@ use signet_pki::{
     tls::{TlsError, TlsIdentity},
     x509::{CertError, Certificate, parse_chain},
 };
+use signet_time::UnixTime;
 
 use tokio::{task::JoinHandle, time::timeout};
 
@@ -101,34 +102,34 @@ impl AgentIdentity {
     }
 
     /// When the SVID expires, Unix seconds.
-    pub fn not_after(&self) -> i64 {
-        self.chain.first().map_or(0, Certificate::not_after)
+    pub fn not_after(&self) -> UnixTime {
+        self.chain.first().map_or(UnixTime::EPOCH, Certificate::not_after)
     }
 
     /// Whether the SVID has expired at `now`, or will within a second.
-    pub fn expired(&self, now: i64) -> bool {
+    pub fn expired(&self, now: UnixTime) -> bool {
         now + 1 >= self.not_after()
     }
 
     /// Whether the clock, at `now`, was set back to before the SVID's validity. Clocks of servers
     /// may be a little ahead.
-    pub fn is_not_yet_valid(&self, now: i64) -> bool {
+    pub fn is_not_yet_valid(&self, now: UnixTime) -> bool {
         self.chain.first().is_some_and(|leaf| rotation::is_not_yet_valid(now, leaf.not_before()))
     }
 
     /// When the SVID is to be renewed, Unix seconds.
-    pub fn due_at(&self, rule: RotationRule) -> i64 {
-        self.chain.first().map_or(0, |leaf| {
+    pub fn due_at(&self, rule: RotationRule) -> UnixTime {
+        self.chain.first().map_or(UnixTime::EPOCH, |leaf| {
             rule.x509_due_at(leaf.not_before(), leaf.not_after(), rotation::draw(leaf.der()))
         })
     }
 
     /// When three quarters of the SVID's life are over, Unix seconds: from then on its renewal
     /// waits for nothing.
-    pub fn late_at(&self) -> i64 {
-        self.chain.first().map_or(0, |leaf| {
-            let life = leaf.not_after().saturating_sub(leaf.not_before());
-            leaf.not_after().saturating_sub(life / 4)
+    pub fn late_at(&self) -> UnixTime {
+        self.chain.first().map_or(UnixTime::EPOCH, |leaf| {
+            let life = leaf.not_after() - leaf.not_before();
+            leaf.not_after() - life / 4
         })
     }
 

@@ -9,6 +9,7 @@ use signet_audit::{AuditEvent, Field, LogSink, Outcome, Sink};
 use signet_daemon::metrics::status_name;
 use signet_identity::{EntryId, SpiffeId};
 use signet_pki::x509::Certificate;
+use signet_time::UnixTime;
 use tonic::{Request, Status};
 
 use crate::{caller::Caller, jwt_cache::JwtSvid, svid::X509Svid, trace};
@@ -138,7 +139,7 @@ impl Issued {
     }
 }
 
-fn about(entry: &EntryId, id: &SpiffeId, expires_at: i64) -> Vec<Field> {
+fn about(entry: &EntryId, id: &SpiffeId, expires_at: UnixTime) -> Vec<Field> {
     vec![
         Field::EntryId(entry.to_string()),
         Field::SpiffeId(id.clone()),

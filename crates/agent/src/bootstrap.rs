@@ -14,11 +14,9 @@ use signet_base::chain;
 use signet_http::{HttpClient, HttpError, UNRESERVED, expect_success};
 use signet_identity::TrustDomain;
 use signet_pki::{files, jwks, x509};
+use signet_time::UnixTime;
 
-use crate::{
-    config::{Bootstrap, BundleFormat},
-    timestamp,
-};
+use crate::config::{Bootstrap, BundleFormat};
 
 /// The longest bundle read, bytes.
 const MAX_BUNDLE: u64 = 4 * 1024 * 1024;
@@ -59,7 +57,7 @@ pub struct BundleQuery {
     /// How often the source was asked, this time included.
     pub attempts: i64,
     /// Since when, Unix seconds.
-    pub since: i64,
+    pub since: UnixTime,
     /// The server's host.
     pub server_address: String,
     /// The server's port.
@@ -210,7 +208,7 @@ fn parse(
 }
 
 fn with_query(url: &str, query: &BundleQuery) -> String {
-    let since = timestamp::rfc3339(query.since).unwrap_or_default();
+    let since = query.since.rfc3339().unwrap_or_default();
     let mode = if query.rebootstrap { "rebootstrap" } else { "bootstrap" };
     let pairs = [
         ("spiffe-trust-domain", query.trust_domain.to_string()),
@@ -238,7 +236,7 @@ mod tests {
         BundleQuery {
             rebootstrap: false,
             attempts: 3,
-            since: 1_700_000_000,
+            since: UnixTime::from_seconds(1_700_000_000),
             server_address: "srv".into(),
             server_port: 8081,
             trust_domain: "td".parse().unwrap(),

@@ -16,6 +16,7 @@ use std::{
 
 use signet_base::Clock;
 use signet_identity::{Bundle, EntryId, SelectorSet, TrustDomain};
+use signet_time::UnixTime;
 use tokio::sync::{Notify, watch};
 
 use crate::{
@@ -79,7 +80,7 @@ pub struct Wanted {
     /// The entry.
     pub entry: Arc<AgentEntry>,
     /// When the present SVID expires, if there is one.
-    pub expires_at: Option<i64>,
+    pub expires_at: Option<UnixTime>,
 }
 
 /// What an update of the entries changed.
@@ -213,7 +214,7 @@ impl Cache {
     }
 
     /// When the next SVID becomes due, Unix seconds; none when nothing is kept.
-    pub fn next_due(&self, rule: RotationRule) -> Option<i64> {
+    pub fn next_due(&self, rule: RotationRule) -> Option<UnixTime> {
         self.lock().next_due(rule)
     }
 
@@ -233,7 +234,7 @@ impl Cache {
     }
 
     /// When the first of the SVIDs that are kept expires, Unix seconds.
-    pub fn next_expiry(&self) -> Option<i64> {
+    pub fn next_expiry(&self) -> Option<UnixTime> {
         self.lock().next_expiry()
     }
 

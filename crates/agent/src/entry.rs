@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use signet_identity::{EntryId, SelectorSet, SpiffeId, TrustDomain};
+use signet_time::UnixTime;
 
 /// An entry this agent is authorised for. Parent, TTLs and DNS names stay on the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct AgentEntry {
     /// A hint for workloads with several identities; empty for none.
     pub hint: Box<str>,
     /// When the entry was created, Unix seconds.
-    pub created_at: i64,
+    pub created_at: UnixTime,
     /// Grows by one with every change.
     pub revision_number: i64,
     /// Whether nothing is signed before a workload asks.
@@ -53,7 +54,7 @@ pub fn without_duplicate_hints<T>(items: Vec<T>, entry: impl Fn(&T) -> &AgentEnt
     if items.iter().all(|item| entry(item).hint.is_empty()) {
         return items;
     }
-    let mut keeper = std::collections::HashMap::<Box<str>, (i64, EntryId)>::new();
+    let mut keeper = std::collections::HashMap::<Box<str>, (UnixTime, EntryId)>::new();
     for item in &items {
         let hint = &entry(item).hint;
         if hint.is_empty() {
@@ -105,7 +106,7 @@ pub(crate) mod tests {
             downstream: false,
             store_svid: false,
             hint: "".into(),
-            created_at: 1,
+            created_at: UnixTime::from_seconds(1),
             revision_number: 0,
             disable_x509_svid_prefetch: false,
             jwt_svid_include_jti: false,
@@ -120,11 +121,22 @@ pub(crate) mod tests {
             ..entry(id, &["unix:uid:0"])
         };
         let kept = without_duplicate_hints(
-            vec![with("a", "x", 5), with("b", "x", 4), with("c", "", 1), with("d", "", 1)],
+            vec![
+                with("a", "x", UnixTime::from_seconds(5)),
+                with("b", "x", UnixTime::from_seconds(4)),
+                with("c", "", UnixTime::from_seconds(1)),
+                with("d", "", UnixTime::from_seconds(1)),
+            ],
             |e| e,
         );
         assert_eq!(kept.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["b", "c", "d"]);
-        let kept = without_duplicate_hints(vec![with("a", "x", 4), with("b", "x", 4)], |e| e);
+        let kept = without_duplicate_hints(
+            vec![
+                with("a", "x", UnixTime::from_seconds(4)),
+                with("b", "x", UnixTime::from_seconds(4)),
+            ],
+            |e| e,
+        );
         assert_eq!(kept.iter().map(|e| e.id.as_str()).collect::<Vec<_>>(), ["a"]);
     }
 }

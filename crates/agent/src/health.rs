@@ -12,7 +12,7 @@ use tokio::{net::UnixStream, sync::watch};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use crate::{sync::Status as AgentStatus, timestamp};
+use crate::sync::Status as AgentStatus;
 
 /// How long opening the agent's own socket may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -41,7 +41,7 @@ impl AgentHealth {
         let missing = match &status.identity {
             Some(identity) if !identity.expired(self.clock.unix()) => return None,
             Some(identity) => {
-                format!("the agent's SVID expired at {}", timestamp::show(identity.not_after()))
+                format!("the agent's SVID expired at {}", identity.not_after())
             }
             None => "the agent has no valid SVID".to_owned(),
         };

@@ -7,6 +7,7 @@ use std::{
 };
 
 use signet_identity::SpiffeId;
+use signet_time::UnixTime;
 
 /// The most bytes of tokens and audiences that are put away over a restart.
 pub const MAX_STORED_BYTES: usize = 8 * 1024 * 1024;
@@ -19,16 +20,16 @@ pub struct JwtSvid {
     /// Whose it is.
     pub spiffe_id: SpiffeId,
     /// When it was issued, Unix seconds.
-    pub issued_at: i64,
+    pub issued_at: UnixTime,
     /// When it expires, Unix seconds.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
     /// The key that signed it.
     pub key_id: Box<str>,
 }
 
 impl fmt::Debug for JwtSvid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "JwtSvid({}, expires_at: {}, ..)", self.spiffe_id, self.expires_at)
+        write!(f, "JwtSvid({}, expires_at: {}, ..)", self.spiffe_id, self.expires_at.seconds())
     }
 }
 
@@ -123,7 +124,7 @@ impl JwtCache {
 
     /// Tokens that are valid at `now`, to be put away: those used last first, of at most
     /// [`MAX_STORED_BYTES`] in all.
-    pub fn most_recent(&self, now: i64) -> Vec<(JwtKey, JwtSvid)> {
+    pub fn most_recent(&self, now: UnixTime) -> Vec<(JwtKey, JwtSvid)> {
         let inner = self.lock();
         let mut all: Vec<_> =
             inner.svids.iter().filter(|(_, (svid, _))| svid.expires_at > now).collect();
@@ -153,7 +154,7 @@ impl JwtCache {
     }
 
     /// Drops expired tokens.
-    pub fn prune(&self, now: i64) {
+    pub fn prune(&self, now: UnixTime) {
         self.lock().svids.retain(|_, (svid, _)| svid.expires_at > now);
     }
 
@@ -190,11 +191,11 @@ mod tests {
         JwtKey::new(&id(), &audience.iter().map(ToString::to_string).collect::<Vec<_>>())
     }
 
-    fn svid(key_id: &str, expires_at: i64) -> JwtSvid {
+    fn svid(key_id: &str, expires_at: UnixTime) -> JwtSvid {
         JwtSvid {
             token: "a.b.c".into(),
             spiffe_id: id(),
-            issued_at: 0,
+            issued_at: UnixTime::EPOCH,
             expires_at,
             key_id: key_id.into(),
         }
@@ -211,10 +212,10 @@ mod tests {
     #[test]
     fn the_one_used_longest_ago_leaves_first() {
         let cache = JwtCache::new(2);
-        cache.put(key(&["a"]), svid("k", 10));
-        cache.put(key(&["b"]), svid("k", 10));
+        cache.put(key(&["a"]), svid("k", UnixTime::from_seconds(10)));
+        cache.put(key(&["b"]), svid("k", UnixTime::from_seconds(10)));
         assert!(cache.get(&key(&["a"])).is_some());
-        cache.put(key(&["c"]), svid("k", 10));
+        cache.put(key(&["c"]), svid("k", UnixTime::from_seconds(10)));
         assert!(cache.get(&key(&["a"])).is_some() && cache.get(&key(&["b"])).is_none());
         assert_eq!(cache.len(), 2);
     }
@@ -224,9 +225,12 @@ mod tests {
         let cache = JwtCache::new(10);
         let other: SpiffeId = "spiffe://td/other".parse().unwrap();
         let others = JwtKey::new(&other, &["a".to_owned()]);
-        cache.put(others.clone(), JwtSvid { spiffe_id: other, ..svid("k", 10) });
+        cache.put(
+            others.clone(),
+            JwtSvid { spiffe_id: other, ..svid("k", UnixTime::from_seconds(10)) },
+        );
         for n in 0..100 {
-            cache.put(key(&[&n.to_string()]), svid("k", 10));
+            cache.put(key(&[&n.to_string()]), svid("k", UnixTime::from_seconds(10)));
         }
         assert_eq!(cache.len(), 10);
         assert!(cache.get(&others).is_some());
@@ -236,26 +240,33 @@ mod tests {
     #[test]
     fn what_is_put_away_is_valid_bounded_and_used_last() {
         let cache = JwtCache::new(9);
-        cache.put(key(&["expired"]), svid("k", 10));
-        cache.put(key(&["old"]), svid("k", 20));
-        cache.put(key(&["new"]), svid("k", 20));
-        let put_away = cache.most_recent(10);
+        cache.put(key(&["expired"]), svid("k", UnixTime::from_seconds(10)));
+        cache.put(key(&["old"]), svid("k", UnixTime::from_seconds(20)));
+        cache.put(key(&["new"]), svid("k", UnixTime::from_seconds(20)));
+        let put_away = cache.most_recent(UnixTime::from_seconds(10));
         let keys: Vec<_> = put_away.iter().map(|(key, _)| key.clone()).collect();
         assert_eq!(keys, [key(&["new"]), key(&["old"])]);
         assert_eq!(JwtKey::from_stored(keys[0].as_str().to_owned()), keys[0]);
 
-        let huge = JwtSvid { token: "x".repeat(MAX_STORED_BYTES / 2).into(), ..svid("k", 20) };
+        let huge = JwtSvid {
+            token: "x".repeat(MAX_STORED_BYTES / 2).into(),
+            ..svid("k", UnixTime::from_seconds(20))
+        };
         for audience in ["a", "b"] {
             cache.put(key(&[audience]), huge.clone());
         }
-        assert_eq!(cache.most_recent(10).len(), 1, "two halves and their keys are too much");
+        assert_eq!(
+            cache.most_recent(UnixTime::from_seconds(10)).len(),
+            1,
+            "two halves and their keys are too much"
+        );
     }
 
     #[test]
     fn tokens_of_unknown_keys_go() {
         let cache = JwtCache::new(9);
-        cache.put(key(&["a"]), svid("gone", 10));
-        cache.put(key(&["b"]), svid("here", 10));
+        cache.put(key(&["a"]), svid("gone", UnixTime::from_seconds(10)));
+        cache.put(key(&["b"]), svid("here", UnixTime::from_seconds(10)));
         assert_eq!(cache.keep_signed_by(&HashSet::from(["here".into(), "next".into()])), 1);
         assert!(cache.get(&key(&["b"])).is_some());
     }
@@ -263,12 +274,12 @@ mod tests {
     #[test]
     fn tainted_and_expired_tokens_go() {
         let cache = JwtCache::new(9);
-        cache.put(key(&["a"]), svid("bad", 10));
-        cache.put(key(&["b"]), svid("good", 10));
-        cache.put(key(&["c"]), svid("good", 20));
+        cache.put(key(&["a"]), svid("bad", UnixTime::from_seconds(10)));
+        cache.put(key(&["b"]), svid("good", UnixTime::from_seconds(10)));
+        cache.put(key(&["c"]), svid("good", UnixTime::from_seconds(20)));
         assert_eq!(cache.taint(&HashSet::from(["bad".into()])), 1);
-        cache.prune(10);
+        cache.prune(UnixTime::from_seconds(10));
         assert_eq!(cache.len(), 1);
-        assert!(!format!("{:?}", svid("k", 1)).contains("a.b.c"));
+        assert!(!format!("{:?}", svid("k", UnixTime::from_seconds(1))).contains("a.b.c"));
     }
 }

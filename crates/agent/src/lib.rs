@@ -29,7 +29,6 @@ pub mod state;
 pub mod svid;
 pub mod svid_store;
 pub mod sync;
-mod timestamp;
 pub mod trace;
 pub mod workload;
 pub mod x509pop_source;

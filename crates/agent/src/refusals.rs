@@ -6,6 +6,7 @@ use std::{
 };
 
 use signet_identity::{Selector, SelectorSet};
+use signet_time::UnixTime;
 
 /// How many refusals are remembered.
 const MAX_REFUSALS: usize = 64;
@@ -18,7 +19,7 @@ pub struct Refused {
     /// Its pid.
     pub pid: i32,
     /// When it was refused, Unix seconds.
-    pub at: i64,
+    pub at: UnixTime,
     /// What it was attested to be.
     pub selectors: SelectorSet,
 }
@@ -29,7 +30,7 @@ pub struct Refusals(Mutex<VecDeque<Refused>>);
 
 impl Refusals {
     /// Remembers that the process `pid` with `selectors` was refused at `now`, Unix seconds.
-    pub fn note(&self, pid: i32, selectors: &SelectorSet, now: i64) {
+    pub fn note(&self, pid: i32, selectors: &SelectorSet, now: UnixTime) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|refused| refused.pid != pid);
         if all.len() >= MAX_REFUSALS {
@@ -67,10 +68,10 @@ mod tests {
     #[test]
     fn the_last_refusal_of_a_process_is_remembered() {
         let refusals = Refusals::default();
-        refusals.note(7, &selectors(1), 10);
-        refusals.note(7, &selectors(2), 20);
+        refusals.note(7, &selectors(1), UnixTime::from_seconds(10));
+        refusals.note(7, &selectors(2), UnixTime::from_seconds(20));
         let last = refusals.of(7).unwrap();
-        assert_eq!((last.at, last.selectors.len()), (20, 2));
+        assert_eq!((last.at.seconds(), last.selectors.len()), (20, 2));
         assert!(refusals.of(8).is_none());
     }
 
@@ -79,7 +80,7 @@ mod tests {
         let refusals = Refusals::default();
         let pids = i32::try_from(MAX_REFUSALS).unwrap() + 5;
         for pid in 1..=pids {
-            refusals.note(pid, &selectors(MAX_SELECTORS + 5), 1);
+            refusals.note(pid, &selectors(MAX_SELECTORS + 5), UnixTime::from_seconds(1));
         }
         assert_eq!((1..=pids).filter(|pid| refusals.of(*pid).is_some()).count(), MAX_REFUSALS);
         let last = refusals.of(pids).unwrap();

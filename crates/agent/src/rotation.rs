@@ -1,5 +1,7 @@
 //! When an SVID is to be replaced (the rules of SPIRE's agent).
 
+use signet_time::UnixTime;
+
 /// The least validity that must remain beside an availability target, seconds.
 const MIN_GRACE: i64 = 12 * 3600;
 /// How far the clocks of agents and servers may differ, seconds.
@@ -24,13 +26,19 @@ impl RotationRule {
 
     /// Whether an X.509-SVID is due at `now`. `draw` is in `0.0..1.0` and fixed per SVID, so that
     /// the moment does not wander from check to check.
-    pub fn x509_due(&self, now: i64, not_before: i64, not_after: i64, draw: f64) -> bool {
+    pub fn x509_due(
+        &self,
+        now: UnixTime,
+        not_before: UnixTime,
+        not_after: UnixTime,
+        draw: f64,
+    ) -> bool {
         now >= self.x509_due_at(not_before, not_after, draw)
     }
 
-    /// When an X.509-SVID becomes due, Unix seconds.
-    pub fn x509_due_at(&self, not_before: i64, not_after: i64, draw: f64) -> i64 {
-        let lifetime = not_after.saturating_sub(not_before).max(0);
+    /// When an X.509-SVID becomes due.
+    pub fn x509_due_at(&self, not_before: UnixTime, not_after: UnixTime, draw: f64) -> UnixTime {
+        let lifetime = (not_after - not_before).max(0);
         if self.availability_target > 0 && !self.falls_back(lifetime) {
             let spread = (TARGET_SPREAD as f64 * draw) as i64;
             return not_after - self.availability_target - spread;
@@ -39,19 +47,25 @@ impl RotationRule {
     }
 
     /// Whether a JWT-SVID is due at `now`: past its jittered half-life or expired.
-    pub fn jwt_due(&self, now: i64, issued_at: i64, expires_at: i64, draw: f64) -> bool {
+    pub fn jwt_due(
+        &self,
+        now: UnixTime,
+        issued_at: UnixTime,
+        expires_at: UnixTime,
+        draw: f64,
+    ) -> bool {
         now >= expires_at || now >= half_life(issued_at, expires_at, draw)
     }
 }
 
 /// Whether what begins at `not_before` is valid only later than `now`, by more than clocks differ.
-pub fn is_not_yet_valid(now: i64, not_before: i64) -> bool {
-    not_before > now.saturating_add(MAX_SKEW)
+pub fn is_not_yet_valid(now: UnixTime, not_before: UnixTime) -> bool {
+    not_before > now + MAX_SKEW
 }
 
 /// The moment half the lifetime is left, moved by up to a tenth of that half either way.
-fn half_life(from: i64, to: i64, draw: f64) -> i64 {
-    let half = to.saturating_sub(from).max(0) as f64 / 2.0;
+fn half_life(from: UnixTime, to: UnixTime, draw: f64) -> UnixTime {
+    let half = (to - from).max(0) as f64 / 2.0;
     let remaining = half * (0.9 + 0.2 * draw.clamp(0.0, 1.0));
     to - remaining as i64
 }
@@ -76,22 +90,72 @@ mod tests {
     #[test]
     fn half_life_is_spread_by_a_tenth_either_way() {
         let rule = RotationRule::default();
-        assert_eq!(rule.x509_due_at(0, 2000, 0.0), 1100);
-        assert_eq!(rule.x509_due_at(0, 2000, 0.5), 1000);
-        assert_eq!(rule.x509_due_at(0, 2000, 1.0), 900);
-        assert!(!rule.x509_due(899, 0, 2000, 1.0) && rule.x509_due(900, 0, 2000, 1.0));
-        assert!(rule.x509_due(5000, 0, 2000, 0.0), "an expired SVID is due");
-        assert!(rule.jwt_due(1000, 0, 2000, 0.5) && !rule.jwt_due(999, 0, 2000, 0.5));
+        assert_eq!(
+            rule.x509_due_at(UnixTime::EPOCH, UnixTime::from_seconds(2000), 0.0),
+            UnixTime::from_seconds(1100)
+        );
+        assert_eq!(
+            rule.x509_due_at(UnixTime::EPOCH, UnixTime::from_seconds(2000), 0.5),
+            UnixTime::from_seconds(1000)
+        );
+        assert_eq!(
+            rule.x509_due_at(UnixTime::EPOCH, UnixTime::from_seconds(2000), 1.0),
+            UnixTime::from_seconds(900)
+        );
+        assert!(
+            !rule.x509_due(
+                UnixTime::from_seconds(899),
+                UnixTime::EPOCH,
+                UnixTime::from_seconds(2000),
+                1.0
+            ) && rule.x509_due(
+                UnixTime::from_seconds(900),
+                UnixTime::EPOCH,
+                UnixTime::from_seconds(2000),
+                1.0
+            )
+        );
+        assert!(
+            rule.x509_due(
+                UnixTime::from_seconds(5000),
+                UnixTime::EPOCH,
+                UnixTime::from_seconds(2000),
+                0.0
+            ),
+            "an expired SVID is due"
+        );
+        assert!(
+            rule.jwt_due(
+                UnixTime::from_seconds(1000),
+                UnixTime::EPOCH,
+                UnixTime::from_seconds(2000),
+                0.5
+            ) && !rule.jwt_due(
+                UnixTime::from_seconds(999),
+                UnixTime::EPOCH,
+                UnixTime::from_seconds(2000),
+                0.5
+            )
+        );
     }
 
     #[test]
     fn availability_target_rotates_early_when_the_lifetime_allows() {
         let day = 86_400;
         let rule = RotationRule { availability_target: day };
-        assert_eq!(rule.x509_due_at(0, 3 * day, 0.0), 2 * day);
-        assert_eq!(rule.x509_due_at(0, 3 * day, 1.0), 2 * day - 600);
+        assert_eq!(
+            rule.x509_due_at(UnixTime::EPOCH, UnixTime::from_seconds(3 * day), 0.0),
+            UnixTime::from_seconds(2 * day)
+        );
+        assert_eq!(
+            rule.x509_due_at(UnixTime::EPOCH, UnixTime::from_seconds(3 * day), 1.0),
+            UnixTime::from_seconds(2 * day - 600)
+        );
         assert!(rule.falls_back(day + 12 * 3600) && !rule.falls_back(day + 12 * 3600 + 1));
-        assert_eq!(rule.x509_due_at(0, 3600, 0.5), 1800);
+        assert_eq!(
+            rule.x509_due_at(UnixTime::EPOCH, UnixTime::from_seconds(3600), 0.5),
+            UnixTime::from_seconds(1800)
+        );
     }
 
     #[test]
@@ -106,10 +170,16 @@ mod tests {
     #[test]
     fn clocks_that_jump_do_not_overflow() {
         let rule = RotationRule::default();
-        assert!(rule.x509_due(i64::MAX, 0, 10, 0.5));
-        assert!(!rule.x509_due(i64::MIN, 0, 10, 0.5));
-        assert_eq!(rule.x509_due_at(10, 0, 0.5), 0);
-        assert!(is_not_yet_valid(0, 61) && !is_not_yet_valid(0, 60));
-        assert!(!is_not_yet_valid(i64::MAX, 0));
+        assert!(rule.x509_due(UnixTime::MAX, UnixTime::EPOCH, UnixTime::from_seconds(10), 0.5));
+        assert!(!rule.x509_due(UnixTime::MIN, UnixTime::EPOCH, UnixTime::from_seconds(10), 0.5));
+        assert_eq!(
+            rule.x509_due_at(UnixTime::from_seconds(10), UnixTime::EPOCH, 0.5),
+            UnixTime::EPOCH
+        );
+        assert!(
+            is_not_yet_valid(UnixTime::EPOCH, UnixTime::from_seconds(61))
+                && !is_not_yet_valid(UnixTime::EPOCH, UnixTime::from_seconds(60))
+        );
+        assert!(!is_not_yet_valid(UnixTime::MAX, UnixTime::EPOCH));
     }
 }

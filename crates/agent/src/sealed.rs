@@ -213,6 +213,7 @@ mod tests {
     use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _, sync::Arc};
 
     use signet_identity::{Bundle, EntryId, JwtAuthority, X509Authority};
+    use signet_time::UnixTime;
 
     use super::*;
     use crate::{
@@ -237,20 +238,20 @@ mod tests {
         bundle.jwt_authorities.push(JwtAuthority {
             public_key: vec![3].into(),
             key_id: "k".into(),
-            expires_at: 5,
+            expires_at: UnixTime::from_seconds(5),
             tainted: true,
         });
         let svid = X509Svid::new(
             entry.spiffe_id.clone(),
             vec![vec![1].into()],
             Zeroizing::new(b"private key".to_vec()),
-            (10, 20),
+            (UnixTime::from_seconds(10), UnixTime::from_seconds(20)),
         );
         let jwt = JwtSvid {
             token: "a bearer token".into(),
             spiffe_id: entry.spiffe_id.clone(),
-            issued_at: 10,
-            expires_at: 20,
+            issued_at: UnixTime::from_seconds(10),
+            expires_at: UnixTime::from_seconds(20),
             key_id: "k".into(),
         };
         let audience = ["x".to_owned(), "y".to_owned()];
@@ -275,7 +276,10 @@ mod tests {
         let id: EntryId = "a".parse().unwrap();
         assert_eq!(*back.svids[&id].key, b"private key");
         assert_eq!(back.jwt_svids, snapshot().jwt_svids);
-        assert_eq!((back.svids[&id].not_before, back.svids[&id].not_after), (10, 20));
+        assert_eq!(
+            (back.svids[&id].not_before.seconds(), back.svids[&id].not_after.seconds()),
+            (10, 20)
+        );
 
         for other in ["spiffe://td/spire/agent/y", "spiffe://td2/spire/agent/x"] {
             let other = SealedCache::new(dir.path(), &key, &other.parse().unwrap());

@@ -17,8 +17,7 @@ use signet_pki::{
     files::{self, FileError},
     pem,
 };
-
-use crate::timestamp;
+use signet_time::UnixTime;
 
 /// The file's name in the data directory.
 pub const FILE_NAME: &str = "agent-data.json";
@@ -84,7 +83,7 @@ struct Data {
     bundle: Vec<Vec<u8>>,
     reattestable: bool,
     bootstrap_use: i64,
-    bootstrap_start: Option<i64>,
+    bootstrap_start: Option<UnixTime>,
     connection_attempts: i64,
 }
 
@@ -139,7 +138,7 @@ impl AgentState {
     }
 
     /// When the agent began to be unable to trust its server, Unix seconds.
-    pub fn untrusted_since(&self) -> Option<i64> {
+    pub fn untrusted_since(&self) -> Option<UnixTime> {
         self.lock().bootstrap_start
     }
 
@@ -209,7 +208,7 @@ impl AgentState {
     ///
     /// # Errors
     /// [`StateError`] when it is not on disk yet.
-    pub fn note_untrusted(&self, now: i64) -> Result<(), StateError> {
+    pub fn note_untrusted(&self, now: UnixTime) -> Result<(), StateError> {
         self.change(|data| {
             data.bootstrap_start.get_or_insert(now);
         })
@@ -219,7 +218,7 @@ impl AgentState {
     ///
     /// # Errors
     /// [`StateError`] when it is not on disk yet.
-    pub fn note_bootstrap_attempt(&self, now: i64) -> Result<(), StateError> {
+    pub fn note_bootstrap_attempt(&self, now: UnixTime) -> Result<(), StateError> {
         self.change(|data| {
             data.bootstrap_start.get_or_insert(now);
             data.connection_attempts = data.connection_attempts.saturating_add(1);
@@ -242,7 +241,7 @@ impl AgentState {
     ///
     /// # Errors
     /// [`StateError`] when it is not on disk yet.
-    pub fn force_rebootstrap(&self, now: i64) -> Result<(), StateError> {
+    pub fn force_rebootstrap(&self, now: UnixTime) -> Result<(), StateError> {
         self.change(|data| {
             data.svid.clear();
             data.bundle.clear();
@@ -352,14 +351,14 @@ fn encode(data: &Data) -> Result<String, serde_json::Error> {
     serde_json::to_string(&json)
 }
 
-fn decode_time(text: &str) -> Option<i64> {
+fn decode_time(text: &str) -> Option<UnixTime> {
     let format = &time::format_description::well_known::Rfc3339;
-    let unix = time::OffsetDateTime::parse(text, format).ok()?.unix_timestamp();
-    (unix > 0).then_some(unix)
+    let time = UnixTime::from(time::OffsetDateTime::parse(text, format).ok()?);
+    (time > UnixTime::EPOCH).then_some(time)
 }
 
-fn encode_time(unix: i64) -> String {
-    timestamp::rfc3339(unix).unwrap_or_else(|| ZERO_TIME.to_owned())
+fn encode_time(unix: UnixTime) -> String {
+    unix.rfc3339().unwrap_or_else(|| ZERO_TIME.to_owned())
 }
 
 #[cfg(test)]
@@ -377,13 +376,13 @@ mod tests {
         assert_eq!((svid.chain, svid.reattestable), (vec![vec![1, 2], vec![3]], true));
         assert_eq!(again.bundle(), [vec![9]]);
         again.delete_svid().unwrap();
-        again.note_untrusted(1_700_000_000).unwrap();
-        again.note_untrusted(1_700_000_999).unwrap();
-        assert_eq!(again.untrusted_since(), Some(1_700_000_000));
+        again.note_untrusted(UnixTime::from_seconds(1_700_000_000)).unwrap();
+        again.note_untrusted(UnixTime::from_seconds(1_700_000_999)).unwrap();
+        assert_eq!(again.untrusted_since(), Some(UnixTime::from_seconds(1_700_000_000)));
         let again = AgentState::open(dir.path()).unwrap();
         assert!(again.svid().is_none() && again.was_bootstrapped());
-        assert_eq!(again.untrusted_since(), Some(1_700_000_000));
-        again.force_rebootstrap(1_700_000_001).unwrap();
+        assert_eq!(again.untrusted_since(), Some(UnixTime::from_seconds(1_700_000_000)));
+        again.force_rebootstrap(UnixTime::from_seconds(1_700_000_001)).unwrap();
         assert!(again.bundle().is_empty());
     }
 
@@ -425,7 +424,7 @@ mod tests {
         state.store_svid(&[vec![7; 70]], false).unwrap();
         let written = std::fs::read_to_string(dir.path().join(FILE_NAME)).unwrap();
         assert_eq!(written, spire, "byte for byte what SPIRE writes");
-        state.force_rebootstrap(1_700_000_000).unwrap();
+        state.force_rebootstrap(UnixTime::from_seconds(1_700_000_000)).unwrap();
         let written = std::fs::read_to_string(dir.path().join(FILE_NAME)).unwrap();
         assert!(written.starts_with("{\"svid\":null,\"bundle\":null,"), "{written}");
         assert!(written.contains("\"2023-11-14T22:13:20Z\""), "{written}");

@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc};
 
 use bytes::Bytes;
 use signet_identity::SpiffeId;
+use signet_time::UnixTime;
 use zeroize::Zeroizing;
 
 use crate::rotation::{self, RotationRule};
@@ -17,13 +18,13 @@ pub struct X509Svid {
     /// The private key, PKCS#8 DER; wiped on drop.
     pub key: Zeroizing<Vec<u8>>,
     /// Start of validity, Unix seconds.
-    pub not_before: i64,
+    pub not_before: UnixTime,
     /// End of validity, Unix seconds.
-    pub not_after: i64,
+    pub not_after: UnixTime,
     /// Where in the spread its rotation falls, `0.0..1.0`.
     pub draw: f64,
     /// When it came, Unix seconds; its start of validity where that is not known.
-    pub received_at: i64,
+    pub received_at: UnixTime,
 }
 
 impl X509Svid {
@@ -32,7 +33,7 @@ impl X509Svid {
         spiffe_id: SpiffeId,
         chain: Vec<Box<[u8]>>,
         key: Zeroizing<Vec<u8>>,
-        (not_before, not_after): (i64, i64),
+        (not_before, not_after): (UnixTime, UnixTime),
     ) -> Arc<Self> {
         Self::received(spiffe_id, chain, key, (not_before, not_after), not_before)
     }
@@ -42,8 +43,8 @@ impl X509Svid {
         spiffe_id: SpiffeId,
         chain: Vec<Box<[u8]>>,
         key: Zeroizing<Vec<u8>>,
-        (not_before, not_after): (i64, i64),
-        received_at: i64,
+        (not_before, not_after): (UnixTime, UnixTime),
+        received_at: UnixTime,
     ) -> Arc<Self> {
         let draw = rotation::draw(chain.first().map_or(&[][..], |leaf| leaf));
         Arc::new(Self { spiffe_id, chain, key, not_before, not_after, draw, received_at })
@@ -51,7 +52,7 @@ impl X509Svid {
 
     /// When it is to be replaced, Unix seconds. One that came when it was due already (its life is
     /// hardly longer than what issuers allow for skewed clocks) is given half of what was left.
-    pub fn due_at(&self, rule: RotationRule) -> i64 {
+    pub fn due_at(&self, rule: RotationRule) -> UnixTime {
         let due = rule.x509_due_at(self.not_before, self.not_after, self.draw);
         if due > self.received_at || self.received_at <= self.not_before {
             return due;
@@ -70,7 +71,7 @@ impl X509Svid {
     }
 
     /// Whether it has expired at `now`.
-    pub fn expired(&self, now: i64) -> bool {
+    pub fn expired(&self, now: UnixTime) -> bool {
         now >= self.not_after
     }
 }
@@ -85,7 +86,7 @@ impl AsRef<[u8]> for KeyOf {
 
 impl fmt::Debug for X509Svid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "X509Svid({}, not_after: {}, ..)", self.spiffe_id, self.not_after)
+        write!(f, "X509Svid({}, not_after: {}, ..)", self.spiffe_id, self.not_after.seconds())
     }
 }
 
@@ -99,12 +100,24 @@ mod tests {
         let svid = |received_at, not_after| {
             let id = "spiffe://td/w".parse().unwrap();
             let key = Zeroizing::new(Vec::new());
-            X509Svid::received(id, Vec::new(), key, (990, not_after), received_at)
+            X509Svid::received(
+                id,
+                Vec::new(),
+                key,
+                (UnixTime::from_seconds(990), not_after),
+                received_at,
+            )
         };
         // Ten seconds of cushion and four of life: half of it has passed before it came.
-        assert_eq!(svid(1000, 1004).due_at(rule), 1002);
-        assert_eq!(svid(1000, 1001).due_at(rule), 1001);
-        let usual = svid(1000, 4600).due_at(rule);
-        assert!((2600..=3000).contains(&usual), "{usual}");
+        assert_eq!(
+            svid(UnixTime::from_seconds(1000), UnixTime::from_seconds(1004)).due_at(rule),
+            UnixTime::from_seconds(1002)
+        );
+        assert_eq!(
+            svid(UnixTime::from_seconds(1000), UnixTime::from_seconds(1001)).due_at(rule),
+            UnixTime::from_seconds(1001)
+        );
+        let usual = svid(UnixTime::from_seconds(1000), UnixTime::from_seconds(4600)).due_at(rule);
+        assert!((2600..=3000).contains(&usual.seconds()), "{usual}");
     }
 }

@@ -22,7 +22,6 @@ use crate::{
     jwt::JwtService,
     jwt_cache::JwtCache,
     metrics::{AgentMetrics, Shown},
-    timestamp,
 };
 
 mod attest;
@@ -242,7 +241,7 @@ impl Manager {
             SET_BACK.clone_into(&mut reason);
         }
         if let Some(identity) = self.identity.as_ref().filter(|identity| identity.expired(now)) {
-            reason = format!("its SVID expired at {}", timestamp::show(identity.not_after()));
+            reason = format!("its SVID expired at {}", identity.not_after());
         }
         loop {
             let now = self.shared.clock.unix();

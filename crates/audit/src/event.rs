@@ -4,6 +4,7 @@ use std::{borrow::Cow, net::SocketAddr, sync::Arc};
 
 use signet_identity::{SelectorSet, SpiffeId, Tenant, TrustDomain};
 use signet_pki::digest;
+use signet_time::UnixTime;
 
 /// The message of most events: SPIRE's text.
 pub const API_ACCESSED: &str = "API accessed";
@@ -212,11 +213,11 @@ fields! {
         /// Whether an entry makes its workloads downstream servers.
         Downstream(bool) = downstream,
         /// When what was issued, or an entry, expires; Unix seconds, 0 for never.
-        ExpiresAt(i64) = expires_at,
+        ExpiresAt(UnixTime) = expires_at,
         /// How many JWT authorities were given.
         JwtAuthorities(u64) = jwt_authorities,
         /// When a published JWT authority expires; Unix seconds.
-        JwtAuthorityExpiresAt(i64) = jwt_authority_expires_at,
+        JwtAuthorityExpiresAt(UnixTime) = jwt_authority_expires_at,
         /// The ID of a published JWT authority.
         JwtAuthorityKeyId(String) = jwt_authority_key_id,
         /// The IDs of appended JWT authorities.
@@ -313,6 +314,7 @@ recorded! {
     bool: it => Value::Bool(*it),
     i32: it => Value::Int((*it).into()),
     i64: it => Value::Int(*it),
+    UnixTime: it => Value::Int(it.seconds()),
     u64: it => Value::Uint(*it),
     &'static str: it => Value::Text((*it).into()),
     String: it => Value::Text(it.as_str().into()),

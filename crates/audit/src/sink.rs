@@ -113,6 +113,7 @@ mod tests {
     use signet_base::SystemClock;
     use signet_daemon::logging::{LogFormat, LogSettings, with_writer};
     use signet_testkit::Captured;
+    use signet_time::UnixTime;
 
     use super::*;
     use crate::Caller;
@@ -169,7 +170,7 @@ mod tests {
         event.suppressed = 3;
         event.fields = vec![
             Field::Admin(false),
-            Field::ExpiresAt(-1),
+            Field::ExpiresAt(UnixTime::from_seconds(-1)),
             Field::SequenceNumber(u64::MAX),
             Field::SerialNumber("123456789012345678901234567890".into()),
             Field::Selectors(

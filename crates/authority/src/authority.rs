@@ -13,6 +13,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use signet_base::SharedClock;
 use signet_identity::JwtAuthority;
 use signet_pki::{CredentialComposer, KeyManager, UpstreamAuthority, key_manager::SigningFault};
+use signet_time::UnixTime;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
@@ -108,13 +109,13 @@ impl Authority {
 
     /// Until when a local intermediate signs X.509-SVIDs without the key manager, Unix seconds;
     /// `None` where there is none.
-    pub fn local_intermediate_expires_at(&self) -> Option<i64> {
+    pub fn local_intermediate_expires_at(&self) -> Option<UnixTime> {
         self.shared.intermediate_expires_at()
     }
 
     /// When the last of the credentials expires that were signed since the start, Unix seconds.
-    pub fn issued_until(&self) -> i64 {
-        self.shared.issued_until.load(Ordering::Relaxed)
+    pub fn issued_until(&self) -> UnixTime {
+        UnixTime::from_seconds(self.shared.issued_until.load(Ordering::Relaxed))
     }
 
     /// Whether an upstream authority signs the X.509 CA.

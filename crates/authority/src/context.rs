@@ -8,6 +8,7 @@ use signet_pki::{
     KeyType, ManagedKey, SignError, digest,
     ports::{PortError, UpstreamAuthority},
 };
+use signet_time::UnixTime;
 
 use crate::{
     AuthorityError, AuthorityPorts, LostKeys, TrustRoot, authority::Shared, journal::Journal,
@@ -52,7 +53,7 @@ impl Context {
         }
     }
 
-    pub(crate) fn now(&self) -> i64 {
+    pub(crate) fn now(&self) -> UnixTime {
         self.shared.clock.unix()
     }
 
@@ -92,7 +93,7 @@ impl Context {
         &mut self,
         mut journal: Journal,
     ) -> Result<(), AuthorityError> {
-        let forgotten = self.now().saturating_sub(timing::JOURNAL_PRUNE_AGE);
+        let forgotten = self.now() - timing::JOURNAL_PRUNE_AGE;
         journal.x509.retain(|record| record.not_after > forgotten);
         journal.jwt.retain(|record| record.not_after > forgotten);
         let data = journal.encode()?;
@@ -250,11 +251,6 @@ pub(crate) async fn composing<T>(
     composed.unwrap_or_else(|_| {
         Err(PortError::Failed { name, message: "it did not answer in time".to_owned() })
     })
-}
-
-/// Whole seconds, as far as they can be told.
-pub(crate) fn seconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// An error with its causes, for logs.

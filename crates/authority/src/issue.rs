@@ -12,10 +12,11 @@ use signet_pki::{
     ports::{X509CaAttributes, X509SvidAttributes},
     x509::{CaParams, Issued, Name, SvidParams},
 };
+use signet_time::UnixTime;
 
 use crate::{
     Authority, IssueError,
-    context::{composing, seconds},
+    context::composing,
     kind::{JwtKey, X509Ca},
     timing,
 };
@@ -31,7 +32,7 @@ pub struct X509Svid {
     /// The serial number, decimal.
     pub serial_number: String,
     /// When it expires, Unix seconds.
-    pub not_after: i64,
+    pub not_after: UnixTime,
 }
 
 /// A JWT-SVID. The token is a secret: it prints as `(..)`.
@@ -161,7 +162,7 @@ impl Authority {
             subject: attributes.subject,
             extensions: attributes.extensions,
             now,
-            not_after: now.saturating_add(seconds(ttl)),
+            not_after: now + ttl,
         };
         let issued = ca.ca.downstream_ca(public_key, &params)?.sign_with(&ca.key).await?;
         Ok(self.noted(with_chain(&ca, issued)))
@@ -192,12 +193,12 @@ impl Authority {
             spiffe_id: params.spiffe_id,
             audience,
             issued_at: now,
-            expires_at: now.saturating_add(seconds(ttl)).min(key.header.expires_at()),
+            expires_at: (now + ttl).min(key.header.expires_at()),
             issuer: self.shared.options.jwt_issuer.as_deref(),
             jti: params.include_jti,
         };
         // A composer may say less, and not more.
-        self.shared.issued_until.fetch_max(claims.expires_at, Ordering::Relaxed);
+        self.shared.issued_until.fetch_max(claims.expires_at.seconds(), Ordering::Relaxed);
         let composers = self.shared.composers();
         if composers.is_empty() && params.tenant.is_none() {
             return Ok(key.header.token(&claims)?.sign_with(&key.key).await?);
@@ -233,7 +234,7 @@ impl Authority {
         let ca = self.shared.issuer_under(self.x509_ca()?);
         let now = self.shared.clock.unix();
         let ttl = svid.ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(svid.default_ttl);
-        let not_after = now.saturating_add(seconds(ttl));
+        let not_after = now + ttl;
         let params = SvidParams {
             spiffe_id: svid.spiffe_id,
             public_key: svid.public_key,
@@ -249,7 +250,7 @@ impl Authority {
 
     /// Remembers how long the authorities of this server are needed.
     fn noted(&self, svid: X509Svid) -> X509Svid {
-        self.shared.issued_until.fetch_max(svid.not_after, Ordering::Relaxed);
+        self.shared.issued_until.fetch_max(svid.not_after.seconds(), Ordering::Relaxed);
         svid
     }
 
@@ -277,11 +278,11 @@ impl Authority {
     fn must_be_valid(
         &self,
         what: &'static str,
-        issued_at: i64,
-        not_after: i64,
+        issued_at: UnixTime,
+        not_after: UnixTime,
     ) -> Result<(), IssueError> {
         let now = self.shared.clock.unix();
-        if now < not_after && issued_at <= now.saturating_add(timing::BACKWARD_TOLERANCE) {
+        if now < not_after && issued_at <= now + timing::BACKWARD_TOLERANCE {
             return Ok(());
         }
         self.shared.wake.notify_one();

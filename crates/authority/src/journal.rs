@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use signet_time::UnixTime;
 
 use crate::kind::Record;
 
@@ -77,9 +78,9 @@ pub struct X509Record {
     /// How far it has come.
     pub status: Status,
     /// When it was made, Unix seconds.
-    pub issued_at: i64,
+    pub issued_at: UnixTime,
     /// When its certificate expires, Unix seconds.
-    pub not_after: i64,
+    pub not_after: UnixTime,
     /// Its subject key ID, lower-case hex.
     pub authority_id: String,
     /// The subject key ID of the upstream authority that signed it, lower-case hex; empty when
@@ -104,9 +105,9 @@ pub struct JwtRecord {
     /// How far it has come.
     pub status: Status,
     /// When it was made, Unix seconds.
-    pub issued_at: i64,
+    pub issued_at: UnixTime,
     /// When it expires, Unix seconds.
-    pub not_after: i64,
+    pub not_after: UnixTime,
     /// Its key ID (`kid`), also its authority ID.
     pub key_id: String,
     /// Its public key, PKIX SubjectPublicKeyInfo DER.
@@ -268,8 +269,8 @@ mod tests {
         X509Record {
             slot,
             status,
-            issued_at: 1,
-            not_after: 100,
+            issued_at: UnixTime::from_seconds(1),
+            not_after: UnixTime::from_seconds(100),
             authority_id: id.into(),
             upstream_authority_id: String::new(),
             certificate: vec![0x30, 0],
@@ -281,8 +282,8 @@ mod tests {
         JwtRecord {
             slot,
             status,
-            issued_at: 1,
-            not_after: 200,
+            issued_at: UnixTime::from_seconds(1),
+            not_after: UnixTime::from_seconds(200),
             key_id: id.into(),
             public_key: vec![9; 91],
         }

@@ -11,6 +11,7 @@ use std::{fmt, sync::Arc};
 
 use signet_identity::Bundle;
 use signet_pki::{KeyType, ManagedKey, PublicKey};
+use signet_time::UnixTime;
 
 pub(crate) use jwt::{Jwt, JwtKey};
 pub(crate) use x509::{X509, X509Ca, ca_attributes, check_ca};
@@ -112,8 +113,8 @@ pub(crate) trait Record: Clone + Send + Sync {
     fn slot(&self) -> SlotId;
     fn status(&self) -> Status;
     fn set_status(&mut self, status: Status);
-    fn issued_at(&self) -> i64;
-    fn not_after(&self) -> i64;
+    fn issued_at(&self) -> UnixTime;
+    fn not_after(&self) -> UnixTime;
     fn authority_id(&self) -> &str;
     /// Empty where there is no such thing.
     fn upstream_authority_id(&self) -> &str;
@@ -126,7 +127,7 @@ pub(crate) struct Published {
     pub handle: Handle,
     pub tainted: bool,
     /// When it expires, Unix seconds; 0 for never.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
 }
 
 /// By what the bundle knows an authority.

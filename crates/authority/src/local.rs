@@ -11,11 +11,12 @@ use signet_pki::{
     ManagedKey, PrivateKey,
     x509::{Ca, CaParams, Certificate},
 };
+use signet_time::UnixTime;
 
 use crate::{
     AuthorityError,
     authority::Shared,
-    context::{Chain, Context, seconds},
+    context::{Chain, Context},
     kind::{X509Ca, ca_attributes, check_ca},
     timing,
 };
@@ -29,16 +30,16 @@ pub(crate) struct LocalIntermediate {
 
 impl LocalIntermediate {
     /// What signs in place of `active`, if it may now.
-    fn stand_in(&self, active: &Arc<X509Ca>, now: i64) -> Option<Arc<X509Ca>> {
+    fn stand_in(&self, active: &Arc<X509Ca>, now: UnixTime) -> Option<Arc<X509Ca>> {
         let is_valid = now < self.ca.ca.certificate().not_after()
-            && self.ca.issued_at <= now.saturating_add(timing::BACKWARD_TOLERANCE);
+            && self.ca.issued_at <= now + timing::BACKWARD_TOLERANCE;
         (Arc::ptr_eq(&self.under, active) && is_valid).then(|| Arc::clone(&self.ca))
     }
 
     /// Whether it is time for the next one.
-    fn is_due(&self, active: &Arc<X509Ca>, now: i64) -> bool {
-        let life = self.ca.ca.certificate().not_after().saturating_sub(self.ca.issued_at);
-        let half = self.ca.issued_at.saturating_add(life / 2);
+    fn is_due(&self, active: &Arc<X509Ca>, now: UnixTime) -> bool {
+        let life = self.ca.ca.certificate().not_after() - self.ca.issued_at;
+        let half = self.ca.issued_at + life / 2;
         self.stand_in(active, now).is_none() || now >= half
     }
 }
@@ -59,7 +60,7 @@ impl Shared {
     }
 
     /// Until when X.509-SVIDs are signed in this process, Unix seconds.
-    pub(crate) fn intermediate_expires_at(&self) -> Option<i64> {
+    pub(crate) fn intermediate_expires_at(&self) -> Option<UnixTime> {
         let active = self.x509.load_full()?;
         let local = self.intermediate.load();
         let ca = local.as_ref()?.stand_in(&active, self.clock.unix())?;
@@ -98,7 +99,7 @@ impl Context {
             Ok(ca) => {
                 tracing::info!(
                     local_authority_id = id,
-                    expiration = ca.ca.certificate().not_after(),
+                    expiration = ca.ca.certificate().not_after().seconds(),
                     "Local intermediate made"
                 );
                 let local = LocalIntermediate { under: active, ca: Arc::new(ca) };
@@ -122,7 +123,7 @@ impl Context {
         &self,
         active: &Arc<X509Ca>,
         life: Duration,
-        now: i64,
+        now: UnixTime,
         bundle: &Bundle,
     ) -> Result<X509Ca, AuthorityError> {
         let options = &self.shared.options;
@@ -141,7 +142,7 @@ impl Context {
             subject: attributes.subject,
             extensions: attributes.extensions,
             now,
-            not_after: now.saturating_add(seconds(life)),
+            not_after: now + life,
         };
         let unsigned = active.ca.downstream_ca(key.public_key(), &params);
         let unsigned = unsigned.map_err(AuthorityError::Certificate)?;

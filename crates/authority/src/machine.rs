@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 use signet_identity::Bundle;
+use signet_time::UnixTime;
 use tokio::time::Instant;
 
 use crate::{
@@ -54,7 +55,7 @@ impl<K: Kind> Machine<K> {
         }
     }
 
-    fn due(&mut self, now: i64, published_for: i64, bundle: Option<&Bundle>) -> Due {
+    fn due(&mut self, now: UnixTime, published_for: i64, bundle: Option<&Bundle>) -> Due {
         let is_withdrawn = |authority: &LocalAuthority<K::Material>| {
             bundle.is_some_and(|bundle| K::is_withdrawn(bundle, authority))
         };
@@ -112,7 +113,7 @@ impl<K: Kind> Machine<K> {
             slot = slot.as_str(),
             local_authority_id = authority.authority_id,
             upstream_authority_id = authority.upstream_authority_id,
-            expiration = authority.not_after,
+            expiration = authority.not_after.seconds(),
             self_signed = !context.has_upstream(),
             "{} prepared",
             K::WORDS.log
@@ -137,7 +138,7 @@ impl<K: Kind> Machine<K> {
         tracing::info!(
             slot = self.slots.current.id.as_str(),
             local_authority_id = id,
-            expiration = expires_at,
+            expiration = expires_at.seconds(),
             "{} activated",
             K::WORDS.log
         );
@@ -242,7 +243,7 @@ impl<K: Kind> Machine<K> {
         tracing::error!(
             slot = lost.slot().as_str(),
             local_authority_id = lost.authority_id(),
-            expiration = lost.not_after(),
+            expiration = lost.not_after().seconds(),
             key_manager,
             consequence = match (has_prepared, locks_out) {
                 (true, _) => "the prepared authority takes its place",

@@ -8,6 +8,7 @@ use std::{collections::HashSet, fmt, sync::Arc};
 use signet_base::{CancellationToken, SharedClock};
 use signet_identity::JwtAuthority;
 use signet_pki::x509::Certificate;
+use signet_time::UnixTime;
 use tokio::{
     sync::mpsc,
     time::{Instant, MissedTickBehavior},
@@ -179,7 +180,7 @@ impl CaManager {
 
     async fn prune_expired(&mut self) -> Result<bool, AuthorityError> {
         let bundle = self.context.read_bundle().await?;
-        let limit = self.context.now().saturating_sub(timing::BUNDLE_PRUNE_AGE);
+        let limit = self.context.now() - timing::BUNDLE_PRUNE_AGE;
         let is_old_cert = |der: &[u8]| match Certificate::from_der(der) {
             Ok(certificate) => certificate.not_after() <= limit,
             Err(error) => {
@@ -187,7 +188,8 @@ impl CaManager {
                 false
             }
         };
-        let is_old_key = |key: &JwtAuthority| key.expires_at != 0 && key.expires_at <= limit;
+        let is_old_key =
+            |key: &JwtAuthority| key.expires_at != UnixTime::EPOCH && key.expires_at <= limit;
         let x509: Vec<_> = bundle
             .x509_authorities
             .iter()
@@ -237,18 +239,18 @@ impl fmt::Debug for CaManager {
 
 /// Compares the wall clock with timers, to notice jumps.
 struct Drift {
-    unix: i64,
+    unix: UnixTime,
     instant: Instant,
 }
 
 impl Drift {
-    fn new(unix: i64) -> Self {
+    fn new(unix: UnixTime) -> Self {
         Self { unix, instant: Instant::now() }
     }
 
-    fn jumped(&mut self, unix: i64) -> bool {
+    fn jumped(&mut self, unix: UnixTime) -> bool {
         let timer = i64::try_from(self.instant.elapsed().as_secs()).unwrap_or(i64::MAX);
-        let wall = unix.saturating_sub(self.unix);
+        let wall = unix - self.unix;
         *self = Self::new(unix);
         wall.saturating_sub(timer).abs() > JUMP
     }

@@ -131,13 +131,15 @@ pub trait AuthorityObserver: Send + Sync + fmt::Debug {
 
 #[cfg(test)]
 mod tests {
+    use signet_time::UnixTime;
+
     use super::*;
 
     fn jwt(kid: &str) -> JwtAuthority {
         JwtAuthority {
             public_key: Arc::from([1]),
             key_id: kid.into(),
-            expires_at: 5,
+            expires_at: UnixTime::from_seconds(5),
             tainted: false,
         }
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use signet_time::UnixTime;
+
 use crate::{
     journal::{SlotId, Status},
     kind::Record,
@@ -13,8 +15,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct LocalAuthority<T> {
     pub status: Status,
-    pub issued_at: i64,
-    pub not_after: i64,
+    pub issued_at: UnixTime,
+    pub not_after: UnixTime,
     pub authority_id: String,
     pub upstream_authority_id: String,
     /// What signs; an old authority has let go of it.
@@ -41,10 +43,10 @@ impl<T> LocalAuthority<T> {
 
     /// Whether it could sign at `now`: it has its key, has not expired, and was not made in what
     /// is now the future (the clock was set back).
-    fn is_usable(&self, now: i64) -> bool {
+    fn is_usable(&self, now: UnixTime) -> bool {
         self.material.is_some()
             && now < self.not_after
-            && self.issued_at <= now.saturating_add(timing::BACKWARD_TOLERANCE)
+            && self.issued_at <= now + timing::BACKWARD_TOLERANCE
     }
 }
 
@@ -106,7 +108,7 @@ impl<T> Slots<T> {
 
     /// `published_for` is how long others have to know an authority before it signs, seconds: it
     /// waits for that, but never so long that nothing signs.
-    pub(crate) fn due(&self, now: i64, published_for: i64) -> Due {
+    pub(crate) fn due(&self, now: UnixTime, published_for: i64) -> Due {
         let Some(current) = self.current.held.as_ref().filter(|held| held.is_usable(now)) else {
             return self.due_without_current(now);
         };
@@ -116,7 +118,7 @@ impl<T> Slots<T> {
         let prepared = self.prepared().filter(|prepared| prepared.is_usable(now));
         match prepared {
             Some(prepared) if activate => {
-                let is_known = now >= prepared.issued_at.saturating_add(published_for);
+                let is_known = now >= prepared.issued_at + published_for;
                 if is_known || must_activate { Due::Activate } else { Due::Nothing }
             }
             Some(_) => Due::Nothing,
@@ -127,11 +129,11 @@ impl<T> Slots<T> {
     }
 
     /// What is due when what is in the current slot must not sign.
-    pub(crate) fn due_without_current(&self, now: i64) -> Due {
+    pub(crate) fn due_without_current(&self, now: UnixTime) -> Due {
         if self.has_usable_prepared(now) { Due::Activate } else { Due::Replace }
     }
 
-    fn has_usable_prepared(&self, now: i64) -> bool {
+    fn has_usable_prepared(&self, now: UnixTime) -> bool {
         self.prepared().is_some_and(|prepared| prepared.is_usable(now))
     }
 
@@ -193,12 +195,12 @@ mod tests {
 
     const DAY: i64 = 86_400;
 
-    fn held(status: Status, issued_at: i64) -> LocalAuthority<()> {
+    fn held(status: Status, issued_at: UnixTime) -> LocalAuthority<()> {
         LocalAuthority {
             status,
             issued_at,
             not_after: issued_at + DAY,
-            authority_id: format!("{issued_at}"),
+            authority_id: issued_at.seconds().to_string(),
             upstream_authority_id: String::new(),
             material: (status != Status::Old).then(|| Arc::new(())),
         }
@@ -213,15 +215,15 @@ mod tests {
 
     #[test]
     fn follows_the_clock_through_a_normal_life() {
-        let mut slots = slots(Some(held(Status::Active, 0)), None);
-        assert_eq!(slots.due(0, 0), Due::Nothing);
-        assert_eq!(slots.due(DAY / 2 - 1, 0), Due::Nothing);
-        assert_eq!(slots.due(DAY / 2, 0), Due::Prepare);
-        slots.next.held = Some(held(Status::Prepared, DAY / 2));
-        assert_eq!(slots.due(DAY / 2, 0), Due::Nothing);
-        assert_eq!(slots.due(DAY * 5 / 6, 0), Due::Activate);
+        let mut slots = slots(Some(held(Status::Active, UnixTime::EPOCH)), None);
+        assert_eq!(slots.due(UnixTime::EPOCH, 0), Due::Nothing);
+        assert_eq!(slots.due(UnixTime::from_seconds(DAY / 2 - 1), 0), Due::Nothing);
+        assert_eq!(slots.due(UnixTime::from_seconds(DAY / 2), 0), Due::Prepare);
+        slots.next.held = Some(held(Status::Prepared, UnixTime::from_seconds(DAY / 2)));
+        assert_eq!(slots.due(UnixTime::from_seconds(DAY / 2), 0), Due::Nothing);
+        assert_eq!(slots.due(UnixTime::from_seconds(DAY * 5 / 6), 0), Due::Activate);
         slots.swap();
-        assert_eq!(slots.due(DAY * 5 / 6, 0), Due::Nothing);
+        assert_eq!(slots.due(UnixTime::from_seconds(DAY * 5 / 6), 0), Due::Nothing);
         assert_eq!((slots.current.id, slots.next.id), (SlotId::B, SlotId::A));
         let view = slots.view();
         assert_eq!(view.old().unwrap().authority_id, "0");
@@ -230,38 +232,57 @@ mod tests {
 
     #[test]
     fn a_jump_forward_past_everything_asks_for_a_replacement() {
-        let slots = slots(Some(held(Status::Active, 0)), Some(held(Status::Prepared, DAY / 2)));
-        assert_eq!(slots.due(DAY + 1, 0), Due::Activate, "the prepared one still lives");
-        assert_eq!(slots.due(10 * DAY, 0), Due::Replace);
+        let slots = slots(
+            Some(held(Status::Active, UnixTime::EPOCH)),
+            Some(held(Status::Prepared, UnixTime::from_seconds(DAY / 2))),
+        );
+        assert_eq!(
+            slots.due(UnixTime::from_seconds(DAY + 1), 0),
+            Due::Activate,
+            "the prepared one still lives"
+        );
+        assert_eq!(slots.due(UnixTime::from_seconds(10 * DAY), 0), Due::Replace);
     }
 
     #[test]
     fn a_jump_back_before_the_issue_asks_for_a_replacement() {
-        let slots = slots(Some(held(Status::Active, 10 * DAY)), Some(held(Status::Old, 9 * DAY)));
-        assert_eq!(slots.due(10 * DAY - timing::BACKWARD_TOLERANCE, 0), Due::Nothing);
-        assert_eq!(slots.due(10 * DAY - timing::BACKWARD_TOLERANCE - 1, 0), Due::Replace);
+        let slots = slots(
+            Some(held(Status::Active, UnixTime::from_seconds(10 * DAY))),
+            Some(held(Status::Old, UnixTime::from_seconds(9 * DAY))),
+        );
+        assert_eq!(
+            slots.due(UnixTime::from_seconds(10 * DAY - timing::BACKWARD_TOLERANCE), 0),
+            Due::Nothing
+        );
+        assert_eq!(
+            slots.due(UnixTime::from_seconds(10 * DAY - timing::BACKWARD_TOLERANCE - 1), 0),
+            Due::Replace
+        );
     }
 
     #[test]
     fn a_prepared_authority_waits_until_others_may_know_it_but_not_until_nothing_signs() {
         let late = DAY * 5 / 6 + 100;
-        let mut slots = slots(Some(held(Status::Active, 0)), Some(held(Status::Prepared, late)));
-        assert_eq!(slots.due(late, 900), Due::Nothing);
-        assert_eq!(slots.due(late + 899, 900), Due::Nothing);
-        assert_eq!(slots.due(late + 900, 900), Due::Activate);
-        let latest = timing::latest_at(0, DAY);
+        let mut slots = slots(
+            Some(held(Status::Active, UnixTime::EPOCH)),
+            Some(held(Status::Prepared, UnixTime::from_seconds(late))),
+        );
+        assert_eq!(slots.due(UnixTime::from_seconds(late), 900), Due::Nothing);
+        assert_eq!(slots.due(UnixTime::from_seconds(late + 899), 900), Due::Nothing);
+        assert_eq!(slots.due(UnixTime::from_seconds(late + 900), 900), Due::Activate);
+        let latest = timing::latest_at(UnixTime::EPOCH, UnixTime::from_seconds(DAY));
         assert_eq!(slots.due(latest - 1, DAY), Due::Nothing);
         assert_eq!(slots.due(latest, DAY), Due::Activate);
         // One that was to be prepared long ago is prepared first, as long as there is time.
         slots.next.held = None;
-        assert_eq!(slots.due(late, 900), Due::Prepare);
+        assert_eq!(slots.due(UnixTime::from_seconds(late), 900), Due::Prepare);
         assert_eq!(slots.due(latest, 900), Due::Replace);
     }
 
     #[test]
     fn an_old_authority_never_signs_again() {
-        let slots = slots(None, Some(held(Status::Old, 0)));
-        assert_eq!(slots.due(1, 0), Due::Replace);
+        let slots = slots(None, Some(held(Status::Old, UnixTime::EPOCH)));
+        assert_eq!(slots.due(UnixTime::from_seconds(1), 0), Due::Replace);
         assert!(slots.view().active.is_none());
     }
 }

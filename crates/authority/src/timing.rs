@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use signet_time::UnixTime;
+
 /// How often the rotation loop looks.
 pub const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 /// How often it is looked whether the upstream authority is to be asked for its bundle.
@@ -29,22 +31,22 @@ const ACTIVATE_DIVISOR: i64 = 6;
 const ACTIVATE_CAP: i64 = 7 * DAY;
 
 /// When the successor of an authority is to be prepared.
-pub fn prepare_at(issued_at: i64, not_after: i64) -> i64 {
-    let life = not_after.saturating_sub(issued_at);
-    not_after.saturating_sub((life / PREPARE_DIVISOR).min(PREPARE_CAP))
+pub fn prepare_at(issued_at: UnixTime, not_after: UnixTime) -> UnixTime {
+    let life = not_after - issued_at;
+    not_after - (life / PREPARE_DIVISOR).min(PREPARE_CAP)
 }
 
 /// When the successor of an authority is to take over.
-pub fn activate_at(issued_at: i64, not_after: i64) -> i64 {
-    let life = not_after.saturating_sub(issued_at);
-    not_after.saturating_sub((life / ACTIVATE_DIVISOR).min(ACTIVATE_CAP))
+pub fn activate_at(issued_at: UnixTime, not_after: UnixTime) -> UnixTime {
+    let life = not_after - issued_at;
+    not_after - (life / ACTIVATE_DIVISOR).min(ACTIVATE_CAP)
 }
 
 /// Until when at the latest a successor may wait for others to know it: half of the time between
 /// [`activate_at`] and the end, so that SVIDs still get a life.
-pub fn latest_at(issued_at: i64, not_after: i64) -> i64 {
-    let left = not_after.saturating_sub(activate_at(issued_at, not_after));
-    not_after.saturating_sub(left / 2)
+pub fn latest_at(issued_at: UnixTime, not_after: UnixTime) -> UnixTime {
+    let left = not_after - activate_at(issued_at, not_after);
+    not_after - left / 2
 }
 
 /// The longest SVID life that a scheduled rotation never cuts short, given the CA's life.
@@ -63,15 +65,27 @@ mod tests {
 
     #[test]
     fn a_day_long_authority_is_prepared_at_half_and_replaced_at_five_sixths() {
-        assert_eq!(prepare_at(0, DAY), 12 * HOUR);
-        assert_eq!(activate_at(0, DAY), 20 * HOUR);
+        assert_eq!(
+            prepare_at(UnixTime::EPOCH, UnixTime::from_seconds(DAY)),
+            UnixTime::from_seconds(12 * HOUR)
+        );
+        assert_eq!(
+            activate_at(UnixTime::EPOCH, UnixTime::from_seconds(DAY)),
+            UnixTime::from_seconds(20 * HOUR)
+        );
     }
 
     #[test]
     fn long_lives_are_capped_at_thirty_and_seven_days() {
         let year = 365 * DAY;
-        assert_eq!(prepare_at(0, year), year - 30 * DAY);
-        assert_eq!(activate_at(0, year), year - 7 * DAY);
+        assert_eq!(
+            prepare_at(UnixTime::EPOCH, UnixTime::from_seconds(year)),
+            UnixTime::from_seconds(year - 30 * DAY)
+        );
+        assert_eq!(
+            activate_at(UnixTime::EPOCH, UnixTime::from_seconds(year)),
+            UnixTime::from_seconds(year - 7 * DAY)
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the outside may know about the authorities: states, without keys.
 
+use signet_time::UnixTime;
+
 use crate::journal::{SlotId, Status};
 
 /// The state of one authority.
@@ -12,9 +14,9 @@ pub struct AuthorityState {
     /// The slot it is in; `None` for one that is only in the bundle still.
     pub slot: Option<SlotId>,
     /// When it was made, Unix seconds; 0 for one that is only in the bundle still.
-    pub issued_at: i64,
+    pub issued_at: UnixTime,
     /// When it expires, Unix seconds.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
     /// The subject key ID of the upstream authority that signed it, lower-case hex; empty without.
     pub upstream_authority_id: String,
 }

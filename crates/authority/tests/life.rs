@@ -21,6 +21,7 @@ use signet_pki::{
     ports::{PortError, X509SvidAttributes},
     x509::TrustBundle,
 };
+use signet_time::UnixTime;
 use support::Machine;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -32,7 +33,7 @@ async fn starts_with_one_active_authority_of_each_kind_that_is_in_the_bundle() {
     let (_manager, authority) = machine.start_ticked().await;
     let view = authority.view().borrow().clone();
     let x509 = view.x509.active.unwrap();
-    assert_eq!(x509.expires_at, machine.now() + DAY);
+    assert_eq!(x509.expires_at, UnixTime::from_seconds(machine.now() + DAY));
     assert!(view.x509.next.is_none() && view.jwt.next.is_none());
     assert_eq!(view.jwt.active.unwrap().authority_id.len(), 32);
     let bundle = machine.bundle();
@@ -59,8 +60,12 @@ async fn everything_ever_issued_verifies_until_it_expires_over_many_rotations() 
             })
             .await
             .unwrap();
-        assert_eq!(svid.not_after, machine.now() + 4 * 3600, "cut short in hour {hour}");
-        alive.push((svid.not_after, svid));
+        assert_eq!(
+            svid.not_after,
+            UnixTime::from_seconds(machine.now() + 4 * 3600),
+            "cut short in hour {hour}"
+        );
+        alive.push((svid.not_after.seconds(), svid));
         machine.pass(&mut manager, HOUR).await;
         if hour % 6 == 5 {
             manager.prune_bundle().await.unwrap();
@@ -68,7 +73,12 @@ async fn everything_ever_issued_verifies_until_it_expires_over_many_rotations() 
         let trust = TrustBundle::from_bundle(&machine.bundle()).unwrap();
         alive.retain(|(not_after, _)| *not_after > machine.now());
         for (_, svid) in &alive {
-            signet_pki::x509::verify_svid(&svid.chain, &trust, machine.now()).unwrap();
+            signet_pki::x509::verify_svid(
+                &svid.chain,
+                &trust,
+                UnixTime::from_seconds(machine.now()),
+            )
+            .unwrap();
         }
         let view = authority.view().borrow().clone();
         authorities.insert(view.x509.active.unwrap().authority_id);
@@ -149,7 +159,7 @@ async fn a_crash_at_any_write_of_start_prepare_and_activate_is_recovered() {
         machine.issues(&authority).await;
         let now = authority.view().borrow().x509.active.clone().unwrap();
         if let Some(last) = last_active
-            && last.expires_at > machine.now() + 5 * 3600
+            && last.expires_at > UnixTime::from_seconds(machine.now() + 5 * 3600)
         {
             // What signed before the crash goes on, unless its successor's time had come.
             let known = machine.bundle().x509_authorities.len();
@@ -249,9 +259,11 @@ async fn a_refused_signature_wakes_the_manager_rather_than_waiting_for_its_round
     let key = PrivateKey::generate(KeyType::EcP256).unwrap();
     authority.sign_server_x509(key.public_key()).await.unwrap_err();
     let now = machine.now();
-    view.wait_for(|view| view.x509.active.as_ref().is_some_and(|a| a.expires_at > now))
-        .await
-        .unwrap();
+    view.wait_for(|view| {
+        view.x509.active.as_ref().is_some_and(|a| a.expires_at > UnixTime::from_seconds(now))
+    })
+    .await
+    .unwrap();
     assert!(begun.elapsed() < Duration::from_secs(1));
     token.cancel();
     running.await.unwrap();
@@ -288,7 +300,7 @@ async fn svids_end_with_their_authority_and_foreign_ids_are_refused() {
     let leaf = signet_pki::x509::Certificate::from_der(&svid.chain[0]).unwrap();
     assert_eq!(leaf.subject().common_name, "a.example");
     assert_eq!(leaf.serial().to_string(), svid.serial_number);
-    assert_eq!(leaf.not_before(), machine.now() - 10);
+    assert_eq!(leaf.not_before(), UnixTime::from_seconds(machine.now() - 10));
     let foreign = "spiffe://other/w".parse().unwrap();
     params.spiffe_id = &foreign;
     let refused = authority.sign_workload_x509(params).await.unwrap_err();
@@ -366,7 +378,9 @@ async fn composers_have_the_last_word() {
         .await
         .unwrap();
     let keys = JwtBundle::from_bundle(&machine.bundle());
-    let valid = validate(&jwt.token, &audience, machine.now(), |_| Some(&keys)).unwrap();
+    let valid =
+        validate(&jwt.token, &audience, UnixTime::from_seconds(machine.now()), |_| Some(&keys))
+            .unwrap();
     assert_eq!(valid.claims["composed"], true);
-    assert_eq!(jwt.expires_at, machine.now() + 300);
+    assert_eq!(jwt.expires_at, UnixTime::from_seconds(machine.now() + 300));
 }

@@ -21,6 +21,7 @@ use signet_pki::{
     },
     x509::{Certificate, TrustBundle, verify_svid},
 };
+use signet_time::UnixTime;
 use support::Machine;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -45,7 +46,7 @@ async fn chain(machine: &Machine, authority: &Authority) -> Vec<Certificate> {
     };
     let svid = authority.sign_workload_x509(params).await.unwrap();
     let trust = TrustBundle::from_bundle(&machine.bundle()).unwrap();
-    verify_svid(&svid.chain, &trust, machine.now()).unwrap();
+    verify_svid(&svid.chain, &trust, UnixTime::from_seconds(machine.now())).unwrap();
     svid.chain.iter().map(|der| Certificate::from_der(der).unwrap()).collect()
 }
 
@@ -56,7 +57,10 @@ async fn svids_need_no_key_manager_for_as_long_as_it_lives() {
         let (mut manager, authority) = machine.start_ticked().await;
         let first = chain(&machine, &authority).await;
         assert_eq!(first.len(), if upstream { 3 } else { 2 }, "the chain grows by one");
-        assert!(first[1].is_ca() && first[1].not_after() <= machine.now() + 3600);
+        assert!(
+            first[1].is_ca()
+                && first[1].not_after() <= UnixTime::from_seconds(machine.now() + 3600)
+        );
         assert!(first[0].not_after() <= first[1].not_after());
 
         keys.behave(Behaviour::Fails);

@@ -21,6 +21,7 @@ use signet_authority::{
 use signet_base::CancellationToken;
 use signet_pki::MemoryKeyManager;
 use signet_testkit::Captured;
+use signet_time::UnixTime;
 use support::Machine;
 
 const HOUR: std::time::Duration = std::time::Duration::from_secs(3600);
@@ -309,7 +310,7 @@ async fn any_authority_of_the_bundle_that_does_not_sign_can_be_tainted_and_revok
             assert!(not_tainted.contains("not possible to revoke an untainted"), "{not_tainted}");
             let state = authority.taint(kind, id).await.unwrap();
             assert_eq!((&state.authority_id, state.status), (id, Status::Old));
-            assert!(state.expires_at > machine.now());
+            assert!(state.expires_at > UnixTime::from_seconds(machine.now()));
             assert!(refused(authority.taint(kind, id).await).1.contains("already tainted"));
         }
         for id in [&ids[3], &prepared] {

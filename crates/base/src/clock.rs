@@ -9,6 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use signet_time::UnixTime;
 use tokio::time::Instant;
 
 /// The longest single sleep of [`sleep_until`]; a jump of the wall clock is noticed within it.
@@ -25,9 +26,9 @@ pub trait Clock: Send + Sync + fmt::Debug {
     /// The current wall-clock time.
     fn now(&self) -> SystemTime;
 
-    /// The current wall-clock time in whole Unix seconds, rounded down; negative before 1970.
-    fn unix(&self) -> i64 {
-        unix_seconds(self.now())
+    /// The current wall-clock time in whole seconds, rounded down.
+    fn unix(&self) -> UnixTime {
+        self.now().into()
     }
 }
 
@@ -61,12 +62,12 @@ pub struct TestClock {
 impl TestClock {
     /// A clock that reads 2026-01-01T00:00:00Z now.
     pub fn new() -> Self {
-        Self::at_unix(1_767_225_600)
+        Self::at_unix(UnixTime::from_seconds(1_767_225_600))
     }
 
-    /// A clock that reads `unix` (seconds) now.
-    pub fn at_unix(unix: i64) -> Self {
-        let base = shift(UNIX_EPOCH, unix.saturating_mul(1000));
+    /// A clock that reads `unix` now.
+    pub fn at_unix(unix: UnixTime) -> Self {
+        let base = shift(UNIX_EPOCH, unix.seconds().saturating_mul(1000));
         Self { base, start: Instant::now(), jump_ms: Arc::new(AtomicI64::new(0)) }
     }
 
@@ -97,7 +98,7 @@ impl Clock for TestClock {
 
 impl fmt::Debug for TestClock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TestClock({})", self.unix())
+        write!(f, "TestClock({})", self.unix().seconds())
     }
 }
 
@@ -110,17 +111,6 @@ pub async fn sleep_until(clock: &dyn Clock, deadline: SystemTime) {
         match deadline.duration_since(clock.now()) {
             Ok(left) if !left.is_zero() => tokio::time::sleep(left.min(SLEEP_SLICE)).await,
             _ => return,
-        }
-    }
-}
-
-fn unix_seconds(time: SystemTime) -> i64 {
-    match time.duration_since(UNIX_EPOCH) {
-        Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
-        Err(before) => {
-            let before = before.duration();
-            let whole = i64::try_from(before.as_secs()).unwrap_or(i64::MAX);
-            -whole - i64::from(before.subsec_nanos() > 0)
         }
     }
 }
@@ -141,22 +131,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn test_clock_moves_with_paused_time_and_jumps_alone() {
-        let clock = TestClock::at_unix(1_000);
-        assert_eq!(clock.unix(), 1_000);
+        let clock = TestClock::at_unix(UnixTime::from_seconds(1_000));
+        assert_eq!(clock.unix().seconds(), 1_000);
         tokio::time::advance(Duration::from_secs(5)).await;
-        assert_eq!(clock.unix(), 1_005);
+        assert_eq!(clock.unix().seconds(), 1_005);
         let other = clock.clone();
         other.jump_back(Duration::from_secs(2_000));
-        assert_eq!(clock.unix(), -995);
+        assert_eq!(clock.unix().seconds(), -995);
         clock.jump_forward(Duration::from_millis(500));
-        assert_eq!(clock.unix(), -995, "half a second is rounded down");
-    }
-
-    #[test]
-    fn seconds_are_rounded_down_on_both_sides_of_1970() {
-        assert_eq!(unix_seconds(UNIX_EPOCH + Duration::from_millis(1_999)), 1);
-        assert_eq!(unix_seconds(UNIX_EPOCH - Duration::from_millis(1)), -1);
-        assert_eq!(unix_seconds(UNIX_EPOCH - Duration::from_secs(1)), -1);
+        assert_eq!(clock.unix().seconds(), -995, "half a second is rounded down");
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ use std::{
 
 use serde::Serialize;
 use signet_identity::SpiffeId;
+use signet_time::UnixTime;
 
 use self::state::State;
 use crate::{
@@ -46,9 +47,9 @@ pub struct Token {
     /// Its policies.
     pub policies: BTreeSet<String>,
     /// When it was made, Unix seconds.
-    pub issued: i64,
+    pub issued: UnixTime,
     /// Until when it is valid, Unix seconds.
-    pub expires: i64,
+    pub expires: UnixTime,
     /// Why it is to be taken back, if it is.
     pub ending: Option<String>,
 }
@@ -61,9 +62,9 @@ pub struct Lease {
     /// Which credential.
     pub credential: String,
     /// When, Unix seconds.
-    pub issued_at: i64,
+    pub issued_at: UnixTime,
     /// Until when, Unix seconds.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
     /// The ID of the request that it was handed out for.
     pub correlation_id: String,
     /// OpenBao's name of it.
@@ -99,7 +100,7 @@ impl Book {
     ///
     /// # Errors
     /// [`JournalError`].
-    pub fn open(path: &Path, now: i64) -> Result<Self, JournalError> {
+    pub fn open(path: &Path, now: UnixTime) -> Result<Self, JournalError> {
         let (journal, events) = Journal::open(path)?;
         let mut state = State::default();
         for event in events {
@@ -157,7 +158,7 @@ impl Book {
     ///
     /// # Errors
     /// [`JournalError`].
-    pub async fn renew_token(&self, accessor: &str, expires: i64) -> Result<(), JournalError> {
+    pub async fn renew_token(&self, accessor: &str, expires: UnixTime) -> Result<(), JournalError> {
         let event = Event::TokenRenewed { accessor: accessor.to_owned(), expires };
         self.apply(event)?.done().await
     }
@@ -168,7 +169,7 @@ impl Book {
         holder: &Holder,
         credential: &str,
         max: Option<u32>,
-        now: i64,
+        now: UnixTime,
     ) -> Option<Reserved> {
         let mut state = self.lock();
         let owned = state.of.entry(holder.clone()).or_default();
@@ -206,7 +207,7 @@ impl Book {
     }
 
     /// The leases of a holder that have not ended, oldest first.
-    pub fn leases(&self, holder: &Holder, now: i64) -> Vec<Lease> {
+    pub fn leases(&self, holder: &Holder, now: UnixTime) -> Vec<Lease> {
         let state = self.lock();
         let Some(owned) = state.of.get(holder) else { return Vec::new() };
         let leases = owned.leases.iter().filter_map(|id| state.leases.get(id));
@@ -221,7 +222,7 @@ impl Book {
     ///
     /// # Errors
     /// [`JournalError`].
-    pub async fn renew_lease(&self, lease: &str, expires: i64) -> Result<(), JournalError> {
+    pub async fn renew_lease(&self, lease: &str, expires: UnixTime) -> Result<(), JournalError> {
         self.apply(Event::LeaseRenewed { lease: lease.to_owned(), expires })?.done().await
     }
 
@@ -303,7 +304,7 @@ impl Book {
     }
 
     /// Takes note of the agents that are banned now; returns those that were not before.
-    pub fn banned(&self, banned: &BTreeSet<String>, now: i64) -> Vec<String> {
+    pub fn banned(&self, banned: &BTreeSet<String>, now: UnixTime) -> Vec<String> {
         let mut state = self.lock();
         let new: Vec<_> =
             banned.iter().filter(|agent| !state.bans.contains_key(*agent)).cloned().collect();
@@ -319,12 +320,12 @@ impl Book {
     }
 
     /// When an agent was found to be banned, Unix seconds.
-    pub fn bans(&self) -> BTreeMap<String, i64> {
+    pub fn bans(&self) -> BTreeMap<String, UnixTime> {
         self.lock().bans.clone()
     }
 
     /// Forgets what has expired, and shortens the journal when it has grown long.
-    pub fn tidy(&self, now: i64) {
+    pub fn tidy(&self, now: UnixTime) {
         let mut state = self.lock();
         state.drop_expired(now);
         if state.events > REWRITE_AFTER {
@@ -391,7 +392,7 @@ impl Drop for Reserved {
 
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Token(.., of {} until {})", self.holder.id, self.expires)
+        write!(f, "Token(.., of {} until {})", self.holder.id, self.expires.seconds())
     }
 }
 

@@ -9,6 +9,7 @@ use signet_pki::{
     jwt::{self, JwtBundle, JwtError},
     x509::Certificate,
 };
+use signet_time::UnixTime;
 
 pub use self::replay::Replays;
 use crate::{
@@ -35,7 +36,7 @@ pub struct Caller {
     /// How it was proven: `x509`, `jwt`, or `socket` for a token the agent gave for a process.
     pub via: &'static str,
     /// When the evidence was issued, Unix seconds, as late as it can have been.
-    pub issued_at: i64,
+    pub issued_at: UnixTime,
 }
 
 /// What is asked of tokens.
@@ -68,7 +69,7 @@ impl Caller {
         trust_domain: &TrustDomain,
         id: &SpiffeId,
         leaf: &Certificate,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Self, Denial> {
         check_id(trust_domain, id)?;
         if now > leaf.not_after() {
@@ -80,7 +81,7 @@ impl Caller {
             tenant: None,
             claims: None,
             via: "x509",
-            issued_at: leaf.not_before().saturating_add(BACKDATE),
+            issued_at: leaf.not_before() + BACKDATE,
         })
     }
 
@@ -91,7 +92,7 @@ impl Caller {
     pub fn from_token<'a>(
         rules: &TokenRules,
         token: &str,
-        now: i64,
+        now: UnixTime,
         bundles: impl FnOnce(&TrustDomain) -> Option<&'a JwtBundle>,
     ) -> Result<Self, Denial> {
         let audience = [rules.audience.clone()];
@@ -116,19 +117,19 @@ impl Caller {
             let text = "the token is for others as well: they could use it here";
             return Err(Denial::new(Reason::Audience, text));
         }
-        if now > valid.expires_at.saturating_add(LEEWAY) {
+        if now > valid.expires_at + LEEWAY {
             return Err(Denial::new(Reason::TokenExpired, "the token has expired"));
         }
-        let Some(issued_at) = claim("iat").and_then(seconds) else {
+        let Some(issued_at) = claim("iat").and_then(time) else {
             return Err(Denial::new(Reason::IssuedAtMissing, "the token has no iat"));
         };
-        if issued_at > now.saturating_add(LEEWAY) {
+        if issued_at > now + LEEWAY {
             return Err(Denial::new(Reason::TokenNotYetValid, "iat is in the future"));
         }
-        if claim("nbf").and_then(seconds).is_some_and(|from| from > now.saturating_add(LEEWAY)) {
+        if claim("nbf").and_then(time).is_some_and(|from| from > now + LEEWAY) {
             return Err(Denial::new(Reason::TokenNotYetValid, "nbf is in the future"));
         }
-        if valid.expires_at.saturating_sub(issued_at) > rules.max_lifetime {
+        if valid.expires_at - issued_at > rules.max_lifetime {
             let text = format!("the token lives longer than {} s", rules.max_lifetime);
             return Err(Denial::new(Reason::LifetimeTooLong, text));
         }
@@ -160,10 +161,10 @@ impl Caller {
     ///
     /// # Errors
     /// [`Denial`] when it must have one.
-    pub fn token_id(&self, token: &str, required: bool) -> Result<(String, i64), Denial> {
+    pub fn token_id(&self, token: &str, required: bool) -> Result<(String, UnixTime), Denial> {
         let claims = self.claims.as_ref();
         let claim = |name: &str| claims.and_then(|claims| claims.get(name));
-        let expires = claim("exp").and_then(seconds).unwrap_or(i64::MAX);
+        let expires = claim("exp").and_then(time).unwrap_or(UnixTime::MAX);
         match claim("jti").and_then(Value::as_str).filter(|jti| !jti.is_empty()) {
             // The ID is unique for its issuer and subject at most.
             Some(jti) => Ok((format!("{} {jti}", self.id), expires)),
@@ -188,12 +189,14 @@ fn check_id(trust_domain: &TrustDomain, id: &SpiffeId) -> Result<(), Denial> {
     Ok(())
 }
 
-fn seconds(value: &Value) -> Option<i64> {
-    value.as_i64().or_else(|| {
+/// A NumericDate.
+fn time(value: &Value) -> Option<UnixTime> {
+    let seconds = value.as_i64().or_else(|| {
         let float = value.as_f64().filter(|float| float.is_finite())?;
         #[expect(clippy::cast_possible_truncation, reason = "saturates, and times are small")]
         Some(float as i64)
-    })
+    });
+    seconds.map(UnixTime::from_seconds)
 }
 
 fn denial(error: JwtError) -> Denial {

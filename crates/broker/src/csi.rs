@@ -22,6 +22,7 @@ use signet_daemon::listen::{ListenError, UnixOptions, bind_unix};
 use signet_identity::{SpiffeId, TrustDomain};
 use signet_k8s::ApiServer;
 use signet_pki::{jwt, random};
+use signet_time::UnixTime;
 use tokio_stream::StreamExt as _;
 use tonic::{Request, Response, Status};
 
@@ -265,7 +266,8 @@ impl Provider {
         let id = SpiffeId::new(self.trust_domain.clone(), &path)
             .map_err(|error| Denial::new(Reason::ReservedPath, error.to_string()))?;
         // The API server has just checked the token: its times are the token's own.
-        let issued_at = jwt::peek_claims(&pod.token).map_or(0, |claims| claims.issued_at);
+        let issued_at =
+            jwt::peek_claims(&pod.token).map_or(UnixTime::EPOCH, |claims| claims.issued_at);
         Ok(Caller { id, tenant: None, claims: None, via: "service_account", issued_at })
     }
 

@@ -12,6 +12,7 @@ use std::{
 use serde_json::{Value, json};
 use signet_base::{FairQueue, RateLimiter, SharedClock, chain};
 use signet_pki::{digest, random};
+use signet_time::UnixTime;
 
 pub use self::engine::Ask;
 use self::engine::Drawn;
@@ -221,7 +222,7 @@ impl Issuer {
         };
         let granted: BTreeSet<String> =
             policy.granted(&subject).into_iter().map(Credential::bao_policy).collect();
-        let until = now.saturating_add(seconds(ttl));
+        let until = now + ttl;
         let mut token = self.token(tenant, credential, &holder, &granted, until).await?;
         let call = engine::call(credential, ask, ttl)?;
         let mut answer = self.draw(tenant, &token, &call, correlation).await;
@@ -266,18 +267,18 @@ impl Issuer {
         let wanted = seconds(grant.credential.ttl);
         let token = self.0.book.token(&lease.accessor).ok_or_else(|| unknown(&lease.lease_id))?;
         let lasts = self
-            .keep_token(grant.tenant, &token, now.saturating_add(wanted))
+            .keep_token(grant.tenant, &token, now + wanted)
             .await
             .map_err(|error| login_denial(&error))?;
         // What the token does not cover, the lease cannot have.
-        let increment = wanted.min(lasts.saturating_sub(now).saturating_sub(TOKEN_MARGIN)).max(0);
+        let increment = wanted.min((lasts - now).saturating_sub(TOKEN_MARGIN)).max(0);
         let body = json!({ "lease_id": bao_lease, "increment": increment });
         let call = BaoCall::post(&grant.tenant.namespace, "sys/leases/renew", &body)
             .correlated(correlation);
         let (_, answer) =
             self.0.sessions.call(grant.tenant, call).await.map_err(|error| login_denial(&error))?;
         let life = answer.get("lease_duration").and_then(Value::as_i64).unwrap_or_default();
-        let expires = self.0.clock.unix().saturating_add(life.min(increment));
+        let expires = self.0.clock.unix() + life.min(increment);
         self.0
             .book
             .renew_lease(&lease.lease_id, expires)
@@ -314,7 +315,7 @@ impl Issuer {
         Ok(self.0.book.leases(&holder, self.0.clock.unix()))
     }
 
-    fn own(&self, holder: &Holder, lease: &str, now: i64) -> Result<Lease, Denial> {
+    fn own(&self, holder: &Holder, lease: &str, now: UnixTime) -> Result<Lease, Denial> {
         let own = self.0.book.leases(holder, now).into_iter();
         own.into_iter().find(|own| own.lease_id == lease).ok_or_else(|| unknown(lease))
     }
@@ -326,7 +327,7 @@ impl Issuer {
         credential: &Credential,
         holder: &Holder,
         granted: &BTreeSet<String>,
-        until: i64,
+        until: UnixTime,
     ) -> Result<Token, Denial> {
         let making = self.0.book.making(holder);
         let _making = making.lock().await;
@@ -353,7 +354,7 @@ impl Issuer {
         tenant: &Tenant,
         holder: &Holder,
         granted: &BTreeSet<String>,
-        until: i64,
+        until: UnixTime,
     ) -> Result<Token, Denial> {
         let now = self.0.clock.unix();
         let ttl = TOKEN_TTL.as_secs().max(u64::try_from(until - now).unwrap_or_default() + 60);
@@ -375,7 +376,7 @@ impl Issuer {
             secret: Some(Arc::new(Secret::new(field("/auth/client_token")?))),
             policies: granted.clone(),
             issued: now,
-            expires: now.saturating_add(life.unwrap_or_default()),
+            expires: now + life.unwrap_or_default(),
             ending: None,
         };
         if let Err(error) = self.0.book.add_token(token.clone()).await {
@@ -394,9 +395,9 @@ impl Issuer {
         &self,
         tenant: &Tenant,
         token: &Token,
-        until: i64,
-    ) -> Result<i64, LoginError> {
-        let wanted = until.saturating_add(TOKEN_MARGIN);
+        until: UnixTime,
+    ) -> Result<UnixTime, LoginError> {
+        let wanted = until + TOKEN_MARGIN;
         if token.expires >= wanted {
             return Ok(token.expires);
         }
@@ -406,7 +407,7 @@ impl Issuer {
         let call = BaoCall::post(&tenant.namespace, "auth/token/renew-accessor", &body);
         let (_, answer) = self.0.sessions.call(tenant, call).await?;
         let life = answer.pointer("/auth/lease_duration").and_then(Value::as_i64);
-        let expires = now.saturating_add(life.unwrap_or_default());
+        let expires = now + life.unwrap_or_default();
         if let Err(error) = self.0.book.renew_token(&token.accessor, expires).await {
             tracing::warn!(error = chain(&error), "That a token was renewed is not in the journal");
         }
@@ -480,7 +481,7 @@ impl Issuer {
                 .map_err(|error| Denial::new(Reason::Busy, error.to_string()))?,
             credential: credential.name.clone(),
             issued_at: now,
-            expires_at: now.saturating_add(life),
+            expires_at: now + life,
             correlation_id: correlation.to_owned(),
             bao_lease: drawn.lease.clone(),
             accessor: Arc::clone(&token.accessor),

@@ -12,6 +12,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use signet_pki::files;
+use signet_time::UnixTime;
 use tokio::sync::oneshot;
 
 /// How many events may wait to be written.
@@ -36,16 +37,16 @@ pub enum Event {
         /// Its policies.
         policies: Vec<String>,
         /// When, Unix seconds.
-        issued: i64,
+        issued: UnixTime,
         /// Until when it is valid, Unix seconds.
-        expires: i64,
+        expires: UnixTime,
     },
     /// A token lives longer.
     TokenRenewed {
         /// Its accessor.
         accessor: String,
         /// Until when, Unix seconds.
-        expires: i64,
+        expires: UnixTime,
     },
     /// A token, and with it every lease of it, is to be taken back.
     Ending {
@@ -70,9 +71,9 @@ pub enum Event {
         /// OpenBao's name of the lease, if it is one.
         bao_lease: Option<String>,
         /// When, Unix seconds.
-        issued: i64,
+        issued: UnixTime,
         /// Until when it is valid, Unix seconds.
-        expires: i64,
+        expires: UnixTime,
         /// The ID of the request.
         correlation: String,
     },
@@ -81,7 +82,7 @@ pub enum Event {
         /// Its name.
         lease: String,
         /// Until when, Unix seconds.
-        expires: i64,
+        expires: UnixTime,
     },
     /// It is to be taken back.
     LeaseEnding {
@@ -100,7 +101,7 @@ pub enum Event {
         /// Its ID.
         agent: String,
         /// When, Unix seconds.
-        at: i64,
+        at: UnixTime,
     },
     /// It is not banned any more.
     Unban {
@@ -326,7 +327,7 @@ mod tests {
     use super::*;
 
     fn ban(agent: &str) -> Event {
-        Event::Ban { agent: agent.to_owned(), at: 7 }
+        Event::Ban { agent: agent.to_owned(), at: UnixTime::from_seconds(7) }
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use signet_audit::{AuditEvent, Caller, Field, Outcome, Sink};
 use signet_base::{Backoff, ReadyGuard, Tasks, chain};
+use signet_time::UnixTime;
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
@@ -134,7 +135,13 @@ impl Revoker {
 
     /// Asks until OpenBao has done it, or says that there is nothing to do, or it has ended by
     /// itself.
-    async fn until_done(&self, holder: &Holder, path: &str, body: &Value, expires: i64) -> Effect {
+    async fn until_done(
+        &self,
+        holder: &Holder,
+        path: &str,
+        body: &Value,
+        expires: UnixTime,
+    ) -> Effect {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
             let Some(tenant) = self.issuer.tenant(&holder.tenant) else {
@@ -154,7 +161,7 @@ impl Revoker {
                     );
                 }
             }
-            if self.issuer.clock().unix() > expires.saturating_add(OVER) {
+            if self.issuer.clock().unix() > expires + OVER {
                 return Effect::Unknown;
             }
             tokio::time::sleep(backoff.next_delay()).await;

@@ -14,6 +14,7 @@ use std::{
 
 use signet_base::{Backoff, ReadyGuard, SharedClock, chain};
 use signet_identity::{AuthorizedIndex, IndexChange, SpiffeId, TrustDomain};
+use signet_time::UnixTime;
 use tokio::{sync::mpsc, time::Instant};
 
 pub use self::server::{Changes, Notice, Server, ServerError};
@@ -45,11 +46,11 @@ struct Known {
     /// When the server last said that this is how things stand.
     at: Option<Instant>,
     /// Until when which identity is issued, Unix seconds; 0 without end.
-    alive: HashMap<SpiffeId, i64>,
+    alive: HashMap<SpiffeId, UnixTime>,
     /// The tenants that the server has suspended.
     suspended: BTreeSet<String>,
     /// When an agent that could have had the identity was found to be banned, Unix seconds.
-    banned: HashMap<SpiffeId, i64>,
+    banned: HashMap<SpiffeId, UnixTime>,
 }
 
 impl View {
@@ -62,7 +63,7 @@ impl View {
     ///
     /// # Errors
     /// [`Denial`] when it is not, or when nobody knows.
-    pub fn check(&self, id: &SpiffeId, issued: i64) -> Result<(), Denial> {
+    pub fn check(&self, id: &SpiffeId, issued: UnixTime) -> Result<(), Denial> {
         let known = self.0.known.read().unwrap_or_else(PoisonError::into_inner);
         if known.at.is_none_or(|at| at.elapsed() > self.0.max_staleness) {
             let text = "the server of identities has not been heard of for too long";
@@ -102,10 +103,10 @@ impl View {
 }
 
 impl Known {
-    fn ended(&self, id: &SpiffeId, now: i64) -> Option<&'static str> {
+    fn ended(&self, id: &SpiffeId, now: UnixTime) -> Option<&'static str> {
         match self.alive.get(id) {
             None => Some("no registration entry issues it"),
-            Some(until) if *until != 0 && *until <= now => {
+            Some(until) if *until != UnixTime::EPOCH && *until <= now => {
                 Some("its registration entry has expired")
             }
             Some(_) => None,
@@ -290,11 +291,11 @@ impl Watch {
     /// Publishes what is known, and says what follows.
     async fn evaluate(&mut self) {
         let now = self.clock.unix();
-        let mut alive: HashMap<SpiffeId, i64> = HashMap::new();
+        let mut alive: HashMap<SpiffeId, UnixTime> = HashMap::new();
         for entry in self.index.entries() {
             let until = alive.entry(entry.spiffe_id.clone()).or_insert(entry.expires_at);
             *until = match (*until, entry.expires_at) {
-                (0, _) | (_, 0) => 0,
+                (UnixTime::EPOCH, _) | (_, UnixTime::EPOCH) => UnixTime::EPOCH,
                 (one, other) => one.max(other),
             };
         }
@@ -306,7 +307,7 @@ impl Watch {
             .collect();
         let new = self.book.banned(&banned, now);
         let at = self.book.bans();
-        let mut affected: HashMap<SpiffeId, i64> = HashMap::new();
+        let mut affected: HashMap<SpiffeId, UnixTime> = HashMap::new();
         let mut ending: BTreeMap<SpiffeId, String> = BTreeMap::new();
         for (agent, _) in self.agents.iter().filter(|(_, banned)| **banned) {
             let name = agent.to_string();

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use signet_time::UnixTime;
 
 /// A page of the console.
 #[derive(Clone, Debug, Serialize)]
@@ -75,7 +76,7 @@ pub struct Expiring {
     /// Which one.
     pub name: String,
     /// When it expires.
-    pub at: i64,
+    pub at: UnixTime,
     /// Where in the console it is.
     pub link: String,
 }
@@ -109,9 +110,9 @@ pub struct Authority {
     /// `prepared`, `active`, `old`, `tainted`, or `in bundle`.
     pub status: String,
     /// When it was made; 0 if that is not known here.
-    pub issued_at: i64,
+    pub issued_at: UnixTime,
     /// When it expires; 0 if never.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
     /// The upstream authority that signed it; empty without.
     pub upstream: String,
 }
@@ -144,7 +145,7 @@ pub struct AgentRow {
     /// How it attested.
     pub attestation_type: String,
     /// When its X.509-SVID expires.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
     /// Its version; empty if it has not said.
     pub version: String,
     /// Whether it is banned.
@@ -199,7 +200,7 @@ pub struct EntryRow {
     /// The hint.
     pub hint: String,
     /// When the entry expires; 0 for never.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
 }
 
 /// A page of entries.
@@ -227,7 +228,7 @@ pub struct EntryDetail {
     /// Everything else that was decided, by name.
     pub facts: Vec<(String, String)>,
     /// When it was created.
-    pub created_at: i64,
+    pub created_at: UnixTime,
     /// Agents that hand it out; the first of them.
     pub agents: Vec<String>,
     /// How many in all.
@@ -280,7 +281,7 @@ pub struct Relationship {
     /// The refresh hint of the bundle, seconds; 0 without.
     pub refresh_hint: u64,
     /// The last success, the next poll and so on, by name.
-    pub times: Vec<(String, i64)>,
+    pub times: Vec<(String, UnixTime)>,
     /// Why the last poll failed; empty when it did not.
     pub error: String,
     /// Everything else, by name.
@@ -300,7 +301,7 @@ pub struct Federation {
 #[derive(Clone, Debug, Serialize)]
 pub struct Record {
     /// When.
-    pub at: i64,
+    pub at: UnixTime,
     /// Who.
     pub who: String,
     /// What was asked for.

@@ -1,6 +1,6 @@
 //! Text as people read it.
 
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use signet_time::UnixTime;
 
 /// How many characters of a value a table shows; the whole of it is in its title.
 const LONGEST: usize = 96;
@@ -41,19 +41,16 @@ pub(crate) fn short(text: &str) -> (String, bool) {
 }
 
 /// A time as RFC 3339 in UTC; `—` for 0, which stands for none.
-pub(crate) fn at(unix: i64) -> String {
-    if unix == 0 {
+pub(crate) fn at(unix: UnixTime) -> String {
+    if unix == UnixTime::EPOCH {
         return "—".to_owned();
     }
-    OffsetDateTime::from_unix_timestamp(unix)
-        .ok()
-        .and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| unix.to_string())
+    unix.rfc3339().unwrap_or_else(|| unix.seconds().to_string())
 }
 
 /// How long from `now` to `then`: `in 3 h`, `5 min ago`, `now`.
-pub fn relative(then: i64, now: i64) -> String {
-    let seconds = then.saturating_sub(now);
+pub fn relative(then: UnixTime, now: UnixTime) -> String {
+    let seconds = then - now;
     match span(seconds.unsigned_abs()) {
         _ if seconds == 0 => "now".to_owned(),
         span if seconds > 0 => format!("in {span}"),
@@ -107,11 +104,12 @@ mod tests {
 
     #[test]
     fn times_and_numbers_read_well() {
-        assert_eq!(at(0), "—");
-        assert_eq!(at(1_764_500_000), "2025-11-30T10:53:20Z");
-        assert_eq!(relative(100, 100), "now");
-        assert_eq!(relative(7_300, 100), "in 2 h");
-        assert_eq!(relative(0, 90), "90 s ago");
+        assert_eq!(at(UnixTime::EPOCH), "—");
+        assert_eq!(at(UnixTime::from_seconds(1_764_500_000)), "2025-11-30T10:53:20Z");
+        let seconds = UnixTime::from_seconds;
+        assert_eq!(relative(seconds(100), seconds(100)), "now");
+        assert_eq!(relative(seconds(7_300), seconds(100)), "in 2 h");
+        assert_eq!(relative(seconds(0), seconds(90)), "90 s ago");
         assert_eq!(number(1_234_567).replace('\u{202f}', " "), "1 234 567");
         assert_eq!(number(999), "999");
     }

@@ -7,6 +7,7 @@ mod others;
 mod parts;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
+use signet_time::UnixTime;
 
 use crate::{
     assets::{ICON, SCRIPT, STYLE},
@@ -20,7 +21,7 @@ pub struct Frame {
     /// The trust domain.
     pub trust_domain: String,
     /// The time, Unix seconds.
-    pub now: i64,
+    pub now: UnixTime,
     /// Who is logged in; empty for nobody.
     pub user: String,
     /// What forms send along.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use serde::Serialize;
+use signet_time::UnixTime;
 
 pub use self::look::{Access, clock, descriptors, directory, disk_space, file, port, secret_file};
 
@@ -115,14 +116,14 @@ impl fmt::Display for Level {
 pub fn expiry(
     check: &'static str,
     what: &str,
-    (not_before, not_after): (i64, i64),
-    now: i64,
+    (not_before, not_after): (UnixTime, UnixTime),
+    now: UnixTime,
     next: &str,
 ) -> Finding {
-    let left = not_after.saturating_sub(now);
-    let life = not_after.saturating_sub(not_before).max(1);
-    if not_before > now.saturating_add(60) {
-        let early = not_before.saturating_sub(now);
+    let left = not_after - now;
+    let life = (not_after - not_before).max(1);
+    if not_before > now + 60 {
+        let early = not_before - now;
         return Finding::failed(
             check,
             format!("{what} is valid only in {early} s"),
@@ -166,10 +167,19 @@ mod tests {
 
     #[test]
     fn expiry_is_judged_by_the_life_that_is_left() {
-        let level = |now| expiry("svid", "the SVID", (0, 1_000), now, "look").level;
-        assert_eq!(level(500), Level::Ok);
-        assert_eq!(level(950), Level::Warning);
-        assert_eq!(level(1_000), Level::Failed);
-        assert_eq!(level(-100), Level::Failed, "it is valid only later");
+        let level = |now| {
+            expiry(
+                "svid",
+                "the SVID",
+                (UnixTime::EPOCH, UnixTime::from_seconds(1_000)),
+                now,
+                "look",
+            )
+            .level
+        };
+        assert_eq!(level(UnixTime::from_seconds(500)), Level::Ok);
+        assert_eq!(level(UnixTime::from_seconds(950)), Level::Warning);
+        assert_eq!(level(UnixTime::from_seconds(1_000)), Level::Failed);
+        assert_eq!(level(UnixTime::from_seconds(-100)), Level::Failed, "it is valid only later");
     }
 }

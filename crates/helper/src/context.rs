@@ -6,6 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use signet_api::pb::workload as pb;
 use signet_identity::{Bundle, SpiffeId, TrustDomain, X509Authority};
 use signet_pki::x509::split_der_chain;
+use signet_time::UnixTime;
 use zeroize::Zeroizing;
 
 use crate::config::Select;
@@ -82,11 +83,11 @@ impl X509Context {
     }
 }
 
-/// The token that is meant, and when it expires, Unix seconds.
+/// The token that is meant, and when it expires.
 ///
 /// # Errors
 /// A sentence, when there is none, or it cannot be read.
-pub fn token(message: &pb::JwtsvidResponse, select: &Select) -> Result<(String, i64), String> {
+pub fn token(message: &pb::JwtsvidResponse, select: &Select) -> Result<(String, UnixTime), String> {
     let found = match select {
         Select::Default => message.svids.first(),
         Select::Hint(hint) => message.svids.iter().find(|svid| svid.hint == *hint),
@@ -97,7 +98,7 @@ pub fn token(message: &pb::JwtsvidResponse, select: &Select) -> Result<(String, 
     let claims = claims.and_then(|json| serde_json::from_slice::<serde_json::Value>(&json).ok());
     let expires = claims.and_then(|claims| claims.get("exp")?.as_f64());
     let expires = expires.ok_or("the JWT-SVID says no time of expiry")?;
-    Ok((svid.svid.clone(), expires as i64))
+    Ok((svid.svid.clone(), UnixTime::from_seconds(expires as i64)))
 }
 
 fn absent(what: &str, select: &Select) -> String {

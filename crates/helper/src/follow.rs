@@ -15,6 +15,7 @@ use signet_api::{
     workload,
 };
 use signet_base::{Backoff, CancellationToken, SharedClock, chain};
+use signet_time::UnixTime;
 use tonic::{Code, Status, transport::Channel};
 
 use crate::{
@@ -253,7 +254,7 @@ impl Follower {
     }
 
     /// Fetches and writes a token; returns when it expires, Unix seconds.
-    async fn write_token(&self, file: &JwtSvidFile) -> Result<i64, (Code, String)> {
+    async fn write_token(&self, file: &JwtSvidFile) -> Result<UnixTime, (Code, String)> {
         let request = JwtsvidRequest { audience: file.audience.clone(), spiffe_id: String::new() };
         let mut client = self.client.clone();
         let call =

@@ -8,6 +8,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use signet_identity::Bundle;
 use signet_pki::{digest::sha256, jwks, pem, pkcs12, x509::Certificate};
+use signet_time::UnixTime;
 use zeroize::Zeroizing;
 
 use crate::{
@@ -46,7 +47,7 @@ pub type Files = BTreeMap<PathBuf, Vec<File>>;
 
 /// The files of all outputs, and why some directories get none: an identity that is not there must
 /// not leave its directory with half of its files.
-pub fn files(context: &X509Context, outputs: &[Output], now: i64) -> (Files, Vec<String>) {
+pub fn files(context: &X509Context, outputs: &[Output], now: UnixTime) -> (Files, Vec<String>) {
     let (mut files, mut errors) = (Files::new(), Vec::new());
     let mut failed = Vec::new();
     for output in outputs {
@@ -62,7 +63,7 @@ pub fn files(context: &X509Context, outputs: &[Output], now: i64) -> (Files, Vec
     (files, errors)
 }
 
-fn of_output(context: &X509Context, output: &Output, now: i64) -> Result<Vec<File>, String> {
+fn of_output(context: &X509Context, output: &Output, now: UnixTime) -> Result<Vec<File>, String> {
     let svid = context.find(&output.select)?;
     let make = Make { context, output, svid, now };
     let mut files = Vec::new();
@@ -91,7 +92,7 @@ struct Make<'a> {
     context: &'a X509Context,
     output: &'a Output,
     svid: &'a Svid,
-    now: i64,
+    now: UnixTime,
 }
 
 impl Make<'_> {

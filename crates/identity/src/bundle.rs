@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use signet_time::UnixTime;
+
 use crate::TrustDomain;
 
 /// An X.509 authority of a trust domain.
@@ -21,7 +23,7 @@ pub struct JwtAuthority {
     /// The key ID (`kid`).
     pub key_id: Arc<str>,
     /// Expiry in Unix seconds; 0 for none.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
     /// Whether what it signed is to be replaced at once.
     pub tainted: bool,
 }

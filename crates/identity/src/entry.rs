@@ -8,6 +8,8 @@ use std::{
     sync::Arc,
 };
 
+use signet_time::UnixTime;
+
 use crate::{SelectorSet, SpiffeId, SpiffeIdError, Tenant, TenantDenial, TrustDomain};
 
 /// The longest hint in bytes (SPIRE's limit).
@@ -125,7 +127,7 @@ pub struct EntryDraft {
     /// Whether the identity may ask for an intermediate CA.
     pub downstream: bool,
     /// When the entry itself expires, Unix seconds; 0 for never.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
     /// DNS names for X.509-SVIDs, in order; the first also becomes the CN.
     pub dns_names: Vec<String>,
     /// Whether agents push the SVID to a secret store instead of serving it.
@@ -152,7 +154,7 @@ pub struct Entry {
     /// 0 when created, +1 with every update.
     pub revision_number: i64,
     /// When it was created, Unix seconds.
-    pub created_at: i64,
+    pub created_at: UnixTime,
 }
 
 impl std::ops::Deref for Entry {
@@ -237,7 +239,7 @@ impl EntryDraft {
             federates_with: Vec::new(),
             admin: false,
             downstream: false,
-            expires_at: 0,
+            expires_at: UnixTime::EPOCH,
             dns_names: Vec::new(),
             store_svid: false,
             hint: String::new(),
@@ -276,7 +278,7 @@ impl EntryDraft {
         for (what, value) in [
             ("X509-SVID TTL", i64::from(self.x509_svid_ttl)),
             ("JWT-SVID TTL", i64::from(self.jwt_svid_ttl)),
-            ("expiry", self.expires_at),
+            ("expiry", self.expires_at.seconds()),
         ] {
             if value < 0 {
                 return Err(EntryError::Negative(what));

@@ -1,5 +1,7 @@
 //! Attested nodes and join tokens.
 
+use signet_time::UnixTime;
+
 use crate::{SelectorSet, SpiffeId};
 
 /// An attested agent, as the registration store knows it.
@@ -12,11 +14,11 @@ pub struct AttestedNode {
     /// The active serial number of the agent's X.509-SVID, decimal; empty when banned.
     pub serial_number: String,
     /// Expiry of that SVID, Unix seconds.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
     /// The serial of an SVID that was issued and not yet used (two-phase renewal); empty if none.
     pub new_serial_number: String,
     /// Expiry of that SVID, Unix seconds; 0 if none.
-    pub new_expires_at: i64,
+    pub new_expires_at: UnixTime,
     /// What the node attestor found.
     pub selectors: SelectorSet,
     /// Whether the agent may attest again.
@@ -38,13 +40,13 @@ pub struct JoinToken {
     /// The token's value: a secret.
     pub token: String,
     /// Expiry, Unix seconds.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
     /// SHA-256 over the SubjectPublicKeyInfo of the CSR that spent the token, once spent.
     pub spent_by: Option<[u8; 32]>,
 }
 
 impl std::fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "JoinToken(.., expires_at: {})", self.expires_at)
+        write!(f, "JoinToken(.., expires_at: {})", self.expires_at.seconds())
     }
 }

@@ -6,6 +6,7 @@ use std::{fmt, path::Path, process::Stdio, time::Duration};
 use serde::Deserialize;
 use serde_json::json;
 use signet_base::SharedClock;
+use signet_time::UnixTime;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{io::AsyncReadExt, process::Command, sync::Mutex};
 use zeroize::Zeroizing;
@@ -53,7 +54,7 @@ pub(super) struct ExecCredentials {
 struct Token {
     text: Zeroizing<String>,
     /// Unix seconds; without it the token counts until it is refused.
-    expires_at: Option<i64>,
+    expires_at: Option<UnixTime>,
 }
 
 #[derive(Deserialize)]
@@ -108,7 +109,7 @@ impl ExecCredentials {
     /// The token to use now; the program is run when there is none that is still good.
     pub(super) async fn token(&self) -> Result<Zeroizing<String>, ConfigError> {
         let mut last = self.last.lock().await;
-        let soon = self.clock.unix().saturating_add(EARLY.as_secs().cast_signed());
+        let soon = self.clock.unix() + EARLY.as_secs().cast_signed();
         if let Some(token) = &*last
             && token.expires_at.is_none_or(|at| at > soon)
         {
@@ -176,7 +177,7 @@ impl ExecCredentials {
             Some(text) => {
                 let at = OffsetDateTime::parse(&text, &Rfc3339);
                 let wrong = |_| self.failed(format!("expirationTimestamp {text:?} is no time"));
-                Some(at.map_err(wrong)?.unix_timestamp())
+                Some(at.map_err(wrong)?.into())
             }
         };
         Ok(Token { text: Zeroizing::new(token), expires_at })

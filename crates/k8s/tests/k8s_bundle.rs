@@ -22,6 +22,7 @@ use signet_k8s::{
     bundle::{BundleFormat, BundleTarget, K8sBundle, K8sConfigMap, PublishTarget},
 };
 use signet_pki::{BundlePublisher as _, Notifier as _, jwks};
+use signet_time::UnixTime;
 
 const CONFIG_MAP: &str = "/api/v1/namespaces/spire/configmaps/spire-bundle";
 const VALIDATING: &str =
@@ -39,7 +40,7 @@ fn bundle(generation: u64) -> Bundle {
         bundle.jwt_authorities.push(JwtAuthority {
             public_key: rcgen::PublicKeyData::subject_public_key_info(&key).into(),
             key_id: format!("key-{n}").into(),
-            expires_at: 0,
+            expires_at: UnixTime::EPOCH,
             tainted: false,
         });
     }

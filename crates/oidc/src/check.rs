@@ -20,6 +20,7 @@ use signet_base::{Clock as _, SystemClock, chain, files::read_regular};
 use signet_daemon::cli::{EXIT_FAILED, EXIT_USAGE, Output};
 use signet_http::{HttpClient, Trust};
 use signet_pki::text_file;
+use signet_time::UnixTime;
 
 pub use self::rules::{Finding, Verdict};
 
@@ -84,7 +85,7 @@ pub struct Facts {
     /// A token.
     pub token: Option<Token>,
     /// Now, Unix seconds.
-    pub now: i64,
+    pub now: UnixTime,
 }
 
 /// A document as it was fetched.
@@ -221,9 +222,12 @@ impl Token {
     }
 
     /// A time of the claims, Unix seconds.
-    pub fn time(&self, name: &str) -> Option<i64> {
+    pub fn time(&self, name: &str) -> Option<UnixTime> {
         let value = self.claims.get(name)?;
-        value.as_i64().or_else(|| value.as_f64().map(|seconds| seconds as i64))
+        value
+            .as_i64()
+            .or_else(|| value.as_f64().map(|seconds| seconds as i64))
+            .map(UnixTime::from_seconds)
     }
 
     /// The audience, as a list.

@@ -15,6 +15,7 @@ use signet_base::{SharedClock, chain};
 use signet_daemon::http::Document;
 use signet_identity::JwtAuthority;
 use signet_pki::{digest, jwks};
+use signet_time::UnixTime;
 use time::{OffsetDateTime, macros::format_description};
 use tokio::time::Instant;
 
@@ -74,7 +75,9 @@ impl Keys {
     /// by them. Says whether that is something new.
     pub fn set(&self, authorities: &[JwtAuthority]) -> bool {
         let now = self.0.clock.unix();
-        let valid = authorities.iter().filter(|key| key.expires_at == 0 || key.expires_at > now);
+        let valid = authorities
+            .iter()
+            .filter(|key| key.expires_at == UnixTime::EPOCH || key.expires_at > now);
         let valid: Vec<JwtAuthority> = valid.cloned().collect();
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = state.seen.replace(Instant::now()).is_none();
@@ -174,7 +177,7 @@ mod tests {
 
     use super::*;
 
-    pub(crate) fn key(id: &str, kind: KeyType, expires_at: i64) -> JwtAuthority {
+    pub(crate) fn key(id: &str, kind: KeyType, expires_at: UnixTime) -> JwtAuthority {
         let key = PrivateKey::generate(kind).unwrap();
         JwtAuthority {
             public_key: key.public_key().spki_der().into(),
@@ -193,14 +196,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn keys_say_their_algorithm_and_leave_when_they_expire() {
-        let clock = TestClock::at_unix(1_000);
+        let clock = TestClock::at_unix(UnixTime::from_seconds(1_000));
         let publishing = Publishing { key_use: true, ..Publishing::default() };
         let keys = Keys::new(publishing, Arc::new(clock.clone()));
         assert!(keys.published().is_none() && keys.seen().is_none());
         let all = [
-            key("a", KeyType::EcP256, 1_100),
-            key("b", KeyType::Rsa2048, 0),
-            key("c", KeyType::EcP384, 2_000),
+            key("a", KeyType::EcP256, UnixTime::from_seconds(1_100)),
+            key("b", KeyType::Rsa2048, UnixTime::EPOCH),
+            key("c", KeyType::EcP384, UnixTime::from_seconds(2_000)),
         ];
         assert!(keys.set(&all));
         let document = text(&keys).unwrap();

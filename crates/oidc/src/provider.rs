@@ -269,6 +269,7 @@ mod tests {
     use axum::body::Body;
     use signet_base::SystemClock;
     use signet_pki::{KeyType, PrivateKey};
+    use signet_time::UnixTime;
 
     use super::*;
     use crate::keys::Publishing;
@@ -290,7 +291,7 @@ mod tests {
         keys.set(&[signet_identity::JwtAuthority {
             public_key: key.public_key().spki_der().into(),
             key_id: "one".into(),
-            expires_at: 0,
+            expires_at: UnixTime::EPOCH,
             tainted: false,
         }]);
         Provider::new(settings, keys)

@@ -78,7 +78,7 @@ impl KeyStore for TokenKeys {
     }
 
     fn new_handle(&self, id: &str) -> Result<String, KeyStoreError> {
-        let now = self.clock.unix();
+        let now = self.clock.unix().seconds();
         let next = |last: i64| Some(last.saturating_add(1).max(now));
         let last = self.last.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         let time = last.map_or(now, |last| last.saturating_add(1).max(now));

@@ -22,11 +22,12 @@ use signet_pki::{
         CaIssuer, CaParams, Certificate, CsrParams, Name, SvidParams, create_csr, self_sign_ca,
     },
 };
+use signet_time::UnixTime;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
-const NOW: i64 = 1_800_000_000;
-const LATER: i64 = 1_800_086_400;
+const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
+const LATER: UnixTime = UnixTime::from_seconds(1_800_086_400);
 
 /// Our signer as rcgen wants one.
 struct Key(Arc<dyn Signer>);
@@ -148,8 +149,8 @@ fn rcgen_params(
     let mut made = CertificateParams::default();
     made.distinguished_name = dn;
     made.serial_number = Some(SerialNumber::from_slice(serial));
-    made.not_before = time::OffsetDateTime::from_unix_timestamp(params.now - 10)?;
-    made.not_after = time::OffsetDateTime::from_unix_timestamp(params.not_after)?;
+    made.not_before = time::OffsetDateTime::from_unix_timestamp((params.now - 10).seconds())?;
+    made.not_after = time::OffsetDateTime::from_unix_timestamp(params.not_after.seconds())?;
     made.is_ca = IsCa::ExplicitNoCa;
     made.key_usages = vec![
         KeyUsagePurpose::DigitalSignature,
@@ -271,7 +272,7 @@ fn bundle_of(id: &SpiffeId, issuer: &JwtIssuer, key: &PublicKey) -> JwtBundle {
     let authority = signet_identity::JwtAuthority {
         public_key: key.spki_der().into(),
         key_id: issuer.key_id().clone(),
-        expires_at: 0,
+        expires_at: UnixTime::EPOCH,
         tainted: false,
     };
     JwtBundle::new(id.trust_domain().clone(), &[authority])

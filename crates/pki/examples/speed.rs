@@ -15,13 +15,14 @@ use signet_pki::{
         create_csr, self_sign_ca, self_signed_ca, verify_svid,
     },
 };
+use signet_time::UnixTime;
 
 type Outcome<T> = Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> Outcome<()> {
     let id: SpiffeId = "spiffe://example.org/ns/default/sa/web".parse()?;
     let signer = PrivateKey::generate(KeyType::EcP256)?.signer()?;
-    let (now, not_after) = (1_800_000_000, 1_800_086_400);
+    let [now, not_after] = [1_800_000_000, 1_800_086_400].map(UnixTime::from_seconds);
     let trust_domain = id.trust_domain().clone();
     let params = CaParams {
         trust_domain: trust_domain.clone(),
@@ -88,7 +89,7 @@ fn main() -> Outcome<()> {
     let authority = signet_identity::JwtAuthority {
         public_key: signer.public_key().spki_der().into(),
         key_id: jwt.key_id().clone(),
-        expires_at: 0,
+        expires_at: UnixTime::EPOCH,
         tainted: false,
     };
     let bundle = JwtBundle::new(trust_domain, &[authority]);

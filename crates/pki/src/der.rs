@@ -3,6 +3,8 @@
 //! The writer fills in lengths when a constructed value ends. The reader takes one value after the
 //! other, refuses indefinite and non-minimal lengths and multi-byte tags, and never recurses.
 
+use signet_time::UnixTime;
+
 pub mod oid;
 mod reader;
 
@@ -136,9 +138,10 @@ impl Writer {
 
     /// A time: UTCTime from 1950 to 2049, else GeneralizedTime (RFC 5280 4.1.2.5). Times that
     /// cannot be written (before year 0, after 9999) become the nearest that can.
-    pub fn time(&mut self, unix: i64) {
+    pub fn time(&mut self, unix: UnixTime) {
         const YEAR_9999: i64 = 253_402_300_799;
-        let at = time::OffsetDateTime::from_unix_timestamp(unix.clamp(-62_167_219_200, YEAR_9999))
+        let seconds = unix.seconds().clamp(-62_167_219_200, YEAR_9999);
+        let at = time::OffsetDateTime::from_unix_timestamp(seconds)
             .unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
         let (year, short) = (at.year(), (1950..2050).contains(&at.year()));
         let mut text = [0; 15];
@@ -293,13 +296,13 @@ mod tests {
             (253_402_300_799, "99991231235959Z"),
         ] {
             let mut writer = Writer::default();
-            writer.time(unix);
+            writer.time(UnixTime::from_seconds(unix));
             let der = writer.into_bytes();
             assert_eq!(der[2..], *text.as_bytes());
-            assert_eq!(Reader::new(&der).time().unwrap(), unix);
+            assert_eq!(Reader::new(&der).time().unwrap(), UnixTime::from_seconds(unix));
         }
         let mut writer = Writer::default();
-        writer.time(i64::MAX);
+        writer.time(UnixTime::MAX);
         assert_eq!(writer.into_bytes()[2..], *b"99991231235959Z");
     }
 

@@ -8,6 +8,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use signet_identity::{Bundle, JwtAuthority, TrustDomain, X509Authority};
+use signet_time::UnixTime;
 
 use self::jwk::{Jwk, Members, NoKey, without_line_ends};
 use crate::{
@@ -323,7 +324,7 @@ impl Entry<'_> {
         Ok(Some(JwtAuthority {
             public_key: key.into(),
             key_id: kid.into(),
-            expires_at: 0,
+            expires_at: UnixTime::EPOCH,
             tainted: false,
         }))
     }

@@ -9,6 +9,7 @@ use std::{
 use async_trait::async_trait;
 use signet_base::Clock;
 use signet_identity::{TrustDomain, X509Authority};
+use signet_time::UnixTime;
 
 use crate::{
     Signer,
@@ -99,7 +100,7 @@ impl UpstreamAuthority for DiskUpstream {
             subject: Name::default(),
             extensions: Vec::new(),
             now,
-            not_after: now.saturating_add(ttl.as_secs().try_into().unwrap_or(i64::MAX)),
+            not_after: now + ttl,
         };
         let issued = loaded.issuer.issue_ca_from_csr(&csr, &params).map_err(failed)?;
         let mut chain: Vec<Arc<[u8]>> = vec![issued.der.into()];
@@ -112,7 +113,7 @@ impl UpstreamAuthority for DiskUpstream {
     }
 }
 
-fn load(config: &DiskUpstreamConfig, now: i64) -> Result<Loaded, PortError> {
+fn load(config: &DiskUpstreamConfig, now: UnixTime) -> Result<Loaded, PortError> {
     let key_path = &config.key_file_path;
     let key = text_file::private_key(key_path).map_err(failed)?;
     let signer: Arc<dyn Signer> = key.signer().map_err(|e| in_file(key_path, &e))?;

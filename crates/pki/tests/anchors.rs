@@ -23,16 +23,17 @@ use signet_pki::{
     },
 };
 use signet_testkit::{AnchorCase, HOST, TRUST_DOMAIN, anchor_cases};
+use signet_time::UnixTime;
 use tokio_rustls::{TlsAcceptor, TlsConnector, rustls};
 
-const NOW: i64 = 1_800_000_000;
+const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
 
 #[derive(Debug)]
 struct Fixed;
 
 impl Clock for Fixed {
     fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(NOW.try_into().unwrap())
+        NOW.into()
     }
 }
 
@@ -235,10 +236,10 @@ fn an_authority_of_any_age_can_be_ours() {
         trust_domain: td(),
         subject: signet_pki::x509::Name::spiffe_ca(),
         extensions: vec![],
-        now: -62_135_596_790,
+        now: UnixTime::from_seconds(-62_135_596_790),
         not_after: NOW + 60,
     };
     let issued = signet_pki::x509::self_sign_ca(&*signer, &params).unwrap();
     let read = Certificate::from_der(&issued.der).unwrap();
-    assert_eq!(read.not_before(), -62_135_596_800);
+    assert_eq!(read.not_before(), UnixTime::from_seconds(-62_135_596_800));
 }

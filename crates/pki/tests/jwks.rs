@@ -18,6 +18,7 @@ use signet_pki::{
     },
     x509::{CaParams, Name, self_sign_ca},
 };
+use signet_time::UnixTime;
 
 fn td() -> TrustDomain {
     "example.org".parse().unwrap()
@@ -31,15 +32,15 @@ fn sample() -> Bundle {
             trust_domain: td(),
             subject: Name::spiffe_ca(),
             extensions: vec![],
-            now: 0,
-            not_after: 1_900_000_000,
+            now: UnixTime::EPOCH,
+            not_after: UnixTime::from_seconds(1_900_000_000),
         };
         let ca = self_sign_ca(&*key.signer().unwrap(), &params).unwrap();
         bundle.x509_authorities.push(X509Authority { der: ca.der.into(), tainted: false });
         bundle.jwt_authorities.push(JwtAuthority {
             public_key: key.public_key().spki_der().into(),
             key_id: kind.as_str().into(),
-            expires_at: 0,
+            expires_at: UnixTime::EPOCH,
             tainted: false,
         });
     }

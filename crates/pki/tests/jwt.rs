@@ -17,8 +17,9 @@ use signet_pki::{
         peek_claims, peek_subject, validate,
     },
 };
+use signet_time::UnixTime;
 
-const NOW: i64 = 1_800_000_000;
+const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
 
 fn td() -> TrustDomain {
     "example.org".parse().unwrap()
@@ -37,7 +38,7 @@ fn bundle_of(key: &PublicKey) -> JwtBundle {
     let authority = JwtAuthority {
         public_key: key.spki_der().into(),
         key_id: "key1".into(),
-        expires_at: 0,
+        expires_at: UnixTime::EPOCH,
         tainted: false,
     };
     JwtBundle::new(td(), &[authority])
@@ -59,7 +60,7 @@ fn aud(names: &[&str]) -> Vec<String> {
     names.iter().map(|&name| name.to_owned()).collect()
 }
 
-fn check(issuer: &JwtIssuer, token: &str, now: i64) -> Result<ValidatedJwt, JwtError> {
+fn check(issuer: &JwtIssuer, token: &str, now: UnixTime) -> Result<ValidatedJwt, JwtError> {
     let bundle = bundle_of(issuer.signer().public_key());
     validate(token, &aud(&["x", "them"]), now, |domain| (*domain == td()).then_some(&bundle))
 }
@@ -234,8 +235,12 @@ fn bad_tokens_are_refused_each_with_its_reason() {
     };
     check(&issuer, &craft(&issuer, &header, &claims), NOW).unwrap();
     check(&issuer, &craft(&issuer, &with(&header, "typ", json!("JOSE")), &claims), NOW).unwrap();
-    check(&issuer, &craft(&issuer, &header, &with(&claims, "exp", json!(NOW as f64 + 0.5))), NOW)
-        .unwrap();
+    check(
+        &issuer,
+        &craft(&issuer, &header, &with(&claims, "exp", json!(NOW.seconds() as f64 + 0.5))),
+        NOW,
+    )
+    .unwrap();
 
     for alg in ["none", "HS256", "ES256", "EdDSA", ""] {
         assert_eq!(refused(&with(&header, "alg", json!(alg)), &claims), JwtError::Algorithm);

@@ -19,6 +19,7 @@ use signet_pki::{
     pem,
     x509::{Ca, CaParams, Certificate, Name, SvidParams, TrustBundle, self_signed_ca, verify_svid},
 };
+use signet_time::UnixTime;
 
 fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/spire-1.15.3").join(name)
@@ -112,8 +113,10 @@ async fn its_token_validates_and_its_keys_are_those_of_the_bundle() {
     let keys_of_bundle = JwtBundle::from_bundle(&bundle);
     let token = text("token.jwt");
     let audience = ["aud1".to_owned()];
-    let valid =
-        validate(token.trim(), &audience, 1_795_246_381, |_| Some(&keys_of_bundle)).unwrap();
+    let valid = validate(token.trim(), &audience, UnixTime::from_seconds(1_795_246_381), |_| {
+        Some(&keys_of_bundle)
+    })
+    .unwrap();
     assert_eq!(valid.id.to_string(), "spiffe://example.org/db");
     let dir = tempfile::tempdir().unwrap();
     let stored = keys(&dir).await.get_key("JWT-Signer-A").await.unwrap().unwrap();

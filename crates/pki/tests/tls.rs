@@ -9,7 +9,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, ServerName};
 use signet_base::Clock;
 use signet_identity::{SpiffeId, TrustDomain};
 use signet_pki::{
@@ -20,6 +20,7 @@ use signet_pki::{
     },
     x509::{CaIssuer, CaParams, Certificate, Name, SvidParams, TrustBundle, self_sign_ca},
 };
+use signet_time::UnixTime;
 use tokio_rustls::{
     TlsAcceptor, TlsConnector,
     rustls::{
@@ -34,14 +35,14 @@ use tokio_rustls::{
     },
 };
 
-const NOW: i64 = 1_800_000_000;
+const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
 
 #[derive(Debug)]
-struct Fixed(i64);
+struct Fixed(UnixTime);
 
 impl Clock for Fixed {
     fn now(&self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(self.0.try_into().unwrap())
+        self.0.into()
     }
 }
 
@@ -98,7 +99,7 @@ struct Setup {
     bundles: Vec<Arc<TrustBundle>>,
     admins: Vec<SpiffeId>,
     options: TlsOptions,
-    now: i64,
+    now: UnixTime,
 }
 
 type Outcome = Result<Option<SpiffeId>, std::io::Error>;
@@ -303,7 +304,7 @@ impl ServerCertVerifier for AnyServer {
         _: &[CertificateDer<'_>],
         _: &ServerName<'_>,
         _: &[u8],
-        _: UnixTime,
+        _: rustls_pki_types::UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         Ok(ServerCertVerified::assertion())
     }

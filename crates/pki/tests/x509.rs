@@ -21,9 +21,10 @@ use signet_pki::{
         self_sign_ca, split_der_chain, verify_svid,
     },
 };
+use signet_time::UnixTime;
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
-const NOW: i64 = 1_800_000_000;
+const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
 
 fn td() -> TrustDomain {
     "example.org".parse().unwrap()
@@ -33,7 +34,7 @@ fn id(path: &str) -> SpiffeId {
     SpiffeId::new(td(), path).unwrap()
 }
 
-fn ca_params(not_after: i64) -> CaParams {
+fn ca_params(not_after: UnixTime) -> CaParams {
     CaParams {
         trust_domain: td(),
         subject: Name::spiffe_ca(),
@@ -90,8 +91,8 @@ fn an_svid_has_exactly_the_fields_of_spire() {
         assert!(cert.tbs_certificate.serial.bits() <= 128);
         assert_eq!(cert.subject().to_string(), "C=US, O=SPIRE, CN=db.example");
         assert_eq!(cert.issuer().as_raw(), ca.certificate().raw_subject());
-        assert_eq!(cert.validity().not_before.timestamp(), NOW - 10);
-        assert_eq!(cert.validity().not_after.timestamp(), NOW + 3600);
+        assert_eq!(cert.validity().not_before.timestamp(), (NOW - 10).seconds());
+        assert_eq!(cert.validity().not_after.timestamp(), (NOW + 3600).seconds());
         assert_eq!(cert.tbs_certificate.subject_pki.raw, key.spki_der());
 
         let shown: Vec<(String, bool)> =
@@ -250,7 +251,7 @@ fn bad_chains_are_refused_each_with_its_reason() {
     };
     let (now, not_after) = (NOW + 3601, NOW + 3600);
     assert_eq!(why(&leaf, now), Unusable::Expired { not_after, now });
-    for now in [NOW - 11, -1] {
+    for now in [NOW - 11, UnixTime::from_seconds(-1)] {
         assert_eq!(why(&leaf, now), Unusable::NotYetValid { not_before: NOW - 10, now });
     }
     assert_eq!(check(ca.certificate().der(), NOW), VerifyError::LeafIsCa);
@@ -299,8 +300,8 @@ fn foreign_leaf(change: impl FnOnce(&mut rcgen::CertificateParams)) -> (Vec<u8>,
     let mut leaf = rcgen::CertificateParams::default();
     let uri = "spiffe://example.org/a".try_into().unwrap();
     leaf.subject_alt_names = vec![rcgen::SanType::URI(uri)];
-    leaf.not_before = time::OffsetDateTime::from_unix_timestamp(NOW - 10).unwrap();
-    leaf.not_after = time::OffsetDateTime::from_unix_timestamp(NOW + 10).unwrap();
+    leaf.not_before = time::OffsetDateTime::from_unix_timestamp((NOW - 10).seconds()).unwrap();
+    leaf.not_after = time::OffsetDateTime::from_unix_timestamp((NOW + 10).seconds()).unwrap();
     change(&mut leaf);
     let leaf = leaf.signed_by(&rcgen::KeyPair::generate().unwrap(), &issuer).unwrap();
     (leaf.der().to_vec(), TrustBundle::new(td(), &[ca.der().to_vec()]).unwrap())

@@ -439,6 +439,7 @@ mod tests {
     use signet_base::SystemClock;
     use signet_daemon::logging::{LogFormat, LogSettings, with_writer};
     use signet_testkit::Captured;
+    use signet_time::UnixTime;
 
     use super::*;
     use crate::usecase::{
@@ -475,7 +476,7 @@ mod tests {
     fn remote(addr: &str, id: Option<&str>) -> Principal {
         let svid = id.map(|id| {
             let spiffe_id = id.parse().unwrap();
-            Arc::new(PeerSvid { spiffe_id, serial_number: "1".into(), not_after: 0 })
+            Arc::new(PeerSvid { spiffe_id, serial_number: "1".into(), not_after: UnixTime::EPOCH })
         });
         let peer = Peer::Remote(RemotePeer { addr: addr.parse().unwrap(), svid });
         Principal { peer, role: Role::Anyone, action: Action::AttestAgent, scope: None }

@@ -32,6 +32,7 @@ use signet_pki::{
     x509::{Certificate, TrustBundle},
 };
 use signet_store::{FeedPosition, Store, StoreError};
+use signet_time::UnixTime;
 use tokio::{
     sync::{Semaphore, watch},
     time::Instant,
@@ -77,8 +78,8 @@ pub struct AgentExpiries {
     pub known: usize,
     /// How many have expired.
     pub expired: usize,
-    /// When the next one expires, Unix seconds.
-    pub next: Option<i64>,
+    /// When the next one expires.
+    pub next: Option<UnixTime>,
 }
 
 /// The newest change of each kind that concerns a subscriber; revisions of the store's feed.
@@ -259,7 +260,7 @@ impl Cache {
 
     /// How many agents there are, how many of them have expired at `now`, and when the next one
     /// does. Those that are banned do not count as expired.
-    pub fn agent_expiries(&self, now: i64) -> AgentExpiries {
+    pub fn agent_expiries(&self, now: UnixTime) -> AgentExpiries {
         let mirror = self.read();
         let mut found = AgentExpiries::default();
         let Some(mirror) = &*mirror else { return found };
@@ -275,8 +276,8 @@ impl Cache {
         found
     }
 
-    /// When the last authority of each foreign bundle expires, Unix seconds.
-    pub fn foreign_expiries(&self) -> Vec<(TrustDomain, i64)> {
+    /// When the last authority of each foreign bundle expires.
+    pub fn foreign_expiries(&self) -> Vec<(TrustDomain, UnixTime)> {
         let bundles = self.bundles.load();
         let foreign = bundles.iter().filter(|(name, _)| **name != self.trust_domain);
         foreign

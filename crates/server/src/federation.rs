@@ -26,6 +26,7 @@ use signet_pki::{
     tls::{ServerCheck, TlsError, TlsOptions, spiffe_web_client_config},
 };
 use signet_store::{PageRequest, Store, StoreError};
+use signet_time::UnixTime;
 use tokio::{
     sync::{Notify, Semaphore},
     time::Instant,
@@ -69,13 +70,13 @@ pub struct Status {
     /// Where it comes from.
     pub origin: Origin,
     /// When the endpoint was last asked.
-    pub last_poll: Option<i64>,
+    pub last_poll: Option<UnixTime>,
     /// When it last gave a good answer.
-    pub last_success: Option<i64>,
+    pub last_success: Option<UnixTime>,
     /// When it last gave another bundle.
-    pub last_change: Option<i64>,
+    pub last_change: Option<UnixTime>,
     /// When it is asked next.
-    pub next_poll: Option<i64>,
+    pub next_poll: Option<UnixTime>,
     /// Why the last poll failed; none when it succeeded.
     pub last_error: Option<String>,
     /// How many polls failed in a row.
@@ -509,8 +510,7 @@ impl Federator {
         let held = held.as_deref().map(|held| &held.bundle);
         let pause = schedule::spread(schedule::pause(held, fresh, row.status.failures));
         row.due = Instant::now() + pause;
-        row.status.next_poll =
-            Some(now.saturating_add(i64::try_from(pause.as_secs()).unwrap_or(i64::MAX)));
+        row.status.next_poll = Some(now + pause);
         drop(table);
         self.0.wake.notify_one();
         outcome.map(|(changed, _)| changed)

@@ -10,6 +10,7 @@ use signet_pki::{
     KeyError, KeyType, PrivateKey, SignError,
     tls::{SwappableIdentity, TlsError, TlsIdentity},
 };
+use signet_time::UnixTime;
 use tokio::sync::watch;
 
 /// A chain of DER certificates, leaf first.
@@ -22,8 +23,8 @@ pub struct ServerIdentity {
     rotations: Calls,
     tls: Arc<SwappableIdentity>,
     chain: watch::Sender<Chain>,
-    issued_at: i64,
-    renew_at: i64,
+    issued_at: UnixTime,
+    renew_at: UnixTime,
 }
 
 /// Why the server has no identity.
@@ -60,8 +61,8 @@ impl ServerIdentity {
             rotations,
             tls: Arc::new(SwappableIdentity::empty()),
             chain: watch::Sender::new(Arc::from([])),
-            issued_at: 0,
-            renew_at: 0,
+            issued_at: UnixTime::EPOCH,
+            renew_at: UnixTime::EPOCH,
         };
         identity.rotate().await?;
         Ok(identity)
@@ -83,12 +84,10 @@ impl ServerIdentity {
         let mut authorities = self.authority.view();
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
         loop {
-            let due = std::time::UNIX_EPOCH
-                + Duration::from_secs(u64::try_from(self.renew_at).unwrap_or_default());
             let clock = Arc::clone(&self.clock);
             tokio::select! {
                 () = token.cancelled() => return,
-                () = sleep_until(&*clock, due) => {}
+                () = sleep_until(&*clock, self.renew_at.into()) => {}
                 changed = taints.changed() => if changed.is_err() { return },
                 changed = authorities.changed() => {
                     if changed.is_err() {
@@ -130,14 +129,14 @@ impl ServerIdentity {
         self.chain.send_replace(svid.chain.into());
         let now = self.clock.unix();
         self.issued_at = now;
-        self.renew_at = now.saturating_add(svid.not_after.saturating_sub(now) / 2);
-        tracing::debug!(expiration = svid.not_after, "The server's own SVID is renewed");
+        self.renew_at = now + (svid.not_after - now) / 2;
+        tracing::debug!(expiration = svid.not_after.seconds(), "The server's own SVID is renewed");
         Ok(())
     }
 }
 
 impl fmt::Debug for ServerIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ServerIdentity(renewed at {})", self.renew_at)
+        write!(f, "ServerIdentity(renewed at {})", self.renew_at.seconds())
     }
 }

@@ -162,6 +162,7 @@ async fn wait(
 #[cfg(test)]
 mod tests {
     use signet_daemon::metrics::Metrics;
+    use signet_time::UnixTime;
 
     use super::*;
     use crate::{
@@ -186,7 +187,7 @@ mod tests {
             Arc::new(PeerSvid {
                 spiffe_id: id.parse().unwrap(),
                 serial_number: "1".into(),
-                not_after: 0,
+                not_after: UnixTime::EPOCH,
             })
         });
         caller(Peer::Remote(RemotePeer { addr: addr.parse().unwrap(), svid }))

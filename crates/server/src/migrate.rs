@@ -17,6 +17,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use signet_base::SystemClock;
 use signet_daemon::{cli::Output, program::Program};
+use signet_time::UnixTime;
 
 use crate::{
     config::Config,
@@ -177,7 +178,7 @@ pub fn run(program: Program, flags: &MigrateFlags) -> ExitCode {
 pub async fn migrate(
     config: &Config,
     flags: &MigrateFlags,
-    now: i64,
+    now: UnixTime,
 ) -> Result<Report, MigrateError> {
     match (&flags.from_spire, &flags.to_spire, &flags.from_store) {
         (Some(database), None, None) => {

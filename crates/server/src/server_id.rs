@@ -10,6 +10,7 @@ use std::{
 
 use signet_pki::random::{self, RandomError};
 use signet_store::{Store, StoreError};
+use signet_time::UnixTime;
 
 /// The file in the data directory.
 const FILE: &str = "server_id";
@@ -49,7 +50,7 @@ pub enum ServerIdError {
 ///
 /// # Errors
 /// [`ServerIdError`].
-pub async fn claim(store: &Store, data_dir: &Path, now: i64) -> Result<String, ServerIdError> {
+pub async fn claim(store: &Store, data_dir: &Path, now: UnixTime) -> Result<String, ServerIdError> {
     let id = own(data_dir)?;
     if !store.is_shared()
         && let [(name, _)] = &store.journals().await?[..]
@@ -135,15 +136,15 @@ mod tests {
     async fn the_only_journal_becomes_the_servers_own_and_stays_so() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path()).await;
-        store.put_journal("server", b"old", 1).await.unwrap();
-        let id = claim(&store, dir.path(), 2).await.unwrap();
+        store.put_journal("server", b"old", UnixTime::from_seconds(1)).await.unwrap();
+        let id = claim(&store, dir.path(), UnixTime::from_seconds(2)).await.unwrap();
         assert_eq!(store.journals().await.unwrap(), [(id.clone(), b"old".to_vec())]);
-        assert_eq!(claim(&store, dir.path(), 3).await.unwrap(), id);
+        assert_eq!(claim(&store, dir.path(), UnixTime::from_seconds(3)).await.unwrap(), id);
 
         // The data directory is lost: the journal is not.
         std::fs::remove_file(dir.path().join(FILE)).unwrap();
         assert_eq!(own_journal(&store, dir.path()).await.unwrap().as_deref(), Some(&b"old"[..]));
-        let anew = claim(&store, dir.path(), 4).await.unwrap();
+        let anew = claim(&store, dir.path(), UnixTime::from_seconds(4)).await.unwrap();
         assert_ne!(anew, id);
         assert_eq!(store.journals().await.unwrap(), [(anew, b"old".to_vec())]);
     }
@@ -152,12 +153,12 @@ mod tests {
     async fn among_several_journals_none_but_the_own_is_taken() {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path()).await;
-        let id = claim(&store, dir.path(), 1).await.unwrap();
+        let id = claim(&store, dir.path(), UnixTime::from_seconds(1)).await.unwrap();
         for name in ["a", "b"] {
-            store.put_journal(name, name.as_bytes(), 1).await.unwrap();
+            store.put_journal(name, name.as_bytes(), UnixTime::from_seconds(1)).await.unwrap();
         }
         assert_eq!(own_journal(&store, dir.path()).await.unwrap(), None);
-        assert_eq!(claim(&store, dir.path(), 1).await.unwrap(), id);
+        assert_eq!(claim(&store, dir.path(), UnixTime::from_seconds(1)).await.unwrap(), id);
         assert_eq!(store.journals().await.unwrap().len(), 2);
     }
 
@@ -166,7 +167,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let store = store(dir.path()).await;
         std::fs::write(dir.path().join(FILE), "a b\n").unwrap();
-        let error = claim(&store, dir.path(), 1).await.unwrap_err();
+        let error = claim(&store, dir.path(), UnixTime::from_seconds(1)).await.unwrap_err();
         assert!(matches!(error, ServerIdError::Malformed { .. }), "{error}");
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use signet_base::{Jitter, Tasks};
 use signet_daemon::process::hostname;
 use signet_store::ServerRecord;
+use signet_time::UnixTime;
 
 pub use command::{Command, run};
 
@@ -60,7 +61,7 @@ pub(crate) fn spawn(tasks: &Tasks, context: &Context) {
     });
 }
 
-async fn tell(context: &Context, host: &str, started_at: i64) {
+async fn tell(context: &Context, host: &str, started_at: UnixTime) {
     let record = ServerRecord {
         id: context.server_id.to_string(),
         host: host.to_owned(),
@@ -68,7 +69,7 @@ async fn tell(context: &Context, host: &str, started_at: i64) {
         started_at,
         seen_at: context.clock.unix(),
         issued_until: context.authority.issued_until(),
-        retired_at: 0,
+        retired_at: UnixTime::EPOCH,
     };
     if let Err(error) = context.store.put_server(&record).await {
         tracing::debug!(error = &error as &dyn std::error::Error, "Cannot tell of this server");

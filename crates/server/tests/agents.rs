@@ -30,7 +30,7 @@ async fn an_agent_attests_syncs_and_signs() {
     let server = TestServer::start().await;
     let agent = server.agent().await;
     assert!(agent.id.path().starts_with("/spire/agent/join_token/"));
-    assert_eq!(agent.expires_at, signet_base::Clock::unix(&server.clock) + 3600);
+    assert_eq!(agent.expires_at, (signet_base::Clock::unix(&server.clock) + 3600).seconds());
     let entry = server.create_entry("spiffe://example.org/w", &agent.id, "unix:uid:0").await;
     assert_eq!(agent.entries(&server).await.unwrap(), std::slice::from_ref(&entry));
     let param = |entry_id: &str, csr: Vec<u8>| {

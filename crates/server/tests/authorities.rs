@@ -144,7 +144,7 @@ async fn a_downstream_server_gets_a_ca_whose_svids_verify() {
     let jwt_authority = types::JwtKey {
         public_key: key.public_key().spki_der().to_vec().into(),
         key_id: "downstream-key".into(),
-        expires_at: now + 600,
+        expires_at: (now + 600).seconds(),
         tainted: false,
     };
     let request = PublishJwtAuthorityRequest { jwt_authority: Some(jwt_authority) };

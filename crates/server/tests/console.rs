@@ -31,6 +31,7 @@ use signet_server::{
         principal::{LocalPeer, Peer, PeerSvid, RemotePeer},
     },
 };
+use signet_time::UnixTime;
 use support::{Options, TestServer, new_key, pb_id};
 use tower::ServiceExt as _;
 
@@ -45,7 +46,7 @@ fn as_peer(id: &str) -> Peer {
     let svid = PeerSvid {
         spiffe_id: id.parse().unwrap(),
         serial_number: "1".to_owned(),
-        not_after: i64::MAX,
+        not_after: UnixTime::MAX,
     };
     Peer::Remote(RemotePeer { addr: "127.0.0.1:1".parse().unwrap(), svid: Some(Arc::new(svid)) })
 }

@@ -24,6 +24,7 @@ use signet_api::pb::spire::api::server::entry::v1::{
 use signet_base::TestClock;
 use signet_identity::{EntryDraft, SpiffeId};
 use signet_store::{NewEntry, Store, StoreOptions};
+use signet_time::UnixTime;
 use support::{Options, TestServer};
 use tonic::Code;
 
@@ -82,7 +83,7 @@ async fn the_other_process() {
         match line.split_once(' ').unwrap() {
             ("ban", id) => {
                 let id: SpiffeId = id.parse().unwrap();
-                let banned = store.update_node(&id, 1, |node| {
+                let banned = store.update_node(&id, UnixTime::from_seconds(1), |node| {
                     node.serial_number.clear();
                     node.new_serial_number.clear();
                     true
@@ -94,7 +95,7 @@ async fn the_other_process() {
                 let id = "spiffe://example.org/by-the-other".parse().unwrap();
                 let draft = EntryDraft::new(id, agent.parse().unwrap(), selectors);
                 let entry = NewEntry { id: "by-the-other".parse().unwrap(), draft };
-                store.create_entries(vec![entry], 1).await.unwrap();
+                store.create_entries(vec![entry], UnixTime::from_seconds(1)).await.unwrap();
             }
             other => panic!("{other:?}"),
         }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use signet_identity::{AuthorizedIndex, EntryDraft, IndexChange, MatchBehavior, SelectorSet};
 use signet_store::{EntryFilter, NewEntry, PageRequest, Store, StoreOptions};
+use signet_time::UnixTime;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -74,7 +75,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let ids = (0..5_000).map(id).collect::<Result<Vec<_>, _>>()?;
     let started = Started::now();
     for ids in ids.chunks(50) {
-        store.delete_entries(ids.to_vec(), 0).await?;
+        store.delete_entries(ids.to_vec(), UnixTime::EPOCH).await?;
     }
     report("delete, batches of 50", ids.len(), started);
     store.close().await;
@@ -92,7 +93,7 @@ async fn create(
     let mut at = first;
     while at < first + count {
         let entries = (at..at + batch).map(entry).collect::<Result<Vec<_>, _>>()?;
-        store.create_entries(entries, 1_700_000_000).await?;
+        store.create_entries(entries, UnixTime::from_seconds(1_700_000_000)).await?;
         at += batch;
     }
     report(what, count, started);

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use signet_identity::{AuthorizedIndex, Entry, EntryDraft, IndexChange, Selector, TrustDomain};
 use signet_store::{Contents, EntryFilter, Store, StoreOptions};
+use signet_time::UnixTime;
 
 /// Entries under each parent.
 const CHILDREN: u64 = 100;
@@ -23,7 +24,7 @@ async fn main() {
         let begun = Instant::now();
         let entries = (0..count).map(entry).collect();
         let contents = Contents { entries, ..Contents::default() };
-        store.import(&contents, 1).await.expect("importing");
+        store.import(&contents, UnixTime::from_seconds(1)).await.expect("importing");
         println!("made {count} entries in {:?}", begun.elapsed());
         store.close().await;
         return;
@@ -56,5 +57,10 @@ fn entry(n: u64) -> Entry {
         selectors,
     );
     let name = format!("ffffff01-9b76-8{:03x}-8000-{n:012x}", n % 0xfff);
-    Entry { id: name.parse().expect("an ID"), body, revision_number: 0, created_at: 1 }
+    Entry {
+        id: name.parse().expect("an ID"),
+        body,
+        revision_number: 0,
+        created_at: UnixTime::from_seconds(1),
+    }
 }

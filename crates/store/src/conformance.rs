@@ -29,6 +29,7 @@ use async_trait::async_trait;
 use signet_identity::{
     AttestedNode, Bundle, Entry, EntryDraft, EntryId, SelectorSet, X509Authority,
 };
+use signet_time::UnixTime;
 
 use crate::{CreateEntryOutcome, NewEntry, Observer, Operation, Store, StoreError};
 
@@ -128,7 +129,11 @@ impl<'d> Fixture<'d> {
 
     /// Creates one entry.
     pub(crate) async fn create(&self, id: &str, draft: EntryDraft) -> Entry {
-        let outcomes = self.store.create_entries(vec![new(id, draft)], 1).await.unwrap();
+        let outcomes = self
+            .store
+            .create_entries(vec![new(id, draft)], UnixTime::from_seconds(1))
+            .await
+            .unwrap();
         match outcomes.into_iter().next().unwrap() {
             CreateEntryOutcome::Created(entry) => entry,
             other => panic!("{other:?}"),
@@ -187,7 +192,7 @@ pub fn full_draft() -> EntryDraft {
     draft.federates_with = vec!["b.test".parse().unwrap(), "a.test".parse().unwrap()];
     draft.admin = true;
     draft.downstream = true;
-    draft.expires_at = 13;
+    draft.expires_at = UnixTime::from_seconds(13);
     draft.dns_names = vec!["z.test".into(), "a.test".into()];
     draft.hint = "hint \"x\"".into();
     draft.disable_x509_svid_prefetch = true;
@@ -207,9 +212,9 @@ pub fn node(name: &str) -> AttestedNode {
         spiffe_id: format!("spiffe://td/spire/agent/t/{name}").parse().unwrap(),
         attestation_type: "t".into(),
         serial_number: "1".into(),
-        expires_at: 100,
+        expires_at: UnixTime::from_seconds(100),
         new_serial_number: String::new(),
-        new_expires_at: 0,
+        new_expires_at: UnixTime::EPOCH,
         selectors: set(&["t:zone:a"]),
         can_reattest: false,
         agent_version: "1.15.3".into(),

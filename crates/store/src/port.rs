@@ -31,6 +31,7 @@ use async_trait::async_trait;
 use signet_identity::{
     AttestedNode, Bundle, Entry, FederationRelationship, JoinToken, tenant::Assignment,
 };
+use signet_time::UnixTime;
 
 pub use bundles::{BundleChange, BundleUpdate, Bundles, DeleteBundleMode, DeleteBundleOutcome};
 pub use entries::{
@@ -82,7 +83,7 @@ pub trait DataStore:
     ///
     /// # Errors
     /// [`StoreError`], also when the store is not empty; then nothing was added.
-    async fn import(&self, contents: &Contents, now: i64) -> Result<(), StoreError>;
+    async fn import(&self, contents: &Contents, now: UnixTime) -> Result<(), StoreError>;
 }
 
 /// CA journals: opaque bytes to the store, one for each server.
@@ -104,14 +105,16 @@ pub trait Journals: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`]; then the one before is still there.
-    async fn put_journal(&self, server: &str, data: &[u8], now: i64) -> Result<(), StoreError>;
+    async fn put_journal(&self, server: &str, data: &[u8], now: UnixTime)
+    -> Result<(), StoreError>;
 
     /// Gives the journal of the server `from` to the server `to`, which has none yet. Answers
     /// whether it did; otherwise (no journal to give, or one already there) nothing was changed.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was changed.
-    async fn rename_journal(&self, from: &str, to: &str, now: i64) -> Result<bool, StoreError>;
+    async fn rename_journal(&self, from: &str, to: &str, now: UnixTime)
+    -> Result<bool, StoreError>;
 }
 
 /// What came of creating something that may exist already.

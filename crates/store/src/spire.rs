@@ -11,6 +11,8 @@ mod write;
 
 use std::path::PathBuf;
 
+use signet_time::UnixTime;
+
 use crate::Contents;
 
 pub use postgres::{read_postgres, write_postgres};
@@ -69,9 +71,9 @@ pub struct SpireX509Authority {
     /// `A` or `B`.
     pub slot_id: String,
     /// When it was made.
-    pub issued_at: i64,
+    pub issued_at: UnixTime,
     /// When it expires; 0 when written by an old SPIRE.
-    pub not_after: i64,
+    pub not_after: UnixTime,
     /// Its certificate, DER.
     pub certificate: Vec<u8>,
     /// With an upstream authority: the chain that goes with each SVID, DER.
@@ -90,9 +92,9 @@ pub struct SpireKey {
     /// `A` or `B`.
     pub slot_id: String,
     /// When it was made.
-    pub issued_at: i64,
+    pub issued_at: UnixTime,
     /// When it expires.
-    pub not_after: i64,
+    pub not_after: UnixTime,
     /// The key ID.
     pub kid: String,
     /// The public key, PKIX SubjectPublicKeyInfo DER.

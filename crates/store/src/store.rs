@@ -7,6 +7,7 @@ use std::{
 };
 
 use signet_identity::{AttestedNode, Bundle, Entry, JwtAuthority, SpiffeId, TrustDomain};
+use signet_time::UnixTime;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -101,7 +102,7 @@ impl Store {
     pub async fn update_node(
         &self,
         id: &SpiffeId,
-        now: i64,
+        now: UnixTime,
         change: impl FnOnce(&mut AttestedNode) -> bool + Clone + Send + Sync,
     ) -> Result<Option<(AttestedNode, bool)>, StoreError> {
         self.rewrite_node(id, now, &|node| change.clone()(node)).await
@@ -118,7 +119,7 @@ impl Store {
     pub async fn change_bundle<T: Send, E: Send>(
         &self,
         trust_domain: &TrustDomain,
-        now: i64,
+        now: UnixTime,
         change: impl FnOnce(&mut Bundle) -> Result<T, E> + Clone + Send + Sync,
     ) -> Result<Result<(Bundle, T), E>, StoreError> {
         // Of the last try, which is the one that counts.
@@ -147,7 +148,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was changed.
-    pub async fn append_bundle(&self, bundle: Bundle, now: i64) -> Result<Bundle, StoreError> {
+    pub async fn append_bundle(&self, bundle: Bundle, now: UnixTime) -> Result<Bundle, StoreError> {
         let trust_domain = bundle.trust_domain.clone();
         let changed = self.change_bundle(&trust_domain, now, |stored| {
             for authority in bundle.x509_authorities {

@@ -16,6 +16,7 @@ use signet_store::{
     Changes, EntryFilter, OpenError, Store, StoreOptions,
     backup::{BackupError, back_up, restore},
 };
+use signet_time::UnixTime;
 
 fn names(dir: &Path) -> Vec<String> {
     let mut names: Vec<String> = std::fs::read_dir(dir)
@@ -38,7 +39,7 @@ async fn a_backup_of_a_running_store_is_one_state_of_it() {
                 let name = format!("{side}{n}");
                 new(&name, draft(&name, "p", &["x:1"]))
             });
-            if store.create_entries(pair.to_vec(), 1).await.is_err() {
+            if store.create_entries(pair.to_vec(), UnixTime::from_seconds(1)).await.is_err() {
                 return;
             }
         }
@@ -89,7 +90,7 @@ async fn a_restore_brings_back_the_backup_and_nothing_else() {
     fixture.create("kept", draft("a", "p", &["x:1"])).await;
     let saved = back_up(&db, &copy).await.unwrap();
     fixture.create("later", draft("b", "p", &["x:1"])).await;
-    fixture.store.put_node(node("later"), 1).await.unwrap();
+    fixture.store.put_node(node("later"), UnixTime::from_seconds(1)).await.unwrap();
     // What a killed server leaves: the database with a log that was not checkpointed.
     let crashed = tempfile::tempdir().unwrap();
     for name in ["s.db", "s.db-wal"] {
@@ -125,7 +126,7 @@ async fn nothing_is_restored_under_a_server_or_from_a_file_that_is_not_sound() {
     let (db, copies) = (fixture.dir.path().join("s.db"), tempfile::tempdir().unwrap());
     let copy = copies.path().join("copy.db");
     let entries = (0..2_000).map(|n| new(&format!("e{n}"), draft(&format!("w{n}"), "p", &["x:1"])));
-    fixture.store.create_entries(entries.collect(), 1).await.unwrap();
+    fixture.store.create_entries(entries.collect(), UnixTime::from_seconds(1)).await.unwrap();
     back_up(&db, &copy).await.unwrap();
     fixture.store.close().await;
 

@@ -17,6 +17,7 @@ use std::{
 use common::{Fixture, draft, id, new, node};
 use signet_store::{EntryFilter, OpenError, Store, StoreError, StoreOptions};
 use signet_testkit::{SmallDisk, make_room};
+use signet_time::UnixTime;
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 async fn raw(path: &Path, sql: &'static str) {
@@ -78,7 +79,7 @@ async fn other_newer_and_damaged_files_are_refused_by_name() {
 async fn a_truncated_database_is_an_error_and_not_an_empty_list() {
     let fixture = Fixture::new().await;
     let entries = (0..2_000).map(|n| new(&format!("e{n}"), draft(&format!("w{n}"), "p", &["x:1"])));
-    fixture.store.create_entries(entries.collect(), 1).await.unwrap();
+    fixture.store.create_entries(entries.collect(), UnixTime::from_seconds(1)).await.unwrap();
     fixture.store.close().await;
     let path = fixture.dir.path().join("s.db");
     let length = std::fs::metadata(&path).unwrap().len();
@@ -103,7 +104,7 @@ async fn a_truncated_database_is_an_error_and_not_an_empty_list() {
 async fn the_file_is_for_its_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let fixture = Fixture::new().await;
-    fixture.store.put_node(node("a"), 1).await.unwrap();
+    fixture.store.put_node(node("a"), UnixTime::from_seconds(1)).await.unwrap();
     for file in std::fs::read_dir(fixture.dir.path()).unwrap() {
         let file = file.unwrap();
         let mode = file.metadata().unwrap().permissions().mode();
@@ -138,10 +139,10 @@ async fn a_lock_held_by_another_process_is_named() {
     let mut other =
         SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(&path)).await.unwrap();
     sqlx::query("BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
-    let error = store.put_node(node("a"), 1).await.unwrap_err();
+    let error = store.put_node(node("a"), UnixTime::from_seconds(1)).await.unwrap_err();
     assert!(matches!(error, StoreError::Busy { .. }), "{error}");
     sqlx::query("ROLLBACK").execute(&mut other).await.unwrap();
-    store.put_node(node("a"), 1).await.unwrap();
+    store.put_node(node("a"), UnixTime::from_seconds(1)).await.unwrap();
 }
 
 const SMALL_DISK: &str = "SIGNET_TEST_SMALL_DISK";
@@ -171,7 +172,7 @@ async fn store_on_a_small_disk() {
             let name = format!("e{kept}-{n}");
             new(&name, draft(&name, "p", &["x:1"]))
         });
-        match store.create_entries(batch.collect(), 1).await {
+        match store.create_entries(batch.collect(), UnixTime::from_seconds(1)).await {
             Ok(_) => kept += 100,
             Err(error) => break error,
         }
@@ -180,7 +181,7 @@ async fn store_on_a_small_disk() {
     assert!(kept > 0);
     // With room again, the same store goes on.
     make_room(&dir, std::process::id());
-    store.put_node(node("after"), 1).await.unwrap();
+    store.put_node(node("after"), UnixTime::from_seconds(1)).await.unwrap();
     assert_eq!(store.count_entries(&EntryFilter::default()).await.unwrap(), kept);
     store.close().await;
     let store = Store::open(StoreOptions::file(&path)).await.unwrap();
@@ -210,14 +211,14 @@ async fn the_history_goes_on_after_a_clean_restart_only() {
     let mut options = StoreOptions::file(&path);
     options.exclusive = true;
     let store = Store::open(options.clone()).await.unwrap();
-    store.put_node(node("a"), 1).await.unwrap();
+    store.put_node(node("a"), UnixTime::from_seconds(1)).await.unwrap();
     let first = store.known();
     store.close().await;
     let earlier = std::fs::read(&path).unwrap();
 
     let store = Store::open(options.clone()).await.unwrap();
     assert_eq!(store.known(), first);
-    store.put_node(node("b"), 1).await.unwrap();
+    store.put_node(node("b"), UnixTime::from_seconds(1)).await.unwrap();
     store.close().await;
 
     // Somebody puts back a copy by hand.

@@ -19,6 +19,7 @@ use signet_store::{
     backup::{back_up, restore},
     conformance::{draft, full_draft, id, new, node, set},
 };
+use signet_time::UnixTime;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
 /// The schema version that this program writes.
@@ -66,10 +67,11 @@ fn check(contents: &Contents) {
     assert_eq!(ids, ["full", "plain", "alias"]);
     let (full, plain) = (&contents.entries[0], &contents.entries[1]);
     assert_eq!(full.body, full_draft());
-    assert_eq!((plain.revision_number, plain.created_at), (1, 1_700_000_004));
+    assert_eq!((plain.revision_number, plain.created_at.seconds()), (1, 1_700_000_004));
     assert_eq!(plain.hint, "h");
     let mut one = node("one");
-    (one.can_reattest, one.new_expires_at, one.new_serial_number) = (true, 200, "2".into());
+    (one.can_reattest, one.new_expires_at, one.new_serial_number) =
+        (true, UnixTime::from_seconds(200), "2".into());
     let mut banned = node("banned");
     banned.serial_number.clear();
     assert_eq!(contents.nodes, [one, banned]);
@@ -108,7 +110,10 @@ async fn every_older_schema_is_brought_up_to_date_with_its_data() {
         };
         let kinds: Vec<_> = last.iter().map(|change| (change.revision, change.kind)).collect();
         assert_eq!(kinds, [(13, ChangeKind::Federation), (14, ChangeKind::Federation)]);
-        store.create_entries(vec![new("next", draft("n", "p", &["x:1"]))], 5).await.unwrap();
+        store
+            .create_entries(vec![new("next", draft("n", "p", &["x:1"]))], UnixTime::from_seconds(5))
+            .await
+            .unwrap();
         assert_eq!(store.known(), FeedPosition { revision: 15, ..known });
 
         // Indexes too.
@@ -117,9 +122,9 @@ async fn every_older_schema_is_brought_up_to_date_with_its_data() {
         assert_eq!(store.count_entries(&filter).await.unwrap(), 2);
         let banned = NodeFilter { banned: Some(true), ..Default::default() };
         assert_eq!(store.count_nodes(&banned).await.unwrap(), 1);
-        store.delete_entries(vec![id("full")], 6).await.unwrap();
+        store.delete_entries(vec![id("full")], UnixTime::from_seconds(6)).await.unwrap();
         let update = BundleUpdate::new("a.test".parse().unwrap(), |it| it.refresh_hint = 1);
-        store.update_bundles(vec![update], 6).await.unwrap();
+        store.update_bundles(vec![update], UnixTime::from_seconds(6)).await.unwrap();
         store.close().await;
         assert_eq!(schema(&path).await, schema(&fresh).await, "version {version}");
     }

@@ -10,6 +10,7 @@ use signet_store::{
     postgres::{ConnectionString, PostgresOptions, ThisProcess},
 };
 use signet_testkit::{Postgres, skip};
+use signet_time::UnixTime;
 
 fn options(primary: &Postgres, replica: &Postgres) -> PostgresOptions {
     let mut options = PostgresOptions::new(at(&[primary, replica], ""));
@@ -45,7 +46,7 @@ async fn scanned(store: &Store) -> Vec<String> {
 
 async fn create(store: &Store, name: &str) -> bool {
     let entry = new(name, draft(name, "p", &["x:1"]));
-    match store.create_entries(vec![entry], 1).await {
+    match store.create_entries(vec![entry], UnixTime::from_seconds(1)).await {
         Ok(outcomes) => matches!(outcomes[0], CreateEntryOutcome::Created(_)),
         Err(_) => false,
     }

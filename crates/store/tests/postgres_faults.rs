@@ -16,6 +16,7 @@ use signet_store::{
     postgres::{ConnectionString, PostgresOptions, ThisProcess},
 };
 use signet_testkit::{Postgres, skip};
+use signet_time::UnixTime;
 
 /// A database of a test behind the proxy.
 struct BehindFaults {
@@ -104,7 +105,7 @@ async fn a_commit_whose_answer_is_lost_is_looked_up_and_not_repeated() {
     for (name, tries) in [("cut", 1), ("told", 1), ("undone", 2)] {
         let before = commits.load(Ordering::Relaxed);
         let entry = new(name, draft(name, "p", &["x:1"]));
-        let outcomes = store.create_entries(vec![entry], 1).await.unwrap();
+        let outcomes = store.create_entries(vec![entry], UnixTime::from_seconds(1)).await.unwrap();
         // Repeated, it would be there already.
         assert!(matches!(outcomes[0], CreateEntryOutcome::Created(_)), "{name}: {outcomes:?}");
         assert_eq!(commits.load(Ordering::Relaxed) - before, tries, "{name}");

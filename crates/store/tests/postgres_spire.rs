@@ -9,6 +9,7 @@ use signet_store::{
     spire::{SpireContents, SpireError, read_postgres, write_postgres},
 };
 use signet_testkit::{Postgres, skip};
+use signet_time::UnixTime;
 
 fn contents() -> Contents {
     let entry = |name: &str, mut body: signet_identity::EntryDraft, revision_number| {
@@ -18,14 +19,14 @@ fn contents() -> Contents {
             id: new.id,
             body: new.draft,
             revision_number,
-            created_at: 1_700_000_000,
+            created_at: UnixTime::from_seconds(1_700_000_000),
         }
     };
     let mut full = full_draft();
     full.dns_names.sort();
     let mut renewed = node("renewed");
     renewed.new_serial_number = "2".to_owned();
-    renewed.new_expires_at = 200;
+    renewed.new_expires_at = UnixTime::from_seconds(200);
     Contents {
         assignments: Vec::new(),
         entries: vec![entry("full", full, 3), entry("plain", draft("a", "p", &["x:1"]), 0)],
@@ -39,7 +40,11 @@ fn contents() -> Contents {
                 endpoint_spiffe_id: "spiffe://a.test/server".parse().unwrap(),
             },
         }],
-        join_tokens: vec![JoinToken { token: "t".into(), expires_at: 9, spent_by: None }],
+        join_tokens: vec![JoinToken {
+            token: "t".into(),
+            expires_at: UnixTime::from_seconds(9),
+            spent_by: None,
+        }],
     }
 }
 
@@ -52,11 +57,11 @@ async fn what_is_written_for_spire_is_read_again_and_ours_stands_beside_it() {
     assert!(matches!(missing, SpireError::NotSpire(_)), "{missing}");
 
     let written = SpireContents { contents: contents(), ..SpireContents::default() };
-    write_postgres(&database, &written, 1_700_000_100).await.unwrap();
+    write_postgres(&database, &written, UnixTime::from_seconds(1_700_000_100)).await.unwrap();
     let read = read_postgres(&database).await.unwrap();
     assert_eq!(read.contents, written.contents);
     assert!(read.skipped.is_empty() && read.code_version == "1.15.3");
-    let again = write_postgres(&database, &written, 1).await.unwrap_err();
+    let again = write_postgres(&database, &written, UnixTime::from_seconds(1)).await.unwrap_err();
     assert!(matches!(again, SpireError::Exists(_)), "{again}");
 
     // A server does not begin an empty store beside SPIRE's: most likely an import was forgotten.
@@ -67,7 +72,7 @@ async fn what_is_written_for_spire_is_read_again_and_ours_stands_beside_it() {
     let mut importing = options.clone();
     importing.beside_spire = true;
     let store = Store::open_postgres(importing).await.unwrap();
-    store.import(&read.contents, 5).await.unwrap();
+    store.import(&read.contents, UnixTime::from_seconds(5)).await.unwrap();
     store.close().await;
     let store = Store::open_postgres(options).await.unwrap();
     assert_eq!(store.export().await.unwrap(), written.contents);

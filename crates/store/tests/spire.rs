@@ -21,6 +21,7 @@ use signet_store::{
         self, SpireContents, SpireError, SpireJournal, SpireKey, SpireStatus, SpireX509Authority,
     },
 };
+use signet_time::UnixTime;
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 fn contents() -> SpireContents {
@@ -30,7 +31,7 @@ fn contents() -> SpireContents {
     own.jwt_authorities.push(JwtAuthority {
         public_key: vec![5; 91].into(),
         key_id: "kid".into(),
-        expires_at: 1_800_000_000,
+        expires_at: UnixTime::from_seconds(1_800_000_000),
         tainted: true,
     });
     own.wit_authorities = own.jwt_authorities.clone();
@@ -40,7 +41,8 @@ fn contents() -> SpireContents {
     let mut banned = node("banned");
     banned.serial_number.clear();
     let mut renewing = node("renewing");
-    (renewing.new_serial_number, renewing.new_expires_at) = ("2".into(), 1_800_000_001);
+    (renewing.new_serial_number, renewing.new_expires_at) =
+        ("2".into(), UnixTime::from_seconds(1_800_000_001));
     renewing.can_reattest = true;
     let relationship = |name: &str, profile| FederationRelationship {
         trust_domain: name.parse().unwrap(),
@@ -51,12 +53,17 @@ fn contents() -> SpireContents {
     SpireContents {
         contents: Contents {
             entries: vec![
-                Entry { id: id("full"), body: full, revision_number: 3, created_at: 1_700_000_000 },
+                Entry {
+                    id: id("full"),
+                    body: full,
+                    revision_number: 3,
+                    created_at: UnixTime::from_seconds(1_700_000_000),
+                },
                 Entry {
                     id: id("plain"),
                     body: draft("w", "p", &["x:1"]),
                     revision_number: 0,
-                    created_at: 5,
+                    created_at: UnixTime::from_seconds(5),
                 },
             ],
             bundles: vec![own, bundle("a.test"), bundle("b.test")],
@@ -68,7 +75,7 @@ fn contents() -> SpireContents {
             assignments: Vec::new(),
             join_tokens: vec![JoinToken {
                 token: "t".into(),
-                expires_at: 1_800_000_002,
+                expires_at: UnixTime::from_seconds(1_800_000_002),
                 spent_by: None,
             }],
         },
@@ -76,8 +83,8 @@ fn contents() -> SpireContents {
             active_x509_authority_id: "abcd".into(),
             x509: vec![SpireX509Authority {
                 slot_id: "A".into(),
-                issued_at: 1,
-                not_after: 2,
+                issued_at: UnixTime::from_seconds(1),
+                not_after: UnixTime::from_seconds(2),
                 certificate: vec![1; 200],
                 upstream_chain: vec![vec![1; 200], vec![2; 200]],
                 status: SpireStatus::Active,
@@ -86,8 +93,8 @@ fn contents() -> SpireContents {
             }],
             jwt: vec![SpireKey {
                 slot_id: "B".into(),
-                issued_at: 3,
-                not_after: 4,
+                issued_at: UnixTime::from_seconds(3),
+                not_after: UnixTime::from_seconds(4),
                 kid: "kid".into(),
                 public_key: vec![7; 91],
                 status: SpireStatus::Prepared,
@@ -111,12 +118,12 @@ async fn raw(path: &Path, sql: &'static str) {
 async fn what_goes_to_spire_comes_back_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("datastore.sqlite3");
-    spire::write(&path, &contents(), 1_750_000_000).await.unwrap();
+    spire::write(&path, &contents(), UnixTime::from_seconds(1_750_000_000)).await.unwrap();
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no unfinished file is left");
     let before = std::fs::read(&path).unwrap();
     assert_eq!(spire::read(&path).await.unwrap(), contents());
     assert_eq!(std::fs::read(&path).unwrap(), before);
-    let again = spire::write(&path, &contents(), 1).await.unwrap_err();
+    let again = spire::write(&path, &contents(), UnixTime::from_seconds(1)).await.unwrap_err();
     assert!(matches!(again, SpireError::Exists(_)));
 }
 
@@ -125,10 +132,10 @@ async fn what_is_imported_is_exported_the_same() {
     let store = Store::open(StoreOptions::memory()).await.unwrap();
     let mut contents = contents().contents;
     contents.join_tokens[0].spent_by = Some([1; 32]);
-    store.import(&contents, 1).await.unwrap();
+    store.import(&contents, UnixTime::from_seconds(1)).await.unwrap();
     assert_eq!(store.export().await.unwrap(), contents);
     assert_eq!(store.revision(), 3 + 2 + 3 + 2);
-    assert!(store.import(&contents, 1).await.is_err());
+    assert!(store.import(&contents, UnixTime::from_seconds(1)).await.is_err());
     assert_eq!(store.revision(), 10);
 }
 
@@ -136,7 +143,7 @@ async fn what_is_imported_is_exported_the_same() {
 async fn times_are_read_as_spire_reads_them() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
-    spire::write(&path, &contents(), 1).await.unwrap();
+    spire::write(&path, &contents(), UnixTime::from_seconds(1)).await.unwrap();
     raw(
         &path,
         "UPDATE registered_entries SET created_at = '2026-11-21 06:54:46.999999999+00:00' WHERE id = 1;
@@ -145,16 +152,16 @@ async fn times_are_read_as_spire_reads_them() {
     )
     .await;
     let read = spire::read(&path).await.unwrap().contents;
-    let created: Vec<i64> = read.entries.iter().map(|entry| entry.created_at).collect();
+    let created: Vec<i64> = read.entries.iter().map(|entry| entry.created_at.seconds()).collect();
     assert_eq!(created, [1_795_244_087, 1_795_244_086]);
-    assert_eq!(read.nodes[0].expires_at, 1_826_780_086);
+    assert_eq!(read.nodes[0].expires_at, UnixTime::from_seconds(1_826_780_086));
 }
 
 #[tokio::test]
 async fn rows_that_cannot_come_over_are_named_and_the_others_come() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("db");
-    spire::write(&path, &contents(), 1).await.unwrap();
+    spire::write(&path, &contents(), UnixTime::from_seconds(1)).await.unwrap();
     raw(
         &path,
         "UPDATE registered_entries SET spiffe_id = 'spiffe://TD/x' WHERE id = 2;
@@ -178,7 +185,7 @@ async fn other_files_and_versions_are_refused() {
     std::fs::write(&path, [7; 5_000]).unwrap();
     assert!(matches!(spire::read(&path).await, Err(SpireError::Corrupt { .. })));
     std::fs::remove_file(&path).unwrap();
-    spire::write(&path, &contents(), 1).await.unwrap();
+    spire::write(&path, &contents(), UnixTime::from_seconds(1)).await.unwrap();
     raw(&path, "UPDATE migrations SET version = 24").await;
     assert!(matches!(spire::read(&path).await, Err(SpireError::Version { found: 24, .. })));
     raw(&path, "UPDATE migrations SET version = 25; UPDATE bundles SET data = x'ff'").await;
@@ -211,7 +218,7 @@ async fn a_database_that_another_process_has_open_is_noticed() {
     };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("spire.db");
-    spire::write(&path, &contents(), 1).await.unwrap();
+    spire::write(&path, &contents(), UnixTime::from_seconds(1)).await.unwrap();
     assert!(!spire::is_open(&path).unwrap());
     let mut other = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "an_idle_server", "--nocapture"])

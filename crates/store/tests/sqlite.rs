@@ -6,6 +6,7 @@ use signet_store::{
     NodeFilter, Store, StoreOptions,
     conformance::{Database, Settings, node},
 };
+use signet_time::UnixTime;
 
 /// A file in a directory of its own.
 struct InFile(tempfile::TempDir);
@@ -26,7 +27,7 @@ signet_store::conformance!(InFile(tempfile::tempdir().unwrap()));
 #[tokio::test]
 async fn a_store_in_memory_works_too() {
     let store = Store::open(StoreOptions::memory()).await.unwrap();
-    store.put_node(node("one"), 1).await.unwrap();
+    store.put_node(node("one"), UnixTime::from_seconds(1)).await.unwrap();
     assert_eq!(store.count_nodes(&NodeFilter::default()).await.unwrap(), 1);
     store.ping().await.unwrap();
     store.close().await;

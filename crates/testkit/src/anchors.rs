@@ -5,6 +5,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType,
     ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
+use signet_time::UnixTime;
 use time::OffsetDateTime;
 
 /// The trust domain of all cases.
@@ -56,7 +57,7 @@ struct Plan {
 /// # Panics
 ///
 /// When a certificate cannot be made.
-pub fn anchor_cases(now: i64, path: &str) -> Vec<AnchorCase> {
+pub fn anchor_cases(now: UnixTime, path: &str) -> Vec<AnchorCase> {
     let mut cases: Vec<AnchorCase> =
         plans().into_iter().map(|(name, change)| case(name, now, path, change)).collect();
     let twins = case("one of two roots with one name and key has expired", now, path, |_| ());
@@ -207,7 +208,7 @@ fn refuse(plan: &mut Plan) {
     (plan.any, plan.server, plan.ca_alone) = (false, false, false);
 }
 
-fn case(name: &'static str, now: i64, path: &str, change: Change) -> AnchorCase {
+fn case(name: &'static str, now: UnixTime, path: &str, change: Change) -> AnchorCase {
     let (root_key, ca_key, leaf_key) = (key(), key(), key());
     let mut plan = Plan {
         root: authority("root", now),
@@ -237,7 +238,7 @@ fn case(name: &'static str, now: i64, path: &str, change: Change) -> AnchorCase 
 }
 
 /// Puts a root of the same name and key before the good one that has expired.
-fn case_with_second_root(good: AnchorCase, now: i64, path: &str) -> AnchorCase {
+fn case_with_second_root(good: AnchorCase, now: UnixTime, path: &str) -> AnchorCase {
     let (root_key, ca_key, leaf_key) = (key(), key(), key());
     let good_root = authority("root", now);
     let mut old_root = authority("root", now);
@@ -268,7 +269,7 @@ fn key() -> KeyPair {
     KeyPair::generate().expect("a key")
 }
 
-fn authority(name: &str, now: i64) -> CertificateParams {
+fn authority(name: &str, now: UnixTime) -> CertificateParams {
     let mut params = named(name);
     (params.not_before, params.not_after) = (at(now - HOUR), at(now + HOUR));
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -278,7 +279,7 @@ fn authority(name: &str, now: i64) -> CertificateParams {
     params
 }
 
-fn leaf(now: i64, path: &str) -> CertificateParams {
+fn leaf(now: UnixTime, path: &str) -> CertificateParams {
     let mut params = named("leaf");
     (params.not_before, params.not_after) = (at(now - HOUR), at(now + HOUR));
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -300,13 +301,13 @@ fn named(name: &str) -> CertificateParams {
     params
 }
 
-fn at(unix: i64) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp(unix).expect("a time")
+fn at(unix: UnixTime) -> OffsetDateTime {
+    OffsetDateTime::from_unix_timestamp(unix.seconds()).expect("a time")
 }
 
 /// What Go writes when no start is set.
 fn year_one() -> OffsetDateTime {
-    at(-62_135_596_800)
+    at(UnixTime::from_seconds(-62_135_596_800))
 }
 
 fn expire(params: &mut CertificateParams) {

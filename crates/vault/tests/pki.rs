@@ -13,6 +13,7 @@ use signet_pki::{
     x509::{Certificate, CsrParams, Name, create_csr_with, verify_ca},
 };
 use signet_testkit::{Bao, skip};
+use signet_time::UnixTime;
 use signet_vault::{Auth, Client, Pki};
 use support::{admin, root};
 use zeroize::Zeroizing;
@@ -35,7 +36,7 @@ async fn csr() -> Vec<u8> {
     create_csr_with(&params, &key.into()).await.unwrap()
 }
 
-fn now() -> i64 {
+fn now() -> UnixTime {
     support::clock().unix()
 }
 

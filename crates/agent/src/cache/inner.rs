@@ -6,6 +6,7 @@ use std::{
 };
 
 use signet_identity::{Bundle, EntryId, Selector, SelectorSet, TrustDomain};
+use signet_time::UnixTime;
 use tokio::sync::watch;
 
 use super::{BundleMap, Derived, EntryChanges, Identity, Snapshot, Wanted, WorkloadUpdate};
@@ -50,7 +51,7 @@ struct Group {
 }
 
 impl Record {
-    fn usable(&self, now: i64) -> Option<&Arc<X509Svid>> {
+    fn usable(&self, now: UnixTime) -> Option<&Arc<X509Svid>> {
         self.svid.as_ref().filter(|svid| {
             !svid.expired(now)
                 && svid.spiffe_id == self.entry.spiffe_id
@@ -58,7 +59,7 @@ impl Record {
         })
     }
 
-    fn pending(&self, now: i64) -> bool {
+    fn pending(&self, now: UnixTime) -> bool {
         !self.failed && self.usable(now).is_none()
     }
 }
@@ -79,7 +80,7 @@ impl Inner {
     pub(super) fn join(
         &mut self,
         selectors: SelectorSet,
-        now: i64,
+        now: UnixTime,
     ) -> (Arc<SelectorSet>, watch::Receiver<Option<Arc<WorkloadUpdate>>>, bool) {
         self.tick += 1;
         let tick = self.tick;
@@ -181,7 +182,7 @@ impl Inner {
         &mut self,
         entries: &EntryMap,
         bundles: BundleMap,
-        now: i64,
+        now: UnixTime,
     ) -> EntryChanges {
         let mut changes = EntryChanges::default();
         let changed_bundles = self.replace_bundles(bundles);
@@ -249,7 +250,7 @@ impl Inner {
         changes
     }
 
-    pub(super) fn put(&mut self, signed: Vec<(EntryId, Option<Arc<X509Svid>>)>, now: i64) {
+    pub(super) fn put(&mut self, signed: Vec<(EntryId, Option<Arc<X509Svid>>)>, now: UnixTime) {
         let mut touched = Vec::new();
         for (id, svid) in signed {
             let Some(record) = self.records.get_mut(&id) else { continue };
@@ -292,7 +293,7 @@ impl Inner {
         count
     }
 
-    pub(super) fn wanted(&mut self, now: i64, rule: RotationRule, max: usize) -> Vec<Wanted> {
+    pub(super) fn wanted(&mut self, now: UnixTime, rule: RotationRule, max: usize) -> Vec<Wanted> {
         let pinned = self.pinned();
         self.evict(&pinned, max);
         let mut wanted: Vec<(bool, u64, Wanted)> = Vec::new();
@@ -329,7 +330,7 @@ impl Inner {
         wanted.into_iter().map(|(_, _, want)| want).collect()
     }
 
-    pub(super) fn next_due(&self, rule: RotationRule) -> Option<i64> {
+    pub(super) fn next_due(&self, rule: RotationRule) -> Option<UnixTime> {
         self.records
             .values()
             .filter_map(|record| record.svid.as_ref())
@@ -357,7 +358,7 @@ impl Inner {
         self.records.values().map(|record| Arc::clone(&record.entry)).collect()
     }
 
-    pub(super) fn next_expiry(&self) -> Option<i64> {
+    pub(super) fn next_expiry(&self) -> Option<UnixTime> {
         let svids = self.records.values().filter_map(|record| record.svid.as_ref());
         svids.map(|svid| svid.not_after).min()
     }
@@ -376,7 +377,7 @@ impl Inner {
 
     /// Rebuilds the groups `concerned` names: live ones are woken if their update differs and is
     /// complete, idle ones are forgotten.
-    fn refresh(&mut self, now: i64, concerned: impl Fn(&Self, &SelectorSet) -> bool) {
+    fn refresh(&mut self, now: UnixTime, concerned: impl Fn(&Self, &SelectorSet) -> bool) {
         let keys: Vec<Arc<SelectorSet>> = self
             .groups
             .keys()
@@ -402,7 +403,7 @@ impl Inner {
     }
 
     /// The update for the matching entries; none while an SVID is still to be signed.
-    fn build(&self, ids: &[EntryId], now: i64) -> Option<WorkloadUpdate> {
+    fn build(&self, ids: &[EntryId], now: UnixTime) -> Option<WorkloadUpdate> {
         let records: Vec<&Record> = ids.iter().filter_map(|id| self.records.get(id)).collect();
         if records.iter().any(|record| record.pending(now)) {
             return None;

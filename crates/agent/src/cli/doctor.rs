@@ -20,6 +20,7 @@ use signet_pki::{
     tls::StaticBundles,
     x509::{TrustBundle, parse_chain},
 };
+use signet_time::UnixTime;
 
 use super::{CliError, Terminal, environment};
 use crate::{
@@ -177,7 +178,7 @@ fn files(config: &Config, clock: &SharedClock, report: &mut Report) {
     }
 }
 
-fn own_svid(chain: &[Vec<u8>], now: i64) -> Finding {
+fn own_svid(chain: &[Vec<u8>], now: UnixTime) -> Finding {
     let chain = match parse_chain(chain) {
         Ok(chain) => chain,
         Err(error) => return Finding::failed("agent SVID", error.to_string(), ATTEST),
@@ -237,7 +238,7 @@ async fn sockets(
             return None;
         }
     };
-    let age = clock.unix().saturating_sub(info.last_sync_success);
+    let age = clock.unix() - UnixTime::from_seconds(info.last_sync_success);
     let next =
         "the agent's log has \"Synchronize failed\" with the cause; see the checks of the server";
     report.add(match info.last_sync_success {

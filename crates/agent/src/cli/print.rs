@@ -5,7 +5,7 @@ use std::time::Duration;
 use prost::{Message, Name};
 use serde_json::Value;
 use signet_api::{json, pb::spire::api::types};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
+use signet_time::UnixTime;
 
 use super::{CliError, Terminal};
 
@@ -23,19 +23,12 @@ impl Terminal<'_> {
 
 /// Unix seconds as `2026-11-21 06:49:06 +0000 UTC`.
 pub(super) fn timestamp(unix: i64) -> String {
-    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] +0000 UTC");
-    OffsetDateTime::from_unix_timestamp(unix)
-        .ok()
-        .and_then(|time| time.format(&format).ok())
-        .unwrap_or_else(|| unix.to_string())
+    UnixTime::from_seconds(unix).go().unwrap_or_else(|| unix.to_string())
 }
 
 /// Unix seconds as `2026-11-21T06:49:06Z`.
 pub(super) fn rfc3339(unix: i64) -> String {
-    OffsetDateTime::from_unix_timestamp(unix)
-        .ok()
-        .and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| unix.to_string())
+    UnixTime::from_seconds(unix).rfc3339().unwrap_or_else(|| unix.to_string())
 }
 
 /// A duration in Go's notation: `2.984575ms`, `16s`, `1h0m5.5s`.

@@ -20,6 +20,7 @@ use signet_pki::{
     PrivateKey, files, pem,
     x509::{Certificate, TrustBundle, parse_chain, split_der_chain, verify_svid},
 };
+use signet_time::UnixTime;
 use tonic::{Code, Status};
 
 use super::{
@@ -158,7 +159,7 @@ fn check(response: X509svidResponse) -> Result<(Vec<Svid>, Federated), CliError>
     Ok((svids, federated))
 }
 
-fn check_svid(message: X509svid, now: i64) -> Result<Svid, String> {
+fn check_svid(message: X509svid, now: UnixTime) -> Result<Svid, String> {
     let chain = certificates(&message.x509_svid)?;
     let bundle = certificates(&message.bundle)?;
     PrivateKey::from_der(&message.x509_svid_key).map_err(|error| error.to_string())?;
@@ -216,8 +217,8 @@ fn print(
 }
 
 fn validity(out: &mut dyn std::io::Write, what: &str, cert: &Certificate) -> Result<(), CliError> {
-    writeln!(out, "{what} Valid After:\t{}", timestamp(cert.not_before()))?;
-    Ok(writeln!(out, "{what} Valid Until:\t{}", timestamp(cert.not_after()))?)
+    writeln!(out, "{what} Valid After:\t{}", timestamp(cert.not_before().seconds()))?;
+    Ok(writeln!(out, "{what} Valid Until:\t{}", timestamp(cert.not_after().seconds()))?)
 }
 
 fn write(

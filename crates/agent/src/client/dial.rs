@@ -15,7 +15,6 @@ use tokio_rustls::{
 };
 
 use super::{ClientError, addresses::Addresses};
-use crate::timestamp;
 
 /// How long a TCP connection may take, for all addresses of the server together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -162,7 +161,9 @@ fn refused_certificate(error: &io::Error) -> Option<&CertificateError> {
 
 /// Both times, when the server's certificate is not valid now: mostly a clock is off.
 fn out_of_time(error: &io::Error) -> Option<String> {
-    let show = |time: &UnixTime| timestamp::show(time.as_secs().try_into().unwrap_or(i64::MAX));
+    let show = |time: &UnixTime| {
+        (signet_time::UnixTime::EPOCH + Duration::from_secs(time.as_secs())).to_string()
+    };
     let (time, how, limit) = match refused_certificate(error)? {
         CertificateError::ExpiredContext { time, not_after } => (time, "expired at", not_after),
         CertificateError::NotValidYetContext { time, not_before } => {

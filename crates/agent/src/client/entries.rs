@@ -13,6 +13,7 @@ use signet_api::{
     },
 };
 use signet_identity::{EntryError, EntryId, TrustDomain};
+use signet_time::UnixTime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming, transport::Channel};
@@ -126,9 +127,11 @@ async fn sync(channel: Channel, known: &EntryMap) -> Result<EntrySync, Status> {
             return Err(Status::internal("entries came where revisions were due"));
         }
         for revision in &page.entry_revisions {
-            if let Some(id) =
-                next.revision(&revision.id, revision.revision_number, revision.created_at)
-            {
+            if let Some(id) = next.revision(
+                &revision.id,
+                revision.revision_number,
+                UnixTime::from_seconds(revision.created_at),
+            ) {
                 wanted.insert(id);
             }
         }
@@ -180,7 +183,7 @@ impl<'a> Collector<'a> {
     }
 
     /// Takes a revision; returns the ID when the entry itself is needed.
-    fn revision(&mut self, id: &str, revision: i64, created_at: i64) -> Option<EntryId> {
+    fn revision(&mut self, id: &str, revision: i64, created_at: UnixTime) -> Option<EntryId> {
         let Ok(parsed) = id.parse::<EntryId>() else {
             tracing::warn!(entry_id = %id, "Received malformed entry revision from the server");
             return None;
@@ -242,8 +245,9 @@ impl<'a> Collector<'a> {
     }
 }
 
-fn is_stale(known: &AgentEntry, revision: i64, created_at: i64) -> bool {
-    known.revision_number != revision || (created_at != 0 && known.created_at != created_at)
+fn is_stale(known: &AgentEntry, revision: i64, created_at: UnixTime) -> bool {
+    known.revision_number != revision
+        || (created_at != UnixTime::EPOCH && known.created_at != created_at)
 }
 
 /// Reads what a server sends to an agent: ID, SPIFFE ID and selectors are required.
@@ -276,7 +280,7 @@ fn entry_from_pb(entry: &types::Entry) -> Result<AgentEntry, convert::ConvertErr
         downstream: entry.downstream,
         store_svid: entry.store_svid,
         hint: entry.hint.as_str().into(),
-        created_at: entry.created_at,
+        created_at: UnixTime::from_seconds(entry.created_at),
         revision_number: entry.revision_number,
         disable_x509_svid_prefetch: attributes.disable_x509_svid_prefetch,
         jwt_svid_include_jti: attributes.jwt_svid_include_jti,
@@ -322,12 +326,18 @@ mod tests {
     fn only_missing_and_stale_entries_are_asked_for() {
         let known = known();
         let mut next = Collector::new(&known);
-        assert!(next.revision("a", 0, 1).is_none());
-        assert!(next.revision("a", 0, 0).is_none(), "a creation time of 0 says nothing");
-        assert!(next.revision("b", 2, 1).is_some());
-        assert!(next.revision("c", 0, 9).is_some(), "made anew under the same ID");
-        assert!(next.revision("d", 0, 1).is_some());
-        assert!(next.revision("not an id", 0, 1).is_none());
+        assert!(next.revision("a", 0, UnixTime::from_seconds(1)).is_none());
+        assert!(
+            next.revision("a", 0, UnixTime::EPOCH).is_none(),
+            "a creation time of 0 says nothing"
+        );
+        assert!(next.revision("b", 2, UnixTime::from_seconds(1)).is_some());
+        assert!(
+            next.revision("c", 0, UnixTime::from_seconds(9)).is_some(),
+            "made anew under the same ID"
+        );
+        assert!(next.revision("d", 0, UnixTime::from_seconds(1)).is_some());
+        assert!(next.revision("not an id", 0, UnixTime::from_seconds(1)).is_none());
         assert_eq!(next.finish().entries.len(), 3);
     }
 

@@ -35,6 +35,7 @@ use signet_api::{
 };
 use signet_attest::node::NodeAttestorAgent;
 use signet_identity::{Bundle, EntryId, SpiffeId, TrustDomain};
+use signet_time::UnixTime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -351,8 +352,8 @@ impl ServerClient {
             key_id: key_id(&svid.token),
             token: Arc::from(svid.token),
             spiffe_id,
-            issued_at: svid.issued_at,
-            expires_at: svid.expires_at,
+            issued_at: UnixTime::from_seconds(svid.issued_at),
+            expires_at: UnixTime::from_seconds(svid.expires_at),
         })
     }
 

@@ -7,6 +7,7 @@ use std::{
 
 use signet_base::SharedClock;
 use signet_daemon::metrics::{Gauge, Metrics};
+use signet_time::UnixTime;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
@@ -111,7 +112,7 @@ impl StateMetrics {
 
     fn read(&self, shown: &Shown) {
         let now = shown.clock.unix();
-        let left = |at: i64| at.saturating_sub(now) as f64;
+        let left = |at: UnixTime| (at - now) as f64;
         self.uptime.set(&[], shown.started.elapsed().as_millis() as f64);
         self.record_map_size.set_len(&[], shown.cache.entry_count());
         self.svid_map_size.set_len(&[], shown.cache.svid_count());
@@ -124,8 +125,8 @@ impl StateMetrics {
             let status = shown.status.borrow();
             let expiry = status.identity.as_ref().map(|identity| identity.not_after());
             tell(&self.next_expiry, &["agent_svid"], expiry.map(left));
-            tell(&self.agent_svid_expiry, &[], expiry.map(|at| at as f64));
-            let age = Some(status.last_sync).filter(|at| *at > 0);
+            tell(&self.agent_svid_expiry, &[], expiry.map(|at| at.seconds() as f64));
+            let age = Some(status.last_sync).filter(|at| *at > UnixTime::EPOCH);
             tell(&self.sync_age, &[], age.map(|at| -left(at)));
             self.server_reachable.set(&[], f64::from(u8::from(status.server_reachable)));
         }

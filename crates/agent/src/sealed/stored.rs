@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde::{Deserialize, Serialize};
 use signet_identity::{Bundle, EntryId, JwtAuthority, TrustDomain, X509Authority};
+use signet_time::UnixTime;
 use zeroize::{Zeroize, Zeroizing};
 
 use crate::{
@@ -92,7 +93,7 @@ impl Stored {
             downstream: entry.downstream,
             store_svid: entry.store_svid,
             hint: entry.hint.to_string(),
-            created_at: entry.created_at,
+            created_at: entry.created_at.seconds(),
             revision_number: entry.revision_number,
             disable_x509_svid_prefetch: entry.disable_x509_svid_prefetch,
             jwt_svid_include_jti: entry.jwt_svid_include_jti,
@@ -109,7 +110,7 @@ impl Stored {
                 .iter()
                 .map(|key| {
                     let public_key = BASE64.encode(&key.public_key);
-                    (key.key_id.to_string(), public_key, key.expires_at, key.tainted)
+                    (key.key_id.to_string(), public_key, key.expires_at.seconds(), key.tainted)
                 })
                 .collect(),
             refresh_hint: bundle.refresh_hint,
@@ -120,8 +121,8 @@ impl Stored {
                 spiffe_id: svid.spiffe_id.to_string(),
                 chain: svid.chain.iter().map(|der| BASE64.encode(der)).collect(),
                 key: BASE64.encode(&*svid.key),
-                not_before: svid.not_before,
-                not_after: svid.not_after,
+                not_before: svid.not_before.seconds(),
+                not_after: svid.not_after.seconds(),
             };
             (id.to_string(), stored)
         });
@@ -129,8 +130,8 @@ impl Stored {
             found_by: key.as_str().to_owned(),
             token: svid.token.to_string(),
             spiffe_id: svid.spiffe_id.to_string(),
-            issued_at: svid.issued_at,
-            expires_at: svid.expires_at,
+            issued_at: svid.issued_at.seconds(),
+            expires_at: svid.expires_at.seconds(),
             key_id: svid.key_id.to_string(),
         });
         Self {
@@ -163,7 +164,7 @@ impl Stored {
                 .collect::<Result<Vec<_>, _>>()?;
             let spiffe_id = stored.spiffe_id.parse().map_err(|e| text(&e))?;
             let key = Zeroizing::new(bytes(&stored.key)?);
-            let validity = (stored.not_before, stored.not_after);
+            let validity = [stored.not_before, stored.not_after].map(UnixTime::from_seconds).into();
             svids.insert(id, X509Svid::new(spiffe_id, chain, key, validity));
         }
         let mut jwt_svids = Vec::with_capacity(self.jwt_svids.len());
@@ -171,8 +172,8 @@ impl Stored {
             let svid = JwtSvid {
                 token: stored.token.as_str().into(),
                 spiffe_id: stored.spiffe_id.parse().map_err(|e| text(&e))?,
-                issued_at: stored.issued_at,
-                expires_at: stored.expires_at,
+                issued_at: UnixTime::from_seconds(stored.issued_at),
+                expires_at: UnixTime::from_seconds(stored.expires_at),
                 key_id: stored.key_id.as_str().into(),
             };
             jwt_svids.push((JwtKey::from_stored(stored.found_by.clone()), svid));
@@ -224,7 +225,7 @@ impl StoredEntry {
             downstream: self.downstream,
             store_svid: self.store_svid,
             hint: self.hint.into(),
-            created_at: self.created_at,
+            created_at: UnixTime::from_seconds(self.created_at),
             revision_number: self.revision_number,
             disable_x509_svid_prefetch: self.disable_x509_svid_prefetch,
             jwt_svid_include_jti: self.jwt_svid_include_jti,
@@ -243,7 +244,7 @@ impl StoredBundle {
             bundle.jwt_authorities.push(JwtAuthority {
                 public_key: bytes(&public_key)?.into(),
                 key_id: key_id.into(),
-                expires_at,
+                expires_at: UnixTime::from_seconds(expires_at),
                 tainted,
             });
         }

@@ -215,7 +215,7 @@ impl Handler {
             tracing::debug!(
                 pid = stream.call.caller.pid(),
                 spiffe_id = %identity.entry.spiffe_id,
-                expires_at = identity.svid.not_after,
+                expires_at = identity.svid.not_after.seconds(),
                 "Fetched X.509 SVID"
             );
         }

@@ -45,7 +45,7 @@ impl Aws {
         let Settings { endpoint, session_token, .. } = &self.settings;
         let failed = |what: &str| StoreError::Failed(format!("{action}: {what}"));
         let host = endpoint.split_once("://").map_or(endpoint.as_str(), |(_, host)| host);
-        let now = OffsetDateTime::from_unix_timestamp(self.clock.unix());
+        let now = OffsetDateTime::from_unix_timestamp(self.clock.unix().seconds());
         let now = now.map_err(|_| failed("the clock is wrong"))?;
         let date = now.format(format_description!("[year][month][day]T[hour][minute][second]Z"));
         let date = date.map_err(|_| failed("the clock is wrong"))?;

@@ -18,6 +18,7 @@ use signet_base::{SharedClock, files::read_regular};
 use signet_http::{HttpClient, HttpError};
 use signet_identity::TrustDomain;
 use signet_pki::{PrivateKey, digest::sha1_hex};
+use signet_time::UnixTime;
 use zeroize::Zeroizing;
 
 use super::{Place, Secret, Store, StoreError, needed};
@@ -47,12 +48,12 @@ pub(super) struct Gcp {
 
 struct Token {
     text: Zeroizing<String>,
-    expires_at: i64,
+    expires_at: UnixTime,
 }
 
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Token(.., {})", self.expires_at)
+        write!(f, "Token(.., {})", self.expires_at.seconds())
     }
 }
 

@@ -18,7 +18,6 @@ use crate::{
     client::{Attested, ClientError, EVICTED, ServerClient, tls_config},
     config::{RebootstrapMode, SvidCache},
     sealed::SealedCache,
-    timestamp,
 };
 
 /// The pauses between attempts to attest.
@@ -93,14 +92,14 @@ impl Manager {
             Ok(identity) => {
                 if identity.expired(shared.clock.unix()) {
                     tracing::warn!(
-                        expiry = timestamp::show(identity.not_after()),
+                        expiry = %identity.not_after(),
                         spiffe_id = %identity.id,
                         "SVID key recovered, but SVID is expired. Generating new keypair"
                     );
                 } else {
                     tracing::info!(
                         spiffe_id = %identity.id,
-                        expires_at = identity.not_after(),
+                        expires_at = identity.not_after().seconds(),
                         "SVID loaded"
                     );
                 }
@@ -387,7 +386,7 @@ impl Shared {
         self.metrics.bootstrapped.set(&[], 0.0);
         self.metrics.bootstrap_attempts.set(&[mode], attempts as f64);
         let since = state.untrusted_since().unwrap_or(now);
-        self.metrics.bootstrap_seconds.set(&[mode], since as f64);
+        self.metrics.bootstrap_seconds.set(&[mode], since.seconds() as f64);
         let target = self.server.client.target();
         let query = BundleQuery {
             rebootstrap,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
 use signet_identity::TrustDomain;
+use signet_time::UnixTime;
 
 use super::Shared;
 use crate::{
@@ -51,7 +52,9 @@ pub(super) async fn fetch(
     let (entries, own_bundle) = tokio::join!(entries(shared, method, known), async {
         match (scope, have.get(own)) {
             // A bundle without authorities is a place-holder of the first moments.
-            (Scope::Entries, Some(bundle)) if shared.status.borrow().last_sync > 0 => {
+            (Scope::Entries, Some(bundle))
+                if shared.status.borrow().last_sync > UnixTime::EPOCH =>
+            {
                 Ok(Arc::clone(bundle))
             }
             _ => shared.server.client.bundle().await.map(Arc::new),

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use signet_base::Backoff;
+use signet_time::UnixTime;
 use tokio::time::Instant;
 
 use super::{
@@ -44,10 +45,10 @@ pub(super) struct Session<'a> {
     next_sync: Instant,
     next_renewal: Instant,
     renew_now: bool,
-    renew_floor: i64,
+    renew_floor: UnixTime,
     sync_backoff: Backoff,
     renew_backoff: Backoff,
-    wall: (i64, Instant),
+    wall: (UnixTime, Instant),
     next_node_check: Instant,
     greeted: bool,
     /// When the first notice came that was not acted on yet.
@@ -85,7 +86,7 @@ impl<'a> Session<'a> {
             next_sync: now,
             next_renewal: now,
             renew_now: false,
-            renew_floor: 0,
+            renew_floor: UnixTime::EPOCH,
             sync_backoff: Backoff::new(interval, max).with_jitter(0.2),
             renew_backoff: Backoff::new(Duration::from_secs(5), Duration::from_secs(60))
                 .with_jitter(0.2),
@@ -155,9 +156,8 @@ impl<'a> Session<'a> {
         }
         next = self.signing.next_retry().map_or(next, |at| next.min(at));
         let now = self.shared().clock.unix();
-        let due_in = |at: i64| {
-            Instant::now() + Duration::from_secs(at.saturating_sub(now).max(0).unsigned_abs())
-        };
+        let due_in =
+            |at: UnixTime| Instant::now() + Duration::from_secs((at - now).max(0).unsigned_abs());
         if self.signing.is_idle()
             && let Some(due) = self.shared().cache.next_due(self.shared().settings.rule)
             && due > now
@@ -173,14 +173,14 @@ impl<'a> Session<'a> {
 
     /// When the agent's SVID is to be renewed; right after a renewal not at once, however short
     /// the new one lives.
-    fn due_at(&self) -> i64 {
+    fn due_at(&self) -> UnixTime {
         self.identity.due_at(self.shared().settings.rule).max(self.renew_floor)
     }
 
     /// Looks at the clock and starts whatever is due.
     fn tick(&mut self) -> Option<SessionEnd> {
         let (now, at) = (self.shared().clock.unix(), Instant::now());
-        let expected = self.wall.0 + i64::try_from((at - self.wall.1).as_secs()).unwrap_or(0);
+        let expected = self.wall.0 + (at - self.wall.1);
         if (now - expected).abs() > CLOCK_JUMP {
             tracing::info!(seconds = now - expected, "The clock jumped; syncing with the server");
             self.next_sync = at;
@@ -225,7 +225,7 @@ impl<'a> Session<'a> {
     }
 
     /// The clock was set back: what is not valid yet is of no use to anybody.
-    fn set_back(&mut self, now: i64) -> Option<SessionEnd> {
+    fn set_back(&mut self, now: UnixTime) -> Option<SessionEnd> {
         let shared = self.shared();
         shared.jwt_cache.clear();
         let marked = shared.cache.taint(|svid| rotation::is_not_yet_valid(now, svid.not_before));
@@ -439,7 +439,7 @@ impl<'a> Session<'a> {
             return None;
         }
         let identity = Arc::new(identity);
-        let (spiffe_id, expires_at) = (identity.id.to_string(), identity.not_after());
+        let (spiffe_id, expires_at) = (identity.id.to_string(), identity.not_after().seconds());
         if identity.reattestable {
             tracing::info!(spiffe_id, expires_at, "Successfully reattested node");
         } else {

@@ -14,6 +14,7 @@ use signet_pki::{
     tls::{BundleSource, SwappableIdentity},
     x509::{CertError, Certificate, TrustBundle},
 };
+use signet_time::UnixTime;
 use tokio::sync::{Notify, watch};
 
 use crate::{
@@ -64,7 +65,7 @@ pub struct Status {
     /// Who the agent is, once attested.
     pub identity: Option<Arc<AgentIdentity>>,
     /// The last successful sync, Unix seconds; 0 for never.
-    pub last_sync: i64,
+    pub last_sync: UnixTime,
     /// Whether the server answered at the last try.
     pub server_reachable: bool,
     /// Whether there is something to serve workloads from.
@@ -262,8 +263,7 @@ impl Shared {
         }
         self.data.keep(move |state| state.note_untrusted(now)).await;
         let since = self.data.state().untrusted_since().unwrap_or(now);
-        let delay = i64::try_from(self.settings.rebootstrap_delay.as_secs()).unwrap_or(i64::MAX);
-        let left = since.saturating_add(delay) - now;
+        let left = since + self.settings.rebootstrap_delay - now;
         if left > 0 {
             tracing::info!(
                 time_left_secs = left,

@@ -13,6 +13,7 @@ use signet_pki::{
     KeyType, PrivateKey,
     x509::{Certificate, CsrParams, create_csr},
 };
+use signet_time::UnixTime;
 use tokio::time::Instant;
 use tonic::Code;
 use zeroize::Zeroizing;
@@ -128,7 +129,7 @@ impl Signing {
                 tracing::info!(
                     entry_id = %want.entry.id,
                     spiffe_id = %want.entry.spiffe_id,
-                    expires_at = want.expires_at,
+                    expires_at = want.expires_at.map(UnixTime::seconds),
                     "{}",
                     if want.expires_at.is_some() { "Renewing X509-SVID" } else { "Creating X509-SVID" }
                 );
@@ -262,7 +263,7 @@ fn accept(
     chain: Vec<Box<[u8]>>,
     key: &PrivateKey,
     expected: &SpiffeId,
-    now: i64,
+    now: UnixTime,
 ) -> Result<Arc<X509Svid>, String> {
     let leaf = chain.first().ok_or("no certificate")?;
     let leaf = Certificate::from_der(leaf).map_err(|error| error.to_string())?;

@@ -42,6 +42,7 @@ use signet_pki::{
     },
     x509::{CaIssuer, CaParams, Certificate, Csr, Name, SvidParams, TrustBundle, self_sign_ca},
 };
+use signet_time::UnixTime;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::{Stream, StreamExt as _, wrappers::WatchStream};
@@ -101,7 +102,7 @@ struct Service {
 }
 
 fn now() -> i64 {
-    signet_base::Clock::unix(&SystemClock)
+    signet_base::Clock::unix(&SystemClock).seconds()
 }
 
 pub fn trust_domain() -> TrustDomain {
@@ -114,8 +115,8 @@ fn new_ca() -> Arc<CaIssuer> {
         trust_domain: trust_domain(),
         subject: Name::spiffe_ca(),
         extensions: Vec::new(),
-        now: now(),
-        not_after: now() + 86_400,
+        now: UnixTime::from_seconds(now()),
+        not_after: UnixTime::from_seconds(now() + 86_400),
     };
     let issued = self_sign_ca(&*signer, &params).unwrap();
     let certificate = Certificate::from_der(&issued.der).unwrap();
@@ -130,11 +131,11 @@ fn issue(ca: &CaIssuer, id: &SpiffeId, key: &signet_pki::PublicKey, ttl: i64) ->
             dns_names: &[],
             subject: None,
             extensions: &[],
-            now: now(),
-            not_after: now() + ttl,
+            now: UnixTime::from_seconds(now()),
+            not_after: UnixTime::from_seconds(now() + ttl),
         })
         .unwrap();
-    (issued.der, issued.not_after)
+    (issued.der, issued.not_after.seconds())
 }
 
 impl FakeServer {
@@ -159,7 +160,10 @@ impl FakeServer {
             tainted: Vec::new(),
             jwt_tainted: false,
             authorities: vec![ca],
-            jwt: Arc::new(JwtIssuer::new("key-1", now() + 86_400, jwt_signer).unwrap()),
+            jwt: Arc::new(
+                JwtIssuer::new("key-1", UnixTime::from_seconds(now() + 86_400), jwt_signer)
+                    .unwrap(),
+            ),
             calls: Vec::new(),
             attested_keys: Vec::new(),
             agent_serial: 0,
@@ -567,8 +571,8 @@ impl svid_server::Svid for Service {
             .sign(&JwtClaims {
                 spiffe_id: &id,
                 audience: &request.audience,
-                issued_at: now(),
-                expires_at: now() + state.jwt_ttl,
+                issued_at: UnixTime::from_seconds(now()),
+                expires_at: UnixTime::from_seconds(now() + state.jwt_ttl),
                 issuer: None,
                 jti: true,
             })
@@ -577,8 +581,8 @@ impl svid_server::Svid for Service {
             svid: Some(types::Jwtsvid {
                 token: signed.token,
                 id: entry.spiffe_id.clone(),
-                expires_at: signed.expires_at,
-                issued_at: signed.issued_at,
+                expires_at: signed.expires_at.seconds(),
+                issued_at: signed.issued_at.seconds(),
                 hint: entry.hint.clone(),
             }),
         }))

@@ -20,6 +20,7 @@ use signet_api::{
 };
 use signet_base::{ShutdownError, SystemClock, Tasks};
 use signet_daemon::program::Program;
+use signet_time::UnixTime;
 use tempfile::TempDir;
 use tokio::sync::watch;
 use tonic::{Request, Status, Streaming, transport::Channel};
@@ -106,8 +107,8 @@ impl Fixture {
             trust_domain: "pop".parse().unwrap(),
             subject: x509::Name::spiffe_ca(),
             extensions: Vec::new(),
-            now: 1_700_000_000,
-            not_after: 4_000_000_000,
+            now: UnixTime::from_seconds(1_700_000_000),
+            not_after: UnixTime::from_seconds(4_000_000_000),
         };
         let issued = x509::self_sign_ca(&*key.signer().unwrap(), &params).unwrap();
         let (cert, key_file) = (self.dir.path().join("pop.crt"), self.dir.path().join("pop.key"));

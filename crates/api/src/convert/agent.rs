@@ -16,7 +16,7 @@ pub fn agent_to_pb(node: &AttestedNode, mask: Option<&types::AgentMask>) -> type
         agent.x509svid_serial_number.clone_from(&node.serial_number);
     }
     if mask.x509svid_expires_at {
-        agent.x509svid_expires_at = node.expires_at;
+        agent.x509svid_expires_at = node.expires_at.seconds();
     }
     if mask.selectors {
         agent.selectors = selectors_to_pb(&node.selectors);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use signet_identity::{Bundle, JwtAuthority, X509Authority};
+use signet_time::UnixTime;
 
 use super::{ConvertError, trust_domain_from_pb};
 use crate::pb::spire::api::types;
@@ -35,7 +36,7 @@ pub fn bundle_to_pb(bundle: &Bundle, mask: Option<&types::BundleMask>) -> types:
             .map(|key| types::WitKey {
                 public_key: Bytes::copy_from_slice(&key.public_key),
                 key_id: key.key_id.to_string(),
-                expires_at: key.expires_at,
+                expires_at: key.expires_at.seconds(),
                 tainted: key.tainted,
             })
             .collect();
@@ -60,7 +61,14 @@ pub fn bundle_from_pb(bundle: &types::Bundle) -> Result<Bundle, ConvertError> {
     let wit_authorities = bundle
         .wit_authorities
         .iter()
-        .map(|key| authority(&key.public_key, &key.key_id, key.expires_at, key.tainted))
+        .map(|key| {
+            authority(
+                &key.public_key,
+                &key.key_id,
+                UnixTime::from_seconds(key.expires_at),
+                key.tainted,
+            )
+        })
         .collect::<Result<_, _>>()
         .map_err(|error| error.within("unable to parse WIT authority"))?;
     Ok(Bundle {
@@ -103,7 +111,7 @@ pub fn jwt_authority_to_pb(authority: &JwtAuthority) -> types::JwtKey {
     types::JwtKey {
         public_key: Bytes::copy_from_slice(&authority.public_key),
         key_id: authority.key_id.to_string(),
-        expires_at: authority.expires_at,
+        expires_at: authority.expires_at.seconds(),
         tainted: authority.tainted,
     }
 }
@@ -113,7 +121,7 @@ pub fn jwt_authority_to_pb(authority: &JwtAuthority) -> types::JwtKey {
 /// # Errors
 /// [`ConvertError::Missing`] when the key or its ID is absent.
 pub fn jwt_authority_from_pb(key: &types::JwtKey) -> Result<JwtAuthority, ConvertError> {
-    authority(&key.public_key, &key.key_id, key.expires_at, key.tainted)
+    authority(&key.public_key, &key.key_id, UnixTime::from_seconds(key.expires_at), key.tainted)
 }
 
 /// The mask that selects every field.
@@ -162,7 +170,7 @@ fn der_len(bytes: &[u8]) -> Option<usize> {
 fn authority(
     public_key: &[u8],
     key_id: &str,
-    expires_at: i64,
+    expires_at: UnixTime,
     tainted: bool,
 ) -> Result<JwtAuthority, ConvertError> {
     if public_key.is_empty() {
@@ -194,7 +202,7 @@ mod tests {
         let key = JwtAuthority {
             public_key: Arc::from(*b"key"),
             key_id: "kid".into(),
-            expires_at: 9,
+            expires_at: UnixTime::from_seconds(9),
             tainted: true,
         };
         let bundle = Bundle {

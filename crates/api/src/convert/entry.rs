@@ -4,6 +4,7 @@ use signet_identity::{
     Entry, EntryDraft, EntryError, SelectorSet, SpiffeId, TrustDomain, entry::MAX_HINT_LEN,
     entry::check_dns_name,
 };
+use signet_time::UnixTime;
 
 use super::{
     ConvertError, id_to_pb, member_id_from_pb, selectors_from_pb, selectors_to_pb,
@@ -38,7 +39,7 @@ pub fn entry_to_pb(entry: &Entry, mask: Option<&EntryMask>) -> types::Entry {
         out.downstream = entry.downstream;
     }
     if mask.expires_at {
-        out.expires_at = entry.expires_at;
+        out.expires_at = entry.expires_at.seconds();
     }
     if mask.dns_names {
         out.dns_names.clone_from(&entry.dns_names);
@@ -56,7 +57,7 @@ pub fn entry_to_pb(entry: &Entry, mask: Option<&EntryMask>) -> types::Entry {
         out.hint.clone_from(&entry.hint);
     }
     if mask.created_at {
-        out.created_at = entry.created_at;
+        out.created_at = entry.created_at.seconds();
     }
     let extras = entry.disable_x509_svid_prefetch || entry.jwt_svid_include_jti;
     if mask.additional_attributes && extras {
@@ -102,7 +103,7 @@ pub struct EntryChange {
     federates_with: Option<Vec<TrustDomain>>,
     admin: Option<bool>,
     downstream: Option<bool>,
-    expires_at: Option<i64>,
+    expires_at: Option<UnixTime>,
     dns_names: Option<Vec<String>>,
     store_svid: Option<bool>,
     hint: Option<String>,
@@ -155,7 +156,7 @@ impl EntryChange {
         change.jwt_svid_ttl = mask.jwt_svid_ttl.then_some(entry.jwt_svid_ttl);
         change.admin = mask.admin.then_some(entry.admin);
         change.downstream = mask.downstream.then_some(entry.downstream);
-        change.expires_at = mask.expires_at.then_some(entry.expires_at);
+        change.expires_at = mask.expires_at.then_some(UnixTime::from_seconds(entry.expires_at));
         change.store_svid = mask.store_svid.then_some(entry.store_svid);
         change.additional_attributes =
             mask.additional_attributes.then(|| entry.additional_attributes.unwrap_or_default());
@@ -273,7 +274,7 @@ mod tests {
             id: entry.id.parse().unwrap(),
             body: entry_from_pb(&td(), entry).unwrap(),
             revision_number: entry.revision_number,
-            created_at: entry.created_at,
+            created_at: UnixTime::from_seconds(entry.created_at),
         }
     }
 

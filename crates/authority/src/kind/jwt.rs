@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use signet_identity::{Bundle, JwtAuthority};
 use signet_pki::{KeyType, ManagedKey, PublicKey, jwt::JwtAuthorityHeader, random};
+use signet_time::UnixTime;
 
 use super::{Handle, Kind, Made, Published, Record, Withdrawal, Words};
 use crate::{
     AuthorityError, AuthorityOptions, OperationError,
-    context::{Context, seconds},
+    context::Context,
     journal::{Journal, JwtRecord, SlotId, Status},
     slot::LocalAuthority,
 };
@@ -22,7 +23,7 @@ pub(crate) struct Jwt;
 pub(crate) struct JwtKey {
     pub header: JwtAuthorityHeader,
     pub key: ManagedKey,
-    pub issued_at: i64,
+    pub issued_at: UnixTime,
 }
 
 impl Kind for Jwt {
@@ -72,7 +73,7 @@ impl Kind for Jwt {
             slot,
             status: Status::Prepared,
             issued_at: now,
-            not_after: now.saturating_add(seconds(context.shared.options.ca_ttl)),
+            not_after: now + context.shared.options.ca_ttl,
             key_id: random::key_id()?,
             public_key: key.public_key().spki_der().to_vec(),
         };
@@ -150,11 +151,11 @@ impl Record for JwtRecord {
         self.status = status;
     }
 
-    fn issued_at(&self) -> i64 {
+    fn issued_at(&self) -> UnixTime {
         self.issued_at
     }
 
-    fn not_after(&self) -> i64 {
+    fn not_after(&self) -> UnixTime {
         self.not_after
     }
 

@@ -11,11 +11,12 @@ use signet_pki::{
         self_signed_ca, verify_svid,
     },
 };
+use signet_time::UnixTime;
 
 use super::{Handle, Kind, Made, Published, Record, Withdrawal, Words};
 use crate::{
     AuthorityError, AuthorityOptions, OperationClass, OperationError, TrustRoot,
-    context::{Context, UPSTREAM_DEADLINE, composing, seconds, within},
+    context::{Context, UPSTREAM_DEADLINE, composing, within},
     journal::{Journal, SlotId, Status, X509Record},
     ports::BundleEdit,
     slot::LocalAuthority,
@@ -33,7 +34,7 @@ pub(crate) struct X509;
 pub(crate) struct X509Ca {
     pub ca: Ca,
     pub key: ManagedKey,
-    pub issued_at: i64,
+    pub issued_at: UnixTime,
 }
 
 impl Kind for X509 {
@@ -192,11 +193,11 @@ impl Record for X509Record {
         self.status = status;
     }
 
-    fn issued_at(&self) -> i64 {
+    fn issued_at(&self) -> UnixTime {
         self.issued_at
     }
 
-    fn not_after(&self) -> i64 {
+    fn not_after(&self) -> UnixTime {
         self.not_after
     }
 
@@ -245,7 +246,7 @@ pub(crate) async fn ca_attributes(context: &Context) -> Result<X509CaAttributes,
 async fn self_sign(
     context: &Context,
     key: ManagedKey,
-    now: i64,
+    now: UnixTime,
 ) -> Result<(X509Ca, Vec<X509Authority>), AuthorityError> {
     let attributes = ca_attributes(context).await?;
     let params = CaParams {
@@ -253,7 +254,7 @@ async fn self_sign(
         subject: attributes.subject,
         extensions: attributes.extensions,
         now,
-        not_after: now.saturating_add(seconds(context.shared.options.ca_ttl)),
+        not_after: now + context.shared.options.ca_ttl,
     };
     let unsigned = self_signed_ca(key.public_key(), &params);
     let unsigned = unsigned.map_err(AuthorityError::Certificate)?;
@@ -269,7 +270,7 @@ async fn mint(
     context: &Context,
     upstream: &dyn UpstreamAuthority,
     key: ManagedKey,
-    now: i64,
+    now: UnixTime,
 ) -> Result<(X509Ca, Vec<X509Authority>), AuthorityError> {
     let attributes = ca_attributes(context).await?;
     let trust_domain = context.shared.options.trust_domain.clone();
@@ -302,7 +303,7 @@ pub(crate) async fn check_ca(
     context: &Context,
     ca: &X509Ca,
     roots: &[X509Authority],
-    now: i64,
+    now: UnixTime,
 ) -> Result<(), String> {
     let certificate = ca.ca.certificate();
     let trust_domain = &context.shared.options.trust_domain;
@@ -325,7 +326,7 @@ pub(crate) async fn check_ca(
         subject: None,
         extensions: &[],
         now,
-        not_after: now.saturating_add(60),
+        not_after: now + 60,
     };
     let unsigned = ca.ca.svid(&params).map_err(|error| error.to_string())?;
     let issued = unsigned.sign_with(&ca.key).await.map_err(|error| error.to_string())?;

@@ -5,10 +5,11 @@
 //! other slot (SPIRE issue 6198): anything in the bundle, however old, but what signs now or is
 //! about to. What is revoked must be tainted first, as there.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use signet_identity::{Bundle, JwtAuthority};
 use signet_pki::UpstreamAuthority;
+use signet_time::UnixTime;
 
 use super::CaManager;
 use crate::{
@@ -167,12 +168,12 @@ impl<K: Kind> Machine<K> {
         }
         let published_for = context.shared.options.published_for.as_secs();
         let known_at = next
-            .map(|next| next.issued_at.saturating_add_unsigned(published_for))
+            .map(|next| next.issued_at + Duration::from_secs(published_for))
             .filter(|known_at| context.now() < *known_at);
         if let Some(known_at) = known_at {
             tracing::warn!(
                 local_authority_id = id,
-                known_at,
+                known_at = known_at.seconds(),
                 "The {} is activated before federated trust domains can be expected to know it",
                 K::WORDS.log
             );
@@ -213,7 +214,7 @@ impl<K: Kind> Machine<K> {
             authority_id: id.to_owned(),
             status: Status::Old,
             slot: None,
-            issued_at: 0,
+            issued_at: UnixTime::EPOCH,
             expires_at: found.iter().map(|one| one.expires_at).max().unwrap_or_default(),
             upstream_authority_id: String::new(),
         }))

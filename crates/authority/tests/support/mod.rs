@@ -28,6 +28,7 @@ use signet_pki::{
         verify_svid,
     },
 };
+use signet_time::UnixTime;
 
 /// Counts down writes of any kind; at zero the "machine" dies and nothing works until revived.
 #[derive(Debug)]
@@ -353,7 +354,7 @@ impl Machine {
 
     pub fn now(&self) -> i64 {
         use signet_base::Clock;
-        self.clock.unix()
+        self.clock.unix().seconds()
     }
 
     /// Lets time pass in steps of the check interval for a day would take long: the manager is
@@ -379,7 +380,8 @@ impl Machine {
             .unwrap();
         let bundle = self.bundle();
         let trust = TrustBundle::from_bundle(&bundle).unwrap();
-        let verified = verify_svid(&svid.chain, &trust, self.now()).unwrap();
+        let verified =
+            verify_svid(&svid.chain, &trust, UnixTime::from_seconds(self.now())).unwrap();
         assert_eq!(verified.id, id);
         if !self.options.jwt_disabled {
             let audience = ["a".to_owned()];
@@ -394,7 +396,8 @@ impl Machine {
                 .await
                 .unwrap();
             let keys = JwtBundle::from_bundle(&bundle);
-            validate(&jwt.token, &audience, self.now(), |_| Some(&keys)).unwrap();
+            validate(&jwt.token, &audience, UnixTime::from_seconds(self.now()), |_| Some(&keys))
+                .unwrap();
         }
         verified
     }

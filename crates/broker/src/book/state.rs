@@ -5,6 +5,8 @@ use std::{
     sync::Arc,
 };
 
+use signet_time::UnixTime;
+
 use super::{Holder, Lease, Token};
 use crate::journal::Event;
 
@@ -17,7 +19,7 @@ pub(super) struct State {
     pub(super) leases: HashMap<String, Lease>,
     /// By holder, so that neither a flood of one nor a search concerns the others.
     pub(super) of: HashMap<Holder, Owned>,
-    pub(super) bans: BTreeMap<String, i64>,
+    pub(super) bans: BTreeMap<String, UnixTime>,
     pub(super) events: usize,
 }
 
@@ -26,7 +28,7 @@ pub(super) struct Owned {
     pub(super) tokens: Vec<Arc<str>>,
     pub(super) leases: Vec<String>,
     /// Which credential was drawn, and until when that counts.
-    pub(super) uses: Vec<(String, i64)>,
+    pub(super) uses: Vec<(String, UnixTime)>,
     pub(super) reserved: HashMap<String, u32>,
     pub(super) making: Arc<tokio::sync::Mutex<()>>,
 }
@@ -158,8 +160,8 @@ impl State {
         }
     }
 
-    pub(super) fn drop_expired(&mut self, now: i64) {
-        let over = |expires: i64| expires.saturating_add(KEEP) < now;
+    pub(super) fn drop_expired(&mut self, now: UnixTime) {
+        let over = |expires: UnixTime| expires + KEEP < now;
         let tokens: Vec<_> = self
             .tokens
             .values()

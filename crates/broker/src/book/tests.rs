@@ -10,8 +10,8 @@ fn token(path: &str, accessor: &str) -> Token {
         accessor: accessor.into(),
         secret: Some(Arc::new(Secret::new("s.secret".to_owned()))),
         policies: BTreeSet::from(["p".to_owned(), "q".to_owned()]),
-        issued: 100,
-        expires: 1_000,
+        issued: UnixTime::from_seconds(100),
+        expires: UnixTime::from_seconds(1_000),
         ending: None,
     }
 }
@@ -20,8 +20,8 @@ fn lease(id: &str, accessor: &str) -> Lease {
     Lease {
         lease_id: id.to_owned(),
         credential: "db".to_owned(),
-        issued_at: 100,
-        expires_at: 900,
+        issued_at: UnixTime::from_seconds(100),
+        expires_at: UnixTime::from_seconds(900),
         correlation_id: "c".to_owned(),
         bao_lease: Some(format!("database/creds/x/{id}")),
         accessor: accessor.into(),
@@ -37,7 +37,7 @@ fn gone(path: &'static str) -> impl Fn(&Holder) -> Option<String> {
 async fn what_a_crash_leaves_is_taken_back_once() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal");
-    let book = Book::open(&path, 100).unwrap();
+    let book = Book::open(&path, UnixTime::from_seconds(100)).unwrap();
     book.add_token(token("/a", "one")).await.unwrap();
     book.add_token(token("/b", "two")).await.unwrap();
     assert!(book.add_lease(lease("l1", "one")).await.unwrap());
@@ -48,18 +48,21 @@ async fn what_a_crash_leaves_is_taken_back_once() {
     assert!(!book.add_lease(lease("l3", "one")).await.unwrap(), "nothing more is handed out");
     book.token_ended("none");
     // The last event has to be on the disk before the crash.
-    book.renew_lease("l2", 950).await.unwrap();
+    book.renew_lease("l2", UnixTime::from_seconds(950)).await.unwrap();
     drop(book);
 
-    let book = Book::open(&path, 100).unwrap();
+    let book = Book::open(&path, UnixTime::from_seconds(100)).unwrap();
     let (tokens, leases) = book.unfinished();
     assert_eq!(tokens.iter().map(|t| &*t.accessor).collect::<Vec<_>>(), ["one"]);
     assert!(leases.is_empty() && tokens[0].secret.is_none());
-    assert_eq!(book.leases(&holder("/b"), 100)[0].expires_at, 950);
+    assert_eq!(
+        book.leases(&holder("/b"), UnixTime::from_seconds(100))[0].expires_at,
+        UnixTime::from_seconds(950)
+    );
     book.token_ended("one");
-    book.renew_token("two", 1_100).await.unwrap();
+    book.renew_token("two", UnixTime::from_seconds(1_100)).await.unwrap();
     drop(book);
-    let book = Book::open(&path, 100).unwrap();
+    let book = Book::open(&path, UnixTime::from_seconds(100)).unwrap();
     assert!(book.unfinished().0.is_empty());
     assert!(book.usable(&holder("/b"), "p", &BTreeSet::from(["p".into(), "q".into()])).is_none());
 }
@@ -67,7 +70,7 @@ async fn what_a_crash_leaves_is_taken_back_once() {
 #[tokio::test]
 async fn a_token_is_used_only_within_what_is_granted() {
     let dir = tempfile::tempdir().unwrap();
-    let book = Book::open(&dir.path().join("journal"), 100).unwrap();
+    let book = Book::open(&dir.path().join("journal"), UnixTime::from_seconds(100)).unwrap();
     book.add_token(token("/a", "one")).await.unwrap();
     let set = |all: &[&str]| all.iter().map(|one| (*one).to_owned()).collect::<BTreeSet<_>>();
     assert!(book.usable(&holder("/a"), "p", &set(&["p", "q", "r"])).is_some());
@@ -80,20 +83,23 @@ async fn a_token_is_used_only_within_what_is_granted() {
 async fn uses_count_until_their_time_is_over_also_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal");
-    let book = Book::open(&path, 100).unwrap();
+    let book = Book::open(&path, UnixTime::from_seconds(100)).unwrap();
     book.add_token(token("/a", "one")).await.unwrap();
-    let first = book.reserve(&holder("/a"), "db", Some(2), 100).unwrap();
-    let second = book.reserve(&holder("/a"), "db", Some(2), 100).unwrap();
-    assert!(book.reserve(&holder("/a"), "db", Some(2), 100).is_none(), "two are under way");
+    let first = book.reserve(&holder("/a"), "db", Some(2), UnixTime::from_seconds(100)).unwrap();
+    let second = book.reserve(&holder("/a"), "db", Some(2), UnixTime::from_seconds(100)).unwrap();
+    assert!(
+        book.reserve(&holder("/a"), "db", Some(2), UnixTime::from_seconds(100)).is_none(),
+        "two are under way"
+    );
     drop(second);
     assert!(book.add_lease(lease("l1", "one")).await.unwrap());
     drop(first);
-    assert!(book.reserve(&holder("/a"), "db", Some(1), 100).is_none());
+    assert!(book.reserve(&holder("/a"), "db", Some(1), UnixTime::from_seconds(100)).is_none());
     drop(book);
-    let book = Book::open(&path, 100).unwrap();
-    assert!(book.reserve(&holder("/a"), "db", Some(1), 899).is_none());
-    assert!(book.reserve(&holder("/a"), "db", Some(1), 900).is_some());
-    assert!(book.reserve(&holder("/b"), "db", Some(1), 100).is_some());
+    let book = Book::open(&path, UnixTime::from_seconds(100)).unwrap();
+    assert!(book.reserve(&holder("/a"), "db", Some(1), UnixTime::from_seconds(899)).is_none());
+    assert!(book.reserve(&holder("/a"), "db", Some(1), UnixTime::from_seconds(900)).is_some());
+    assert!(book.reserve(&holder("/b"), "db", Some(1), UnixTime::from_seconds(100)).is_some());
 }
 
 #[tokio::test]
@@ -101,25 +107,25 @@ async fn a_ban_is_new_once_also_after_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal");
     let set = |all: &[&str]| all.iter().map(|one| (*one).to_owned()).collect::<BTreeSet<_>>();
-    let book = Book::open(&path, 100).unwrap();
-    assert_eq!(book.banned(&set(&["a"]), 100), ["a"]);
-    assert!(book.banned(&set(&["a"]), 101).is_empty());
+    let book = Book::open(&path, UnixTime::from_seconds(100)).unwrap();
+    assert_eq!(book.banned(&set(&["a"]), UnixTime::from_seconds(100)), ["a"]);
+    assert!(book.banned(&set(&["a"]), UnixTime::from_seconds(101)).is_empty());
     book.add_token(token("/a", "one")).await.unwrap();
     drop(book);
-    let book = Book::open(&path, 100).unwrap();
-    assert!(book.banned(&set(&["a"]), 102).is_empty());
-    assert_eq!(book.bans(), BTreeMap::from([("a".to_owned(), 100)]));
-    assert!(book.banned(&set(&[]), 103).is_empty());
-    assert_eq!(book.banned(&set(&["a"]), 104), ["a"]);
+    let book = Book::open(&path, UnixTime::from_seconds(100)).unwrap();
+    assert!(book.banned(&set(&["a"]), UnixTime::from_seconds(102)).is_empty());
+    assert_eq!(book.bans(), BTreeMap::from([("a".to_owned(), UnixTime::from_seconds(100))]));
+    assert!(book.banned(&set(&[]), UnixTime::from_seconds(103)).is_empty());
+    assert_eq!(book.banned(&set(&["a"]), UnixTime::from_seconds(104)), ["a"]);
 }
 
 #[tokio::test]
 async fn what_has_expired_is_forgotten_unless_it_is_to_be_taken_back() {
     let dir = tempfile::tempdir().unwrap();
-    let book = Book::open(&dir.path().join("journal"), 100).unwrap();
+    let book = Book::open(&dir.path().join("journal"), UnixTime::from_seconds(100)).unwrap();
     book.add_token(token("/a", "one")).await.unwrap();
     book.add_token(token("/b", "two")).await.unwrap();
     book.end_holders(gone("/b"));
-    book.tidy(2_000);
+    book.tidy(UnixTime::from_seconds(2_000));
     assert_eq!(book.counts(), (1, 0, 1));
 }

@@ -6,6 +6,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use signet_time::UnixTime;
+
 use crate::reason::{Denial, Reason};
 
 /// The most tokens that are remembered. When there are more that have not expired, new ones are
@@ -20,8 +22,8 @@ pub struct Replays(Mutex<Seen>);
 
 #[derive(Default)]
 struct Seen {
-    uses: HashMap<String, (u32, i64)>,
-    swept: i64,
+    uses: HashMap<String, (u32, UnixTime)>,
+    swept: UnixTime,
 }
 
 impl Replays {
@@ -29,9 +31,15 @@ impl Replays {
     ///
     /// # Errors
     /// [`Denial`] when there is none left.
-    pub fn take(&self, id: String, expires: i64, now: i64, max_uses: u32) -> Result<(), Denial> {
+    pub fn take(
+        &self,
+        id: String,
+        expires: UnixTime,
+        now: UnixTime,
+        max_uses: u32,
+    ) -> Result<(), Denial> {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if now >= seen.swept.saturating_add(10) || seen.uses.len() >= MAX_REMEMBERED {
+        if now >= seen.swept + 10 || seen.uses.len() >= MAX_REMEMBERED {
             seen.swept = now;
             seen.uses.retain(|_, (_, until)| *until >= now);
         }
@@ -40,7 +48,7 @@ impl Replays {
             let text = "too many tokens are in use to tell which were used before";
             return Err(Denial::new(Reason::Busy, text));
         }
-        let (uses, _) = seen.uses.entry(id).or_insert((0, expires.saturating_add(MARGIN)));
+        let (uses, _) = seen.uses.entry(id).or_insert((0, expires + MARGIN));
         if *uses >= max_uses {
             return Err(Denial::new(Reason::Replayed, "the token was used before"));
         }
@@ -63,14 +71,26 @@ mod tests {
     #[test]
     fn a_token_is_remembered_until_it_has_expired() {
         let replays = Replays::default();
-        let take = |id: &str, now| replays.take(id.to_owned(), 1_000, now, 1);
-        take("a", 900).unwrap();
-        assert_eq!(take("a", 950).unwrap_err().reason, Reason::Replayed);
-        take("b", 950).unwrap();
-        assert_eq!(take("a", 1_000 + MARGIN).unwrap_err().reason, Reason::Replayed);
-        take("a", 1_001 + MARGIN + 10).unwrap();
-        replays.take("c".to_owned(), 1_000, 900, 2).unwrap();
-        replays.take("c".to_owned(), 1_000, 900, 2).unwrap();
-        assert!(replays.take("c".to_owned(), 1_000, 900, 2).is_err());
+        let take =
+            |id: &str, now| replays.take(id.to_owned(), UnixTime::from_seconds(1_000), now, 1);
+        take("a", UnixTime::from_seconds(900)).unwrap();
+        assert_eq!(take("a", UnixTime::from_seconds(950)).unwrap_err().reason, Reason::Replayed);
+        take("b", UnixTime::from_seconds(950)).unwrap();
+        assert_eq!(
+            take("a", UnixTime::from_seconds(1_000 + MARGIN)).unwrap_err().reason,
+            Reason::Replayed
+        );
+        take("a", UnixTime::from_seconds(1_001 + MARGIN + 10)).unwrap();
+        replays
+            .take("c".to_owned(), UnixTime::from_seconds(1_000), UnixTime::from_seconds(900), 2)
+            .unwrap();
+        replays
+            .take("c".to_owned(), UnixTime::from_seconds(1_000), UnixTime::from_seconds(900), 2)
+            .unwrap();
+        assert!(
+            replays
+                .take("c".to_owned(), UnixTime::from_seconds(1_000), UnixTime::from_seconds(900), 2)
+                .is_err()
+        );
     }
 }

@@ -4,10 +4,11 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::json;
 use signet_identity::JwtAuthority;
 use signet_pki::{KeyType, PrivateKey, SignatureAlgorithm, Signer as _};
+use signet_time::UnixTime;
 
 use super::*;
 
-const NOW: i64 = 1_800_000_000;
+const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
 
 struct Issuer {
     key: PrivateKey,

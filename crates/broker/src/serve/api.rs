@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use signet_audit::{AuditEvent, Caller as AuditCaller, Field, Outcome, Sink};
 use signet_config::parse_duration;
 use signet_pki::{key_manager::is_uuid, random};
+use signet_time::UnixTime;
 
 use super::{Attested, Origin};
 use crate::{
@@ -277,7 +278,7 @@ impl Api {
         }
     }
 
-    fn token(&self, token: &str, now: i64) -> Result<Caller, Denial> {
+    fn token(&self, token: &str, now: UnixTime) -> Result<Caller, Denial> {
         let bundles = self.identity.jwt_bundles();
         Caller::from_token(&self.tokens, token, now, |trust_domain| bundles.get(trust_domain))
     }
@@ -289,7 +290,7 @@ impl Api {
         tokens: &[String],
         headers: &HeaderMap,
         credential: Option<&str>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Caller, Denial> {
         let mut callers = Vec::new();
         let mut refused = None;

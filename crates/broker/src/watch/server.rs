@@ -25,6 +25,7 @@ use signet_api::{
 };
 use signet_identity::{Entry, EntryId, IndexChange, SelectorSet, SpiffeId, TrustDomain};
 use signet_pki::tls::no_server_name;
+use signet_time::UnixTime;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::{Code, Request, Status, Streaming, transport::Channel};
@@ -292,7 +293,7 @@ fn entry(
             id: message.id.parse().map_err(ConvertError::from)?,
             body: entry_from_pb(trust_domain, message)?,
             revision_number: message.revision_number,
-            created_at: message.created_at,
+            created_at: UnixTime::from_seconds(message.created_at),
         })
     };
     convert().map_err(|error| malformed(method, &error))

@@ -1,6 +1,7 @@
 //! Agents.
 
 use maud::{Markup, html};
+use signet_time::UnixTime;
 
 use super::{
     Frame,
@@ -49,7 +50,7 @@ pub(super) fn list(frame: &Frame, page: &Agents) -> Markup {
     }
 }
 
-fn state(row: &AgentRow, now: i64) -> Markup {
+fn state(row: &AgentRow, now: UnixTime) -> Markup {
     if row.banned {
         parts::badge("error", "banned")
     } else if row.expires_at <= now {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use maud::{Markup, html};
+use signet_time::UnixTime;
 
 use super::{
     Frame,
@@ -83,7 +84,7 @@ fn row(frame: &Frame, kind: &AuthorityKind, authority: &Authority, may_write: bo
             th scope="row" { (parts::value(&authority.id)) }
             td { (parts::badge(colour, &authority.status)) }
             td {
-                @if authority.issued_at == 0 { span.dim { "—" } }
+                @if authority.issued_at == UnixTime::EPOCH { span.dim { "—" } }
                 @else { (parts::time(authority.issued_at, frame.now)) }
             }
             td { (parts::time(authority.expires_at, frame.now)) }
@@ -101,16 +102,20 @@ fn row(frame: &Frame, kind: &AuthorityKind, authority: &Authority, may_write: bo
 
 /// A bar for each authority from its making to its end, and a line for now. The table below says the
 /// same in words.
-fn timeline(kind: &AuthorityKind, now: i64) -> Markup {
-    let bars: Vec<&Authority> =
-        kind.authorities.iter().filter(|bar| bar.issued_at > 0 && bar.expires_at > 0).collect();
+fn timeline(kind: &AuthorityKind, now: UnixTime) -> Markup {
+    let bars: Vec<&Authority> = kind
+        .authorities
+        .iter()
+        .filter(|bar| bar.issued_at > UnixTime::EPOCH && bar.expires_at > UnixTime::EPOCH)
+        .collect();
     let from = bars.iter().map(|bar| bar.issued_at).min().unwrap_or(now).min(now);
     let to = bars.iter().map(|bar| bar.expires_at).max().unwrap_or(now).max(now);
     if bars.is_empty() || to <= from {
         return html! {};
     }
-    let x =
-        |time: i64| (i128::from(time - from) * i128::from(WIDTH) / i128::from(to - from)) as i64;
+    let x = |time: UnixTime| {
+        (i128::from(time - from) * i128::from(WIDTH) / i128::from(to - from)) as i64
+    };
     let height = ROW * bars.len() as i64 + 20;
     let mut svg = format!(
         "<svg class=\"timeline\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" \

@@ -1,6 +1,7 @@
 //! Entries: lists, one of them, its form, and who gets what.
 
 use maud::{Markup, html};
+use signet_time::UnixTime;
 
 use super::{
     Frame,
@@ -148,7 +149,7 @@ pub(super) fn explain(page: &Explain) -> Markup {
             @if page.matched.is_empty() {
                 p.warning { "No entry: such a workload is told \u{201c}no identity issued\u{201d}." }
             } @else {
-                (parts::entries(&page.matched, 0))
+                (parts::entries(&page.matched, UnixTime::EPOCH))
             }
             h2 { "Nearest misses" }
             @if page.missed.is_empty() { p.dim { "None." } }

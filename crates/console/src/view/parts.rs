@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use maud::{Markup, html};
+use signet_time::UnixTime;
 
 use super::Frame;
 use crate::{
@@ -22,9 +23,9 @@ pub(super) fn value(text: &str) -> Markup {
 }
 
 /// A time, with how far away it is.
-pub(super) fn time(unix: i64, now: i64) -> Markup {
+pub(super) fn time(unix: UnixTime, now: UnixTime) -> Markup {
     html! {
-        @if unix == 0 { span.dim { "never" } }
+        @if unix == UnixTime::EPOCH { span.dim { "never" } }
         @else { time datetime=(at(unix)) title=(at(unix)) { (relative(unix, now)) } }
     }
 }
@@ -110,7 +111,7 @@ pub(super) fn pages(
 }
 
 /// A table of entries.
-pub(super) fn entries(rows: &[EntryRow], now: i64) -> Markup {
+pub(super) fn entries(rows: &[EntryRow], now: UnixTime) -> Markup {
     html! {
         div.scroll tabindex="0" role="region" aria-label="Entries" {
             table.rows {

@@ -16,6 +16,7 @@ use signet_pki::{
     tls::TlsIdentity,
     x509::{CsrParams, Name, create_csr},
 };
+use signet_time::UnixTime;
 
 use super::{Server, ServerError};
 
@@ -24,12 +25,12 @@ pub struct Minted {
     /// For TLS.
     pub identity: TlsIdentity,
     /// When it expires, Unix seconds.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
 }
 
 impl fmt::Debug for Minted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Minted(until {})", self.expires_at)
+        write!(f, "Minted(until {})", self.expires_at.seconds())
     }
 }
 

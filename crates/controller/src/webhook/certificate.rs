@@ -8,6 +8,7 @@ use signet_base::{Backoff, ReadyGuard, SharedClock};
 use signet_identity::SpiffeId;
 use signet_k8s::{ApiError, ApiServer, Write};
 use signet_pki::tls::SwappableIdentity;
+use signet_time::UnixTime;
 use tokio::sync::watch;
 
 use crate::{
@@ -59,8 +60,8 @@ enum KeepError {
 
 #[derive(Debug)]
 struct Certificate {
-    made: i64,
-    expires: i64,
+    made: UnixTime,
+    expires: UnixTime,
     dns_names: Vec<String>,
 }
 
@@ -115,7 +116,7 @@ impl Keeper {
         if let Some(reason) = reason(certificate.as_ref(), self.clock.unix(), &dns_names) {
             tracing::info!(reason, ?dns_names, "Asking for a certificate for the webhook");
             let minted = self.server.mint(&self.id, &dns_names, TTL).await?;
-            self.metrics.webhook_expiry.set(&[], minted.expires_at as f64);
+            self.metrics.webhook_expiry.set(&[], minted.expires_at.seconds() as f64);
             let made = self.clock.unix();
             *certificate = Some(Certificate { made, expires: minted.expires_at, dns_names });
             self.identity.set(minted.identity);
@@ -146,7 +147,7 @@ impl Keeper {
 /// Why a new certificate is needed, if it is.
 fn reason(
     certificate: Option<&Certificate>,
-    now: i64,
+    now: UnixTime,
     dns_names: &[String],
 ) -> Option<&'static str> {
     let Some(certificate) = certificate else { return Some("none yet") };
@@ -219,11 +220,18 @@ mod tests {
     fn the_certificate_is_for_the_services_and_is_renewed_in_time() {
         let names = service_names(&configuration());
         assert_eq!(names, ["a.spire.svc", "b.spire.svc"]);
-        let certificate = Certificate { made: 0, expires: 1000, dns_names: names.clone() };
-        assert_eq!(reason(None, 0, &names), Some("none yet"));
-        assert_eq!(reason(Some(&certificate), 499, &names), None);
-        assert_eq!(reason(Some(&certificate), 501, &names), Some("it expires soon"));
-        assert!(reason(Some(&certificate), 1, &names[..1]).is_some());
+        let certificate = Certificate {
+            made: UnixTime::EPOCH,
+            expires: UnixTime::from_seconds(1000),
+            dns_names: names.clone(),
+        };
+        assert_eq!(reason(None, UnixTime::EPOCH, &names), Some("none yet"));
+        assert_eq!(reason(Some(&certificate), UnixTime::from_seconds(499), &names), None);
+        assert_eq!(
+            reason(Some(&certificate), UnixTime::from_seconds(501), &names),
+            Some("it expires soon")
+        );
+        assert!(reason(Some(&certificate), UnixTime::from_seconds(1), &names[..1]).is_some());
     }
 
     #[test]

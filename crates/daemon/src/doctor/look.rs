@@ -15,6 +15,7 @@ use nix::{
     },
     unistd::{AccessFlags, access, geteuid},
 };
+use signet_time::UnixTime;
 
 use super::Finding;
 
@@ -29,7 +30,7 @@ const SYNCHRONIZED: &str = "/run/systemd/timesync/synchronized";
 /// There with systemd-timesyncd alone.
 const TIMESYNC: &str = "/run/systemd/timesync";
 /// No program of ours was built before: 2025, Unix seconds.
-const EARLIEST: i64 = 1_735_689_600;
+const EARLIEST: UnixTime = UnixTime::from_seconds(1_735_689_600);
 /// How long a port may take to answer.
 const CONNECT: Duration = Duration::from_secs(3);
 
@@ -43,16 +44,16 @@ pub enum Access {
 }
 
 /// Whether the clock can be right.
-pub fn clock(now: i64) -> Finding {
+pub fn clock(now: UnixTime) -> Finding {
     if now < EARLIEST {
         let next = "set the clock: certificates are not valid yet by it";
-        return Finding::failed("clock", format!("it says {now} s after 1970"), next);
+        return Finding::failed("clock", format!("it says {} s after 1970", now.seconds()), next);
     }
     if Path::new(TIMESYNC).is_dir() && !Path::new(SYNCHRONIZED).exists() {
         let next = "`timedatectl timesync-status` says which time server does not answer";
         return Finding::warning("clock", "systemd-timesyncd has not set it since the start", next);
     }
-    Finding::ok("clock", format!("{now} s after 1970"))
+    Finding::ok("clock", format!("{} s after 1970", now.seconds()))
 }
 
 /// Whether this process may open enough files.
@@ -186,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_clock_before_the_program_is_wrong() {
-        assert_eq!(clock(0).level, Level::Failed);
+        assert_eq!(clock(UnixTime::EPOCH).level, Level::Failed);
         assert_ne!(clock(EARLIEST + 1).level, Level::Failed);
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
+use signet_time::UnixTime;
 
 use super::*;
 use crate::EntryDraft;
@@ -29,7 +30,7 @@ fn entry(number: u8, spiffe_id: u8, parent_id: u8, selectors: u8) -> Entry {
         id: format!("e{number}").parse().unwrap(),
         body: EntryDraft::new(id(spiffe_id), id(parent_id), set(selectors)),
         revision_number: 0,
-        created_at: 0,
+        created_at: UnixTime::EPOCH,
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{collections::HashSet, fmt, sync::Arc};
 
+use signet_time::UnixTime;
+
 use super::{Candidate, Lack, MAX_NEAR_MISSES, WorkloadExplanation, workload};
 use crate::{AuthorizedIndex, Entry, EntryId, SelectorSet, SpiffeId};
 
@@ -103,7 +105,7 @@ pub fn for_agent(
     index: &AuthorizedIndex,
     agent: &SpiffeId,
     found: &SelectorSet,
-    now: i64,
+    now: UnixTime,
 ) -> AgentExplanation {
     let matching = index.entries().filter(|entry| entry.selectors.is_subset_of(found)).cloned();
     for_agent_among(index, agent, found, matching.collect(), now)
@@ -116,11 +118,11 @@ pub fn for_agent_among(
     agent: &SpiffeId,
     found: &SelectorSet,
     matching: Vec<Arc<Entry>>,
-    now: i64,
+    now: UnixTime,
 ) -> AgentExplanation {
     let sent = index.authorized(agent);
     let sent_ids: HashSet<&EntryId> = sent.iter().map(|entry| &entry.id).collect();
-    let is_expired = |entry: &Entry| entry.expires_at > 0 && entry.expires_at < now;
+    let is_expired = |entry: &Entry| entry.expires_at > UnixTime::EPOCH && entry.expires_at < now;
     let expired = sent
         .iter()
         .filter(|entry| is_expired(entry) && entry.selectors.is_subset_of(found))
@@ -220,7 +222,7 @@ mod tests {
             id: id.parse().unwrap(),
             body: EntryDraft::new(full(spiffe_id), full(parent), set(selectors)),
             revision_number: 0,
-            created_at: 0,
+            created_at: UnixTime::EPOCH,
         }
     }
 
@@ -230,7 +232,7 @@ mod tests {
         let agent: SpiffeId = AGENT.parse().unwrap();
         index.load(IndexChange::Node(agent.clone(), set(&["t:zone:a"])));
         let mut old = entry("old", "/old", "/spire/agent/t/1", &["unix:uid:0"]);
-        old.body.expires_at = 5;
+        old.body.expires_at = UnixTime::from_seconds(5);
         for entry in [
             old,
             entry("mine", "/mine", "/spire/agent/t/1", &["unix:uid:0"]),
@@ -242,7 +244,8 @@ mod tests {
         ] {
             index.load(IndexChange::Entry(entry));
         }
-        let explained = for_agent(&index, &agent, &set(&["unix:uid:0"]), 10);
+        let explained =
+            for_agent(&index, &agent, &set(&["unix:uid:0"]), UnixTime::from_seconds(10));
         assert!(explained.agent_known);
         assert_eq!(explained.authorized.matching.len(), 2);
         assert_eq!(explained.expired.len(), 1);
@@ -266,7 +269,7 @@ mod tests {
         let mut index = AuthorizedIndex::new("td".parse().unwrap());
         index.load(IndexChange::Entry(entry("alias", "/all", "/spire/server", &["t:a"])));
         index.load(IndexChange::Entry(entry("child", "/child", "/all", &["t:a"])));
-        let explained = for_agent(&index, &AGENT.parse().unwrap(), &set(&["t:a"]), 0);
+        let explained = for_agent(&index, &AGENT.parse().unwrap(), &set(&["t:a"]), UnixTime::EPOCH);
         let reasons: Vec<&Withheld> = explained.withheld.iter().map(|it| &it.reason).collect();
         let alias = "spiffe://td/all".parse().unwrap();
         assert_eq!(reasons, [&Withheld::NodeAlias, &Withheld::NodeWithoutSelectors { alias }]);

@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
+use signet_time::UnixTime;
 
 use super::*;
 use crate::{AuthorizedIndex, Entry, EntryDraft, EntryId, IndexChange, SelectorSet, SpiffeId};
@@ -191,7 +192,7 @@ proptest! {
                         continue;
                     }
                     let entry =
-                        Entry { id: name(n), body: draft, revision_number: 0, created_at: 0 };
+                        Entry { id: name(n), body: draft, revision_number: 0, created_at: UnixTime::EPOCH };
                     index.load(IndexChange::Entry(entry));
                     model.entries.insert(n, (path, parent, tenant));
                 }

@@ -1,5 +1,7 @@
 //! Reading: one value after the other.
 
+use signet_time::UnixTime;
+
 use super::{DerError, tag};
 
 /// One DER value.
@@ -137,7 +139,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// [`DerError`].
-    pub fn time(&mut self) -> Result<i64, DerError> {
+    pub fn time(&mut self) -> Result<UnixTime, DerError> {
         let value = self.next()?;
         let (text, year_digits) = match value.tag {
             tag::UTC_TIME => (value.content, 2),
@@ -162,6 +164,6 @@ impl<'a> Reader<'a> {
         let month = time::Month::try_from(field()?).map_err(|_| DerError)?;
         let date = time::Date::from_calendar_date(year, month, field()?).map_err(|_| DerError)?;
         let at = date.with_hms(field()?, field()?, field()?).map_err(|_| DerError)?;
-        Ok(at.assume_utc().unix_timestamp())
+        Ok(UnixTime::from_seconds(at.assume_utc().unix_timestamp()))
     }
 }

@@ -6,6 +6,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use signet_identity::SpiffeId;
+use signet_time::UnixTime;
 
 use super::MAX_JWT_LEN;
 use crate::{
@@ -25,9 +26,9 @@ pub struct JwtClaims<'a> {
     /// `aud`, at least one; always written as an array.
     pub audience: &'a [String],
     /// `iat`, Unix seconds.
-    pub issued_at: i64,
+    pub issued_at: UnixTime,
     /// `exp`, Unix seconds; the caller caps it by the key's expiry.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
     /// `iss`, if configured.
     pub issuer: Option<&'a str>,
     /// Whether a random `jti` is added.
@@ -64,14 +65,14 @@ pub struct SignedJwt {
     /// The compact serialisation.
     pub token: String,
     /// `iat`, Unix seconds.
-    pub issued_at: i64,
+    pub issued_at: UnixTime,
     /// `exp`, Unix seconds.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
 }
 
 impl std::fmt::Debug for SignedJwt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SignedJwt(.., expires_at: {})", self.expires_at)
+        write!(f, "SignedJwt(.., expires_at: {})", self.expires_at.seconds())
     }
 }
 
@@ -79,7 +80,7 @@ impl std::fmt::Debug for SignedJwt {
 #[derive(Debug)]
 pub struct JwtAuthorityHeader {
     key_id: Arc<str>,
-    expires_at: i64,
+    expires_at: UnixTime,
     algorithm: KeyAlgorithm,
     /// The encoded header with its dot.
     header: String,
@@ -96,8 +97,8 @@ pub struct JwtIssuer {
 #[derive(Serialize)]
 struct Payload<'a> {
     aud: &'a [String],
-    exp: i64,
-    iat: i64,
+    exp: UnixTime,
+    iat: UnixTime,
     #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -120,7 +121,7 @@ impl JwtAuthorityHeader {
     /// [`JwtSignError::UnsupportedKey`].
     pub fn new(
         key_id: impl Into<Arc<str>>,
-        expires_at: i64,
+        expires_at: UnixTime,
         key: &PublicKey,
     ) -> Result<Self, JwtSignError> {
         let (key_id, algorithm) = (key_id.into(), key.algorithm());
@@ -142,7 +143,7 @@ impl JwtAuthorityHeader {
     }
 
     /// When the key expires, Unix seconds.
-    pub fn expires_at(&self) -> i64 {
+    pub fn expires_at(&self) -> UnixTime {
         self.expires_at
     }
 
@@ -174,7 +175,9 @@ impl JwtAuthorityHeader {
     /// # Errors
     /// [`JwtSignError::Encode`], in theory.
     pub fn token_of(&self, claims: &Map<String, Value>) -> Result<UnsignedJwt, JwtSignError> {
-        let time = |name| claims.get(name).and_then(Value::as_i64).unwrap_or_default();
+        let time = |name| {
+            UnixTime::from_seconds(claims.get(name).and_then(Value::as_i64).unwrap_or_default())
+        };
         let json = serde_json::to_vec(claims).map_err(JwtSignError::Encode)?;
         self.encode(&json, time("iat"), time("exp"))
     }
@@ -200,8 +203,8 @@ impl JwtAuthorityHeader {
     fn encode(
         &self,
         json: &[u8],
-        issued_at: i64,
-        expires_at: i64,
+        issued_at: UnixTime,
+        expires_at: UnixTime,
     ) -> Result<UnsignedJwt, JwtSignError> {
         let mut text = String::with_capacity(self.header.len() + json.len() * 4 / 3 + 360);
         text.push_str(&self.header);
@@ -220,7 +223,7 @@ impl JwtIssuer {
     /// As [`JwtAuthorityHeader::new`].
     pub fn new(
         key_id: impl Into<Arc<str>>,
-        expires_at: i64,
+        expires_at: UnixTime,
         signer: Arc<dyn Signer>,
     ) -> Result<Self, JwtSignError> {
         Ok(Self {
@@ -235,7 +238,7 @@ impl JwtIssuer {
     }
 
     /// When the key expires, Unix seconds.
-    pub fn expires_at(&self) -> i64 {
+    pub fn expires_at(&self) -> UnixTime {
         self.header.expires_at()
     }
 
@@ -275,8 +278,8 @@ pub struct UnsignedJwt {
     /// Header and payload, encoded, with the dot between them.
     text: String,
     algorithm: KeyAlgorithm,
-    issued_at: i64,
-    expires_at: i64,
+    issued_at: UnixTime,
+    expires_at: UnixTime,
 }
 
 impl UnsignedJwt {
@@ -313,7 +316,7 @@ impl UnsignedJwt {
 
 impl std::fmt::Debug for UnsignedJwt {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "UnsignedJwt(.., expires_at: {})", self.expires_at)
+        write!(f, "UnsignedJwt(.., expires_at: {})", self.expires_at.seconds())
     }
 }
 

@@ -6,6 +6,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use signet_identity::{Bundle, JwtAuthority, SpiffeId, SpiffeIdError, TrustDomain};
+use signet_time::UnixTime;
 
 use crate::{
     KeyAlgorithm, PublicKey,
@@ -112,7 +113,7 @@ pub struct ValidatedJwt {
     /// `aud`.
     pub audience: Vec<String>,
     /// `exp`, Unix seconds.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
     /// All claims; `aud` always as a list.
     pub claims: Map<String, Value>,
 }
@@ -125,7 +126,7 @@ pub struct ValidatedJwt {
 pub fn validate<'a>(
     token: &str,
     audience: &[String],
-    now: i64,
+    now: UnixTime,
     bundles: impl FnOnce(&TrustDomain) -> Option<&'a JwtBundle>,
 ) -> Result<ValidatedJwt, JwtError> {
     let parts = Parts::split(token)?;
@@ -147,10 +148,10 @@ pub fn validate<'a>(
         .ok_or_else(|| JwtError::UnknownKey { kid, trust_domain: trust_domain.clone() })?;
     verify_signature(&header.alg, key, parts.signed, &parts.signature()?)?;
 
-    if now > expires_at.saturating_add(LEEWAY) {
+    if now > expires_at + LEEWAY {
         return Err(JwtError::Expired);
     }
-    let future = |at: Option<i64>| at.is_some_and(|at| now.saturating_add(LEEWAY) < at);
+    let future = |at: Option<UnixTime>| at.is_some_and(|at| now + LEEWAY < at);
     if future(not_before) || future(issued_at) {
         return Err(JwtError::NotYetValid);
     }
@@ -165,9 +166,9 @@ pub fn validate<'a>(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PeekedClaims {
     /// `iat`, Unix seconds; 0 if absent.
-    pub issued_at: i64,
+    pub issued_at: UnixTime,
     /// `exp`, Unix seconds; 0 if absent.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
 }
 
 /// Reads times without verifying anything.
@@ -323,15 +324,15 @@ fn text<'a>(
     }
 }
 
-/// A NumericDate, whole seconds; fractions are cut off.
-fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<i64>, JwtError> {
+/// A NumericDate; fractions of a second are cut off.
+fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<UnixTime>, JwtError> {
     match claims.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Number(number)) => match (number.as_i64(), number.as_f64()) {
-            (Some(whole), _) => Ok(Some(whole)),
+            (Some(whole), _) => Ok(Some(UnixTime::from_seconds(whole))),
             // 2^53: above it a float is no longer a whole number of seconds.
             (None, Some(fraction)) if fraction.abs() < 9_007_199_254_740_992.0 => {
-                Ok(Some(fraction as i64))
+                Ok(Some(UnixTime::from_seconds(fraction as i64)))
             }
             _ => Err(JwtError::Missing(name)),
         },

@@ -18,7 +18,7 @@ use signet_identity::SpiffeId;
 use super::{
     BundleSource, SwappableIdentity, TlsError, TlsOptions,
     provider::{ALPN_HTTP1, ClockTime, provider, versions},
-    verifier::{path_error, seconds, unexpected, verify},
+    verifier::{path_error, unexpected, unix_time, verify},
 };
 use crate::x509::{
     Certificate, MAX_CHAIN, parse_chain,
@@ -105,7 +105,7 @@ impl ClientCertVerifier for ClientVerifier {
                 let malformed = |_| rustls::Error::from(CertificateError::BadEncoding);
                 let leaf = Certificate::from_der(leaf).map_err(malformed)?;
                 let intermediates = parse_chain(intermediates).map_err(malformed)?;
-                verify_path(&leaf, &intermediates, roots, Purpose::Client, seconds(now))
+                verify_path(&leaf, &intermediates, roots, Purpose::Client, unix_time(now))
                     .map_err(path_error)?;
             }
             Required::SpiffeIds { bundles, ids } => {

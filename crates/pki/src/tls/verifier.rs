@@ -232,7 +232,7 @@ pub(super) fn verify(
     let bundle = bundles
         .bundle(trust_domain)
         .ok_or_else(|| certificate_error(VerifyError::NoBundle(trust_domain.clone())))?;
-    verify_leaf(&claimed, intermediates, &bundle, seconds(now)).map_err(certificate_error)?;
+    verify_leaf(&claimed, intermediates, &bundle, unix_time(now)).map_err(certificate_error)?;
     Ok(claimed)
 }
 
@@ -255,25 +255,31 @@ pub(super) fn path_error(error: PathError) -> rustls::Error {
         PathError::UnknownAuthority => CertificateError::UnknownIssuer.into(),
         PathError::Unusable {
             role: Role::Leaf, why: Unusable::Expired { not_after, now }, ..
-        } => {
-            CertificateError::ExpiredContext { time: unix(now), not_after: unix(not_after) }.into()
+        } => CertificateError::ExpiredContext {
+            time: rustls_time(now),
+            not_after: rustls_time(not_after),
         }
+        .into(),
         PathError::Unusable {
             role: Role::Leaf,
             why: Unusable::NotYetValid { not_before, now },
             ..
-        } => CertificateError::NotValidYetContext { time: unix(now), not_before: unix(not_before) }
-            .into(),
+        } => CertificateError::NotValidYetContext {
+            time: rustls_time(now),
+            not_before: rustls_time(not_before),
+        }
+        .into(),
         other => refusal(other.to_string(), other.is_unknown_authority()),
     }
 }
 
-pub(super) fn seconds(time: UnixTime) -> i64 {
-    time.as_secs().try_into().unwrap_or(i64::MAX)
+pub(super) fn unix_time(time: UnixTime) -> signet_time::UnixTime {
+    signet_time::UnixTime::EPOCH + Duration::from_secs(time.as_secs())
 }
 
-fn unix(seconds: i64) -> UnixTime {
-    UnixTime::since_unix_epoch(Duration::from_secs(seconds.try_into().unwrap_or_default()))
+fn rustls_time(time: signet_time::UnixTime) -> UnixTime {
+    let seconds = time.seconds().try_into().unwrap_or_default();
+    UnixTime::since_unix_epoch(Duration::from_secs(seconds))
 }
 
 pub(super) fn unexpected(found: &SpiffeId, expected: fmt::Arguments<'_>) -> rustls::Error {

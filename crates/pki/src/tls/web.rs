@@ -18,7 +18,7 @@ use signet_base::Clock;
 use super::{
     SwappableIdentity, TlsError, TlsOptions,
     provider::{ALPN_HTTP1, ClockTime, provider, versions},
-    verifier::{path_error, seconds},
+    verifier::{path_error, unix_time},
 };
 use crate::x509::{
     Certificate, MAX_CHAIN, parse_chain,
@@ -127,7 +127,7 @@ impl ServerCertVerifier for WebVerifier {
             let malformed = |_| rustls::Error::from(CertificateError::BadEncoding);
             let certificate = Certificate::from_der(leaf).map_err(malformed)?;
             let intermediates = parse_chain(intermediates).map_err(malformed)?;
-            verify_path(&certificate, &intermediates, roots, Purpose::Server, seconds(now))
+            verify_path(&certificate, &intermediates, roots, Purpose::Server, unix_time(now))
                 .map_err(path_error)?;
         }
         if self.checks_name {

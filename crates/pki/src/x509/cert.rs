@@ -3,6 +3,7 @@
 use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
 
 use signet_identity::{SpiffeId, SpiffeIdError};
+use signet_time::UnixTime;
 use x509_parser::{
     asn1_rs::Tag,
     certificate::X509Certificate,
@@ -57,8 +58,8 @@ struct Inner {
     subject: Name,
     raw_subject: Vec<u8>,
     raw_issuer: Vec<u8>,
-    not_before: i64,
-    not_after: i64,
+    not_before: UnixTime,
+    not_after: UnixTime,
     uris: Vec<String>,
     dns_names: Vec<String>,
     ip_addresses: Vec<IpAddr>,
@@ -109,11 +110,11 @@ impl Certificate {
         &self.0.raw_issuer
     }
     /// Start of validity, Unix seconds.
-    pub fn not_before(&self) -> i64 {
+    pub fn not_before(&self) -> UnixTime {
         self.0.not_before
     }
     /// End of validity, Unix seconds.
-    pub fn not_after(&self) -> i64 {
+    pub fn not_after(&self) -> UnixTime {
         self.0.not_after
     }
     /// The URI SANs.
@@ -383,8 +384,8 @@ fn read(der: &[u8]) -> Result<Inner, CertError> {
         subject: Name::from_parsed(&tbs.subject)?,
         raw_subject: tbs.subject.as_raw().to_vec(),
         raw_issuer: tbs.issuer.as_raw().to_vec(),
-        not_before: tbs.validity.not_before.timestamp(),
-        not_after: tbs.validity.not_after.timestamp(),
+        not_before: UnixTime::from_seconds(tbs.validity.not_before.timestamp()),
+        not_after: UnixTime::from_seconds(tbs.validity.not_after.timestamp()),
         uris: extensions.uris,
         dns_names: extensions.dns_names,
         ip_addresses: extensions.ip_addresses,

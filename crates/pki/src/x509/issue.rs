@@ -3,6 +3,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use signet_identity::{SpiffeId, TrustDomain};
+use signet_time::UnixTime;
 
 use super::{CertError, Certificate, Csr, MAX_CERT_LEN, Name, Oid, Serial};
 use crate::{
@@ -72,9 +73,9 @@ pub struct Issued {
     /// Its serial number.
     pub serial: Serial,
     /// Start of validity, Unix seconds.
-    pub not_before: i64,
+    pub not_before: UnixTime,
     /// End of validity, Unix seconds.
-    pub not_after: i64,
+    pub not_after: UnixTime,
 }
 
 /// What an X.509-SVID says.
@@ -91,9 +92,9 @@ pub struct SvidParams<'a> {
     /// Further extensions.
     pub extensions: &'a [Extension],
     /// Now, Unix seconds; validity starts 10 s before.
-    pub now: i64,
+    pub now: UnixTime,
     /// Wanted end of validity, Unix seconds; capped by the CA's.
-    pub not_after: i64,
+    pub not_after: UnixTime,
 }
 
 /// What a CA certificate says.
@@ -106,9 +107,9 @@ pub struct CaParams {
     /// Further extensions.
     pub extensions: Vec<Extension>,
     /// Now, Unix seconds; validity starts 10 s before.
-    pub now: i64,
+    pub now: UnixTime,
     /// Wanted end of validity, Unix seconds.
-    pub not_after: i64,
+    pub not_after: UnixTime,
 }
 
 /// A CA without its key: what its certificates say. Everything that does not change from
@@ -214,7 +215,7 @@ impl Ca {
         tbs.encode(Serial::random()?, self.certificate.raw_subject(), algorithm)
     }
 
-    fn cap(&self, now: i64, not_after: i64) -> Result<i64, IssueError> {
+    fn cap(&self, now: UnixTime, not_after: UnixTime) -> Result<UnixTime, IssueError> {
         match self.certificate.not_after() {
             end if end <= now => Err(IssueError::CaExpired),
             end => Ok(not_after.min(end)),
@@ -293,8 +294,8 @@ pub struct UnsignedCertificate<'a> {
     /// The AlgorithmIdentifier, DER.
     algorithm: Cow<'a, [u8]>,
     serial: Serial,
-    not_before: i64,
-    not_after: i64,
+    not_before: UnixTime,
+    not_after: UnixTime,
 }
 
 impl UnsignedCertificate<'_> {
@@ -398,8 +399,8 @@ impl Template {
 struct Tbs<'a> {
     subject: &'a [u8],
     key: &'a PublicKey,
-    not_before: i64,
-    not_after: i64,
+    not_before: UnixTime,
+    not_after: UnixTime,
     /// Key usage, extended key usage and basic constraints, DER.
     usage: &'a [u8],
     /// The extension, DER; empty for none.

@@ -7,7 +7,7 @@
 //! certificate counts for path lengths. Stricter than Go are: key usage that names nothing, and
 //! constraints of names that are not compared.
 
-use std::fmt;
+use signet_time::UnixTime;
 
 use super::{Certificate, cert::MAX_CHAIN, constraints};
 
@@ -44,12 +44,12 @@ pub enum Unusable {
     #[error("has a critical extension that is not supported")]
     CriticalExtension,
     /// `not_after` has passed; both in Unix seconds.
-    #[error("expired at {}, and it is {}", Time(*not_after), Time(*now))]
+    #[error("expired at {not_after}, and it is {now}")]
     Expired {
         /// End of validity.
-        not_after: i64,
+        not_after: UnixTime,
         /// When it was looked at.
-        now: i64,
+        now: UnixTime,
     },
     /// It has key usage without keyCertSign.
     #[error("may not sign certificates, by its key usage")]
@@ -58,12 +58,12 @@ pub enum Unusable {
     #[error("is not a CA certificate")]
     NotCa,
     /// `not_before` has not come; both in Unix seconds.
-    #[error("is not valid before {}, and it is {}", Time(*not_before), Time(*now))]
+    #[error("is not valid before {not_before}, and it is {now}")]
     NotYetValid {
         /// Start of validity.
-        not_before: i64,
+        not_before: UnixTime,
         /// When it was looked at.
-        now: i64,
+        now: UnixTime,
     },
     /// More CA certificates are below it than it allows.
     #[error("allows at most {0} CA certificates below it")]
@@ -129,7 +129,7 @@ pub fn verify_path(
     intermediates: &[Certificate],
     anchors: &[Certificate],
     purpose: Purpose,
-    now: i64,
+    now: UnixTime,
 ) -> Result<Vec<Certificate>, PathError> {
     if intermediates.len() >= MAX_CHAIN {
         return Err(PathError::TooLong);
@@ -150,7 +150,7 @@ struct Search<'a> {
     intermediates: &'a [Certificate],
     anchors: &'a [Certificate],
     purpose: Purpose,
-    now: i64,
+    now: UnixTime,
     /// How many more signatures may be checked.
     signatures: usize,
     /// The first reason why something was refused that could have been part of a path.
@@ -244,7 +244,7 @@ fn has_key_id(candidate: &Certificate, chain: &[Certificate]) -> bool {
     wanted.is_empty() || found.is_empty() || wanted == found
 }
 
-fn check_alone(certificate: &Certificate, now: i64) -> Result<(), Unusable> {
+fn check_alone(certificate: &Certificate, now: UnixTime) -> Result<(), Unusable> {
     if certificate.limits().has_unknown_critical {
         return Err(Unusable::CriticalExtension);
     }
@@ -259,7 +259,12 @@ fn check_alone(certificate: &Certificate, now: i64) -> Result<(), Unusable> {
 }
 
 /// `below` is the number of CA certificates under it.
-fn check_issuer(role: Role, issuer: &Certificate, below: usize, now: i64) -> Result<(), Unusable> {
+fn check_issuer(
+    role: Role,
+    issuer: &Certificate,
+    below: usize,
+    now: UnixTime,
+) -> Result<(), Unusable> {
     const KEY_CERT_SIGN: u16 = 1 << 5;
     let limits = issuer.limits();
     // A root of version 1 cannot say what it is.
@@ -290,19 +295,4 @@ pub(super) fn subject(certificate: &Certificate) -> String {
 pub(super) fn shown(text: &str) -> String {
     const MAX_SHOWN: usize = 200;
     text.chars().filter(|c| !c.is_control()).take(MAX_SHOWN).collect()
-}
-
-/// Unix seconds as RFC 3339.
-struct Time(i64);
-
-impl fmt::Display for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = time::OffsetDateTime::from_unix_timestamp(self.0)
-            .ok()
-            .and_then(|at| at.format(&time::format_description::well_known::Rfc3339).ok());
-        match text {
-            Some(text) => f.write_str(&text),
-            None => write!(f, "{} s after 1970", self.0),
-        }
-    }
 }

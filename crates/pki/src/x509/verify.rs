@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use signet_identity::{Bundle, SpiffeId, TrustDomain};
+use signet_time::UnixTime;
 
 use super::{
     CertError, Certificate,
@@ -124,7 +125,7 @@ pub enum VerifyError {
 pub fn verify_svid<T: AsRef<[u8]>>(
     chain: &[T],
     bundle: &TrustBundle,
-    now: i64,
+    now: UnixTime,
 ) -> Result<VerifiedSvid, VerifyError> {
     let (leaf, intermediates) = chain.split_first().ok_or(VerifyError::Empty)?;
     let svid = check_leaf(leaf.as_ref())?;
@@ -137,7 +138,7 @@ pub(crate) fn verify_leaf<T: AsRef<[u8]>>(
     svid: &VerifiedSvid,
     intermediates: &[T],
     bundle: &TrustBundle,
-    now: i64,
+    now: UnixTime,
 ) -> Result<(), VerifyError> {
     let (found, expected) = (svid.id.trust_domain(), bundle.trust_domain());
     if found != expected {
@@ -167,7 +168,7 @@ pub(crate) fn verify_leaf<T: AsRef<[u8]>>(
 pub fn verify_ca<T: AsRef<[u8]>>(
     chain: &[T],
     roots: &[T],
-    now: i64,
+    now: UnixTime,
 ) -> Result<Certificate, VerifyError> {
     let certificates = parse_chain(chain)?;
     let (ca, intermediates) = certificates.split_first().ok_or(VerifyError::Empty)?;

@@ -7,6 +7,7 @@ use signet_audit::Chain;
 use signet_daemon::health::{HealthCheck, State};
 use signet_pki::key_manager::SigningFault;
 use signet_store::StoreError;
+use signet_time::UnixTime;
 
 use crate::context::Context;
 
@@ -79,7 +80,7 @@ impl HealthCheck for Check {
                 match active {
                     Some(active) if active.expires_at > context.clock.unix() => {
                         let local = context.authority.local_intermediate_expires_at();
-                        signing(context.authority.signing_fault(), local)
+                        signing(context.authority.signing_fault(), local.map(UnixTime::seconds))
                     }
                     Some(_) => State::failed("the X.509 CA has expired"),
                     None => State::failed("X509 CA is not available for signing"),

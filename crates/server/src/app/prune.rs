@@ -104,8 +104,7 @@ async fn nodes(context: &Context, token: &CancellationToken) -> bool {
     let audit = audit(context);
     while !token.is_cancelled() {
         let now = context.clock.unix();
-        let age = i64::try_from(settings.expired_for.as_secs()).unwrap_or(i64::MAX);
-        let limit = now.saturating_sub(age);
+        let limit = now - settings.expired_for;
         match context.store.prune_nodes(limit, settings.tofu, settings.batch_size, now).await {
             Ok(pruned) => {
                 for id in &pruned {
@@ -129,7 +128,7 @@ async fn nodes(context: &Context, token: &CancellationToken) -> bool {
 
 async fn tokens(context: &Context) {
     let now = context.clock.unix();
-    let pruned = context.store.prune_join_tokens(now.saturating_sub(TOKEN_GRACE)).await;
+    let pruned = context.store.prune_join_tokens(now - TOKEN_GRACE).await;
     match pruned {
         Ok(0) => {}
         Ok(count) => tracing::debug!(count, "Pruned expired join tokens"),

@@ -1,6 +1,7 @@
 //! What authorising an agent needs to know of it.
 
 use signet_identity::AttestedNode;
+use signet_time::UnixTime;
 
 /// The serial numbers of an attested agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -8,7 +9,7 @@ pub struct NodeRow {
     /// The active serial number, decimal; empty when banned.
     pub serial_number: Box<str>,
     /// When that SVID expires, Unix seconds.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
     /// The serial number of a renewed SVID that was not used yet; empty if none.
     pub new_serial_number: Box<str>,
     /// Whether the agent may attest again.

@@ -14,7 +14,7 @@ fn selectors(all: &[&str]) -> SelectorSet {
 async fn create(store: &Store, name: &str, spiffe_id: &str, parent: &str, all: &[&str]) {
     let draft = EntryDraft::new(id(spiffe_id), id(parent), selectors(all));
     let entry = NewEntry { id: name.parse().unwrap(), draft };
-    store.create_entries(vec![entry], 1).await.unwrap();
+    store.create_entries(vec![entry], UnixTime::from_seconds(1)).await.unwrap();
 }
 
 async fn store() -> Store {
@@ -23,14 +23,14 @@ async fn store() -> Store {
         spiffe_id: id("/spire/agent/a"),
         attestation_type: "t".to_owned(),
         serial_number: "1".to_owned(),
-        expires_at: 100,
+        expires_at: UnixTime::from_seconds(100),
         new_serial_number: String::new(),
-        new_expires_at: 0,
+        new_expires_at: UnixTime::EPOCH,
         selectors: selectors(&["t:x", "t:y"]),
         can_reattest: false,
         agent_version: String::new(),
     };
-    store.put_node(node, 1).await.unwrap();
+    store.put_node(node, UnixTime::from_seconds(1)).await.unwrap();
     create(&store, "child", "/child", "/spire/agent/a", &["u:1"]).await;
     create(&store, "grandchild", "/grandchild", "/child", &["u:2"]).await;
     create(&store, "circle", "/child", "/grandchild", &["u:3"]).await;
@@ -90,7 +90,10 @@ async fn what_changes_while_entries_are_being_read_is_seen_at_once_and_kept() {
     let mut told = cache.subscribe(Some(&id("/spire/agent/b")));
     create(&store, "late", "/late", "/spire/agent/b", &["u:7"]).await;
     assert_eq!(authorized(&cache, "/spire/agent/b").await, ["late", "of-other"]);
-    store.delete_entries(vec!["of-other".parse().unwrap()], 2).await.unwrap();
+    store
+        .delete_entries(vec!["of-other".parse().unwrap()], UnixTime::from_seconds(2))
+        .await
+        .unwrap();
     assert_eq!(authorized(&cache, "/spire/agent/b").await, ["late"]);
     // Followed before it is loaded: whoever waits for a change must not wait for everything.
     follower.catch_up().await.unwrap();

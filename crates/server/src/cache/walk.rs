@@ -3,6 +3,7 @@
 use std::{collections::BinaryHeap, sync::Arc};
 
 use signet_identity::{AuthorizedIndex, Entry, SpiffeId};
+use signet_time::UnixTime;
 
 use super::Cache;
 
@@ -35,9 +36,9 @@ impl Cache {
 
     /// The agents whose SVIDs expire next, those that have expired already and those that are banned
     /// left out: at most `most`, the soonest first.
-    pub fn next_agents(&self, now: i64, most: usize) -> Vec<(SpiffeId, i64)> {
+    pub fn next_agents(&self, now: UnixTime, most: usize) -> Vec<(SpiffeId, UnixTime)> {
         let mirror = self.read();
-        let mut soonest: BinaryHeap<(i64, &SpiffeId)> = BinaryHeap::new();
+        let mut soonest: BinaryHeap<(UnixTime, &SpiffeId)> = BinaryHeap::new();
         for (id, node) in mirror.iter().flat_map(|mirror| &mirror.nodes) {
             if node.serial_number.is_empty() || node.expires_at <= now {
                 continue;

@@ -12,6 +12,7 @@ use signet_api::pb::{
 };
 use signet_base::Clock as _;
 use signet_daemon::cli::{Output, parse_bool};
+use signet_time::UnixTime;
 
 use super::{
     env::{CliError, CommonFlags, Env, MAX_ANSWER},
@@ -203,10 +204,9 @@ async fn purge(flags: PurgeFlags, env: &mut Env) -> Result<(), CliError> {
         .map_err(|error| CliError::failed(format!("failed to list agents: {error}")))?;
 
     let now = signet_base::SystemClock.unix();
-    let expired_for = i64::try_from(flags.expired_for.as_secs()).unwrap_or(i64::MAX);
     let mut results = Vec::new();
     for agent in agents {
-        if now.saturating_sub(agent.x509svid_expires_at) <= expired_for {
+        if UnixTime::from_seconds(agent.x509svid_expires_at) + flags.expired_for >= now {
             continue;
         }
         let outcome = if flags.dry_run {

@@ -26,6 +26,7 @@ use signet_daemon::{
     doctor::{self, Access, Finding, Report},
     support,
 };
+use signet_time::UnixTime;
 use tonic::transport::Channel;
 
 use super::env::{CliError, Env};
@@ -237,8 +238,8 @@ async fn running(
     }))
 }
 
-fn expired_before(now: i64) -> String {
-    time::OffsetDateTime::from_unix_timestamp(now)
+fn expired_before(now: UnixTime) -> String {
+    time::OffsetDateTime::from_unix_timestamp(now.seconds())
         .ok()
         .and_then(|at| at.format(GO_LAYOUT).ok())
         .unwrap_or_default()
@@ -247,20 +248,24 @@ fn expired_before(now: i64) -> String {
 async fn authorities(channel: &Channel, clock: &SharedClock, report: &mut Report) {
     let mut client = LocalAuthorityClient::new(channel.clone());
     let x509 = client.get_x509_authority_state(GetX509AuthorityStateRequest {}).await;
-    let x509 = x509.map(|answer| answer.into_inner().active.map(|active| active.expires_at));
+    let x509 = x509.map(|answer| {
+        answer.into_inner().active.map(|active| UnixTime::from_seconds(active.expires_at))
+    });
     report.add(authority("X.509 authority", x509, clock.unix()));
     let jwt = client.get_jwt_authority_state(GetJwtAuthorityStateRequest {}).await;
     let is_off = jwt.as_ref().is_err_and(|status| status.code() == tonic::Code::Unimplemented);
     if !is_off {
-        let jwt = jwt.map(|answer| answer.into_inner().active.map(|active| active.expires_at));
+        let jwt = jwt.map(|answer| {
+            answer.into_inner().active.map(|active| UnixTime::from_seconds(active.expires_at))
+        });
         report.add(authority("JWT authority", jwt, clock.unix()));
     }
 }
 
 fn authority(
     check: &'static str,
-    expires_at: Result<Option<i64>, tonic::Status>,
-    now: i64,
+    expires_at: Result<Option<UnixTime>, tonic::Status>,
+    now: UnixTime,
 ) -> Finding {
     let next = "the log has \"Unable to rotate authorities\" with the cause; see docs/runbooks.md, \
                 SignetAuthorityRotationFailing";

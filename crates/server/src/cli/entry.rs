@@ -25,6 +25,7 @@ use signet_api::{
 };
 use signet_base::SystemClock;
 use signet_daemon::cli::Output;
+use signet_time::UnixTime;
 use tonic::{Code, transport::Channel};
 
 use self::flags::{CreateFlags, FilterFlags, UpdateFlags};
@@ -428,7 +429,7 @@ fn is_good((status, _): &Outcome) -> bool {
     status::is_ok(Some(status))
 }
 
-fn now() -> i64 {
+fn now() -> UnixTime {
     SystemClock::shared().unix()
 }
 

@@ -6,6 +6,7 @@ use signet_api::pb::spire::api::server::svid::v1::{MintJwtsvidRequest, svid_clie
 use signet_base::Clock as _;
 use signet_daemon::cli::Output;
 use signet_pki::files::write_atomic;
+use signet_time::UnixTime;
 
 use super::{
     env::{CliError, CommonFlags, Env},
@@ -53,7 +54,7 @@ pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     let response = response.map_err(CliError::call("unable to mint SVID"))?.into_inner();
     let svid = response.svid.as_ref();
     let svid = svid.ok_or_else(|| CliError::failed("server response missing SVID"))?;
-    if svid.expires_at - signet_base::SystemClock.unix() < i64::from(ttl) {
+    if UnixTime::from_seconds(svid.expires_at) - signet_base::SystemClock.unix() < i64::from(ttl) {
         env.complain(format_args!(
             "JWT-SVID lifetime was capped shorter than specified ttl; expires \"{}\"",
             text::rfc3339(svid.expires_at)

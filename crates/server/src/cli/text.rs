@@ -5,22 +5,19 @@ use std::time::Duration;
 use signet_api::pb::spire::api::types;
 use signet_config::parse_duration;
 use signet_identity::SpiffeId;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
+use signet_time::{ParseTimeError, UnixTime};
+use time::{OffsetDateTime, macros::format_description};
 
 use super::env::CliError;
 
 /// A time as SPIRE prints it: `2026-11-21 07:49:11 +0000 UTC`.
 pub fn utc(unix: i64) -> String {
-    let format = format_description!("[year]-[month]-[day] [hour]:[minute]:[second] +0000 UTC");
-    let time = OffsetDateTime::from_unix_timestamp(unix).ok();
-    time.and_then(|time| time.format(format).ok()).unwrap_or_else(|| format!("{unix} s"))
+    UnixTime::from_seconds(unix).go().unwrap_or_else(|| format!("{unix} s"))
 }
 
 /// A time in RFC 3339: `2026-11-21T07:49:11Z`.
 pub fn rfc3339(unix: i64) -> String {
-    let format = format_description!("[year]-[month]-[day]T[hour]:[minute]:[second]Z");
-    let time = OffsetDateTime::from_unix_timestamp(unix).ok();
-    time.and_then(|time| time.format(format).ok()).unwrap_or_else(|| format!("{unix} s"))
+    UnixTime::from_seconds(unix).rfc3339().unwrap_or_else(|| format!("{unix} s"))
 }
 
 /// An ID as text; empty when absent.
@@ -112,17 +109,12 @@ pub fn seconds(text: &str) -> Result<i32, String> {
 }
 
 /// Reads a time as SPIRE's flags have it, in seconds since 1970, or as RFC 3339 writes it; for
-/// clap. Unix seconds.
+/// clap.
 ///
 /// # Errors
 /// What was expected.
-pub fn unix_time(text: &str) -> Result<i64, String> {
-    if let Ok(seconds) = text.parse() {
-        return Ok(seconds);
-    }
-    OffsetDateTime::parse(text, &Rfc3339)
-        .map(OffsetDateTime::unix_timestamp)
-        .map_err(|_| "expected seconds since 1970, or a time such as 2027-01-31T12:00:00Z".into())
+pub fn unix_time(text: &str) -> Result<UnixTime, String> {
+    text.parse().map_err(|error: ParseTimeError| error.to_string())
 }
 
 /// Seconds, rounded up, as the API takes them.
@@ -182,9 +174,12 @@ mod tests {
     fn lifetimes_and_times_have_two_forms() {
         assert_eq!((seconds("90"), seconds("1h30m"), seconds("-5")), (Ok(90), Ok(5400), Ok(-5)));
         assert!(seconds("1 hour").is_err() && seconds("").is_err());
-        assert_eq!(unix_time("4000000000"), Ok(4_000_000_000));
-        assert_eq!(unix_time("2096-10-02T07:06:40Z"), Ok(4_000_000_000));
-        assert_eq!(unix_time("2096-10-02T08:06:40+01:00"), Ok(4_000_000_000));
+        assert_eq!(unix_time("4000000000"), Ok(UnixTime::from_seconds(4_000_000_000)));
+        assert_eq!(unix_time("2096-10-02T07:06:40Z"), Ok(UnixTime::from_seconds(4_000_000_000)));
+        assert_eq!(
+            unix_time("2096-10-02T08:06:40+01:00"),
+            Ok(UnixTime::from_seconds(4_000_000_000))
+        );
         assert!(unix_time("tomorrow").is_err());
     }
 

@@ -8,6 +8,7 @@ use signet_api::pb::spire::api::server::svid::v1::{MintWitsvidRequest, svid_clie
 use signet_base::Clock as _;
 use signet_daemon::cli::Output;
 use signet_pki::{KeyType, PrivateKey, files::write_atomic};
+use signet_time::UnixTime;
 
 use super::{
     env::{CliError, CommonFlags, Env},
@@ -78,7 +79,7 @@ pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     let response = response.map_err(CliError::call("unable to mint SVID"))?.into_inner();
     let svid = response.svid.filter(|svid| !svid.token.is_empty());
     let svid = svid.ok_or_else(|| CliError::failed("server response missing token"))?;
-    if svid.expires_at - signet_base::SystemClock.unix() < i64::from(ttl) {
+    if UnixTime::from_seconds(svid.expires_at) - signet_base::SystemClock.unix() < i64::from(ttl) {
         env.complain(format_args!(
             "WIT-SVID lifetime was capped shorter than specified ttl; expires \"{}\"",
             text::rfc3339(svid.expires_at)

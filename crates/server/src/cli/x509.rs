@@ -17,6 +17,7 @@ use signet_pki::{
     pem,
     x509::{CsrParams, Name, create_csr},
 };
+use signet_time::UnixTime;
 
 use super::{
     env::{CliError, CommonFlags, Env},
@@ -81,7 +82,7 @@ pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     if bundle.x509_authorities.is_empty() {
         return Err(CliError::failed("server response missing X509 Authorities"));
     }
-    if svid.expires_at - signet_base::SystemClock.unix() < i64::from(ttl) {
+    if UnixTime::from_seconds(svid.expires_at) - signet_base::SystemClock.unix() < i64::from(ttl) {
         env.complain(format_args!(
             "X509-SVID lifetime was capped shorter than specified ttl; expires \"{}\"",
             text::rfc3339(svid.expires_at)

@@ -7,6 +7,7 @@ use std::{
 };
 
 use signet_identity::{Entry, EntryId, SpiffeId};
+use signet_time::UnixTime;
 
 use super::{Console, lookup};
 use crate::{
@@ -27,7 +28,7 @@ pub(super) struct Looked {
     /// Parents that nobody has, and how many entries wait for each.
     pub(super) unserved: HashMap<SpiffeId, u64>,
     /// Entries that expire, the soonest first.
-    pub(super) expiring: Vec<(i64, Arc<Entry>)>,
+    pub(super) expiring: Vec<(UnixTime, Arc<Entry>)>,
 }
 
 /// The last look at everything.
@@ -92,9 +93,9 @@ impl Last {
     }
 }
 
-fn look(cache: &Cache, now: i64, accepts: impl Fn(&Entry) -> bool) -> Looked {
+fn look(cache: &Cache, now: UnixTime, accepts: impl Fn(&Entry) -> bool) -> Looked {
     let mut unserved: HashMap<SpiffeId, u64> = HashMap::new();
-    let mut soonest: BinaryHeap<(i64, EntryId)> = BinaryHeap::new();
+    let mut soonest: BinaryHeap<(UnixTime, EntryId)> = BinaryHeap::new();
     // Nothing is known before the entries are: then there is nothing to show.
     let _ = cache.walk(0, |_, entry, index| {
         if accepts(entry) {
@@ -112,7 +113,7 @@ fn look(cache: &Cache, now: i64, accepts: impl Fn(&Entry) -> bool) -> Looked {
     });
     let soonest = soonest.into_sorted_vec();
     let expiring = cache.with_index(|index| {
-        let entry = |(at, id): (i64, EntryId)| Some((at, Arc::clone(index.entry(&id)?)));
+        let entry = |(at, id): (UnixTime, EntryId)| Some((at, Arc::clone(index.entry(&id)?)));
         soonest.into_iter().filter_map(entry).collect()
     });
     Looked { unserved, expiring: expiring.unwrap_or_default() }

@@ -3,6 +3,7 @@
 use signet_authority::{AuthorityKind, KindView};
 use signet_console::page::{Expiring, Problem, Problems, Severity};
 use signet_store::NodeFilter;
+use signet_time::UnixTime;
 
 use super::{Console, caller::Caller, look::Looked, read::encode};
 use crate::usecase::{
@@ -53,7 +54,7 @@ impl Console {
             let mine = |event: &super::recent::Event| {
                 scope.as_deref().is_none_or(|scope| event.is_in(scope))
             };
-            page.changes = Some(self.0.recent.changes_since(now.saturating_sub(HOUR), mine) as u64);
+            page.changes = Some(self.0.recent.changes_since(now - HOUR, mine) as u64);
         }
         page.problems.sort_by_key(|problem| problem.severity);
         page.expiring.sort_by_key(|expiring| expiring.at);
@@ -91,7 +92,7 @@ impl Console {
     async fn authority_problems(
         &self,
         caller: &Caller,
-        now: i64,
+        now: UnixTime,
         page: &mut Problems,
     ) -> Result<(), Error> {
         let authorities = &self.0.use_cases.authorities;
@@ -103,8 +104,8 @@ impl Console {
                 })
                 .await;
             let Ok(KindView { active: Some(active), next: other }) = view else { continue };
-            let life = active.expires_at.saturating_sub(active.issued_at);
-            let left = active.expires_at.saturating_sub(now);
+            let life = active.expires_at - active.issued_at;
+            let left = active.expires_at - now;
             if left < life / 6 && other.is_none_or(|other| other.issued_at < active.issued_at) {
                 page.problems.push(Problem {
                     severity: Severity::Error,
@@ -138,7 +139,7 @@ impl Console {
     async fn agent_problems(
         &self,
         caller: &Caller,
-        now: i64,
+        now: UnixTime,
         page: &mut Problems,
     ) -> Result<(), Error> {
         let agents = &self.0.use_cases.agents;
@@ -150,7 +151,7 @@ impl Console {
                 let counts = (
                     agents.count(call, &NodeFilter::default()).await?,
                     agents.count(call, &before(now)).await?,
-                    agents.count(call, &before(now.saturating_add(ttl / 4))).await?,
+                    agents.count(call, &before(now + ttl / 4)).await?,
                 );
                 // Of the soonest of all, those that are the caller's.
                 let next = cache.next_agents(now, EXPIRING);
@@ -194,7 +195,7 @@ impl Console {
     async fn federation_problems(
         &self,
         caller: &Caller,
-        now: i64,
+        now: UnixTime,
         page: &mut Problems,
     ) -> Result<(), Error> {
         let federation = self.federation(caller).await?;
@@ -242,7 +243,7 @@ impl Console {
     async fn entry_problems(
         &self,
         caller: &Caller,
-        now: i64,
+        now: UnixTime,
         page: &mut Problems,
     ) -> Result<(), Error> {
         let entries = &self.0.use_cases.entries;

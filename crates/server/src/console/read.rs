@@ -17,6 +17,7 @@ use signet_identity::{
     explain::AgentExplanation, tenant::Judge,
 };
 use signet_store::{NodeFilter, PageRequest};
+use signet_time::UnixTime;
 
 use super::{Answer, Answered, Console, Query, caller::Caller, lookup};
 use crate::usecase::{
@@ -122,7 +123,7 @@ impl Console {
                 keys.map(|key| Authority {
                     id: key.key_id.to_string(),
                     status: status(key.tainted),
-                    issued_at: 0,
+                    issued_at: UnixTime::EPOCH,
                     expires_at: key.expires_at,
                     upstream: String::new(),
                 })
@@ -140,8 +141,7 @@ impl Console {
         };
         if let Some(text) = query.text("expires_within") {
             let within = parse_duration(text).map_err(|error| wrong("expires_within", error))?;
-            let within = i64::try_from(within.as_secs()).unwrap_or(i64::MAX);
-            filter.expires_before = Some(self.0.context.clock.unix().saturating_add(within));
+            filter.expires_before = Some(self.0.context.clock.unix() + within);
         }
         let agents = &self.0.use_cases.agents;
         let names = ["id", "selector", "attestation_type", "expires_within", "banned", "after"];
@@ -385,11 +385,10 @@ impl Console {
         let failed_only = query.get("outcome").trim() == "failed";
         let kind = query.get("kind").trim().to_owned();
         let since = match query.text("within") {
-            None => i64::MIN,
+            None => UnixTime::MIN,
             Some(text) => {
                 let within = parse_duration(text).map_err(|error| wrong("within", error))?;
-                let within = i64::try_from(within.as_secs()).unwrap_or(i64::MAX);
-                self.0.context.clock.unix().saturating_sub(within)
+                self.0.context.clock.unix() - within
             }
         };
         let (records, more) = self.0.recent.newest(RECORDS, |event| {

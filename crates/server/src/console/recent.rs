@@ -10,6 +10,7 @@ use signet_audit::{AuditEvent, Field, Kind, Outcome, Sink, Value};
 use signet_base::SharedClock;
 use signet_console::page::Record;
 use signet_identity::{SpiffeId, Tenant};
+use signet_time::UnixTime;
 
 use crate::policy::Scope;
 
@@ -86,14 +87,14 @@ impl Recent {
     }
 
     /// How many changes that `accept` takes there were since `since`, Unix seconds.
-    pub(super) fn changes_since(&self, since: i64, accept: impl Fn(&Event) -> bool) -> usize {
+    pub(super) fn changes_since(&self, since: UnixTime, accept: impl Fn(&Event) -> bool) -> usize {
         let kept = self.kept();
         let late = kept.changes.iter().rev().take_while(|event| event.record.at >= since);
         late.filter(|event| !event.record.failed && accept(event)).count()
     }
 
     /// Since when changes are kept, and whether there were more before; `None` before the first.
-    pub(super) fn since(&self) -> Option<(i64, bool)> {
+    pub(super) fn since(&self) -> Option<(UnixTime, bool)> {
         let kept = self.kept();
         let first = kept.changes.front()?;
         Some((first.record.at, kept.changes.len() >= MOST_CHANGES))

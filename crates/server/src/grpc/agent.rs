@@ -151,7 +151,7 @@ impl agent_server::Agent for AgentService {
             let (token, ttl) = (&request.token, request.ttl);
             let token =
                 self.agents.create_join_token(&call, token, ttl, alias.transpose()?).await?;
-            Ok(types::JoinToken { value: token.token, expires_at: token.expires_at })
+            Ok(types::JoinToken { value: token.token, expires_at: token.expires_at.seconds() })
         })
         .await
     }

@@ -18,6 +18,7 @@ use signet_api::{
 use signet_audit::Field;
 use signet_identity::{Bundle, TrustDomain};
 use signet_store::DeleteBundleMode;
+use signet_time::UnixTime;
 use tonic::{Request, Response, Status};
 
 use super::shared::{Batch, count, item, next_token, page, serve};
@@ -117,7 +118,7 @@ impl bundle_server::Bundle for BundleService {
             let key = request.jwt_authority;
             let key = key.ok_or_else(|| Error::invalid("missing JWT authority"))?;
             call.about(Field::JwtAuthorityKeyId(key.key_id.clone()));
-            call.about(Field::JwtAuthorityExpiresAt(key.expires_at));
+            call.about(Field::JwtAuthorityExpiresAt(UnixTime::from_seconds(key.expires_at)));
             let key = jwt_authority_from_pb(&key)
                 .map_err(|error| Error::invalid("invalid JWT authority").because(error))?;
             let all = self.bundles.publish_jwt(&call, key).await?;

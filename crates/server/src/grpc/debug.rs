@@ -91,7 +91,7 @@ impl debug_server::Debug for DebugService {
 fn described(certificate: &Certificate) -> Cert {
     Cert {
         id: certificate.spiffe_id().ok().as_ref().map(id_to_pb),
-        expires_at: certificate.not_after(),
+        expires_at: certificate.not_after().seconds(),
         subject: certificate.subject().to_string(),
     }
 }

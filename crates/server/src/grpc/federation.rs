@@ -92,10 +92,10 @@ fn to_pb(status: &federation::Status, held: Option<&Bundle>) -> pb::Relationship
     pb::Relationship {
         relationship: Some(federation_to_pb(&status.relationship, None, Some(&mask))),
         origin: origin.into(),
-        last_poll: status.last_poll.unwrap_or_default(),
-        last_success: status.last_success.unwrap_or_default(),
-        last_change: status.last_change.unwrap_or_default(),
-        next_poll: status.next_poll.unwrap_or_default(),
+        last_poll: status.last_poll.unwrap_or_default().seconds(),
+        last_success: status.last_success.unwrap_or_default().seconds(),
+        last_change: status.last_change.unwrap_or_default().seconds(),
+        next_poll: status.next_poll.unwrap_or_default().seconds(),
         last_error: status.last_error.clone().unwrap_or_default(),
         failures: status.failures,
         bundle: held.map(|held| pb::BundleSummary {

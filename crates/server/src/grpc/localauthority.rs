@@ -217,7 +217,7 @@ fn states(view: &KindView) -> Result<States, Error> {
 fn state(state: &AuthorityState) -> pb::AuthorityState {
     pb::AuthorityState {
         authority_id: state.authority_id.clone(),
-        expires_at: state.expires_at,
+        expires_at: state.expires_at.seconds(),
         upstream_authority_subject_key_id: state.upstream_authority_id.clone(),
     }
 }

@@ -135,7 +135,7 @@ pub(crate) fn x509_to_pb(issued: Issued) -> types::X509svid {
     types::X509svid {
         cert_chain: chain_to_pb(&issued.svid.chain),
         id: Some(id_to_pb(&issued.spiffe_id)),
-        expires_at: issued.svid.not_after,
+        expires_at: issued.svid.not_after.seconds(),
         hint: String::new(),
     }
 }
@@ -148,8 +148,8 @@ fn jwt_to_pb(id: &SpiffeId, svid: JwtSvid) -> types::Jwtsvid {
     types::Jwtsvid {
         token: svid.token,
         id: Some(id_to_pb(id)),
-        expires_at: svid.expires_at,
-        issued_at: svid.issued_at,
+        expires_at: svid.expires_at.seconds(),
+        issued_at: svid.issued_at.seconds(),
         hint: String::new(),
     }
 }

@@ -210,7 +210,7 @@ impl tenancy_server::Tenancy for TenancyService {
             let (alias, tenants) = (alias.transpose()?, tenants(&request.tenants)?);
             let (agents, ttl) = (&self.agents, request.ttl);
             let token = self.tenants.create_join_token(&call, agents, ttl, alias, tenants).await?;
-            Ok(types::JoinToken { value: token.token, expires_at: token.expires_at })
+            Ok(types::JoinToken { value: token.token, expires_at: token.expires_at.seconds() })
         })
         .await
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use signet_daemon::metrics::{Calls, Counter, Gauge, Metrics};
 use signet_identity::TrustDomain;
+use signet_time::UnixTime;
 
 use crate::federation::Status;
 
@@ -49,11 +50,11 @@ impl FederationMetrics {
     }
 
     /// Shows how fetching goes at `now`, Unix seconds.
-    pub fn show(&self, status: &Status, now: i64) {
+    pub fn show(&self, status: &Status, now: UnixTime) {
         let trust_domain = status.relationship.trust_domain.as_str();
         self.failures.set(&[trust_domain], f64::from(status.failures));
         if let Some(last) = status.last_success {
-            self.success_age.set(&[trust_domain], now.saturating_sub(last) as f64);
+            self.success_age.set(&[trust_domain], (now - last) as f64);
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use signet_authority::journal::Status;
 use signet_daemon::metrics::{Gauge, Metrics};
 use signet_pki::x509::Certificate;
+use signet_time::UnixTime;
 
 use crate::context::Context;
 
@@ -104,7 +105,7 @@ impl StateMetrics {
         let trust_domain = context.trust_domain.clone();
         context.metrics.before_reading(move || {
             let now = clock.unix();
-            let left = |at: i64| at.saturating_sub(now) as f64;
+            let left = |at: UnixTime| (at - now) as f64;
             me.uptime.set(&[], started.elapsed().as_secs_f64() * 1e3);
             me.entries.set_len(&[], cache.entry_count());
             me.staleness.set(&[], cache.staleness().as_secs_f64());
@@ -134,14 +135,14 @@ impl StateMetrics {
                 tell(&me.next_expiry, &[what], active.map(left));
                 let next = |status| {
                     let next = kind.next.as_ref().filter(|next| next.status == status);
-                    next.map(|next| next.expires_at as f64)
+                    next.map(|next| next.expires_at.seconds() as f64)
                 };
-                tell(&me.authority_expiry, &[name, "active"], active.map(|at| at as f64));
+                tell(&me.authority_expiry, &[name, "active"], active.map(|at| at.seconds() as f64));
                 tell(&me.authority_expiry, &[name, "prepared"], next(Status::Prepared));
                 tell(&me.authority_expiry, &[name, "old"], next(Status::Old));
             }
             if let Some(active) = &view.x509.active {
-                me.ca_expiration.set(&[trust_domain.as_str()], active.expires_at as f64);
+                me.ca_expiration.set(&[trust_domain.as_str()], active.expires_at.seconds() as f64);
                 me.ca_ttl.set(&[trust_domain.as_str()], left(active.expires_at));
             }
             // Those that are gone are told of no more.
@@ -149,6 +150,7 @@ impl StateMetrics {
             for (domain, last) in cache.foreign_expiries() {
                 me.foreign_expiry.set(&[domain.as_str()], left(last));
             }
+            ()
         });
     }
 }

@@ -3,6 +3,7 @@
 use signet_daemon::process::DirLock;
 use signet_pki::digest::Sha256;
 use signet_store::{Contents, Store};
+use signet_time::UnixTime;
 
 use super::{MigrateError, MigrateFlags, Report, place::Place};
 use crate::config::Config;
@@ -13,7 +14,7 @@ pub(super) async fn copy(
     config: &Config,
     flags: &MigrateFlags,
     from: &Place,
-    now: i64,
+    now: UnixTime,
 ) -> Result<Report, MigrateError> {
     let to = Place::configured(config)?;
     if from.to_string() == to.to_string() {
@@ -79,7 +80,7 @@ pub(super) fn checksum(contents: &Contents) -> String {
     contents.assignments.iter().for_each(|it| add(format!("{it:?}\n")));
     for token in &contents.join_tokens {
         // The token itself prints as a secret.
-        add(format!("{} {} {:?}\n", token.token, token.expires_at, token.spent_by));
+        add(format!("{} {} {:?}\n", token.token, token.expires_at.seconds(), token.spent_by));
     }
     digest.finish().iter().map(|byte| format!("{byte:02x}")).collect()
 }

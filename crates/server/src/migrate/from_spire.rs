@@ -8,6 +8,7 @@ use signet_store::{
     Contents,
     spire::{self, SpireContents},
 };
+use signet_time::UnixTime;
 
 use super::{
     MigrateError, MigrateFlags, Report, copy, disk_keys, journal, keys::Keys, place::Place,
@@ -20,7 +21,7 @@ pub(super) async fn import(
     config: &Config,
     flags: &MigrateFlags,
     from: &Place,
-    now: i64,
+    now: UnixTime,
 ) -> Result<Report, MigrateError> {
     let to = Place::configured(config)?;
     let same = match (to.file(), from.file()) {
@@ -217,7 +218,7 @@ async fn fill(
     contents: &Contents,
     journal: Option<&Journal>,
     server: &str,
-    now: i64,
+    now: UnixTime,
 ) -> Result<(), MigrateError> {
     let store = place.open().await?;
     let filled = async {

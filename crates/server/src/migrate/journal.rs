@@ -3,6 +3,7 @@
 use signet_authority::journal::{Journal, JwtRecord, SlotId, Status, X509Record};
 use signet_pki::x509::Certificate;
 use signet_store::spire::{SpireJournal, SpireKey, SpireStatus, SpireX509Authority};
+use signet_time::UnixTime;
 
 /// A SPIRE journal in our form, and what was left out.
 pub(super) fn from_spire(spire: &SpireJournal) -> (Journal, Vec<String>) {
@@ -53,7 +54,7 @@ fn x509_record(
         status: status(authority.status),
         issued_at: authority.issued_at,
         not_after: match authority.not_after {
-            0 => certificate.not_after(),
+            UnixTime::EPOCH => certificate.not_after(),
             not_after => not_after,
         },
         authority_id: or(&authority.authority_id, certificate.subject_key_id_hex()),

@@ -10,6 +10,7 @@ use signet_store::{
     postgres::{ConnectionString, PostgresOptions, ThisProcess},
     spire::{self, SpireContents},
 };
+use signet_time::UnixTime;
 
 use super::MigrateError;
 use crate::{config::Config, plugins::data_store::DataStore};
@@ -90,7 +91,7 @@ impl Place {
     pub(super) async fn write_spire(
         &self,
         contents: &SpireContents,
-        now: i64,
+        now: UnixTime,
     ) -> Result<(), MigrateError> {
         match self {
             Self::File(path) => spire::write(path, contents, now).await?,

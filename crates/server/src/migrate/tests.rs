@@ -9,11 +9,12 @@ use signet_store::{
     Contents, Store, StoreOptions,
     spire::{self, SpireContents, SpireJournal, SpireKey, SpireStatus},
 };
+use signet_time::UnixTime;
 
 use super::*;
 use crate::{config::RunFlags, ports::UNCLAIMED_JOURNAL};
 
-const NOW: i64 = 1_800_000_000;
+const NOW: UnixTime = UnixTime::from_seconds(1_800_000_000);
 
 /// A directory with a configuration in it.
 struct Place {
@@ -112,7 +113,7 @@ fn contents() -> Contents {
             id: "e".parse().unwrap(),
             body: draft,
             revision_number: 2,
-            created_at: 7,
+            created_at: UnixTime::from_seconds(7),
         }],
         bundles: vec![bundle],
         nodes: vec![AttestedNode {
@@ -121,7 +122,7 @@ fn contents() -> Contents {
             serial_number: "123".into(),
             expires_at: NOW + 100,
             new_serial_number: String::new(),
-            new_expires_at: 0,
+            new_expires_at: UnixTime::EPOCH,
             selectors: Default::default(),
             can_reattest: false,
             agent_version: "1.15.3".into(),
@@ -138,7 +139,7 @@ fn journal(active: &str) -> SpireJournal {
         x509: Vec::new(),
         jwt: vec![SpireKey {
             slot_id: "A".into(),
-            issued_at: 1,
+            issued_at: UnixTime::from_seconds(1),
             not_after: NOW + 1,
             kid: "kid".into(),
             public_key: vec![1, 2],
@@ -274,8 +275,8 @@ fn a_journal_keeps_what_matters_on_its_way_to_spire() {
         x509: vec![X509Record {
             slot: SlotId::B,
             status: Status::Active,
-            issued_at: 1,
-            not_after: 2,
+            issued_at: UnixTime::from_seconds(1),
+            not_after: UnixTime::from_seconds(2),
             authority_id: "ab".into(),
             upstream_authority_id: "cd".into(),
             certificate: vec![1],
@@ -284,8 +285,8 @@ fn a_journal_keeps_what_matters_on_its_way_to_spire() {
         jwt: vec![JwtRecord {
             slot: SlotId::A,
             status: Status::Old,
-            issued_at: 3,
-            not_after: 4,
+            issued_at: UnixTime::from_seconds(3),
+            not_after: UnixTime::from_seconds(4),
             key_id: "k".into(),
             public_key: vec![5],
         }],

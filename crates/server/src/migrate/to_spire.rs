@@ -6,6 +6,7 @@ use signet_authority::journal::Journal;
 use signet_daemon::process::DirLock;
 use signet_pki::{DiskKeyManager, key_manager::Sealing};
 use signet_store::spire::SpireContents;
+use signet_time::UnixTime;
 
 use super::{MigrateError, MigrateFlags, Report, disk_keys, journal, keys::Keys, place::Place};
 use crate::{config::Config, plugins::key_manager::KeyManager, server_id};
@@ -15,7 +16,7 @@ pub(super) async fn export(
     config: &Config,
     flags: &MigrateFlags,
     to: &Place,
-    now: i64,
+    now: UnixTime,
 ) -> Result<Report, MigrateError> {
     let from = Place::configured(config)?;
     if from.file().is_some_and(|path| !path.exists()) {

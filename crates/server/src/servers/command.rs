@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use signet_base::SystemClock;
 use signet_daemon::{cli::Output, program::Program};
 use signet_store::{ServerRecord, Store};
+use signet_time::UnixTime;
 
 use super::HEARTBEAT;
 use crate::{
@@ -66,7 +67,7 @@ pub fn run(program: Program, command: &Command) -> ExitCode {
     )
 }
 
-async fn done(config: &Config, command: &Command, now: i64) -> anyhow::Result<String> {
+async fn done(config: &Config, command: &Command, now: UnixTime) -> anyhow::Result<String> {
     let store = data_store::open(config, None).await?;
     let text = match command {
         Command::List(flags) => list(&store, flags.output, now).await,
@@ -76,7 +77,7 @@ async fn done(config: &Config, command: &Command, now: i64) -> anyhow::Result<St
     text
 }
 
-async fn list(store: &Store, output: Output, now: i64) -> anyhow::Result<String> {
+async fn list(store: &Store, output: Output, now: UnixTime) -> anyhow::Result<String> {
     let servers = store.servers().await?;
     if let Output::Json = output {
         let all: Vec<_> = servers.iter().map(json).collect();
@@ -88,8 +89,8 @@ async fn list(store: &Store, output: Output, now: i64) -> anyhow::Result<String>
     };
     for server in &servers {
         let state = match (server.retired_at, is_alive(server, now)) {
-            (0, true) => "running",
-            (0, false) => "not seen lately",
+            (UnixTime::EPOCH, true) => "running",
+            (UnixTime::EPOCH, false) => "not seen lately",
             _ => "retired",
         };
         text.push_str(&format!(
@@ -98,7 +99,7 @@ async fn list(store: &Store, output: Output, now: i64) -> anyhow::Result<String>
             server.id,
             server.host,
             server.version,
-            now.saturating_sub(server.seen_at).max(0),
+            (now - server.seen_at).max(0),
         ));
     }
     Ok(text)
@@ -117,12 +118,12 @@ fn json(server: &ServerRecord) -> serde_json::Value {
 }
 
 /// Whether a server was heard of so lately that it most likely runs.
-fn is_alive(server: &ServerRecord, now: i64) -> bool {
+fn is_alive(server: &ServerRecord, now: UnixTime) -> bool {
     let silence = i64::try_from((HEARTBEAT * 2).as_secs()).unwrap_or(i64::MAX);
-    now.saturating_sub(server.seen_at) <= silence
+    now - server.seen_at <= silence
 }
 
-async fn retire(store: &Store, flags: &RetireFlags, now: i64) -> anyhow::Result<String> {
+async fn retire(store: &Store, flags: &RetireFlags, now: UnixTime) -> anyhow::Result<String> {
     let servers = store.servers().await?;
     let Some(server) = servers.iter().find(|server| server.id == flags.id) else {
         anyhow::bail!("there is no server {}: see `server list`", flags.id);
@@ -132,7 +133,7 @@ async fn retire(store: &Store, flags: &RetireFlags, now: i64) -> anyhow::Result<
             "server {} on {} was seen {} s ago: stop it first (-force retires it all the same)",
             server.id,
             server.host,
-            now.saturating_sub(server.seen_at).max(0),
+            (now - server.seen_at).max(0),
         );
     }
     store.retire_server(&flags.id, now).await?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use signet_authority::{journal::Journal, ports::BundleEdit};
 use signet_store::ServerRecord;
+use signet_time::UnixTime;
 
 use crate::context::Context;
 
@@ -22,7 +23,7 @@ pub(super) async fn clean(context: &Context) {
         }
     };
     let now = context.clock.unix();
-    for server in servers.iter().filter(|server| server.retired_at != 0) {
+    for server in servers.iter().filter(|server| server.retired_at != UnixTime::EPOCH) {
         if needed_until(context, server) >= now {
             continue;
         }
@@ -36,15 +37,15 @@ pub(super) async fn clean(context: &Context) {
 }
 
 /// Until when something signed by a server may be valid.
-pub(super) fn needed_until(context: &Context, server: &ServerRecord) -> i64 {
+pub(super) fn needed_until(context: &Context, server: &ServerRecord) -> UnixTime {
     let ttl = &context.config.ttl;
     let longest = ttl.x509_svid.max(ttl.jwt_svid).max(ttl.agent);
     let unseen = super::HEARTBEAT * UNSEEN;
     let bound = i64::try_from((longest + unseen).as_secs()).unwrap_or(i64::MAX);
-    server.issued_until.max(server.seen_at.saturating_add(bound))
+    server.issued_until.max(server.seen_at + bound)
 }
 
-async fn forget(context: &Context, server: &ServerRecord, now: i64) -> Result<(), String> {
+async fn forget(context: &Context, server: &ServerRecord, now: UnixTime) -> Result<(), String> {
     let read = context.store.journal(&server.id).await.map_err(|error| error.to_string())?;
     let edit = match &read {
         Some(data) => edit(&Journal::decode(data).map_err(|error| error.to_string())?),

@@ -324,7 +324,7 @@ impl Agents {
             }
         };
         let now = self.clock.unix();
-        let expires_at = now.saturating_add(i64::from(ttl));
+        let expires_at = now + i64::from(ttl);
         let stored = JoinToken { token, expires_at, spent_by: None };
         let created = self.store.create_join_token(stored.clone(), entry, now).await;
         match created.map_err(|error| Error::store("failed to create token", &error))? {

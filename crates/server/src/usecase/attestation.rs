@@ -10,6 +10,7 @@ use signet_base::SharedClock;
 use signet_identity::{AttestedNode, Selector, SelectorSet, SpiffeId, TrustDomain};
 use signet_pki::{PublicKey, digest};
 use signet_store::{Store, TokenAttestation};
+use signet_time::UnixTime;
 
 use super::{
     Call,
@@ -168,7 +169,7 @@ impl Attestation {
             serial_number: svid.serial_number.clone(),
             expires_at: svid.not_after,
             new_serial_number: String::new(),
-            new_expires_at: 0,
+            new_expires_at: UnixTime::EPOCH,
             selectors: attestation.selectors,
             can_reattest: attestation.can_reattest,
             agent_version: String::new(),

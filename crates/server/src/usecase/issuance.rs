@@ -305,7 +305,7 @@ impl Issuance {
             spiffe_id = %entry.spiffe_id,
             entry_id = %entry.id,
             serial_num = svid.serial_number,
-            expiration = svid.not_after,
+            expiration = svid.not_after.seconds(),
             "Signed X509 SVID"
         );
         Ok(Issued { spiffe_id: entry.spiffe_id.clone(), svid })

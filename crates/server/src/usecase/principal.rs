@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use signet_identity::{Entry, SpiffeId};
+use signet_time::UnixTime;
 
 use super::{authorization::Action, error::Error};
 use crate::policy::Scope;
@@ -45,7 +46,7 @@ pub struct PeerSvid {
     /// Its serial number, decimal.
     pub serial_number: String,
     /// When it expires, Unix seconds.
-    pub not_after: i64,
+    pub not_after: UnixTime,
 }
 
 impl Peer {

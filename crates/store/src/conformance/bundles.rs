@@ -1,6 +1,7 @@
 //! Promises about bundles.
 
 use signet_identity::JwtAuthority;
+use signet_time::UnixTime;
 
 use super::{Database, Fixture, bundle, draft, id};
 use crate::{BundleUpdate, CreateOutcome, DeleteBundleMode, DeleteBundleOutcome, PageRequest};
@@ -8,7 +9,7 @@ use crate::{BundleUpdate, CreateOutcome, DeleteBundleMode, DeleteBundleOutcome, 
 pub async fn deleting_a_bundle_treats_its_entries_as_the_mode_says(database: &dyn Database) {
     let fixture = Fixture::new(database).await;
     let names = ["a.test", "b.test", "c.test"];
-    fixture.store.set_bundles(names.map(bundle).to_vec(), 1).await.unwrap();
+    fixture.store.set_bundles(names.map(bundle).to_vec(), UnixTime::from_seconds(1)).await.unwrap();
     for (n, name) in names.iter().enumerate() {
         let mut draft = draft(&format!("w{n}"), "p", &["x:1"]);
         draft.federates_with = vec![name.parse().unwrap()];
@@ -16,7 +17,12 @@ pub async fn deleting_a_bundle_treats_its_entries_as_the_mode_says(database: &dy
     }
     let delete = async |name: &str, mode| {
         let names = vec![name.parse().unwrap()];
-        fixture.store.delete_bundles(names, mode, 2).await.unwrap().remove(0)
+        fixture
+            .store
+            .delete_bundles(names, mode, UnixTime::from_seconds(2))
+            .await
+            .unwrap()
+            .remove(0)
     };
     assert_eq!(delete("a.test", DeleteBundleMode::Restrict).await, DeleteBundleOutcome::InUse(1));
     let gone = |name| DeleteBundleOutcome::Deleted(bundle(name));
@@ -43,14 +49,18 @@ pub async fn another_key_of_a_known_id_is_appended_and_a_tainted_one_does_not_co
     let append = async |keys: Vec<JwtAuthority>| {
         let mut added = bundle("td");
         added.jwt_authorities = keys;
-        fixture.store.append_bundle(added, 1).await.unwrap().jwt_authorities
+        fixture.store.append_bundle(added, UnixTime::from_seconds(1)).await.unwrap().jwt_authorities
     };
-    let (old, new, later) = (key(b"old", 5), key(b"new", 5), key(b"old", 6));
+    let (old, new, later) = (
+        key(b"old", UnixTime::from_seconds(5)),
+        key(b"new", UnixTime::from_seconds(5)),
+        key(b"old", UnixTime::from_seconds(6)),
+    );
     append(vec![old.clone()]).await;
     let stored = append(vec![new.clone(), old.clone(), later.clone()]).await;
     assert_eq!(stored, [old.clone(), new, later]);
     let own = "td".parse().unwrap();
-    let taint = fixture.store.change_bundle(&own, 2, |bundle| {
+    let taint = fixture.store.change_bundle(&own, UnixTime::from_seconds(2), |bundle| {
         bundle.jwt_authorities[0].tainted = true;
         Ok::<_, String>(())
     });
@@ -69,21 +79,23 @@ pub async fn bundles_keep_their_order_and_grow_by_one_with_each_change(database:
     };
     let mut first = bundle("td");
     first.sequence_number = 0;
-    first.jwt_authorities = vec![key("z", 5), key("a", 6)];
-    first.wit_authorities = vec![key("w", 7)];
-    let stored = fixture.store.append_bundle(first.clone(), 1).await.unwrap();
+    first.jwt_authorities =
+        vec![key("z", UnixTime::from_seconds(5)), key("a", UnixTime::from_seconds(6))];
+    first.wit_authorities = vec![key("w", UnixTime::from_seconds(7))];
+    let stored =
+        fixture.store.append_bundle(first.clone(), UnixTime::from_seconds(1)).await.unwrap();
     assert_eq!(stored.sequence_number, 1);
     assert_eq!(stored.jwt_authorities, first.jwt_authorities);
-    let again = fixture.store.append_bundle(first, 1).await.unwrap();
+    let again = fixture.store.append_bundle(first, UnixTime::from_seconds(1)).await.unwrap();
     assert_eq!(again.sequence_number, 1);
     let own = "td".parse().unwrap();
-    let tainted = fixture.store.change_bundle(&own, 2, |bundle| {
+    let tainted = fixture.store.change_bundle(&own, UnixTime::from_seconds(2), |bundle| {
         bundle.x509_authorities[0].tainted = true;
         Ok::<_, String>(bundle.x509_authorities.len())
     });
     let (tainted, count) = tainted.await.unwrap().unwrap();
     assert_eq!((tainted.sequence_number, count), (2, 1));
-    let refused = fixture.store.change_bundle(&own, 2, |bundle| {
+    let refused = fixture.store.change_bundle(&own, UnixTime::from_seconds(2), |bundle| {
         bundle.x509_authorities.clear();
         Err::<(), _>("no")
     });
@@ -91,14 +103,17 @@ pub async fn bundles_keep_their_order_and_grow_by_one_with_each_change(database:
     let fixture = fixture.reopen().await;
     let read = fixture.store.bundle(&"td".parse().unwrap()).await.unwrap();
     assert_eq!(read, Some(tainted));
-    let created =
-        fixture.store.create_bundles(vec![bundle("td"), bundle("x.test")], 1).await.unwrap();
+    let created = fixture
+        .store
+        .create_bundles(vec![bundle("td"), bundle("x.test")], UnixTime::from_seconds(1))
+        .await
+        .unwrap();
     assert_eq!(created, [CreateOutcome::Exists, CreateOutcome::Created(bundle("x.test"))]);
     let updates = vec![
         BundleUpdate::new("x.test".parse().unwrap(), |bundle| bundle.refresh_hint = 9),
         BundleUpdate::new("none.test".parse().unwrap(), |_| {}),
     ];
-    let updated = fixture.store.update_bundles(updates, 1).await.unwrap();
+    let updated = fixture.store.update_bundles(updates, UnixTime::from_seconds(1)).await.unwrap();
     assert_eq!(updated[0].as_ref().unwrap().refresh_hint, 9);
     assert_eq!(updated[1], None);
     let page = fixture.store.list_bundles(PageRequest::first(1)).await.unwrap();
@@ -111,12 +126,12 @@ pub async fn bundles_keep_their_order_and_grow_by_one_with_each_change(database:
 pub async fn setting_what_is_there_already_makes_no_change(database: &dyn Database) {
     let fixture = Fixture::new(database).await;
     let store = &fixture.store;
-    store.set_bundles(vec![bundle("a.test")], 1).await.unwrap();
+    store.set_bundles(vec![bundle("a.test")], UnixTime::from_seconds(1)).await.unwrap();
     let before = store.revision();
-    store.set_bundles(vec![bundle("a.test")], 2).await.unwrap();
+    store.set_bundles(vec![bundle("a.test")], UnixTime::from_seconds(2)).await.unwrap();
     assert_eq!(store.revision(), before);
     let mut other = bundle("a.test");
     other.sequence_number += 1;
-    store.set_bundles(vec![other], 3).await.unwrap();
+    store.set_bundles(vec![other], UnixTime::from_seconds(3)).await.unwrap();
     assert_eq!(store.revision(), before + 1);
 }

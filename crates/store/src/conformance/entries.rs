@@ -1,15 +1,20 @@
 //! Promises about entries.
 
 use signet_identity::{Entry, EntryDraft, EntryError, MatchBehavior};
+use signet_time::UnixTime;
 
 use super::{Database, Fixture, bundle, draft, full_draft, id, new, set};
 use crate::{CreateEntryOutcome, EntryFilter, EntryUpdate, PageRequest, UpdateEntryOutcome};
 
 pub async fn every_field_of_an_entry_survives_a_restart(database: &dyn Database) {
     let fixture = Fixture::new(database).await;
-    fixture.store.set_bundles(vec![bundle("a.test"), bundle("b.test")], 1).await.unwrap();
+    fixture
+        .store
+        .set_bundles(vec![bundle("a.test"), bundle("b.test")], UnixTime::from_seconds(1))
+        .await
+        .unwrap();
     let created = fixture.create("full", full_draft()).await;
-    assert_eq!((created.revision_number, created.created_at), (0, 1));
+    assert_eq!((created.revision_number, created.created_at.seconds()), (0, 1));
     let mut stored = draft("other", "parent", &["a:b"]);
     stored.store_svid = true;
     stored.hint = "a \"hint\" \u{1e}\u{1f}\n\\ \u{e4}".to_owned();
@@ -43,7 +48,7 @@ pub async fn a_batch_has_one_outcome_for_each_and_one_transaction(database: &dyn
         new("new2", draft("a", "p", &["x:1"])),
         new("new3", draft("a", "q", &["x:1", "x:2"])),
     ];
-    let outcomes = fixture.store.create_entries(batch, 5).await.unwrap();
+    let outcomes = fixture.store.create_entries(batch, UnixTime::from_seconds(5)).await.unwrap();
     let named: Vec<String> = outcomes
         .iter()
         .map(|outcome| match outcome {
@@ -97,7 +102,7 @@ pub async fn an_update_bumps_the_revision_and_moves_the_entry_in_every_index(
                     Ok(())
                 }),
             ],
-            9,
+            UnixTime::from_seconds(9),
         )
         .await
         .unwrap();
@@ -108,7 +113,7 @@ pub async fn an_update_bumps_the_revision_and_moves_the_entry_in_every_index(
     assert_eq!(outcomes[2], UpdateEntryOutcome::Refused(EntryError::NoSelectors));
     assert!(matches!(&outcomes[3], UpdateEntryOutcome::UnknownBundle(_)));
     let UpdateEntryOutcome::Updated(entry) = &outcomes[4] else { panic!("{outcomes:?}") };
-    assert_eq!((entry.revision_number, entry.created_at), (2, 1));
+    assert_eq!((entry.revision_number, entry.created_at.seconds()), (2, 1));
     let count = async |filter: EntryFilter| fixture.store.count_entries(&filter).await.unwrap();
     let by_id = |path: &str| EntryFilter {
         spiffe_id: Some(format!("spiffe://td/{path}").parse().unwrap()),
@@ -120,7 +125,7 @@ pub async fn an_update_bumps_the_revision_and_moves_the_entry_in_every_index(
         .store
         .create_entries(
             vec![new("f", draft("a", "p", &["x:1"])), new("g", draft("b", "p", &["x:2"]))],
-            1,
+            UnixTime::from_seconds(1),
         )
         .await
         .unwrap();
@@ -132,7 +137,7 @@ pub async fn a_deleted_entry_is_returned_and_gone_from_every_index(database: &dy
     let fixture = Fixture::new(database).await;
     let entry = fixture.create("e", draft("a", "p", &["x:1"])).await;
     let ids = vec![id("e"), id("none"), id("e")];
-    let deleted = fixture.store.delete_entries(ids, 2).await.unwrap();
+    let deleted = fixture.store.delete_entries(ids, UnixTime::from_seconds(2)).await.unwrap();
     assert_eq!(deleted, [Some(entry), None, None]);
     let filter =
         EntryFilter { parent_id: Some("spiffe://td/p".parse().unwrap()), ..Default::default() };
@@ -143,7 +148,11 @@ pub async fn a_deleted_entry_is_returned_and_gone_from_every_index(database: &dy
 /// Every filter, alone and in pairs, finds just what a look at each entry finds, in any paging.
 pub async fn lists_find_what_a_look_at_each_entry_finds(database: &dyn Database) {
     let fixture = Fixture::new(database).await;
-    fixture.store.set_bundles(vec![bundle("a.test"), bundle("b.test")], 1).await.unwrap();
+    fixture
+        .store
+        .set_bundles(vec![bundle("a.test"), bundle("b.test")], UnixTime::from_seconds(1))
+        .await
+        .unwrap();
     let mut all = Vec::new();
     for n in 0..240_u32 {
         let selectors: Vec<String> =
@@ -159,7 +168,10 @@ pub async fn lists_find_what_a_look_at_each_entry_finds(database: &dyn Database)
                 draft.federates_with.push(name.parse().unwrap());
             }
         }
-        let outcome = fixture.store.create_entries(vec![new(&format!("e{n}"), draft)], 1).await;
+        let outcome = fixture
+            .store
+            .create_entries(vec![new(&format!("e{n}"), draft)], UnixTime::from_seconds(1))
+            .await;
         if let CreateEntryOutcome::Created(entry) = outcome.unwrap().remove(0) {
             all.push(entry);
         }
@@ -229,12 +241,20 @@ pub async fn expired_entries_are_pruned_and_no_others(database: &dyn Database) {
     let fixture = Fixture::new(database).await;
     for (name, expires_at) in [("never", 0), ("old", 10), ("older", 5), ("young", 20)] {
         let mut draft = draft(name, "p", &["x:1"]);
-        draft.expires_at = expires_at;
+        draft.expires_at = UnixTime::from_seconds(expires_at);
         fixture.create(name, draft).await;
     }
-    let pruned = fixture.store.prune_entries(20, 1, 30).await.unwrap();
+    let pruned = fixture
+        .store
+        .prune_entries(UnixTime::from_seconds(20), 1, UnixTime::from_seconds(30))
+        .await
+        .unwrap();
     assert_eq!(pruned.iter().map(|it| it.id.as_str()).collect::<Vec<_>>(), ["older"]);
-    let pruned = fixture.store.prune_entries(20, 100, 30).await.unwrap();
+    let pruned = fixture
+        .store
+        .prune_entries(UnixTime::from_seconds(20), 100, UnixTime::from_seconds(30))
+        .await
+        .unwrap();
     assert_eq!(pruned.iter().map(|it| it.id.as_str()).collect::<Vec<_>>(), ["old"]);
     assert_eq!(fixture.store.count_entries(&EntryFilter::default()).await.unwrap(), 2);
 }

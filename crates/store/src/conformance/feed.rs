@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use signet_identity::JoinToken;
+use signet_time::UnixTime;
 
 use super::{Database, Fixture, Settings, Told, bundle, draft, id, new, node};
 use crate::{
@@ -34,14 +35,17 @@ pub async fn the_feed_has_no_gaps_and_every_subscriber_hears_of_the_newest(
             for m in 0..10 {
                 let name = format!("e{n}-{m}");
                 store
-                    .create_entries(vec![new(&name, draft(&name, "p", &["x:1"]))], 1)
+                    .create_entries(
+                        vec![new(&name, draft(&name, "p", &["x:1"]))],
+                        UnixTime::from_seconds(1),
+                    )
                     .await
                     .unwrap();
             }
         });
     }
     tasks.join_all().await;
-    fixture.store.put_node(node("a"), 1).await.unwrap();
+    fixture.store.put_node(node("a"), UnixTime::from_seconds(1)).await.unwrap();
     newest.wait_for(|known| known.revision == 101).await.unwrap();
     let changes = since(&fixture.store, 0, 1_000).await;
     let revisions: Vec<u64> = changes.iter().map(|change| change.revision).collect();
@@ -71,9 +75,9 @@ pub async fn what_another_process_writes_is_in_the_feed_too(database: &dyn Datab
     let fixture = Fixture::new(database).await;
     let other = database.open(Settings::default()).await;
     fixture.create("e1", draft("a", "p", &["x:1"])).await;
-    other.put_node(node("n"), 1).await.unwrap();
+    other.put_node(node("n"), UnixTime::from_seconds(1)).await.unwrap();
     let entry = fixture.create("e2", draft("b", "p", &["x:1"])).await;
-    fixture.store.delete_entries(vec![id("e2")], 1).await.unwrap();
+    fixture.store.delete_entries(vec![id("e2")], UnixTime::from_seconds(1)).await.unwrap();
     let changes = since(&fixture.store, 0, 10).await;
     let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
     assert_eq!(keys, ["e1", "spiffe://td/spire/agent/t/n", "e2", "e2"]);
@@ -89,7 +93,7 @@ pub async fn a_caller_that_gives_up_leaves_nothing_half_done(database: &dyn Data
             let name = format!("e{n}-{m}");
             new(&name, draft(&name, "p", &["x:1"]))
         });
-        let work = fixture.store.create_entries(batch.collect(), 1);
+        let work = fixture.store.create_entries(batch.collect(), UnixTime::from_seconds(1));
         _ = tokio::time::timeout(std::time::Duration::from_micros(n * 40), work).await;
     }
     fixture.create("last", draft("last", "p", &["x:1"])).await;
@@ -103,8 +107,8 @@ pub async fn a_caller_that_gives_up_leaves_nothing_half_done(database: &dyn Data
 pub async fn a_place_of_another_history_is_gone(database: &dyn Database) {
     let fixture = Fixture::new(database).await;
     let store = &fixture.store;
-    store.put_node(node("a"), 1).await.unwrap();
-    store.put_node(node("b"), 1).await.unwrap();
+    store.put_node(node("a"), UnixTime::from_seconds(1)).await.unwrap();
+    store.put_node(node("b"), UnixTime::from_seconds(1)).await.unwrap();
     for revision in [0, 1, 2] {
         let elsewhere = FeedPosition { epoch: "another".into(), revision };
         let answer = store.changes_since(&elsewhere, 10).await.unwrap();
@@ -119,15 +123,21 @@ pub async fn a_pruned_feed_says_so_and_keeps_its_newest_change(database: &dyn Da
     let store = database.open(settings).await;
     for n in 0..10 {
         let name = format!("e{n}");
-        store.create_entries(vec![new(&name, draft(&name, "p", &["x:1"]))], n).await.unwrap();
+        store
+            .create_entries(
+                vec![new(&name, draft(&name, "p", &["x:1"]))],
+                UnixTime::from_seconds(n),
+            )
+            .await
+            .unwrap();
     }
-    assert_eq!(store.prune_changes(20).await.unwrap(), 5);
+    assert_eq!(store.prune_changes(UnixTime::from_seconds(20)).await.unwrap(), 5);
     let gone = store.changes_since(&at(&store, 4), 10).await.unwrap();
     assert_eq!(gone, Changes::Gone { now: at(&store, 10) });
     assert_eq!(since(&store, 5, 10).await.len(), 5);
     assert_eq!(since(&store, 5, 2).await.len(), 2);
-    assert_eq!(store.prune_changes(58).await.unwrap(), 3);
-    assert_eq!(store.prune_changes(1_000).await.unwrap(), 1);
+    assert_eq!(store.prune_changes(UnixTime::from_seconds(58)).await.unwrap(), 3);
+    assert_eq!(store.prune_changes(UnixTime::from_seconds(1_000)).await.unwrap(), 1);
     assert_eq!(since(&store, 10, 10).await, []);
     assert_eq!(store.revision(), 10);
 }
@@ -138,7 +148,7 @@ pub async fn what_another_process_committed_is_committed_for_all(database: &dyn 
     let mut told = here.subscribe();
     told.mark_unchanged();
     for n in 1..=5_u64 {
-        there.put_node(node(&format!("n{n}")), 1).await.unwrap();
+        there.put_node(node(&format!("n{n}")), UnixTime::from_seconds(1)).await.unwrap();
         let committed = here.committed().await.unwrap();
         assert_eq!(committed.revision, n);
         assert_eq!(committed.epoch, there.known().epoch);
@@ -157,9 +167,9 @@ pub async fn writers_of_two_processes_lose_nothing_and_leave_no_gap(database: &d
             for n in 0..EACH {
                 let name = format!("{process}{n}");
                 let entry = new(&name, draft(&name, "p", &["x:1"]));
-                store.create_entries(vec![entry], 1).await.unwrap();
+                store.create_entries(vec![entry], UnixTime::from_seconds(1)).await.unwrap();
                 let shared = "shared".parse().unwrap();
-                let grown = store.change_bundle(&shared, 1, |bundle| {
+                let grown = store.change_bundle(&shared, UnixTime::from_seconds(1), |bundle| {
                     bundle.refresh_hint += 1;
                     Ok::<_, ()>(())
                 });
@@ -184,14 +194,14 @@ pub async fn every_operation_is_told_of_by_its_name(database: &dyn Database) {
     let observer = Some(Arc::clone(&told) as _);
     let store = database.open(Settings { observer, ..Settings::default() }).await;
     told.take();
-    store.put_node(node("a"), 1).await.unwrap();
+    store.put_node(node("a"), UnixTime::from_seconds(1)).await.unwrap();
     store.node(&node("a").spiffe_id).await.unwrap();
     store
-        .change_bundle(&"td".parse().unwrap(), 1, |_| Err::<(), _>(()))
+        .change_bundle(&"td".parse().unwrap(), UnixTime::from_seconds(1), |_| Err::<(), _>(()))
         .await
         .unwrap()
         .unwrap_err();
-    store.import(&Default::default(), 1).await.unwrap_err();
+    store.import(&Default::default(), UnixTime::from_seconds(1)).await.unwrap_err();
     store.close().await;
     store.ping().await.unwrap_err();
     let names: Vec<_> = told
@@ -221,34 +231,44 @@ pub async fn a_closed_store_says_so(database: &dyn Database) {
     store.close().await;
     let closed = |error| matches!(error, StoreError::Closed { .. });
     assert!(closed(store.ping().await.unwrap_err()));
-    assert!(closed(store.put_node(node("a"), 1).await.unwrap_err()));
+    assert!(closed(store.put_node(node("a"), UnixTime::from_seconds(1)).await.unwrap_err()));
     assert!(closed(store.count_entries(&EntryFilter::default()).await.unwrap_err()));
 }
 
 pub async fn everything_that_was_exported_is_imported_as_it_was(database: &dyn Database) {
     let fixture = Fixture::new(database).await;
     let store = &fixture.store;
-    let token = JoinToken { token: "t".into(), expires_at: 9, spent_by: Some([7; 32]) };
-    store.create_join_token(token, None, 1).await.unwrap();
-    store.set_bundles(vec![bundle("td"), bundle("a.test")], 1).await.unwrap();
-    store.put_node(node("a"), 1).await.unwrap();
+    let token = JoinToken {
+        token: "t".into(),
+        expires_at: UnixTime::from_seconds(9),
+        spent_by: Some([7; 32]),
+    };
+    store.create_join_token(token, None, UnixTime::from_seconds(1)).await.unwrap();
+    store
+        .set_bundles(vec![bundle("td"), bundle("a.test")], UnixTime::from_seconds(1))
+        .await
+        .unwrap();
+    store.put_node(node("a"), UnixTime::from_seconds(1)).await.unwrap();
     for n in (0..20).rev() {
         fixture.create(&format!("e{n}"), draft(&format!("w{n}"), "p", &["x:1"])).await;
     }
     let mut contents = store.export().await.unwrap();
-    let not_empty = store.import(&contents, 2).await.unwrap_err();
+    let not_empty = store.import(&contents, UnixTime::from_seconds(2)).await.unwrap_err();
     assert!(matches!(not_empty, StoreError::NotEmpty { .. }), "{not_empty}");
     assert_eq!(store.export().await.unwrap(), contents);
 
     // All is deleted, and brought back.
     let ids = contents.entries.iter().map(|entry| entry.id.clone()).collect();
-    store.delete_entries(ids, 3).await.unwrap();
-    store.delete_node(&node("a").spiffe_id, 3).await.unwrap();
-    store.prune_join_tokens(100).await.unwrap();
+    store.delete_entries(ids, UnixTime::from_seconds(3)).await.unwrap();
+    store.delete_node(&node("a").spiffe_id, UnixTime::from_seconds(3)).await.unwrap();
+    store.prune_join_tokens(UnixTime::from_seconds(100)).await.unwrap();
     let names = vec!["td".parse().unwrap(), "a.test".parse().unwrap()];
-    store.delete_bundles(names, crate::DeleteBundleMode::Restrict, 3).await.unwrap();
+    store
+        .delete_bundles(names, crate::DeleteBundleMode::Restrict, UnixTime::from_seconds(3))
+        .await
+        .unwrap();
     contents.entries[0].revision_number = 17;
-    store.import(&contents, 4).await.unwrap();
+    store.import(&contents, UnixTime::from_seconds(4)).await.unwrap();
     assert_eq!(store.export().await.unwrap(), contents);
     let changes = since(store, store.revision() - 20, 100).await;
     assert!(changes.iter().all(|change| change.kind == ChangeKind::Entry));

@@ -1,6 +1,7 @@
 //! Promises about attested nodes.
 
 use signet_identity::{AttestedNode, MatchBehavior, SpiffeId};
+use signet_time::UnixTime;
 
 use super::{Database, Fixture, draft, id, node, set};
 use crate::{NodeFilter, PageRequest};
@@ -8,11 +9,11 @@ use crate::{NodeFilter, PageRequest};
 pub async fn a_node_survives_a_restart_and_is_replaced_with_its_selectors(database: &dyn Database) {
     let fixture = Fixture::new(database).await;
     let mut one = node("one");
-    fixture.store.put_node(one.clone(), 1).await.unwrap();
+    fixture.store.put_node(one.clone(), UnixTime::from_seconds(1)).await.unwrap();
     let fixture = fixture.reopen().await;
     assert_eq!(fixture.store.node(&one.spiffe_id).await.unwrap(), Some(one.clone()));
     one.selectors = set(&["t:zone:b"]);
-    fixture.store.put_node(one.clone(), 1).await.unwrap();
+    fixture.store.put_node(one.clone(), UnixTime::from_seconds(1)).await.unwrap();
     let by = async |zone: &str| {
         let selectors = Some((set(&[zone]), MatchBehavior::Superset));
         let filter = NodeFilter { selectors, ..Default::default() };
@@ -29,10 +30,10 @@ pub async fn lists_of_nodes_find_what_a_look_at_each_finds(database: &dyn Databa
         node.attestation_type = if n % 3 == 0 { "k8s_psat" } else { "join_token" }.into();
         node.serial_number = if n % 4 == 0 { String::new() } else { n.to_string() };
         node.can_reattest = n % 5 == 0;
-        node.expires_at = n;
+        node.expires_at = UnixTime::from_seconds(n);
         let zone = format!("t:zone:{}", n % 2);
         node.selectors = if n % 7 == 0 { set(&[]) } else { set(&[&zone, "t:all"]) };
-        fixture.store.put_node(node.clone(), 1).await.unwrap();
+        fixture.store.put_node(node.clone(), UnixTime::from_seconds(1)).await.unwrap();
         all.push(node);
     }
     let mut filters = vec![
@@ -40,7 +41,7 @@ pub async fn lists_of_nodes_find_what_a_look_at_each_finds(database: &dyn Databa
         NodeFilter { attestation_type: Some("k8s_psat".into()), ..Default::default() },
         NodeFilter { banned: Some(true), ..Default::default() },
         NodeFilter { banned: Some(false), can_reattest: Some(true), ..Default::default() },
-        NodeFilter { expires_before: Some(30), ..Default::default() },
+        NodeFilter { expires_before: Some(UnixTime::from_seconds(30)), ..Default::default() },
     ];
     use MatchBehavior::{Any, Exact, Subset, Superset};
     for behavior in [Any, Exact, Subset, Superset] {
@@ -71,12 +72,16 @@ pub async fn lists_of_nodes_find_what_a_look_at_each_finds(database: &dyn Databa
 pub async fn an_update_that_changes_nothing_writes_nothing(database: &dyn Database) {
     let fixture = Fixture::new(database).await;
     let one = node("one");
-    fixture.store.put_node(one.clone(), 1).await.unwrap();
+    fixture.store.put_node(one.clone(), UnixTime::from_seconds(1)).await.unwrap();
     let revision = fixture.store.revision();
-    let update = fixture.store.update_node(&one.spiffe_id, 2, |_| false).await.unwrap();
+    let update = fixture
+        .store
+        .update_node(&one.spiffe_id, UnixTime::from_seconds(2), |_| false)
+        .await
+        .unwrap();
     assert_eq!(update, Some((one.clone(), false)));
     assert_eq!(fixture.store.revision(), revision);
-    let update = fixture.store.update_node(&one.spiffe_id, 2, |node| {
+    let update = fixture.store.update_node(&one.spiffe_id, UnixTime::from_seconds(2), |node| {
         node.serial_number.clear();
         true
     });
@@ -84,7 +89,10 @@ pub async fn an_update_that_changes_nothing_writes_nothing(database: &dyn Databa
     assert!(banned.is_banned() && changed);
     assert_eq!(fixture.store.revision(), revision + 1);
     let nobody = node("nobody").spiffe_id;
-    assert_eq!(fixture.store.update_node(&nobody, 2, |_| true).await.unwrap(), None);
+    assert_eq!(
+        fixture.store.update_node(&nobody, UnixTime::from_seconds(2), |_| true).await.unwrap(),
+        None
+    );
 }
 
 pub async fn deleting_a_join_token_node_takes_its_own_entry_along_and_no_other(
@@ -93,12 +101,18 @@ pub async fn deleting_a_join_token_node_takes_its_own_entry_along_and_no_other(
     let fixture = Fixture::new(database).await;
     let mut one = node("one");
     one.attestation_type = "join_token".into();
-    fixture.store.put_node(one.clone(), 1).await.unwrap();
+    fixture.store.put_node(one.clone(), UnixTime::from_seconds(1)).await.unwrap();
     let alias = format!("spiffe_id:{}", one.spiffe_id);
     fixture.create("alias", draft("a", "spire/agent/t/one", &[&alias])).await;
     fixture.create("workload", draft("b", "spire/agent/t/one", &["unix:uid:0"])).await;
-    assert_eq!(fixture.store.delete_node(&one.spiffe_id, 2).await.unwrap(), Some(one.clone()));
-    assert_eq!(fixture.store.delete_node(&one.spiffe_id, 2).await.unwrap(), None);
+    assert_eq!(
+        fixture.store.delete_node(&one.spiffe_id, UnixTime::from_seconds(2)).await.unwrap(),
+        Some(one.clone())
+    );
+    assert_eq!(
+        fixture.store.delete_node(&one.spiffe_id, UnixTime::from_seconds(2)).await.unwrap(),
+        None
+    );
     assert_eq!(fixture.store.entry(&id("alias")).await.unwrap(), None);
     assert!(fixture.store.entry(&id("workload")).await.unwrap().is_some());
 }
@@ -114,15 +128,24 @@ pub async fn pruning_nodes_spares_the_banned_and_those_that_cannot_come_back(
         ("young", 90, "1", true),
     ] {
         let mut node = node(name);
-        (node.expires_at, node.can_reattest) = (expires_at, can_reattest);
+        node.expires_at = UnixTime::from_seconds(expires_at);
+        node.can_reattest = can_reattest;
         node.serial_number = serial.into();
-        fixture.store.put_node(node, 1).await.unwrap();
+        fixture.store.put_node(node, UnixTime::from_seconds(1)).await.unwrap();
     }
     let names = |ids: Vec<SpiffeId>| -> Vec<String> {
         ids.iter().map(|id| id.path().rsplit('/').next().unwrap().to_owned()).collect()
     };
-    let pruned = fixture.store.prune_nodes(50, false, 10, 60).await.unwrap();
+    let pruned = fixture
+        .store
+        .prune_nodes(UnixTime::from_seconds(50), false, 10, UnixTime::from_seconds(60))
+        .await
+        .unwrap();
     assert_eq!(names(pruned), ["old"]);
-    let pruned = fixture.store.prune_nodes(50, true, 10, 60).await.unwrap();
+    let pruned = fixture
+        .store
+        .prune_nodes(UnixTime::from_seconds(50), true, 10, UnixTime::from_seconds(60))
+        .await
+        .unwrap();
     assert_eq!(names(pruned), ["tofu"]);
 }

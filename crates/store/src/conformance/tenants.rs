@@ -1,6 +1,7 @@
 //! Promises about tenants.
 
 use signet_identity::tenant::{Assigned, Assignment, TenantState};
+use signet_time::UnixTime;
 
 use super::{Database, Fixture, draft, id};
 use crate::{ChangeKind, Changes, EntryUpdate, UpdateEntryOutcome};
@@ -16,7 +17,8 @@ pub async fn an_entry_keeps_its_tenant_through_updates_and_restarts(database: &d
         draft.hint = "h".into();
         Ok(())
     });
-    let updated = fixture.store.update_entries(vec![update], 2).await.unwrap();
+    let updated =
+        fixture.store.update_entries(vec![update], UnixTime::from_seconds(2)).await.unwrap();
     assert!(matches!(&updated[..], [UpdateEntryOutcome::Updated(entry)]
         if entry.tenant == owned.tenant && entry.jwt_svid_tenant_claim));
     fixture.create("two", draft("x", "p", &["unix:uid:1"])).await;
@@ -39,9 +41,9 @@ pub async fn what_is_said_about_tenants_is_kept_and_told_of(database: &dyn Datab
         Assignment::Tenant(blue(), TenantState::Suspended),
         Assignment::TrustDomain("x.test".parse().unwrap(), [blue()].into_iter().collect()),
     ];
-    fixture.store.assign(first, 1).await.unwrap();
+    fixture.store.assign(first, UnixTime::from_seconds(1)).await.unwrap();
     for said in &all {
-        fixture.store.assign(said.clone(), 1).await.unwrap();
+        fixture.store.assign(said.clone(), UnixTime::from_seconds(1)).await.unwrap();
     }
     let fixture = fixture.reopen().await;
     assert_eq!(fixture.store.assignments().await.unwrap(), all);
@@ -50,8 +52,8 @@ pub async fn what_is_said_about_tenants_is_kept_and_told_of(database: &dyn Datab
         assert_eq!(read.as_ref(), Some(said));
         assert_eq!(said.about().to_string().parse::<Assigned>(), Ok(said.about()));
     }
-    assert!(fixture.store.unassign(&all[0].about(), 2).await.unwrap());
-    assert!(!fixture.store.unassign(&all[0].about(), 2).await.unwrap());
+    assert!(fixture.store.unassign(&all[0].about(), UnixTime::from_seconds(2)).await.unwrap());
+    assert!(!fixture.store.unassign(&all[0].about(), UnixTime::from_seconds(2)).await.unwrap());
     assert_eq!(fixture.store.assignment(&all[0].about()).await.unwrap(), None);
     let Changes::Since(changes) = fixture.store.changes_since(&before, 100).await.unwrap() else {
         panic!("gone");

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use signet_identity::{Bundle, TrustDomain};
+use signet_time::UnixTime;
 
 use crate::{CreateOutcome, Page, PageRequest, StoreError};
 
@@ -83,7 +84,7 @@ pub trait Bundles: Send + Sync {
     async fn create_bundles(
         &self,
         bundles: Vec<Bundle>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<CreateOutcome<Bundle>>, StoreError>;
 
     /// Creates or replaces a batch in one transaction. Sequence numbers are stored as given. A
@@ -91,7 +92,11 @@ pub trait Bundles: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was changed.
-    async fn set_bundles(&self, bundles: Vec<Bundle>, now: i64) -> Result<Vec<Bundle>, StoreError>;
+    async fn set_bundles(
+        &self,
+        bundles: Vec<Bundle>,
+        now: UnixTime,
+    ) -> Result<Vec<Bundle>, StoreError>;
 
     /// Updates a batch in one transaction; the bundle after the change, or `None` where there is
     /// none. Sequence numbers are what the closures leave.
@@ -101,7 +106,7 @@ pub trait Bundles: Send + Sync {
     async fn update_bundles(
         &self,
         updates: Vec<BundleUpdate>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<Option<Bundle>>, StoreError>;
 
     /// Changes one bundle within a transaction, whether it exists or not (then it starts empty
@@ -116,7 +121,7 @@ pub trait Bundles: Send + Sync {
     async fn rewrite_bundle(
         &self,
         trust_domain: &TrustDomain,
-        now: i64,
+        now: UnixTime,
         change: &BundleChange<'_>,
     ) -> Result<Option<Bundle>, StoreError>;
 
@@ -128,6 +133,6 @@ pub trait Bundles: Send + Sync {
         &self,
         trust_domains: Vec<TrustDomain>,
         mode: DeleteBundleMode,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<DeleteBundleOutcome>, StoreError>;
 }

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use signet_identity::{
     Entry, EntryDraft, EntryError, EntryId, MatchBehavior, SelectorSet, SpiffeId, TrustDomain,
 };
+use signet_time::UnixTime;
 
 use crate::{FeedPosition, Page, PageRequest, StoreError};
 
@@ -121,7 +122,7 @@ pub trait Entries: Send + Sync {
     async fn create_entries(
         &self,
         entries: Vec<NewEntry>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<CreateEntryOutcome>, StoreError>;
 
     /// Updates a batch in one transaction; one outcome for each, in order.
@@ -131,7 +132,7 @@ pub trait Entries: Send + Sync {
     async fn update_entries(
         &self,
         updates: Vec<EntryUpdate>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<UpdateEntryOutcome>, StoreError>;
 
     /// Deletes a batch in one transaction; for each, in order, what was deleted, if it was there.
@@ -141,7 +142,7 @@ pub trait Entries: Send + Sync {
     async fn delete_entries(
         &self,
         ids: Vec<EntryId>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<Option<Entry>>, StoreError>;
 
     /// Deletes entries that expired before `expired_before` (Unix seconds), at most `limit`;
@@ -151,9 +152,9 @@ pub trait Entries: Send + Sync {
     /// [`StoreError`]; then none was deleted.
     async fn prune_entries(
         &self,
-        expired_before: i64,
+        expired_before: UnixTime,
         limit: u32,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<Entry>, StoreError>;
 
     /// One entry.

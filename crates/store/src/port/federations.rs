@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use signet_identity::{Bundle, FederationRelationship, TrustDomain};
+use signet_time::UnixTime;
 
 use crate::{CreateOutcome, Page, PageRequest, StoreError};
 
@@ -65,7 +66,7 @@ pub trait Federations: Send + Sync {
     async fn create_federations(
         &self,
         relationships: Vec<(FederationRelationship, Option<Bundle>)>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<CreateOutcome<FederationRelationship>>, StoreError>;
 
     /// Updates a batch in one transaction; the relationship after the change, or `None` where
@@ -76,7 +77,7 @@ pub trait Federations: Send + Sync {
     async fn update_federations(
         &self,
         updates: Vec<FederationUpdate>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<Option<FederationRelationship>>, StoreError>;
 
     /// Deletes a batch in one transaction; for each, in order, whether it was there.
@@ -86,6 +87,6 @@ pub trait Federations: Send + Sync {
     async fn delete_federations(
         &self,
         trust_domains: Vec<TrustDomain>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<bool>, StoreError>;
 }

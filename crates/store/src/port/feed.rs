@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use signet_identity::{AttestedNode, Entry};
+use signet_time::UnixTime;
 use tokio::sync::watch;
 
 use crate::StoreError;
@@ -150,5 +151,5 @@ pub trait Feed: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`] when the database cannot be written.
-    async fn prune_changes(&self, now: i64) -> Result<u64, StoreError>;
+    async fn prune_changes(&self, now: UnixTime) -> Result<u64, StoreError>;
 }

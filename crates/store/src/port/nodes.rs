@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use signet_identity::{AttestedNode, MatchBehavior, SelectorSet, SpiffeId};
+use signet_time::UnixTime;
 
 use crate::{Page, PageRequest, StoreError};
 
@@ -18,7 +19,7 @@ pub struct NodeFilter {
     /// May attest again or not.
     pub can_reattest: Option<bool>,
     /// The SVID expires before this time, Unix seconds.
-    pub expires_before: Option<i64>,
+    pub expires_before: Option<UnixTime>,
     /// Node selectors compared so.
     pub selectors: Option<(SelectorSet, MatchBehavior)>,
 }
@@ -47,7 +48,7 @@ pub trait Nodes: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was changed.
-    async fn put_node(&self, node: AttestedNode, now: i64) -> Result<(), StoreError>;
+    async fn put_node(&self, node: AttestedNode, now: UnixTime) -> Result<(), StoreError>;
 
     /// Changes a node within the transaction, to what is stored then. When `change` answers
     /// `false`, nothing is written. Returns the node after that and whether it was changed, or
@@ -60,7 +61,7 @@ pub trait Nodes: Send + Sync {
     async fn rewrite_node(
         &self,
         id: &SpiffeId,
-        now: i64,
+        now: UnixTime,
         change: &NodeChange<'_>,
     ) -> Result<Option<(AttestedNode, bool)>, StoreError>;
 
@@ -73,7 +74,7 @@ pub trait Nodes: Send + Sync {
     async fn delete_node(
         &self,
         id: &SpiffeId,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Option<AttestedNode>, StoreError>;
 
     /// Deletes nodes whose SVID (the newest one) expired before `expired_before`, at most
@@ -84,10 +85,10 @@ pub trait Nodes: Send + Sync {
     /// [`StoreError`]; then nothing was changed.
     async fn prune_nodes(
         &self,
-        expired_before: i64,
+        expired_before: UnixTime,
         also_non_reattestable: bool,
         limit: u32,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<SpiffeId>, StoreError>;
 
     /// One node.

@@ -1,6 +1,7 @@
 //! The servers that share a store, and the jobs that one of them does for all.
 
 use async_trait::async_trait;
+use signet_time::UnixTime;
 
 use crate::StoreError;
 
@@ -14,13 +15,13 @@ pub struct ServerRecord {
     /// Which version it is.
     pub version: String,
     /// When it started.
-    pub started_at: i64,
+    pub started_at: UnixTime,
     /// When it was last seen.
-    pub seen_at: i64,
+    pub seen_at: UnixTime,
     /// When the last of the SVIDs that it has signed expires.
-    pub issued_until: i64,
+    pub issued_until: UnixTime,
     /// When it was said to be gone for good; 0 while it is not.
-    pub retired_at: i64,
+    pub retired_at: UnixTime,
 }
 
 /// Servers and leases.
@@ -43,7 +44,7 @@ pub trait Servers: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was changed.
-    async fn retire_server(&self, id: &str, now: i64) -> Result<bool, StoreError>;
+    async fn retire_server(&self, id: &str, now: UnixTime) -> Result<bool, StoreError>;
 
     /// Forgets a server that is retired, and its CA journal. Answers whether it was.
     ///
@@ -62,6 +63,6 @@ pub trait Servers: Send + Sync {
         job: &str,
         holder: &str,
         seconds: u32,
-        now: i64,
+        now: UnixTime,
     ) -> Result<bool, StoreError>;
 }

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use signet_identity::tenant::{Assigned, Assignment};
+use signet_time::UnixTime;
 
 use crate::StoreError;
 
@@ -15,13 +16,13 @@ pub trait Tenants: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was changed.
-    async fn assign(&self, said: Assignment, now: i64) -> Result<(), StoreError>;
+    async fn assign(&self, said: Assignment, now: UnixTime) -> Result<(), StoreError>;
 
     /// Takes back what was said about one thing; answers whether anything was.
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was changed.
-    async fn unassign(&self, about: &Assigned, now: i64) -> Result<bool, StoreError>;
+    async fn unassign(&self, about: &Assigned, now: UnixTime) -> Result<bool, StoreError>;
 
     /// What is said about one thing.
     ///

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use signet_identity::{AttestedNode, JoinToken};
+use signet_time::UnixTime;
 
 use crate::{CreateEntryOutcome, CreateOutcome, NewEntry, StoreError};
 
@@ -33,7 +34,7 @@ pub trait JoinTokens: Send + Sync {
         &self,
         token: JoinToken,
         entry: Option<NewEntry>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<CreateOutcome<Option<CreateEntryOutcome>>, StoreError>;
 
     /// Spends a token, which at most one key ever can, and records the agent that it attests, in
@@ -47,7 +48,7 @@ pub trait JoinTokens: Send + Sync {
         token: &str,
         csr_key_hash: [u8; 32],
         node: AttestedNode,
-        now: i64,
+        now: UnixTime,
     ) -> Result<TokenAttestation, StoreError>;
 
     /// A token as stored, spent or not.
@@ -66,5 +67,5 @@ pub trait JoinTokens: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError`]; then nothing was changed.
-    async fn prune_join_tokens(&self, expired_before: i64) -> Result<u64, StoreError>;
+    async fn prune_join_tokens(&self, expired_before: UnixTime) -> Result<u64, StoreError>;
 }

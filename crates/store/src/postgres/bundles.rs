@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use signet_identity::{Bundle, TrustDomain};
+use signet_time::UnixTime;
 
 use super::{
     entries,
@@ -44,7 +45,7 @@ impl Bundles for PostgresStore {
     async fn create_bundles(
         &self,
         bundles: Vec<Bundle>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<CreateOutcome<Bundle>>, StoreError> {
         let (bundles, lock) = (&bundles, Lock::Registrations);
         self.write(Operation::CREATE_BUNDLES, now, lock, move |mut tx| async move {
@@ -63,7 +64,11 @@ impl Bundles for PostgresStore {
         .await
     }
 
-    async fn set_bundles(&self, bundles: Vec<Bundle>, now: i64) -> Result<Vec<Bundle>, StoreError> {
+    async fn set_bundles(
+        &self,
+        bundles: Vec<Bundle>,
+        now: UnixTime,
+    ) -> Result<Vec<Bundle>, StoreError> {
         let (all, lock) = (&bundles, Lock::Registrations);
         let set = self.write(Operation::SET_BUNDLES, now, lock, move |mut tx| async move {
             for bundle in all {
@@ -78,7 +83,7 @@ impl Bundles for PostgresStore {
     async fn update_bundles(
         &self,
         updates: Vec<BundleUpdate>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<Option<Bundle>>, StoreError> {
         let (updates, lock) = (&updates, Lock::Registrations);
         self.write(Operation::UPDATE_BUNDLES, now, lock, move |mut tx| async move {
@@ -105,7 +110,7 @@ impl Bundles for PostgresStore {
     async fn rewrite_bundle(
         &self,
         trust_domain: &TrustDomain,
-        now: i64,
+        now: UnixTime,
         change: &BundleChange<'_>,
     ) -> Result<Option<Bundle>, StoreError> {
         let lock = Lock::Registrations;
@@ -138,7 +143,7 @@ impl Bundles for PostgresStore {
         &self,
         trust_domains: Vec<TrustDomain>,
         mode: DeleteBundleMode,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<DeleteBundleOutcome>, StoreError> {
         let (trust_domains, lock) = (&trust_domains, Lock::Registrations);
         self.write(Operation::DELETE_BUNDLES, now, lock, move |mut tx| async move {

@@ -1,5 +1,7 @@
 //! Everything at once, for moving house.
 
+use signet_time::UnixTime;
+
 use super::{
     bundles, entries, fault::Fault, federation, nodes, store::PostgresStore, tenants, tokens,
     tx::Lock,
@@ -28,7 +30,7 @@ impl PostgresStore {
     pub(super) async fn write_everything(
         &self,
         contents: &Contents,
-        now: i64,
+        now: UnixTime,
     ) -> Result<(), StoreError> {
         self.write(Operation::IMPORT, now, Lock::Registrations, move |mut tx| async move {
             let text = "SELECT 1 FROM signet_entries UNION ALL SELECT 1 FROM signet_bundles \

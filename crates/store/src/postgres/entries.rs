@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use signet_identity::{Entry, EntryId};
+use signet_time::UnixTime;
 
 use super::{
     listing::{self, Plan},
@@ -47,7 +48,7 @@ impl Entries for PostgresStore {
     async fn create_entries(
         &self,
         entries: Vec<NewEntry>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<CreateEntryOutcome>, StoreError> {
         let entries = &entries;
         self.write(Operation::CREATE_ENTRIES, now, Lock::Registrations, move |mut tx| async move {
@@ -61,7 +62,7 @@ impl Entries for PostgresStore {
     async fn update_entries(
         &self,
         updates: Vec<EntryUpdate>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<UpdateEntryOutcome>, StoreError> {
         let updates = &updates;
         self.write(Operation::UPDATE_ENTRIES, now, Lock::Registrations, move |mut tx| async move {
@@ -75,7 +76,7 @@ impl Entries for PostgresStore {
     async fn delete_entries(
         &self,
         ids: Vec<EntryId>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<Option<Entry>>, StoreError> {
         let ids = &ids;
         self.write(Operation::DELETE_ENTRIES, now, Lock::Registrations, move |mut tx| async move {
@@ -91,9 +92,9 @@ impl Entries for PostgresStore {
 
     async fn prune_entries(
         &self,
-        expired_before: i64,
+        expired_before: UnixTime,
         limit: u32,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<Entry>, StoreError> {
         self.write(Operation::PRUNE_ENTRIES, now, Lock::Registrations, move |mut tx| async move {
             let found = rows::expired(&tx.query, expired_before, limit).await?;

@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use signet_identity::{
     Bundle, BundleEndpointProfile, FederationRelationship, SpiffeId, TrustDomain,
 };
+use signet_time::UnixTime;
 use tokio_postgres::Row;
 
 use super::{
@@ -53,7 +54,7 @@ impl Federations for PostgresStore {
     async fn create_federations(
         &self,
         relationships: Vec<(FederationRelationship, Option<Bundle>)>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<CreateOutcome<FederationRelationship>>, StoreError> {
         let (relationships, lock) = (&relationships, Lock::Registrations);
         self.write(Operation::CREATE_FEDERATIONS, now, lock, move |mut tx| async move {
@@ -78,7 +79,7 @@ impl Federations for PostgresStore {
     async fn update_federations(
         &self,
         updates: Vec<FederationUpdate>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<Option<FederationRelationship>>, StoreError> {
         let (updates, lock) = (&updates, Lock::Registrations);
         self.write(Operation::UPDATE_FEDERATIONS, now, lock, move |mut tx| async move {
@@ -105,7 +106,7 @@ impl Federations for PostgresStore {
     async fn delete_federations(
         &self,
         trust_domains: Vec<TrustDomain>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<bool>, StoreError> {
         let (trust_domains, lock) = (&trust_domains, Lock::Registrations);
         self.write(Operation::DELETE_FEDERATIONS, now, lock, move |mut tx| async move {

@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use signet_time::UnixTime;
 use tokio::{sync::watch, time::Instant};
 use tokio_postgres::Row;
 
@@ -251,14 +252,14 @@ impl Feed for PostgresStore {
         .await
     }
 
-    async fn prune_changes(&self, now: i64) -> Result<u64, StoreError> {
+    async fn prune_changes(&self, now: UnixTime) -> Result<u64, StoreError> {
         let newest = self.committed().await?.revision;
         let by_rows = newest.saturating_sub(self.inner.options.changes_max_rows);
-        let too_old = now.saturating_sub(self.inner.options.changes_max_age);
+        let too_old = now - self.inner.options.changes_max_age;
         let first_kept: Option<i64> = self
             .reading(Operation::READ_FEED, |query| async move {
                 let text = "SELECT min(revision) FROM signet_changes WHERE at >= $1";
-                Ok(query.one(text, params![too_old => INT8]).await?.try_get(0)?)
+                Ok(query.one(text, params![too_old.seconds() => INT8]).await?.try_get(0)?)
             })
             .await?;
         let by_age = first_kept.map_or(newest, i64::cast_unsigned).saturating_sub(1);

@@ -1,6 +1,7 @@
 //! The CA journals.
 
 use async_trait::async_trait;
+use signet_time::UnixTime;
 
 use super::{sql::params, store::PostgresStore, tx::Lock};
 use crate::{Journals, Operation, StoreError};
@@ -25,14 +26,19 @@ impl Journals for PostgresStore {
         .await
     }
 
-    async fn put_journal(&self, server: &str, data: &[u8], now: i64) -> Result<(), StoreError> {
+    async fn put_journal(
+        &self,
+        server: &str,
+        data: &[u8],
+        now: UnixTime,
+    ) -> Result<(), StoreError> {
         self.write(Operation::WRITE_JOURNAL, now, Lock::Rows, move |tx| async move {
             tx.query
                 .execute(
                     "INSERT INTO signet_journals (server, data, updated_at) VALUES ($1, $2, $3) \
                      ON CONFLICT (server) DO UPDATE SET data = excluded.data, \
                      updated_at = excluded.updated_at",
-                    params![server => TEXT, data => BYTEA, now => INT8],
+                    params![server => TEXT, data => BYTEA, now.seconds() => INT8],
                 )
                 .await?;
             tx.commit().await
@@ -40,14 +46,19 @@ impl Journals for PostgresStore {
         .await
     }
 
-    async fn rename_journal(&self, from: &str, to: &str, now: i64) -> Result<bool, StoreError> {
+    async fn rename_journal(
+        &self,
+        from: &str,
+        to: &str,
+        now: UnixTime,
+    ) -> Result<bool, StoreError> {
         self.write(Operation::WRITE_JOURNAL, now, Lock::Rows, move |tx| async move {
             let done = tx
                 .query
                 .execute(
                     "UPDATE signet_journals SET server = $1, updated_at = $2 WHERE server = $3 \
                      AND NOT EXISTS (SELECT 1 FROM signet_journals WHERE server = $1)",
-                    params![to => TEXT, now => INT8, from => TEXT],
+                    params![to => TEXT, now.seconds() => INT8, from => TEXT],
                 )
                 .await?;
             tx.commit().await?;

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use signet_identity::{AttestedNode, Entry, Selector, SpiffeId};
+use signet_time::UnixTime;
 
 use super::{
     entries,
@@ -32,7 +33,7 @@ fn plan(filter: &NodeFilter) -> Plan {
 
 #[async_trait]
 impl Nodes for PostgresStore {
-    async fn put_node(&self, node: AttestedNode, now: i64) -> Result<(), StoreError> {
+    async fn put_node(&self, node: AttestedNode, now: UnixTime) -> Result<(), StoreError> {
         let node = &node;
         self.write(Operation::CREATE_NODE, now, Lock::Rows, move |mut tx| async move {
             rows::put(&mut tx, node).await?;
@@ -44,7 +45,7 @@ impl Nodes for PostgresStore {
     async fn rewrite_node(
         &self,
         id: &SpiffeId,
-        now: i64,
+        now: UnixTime,
         change: &NodeChange<'_>,
     ) -> Result<Option<(AttestedNode, bool)>, StoreError> {
         self.write(Operation::UPDATE_NODE, now, Lock::Rows, move |mut tx| async move {
@@ -68,7 +69,7 @@ impl Nodes for PostgresStore {
     async fn delete_node(
         &self,
         id: &SpiffeId,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Option<AttestedNode>, StoreError> {
         self.write(Operation::DELETE_NODE, now, Lock::Registrations, move |mut tx| async move {
             let Some((row, node)) = rows::locked(&tx.query, id).await? else {
@@ -87,10 +88,10 @@ impl Nodes for PostgresStore {
 
     async fn prune_nodes(
         &self,
-        expired_before: i64,
+        expired_before: UnixTime,
         also_non_reattestable: bool,
         limit: u32,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<SpiffeId>, StoreError> {
         self.write(Operation::PRUNE_NODES, now, Lock::Registrations, move |mut tx| async move {
             let expired = rows::expired(&tx.query, expired_before, also_non_reattestable, limit);

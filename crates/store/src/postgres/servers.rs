@@ -1,6 +1,7 @@
 //! The servers that share the store, and leases.
 
 use async_trait::async_trait;
+use signet_time::UnixTime;
 
 use super::{sql::params, store::PostgresStore, tx::Lock};
 use crate::{Operation, ServerRecord, Servers, StoreError};
@@ -20,8 +21,8 @@ impl Servers for PostgresStore {
                      retired_at = 0, issued_until = greatest(s.issued_until, excluded.issued_until)",
                     params![
                         server.id => TEXT, server.host => TEXT, server.version => TEXT,
-                        server.started_at => INT8, server.seen_at => INT8,
-                        server.issued_until => INT8,
+                        server.started_at.seconds() => INT8, server.seen_at.seconds() => INT8,
+                        server.issued_until.seconds() => INT8,
                     ],
                 )
                 .await?;
@@ -40,10 +41,10 @@ impl Servers for PostgresStore {
                     id: row.try_get(0)?,
                     host: row.try_get(1)?,
                     version: row.try_get(2)?,
-                    started_at: row.try_get(3)?,
-                    seen_at: row.try_get(4)?,
-                    issued_until: row.try_get(5)?,
-                    retired_at: row.try_get(6)?,
+                    started_at: UnixTime::from_seconds(row.try_get(3)?),
+                    seen_at: UnixTime::from_seconds(row.try_get(4)?),
+                    issued_until: UnixTime::from_seconds(row.try_get(5)?),
+                    retired_at: UnixTime::from_seconds(row.try_get(6)?),
                 })
             };
             rows.iter().map(read).collect()
@@ -51,10 +52,10 @@ impl Servers for PostgresStore {
         .await
     }
 
-    async fn retire_server(&self, id: &str, now: i64) -> Result<bool, StoreError> {
+    async fn retire_server(&self, id: &str, now: UnixTime) -> Result<bool, StoreError> {
         self.write(Operation::WRITE_SERVER, now, Lock::Rows, move |tx| async move {
             let text = "UPDATE signet_servers SET retired_at = $1 WHERE id = $2 AND retired_at = 0";
-            let done = tx.query.execute(text, params![now => INT8, id => TEXT]).await?;
+            let done = tx.query.execute(text, params![now.seconds() => INT8, id => TEXT]).await?;
             tx.commit().await?;
             Ok(done > 0)
         })
@@ -62,7 +63,7 @@ impl Servers for PostgresStore {
     }
 
     async fn forget_server(&self, id: &str) -> Result<bool, StoreError> {
-        self.write(Operation::WRITE_SERVER, 0, Lock::Rows, move |tx| async move {
+        self.write(Operation::WRITE_SERVER, UnixTime::EPOCH, Lock::Rows, move |tx| async move {
             let text = "DELETE FROM signet_servers WHERE id = $1 AND retired_at <> 0";
             let done = tx.query.execute(text, params![id => TEXT]).await? > 0;
             if done {
@@ -80,7 +81,7 @@ impl Servers for PostgresStore {
         job: &str,
         holder: &str,
         seconds: u32,
-        now: i64,
+        now: UnixTime,
     ) -> Result<bool, StoreError> {
         self.write(Operation::TAKE_LEASE, now, Lock::Rows, move |tx| async move {
             // The database's own clock is the same for all of them.

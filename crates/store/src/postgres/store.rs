@@ -8,6 +8,7 @@ use std::sync::{
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use signet_base::Backoff;
+use signet_time::UnixTime;
 use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
 use super::{
@@ -198,7 +199,7 @@ impl DataStore for PostgresStore {
         self.read_everything().await
     }
 
-    async fn import(&self, contents: &Contents, now: i64) -> Result<(), StoreError> {
+    async fn import(&self, contents: &Contents, now: UnixTime) -> Result<(), StoreError> {
         self.write_everything(contents, now).await
     }
 }

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use signet_identity::tenant::{Assigned, Assignment};
+use signet_time::UnixTime;
 use tokio_postgres::Row;
 
 use super::{
@@ -17,7 +18,7 @@ use crate::{
 
 #[async_trait]
 impl Tenants for PostgresStore {
-    async fn assign(&self, said: Assignment, now: i64) -> Result<(), StoreError> {
+    async fn assign(&self, said: Assignment, now: UnixTime) -> Result<(), StoreError> {
         let said = &said;
         self.write(Operation::ASSIGN_TENANTS, now, Lock::Registrations, move |mut tx| async move {
             put(&mut tx, said).await?;
@@ -26,7 +27,7 @@ impl Tenants for PostgresStore {
         .await
     }
 
-    async fn unassign(&self, about: &Assigned, now: i64) -> Result<bool, StoreError> {
+    async fn unassign(&self, about: &Assigned, now: UnixTime) -> Result<bool, StoreError> {
         let about = &about.to_string();
         self.write(Operation::ASSIGN_TENANTS, now, Lock::Registrations, move |mut tx| async move {
             let text = "DELETE FROM signet_assignments WHERE about = $1";

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use signet_identity::{AttestedNode, JoinToken};
+use signet_time::UnixTime;
 use tokio_postgres::Row;
 
 use super::{
@@ -23,7 +24,7 @@ impl JoinTokens for PostgresStore {
         &self,
         token: JoinToken,
         entry: Option<NewEntry>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<CreateOutcome<Option<CreateEntryOutcome>>, StoreError> {
         let (token, entry) = (&token, entry.as_slice());
         let lock = if entry.is_empty() { Lock::Rows } else { Lock::Registrations };
@@ -47,7 +48,7 @@ impl JoinTokens for PostgresStore {
         token: &str,
         csr_key_hash: [u8; 32],
         node: AttestedNode,
-        now: i64,
+        now: UnixTime,
     ) -> Result<TokenAttestation, StoreError> {
         let node = &node;
         self.write(Operation::SPEND_TOKEN, now, Lock::Rows, move |mut tx| async move {
@@ -56,7 +57,7 @@ impl JoinTokens for PostgresStore {
                 .execute(
                     "UPDATE signet_join_tokens SET spent_by = $1 WHERE token = $2 \
                      AND expires_at >= $3 AND spent_by IS NULL",
-                    params![csr_key_hash.as_slice() => BYTEA, token => TEXT, now => INT8],
+                    params![csr_key_hash.as_slice() => BYTEA, token => TEXT, now.seconds() => INT8],
                 )
                 .await?;
             if bound == 0 {
@@ -100,11 +101,11 @@ impl JoinTokens for PostgresStore {
         .await
     }
 
-    async fn prune_join_tokens(&self, expired_before: i64) -> Result<u64, StoreError> {
+    async fn prune_join_tokens(&self, expired_before: UnixTime) -> Result<u64, StoreError> {
         let lock = Lock::Rows;
         self.write(Operation::PRUNE_TOKENS, expired_before, lock, move |tx| async move {
             let text = "DELETE FROM signet_join_tokens WHERE expires_at < $1";
-            let done = tx.query.execute(text, params![expired_before => INT8]).await?;
+            let done = tx.query.execute(text, params![expired_before.seconds() => INT8]).await?;
             tx.commit().await?;
             Ok(done)
         })
@@ -119,7 +120,7 @@ pub(super) async fn insert(query: &Query, token: &JoinToken) -> Result<bool, Fau
         .execute(
             "INSERT INTO signet_join_tokens (token, expires_at, spent_by) VALUES ($1, $2, $3) \
              ON CONFLICT (token) DO NOTHING",
-            params![token.token => TEXT, token.expires_at => INT8, spent_by => BYTEA],
+            params![token.token => TEXT, token.expires_at.seconds() => INT8, spent_by => BYTEA],
         )
         .await?;
     Ok(done > 0)
@@ -138,5 +139,9 @@ fn read(row: &Row) -> Result<JoinToken, Fault> {
         ),
         None => None,
     };
-    Ok(JoinToken { token: row.try_get(0)?, expires_at: row.try_get(1)?, spent_by })
+    Ok(JoinToken {
+        token: row.try_get(0)?,
+        expires_at: UnixTime::from_seconds(row.try_get(1)?),
+        spent_by,
+    })
 }

@@ -11,6 +11,7 @@ use futures_util::{
     future::{BoxFuture, join},
 };
 use signet_base::Backoff;
+use signet_time::UnixTime;
 use tokio::time::Instant;
 
 use super::{
@@ -43,7 +44,7 @@ impl PostgresStore {
     pub(super) async fn write<T, W: Future<Output = Result<T, Fault>>>(
         &self,
         operation: Operation,
-        now: i64,
+        now: UnixTime,
         lock: Lock,
         body: impl Fn(Tx) -> W,
     ) -> Result<T, StoreError> {
@@ -77,7 +78,7 @@ impl PostgresStore {
         outcome
     }
 
-    async fn begin(&self, now: i64, lock: Lock, deadline: Instant) -> Result<Tx, Fault> {
+    async fn begin(&self, now: UnixTime, lock: Lock, deadline: Instant) -> Result<Tx, Fault> {
         let conn = self.connection(&self.inner.pool, deadline).await?;
         let mut query = Query::new(conn, deadline);
         // Marked first: a caller may give up while it is being begun.
@@ -142,7 +143,7 @@ impl PostgresStore {
 pub(super) struct Tx {
     store: PostgresStore,
     pub(super) query: Query,
-    pub(super) now: i64,
+    pub(super) now: UnixTime,
     /// How far the feed had come for sure when it began.
     known: u64,
     /// Their revisions are given when it ends.
@@ -234,7 +235,7 @@ impl Tx {
         let (kinds, keys) = columns(first);
         let client = self.query.client()?;
         let values: &[_] = params![
-            count => INT8, self.now => INT8, key.as_slice() => BYTEA,
+            count => INT8, self.now.seconds() => INT8, key.as_slice() => BYTEA,
             kinds => INT8_ARRAY, keys => TEXT_ARRAY,
         ];
         let write = client.query_typed(feed::ADVANCE, values);
@@ -258,7 +259,7 @@ impl Tx {
         for some in others.chunks(CHANGES_AT_ONCE) {
             let (kinds, keys) = columns(some);
             let values: &[_] = params![
-                at => INT8, self.now => INT8, key.as_slice() => BYTEA,
+                at => INT8, self.now.seconds() => INT8, key.as_slice() => BYTEA,
                 kinds => INT8_ARRAY, keys => TEXT_ARRAY,
             ];
             self.query.execute(feed::APPEND, values).await?;

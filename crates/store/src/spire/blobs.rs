@@ -1,6 +1,7 @@
 //! The protobuf messages in SPIRE's blob columns.
 
 use signet_identity::{Bundle, EntryDraft, JwtAuthority, TrustDomain, X509Authority};
+use signet_time::UnixTime;
 
 use super::{
     SpireJournal, SpireKey, SpireStatus, SpireX509Authority,
@@ -38,14 +39,14 @@ fn read_public_key(data: &[u8]) -> Result<JwtAuthority, Malformed> {
     let mut authority = JwtAuthority {
         public_key: Vec::new().into(),
         key_id: "".into(),
-        expires_at: 0,
+        expires_at: UnixTime::EPOCH,
         tainted: false,
     };
     for (field, value) in fields(data)? {
         match field {
             1 => authority.public_key = value.bytes()?.into(),
             2 => authority.key_id = value.text()?.into(),
-            3 => authority.expires_at = value.signed()?,
+            3 => authority.expires_at = UnixTime::from_seconds(value.signed()?),
             4 => authority.tainted = value.number()? != 0,
             _ => {}
         }
@@ -74,7 +75,7 @@ fn write_public_key(authority: &JwtAuthority) -> Vec<u8> {
     Message::default()
         .bytes(1, &authority.public_key)
         .bytes(2, authority.key_id.as_bytes())
-        .signed(3, authority.expires_at)
+        .signed(3, authority.expires_at.seconds())
         .number(4, authority.tainted.into())
         .finish()
 }
@@ -117,8 +118,8 @@ pub(super) fn read_journal(active: String, data: &[u8]) -> Result<SpireJournal, 
 fn read_x509(data: &[u8]) -> Result<SpireX509Authority, Malformed> {
     let mut authority = SpireX509Authority {
         slot_id: String::new(),
-        issued_at: 0,
-        not_after: 0,
+        issued_at: UnixTime::EPOCH,
+        not_after: UnixTime::EPOCH,
         certificate: Vec::new(),
         upstream_chain: Vec::new(),
         status: SpireStatus::Unknown,
@@ -128,12 +129,12 @@ fn read_x509(data: &[u8]) -> Result<SpireX509Authority, Malformed> {
     for (field, value) in fields(data)? {
         match field {
             1 => authority.slot_id = value.text()?,
-            2 => authority.issued_at = value.signed()?,
+            2 => authority.issued_at = UnixTime::from_seconds(value.signed()?),
             3 => authority.certificate = value.bytes()?.to_vec(),
             4 => authority.upstream_chain.push(value.bytes()?.to_vec()),
             5 => authority.status = SpireStatus::from_number(value.number()?),
             6 => authority.authority_id = value.text()?,
-            7 => authority.not_after = value.signed()?,
+            7 => authority.not_after = UnixTime::from_seconds(value.signed()?),
             8 => authority.upstream_authority_id = value.text()?,
             _ => {}
         }
@@ -144,8 +145,8 @@ fn read_x509(data: &[u8]) -> Result<SpireX509Authority, Malformed> {
 fn read_key(data: &[u8]) -> Result<SpireKey, Malformed> {
     let mut key = SpireKey {
         slot_id: String::new(),
-        issued_at: 0,
-        not_after: 0,
+        issued_at: UnixTime::EPOCH,
+        not_after: UnixTime::EPOCH,
         kid: String::new(),
         public_key: Vec::new(),
         status: SpireStatus::Unknown,
@@ -154,8 +155,8 @@ fn read_key(data: &[u8]) -> Result<SpireKey, Malformed> {
     for (field, value) in fields(data)? {
         match field {
             1 => key.slot_id = value.text()?,
-            2 => key.issued_at = value.signed()?,
-            3 => key.not_after = value.signed()?,
+            2 => key.issued_at = UnixTime::from_seconds(value.signed()?),
+            3 => key.not_after = UnixTime::from_seconds(value.signed()?),
             4 => key.kid = value.text()?,
             5 => key.public_key = value.bytes()?.to_vec(),
             6 => key.status = SpireStatus::from_number(value.number()?),
@@ -171,7 +172,7 @@ pub(super) fn write_journal(journal: &SpireJournal) -> Vec<u8> {
     for authority in &journal.x509 {
         let mut entry = Message::default()
             .bytes(1, authority.slot_id.as_bytes())
-            .signed(2, authority.issued_at)
+            .signed(2, authority.issued_at.seconds())
             .bytes(3, &authority.certificate);
         for certificate in &authority.upstream_chain {
             entry = entry.item(4, certificate);
@@ -179,7 +180,7 @@ pub(super) fn write_journal(journal: &SpireJournal) -> Vec<u8> {
         let entry = entry
             .number(5, authority.status.number())
             .bytes(6, authority.authority_id.as_bytes())
-            .signed(7, authority.not_after)
+            .signed(7, authority.not_after.seconds())
             .bytes(8, authority.upstream_authority_id.as_bytes());
         message = message.item(1, &entry.finish());
     }
@@ -187,8 +188,8 @@ pub(super) fn write_journal(journal: &SpireJournal) -> Vec<u8> {
         for key in keys {
             let entry = Message::default()
                 .bytes(1, key.slot_id.as_bytes())
-                .signed(2, key.issued_at)
-                .signed(3, key.not_after)
+                .signed(2, key.issued_at.seconds())
+                .signed(3, key.not_after.seconds())
                 .bytes(4, key.kid.as_bytes())
                 .bytes(5, &key.public_key)
                 .number(6, key.status.number())

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use signet_identity::{AttestedNode, Entry, JoinToken, SpiffeId, TrustDomain};
+use signet_time::UnixTime;
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
@@ -103,7 +104,7 @@ impl Reader {
         for row in self.query.all(text, &[]).await? {
             found.contents.join_tokens.push(JoinToken {
                 token: row.try_get(0)?,
-                expires_at: row.try_get(1)?,
+                expires_at: UnixTime::from_seconds(row.try_get(1)?),
                 spent_by: None,
             });
         }
@@ -204,7 +205,7 @@ impl Reader {
             body.x509_svid_ttl = row.try_get(4)?;
             body.admin = row.try_get(5)?;
             body.downstream = row.try_get(6)?;
-            body.expires_at = row.try_get(7)?;
+            body.expires_at = UnixTime::from_seconds(row.try_get(7)?);
             body.store_svid = row.try_get(9)?;
             body.hint = row.try_get(10)?;
             body.jwt_svid_ttl = row.try_get(11)?;
@@ -213,7 +214,7 @@ impl Reader {
                 id,
                 body,
                 revision_number: row.try_get(8)?,
-                created_at: row.try_get(13)?,
+                created_at: UnixTime::from_seconds(row.try_get(13)?),
             });
         }
         Ok(())
@@ -249,9 +250,9 @@ impl Reader {
                 spiffe_id,
                 attestation_type: row.try_get(1)?,
                 serial_number: row.try_get(2)?,
-                expires_at: row.try_get(3)?,
+                expires_at: UnixTime::from_seconds(row.try_get(3)?),
                 new_serial_number: row.try_get(4)?,
-                new_expires_at: row.try_get(5)?,
+                new_expires_at: UnixTime::from_seconds(row.try_get(5)?),
                 selectors,
                 can_reattest: row.try_get(6)?,
                 agent_version: row.try_get(7)?,
@@ -286,7 +287,7 @@ impl Reader {
 pub async fn write_postgres(
     to: &ConnectionString,
     contents: &SpireContents,
-    now: i64,
+    now: UnixTime,
 ) -> Result<(), SpireError> {
     let database = to.to_string();
     let mut query = connect(to).await?;
@@ -302,13 +303,13 @@ pub async fn write_postgres(
     Ok(())
 }
 
-async fn fill(query: &Query, contents: &SpireContents, now: i64) -> Result<(), Fault> {
+async fn fill(query: &Query, contents: &SpireContents, now: UnixTime) -> Result<(), Fault> {
     query.batch(TABLES).await?;
     query
         .execute(
             "INSERT INTO migrations (created_at, updated_at, version, code_version) \
              VALUES (to_timestamp($1::bigint), to_timestamp($1::bigint), $2::bigint, $3)",
-            params![now => INT8, SCHEMA_VERSION => INT8, CODE_VERSION => TEXT],
+            params![now.seconds() => INT8, SCHEMA_VERSION => INT8, CODE_VERSION => TEXT],
         )
         .await?;
     let mut bundles = HashMap::new();
@@ -318,7 +319,7 @@ async fn fill(query: &Query, contents: &SpireContents, now: i64) -> Result<(), F
                 "INSERT INTO bundles (id, created_at, updated_at, trust_domain, data) VALUES \
                  ($1::bigint, to_timestamp($2::bigint), to_timestamp($2::bigint), $3, $4)",
                 params![
-                    number => INT8, now => INT8, bundle.trust_domain.id_string() => TEXT,
+                    number => INT8, now.seconds() => INT8, bundle.trust_domain.id_string() => TEXT,
                     blobs::write_bundle(bundle) => BYTEA,
                 ],
             )
@@ -344,7 +345,7 @@ async fn entries(
     query: &Query,
     entries: &[Entry],
     bundles: &HashMap<TrustDomain, i64>,
-    now: i64,
+    now: UnixTime,
 ) -> Result<(), Fault> {
     let mut next = 1_i64;
     for some in entries.chunks(ROWS) {
@@ -369,15 +370,15 @@ async fn entries(
                  r(created, entry_id, spiffe_id, parent_id, ttl, admin, downstream, expiry, \
                  revision, store_svid, hint, jwt_ttl, attributes, n)",
                 params![
-                    first => INT8, now => INT8,
-                    numbers(|it| it.created_at) => INT8_ARRAY,
+                    first => INT8, now.seconds() => INT8,
+                    numbers(|it| it.created_at.seconds()) => INT8_ARRAY,
                     texts(|it| it.id.as_str().to_owned()) => TEXT_ARRAY,
                     texts(|it| it.spiffe_id.to_string()) => TEXT_ARRAY,
                     texts(|it| it.parent_id.to_string()) => TEXT_ARRAY,
                     numbers(|it| it.x509_svid_ttl.into()) => INT8_ARRAY,
                     flags(|it| it.admin) => BOOL_ARRAY,
                     flags(|it| it.downstream) => BOOL_ARRAY,
-                    numbers(|it| it.expires_at) => INT8_ARRAY,
+                    numbers(|it| it.expires_at.seconds()) => INT8_ARRAY,
                     numbers(|it| it.revision_number) => INT8_ARRAY,
                     flags(|it| it.store_svid) => BOOL_ARRAY,
                     texts(|it| it.hint.clone()) => TEXT_ARRAY,
@@ -406,12 +407,12 @@ async fn sides(
             selectors.0.push(number);
             selectors.1.push(selector.kind().to_owned());
             selectors.2.push(selector.value().to_owned());
-            selectors.3.push(entry.created_at);
+            selectors.3.push(entry.created_at.seconds());
         }
         for name in &entry.dns_names {
             names.0.push(number);
             names.1.push(name.as_str());
-            names.2.push(entry.created_at);
+            names.2.push(entry.created_at.seconds());
         }
         for name in &entry.federates_with {
             let bundle = bundles.get(name).ok_or_else(|| {
@@ -454,7 +455,7 @@ async fn sides(
     Ok(())
 }
 
-async fn nodes(query: &Query, nodes: &[AttestedNode], now: i64) -> Result<(), Fault> {
+async fn nodes(query: &Query, nodes: &[AttestedNode], now: UnixTime) -> Result<(), Fault> {
     for node in nodes {
         query
             .execute(
@@ -463,10 +464,10 @@ async fn nodes(query: &Query, nodes: &[AttestedNode], now: i64) -> Result<(), Fa
                  agent_version) VALUES (to_timestamp($1::bigint), to_timestamp($1::bigint), $2, \
                  $3, $4, to_timestamp($5::bigint), $6, to_timestamp($7::bigint), $8, $9)",
                 params![
-                    now => INT8, node.spiffe_id.to_string() => TEXT, node.attestation_type => TEXT,
-                    node.serial_number => TEXT, node.expires_at => INT8,
+                    now.seconds() => INT8, node.spiffe_id.to_string() => TEXT, node.attestation_type => TEXT,
+                    node.serial_number => TEXT, node.expires_at.seconds() => INT8,
                     node.new_serial_number => TEXT,
-                    (node.new_expires_at != 0).then_some(node.new_expires_at) => INT8,
+                    (node.new_expires_at != UnixTime::EPOCH).then_some(node.new_expires_at.seconds()) => INT8,
                     node.can_reattest => BOOL, node.agent_version => TEXT,
                 ],
             )
@@ -478,7 +479,7 @@ async fn nodes(query: &Query, nodes: &[AttestedNode], now: i64) -> Result<(), Fa
                      type, value) VALUES (to_timestamp($1::bigint), to_timestamp($1::bigint), $2, \
                      $3, $4)",
                     params![
-                        now => INT8, node.spiffe_id.to_string() => TEXT,
+                        now.seconds() => INT8, node.spiffe_id.to_string() => TEXT,
                         selector.kind() => TEXT, selector.value() => TEXT,
                     ],
                 )
@@ -489,7 +490,7 @@ async fn nodes(query: &Query, nodes: &[AttestedNode], now: i64) -> Result<(), Fa
 }
 
 /// Federation relationships, join tokens, CA journals.
-async fn rest(query: &Query, contents: &SpireContents, now: i64) -> Result<(), Fault> {
+async fn rest(query: &Query, contents: &SpireContents, now: UnixTime) -> Result<(), Fault> {
     for relationship in &contents.contents.federations {
         let profile = relationship.profile.name();
         let endpoint = relationship.profile.endpoint_spiffe_id();
@@ -500,7 +501,7 @@ async fn rest(query: &Query, contents: &SpireContents, now: i64) -> Result<(), F
                  bundle_endpoint_url, bundle_endpoint_profile, endpoint_spiffe_id, implicit) \
                  VALUES (to_timestamp($1::bigint), to_timestamp($1::bigint), $2, $3, $4, $5, false)",
                 params![
-                    now => INT8, relationship.trust_domain.as_str() => TEXT,
+                    now.seconds() => INT8, relationship.trust_domain.as_str() => TEXT,
                     relationship.bundle_endpoint_url => TEXT, profile => TEXT, endpoint => TEXT,
                 ],
             )
@@ -511,7 +512,7 @@ async fn rest(query: &Query, contents: &SpireContents, now: i64) -> Result<(), F
             .execute(
                 "INSERT INTO join_tokens (created_at, updated_at, token, expiry) \
                  VALUES (to_timestamp($1::bigint), to_timestamp($1::bigint), $2, $3)",
-                params![now => INT8, token.token => TEXT, token.expires_at => INT8],
+                params![now.seconds() => INT8, token.token => TEXT, token.expires_at.seconds() => INT8],
             )
             .await?;
     }
@@ -522,7 +523,7 @@ async fn rest(query: &Query, contents: &SpireContents, now: i64) -> Result<(), F
                  active_jwt_authority_id) \
                  VALUES (to_timestamp($1::bigint), to_timestamp($1::bigint), $2, $3, '')",
                 params![
-                    now => INT8, blobs::write_journal(journal) => BYTEA,
+                    now.seconds() => INT8, blobs::write_journal(journal) => BYTEA,
                     journal.active_x509_authority_id => TEXT,
                 ],
             )

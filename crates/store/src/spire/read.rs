@@ -9,6 +9,7 @@ use signet_identity::{
     AttestedNode, BundleEndpointProfile, Entry, EntryDraft, FederationRelationship, JoinToken,
     Selector, SpiffeId, TrustDomain,
 };
+use signet_time::UnixTime;
 use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteRow};
 
 use super::{
@@ -182,7 +183,7 @@ impl Reader {
             draft.x509_svid_ttl = row.try_get(4)?;
             draft.admin = row.try_get(5)?;
             draft.downstream = row.try_get(6)?;
-            draft.expires_at = row.try_get(7)?;
+            draft.expires_at = UnixTime::from_seconds(row.try_get(7)?);
             draft.store_svid = row.try_get(9)?;
             draft.hint = row.try_get(10)?;
             draft.jwt_svid_ttl = row.try_get(11)?;
@@ -191,7 +192,7 @@ impl Reader {
                 id,
                 body: draft,
                 revision_number: row.try_get(8)?,
-                created_at: row.try_get(13)?,
+                created_at: UnixTime::from_seconds(row.try_get(13)?),
             });
         }
         Ok(())
@@ -231,9 +232,9 @@ impl Reader {
                 spiffe_id,
                 attestation_type: row.try_get(1)?,
                 serial_number: row.try_get(2)?,
-                expires_at: row.try_get(3)?,
+                expires_at: UnixTime::from_seconds(row.try_get(3)?),
                 new_serial_number: row.try_get(4)?,
-                new_expires_at: row.try_get(5)?,
+                new_expires_at: UnixTime::from_seconds(row.try_get(5)?),
                 selectors,
                 can_reattest: row.try_get(6)?,
                 agent_version: row.try_get(7)?,
@@ -270,7 +271,7 @@ impl Reader {
         for row in rows {
             contents.join_tokens.push(JoinToken {
                 token: row.try_get(0)?,
-                expires_at: row.try_get(1)?,
+                expires_at: UnixTime::from_seconds(row.try_get(1)?),
                 spent_by: None,
             });
         }

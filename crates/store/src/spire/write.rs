@@ -6,6 +6,7 @@ use std::{
 };
 
 use signet_identity::{AttestedNode, Entry, SpiffeId, TrustDomain};
+use signet_time::UnixTime;
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 use super::{CODE_VERSION, SCHEMA_VERSION, SpireContents, SpireError, blobs, schema};
@@ -19,7 +20,7 @@ const TIME: &str = "datetime(?, 'unixepoch') || '+00:00'";
 ///
 /// # Errors
 /// [`SpireError`], also when the file exists already.
-pub async fn write(path: &Path, contents: &SpireContents, now: i64) -> Result<(), SpireError> {
+pub async fn write(path: &Path, contents: &SpireContents, now: UnixTime) -> Result<(), SpireError> {
     if path.exists() {
         return Err(SpireError::Exists(path.to_owned()));
     }
@@ -61,7 +62,7 @@ impl Drop for Unfinished {
     }
 }
 
-async fn fill(path: &Path, contents: &SpireContents, now: i64) -> Result<(), Fault> {
+async fn fill(path: &Path, contents: &SpireContents, now: UnixTime) -> Result<(), Fault> {
     let options = SqliteConnectOptions::new().filename(path);
     let mut conn = SqliteConnection::connect_with(&options).await?;
     let mut tx = conn.begin().await?;
@@ -81,7 +82,7 @@ async fn fill(path: &Path, contents: &SpireContents, now: i64) -> Result<(), Fau
 
 struct Writer<'c> {
     conn: &'c mut SqliteConnection,
-    now: i64,
+    now: UnixTime,
 }
 
 impl Writer<'_> {
@@ -90,7 +91,7 @@ impl Writer<'_> {
             "INSERT INTO migrations (created_at, updated_at, version, code_version) \
              VALUES ({TIME}, {TIME}, ?, ?)"
         );
-        let query = sql::query(text).bind(self.now).bind(self.now);
+        let query = sql::query(text).bind(self.now.seconds()).bind(self.now.seconds());
         query.bind(SCHEMA_VERSION).bind(CODE_VERSION).execute(&mut *self.conn).await?;
         Ok(())
     }
@@ -107,8 +108,8 @@ impl Writer<'_> {
                  VALUES ({TIME}, {TIME}, ?, ?)"
             );
             let done = sql::query(text)
-                .bind(self.now)
-                .bind(self.now)
+                .bind(self.now.seconds())
+                .bind(self.now.seconds())
                 .bind(bundle.trust_domain.id_string())
                 .bind(blobs::write_bundle(bundle))
                 .execute(&mut *self.conn)
@@ -132,15 +133,15 @@ impl Writer<'_> {
                 sql::list(12)
             );
             let done = sql::query(text)
-                .bind(entry.created_at)
-                .bind(self.now.max(entry.created_at))
+                .bind(entry.created_at.seconds())
+                .bind(self.now.max(entry.created_at).seconds())
                 .bind(entry.id.as_str().to_owned())
                 .bind(entry.spiffe_id.to_string())
                 .bind(entry.parent_id.to_string())
                 .bind(entry.x509_svid_ttl)
                 .bind(entry.admin)
                 .bind(entry.downstream)
-                .bind(entry.expires_at)
+                .bind(entry.expires_at.seconds())
                 .bind(entry.revision_number)
                 .bind(entry.store_svid)
                 .bind(entry.hint.clone())
@@ -154,7 +155,9 @@ impl Writer<'_> {
                     "INSERT INTO selectors (created_at, updated_at, registered_entry_id, type, \
                      value) VALUES ({TIME}, {TIME}, ?, ?, ?)"
                 );
-                let query = sql::query(text).bind(entry.created_at).bind(entry.created_at);
+                let query = sql::query(text)
+                    .bind(entry.created_at.seconds())
+                    .bind(entry.created_at.seconds());
                 let query = query.bind(number).bind(selector.kind().to_owned());
                 query.bind(selector.value().to_owned()).execute(&mut *self.conn).await?;
             }
@@ -164,7 +167,9 @@ impl Writer<'_> {
                     "INSERT OR IGNORE INTO dns_names (created_at, updated_at, \
                      registered_entry_id, value) VALUES ({TIME}, {TIME}, ?, ?)"
                 );
-                let query = sql::query(text).bind(entry.created_at).bind(entry.created_at);
+                let query = sql::query(text)
+                    .bind(entry.created_at.seconds())
+                    .bind(entry.created_at.seconds());
                 query.bind(number).bind(name.clone()).execute(&mut *self.conn).await?;
             }
             for name in &entry.federates_with {
@@ -194,14 +199,14 @@ impl Writer<'_> {
              agent_version) VALUES ({TIME}, {TIME}, ?, ?, ?, {TIME}, ?, {TIME}, ?, ?)"
         );
         sql::query(text)
-            .bind(self.now)
-            .bind(self.now)
+            .bind(self.now.seconds())
+            .bind(self.now.seconds())
             .bind(node.spiffe_id.to_string())
             .bind(node.attestation_type.clone())
             .bind(node.serial_number.clone())
-            .bind(node.expires_at)
+            .bind(node.expires_at.seconds())
             .bind(node.new_serial_number.clone())
-            .bind((node.new_expires_at != 0).then_some(node.new_expires_at))
+            .bind((node.new_expires_at != UnixTime::EPOCH).then_some(node.new_expires_at.seconds()))
             .bind(node.can_reattest)
             .bind(node.agent_version.clone())
             .execute(&mut *self.conn)
@@ -211,7 +216,7 @@ impl Writer<'_> {
                 "INSERT INTO node_resolver_map_entries (created_at, updated_at, spiffe_id, type, \
                  value) VALUES ({TIME}, {TIME}, ?, ?, ?)"
             );
-            let query = sql::query(text).bind(self.now).bind(self.now);
+            let query = sql::query(text).bind(self.now.seconds()).bind(self.now.seconds());
             let query = query.bind(node.spiffe_id.to_string()).bind(selector.kind().to_owned());
             query.bind(selector.value().to_owned()).execute(&mut *self.conn).await?;
         }
@@ -230,8 +235,8 @@ impl Writer<'_> {
                  VALUES ({TIME}, {TIME}, ?, ?, ?, ?, 0)"
             );
             sql::query(text)
-                .bind(self.now)
-                .bind(self.now)
+                .bind(self.now.seconds())
+                .bind(self.now.seconds())
                 .bind(relationship.trust_domain.as_str().to_owned())
                 .bind(relationship.bundle_endpoint_url.clone())
                 .bind(profile)
@@ -245,15 +250,19 @@ impl Writer<'_> {
                 "INSERT INTO join_tokens (created_at, updated_at, token, expiry) \
                  VALUES ({TIME}, {TIME}, ?, ?)"
             );
-            let query = sql::query(text).bind(self.now).bind(self.now);
-            query.bind(token.token.clone()).bind(token.expires_at).execute(&mut *self.conn).await?;
+            let query = sql::query(text).bind(self.now.seconds()).bind(self.now.seconds());
+            query
+                .bind(token.token.clone())
+                .bind(token.expires_at.seconds())
+                .execute(&mut *self.conn)
+                .await?;
         }
         for journal in &contents.journals {
             let text = format!(
                 "INSERT INTO ca_journals (created_at, updated_at, data, \
                  active_x509_authority_id, active_jwt_authority_id) VALUES ({TIME}, {TIME}, ?, ?, '')"
             );
-            let query = sql::query(text).bind(self.now).bind(self.now);
+            let query = sql::query(text).bind(self.now.seconds()).bind(self.now.seconds());
             query
                 .bind(blobs::write_journal(journal))
                 .bind(journal.active_x509_authority_id.clone())

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use signet_identity::{Bundle, TrustDomain};
+use signet_time::UnixTime;
 use sqlx::Row;
 
 use crate::{
@@ -51,7 +52,7 @@ impl Bundles for SqliteStore {
     async fn create_bundles(
         &self,
         bundles: Vec<Bundle>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<CreateOutcome<Bundle>>, StoreError> {
         let bundles = &bundles;
         self.write(Operation::CREATE_BUNDLES, now, move |mut tx| async move {
@@ -70,7 +71,11 @@ impl Bundles for SqliteStore {
         .await
     }
 
-    async fn set_bundles(&self, bundles: Vec<Bundle>, now: i64) -> Result<Vec<Bundle>, StoreError> {
+    async fn set_bundles(
+        &self,
+        bundles: Vec<Bundle>,
+        now: UnixTime,
+    ) -> Result<Vec<Bundle>, StoreError> {
         let all = &bundles;
         let set = self.write(Operation::SET_BUNDLES, now, move |mut tx| async move {
             for bundle in all {
@@ -85,7 +90,7 @@ impl Bundles for SqliteStore {
     async fn update_bundles(
         &self,
         updates: Vec<BundleUpdate>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<Option<Bundle>>, StoreError> {
         let updates = &updates;
         self.write(Operation::UPDATE_BUNDLES, now, move |mut tx| async move {
@@ -113,7 +118,7 @@ impl Bundles for SqliteStore {
     async fn rewrite_bundle(
         &self,
         trust_domain: &TrustDomain,
-        now: i64,
+        now: UnixTime,
         change: &BundleChange<'_>,
     ) -> Result<Option<Bundle>, StoreError> {
         self.write(Operation::CHANGE_BUNDLE, now, move |mut tx| async move {
@@ -142,7 +147,7 @@ impl Bundles for SqliteStore {
         &self,
         trust_domains: Vec<TrustDomain>,
         mode: DeleteBundleMode,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<DeleteBundleOutcome>, StoreError> {
         let trust_domains = &trust_domains;
         self.write(Operation::DELETE_BUNDLES, now, move |mut tx| async move {

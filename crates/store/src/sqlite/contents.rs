@@ -1,5 +1,7 @@
 //! Everything at once, for moving house.
 
+use signet_time::UnixTime;
+
 use crate::{
     Bundles, ChangeKind, ChangedTo, Contents, Entries, EntryFilter, Federations, JoinTokens,
     NodeFilter, Nodes, Operation, PageRequest, StoreError, Tenants,
@@ -28,7 +30,7 @@ impl SqliteStore {
     pub(super) async fn write_everything(
         &self,
         contents: &Contents,
-        now: i64,
+        now: UnixTime,
     ) -> Result<(), StoreError> {
         self.write(Operation::IMPORT, now, move |mut tx| async move {
             let filled = sqlx::query(

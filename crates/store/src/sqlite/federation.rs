@@ -4,6 +4,7 @@ use async_trait::async_trait;
 use signet_identity::{
     Bundle, BundleEndpointProfile, FederationRelationship, SpiffeId, TrustDomain,
 };
+use signet_time::UnixTime;
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
@@ -53,7 +54,7 @@ impl Federations for SqliteStore {
     async fn create_federations(
         &self,
         relationships: Vec<(FederationRelationship, Option<Bundle>)>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<CreateOutcome<FederationRelationship>>, StoreError> {
         let relationships = &relationships;
         self.write(Operation::CREATE_FEDERATIONS, now, move |mut tx| async move {
@@ -78,7 +79,7 @@ impl Federations for SqliteStore {
     async fn update_federations(
         &self,
         updates: Vec<FederationUpdate>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<Option<FederationRelationship>>, StoreError> {
         let updates = &updates;
         self.write(Operation::UPDATE_FEDERATIONS, now, move |mut tx| async move {
@@ -106,7 +107,7 @@ impl Federations for SqliteStore {
     async fn delete_federations(
         &self,
         trust_domains: Vec<TrustDomain>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<bool>, StoreError> {
         let trust_domains = &trust_domains;
         self.write(Operation::DELETE_FEDERATIONS, now, move |mut tx| async move {

@@ -1,6 +1,7 @@
 //! The change feed: its counter and its rows.
 
 use async_trait::async_trait;
+use signet_time::UnixTime;
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use tokio::sync::watch;
 
@@ -100,15 +101,15 @@ impl Feed for SqliteStore {
         .await
     }
 
-    async fn prune_changes(&self, now: i64) -> Result<u64, StoreError> {
+    async fn prune_changes(&self, now: UnixTime) -> Result<u64, StoreError> {
         let newest = self.committed().await?.revision;
         let by_rows = newest.saturating_sub(self.inner.options.changes_max_rows);
-        let too_old = now.saturating_sub(self.inner.options.changes_max_age);
+        let too_old = now - self.inner.options.changes_max_age;
         let first_kept: Option<i64> = self
             .reading(Operation::READ_FEED, async {
                 let mut conn = self.reader().await?;
                 let first = sqlx::query("SELECT min(revision) FROM changes WHERE at >= ?")
-                    .bind(too_old)
+                    .bind(too_old.seconds())
                     .fetch_one(&mut *conn);
                 Ok(first.await?.try_get(0)?)
             })

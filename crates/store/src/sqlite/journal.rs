@@ -1,6 +1,7 @@
 //! The CA journals.
 
 use async_trait::async_trait;
+use signet_time::UnixTime;
 use sqlx::Row;
 
 use crate::{Journals, Operation, StoreError, sqlite::SqliteStore};
@@ -30,7 +31,12 @@ impl Journals for SqliteStore {
         .await
     }
 
-    async fn put_journal(&self, server: &str, data: &[u8], now: i64) -> Result<(), StoreError> {
+    async fn put_journal(
+        &self,
+        server: &str,
+        data: &[u8],
+        now: UnixTime,
+    ) -> Result<(), StoreError> {
         self.write(Operation::WRITE_JOURNAL, now, move |mut tx| async move {
             sqlx::query(
                 "INSERT INTO journals (server, data, updated_at) VALUES (?, ?, ?) \
@@ -39,7 +45,7 @@ impl Journals for SqliteStore {
             )
             .bind(server)
             .bind(data)
-            .bind(now)
+            .bind(now.seconds())
             .execute(tx.conn().await?)
             .await?;
             tx.commit().await
@@ -47,14 +53,19 @@ impl Journals for SqliteStore {
         .await
     }
 
-    async fn rename_journal(&self, from: &str, to: &str, now: i64) -> Result<bool, StoreError> {
+    async fn rename_journal(
+        &self,
+        from: &str,
+        to: &str,
+        now: UnixTime,
+    ) -> Result<bool, StoreError> {
         self.write(Operation::WRITE_JOURNAL, now, move |mut tx| async move {
             let done = sqlx::query(
                 "UPDATE journals SET server = ?, updated_at = ? WHERE server = ? \
                  AND NOT EXISTS (SELECT 1 FROM journals WHERE server = ?)",
             )
             .bind(to)
-            .bind(now)
+            .bind(now.seconds())
             .bind(from)
             .bind(to)
             .execute(tx.conn().await?)

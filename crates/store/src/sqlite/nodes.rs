@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use signet_identity::{AttestedNode, Entry, Selector, SpiffeId};
+use signet_time::UnixTime;
 
 use crate::{
     NodeChange, NodeFilter, Nodes, Operation, Page, PageRequest, StoreError,
@@ -33,7 +34,7 @@ fn plan(filter: &NodeFilter) -> Plan {
 
 #[async_trait]
 impl Nodes for SqliteStore {
-    async fn put_node(&self, node: AttestedNode, now: i64) -> Result<(), StoreError> {
+    async fn put_node(&self, node: AttestedNode, now: UnixTime) -> Result<(), StoreError> {
         let node = &node;
         self.write(Operation::CREATE_NODE, now, move |mut tx| async move {
             let old = rows::get(tx.conn().await?, &node.spiffe_id).await?;
@@ -46,7 +47,7 @@ impl Nodes for SqliteStore {
     async fn rewrite_node(
         &self,
         id: &SpiffeId,
-        now: i64,
+        now: UnixTime,
         change: &NodeChange<'_>,
     ) -> Result<Option<(AttestedNode, bool)>, StoreError> {
         self.write(Operation::UPDATE_NODE, now, move |mut tx| async move {
@@ -68,7 +69,7 @@ impl Nodes for SqliteStore {
     async fn delete_node(
         &self,
         id: &SpiffeId,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Option<AttestedNode>, StoreError> {
         self.write(Operation::DELETE_NODE, now, move |mut tx| async move {
             let Some(found) = rows::get(tx.conn().await?, id).await? else {
@@ -86,10 +87,10 @@ impl Nodes for SqliteStore {
 
     async fn prune_nodes(
         &self,
-        expired_before: i64,
+        expired_before: UnixTime,
         also_non_reattestable: bool,
         limit: u32,
-        now: i64,
+        now: UnixTime,
     ) -> Result<Vec<SpiffeId>, StoreError> {
         self.write(Operation::PRUNE_NODES, now, move |mut tx| async move {
             let expired =

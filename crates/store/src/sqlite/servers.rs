@@ -1,6 +1,7 @@
 //! The servers that share the store, and leases.
 
 use async_trait::async_trait;
+use signet_time::UnixTime;
 use sqlx::Row;
 
 use crate::{Operation, ServerRecord, Servers, StoreError, sqlite::SqliteStore};
@@ -20,9 +21,9 @@ impl Servers for SqliteStore {
             .bind(&server.id)
             .bind(&server.host)
             .bind(&server.version)
-            .bind(server.started_at)
-            .bind(server.seen_at)
-            .bind(server.issued_until)
+            .bind(server.started_at.seconds())
+            .bind(server.seen_at.seconds())
+            .bind(server.issued_until.seconds())
             .execute(tx.conn().await?)
             .await?;
             tx.commit().await
@@ -44,10 +45,10 @@ impl Servers for SqliteStore {
                     id: row.try_get(0)?,
                     host: row.try_get(1)?,
                     version: row.try_get(2)?,
-                    started_at: row.try_get(3)?,
-                    seen_at: row.try_get(4)?,
-                    issued_until: row.try_get(5)?,
-                    retired_at: row.try_get(6)?,
+                    started_at: UnixTime::from_seconds(row.try_get(3)?),
+                    seen_at: UnixTime::from_seconds(row.try_get(4)?),
+                    issued_until: UnixTime::from_seconds(row.try_get(5)?),
+                    retired_at: UnixTime::from_seconds(row.try_get(6)?),
                 })
             };
             rows.iter().map(read).collect()
@@ -55,10 +56,11 @@ impl Servers for SqliteStore {
         .await
     }
 
-    async fn retire_server(&self, id: &str, now: i64) -> Result<bool, StoreError> {
+    async fn retire_server(&self, id: &str, now: UnixTime) -> Result<bool, StoreError> {
         self.write(Operation::WRITE_SERVER, now, move |mut tx| async move {
             let text = "UPDATE servers SET retired_at = ? WHERE id = ? AND retired_at = 0";
-            let done = sqlx::query(text).bind(now).bind(id).execute(tx.conn().await?).await?;
+            let done =
+                sqlx::query(text).bind(now.seconds()).bind(id).execute(tx.conn().await?).await?;
             tx.commit().await?;
             Ok(done.rows_affected() > 0)
         })
@@ -66,7 +68,7 @@ impl Servers for SqliteStore {
     }
 
     async fn forget_server(&self, id: &str) -> Result<bool, StoreError> {
-        self.write(Operation::WRITE_SERVER, 0, move |mut tx| async move {
+        self.write(Operation::WRITE_SERVER, UnixTime::EPOCH, move |mut tx| async move {
             let text = "DELETE FROM servers WHERE id = ? AND retired_at <> 0";
             let done = sqlx::query(text).bind(id).execute(tx.conn().await?).await?;
             if done.rows_affected() == 0 {
@@ -85,7 +87,7 @@ impl Servers for SqliteStore {
         job: &str,
         holder: &str,
         seconds: u32,
-        now: i64,
+        now: UnixTime,
     ) -> Result<bool, StoreError> {
         self.write(Operation::TAKE_LEASE, now, move |mut tx| async move {
             let taken = sqlx::query(
@@ -96,8 +98,8 @@ impl Servers for SqliteStore {
             )
             .bind(job)
             .bind(holder)
-            .bind(now.saturating_add(seconds.into()))
-            .bind(now)
+            .bind((now + i64::from(seconds)).seconds())
+            .bind(now.seconds())
             .fetch_optional(tx.conn().await?)
             .await?;
             tx.commit().await?;

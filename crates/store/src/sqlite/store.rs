@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use signet_time::UnixTime;
 use sqlx::{Connection, Sqlite, SqliteConnection, SqlitePool, pool::PoolConnection};
 use tokio::{
     sync::{Mutex, OwnedMappedMutexGuard, OwnedMutexGuard, watch},
@@ -163,7 +164,7 @@ impl DataStore for SqliteStore {
         self.read_everything().await
     }
 
-    async fn import(&self, contents: &Contents, now: i64) -> Result<(), StoreError> {
+    async fn import(&self, contents: &Contents, now: UnixTime) -> Result<(), StoreError> {
         self.write_everything(contents, now).await
     }
 }

@@ -7,6 +7,7 @@ use signet_identity::{
     Tenant, TenantError,
     tenant::{Assigned, AssignedError, Assignment, TenantState},
 };
+use signet_time::UnixTime;
 use sqlx::{Row, sqlite::SqliteRow};
 
 use crate::{
@@ -19,7 +20,7 @@ const SUSPENDED: &str = "suspended";
 
 #[async_trait]
 impl Tenants for SqliteStore {
-    async fn assign(&self, said: Assignment, now: i64) -> Result<(), StoreError> {
+    async fn assign(&self, said: Assignment, now: UnixTime) -> Result<(), StoreError> {
         let said = &said;
         self.write(Operation::ASSIGN_TENANTS, now, move |mut tx| async move {
             put(&mut tx, said).await?;
@@ -28,7 +29,7 @@ impl Tenants for SqliteStore {
         .await
     }
 
-    async fn unassign(&self, about: &Assigned, now: i64) -> Result<bool, StoreError> {
+    async fn unassign(&self, about: &Assigned, now: UnixTime) -> Result<bool, StoreError> {
         let about = &about.to_string();
         self.write(Operation::ASSIGN_TENANTS, now, move |mut tx| async move {
             let done = sqlx::query("DELETE FROM assignments WHERE about = ?").bind(about);

@@ -2,6 +2,7 @@
 
 use async_trait::async_trait;
 use signet_identity::{AttestedNode, JoinToken};
+use signet_time::UnixTime;
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
@@ -16,7 +17,7 @@ impl JoinTokens for SqliteStore {
         &self,
         token: JoinToken,
         entry: Option<NewEntry>,
-        now: i64,
+        now: UnixTime,
     ) -> Result<CreateOutcome<Option<CreateEntryOutcome>>, StoreError> {
         let (token, entry) = (&token, entry.as_slice());
         self.write(Operation::CREATE_TOKEN, now, move |mut tx| async move {
@@ -43,13 +44,13 @@ impl JoinTokens for SqliteStore {
         token: &str,
         csr_key_hash: [u8; 32],
         node: AttestedNode,
-        now: i64,
+        now: UnixTime,
     ) -> Result<TokenAttestation, StoreError> {
         let node = &node;
         self.write(Operation::SPEND_TOKEN, now, move |mut tx| async move {
             let text = "UPDATE join_tokens SET spent_by = ? WHERE token = ? AND expires_at >= ? \
                         AND spent_by IS NULL RETURNING 1";
-            tx.later(text).await?.bind(csr_key_hash.to_vec()).bind(token).bind(now);
+            tx.later(text).await?.bind(csr_key_hash.to_vec()).bind(token).bind(now.seconds());
             tx.later(&rows::by_id()).await?.bind(node.spiffe_id.to_string());
             let [bound, old] = tx.last_two().await?;
             if bound.is_empty() {
@@ -94,10 +95,10 @@ impl JoinTokens for SqliteStore {
         .await
     }
 
-    async fn prune_join_tokens(&self, expired_before: i64) -> Result<u64, StoreError> {
+    async fn prune_join_tokens(&self, expired_before: UnixTime) -> Result<u64, StoreError> {
         self.write(Operation::PRUNE_TOKENS, expired_before, move |mut tx| async move {
             let done = sqlx::query("DELETE FROM join_tokens WHERE expires_at < ?")
-                .bind(expired_before)
+                .bind(expired_before.seconds())
                 .execute(tx.conn().await?)
                 .await?;
             tx.commit().await?;
@@ -113,7 +114,7 @@ pub(crate) async fn insert(tx: &mut Tx, token: &JoinToken) -> Result<(), Fault> 
     tx.later(text)
         .await?
         .bind(token.token.as_str())
-        .bind(token.expires_at)
+        .bind(token.expires_at.seconds())
         .bind(token.spent_by.map(|hash| hash.to_vec()));
     Ok(())
 }
@@ -134,5 +135,9 @@ fn read(row: &SqliteRow) -> Result<JoinToken, Fault> {
         ),
         None => None,
     };
-    Ok(JoinToken { token: row.try_get(0)?, expires_at: row.try_get(1)?, spent_by })
+    Ok(JoinToken {
+        token: row.try_get(0)?,
+        expires_at: UnixTime::from_seconds(row.try_get(1)?),
+        spent_by,
+    })
 }

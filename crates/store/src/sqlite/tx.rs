@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use signet_base::Backoff;
+use signet_time::UnixTime;
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use tokio::time::Instant;
 
@@ -30,7 +31,7 @@ impl SqliteStore {
     pub(super) async fn write<T, W: Future<Output = Result<T, Fault>>>(
         &self,
         operation: Operation,
-        now: i64,
+        now: UnixTime,
         body: impl Fn(Tx) -> W,
     ) -> Result<T, StoreError> {
         let begun = Instant::now();
@@ -59,7 +60,7 @@ impl SqliteStore {
     }
 
     /// A transaction that takes the write lock with its first statement.
-    async fn begin(&self, now: i64) -> Result<Tx, Fault> {
+    async fn begin(&self, now: UnixTime) -> Result<Tx, Fault> {
         let mut writer = self.writer().await?;
         writer.settle().await?;
         Ok(Tx {
@@ -77,7 +78,7 @@ impl SqliteStore {
 pub(super) struct Tx {
     store: SqliteStore,
     writer: Writer,
-    pub(super) now: i64,
+    pub(super) now: UnixTime,
     begun: Option<Begun>,
     /// Their revisions are given when it ends.
     changes: Vec<Change>,
@@ -218,7 +219,7 @@ impl Tx {
                     .bind(change.revision.cast_signed())
                     .bind(recent::number(change.kind))
                     .bind(change.key.clone())
-                    .bind(now);
+                    .bind(now.seconds());
             }
         }
         if let Some(reached) = &reached {

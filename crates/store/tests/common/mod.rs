@@ -4,6 +4,7 @@
 use signet_identity::{Entry, EntryDraft};
 pub use signet_store::conformance::{bundle, draft, full_draft, id, new, node};
 use signet_store::{CreateEntryOutcome, Store, StoreOptions};
+use signet_time::UnixTime;
 
 /// A store in a directory of its own.
 pub struct Fixture {
@@ -30,7 +31,11 @@ impl Fixture {
 
     /// Creates one entry.
     pub async fn create(&self, id: &str, draft: EntryDraft) -> Entry {
-        let outcomes = self.store.create_entries(vec![new(id, draft)], 1).await.unwrap();
+        let outcomes = self
+            .store
+            .create_entries(vec![new(id, draft)], UnixTime::from_seconds(1))
+            .await
+            .unwrap();
         match outcomes.into_iter().next().unwrap() {
             CreateEntryOutcome::Created(entry) => entry,
             other => panic!("{other:?}"),

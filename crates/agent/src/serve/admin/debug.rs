@@ -55,7 +55,7 @@ impl debug_server::Debug for Debug {
             .iter()
             .map(|certificate| get_info_response::Cert {
                 id: certificate.spiffe_id().ok().map(|id| convert::id_to_pb(&id)),
-                expires_at: certificate.not_after(),
+                expires_at: certificate.not_after().seconds(),
                 subject: certificate.subject().to_string(),
             })
             .collect();
@@ -64,7 +64,7 @@ impl debug_server::Debug for Debug {
             svid_chain,
             uptime: i32::try_from(self.context.started.elapsed().as_secs()).unwrap_or(i32::MAX),
             svids_count: x509,
-            last_sync_success: view.status.borrow().last_sync,
+            last_sync_success: view.status.borrow().last_sync.seconds(),
             cached_x509_svids_count: x509,
             cached_jwt_svids_count: count(self.context.jwt.cached()),
             cached_svidstore_x509_svids_count: 0,

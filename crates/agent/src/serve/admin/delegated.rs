@@ -254,8 +254,8 @@ impl delegated_identity_server::DelegatedIdentity for Delegated {
         let svids = found.into_iter().map(|(entry, svid)| types::Jwtsvid {
             token: svid.token.to_string(),
             id: Some(convert::id_to_pb(&entry.spiffe_id)),
-            expires_at: svid.expires_at,
-            issued_at: svid.issued_at,
+            expires_at: svid.expires_at.seconds(),
+            issued_at: svid.issued_at.seconds(),
             hint: entry.hint.to_string(),
         });
         Ok(Response::new(FetchJwtsviDsResponse { svids: svids.collect() }))
@@ -293,7 +293,7 @@ fn x509_answer(update: &WorkloadUpdate) -> SubscribeToX509sviDsResponse {
                     .map(|der| Bytes::copy_from_slice(der))
                     .collect(),
                 id: Some(convert::id_to_pb(&identity.entry.spiffe_id)),
-                expires_at: identity.svid.not_after,
+                expires_at: identity.svid.not_after.seconds(),
                 hint: identity.entry.hint.to_string(),
             }),
             x509_svid_key: identity.svid.key_bytes(),

@@ -11,6 +11,7 @@ use signet_identity::{
     EntryId, Selector, SelectorSet,
     explain::{Candidate, workload},
 };
+use signet_time::UnixTime;
 use tonic::{Request, Response, Status};
 
 use super::AdminContext;
@@ -62,10 +63,11 @@ impl Explain {
             (Some(entry), _) if entry.store_svid => {
                 (0, "store_svid: its SVID goes to a secret store, not to workloads".to_owned())
             }
-            (_, Some(svid)) if svid.expired(now) => {
-                (svid.not_after, "its X509-SVID has expired and the server gave no new one".into())
-            }
-            (_, Some(svid)) => (svid.not_after, String::new()),
+            (_, Some(svid)) if svid.expired(now) => (
+                svid.not_after.seconds(),
+                "its X509-SVID has expired and the server gave no new one".into(),
+            ),
+            (_, Some(svid)) => (svid.not_after.seconds(), String::new()),
             (Some(entry), None) if entry.disable_x509_svid_prefetch => {
                 (0, "signed only when a workload asks".to_owned())
             }
@@ -90,7 +92,7 @@ impl explain_server::Explain for Explain {
             return Err(Status::invalid_argument(format!("more than {MAX_SELECTORS} selectors")));
         }
         let mut attestors = Vec::new();
-        let mut refused_at = 0;
+        let mut refused_at = UnixTime::EPOCH;
         let selectors: SelectorSet = if request.pid != 0 {
             let mut all: Vec<Selector> = Vec::new();
             let findings = match self.examine(request.pid).await? {
@@ -174,9 +176,9 @@ impl explain_server::Explain for Explain {
             matches,
             near_misses,
             entries_known: u32::try_from(entries.len()).unwrap_or(u32::MAX),
-            last_sync_success: status.last_sync,
+            last_sync_success: status.last_sync.seconds(),
             server_reachable: status.server_reachable,
-            refused_at,
+            refused_at: refused_at.seconds(),
         }))
     }
 }

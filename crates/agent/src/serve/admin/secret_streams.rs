@@ -41,8 +41,8 @@ impl secret_streams_server::SecretStreams for Streams {
             accepted: stream.accepted.iter().map(|about| secret(about)).collect(),
             pending: stream.sent.iter().flat_map(|sent| &sent.secrets).map(|a| secret(a)).collect(),
             rejected: stream.rejected.to_string(),
-            accepted_at: stream.accepted_at,
-            opened_at: stream.opened_at,
+            accepted_at: stream.accepted_at.seconds(),
+            opened_at: stream.opened_at.seconds(),
         });
         Ok(Response::new(ListSecretStreamsResponse { streams: streams.collect() }))
     }
@@ -53,6 +53,6 @@ fn secret(about: &About) -> Secret {
         name: about.name.to_string(),
         version: about.version.to_string(),
         authority_ids: about.authorities.iter().map(ToString::to_string).collect(),
-        expires_at: about.expires_at,
+        expires_at: about.expires_at.seconds(),
     }
 }

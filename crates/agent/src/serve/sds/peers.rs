@@ -5,6 +5,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use signet_time::UnixTime;
+
 use super::secrets::About;
 
 /// How many answers of a stream are remembered that its peer has neither accepted nor rejected.
@@ -41,9 +43,9 @@ pub struct PeerStream {
     /// Why it rejected the last answer; empty unless it did.
     pub rejected: Box<str>,
     /// Unix seconds; 0 for never.
-    pub accepted_at: i64,
+    pub accepted_at: UnixTime,
     /// Unix seconds.
-    pub opened_at: i64,
+    pub opened_at: UnixTime,
 }
 
 /// An answer that was not accepted (yet).
@@ -59,7 +61,7 @@ pub struct Sent {
 
 impl Peers {
     /// Notes a stream that opens now.
-    pub fn open(&self, pid: i32, method: &'static str, now: i64) -> PeerGuard {
+    pub fn open(&self, pid: i32, method: &'static str, now: UnixTime) -> PeerGuard {
         let mut open = self.lock();
         let number = open.next;
         open.next += 1;
@@ -71,7 +73,7 @@ impl Peers {
             accepted: Vec::new(),
             sent: VecDeque::new(),
             rejected: Box::default(),
-            accepted_at: 0,
+            accepted_at: UnixTime::EPOCH,
             opened_at: now,
         };
         open.streams.insert(number, stream);
@@ -128,7 +130,7 @@ impl PeerGuard {
     }
 
     /// Notes what the peer still has from another stream.
-    pub fn has(&self, secret: Arc<About>, now: i64) {
+    pub fn has(&self, secret: Arc<About>, now: UnixTime) {
         self.change(|stream| {
             stream.accepted.push(secret);
             stream.accepted_at = now;
@@ -136,7 +138,7 @@ impl PeerGuard {
     }
 
     /// Notes that the peer accepted that answer, and those before it that it did not reject.
-    pub fn accepted(&self, nonce: u64, now: i64) {
+    pub fn accepted(&self, nonce: u64, now: UnixTime) {
         self.change(|stream| {
             if !stream.sent.iter().any(|sent| sent.nonce == nonce) {
                 return;
@@ -197,7 +199,7 @@ mod tests {
             name: name.into(),
             version: version.into(),
             authorities: Vec::new(),
-            expires_at: 0,
+            expires_at: UnixTime::EPOCH,
         })
     }
 
@@ -208,17 +210,17 @@ mod tests {
     #[test]
     fn a_peer_is_outdated_until_it_accepts_what_it_was_sent_last() {
         let peers = Peers::default();
-        let stream = peers.open(7, "DeltaSecrets", 1);
+        let stream = peers.open(7, "DeltaSecrets", UnixTime::from_seconds(1));
         assert_eq!(peers.outdated(), 0);
         stream.sent(1, vec![secret("a", "1")], &[]);
         assert_eq!(peers.outdated(), 1);
-        stream.accepted(1, 5);
+        stream.accepted(1, UnixTime::from_seconds(5));
         assert_eq!(peers.outdated(), 0);
         stream.sent(2, vec![secret("a", "2")], &[]);
-        stream.accepted(1, 6);
+        stream.accepted(1, UnixTime::from_seconds(6));
         assert_eq!(peers.outdated(), 1, "that was the one before");
         assert_eq!(versions(&peers.all()[0]), ["1"]);
-        stream.accepted(2, 7);
+        stream.accepted(2, UnixTime::from_seconds(7));
         assert_eq!(versions(&peers.all()[0]), ["2"]);
         stream.sent(3, Vec::new(), &["a".to_owned()]);
         assert!(versions(&peers.all()[0]).is_empty());
@@ -230,14 +232,18 @@ mod tests {
     fn a_rejection_names_what_all_streams_of_the_process_have() {
         let peers = Peers::default();
         let names = |names: &[&str]| names.iter().map(|name| Box::from(*name)).collect();
-        let (a, b, other) = (peers.open(7, "m", 1), peers.open(7, "m", 1), peers.open(8, "m", 1));
+        let (a, b, other) = (
+            peers.open(7, "m", UnixTime::from_seconds(1)),
+            peers.open(7, "m", UnixTime::from_seconds(1)),
+            peers.open(8, "m", UnixTime::from_seconds(1)),
+        );
         a.subscribes(names(&["cert"]));
         b.subscribes(names(&["ROOTCA"]));
         other.subscribes(names(&["else"]));
         b.sent(1, vec![secret("ROOTCA", "1")], &[]);
         assert_eq!(b.rejected(1, "bad key"), ["ROOTCA", "cert"]);
         b.sent(2, vec![secret("ROOTCA", "2")], &[]);
-        b.accepted(2, 3);
+        b.accepted(2, UnixTime::from_seconds(3));
         assert_eq!(versions(&peers.all()[1]), ["2"], "what was rejected is not taken for accepted");
         assert_eq!(peers.outdated(), 0);
     }

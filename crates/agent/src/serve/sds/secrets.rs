@@ -20,6 +20,7 @@ use signet_api::pb::envoy::{
 };
 use signet_identity::Bundle;
 use signet_pki::{digest::sha256_hex, pem, x509::Certificate};
+use signet_time::UnixTime;
 use tonic::Status;
 use zeroize::Zeroizing;
 
@@ -60,7 +61,7 @@ pub struct About {
     /// Subject key IDs in hex: of what signed the certificates, or of a bundle's authorities.
     pub authorities: Vec<Box<str>>,
     /// Unix seconds; 0 for a bundle.
-    pub expires_at: i64,
+    pub expires_at: UnixTime,
 }
 
 /// An encoded secret.
@@ -175,7 +176,7 @@ fn encode(name: &str, content: &Content<'_>, form: Form) -> Secret {
     };
     let mut authorities = Vec::new();
     let mut message = SecretMessage { name: name.to_owned(), ..SecretMessage::default() };
-    let (mut identity, mut expires_at) = (None, 0);
+    let (mut identity, mut expires_at) = (None, UnixTime::EPOCH);
     match content {
         Content::Svid(svid) => {
             // The leaf names the public key, so the private one is not hashed.
@@ -318,7 +319,7 @@ pub(super) mod tests {
                     format!("spiffe://td/{id}").parse().unwrap(),
                     vec![vec![*content; 3].into()],
                     Zeroizing::new(vec![9; 4]),
-                    (0, 100),
+                    (UnixTime::EPOCH, UnixTime::from_seconds(100)),
                 ),
             })
             .collect();

@@ -10,6 +10,7 @@ use signet_api::pb::spire::api::{
     types,
 };
 use signet_identity::spiffe_id::SERVER_PATH;
+use signet_time::UnixTime;
 use tonic::transport::Channel;
 
 use crate::cli::env::{CliError, Env};
@@ -51,7 +52,7 @@ const UNIX: &[&str] =
 ///
 /// # Errors
 /// [`CliError::Print`] when the warnings cannot be printed.
-pub(super) fn warn(entries: &[types::Entry], now: i64, env: &mut Env) -> Result<(), CliError> {
+pub(super) fn warn(entries: &[types::Entry], now: UnixTime, env: &mut Env) -> Result<(), CliError> {
     let many = entries.len() > 1;
     let warnings = entries.iter().enumerate().flat_map(|(at, entry)| {
         let place = if many { format!("entries[{at}]: ") } else { String::new() };
@@ -67,7 +68,7 @@ pub(super) fn warn(entries: &[types::Entry], now: i64, env: &mut Env) -> Result<
     Ok(())
 }
 
-fn doubts(entry: &types::Entry, now: i64) -> Vec<String> {
+fn doubts(entry: &types::Entry, now: UnixTime) -> Vec<String> {
     let mut doubts: Vec<String> = entry.selectors.iter().filter_map(selector).collect();
     for (name, ttl) in [("X.509-SVIDs", entry.x509_svid_ttl), ("JWT-SVIDs", entry.jwt_svid_ttl)] {
         if ttl > 0 && ttl < SHORTEST_TTL {
@@ -79,7 +80,7 @@ fn doubts(entry: &types::Entry, now: i64) -> Vec<String> {
             ));
         }
     }
-    if entry.expires_at != 0 && entry.expires_at <= now {
+    if entry.expires_at != 0 && entry.expires_at <= now.seconds() {
         let at = crate::cli::text::utc(entry.expires_at);
         doubts.push(format!("the entry expired at {at}: nobody gets it"));
     }
@@ -184,7 +185,7 @@ mod tests {
             ("unix:uid:1,unix:gid:2", "looks like several"),
             ("k8s:ns:a k8s:sa:b", "looks like several"),
         ] {
-            let found = doubts(&entry(selector), 0).join("\n");
+            let found = doubts(&entry(selector), UnixTime::EPOCH).join("\n");
             assert!(found.contains(wanted), "{selector}: {found}");
         }
         for good in [
@@ -194,7 +195,7 @@ mod tests {
             "docker:label:x:a,b:c",
             "unix:sha256:00",
         ] {
-            assert_eq!(doubts(&entry(good), 0), [] as [&str; 0], "{good}");
+            assert_eq!(doubts(&entry(good), UnixTime::EPOCH), [] as [&str; 0], "{good}");
         }
     }
 
@@ -202,7 +203,7 @@ mod tests {
     fn lifetimes_and_expiry_that_are_hardly_meant_are_pointed_out() {
         let with = |x509_svid_ttl, expires_at| {
             let entry = types::Entry { x509_svid_ttl, expires_at, ..entry("unix:uid:1") };
-            doubts(&entry, 1_000_000).len()
+            doubts(&entry, UnixTime::from_seconds(1_000_000)).len()
         };
         assert_eq!((with(0, 0), with(3600, 2_000_000)), (0, 0));
         assert_eq!((with(1, 0), with(365 * 24 * 3600, 0), with(0, 7)), (1, 1, 1));

@@ -9,6 +9,7 @@ use signet_api::{
 };
 use signet_audit::Field;
 use signet_store::NodeFilter;
+use signet_time::UnixTime;
 
 use crate::usecase::error::Error;
 
@@ -74,7 +75,7 @@ impl Filter {
 }
 
 /// Reads a time written in Go's layout `2006-01-02 15:04:05 -0700 -07`, as Unix seconds.
-fn go_time(text: &str) -> Option<i64> {
+fn go_time(text: &str) -> Option<UnixTime> {
     let (date_time_offset, zone) = text.rsplit_once(' ')?;
     let is_zone = matches!(zone.as_bytes(), [b'+' | b'-', digits @ ..]
         if matches!(digits.len(), 2 | 4) && digits.iter().all(u8::is_ascii_digit));
@@ -82,7 +83,7 @@ fn go_time(text: &str) -> Option<i64> {
         "[year]-[month]-[day] [hour]:[minute]:[second] [offset_hour sign:mandatory][offset_minute]"
     );
     let time = time::OffsetDateTime::parse(date_time_offset, &format).ok()?;
-    is_zone.then(|| time.unix_timestamp())
+    is_zone.then(|| time.unix_timestamp()).map(UnixTime::from_seconds)
 }
 
 #[cfg(test)]
@@ -99,9 +100,15 @@ mod tests {
 
     #[test]
     fn times_are_read_in_the_layout_of_the_cli() {
-        assert_eq!(go_time("1970-01-01 01:00:10 +0100 +01"), Some(10));
-        assert_eq!(go_time("2026-11-21 06:49:11 +0000 +00"), Some(1_795_243_751));
-        assert_eq!(go_time("2026-11-20 22:49:11 -0800 -08"), Some(1_795_243_751));
+        assert_eq!(go_time("1970-01-01 01:00:10 +0100 +01"), Some(UnixTime::from_seconds(10)));
+        assert_eq!(
+            go_time("2026-11-21 06:49:11 +0000 +00"),
+            Some(UnixTime::from_seconds(1_795_243_751))
+        );
+        assert_eq!(
+            go_time("2026-11-20 22:49:11 -0800 -08"),
+            Some(UnixTime::from_seconds(1_795_243_751))
+        );
         for bad in ["", "2026-11-21", "2026-11-21 06:49:11 +0000", "2026-13-21 06:49:11 +0000 +00"]
         {
             assert_eq!(go_time(bad), None, "{bad}");

@@ -165,13 +165,14 @@ fn revision(entry: &Entry) -> pb::EntryRevision {
     pb::EntryRevision {
         id: entry.id.as_str().to_owned(),
         revision_number: entry.revision_number,
-        created_at: entry.created_at,
+        created_at: entry.created_at.seconds(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use signet_identity::EntryDraft;
+    use signet_time::UnixTime;
 
     use super::*;
 
@@ -185,7 +186,12 @@ mod tests {
                 );
                 body.hint = hint.to_owned();
                 let id = format!("e{i:05}").parse().unwrap();
-                Arc::new(Entry { id, body, revision_number: 3, created_at: 4 })
+                Arc::new(Entry {
+                    id,
+                    body,
+                    revision_number: 3,
+                    created_at: UnixTime::from_seconds(4),
+                })
             })
             .rev()
             .collect()

@@ -118,7 +118,7 @@ impl Passwords for Iam {
         user: &str,
     ) -> Result<Zeroizing<String>, String> {
         let keys = self.keys()?;
-        let now = OffsetDateTime::from_unix_timestamp(self.clock.unix())
+        let now = OffsetDateTime::from_unix_timestamp(self.clock.unix().seconds())
             .map_err(|error| error.to_string())?;
         let token = self.token(&format!("{host}:{port}"), user, &keys, now);
         token.map(Zeroizing::new).ok_or_else(|| "the time cannot be written".to_owned())

@@ -4,6 +4,8 @@
 //! (also on another server), so the row is read first. An agent that comes with its renewed
 //! certificate activates it: one write.
 
+use signet_time::UnixTime;
+
 use super::{super::principal::PeerSvid, Authorizer, Denial};
 
 /// Why an agent is refused.
@@ -67,7 +69,7 @@ impl Authorizer {
     }
 
     /// Makes the renewed serial number the active one, unless something else happened meanwhile.
-    async fn activate(&self, svid: &PeerSvid, now: i64) -> Result<(), AgentRefusal> {
+    async fn activate(&self, svid: &PeerSvid, now: UnixTime) -> Result<(), AgentRefusal> {
         let serial = svid.serial_number.clone();
         let updated = self.inner.store.update_node(&svid.spiffe_id, now, move |node| {
             if node.new_serial_number != serial {

@@ -3,6 +3,7 @@
 use std::{collections::HashSet, str::FromStr, sync::Arc};
 
 use signet_identity::{Bundle, JwtAuthority, TrustDomain, X509Authority};
+use signet_time::UnixTime;
 use tokio_postgres::Row;
 
 use crate::{
@@ -84,7 +85,7 @@ fn read(rows: &[Row]) -> Result<Vec<(i64, Bundle)>, Fault> {
         let authority = JwtAuthority {
             public_key: public,
             key_id: row.try_get::<_, &str>(5)?.into(),
-            expires_at: row.try_get(7)?,
+            expires_at: UnixTime::from_seconds(row.try_get(7)?),
             tainted,
         };
         match kind {
@@ -154,7 +155,7 @@ async fn insert_authorities(query: &Query, id: i64, bundle: &Bundle) -> Result<(
             kinds.push(kind);
             key_ids.push(&authority.key_id);
             public.push(&authority.public_key);
-            expires_at.push(authority.expires_at);
+            expires_at.push(authority.expires_at.seconds());
             tainted.push(i64::from(authority.tainted));
         }
     }

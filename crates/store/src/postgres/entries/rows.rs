@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use signet_identity::{Entry, EntryDraft, EntryId, TrustDomain};
+use signet_time::UnixTime;
 use tokio_postgres::Row;
 
 use super::super::{
@@ -48,11 +49,11 @@ impl Listed for Entry {
         flags::unpack(flags, &mut draft);
         let tenant: Option<&str> = row.try_get(14)?;
         draft.tenant = tenant.map(|name| parse(&what, name)).transpose()?;
-        draft.expires_at = row.try_get(11)?;
+        draft.expires_at = UnixTime::from_seconds(row.try_get(11)?);
         Ok(Self {
             id: parse(&what, entry_id)?,
             body: draft,
-            created_at: row.try_get(12)?,
+            created_at: UnixTime::from_seconds(row.try_get(12)?),
             revision_number: row.try_get(13)?,
         })
     }
@@ -101,8 +102,8 @@ impl Columns {
             entry.x509_svid_ttl.into(),
             entry.jwt_svid_ttl.into(),
             flags,
-            entry.expires_at,
-            entry.created_at,
+            entry.expires_at.seconds(),
+            entry.created_at.seconds(),
             entry.revision_number,
             terms::similar(entry),
             terms::parent(&entry.parent_id),
@@ -209,13 +210,13 @@ pub(in super::super) async fn with_term(
 /// The first `limit` entries that expired before then.
 pub(super) async fn expired(
     query: &Query,
-    before: i64,
+    before: UnixTime,
     limit: u32,
 ) -> Result<Vec<(i64, Entry)>, Fault> {
     listing::select(
         query,
         "expires_at > 0 AND expires_at < $1 ORDER BY expires_at, id LIMIT $2",
-        params![before => INT8, i64::from(limit) => INT8],
+        params![before.seconds() => INT8, i64::from(limit) => INT8],
     )
     .await
 }

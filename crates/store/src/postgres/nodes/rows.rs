@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use signet_identity::{AttestedNode, SpiffeId};
+use signet_time::UnixTime;
 use tokio_postgres::Row;
 
 use crate::{
@@ -29,9 +30,9 @@ impl Listed for AttestedNode {
             spiffe_id: id.parse().map_err(|error| Fault::corrupt(&what, error))?,
             attestation_type: row.try_get(2)?,
             serial_number: row.try_get(3)?,
-            expires_at: row.try_get(4)?,
+            expires_at: UnixTime::from_seconds(row.try_get(4)?),
             new_serial_number: row.try_get(5)?,
-            new_expires_at: row.try_get(6)?,
+            new_expires_at: UnixTime::from_seconds(row.try_get(6)?),
             selectors: json::read_selectors(row.try_get(7)?)
                 .map_err(|error| Fault::corrupt(&what, error))?,
             can_reattest: row.try_get::<_, i64>(8)? != 0,
@@ -73,8 +74,8 @@ pub(in super::super) async fn put(tx: &mut Tx, node: &AttestedNode) -> Result<()
              terms = excluded.terms",
             params![
                 node.spiffe_id.to_string() => TEXT, node.attestation_type => TEXT,
-                node.serial_number => TEXT, node.expires_at => INT8,
-                node.new_serial_number => TEXT, node.new_expires_at => INT8,
+                node.serial_number => TEXT, node.expires_at.seconds() => INT8,
+                node.new_serial_number => TEXT, node.new_expires_at.seconds() => INT8,
                 json::selectors(&node.selectors) => TEXT, i64::from(node.can_reattest) => INT8,
                 node.agent_version => TEXT, terms::of_node(node) => INT8_ARRAY,
             ],
@@ -94,7 +95,7 @@ pub(super) async fn delete(tx: &mut Tx, row: i64, node: &AttestedNode) -> Result
 /// The first `limit` nodes, none of them banned, whose newest SVID expired before then.
 pub(super) async fn expired(
     query: &Query,
-    before: i64,
+    before: UnixTime,
     also_non_reattestable: bool,
     limit: u32,
 ) -> Result<Vec<(i64, AttestedNode)>, Fault> {
@@ -104,7 +105,7 @@ pub(super) async fn expired(
         "expires_at < $1 AND new_expires_at < $1 \
          AND (serial_number <> '' OR new_serial_number <> '') AND can_reattest >= $2 \
          ORDER BY expires_at, id LIMIT $3 FOR UPDATE",
-        params![before => INT8, least => INT8, i64::from(limit) => INT8],
+        params![before.seconds() => INT8, least => INT8, i64::from(limit) => INT8],
     )
     .await
 }

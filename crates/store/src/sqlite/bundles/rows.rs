@@ -3,6 +3,7 @@
 use std::{collections::HashSet, str::FromStr, sync::Arc};
 
 use signet_identity::{Bundle, JwtAuthority, TrustDomain, X509Authority};
+use signet_time::UnixTime;
 use sqlx::{Row, SqliteConnection};
 
 use crate::{
@@ -106,7 +107,7 @@ async fn with_authorities(
         let authority = JwtAuthority {
             public_key: public,
             key_id: row.try_get::<&str, _>(1)?.into(),
-            expires_at: row.try_get(3)?,
+            expires_at: UnixTime::from_seconds(row.try_get(3)?),
             tainted,
         };
         match kind {
@@ -149,7 +150,8 @@ pub(crate) async fn put(tx: &mut Tx, old: Option<i64>, bundle: &Bundle) -> Resul
             id
         }
     };
-    let x509 = bundle.x509_authorities.iter().map(|it| (X509, "", &it.der, 0, it.tainted));
+    let x509 =
+        bundle.x509_authorities.iter().map(|it| (X509, "", &it.der, UnixTime::EPOCH, it.tainted));
     let keys = |kind: i64, keys: &[JwtAuthority]| -> Vec<_> {
         keys.iter()
             .map(|it| (kind, it.key_id.clone(), it.public_key.clone(), it.expires_at, it.tainted))
@@ -172,7 +174,7 @@ pub(crate) async fn put(tx: &mut Tx, old: Option<i64>, bundle: &Bundle) -> Resul
         .bind(i64::try_from(position).unwrap_or(i64::MAX))
         .bind(&*key_id)
         .bind(&*public)
-        .bind(expires_at)
+        .bind(expires_at.seconds())
         .bind(i64::from(tainted))
         .execute(tx.conn().await?)
         .await?;

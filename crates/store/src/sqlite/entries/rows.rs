@@ -5,6 +5,7 @@ mod packed;
 use std::{borrow::Cow, fmt::Display};
 
 use signet_identity::{Entry, EntryDraft, EntryId, SpiffeId, TrustDomain};
+use signet_time::UnixTime;
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
@@ -111,11 +112,11 @@ impl Raw<'_> {
             (Some(name), Some(like)) if like.as_str() == name => Some(like.clone()),
             (Some(name), _) => Some(name.parse().map_err(|error| corrupt(&error))?),
         };
-        draft.expires_at = raw.expires_at;
+        draft.expires_at = UnixTime::from_seconds(raw.expires_at);
         Ok(Entry {
             id: raw.entry_id.parse().map_err(|error| corrupt(&error))?,
             body: draft,
-            created_at: raw.created_at,
+            created_at: UnixTime::from_seconds(raw.created_at),
             revision_number: raw.revision,
         })
     }
@@ -137,8 +138,8 @@ pub(crate) fn bind(batch: &mut Batch, row: i64, entry: &Entry) {
         .bind(entry.x509_svid_ttl)
         .bind(entry.jwt_svid_ttl)
         .bind(flags)
-        .bind(entry.expires_at)
-        .bind(entry.created_at)
+        .bind(entry.expires_at.seconds())
+        .bind(entry.created_at.seconds())
         .bind(entry.revision_number)
         .bind(entry.tenant.as_ref().map(|tenant| tenant.as_str().to_owned()));
 }
@@ -192,13 +193,13 @@ pub(crate) async fn by_rows(
 /// The first `limit` entries that expired before then.
 pub(crate) async fn expired(
     conn: &mut SqliteConnection,
-    before: i64,
+    before: UnixTime,
     limit: u32,
 ) -> Result<Vec<(i64, Entry)>, Fault> {
     let rows = sqlx::query(
         "SELECT id FROM entries WHERE expires_at > 0 AND expires_at < ? ORDER BY expires_at LIMIT ?",
     )
-    .bind(before)
+    .bind(before.seconds())
     .bind(limit)
     .fetch_all(&mut *conn)
     .await?;

@@ -3,6 +3,7 @@
 use std::{fmt::Display, sync::Arc};
 
 use signet_identity::{AttestedNode, SpiffeId};
+use signet_time::UnixTime;
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
@@ -30,9 +31,9 @@ impl Listed for AttestedNode {
             spiffe_id: id.parse().map_err(|error| corrupt(&error))?,
             attestation_type: row.try_get(2)?,
             serial_number: row.try_get(3)?,
-            expires_at: row.try_get(4)?,
+            expires_at: UnixTime::from_seconds(row.try_get(4)?),
             new_serial_number: row.try_get(5)?,
-            new_expires_at: row.try_get(6)?,
+            new_expires_at: UnixTime::from_seconds(row.try_get(6)?),
             selectors: json::read_selectors(row.try_get(7)?).map_err(|error| corrupt(&error))?,
             can_reattest: row.try_get::<i64, _>(8)? != 0,
             agent_version: row.try_get(9)?,
@@ -79,9 +80,9 @@ pub(crate) async fn put(
         .bind(node.spiffe_id.to_string())
         .bind(node.attestation_type.as_str())
         .bind(node.serial_number.as_str())
-        .bind(node.expires_at)
+        .bind(node.expires_at.seconds())
         .bind(node.new_serial_number.as_str())
-        .bind(node.new_expires_at)
+        .bind(node.new_expires_at.seconds())
         .bind(json::selectors(&node.selectors))
         .bind(i64::from(node.can_reattest))
         .bind(node.agent_version.as_str());
@@ -102,7 +103,7 @@ pub(crate) async fn delete(tx: &mut Tx, found: &(i64, AttestedNode)) -> Result<(
 /// The first `limit` nodes, none of them banned, whose newest SVID expired before then.
 pub(crate) async fn expired(
     conn: &mut SqliteConnection,
-    before: i64,
+    before: UnixTime,
     also_non_reattestable: bool,
     limit: u32,
 ) -> Result<Vec<(i64, AttestedNode)>, Fault> {
@@ -113,8 +114,8 @@ pub(crate) async fn expired(
         AttestedNode::COLUMNS
     );
     let rows = sql::query(text)
-        .bind(before)
-        .bind(before)
+        .bind(before.seconds())
+        .bind(before.seconds())
         .bind(i64::from(!also_non_reattestable))
         .bind(limit)
         .fetch_all(conn)
