@@ -70,6 +70,8 @@ mod migrate;
 mod monitoring;
 #[path = "tests/nested.rs"]
 mod nested;
+#[path = "tests/oauth.rs"]
+mod oauth;
 #[path = "tests/oidc.rs"]
 mod oidc;
 #[path = "tests/openbao.rs"]
@@ -100,5 +102,7 @@ mod tenants;
 mod tokens;
 #[path = "tests/web.rs"]
 mod web;
+#[path = "tests/wit.rs"]
+mod wit;
 #[path = "tests/workload.rs"]
 mod workload;

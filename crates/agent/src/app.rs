@@ -54,6 +54,7 @@ use crate::{
     state::{AgentState, StateError},
     svid_store::SvidStores,
     sync::{CurrentAttestor, Manager, Parts, Settings, Status},
+    wit::WitService,
     workload::{AdminSocket, CallerAttestor},
 };
 
@@ -75,6 +76,7 @@ pub struct App {
     data: Arc<DataDir>,
     attestor: Arc<CallerAttestor>,
     jwt: Arc<JwtService>,
+    wit: Option<Arc<WitService>>,
     config: Config,
     log: Option<LogHandle>,
     metrics: AgentMetrics,
@@ -267,6 +269,7 @@ impl App {
         };
         let hit_timeout = config.experimental.jwt_svid_cache_hit_timeout;
         let jwt = Arc::new(manager.jwt_service(hit_timeout));
+        let wit = config.experimental.wit_svids.then(|| Arc::new(manager.wit_service()));
         let health = AgentHealth::new(manager.view().status, config.socket_path.clone(), clock);
         checks.add("agent", Arc::new(health.clone()));
         Ok(Self {
@@ -275,6 +278,7 @@ impl App {
             data,
             attestor,
             jwt,
+            wit,
             log,
             metrics,
             metrics_server,
@@ -375,7 +379,7 @@ impl App {
                 },
                 self.attestor,
                 Arc::clone(&view.cache),
-                self.jwt,
+                (self.jwt, self.wit),
                 (self.metrics.clone(), Arc::clone(&view.clock)),
                 tasks.token().clone(),
             )

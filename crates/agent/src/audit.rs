@@ -12,7 +12,7 @@ use signet_pki::x509::Certificate;
 use signet_time::UnixTime;
 use tonic::{Request, Status};
 
-use crate::{caller::Caller, jwt_cache::JwtSvid, svid::X509Svid, trace};
+use crate::{caller::Caller, jwt_cache::JwtSvid, svid::X509Svid, trace, wit::WitSvid};
 
 /// The Workload API, as events name it.
 pub const WORKLOAD_API: &str = "SpiffeWorkloadAPI";
@@ -134,6 +134,13 @@ impl Issued {
     pub fn jwt(&mut self, entry: &EntryId, svid: &JwtSvid, audience: &[String]) {
         let mut fields = about(entry, &svid.spiffe_id, svid.expires_at);
         fields.push(Field::Audience(audience.to_vec()));
+        fields.push(Field::KeyId(svid.key_id.to_string()));
+        self.all.push(fields);
+    }
+
+    /// Adds a WIT-SVID.
+    pub fn wit(&mut self, entry: &EntryId, svid: &WitSvid) {
+        let mut fields = about(entry, &svid.spiffe_id, svid.expires_at);
         fields.push(Field::KeyId(svid.key_id.to_string()));
         self.all.push(fields);
     }

@@ -12,6 +12,7 @@ mod jwt;
 mod print;
 mod sds;
 mod trace;
+mod wit;
 mod x509;
 
 use std::{
@@ -114,8 +115,10 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum ApiCommand {
-    /// Fetch X.509-SVIDs, or with `jwt` JWT-SVIDs
+    /// Fetch X.509-SVIDs, with `jwt` JWT-SVIDs, or with `wit` WIT-SVIDs
     Fetch(FetchCommand),
+    /// Print the header fields by which a request proves who sends it: a WIT-SVID and its proof
+    Prove(Box<wit::ProveFlags>),
     /// Validate an SVID
     #[command(subcommand)]
     Validate(ValidateCommand),
@@ -136,6 +139,8 @@ struct FetchCommand {
 enum FetchKind {
     /// Fetch a JWT-SVID and the bundles to validate it with
     Jwt(jwt::FetchFlags),
+    /// Fetch WIT-SVIDs and the bundles to validate them with
+    Wit(wit::FetchFlags),
     /// Fetch X.509-SVIDs
     X509(x509::FetchFlags),
 }
@@ -144,6 +149,8 @@ enum FetchKind {
 enum ValidateCommand {
     /// Validate a JWT-SVID
     Jwt(jwt::ValidateFlags),
+    /// Validate a WIT-SVID together with its proof
+    Wit(Box<wit::ValidateFlags>),
 }
 
 #[derive(Debug, Subcommand)]
@@ -213,10 +220,15 @@ async fn dispatch(command: Command, terminal: &mut Terminal<'_>) -> Result<(), C
             None => x509::fetch(&fetch.x509, terminal).await,
             Some(FetchKind::X509(flags)) => x509::fetch(&flags, terminal).await,
             Some(FetchKind::Jwt(flags)) => jwt::fetch(&flags, terminal).await,
+            Some(FetchKind::Wit(flags)) => wit::fetch(&flags, terminal).await,
         },
         Command::Api(ApiCommand::Validate(ValidateCommand::Jwt(flags))) => {
             jwt::validate(&flags, terminal).await
         }
+        Command::Api(ApiCommand::Validate(ValidateCommand::Wit(flags))) => {
+            wit::validate(&flags, terminal).await
+        }
+        Command::Api(ApiCommand::Prove(flags)) => wit::prove(&flags, terminal).await,
         Command::Api(ApiCommand::Watch(flags)) => x509::watch(&flags, terminal).await,
         Command::Completion { shell } => completion(shell, terminal),
         Command::Csi(_) => Err(CliError::Usage("the CSI driver is already running".to_owned())),

@@ -23,6 +23,7 @@ mod rpc;
 use addresses::Addresses;
 pub use dial::Target;
 pub use entries::{EntrySync, SyncMethod, SyncStats};
+pub(crate) use rpc::key_id;
 pub use rpc::{Attested, NewSvid, Notice, NoticeStream, SignRequest};
 
 /// How long one call may take.
@@ -124,6 +125,11 @@ impl ClientError {
             *request_id = id;
         }
         self
+    }
+
+    /// What it answered for one of several.
+    pub(crate) fn of_item(method: &'static str, status: Status) -> Self {
+        Self::rpc(method, status)
     }
 
     /// What the server says of this agent, if it says so.

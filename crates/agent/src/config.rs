@@ -230,6 +230,8 @@ pub struct Experimental {
     pub jwt_svid_cache_hit_timeout: Duration,
     /// `require_pq_kem`, default false: TLS 1.3 with hybrid post-quantum key exchange only.
     pub require_pq_kem: bool,
+    /// `feature_flags` with `wit-svid`: whether WIT-SVIDs and WIT bundles are served.
+    pub wit_svids: bool,
     /// `ratelimit`: calls a second and attested selector set; 0 is unlimited.
     pub ratelimit: WorkloadRateLimits,
 }
@@ -241,6 +243,7 @@ impl Default for Experimental {
             use_sync_authorized_entries: true,
             jwt_svid_cache_hit_timeout: Duration::from_secs(30),
             require_pq_kem: false,
+            wit_svids: false,
             ratelimit: WorkloadRateLimits::default(),
         }
     }

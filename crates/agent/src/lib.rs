@@ -30,5 +30,6 @@ pub mod svid;
 pub mod svid_store;
 pub mod sync;
 pub mod trace;
-pub mod workload;
+pub mod wit;
+mod workload;
 pub mod x509pop_source;

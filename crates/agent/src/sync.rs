@@ -22,6 +22,7 @@ use crate::{
     jwt::JwtService,
     jwt_cache::JwtCache,
     metrics::{AgentMetrics, Shown},
+    wit::WitService,
 };
 
 mod attest;
@@ -202,6 +203,16 @@ impl Manager {
             Arc::clone(&self.shared.wake),
             Arc::clone(&self.shared.clock),
             hit_timeout,
+        )
+    }
+
+    /// Gives out WIT-SVIDs.
+    pub fn wit_service(&self) -> WitService {
+        WitService::new(
+            Arc::clone(&self.shared.server.client),
+            Arc::clone(&self.shared.wake),
+            Arc::clone(&self.shared.clock),
+            self.shared.settings.workload_key_type,
         )
     }
 

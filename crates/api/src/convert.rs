@@ -13,7 +13,8 @@ mod selector;
 pub use agent::{agent_mask_all, agent_to_pb};
 pub use bundle::{
     bundle_from_pb, bundle_mask_all, bundle_to_pb, jwt_authority_from_pb, jwt_authority_to_pb,
-    split_der, x509_authorities_from_pb, x509_authority_to_pb,
+    split_der, wit_authority_from_pb, wit_authority_to_pb, x509_authorities_from_pb,
+    x509_authority_to_pb,
 };
 pub use entry::{EntryChange, entry_from_pb, entry_mask_all, entry_to_pb};
 pub use federation::{FederationChange, federation_from_pb, federation_mask_all, federation_to_pb};

@@ -49,6 +49,7 @@ pub(crate) struct Shared {
     pub keys: Arc<dyn KeyManager>,
     pub x509: Current<X509Ca>,
     pub jwt: Current<JwtKey>,
+    pub wit: Current<JwtKey>,
     pub intermediate: ArcSwapOption<LocalIntermediate>,
     pub view: watch::Sender<AuthorityView>,
     pub taints: watch::Sender<u64>,
@@ -76,6 +77,7 @@ impl Shared {
             keys,
             x509: Current::default(),
             jwt: Current::default(),
+            wit: Current::default(),
             intermediate: ArcSwapOption::empty(),
             view: watch::Sender::new(AuthorityView::default()),
             taints: watch::Sender::new(0),
@@ -126,6 +128,11 @@ impl Authority {
     /// Whether JWT-SVIDs are switched off.
     pub fn jwt_disabled(&self) -> bool {
         self.shared.options.jwt_disabled
+    }
+
+    /// Whether there are WIT-SVIDs.
+    pub fn wit_enabled(&self) -> bool {
+        self.shared.options.wit.is_some()
     }
 
     /// What the authority was told at its start.
@@ -213,6 +220,19 @@ impl Authority {
         key: JwtAuthority,
     ) -> Result<Vec<JwtAuthority>, AuthorityError> {
         self.ask(|manager| Box::pin(manager.publish_jwt_key(key)))
+            .await
+            .map_err(|_| AuthorityError::Stopped)?
+    }
+
+    /// Publishes a downstream server's WIT key in the bundle. Answers with all WIT authorities then.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] when the bundle cannot be reached.
+    pub async fn publish_wit_key(
+        &self,
+        key: JwtAuthority,
+    ) -> Result<Vec<JwtAuthority>, AuthorityError> {
+        self.ask(|manager| Box::pin(manager.publish_wit_key(key)))
             .await
             .map_err(|_| AuthorityError::Stopped)?
     }

@@ -35,6 +35,7 @@ pub(crate) struct Context {
     /// Roots that an operator revoked and the upstream still names: not added again.
     pub revoked_roots: HashSet<Arc<[u8]>>,
     warned_jwt_upstream: bool,
+    warned_wit_upstream: bool,
     /// The subject key ID of the active X.509 CA, when that may sign no local intermediate.
     pub no_intermediate_under: Option<String>,
 }
@@ -49,6 +50,7 @@ impl Context {
             upstream_check_is_due: true,
             revoked_roots: HashSet::new(),
             warned_jwt_upstream: false,
+            warned_wit_upstream: false,
             no_intermediate_under: None,
         }
     }
@@ -96,6 +98,11 @@ impl Context {
         let forgotten = self.now() - timing::JOURNAL_PRUNE_AGE;
         journal.x509.retain(|record| record.not_after > forgotten);
         journal.jwt.retain(|record| record.not_after > forgotten);
+        match self.shared.options.wit {
+            Some(_) => journal.wit.retain(|record| record.not_after > forgotten),
+            // A program without WIT-SVIDs reads the journal again, too.
+            None => journal.wit.clear(),
+        }
         let data = journal.encode()?;
         within(STORE_DEADLINE, "the CA journal", self.ports.journal.save(data))
             .await?
@@ -220,6 +227,21 @@ impl Context {
         }
         let edit = BundleEdit { append_jwt: keys, ..BundleEdit::default() };
         Ok(self.edit_bundle(edit).await?.0.jwt_authorities)
+    }
+
+    /// Publishes a WIT key in the bundle; no upstream authority takes any.
+    pub(crate) async fn publish_wit_key(
+        &mut self,
+        key: JwtAuthority,
+    ) -> Result<Vec<JwtAuthority>, AuthorityError> {
+        if self.has_upstream() && !std::mem::replace(&mut self.warned_wit_upstream, true) {
+            tracing::warn!(
+                "WIT keys are not published upstream: WIT-SVIDs of this server verify only with its \
+                 own bundle"
+            );
+        }
+        let edit = BundleEdit { append_wit: vec![key], ..BundleEdit::default() };
+        Ok(self.edit_bundle(edit).await?.0.wit_authorities)
     }
 
     /// Tells those concerned that a tainted authority's SVIDs are to be replaced.

@@ -32,7 +32,7 @@ pub enum AuthorityError {
     /// The journal could not be read or written.
     #[error("accessing the CA journal")]
     JournalStore(#[source] PortError),
-    /// The JWT key is of a kind that is not used.
+    /// The JWT or WIT key is of a kind that is not used.
     #[error("using the JWT key")]
     JwtKey(#[source] signet_pki::jwt::JwtSignError),
     /// The key manager failed.
@@ -135,6 +135,9 @@ pub enum IssueError {
     /// JWT-SVIDs are switched off.
     #[error("JWT functionality is disabled")]
     JwtDisabled,
+    /// WIT-SVIDs are not switched on.
+    #[error("WIT functionality is disabled")]
+    WitDisabled,
     /// Nothing is active yet.
     #[error("{0} is not available for signing")]
     NotAvailable(&'static str),

@@ -10,6 +10,7 @@ use signet_pki::{
     PublicKey,
     jwt::JwtClaims,
     ports::{X509CaAttributes, X509SvidAttributes},
+    wit::{ProofAlgorithm, WitClaims},
     x509::{CaParams, Issued, Name, SvidParams},
 };
 use signet_time::UnixTime;
@@ -23,6 +24,7 @@ use crate::{
 
 const X509: &str = "X509 CA";
 const JWT: &str = "JWT key";
+const WIT: &str = "WIT key";
 
 /// An X.509-SVID or CA certificate with what is sent along.
 #[derive(Clone, Debug)]
@@ -66,6 +68,19 @@ pub struct JwtSvidParams<'a> {
     pub include_jti: bool,
     /// The claim `tenant`: whose the identity is. Composers cannot change it.
     pub tenant: Option<&'a str>,
+}
+
+/// What a WIT-SVID is to say.
+#[derive(Clone, Copy, Debug)]
+pub struct WitSvidParams<'a> {
+    /// Whom it names.
+    pub spiffe_id: &'a SpiffeId,
+    /// The key that it binds.
+    pub public_key: &'a PublicKey,
+    /// How that key signs proofs.
+    pub algorithm: ProofAlgorithm,
+    /// Its life; `None` or zero for the default.
+    pub ttl: Option<Duration>,
 }
 
 impl Authority {
@@ -214,6 +229,28 @@ impl Authority {
         Ok(key.header.token_of(&claims)?.sign_with(&key.key).await?)
     }
 
+    /// Signs a WIT-SVID. Composers have no part in it, as in SPIRE.
+    ///
+    /// # Errors
+    /// [`IssueError`].
+    pub async fn sign_wit_svid(&self, params: WitSvidParams<'_>) -> Result<JwtSvid, IssueError> {
+        let options = self.shared.options.wit.as_ref().ok_or(IssueError::WitDisabled)?;
+        self.must_be_member(params.spiffe_id)?;
+        let key = self.wit_key()?;
+        let now = self.shared.clock.unix();
+        let ttl = params.ttl.filter(|ttl| !ttl.is_zero()).unwrap_or(options.svid_ttl);
+        let claims = WitClaims {
+            spiffe_id: params.spiffe_id,
+            key: params.public_key,
+            algorithm: params.algorithm,
+            issued_at: now,
+            expires_at: (now + ttl).min(key.header.expires_at()),
+            issuer: options.issuer.as_deref(),
+        };
+        self.shared.issued_until.fetch_max(claims.expires_at.seconds(), Ordering::Relaxed);
+        Ok(key.header.token_of(&claims.to_map()?)?.sign_with(&key.key).await?)
+    }
+
     async fn sign_composed(
         &self,
         svid: Svid<'_>,
@@ -270,6 +307,12 @@ impl Authority {
     fn jwt_key(&self) -> Result<Arc<JwtKey>, IssueError> {
         let key = self.shared.jwt.load_full().ok_or(IssueError::NotAvailable(JWT))?;
         self.must_be_valid(JWT, key.issued_at, key.header.expires_at())?;
+        Ok(key)
+    }
+
+    fn wit_key(&self) -> Result<Arc<JwtKey>, IssueError> {
+        let key = self.shared.wit.load_full().ok_or(IssueError::NotAvailable(WIT))?;
+        self.must_be_valid(WIT, key.issued_at, key.header.expires_at())?;
         Ok(key)
     }
 

@@ -12,9 +12,11 @@ use crate::kind::Record;
 
 /// The newest format version that this program reads and writes. It writes the oldest that can say
 /// what is to be said.
-pub const JOURNAL_VERSION: u32 = 2;
+pub const JOURNAL_VERSION: u32 = 3;
 /// The format version of a journal without unpublished keys: what 0.1 reads.
 const FIRST_VERSION: u32 = 1;
+/// The format version of a journal with unpublished keys and without WIT authorities.
+const UNPUBLISHED_VERSION: u32 = 2;
 /// How many authorities of each kind a journal keeps: the newest.
 pub const JOURNAL_CAP: usize = 10;
 /// The largest journal that is read, bytes.
@@ -54,6 +56,11 @@ impl SlotId {
     /// The key manager's key of this slot for JWTs, `JWT-Signer-A`.
     pub fn jwt_key_id(self) -> String {
         format!("JWT-Signer-{}", self.as_str())
+    }
+
+    /// The key manager's key of this slot for WITs, `WIT-Signer-A`.
+    pub fn wit_key_id(self) -> String {
+        format!("WIT-Signer-{}", self.as_str())
     }
 }
 
@@ -96,7 +103,7 @@ pub struct X509Record {
     pub upstream_chain: Vec<Vec<u8>>,
 }
 
-/// A JWT authority in the journal.
+/// A JWT or WIT authority in the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JwtRecord {
@@ -122,6 +129,8 @@ pub struct Journal {
     pub x509: Vec<X509Record>,
     /// JWT authorities, oldest first.
     pub jwt: Vec<JwtRecord>,
+    /// WIT authorities, oldest first.
+    pub wit: Vec<JwtRecord>,
     /// Keys that were made for an authority that was not published: their names in the key
     /// manager, with the SHA-256 of their SubjectPublicKeyInfo in lower-case hex.
     pub unpublished_keys: BTreeMap<String, String>,
@@ -153,6 +162,8 @@ struct Written<'a> {
     version: u32,
     x509: &'a [X509Record],
     jwt: &'a [JwtRecord],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    wit: &'a [JwtRecord],
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     unpublished_keys: &'a BTreeMap<String, String>,
 }
@@ -170,6 +181,8 @@ struct Read {
     x509: Vec<X509Record>,
     jwt: Vec<JwtRecord>,
     #[serde(default)]
+    wit: Vec<JwtRecord>,
+    #[serde(default)]
     unpublished_keys: BTreeMap<String, String>,
 }
 
@@ -179,9 +192,13 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Encode`], in theory.
     pub fn encode(&self) -> Result<Vec<u8>, JournalError> {
-        let Self { x509, jwt, unpublished_keys } = self;
-        let version = if unpublished_keys.is_empty() { FIRST_VERSION } else { JOURNAL_VERSION };
-        serde_json::to_vec(&Written { version, x509, jwt, unpublished_keys })
+        let Self { x509, jwt, wit, unpublished_keys } = self;
+        let version = match (wit.is_empty(), unpublished_keys.is_empty()) {
+            (true, true) => FIRST_VERSION,
+            (true, false) => UNPUBLISHED_VERSION,
+            (false, _) => JOURNAL_VERSION,
+        };
+        serde_json::to_vec(&Written { version, x509, jwt, wit, unpublished_keys })
             .map_err(JournalError::Encode)
     }
 
@@ -198,16 +215,18 @@ impl Journal {
         if version == 0 || version > JOURNAL_VERSION {
             return Err(JournalError::Version(version));
         }
-        let Read { x509, jwt, unpublished_keys, .. } =
+        let Read { x509, jwt, wit, unpublished_keys, .. } =
             serde_json::from_slice(data).map_err(JournalError::Corrupt)?;
         let active = |status: &Status| *status == Status::Active;
         if x509.iter().filter(|r| active(&r.status)).count() > 1 {
             return Err(JournalError::TwoActive("X.509"));
         }
-        if jwt.iter().filter(|r| active(&r.status)).count() > 1 {
-            return Err(JournalError::TwoActive("JWT"));
+        for (keys, kind) in [(&jwt, "JWT"), (&wit, "WIT")] {
+            if keys.iter().filter(|r| active(&r.status)).count() > 1 {
+                return Err(JournalError::TwoActive(kind));
+            }
         }
-        Ok(Self { x509, jwt, unpublished_keys })
+        Ok(Self { x509, jwt, wit, unpublished_keys })
     }
 }
 
@@ -294,6 +313,7 @@ mod tests {
         let journal = Journal {
             x509: vec![x509(SlotId::A, Status::Old, "a"), x509(SlotId::B, Status::Active, "b")],
             jwt: vec![jwt(SlotId::A, Status::Prepared, "k")],
+            wit: vec![],
             unpublished_keys: BTreeMap::new(),
         };
         let bytes = journal.encode().unwrap();
@@ -303,6 +323,10 @@ mod tests {
         let journal = Journal { unpublished_keys, ..journal };
         let bytes = journal.encode().unwrap();
         assert!(bytes.starts_with(br#"{"version":2,"#), "an earlier program says that it cannot");
+        assert_eq!(Journal::decode(&bytes).unwrap(), journal);
+        let journal = Journal { wit: vec![jwt(SlotId::B, Status::Active, "w")], ..journal };
+        let bytes = journal.encode().unwrap();
+        assert!(bytes.starts_with(br#"{"version":3,"#), "only where there is a WIT authority");
         assert_eq!(Journal::decode(&bytes).unwrap(), journal);
     }
 
@@ -317,8 +341,8 @@ mod tests {
             assert!(matches!(Journal::decode(bad.as_bytes()), Err(JournalError::Corrupt(_))));
         }
         assert!(matches!(
-            Journal::decode(br#"{"version":3,"x509":{}}"#),
-            Err(JournalError::Version(3))
+            Journal::decode(br#"{"version":4,"x509":{}}"#),
+            Err(JournalError::Version(4))
         ));
         let two = Journal {
             x509: vec![x509(SlotId::A, Status::Active, "a"), x509(SlotId::B, Status::Active, "b")],

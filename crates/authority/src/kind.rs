@@ -2,6 +2,7 @@
 //! [`Machine`](crate::machine::Machine).
 
 mod jwt;
+mod wit;
 mod x509;
 
 #[cfg(test)]
@@ -14,6 +15,7 @@ use signet_pki::{KeyType, ManagedKey, PublicKey};
 use signet_time::UnixTime;
 
 pub(crate) use jwt::{Jwt, JwtKey};
+pub(crate) use wit::Wit;
 pub(crate) use x509::{X509, X509Ca, ca_attributes, check_ca};
 
 use crate::{
@@ -31,6 +33,8 @@ pub enum AuthorityKind {
     X509,
     /// Signs JWT-SVIDs.
     Jwt,
+    /// Signs WIT-SVIDs.
+    Wit,
 }
 
 /// A kind of authority.
@@ -135,6 +139,7 @@ pub(crate) struct Published {
 pub(crate) enum Handle {
     Certificate(Arc<[u8]>),
     KeyId(Arc<str>),
+    WitKeyId(Arc<str>),
 }
 
 /// The two steps by which an authority is withdrawn.
@@ -184,6 +189,8 @@ pub(crate) fn edit_of(published: &[Published], withdrawal: Withdrawal) -> Bundle
             (Handle::Certificate(der), Withdrawal::Revoke) => edit.remove_x509.push(der),
             (Handle::KeyId(id), Withdrawal::Taint) => edit.taint_jwt.push(id),
             (Handle::KeyId(id), Withdrawal::Revoke) => edit.remove_jwt.push(id),
+            (Handle::WitKeyId(id), Withdrawal::Taint) => edit.taint_wit.push(id),
+            (Handle::WitKeyId(id), Withdrawal::Revoke) => edit.remove_wit.push(id),
         }
     }
     edit

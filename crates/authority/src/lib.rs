@@ -1,6 +1,6 @@
 //! Who signs, and when: the CA state machine, its journal and rotation, and issuing.
 //!
-//! Two slots for each kind (X.509, JWT) take turns: an authority is *prepared* (its key made, its
+//! Two slots for each kind (X.509, JWT, WIT) take turns: an authority is *prepared* (its key made, its
 //! certificate signed, the journal written, the bundle extended), later *activated* (it signs),
 //! and then *old* (what it signed still verifies). One task, the [`CaManager`], owns the state;
 //! everyone else holds an [`Authority`], which issues from memory without a lock and sends
@@ -29,8 +29,8 @@ mod view;
 
 pub use authority::Authority;
 pub use error::{AuthorityError, IssueError, OperationClass, OperationError};
-pub use issue::{JwtSvid, JwtSvidParams, WorkloadX509Params, X509Svid};
+pub use issue::{JwtSvid, JwtSvidParams, WitSvidParams, WorkloadX509Params, X509Svid};
 pub use kind::AuthorityKind;
 pub use manager::CaManager;
-pub use options::{AuthorityOptions, AuthorityPorts, LostKeys, TrustRoot};
+pub use options::{AuthorityOptions, AuthorityPorts, LostKeys, TrustRoot, WitOptions};
 pub use view::{AuthorityState, AuthorityView, KindView};

@@ -18,7 +18,7 @@ use crate::{
     Authority, AuthorityError, AuthorityOptions, AuthorityPorts, AuthorityView, TrustRoot,
     authority::{Command, MAX_WAITING_OPERATIONS, Shared},
     context::{Chain, Context},
-    kind::{Jwt, X509},
+    kind::{Jwt, Wit, X509},
     machine::Machine,
     ports::BundleEdit,
     timing,
@@ -32,6 +32,7 @@ pub struct CaManager {
     context: Context,
     x509: Machine<X509>,
     jwt: Machine<Jwt>,
+    wit: Machine<Wit>,
     failed_rotations: u32,
     commands: mpsc::Receiver<Command>,
     upstream_checked: Option<Instant>,
@@ -58,6 +59,7 @@ impl CaManager {
             context: Context::new(Arc::clone(&shared), ports),
             x509: Machine::new(Arc::clone(&shared.x509)),
             jwt: Machine::new(Arc::clone(&shared.jwt)),
+            wit: Machine::new(Arc::clone(&shared.wit)),
             failed_rotations: 0,
             commands,
             upstream_checked: None,
@@ -76,11 +78,13 @@ impl CaManager {
         tracing::info!(
             x509_cas = context.journal.x509.len(),
             jwt_keys = context.journal.jwt.len(),
+            wit_keys = context.journal.wit.len(),
             "Journal loaded"
         );
         let bundle = context.read_bundle().await?;
         self.x509.recover(context, &bundle).await?;
-        self.jwt.recover(context, &bundle).await
+        self.jwt.recover(context, &bundle).await?;
+        self.wit.recover(context, &bundle).await
     }
 
     /// Looks at the clock and does what is due: prepares, activates, replaces.
@@ -162,10 +166,12 @@ impl CaManager {
             return x509;
         }
         let jwt = self.jwt.rotate(context, bundle.as_ref()).await;
-        x509.and(jwt)
+        let wit = self.wit.rotate(context, bundle.as_ref()).await;
+        x509.and(jwt).and(wit)
     }
 
-    /// Drops from the bundle what expired more than a day ago; never the last of a kind.
+    /// Drops from the bundle what expired more than a day ago; never the last of a kind that every
+    /// trust domain has.
     ///
     /// # Errors
     /// [`AuthorityError`] when the bundle cannot be read or written.
@@ -202,7 +208,14 @@ impl CaManager {
             .filter(|key| is_old_key(key))
             .map(|key| Arc::clone(&key.key_id))
             .collect();
-        if x509.is_empty() && jwt.is_empty() {
+        // WIT-SVIDs may have been switched off: then the last of their authorities goes, too.
+        let wit: Vec<_> = bundle
+            .wit_authorities
+            .iter()
+            .filter(|key| is_old_key(key))
+            .map(|key| Arc::clone(&key.key_id))
+            .collect();
+        if x509.is_empty() && jwt.is_empty() && wit.is_empty() {
             return Ok(false);
         }
         if x509.len() == bundle.x509_authorities.len()
@@ -211,8 +224,18 @@ impl CaManager {
             tracing::warn!("Pruning halted; all known authorities of a kind have expired");
             return Ok(false);
         }
-        tracing::info!(x509 = x509.len(), jwt = jwt.len(), "Pruning expired authorities");
-        let edit = BundleEdit { remove_x509: x509, remove_jwt: jwt, ..BundleEdit::default() };
+        tracing::info!(
+            x509 = x509.len(),
+            jwt = jwt.len(),
+            wit = wit.len(),
+            "Pruning expired authorities"
+        );
+        let edit = BundleEdit {
+            remove_x509: x509,
+            remove_jwt: jwt,
+            remove_wit: wit,
+            ..BundleEdit::default()
+        };
         self.context.edit_bundle(edit).await.map(|(_, changed)| changed)
     }
 
@@ -221,6 +244,7 @@ impl CaManager {
         let view = AuthorityView {
             x509: self.x509.slots.view(),
             jwt: self.jwt.slots.view(),
+            wit: self.wit.slots.view(),
             failed_rotations: self.failed_rotations,
         };
         self.context.shared.view.send_if_modified(|current| {
@@ -233,7 +257,11 @@ impl CaManager {
 
 impl fmt::Debug for CaManager {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CaManager").field("x509", &self.x509).field("jwt", &self.jwt).finish()
+        f.debug_struct("CaManager")
+            .field("x509", &self.x509)
+            .field("jwt", &self.jwt)
+            .field("wit", &self.wit)
+            .finish()
     }
 }
 

@@ -34,11 +34,31 @@ pub struct AuthorityOptions {
     pub published_for: Duration,
     /// Whether there are JWT-SVIDs at all.
     pub jwt_disabled: bool,
+    /// What WIT-SVIDs are like; `None` when there are none.
+    pub wit: Option<WitOptions>,
     /// How long a local intermediate lives, where one is to sign X.509-SVIDs in place of a key
     /// that is not in this process.
     pub local_intermediate: Option<Duration>,
     /// What to do when the key of the active X.509 authority was lost.
     pub lost_keys: LostKeys,
+}
+
+/// What WIT-SVIDs are like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WitOptions {
+    /// The kind of the WIT key.
+    pub key_type: KeyType,
+    /// The `iss` claim, if any.
+    pub issuer: Option<String>,
+    /// How long WIT-SVIDs live whose entry says nothing.
+    pub svid_ttl: Duration,
+}
+
+impl Default for WitOptions {
+    /// SPIRE's defaults.
+    fn default() -> Self {
+        Self { key_type: KeyType::EcP256, issuer: None, svid_ttl: Duration::from_secs(3600) }
+    }
 }
 
 /// What a start does when the key manager no longer has the key of an authority that signs, in a
@@ -69,6 +89,7 @@ impl AuthorityOptions {
             jwt_issuer: None,
             published_for: Duration::ZERO,
             jwt_disabled: false,
+            wit: None,
             local_intermediate: None,
             lost_keys: LostKeys::Refuse,
         }

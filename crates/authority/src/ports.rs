@@ -51,14 +51,20 @@ pub struct BundleEdit {
     pub append_x509: Vec<Arc<[u8]>>,
     /// JWT authorities to add unless their key ID is there.
     pub append_jwt: Vec<JwtAuthority>,
+    /// WIT authorities to add unless their key ID is there.
+    pub append_wit: Vec<JwtAuthority>,
     /// X.509 authorities (DER) to mark tainted.
     pub taint_x509: Vec<Arc<[u8]>>,
     /// JWT authorities (key IDs) to mark tainted.
     pub taint_jwt: Vec<Arc<str>>,
+    /// WIT authorities (key IDs) to mark tainted.
+    pub taint_wit: Vec<Arc<str>>,
     /// X.509 authorities (DER) to remove.
     pub remove_x509: Vec<Arc<[u8]>>,
     /// JWT authorities (key IDs) to remove.
     pub remove_jwt: Vec<Arc<str>>,
+    /// WIT authorities (key IDs) to remove.
+    pub remove_wit: Vec<Arc<str>>,
 }
 
 impl BundleEdit {
@@ -73,28 +79,19 @@ impl BundleEdit {
                 changed = true;
             }
         }
-        for key in &self.append_jwt {
-            if !bundle.jwt_authorities.iter().any(|a| a.key_id == key.key_id) {
-                bundle.jwt_authorities.push(key.clone());
-                changed = true;
-            }
-        }
         for authority in &mut bundle.x509_authorities {
             if !authority.tainted && self.taint_x509.contains(&authority.der) {
                 authority.tainted = true;
                 changed = true;
             }
         }
-        for authority in &mut bundle.jwt_authorities {
-            if !authority.tainted && self.taint_jwt.contains(&authority.key_id) {
-                authority.tainted = true;
-                changed = true;
-            }
-        }
-        let before = bundle.x509_authorities.len() + bundle.jwt_authorities.len();
+        let before = bundle.x509_authorities.len();
         bundle.x509_authorities.retain(|a| !self.remove_x509.contains(&a.der));
-        bundle.jwt_authorities.retain(|a| !self.remove_jwt.contains(&a.key_id));
-        changed |= before != bundle.x509_authorities.len() + bundle.jwt_authorities.len();
+        changed |= before != bundle.x509_authorities.len();
+        let jwt = [&self.taint_jwt, &self.remove_jwt];
+        let wit = [&self.taint_wit, &self.remove_wit];
+        changed |= edit_keys(&mut bundle.jwt_authorities, &self.append_jwt, jwt);
+        changed |= edit_keys(&mut bundle.wit_authorities, &self.append_wit, wit);
         changed
     }
 
@@ -102,6 +99,30 @@ impl BundleEdit {
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
+}
+
+/// Adds, taints and removes keys; says whether anything changed.
+fn edit_keys(
+    keys: &mut Vec<JwtAuthority>,
+    append: &[JwtAuthority],
+    [taint, remove]: [&Vec<Arc<str>>; 2],
+) -> bool {
+    let mut changed = false;
+    for key in append {
+        if !keys.iter().any(|known| known.key_id == key.key_id) {
+            keys.push(key.clone());
+            changed = true;
+        }
+    }
+    for key in keys.iter_mut() {
+        if !key.tainted && taint.contains(&key.key_id) {
+            key.tainted = true;
+            changed = true;
+        }
+    }
+    let before = keys.len();
+    keys.retain(|key| !remove.contains(&key.key_id));
+    changed | (before != keys.len())
 }
 
 /// The own trust domain's bundle, shared with the other servers of the trust domain.
@@ -150,11 +171,13 @@ mod tests {
         let edit = BundleEdit {
             append_x509: vec![Arc::from([1, 2]), Arc::from([3])],
             append_jwt: vec![jwt("k")],
+            append_wit: vec![jwt("w")],
             ..BundleEdit::default()
         };
         assert!(edit.apply(&mut bundle));
         assert!(!edit.apply(&mut bundle));
         assert_eq!((bundle.x509_authorities.len(), bundle.jwt_authorities.len()), (2, 1));
+        assert_eq!(bundle.wit_authorities, [jwt("w")]);
     }
 
     #[test]
@@ -163,12 +186,14 @@ mod tests {
         BundleEdit {
             append_x509: vec![Arc::from([1]), Arc::from([2])],
             append_jwt: vec![jwt("a"), jwt("b")],
+            append_wit: vec![jwt("a"), jwt("b")],
             ..BundleEdit::default()
         }
         .apply(&mut bundle);
         let taint = BundleEdit {
             taint_x509: vec![Arc::from([1])],
             taint_jwt: vec!["b".into()],
+            taint_wit: vec!["a".into()],
             ..BundleEdit::default()
         };
         assert!(taint.apply(&mut bundle) && !taint.apply(&mut bundle));
@@ -177,9 +202,12 @@ mod tests {
         let remove = BundleEdit {
             remove_x509: vec![Arc::from([1])],
             remove_jwt: vec!["zzz".into()],
+            remove_wit: vec!["b".into()],
             ..BundleEdit::default()
         };
         assert!(remove.apply(&mut bundle) && !remove.apply(&mut bundle));
         assert_eq!((bundle.x509_authorities.len(), bundle.jwt_authorities.len()), (1, 2));
+        let [left] = bundle.wit_authorities.as_slice() else { panic!("{bundle:?}") };
+        assert!(left.tainted && &*left.key_id == "a");
     }
 }

@@ -7,7 +7,7 @@ use crate::journal::{SlotId, Status};
 /// The state of one authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AuthorityState {
-    /// Lower-case hex subject key ID for X.509, key ID for JWT.
+    /// Lower-case hex subject key ID for X.509, key ID for JWT and WIT.
     pub authority_id: String,
     /// How far it has come.
     pub status: Status,
@@ -49,6 +49,8 @@ pub struct AuthorityView {
     pub x509: KindView,
     /// JWT authorities.
     pub jwt: KindView,
+    /// WIT authorities; none unless there are WIT-SVIDs.
+    pub wit: KindView,
     /// How many rotations failed in a row (prepare or activate); 0 when all is well.
     pub failed_rotations: u32,
 }

@@ -23,6 +23,8 @@ pub const MAX_KEYS: usize = 4096;
 
 /// The longest ID of a key, bytes: it comes again in each token.
 pub const MAX_KEY_ID_LEN: usize = 1024;
+/// `use` of the keys that sign WIT-SVIDs (WIT-SVID, section 6.1).
+const WIT_USE: &str = "wit-svid";
 
 /// Why a bundle document was refused.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +93,7 @@ pub fn encode_spiffe(bundle: &Bundle) -> Result<String, BundleError> {
 /// [`BundleError`] when an authority is not readable.
 pub fn encode_published(bundle: &Bundle, as_spiffe: bool) -> Result<String, BundleError> {
     let mut document = document(bundle)?;
-    document.keys.retain(|key| key.usage.as_deref() != Some("wit-svid"));
+    document.keys.retain(|key| key.usage.as_deref() != Some(WIT_USE));
     if !as_spiffe {
         document.spiffe_sequence = 0;
         document.spiffe_refresh_hint = 0;
@@ -125,14 +127,25 @@ pub fn decode_spiffe(trust_domain: TrustDomain, text: &[u8]) -> Result<Bundle, B
                 }
             }
             "jwt-svid" => put(&mut bundle.jwt_authorities, key.authority()?),
-            "wit-svid" => put(&mut bundle.wit_authorities, key.authority()?),
+            WIT_USE => put(&mut bundle.wit_authorities, key.authority()?),
             _ => {}
         }
     }
     Ok(bundle)
 }
 
-/// Writes JWT authorities as the Workload API's `JWTBundlesResponse` carries them: JWKS without
+/// As [`encode_spiffe`], without the WIT authorities: SPIRE before 1.15.3 refuses a document that
+/// holds a key for a use that it does not know.
+///
+/// # Errors
+/// [`BundleError`] when an X.509 authority is not readable.
+pub fn encode_spiffe_without_wit(bundle: &Bundle) -> Result<String, BundleError> {
+    let mut document = document(bundle)?;
+    document.keys.retain(|key| key.usage.as_deref() != Some(WIT_USE));
+    write(&document)
+}
+
+/// Writes JWT or WIT authorities as the Workload API's bundle responses carry them: JWKS without
 /// `use`, indented with four spaces. Keys of a kind that no JWK of ours can say are left out.
 ///
 /// # Errors
@@ -162,17 +175,30 @@ pub fn encode_oidc_jwks(
     serde_json::to_string_pretty(&written).map_err(BundleError::Json)
 }
 
+/// Reads WIT authorities from a JWKS document: keys whose `use` is absent (as in the Workload API) or
+/// `wit-svid`; others are skipped, and so are those of a kind that is not understood.
+///
+/// # Errors
+/// [`BundleError`].
+pub fn decode_wit_jwks(text: &[u8]) -> Result<Vec<JwtAuthority>, BundleError> {
+    decode_keys(text, &["", WIT_USE])
+}
+
 /// Reads JWT authorities from a JWKS document: keys whose `use` is absent, `jwt-svid` or `sig`;
 /// others are skipped, and so are those of a kind that is not understood.
 ///
 /// # Errors
 /// [`BundleError`].
 pub fn decode_jwt_jwks(text: &[u8]) -> Result<Vec<JwtAuthority>, BundleError> {
+    decode_keys(text, &["", "jwt-svid", "sig"])
+}
+
+fn decode_keys(text: &[u8], uses: &[&str]) -> Result<Vec<JwtAuthority>, BundleError> {
     let document = Document::read(text)?;
     let mut authorities = Vec::new();
     for (index, key) in document.keys().enumerate() {
         let key = key.map_err(|reason| BundleError::Entry { index, reason })?;
-        if matches!(key.usage()?, "" | "jwt-svid" | "sig") {
+        if uses.contains(&key.usage()?) {
             put(&mut authorities, key.authority()?);
         }
     }
@@ -352,7 +378,7 @@ fn document(bundle: &Bundle) -> Result<Written, BundleError> {
         });
     }
     for (usage, authorities) in
-        [("jwt-svid", &bundle.jwt_authorities), ("wit-svid", &bundle.wit_authorities)]
+        [("jwt-svid", &bundle.jwt_authorities), (WIT_USE, &bundle.wit_authorities)]
     {
         let written = encode_keys(authorities);
         keys.extend(written.map(|jwk| Jwk { usage: Some(usage.to_owned()), ..jwk }));
@@ -362,6 +388,17 @@ fn document(bundle: &Bundle) -> Result<Written, BundleError> {
         spiffe_sequence: bundle.sequence_number,
         spiffe_refresh_hint: bundle.refresh_hint,
     })
+}
+
+/// A public key as a JWK that names the algorithm of its signatures: the `jwk` of a confirmation claim
+/// (RFC 7800); `None` for a key of a kind that no JWK of ours can say.
+pub(crate) fn confirmation(spki: &[u8], alg: &'static str) -> Option<Value> {
+    serde_json::to_value(Jwk { alg: Some(alg), ..Jwk::of(spki)? }).ok()
+}
+
+/// The public key of a JWK, SubjectPublicKeyInfo DER; `None` for what is none.
+pub(crate) fn public_key(jwk: &Map<String, Value>) -> Option<Vec<u8>> {
+    Members(jwk).public_key().ok()
 }
 
 fn encode_keys(authorities: &[JwtAuthority]) -> impl Iterator<Item = Jwk> {

@@ -1,8 +1,8 @@
 //! JWT-SVIDs: signing and validation (JWT-SVID standard).
 
 mod audience;
-mod sign;
-mod validate;
+pub(crate) mod sign;
+pub(crate) mod validate;
 
 pub use audience::{
     AudienceError, MAX_AUDIENCE_LEN, MAX_AUDIENCES, MAX_AUDIENCES_LEN, check_audience,

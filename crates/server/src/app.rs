@@ -14,6 +14,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use signet_audit::{Chain, ChainError, Sink};
 use signet_authority::{
     Authority, AuthorityError, AuthorityOptions, AuthorityPorts, CaManager, LostKeys, TrustRoot,
+    WitOptions,
 };
 use signet_base::{SharedClock, Tasks};
 use signet_config::PrometheusSettings;
@@ -412,6 +413,11 @@ impl App {
                 .as_ref()
                 .map_or(Duration::ZERO, |endpoint| endpoint.refresh_hint.saturating_mul(3)),
             jwt_disabled: config.disable_jwt_svids,
+            wit: config.experimental.wit.as_ref().map(|wit| WitOptions {
+                key_type: wit.key_type,
+                issuer: wit.issuer.clone(),
+                ..WitOptions::default()
+            }),
             local_intermediate: config.ca.local_intermediate,
             lost_keys: if config.ca.replace_lost_keys {
                 LostKeys::Replace

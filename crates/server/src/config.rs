@@ -105,6 +105,15 @@ pub struct CaSettings {
     pub replace_lost_keys: bool,
 }
 
+/// WIT-SVIDs, which `experimental { feature_flags = ["wit-svid"] }` switches on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WitSettings {
+    /// `wit_key_type`, default `ca_key_type`.
+    pub key_type: KeyType,
+    /// `wit_issuer`: the `iss` claim of WIT-SVIDs; none unless set.
+    pub issuer: Option<String>,
+}
+
 /// The subject of X.509 authorities.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CaSubject {
@@ -164,7 +173,7 @@ pub struct PruneNodes {
 }
 
 /// `experimental`, where SPIRE's own knobs still mean something here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Experimental {
     /// `agent_spiffe_id_as_selector`, default false: agents also get a `spiffe_id:<ID>` selector.
     pub agent_spiffe_id_as_selector: bool,
@@ -172,6 +181,8 @@ pub struct Experimental {
     pub prune_events_older_than: Duration,
     /// `require_pq_kem`, default false: TLS 1.3 with hybrid post-quantum key exchange only.
     pub require_pq_kem: bool,
+    /// `feature_flags` with `wit-svid`: WIT-SVIDs are issued; none by default.
+    pub wit: Option<WitSettings>,
 }
 
 impl Default for Experimental {
@@ -180,6 +191,7 @@ impl Default for Experimental {
             agent_spiffe_id_as_selector: false,
             prune_events_older_than: Duration::from_secs(12 * 3600),
             require_pq_kem: false,
+            wit: None,
         }
     }
 }

@@ -5,6 +5,7 @@
 //! socket; what they may do is decided as for any other caller, for each request anew. It has no
 //! database: what it shows is what the API shows.
 
+mod authorities;
 mod caller;
 mod confirm;
 mod federation;

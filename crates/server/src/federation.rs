@@ -578,14 +578,15 @@ fn says_the_same(held: &Bundle, found: &Bundle) -> bool {
         let all = bundle.x509_authorities.iter().map(|one| Arc::clone(&one.der));
         all.collect::<BTreeSet<_>>()
     };
-    fn jwt(bundle: &Bundle) -> Vec<&JwtAuthority> {
-        let mut all: Vec<_> = bundle.jwt_authorities.iter().collect();
+    fn sorted(keys: &[JwtAuthority]) -> Vec<&JwtAuthority> {
+        let mut all: Vec<_> = keys.iter().collect();
         all.sort_by(|a, b| a.key_id.cmp(&b.key_id));
         all
     }
     (held.sequence_number, held.refresh_hint) == (found.sequence_number, found.refresh_hint)
         && x509(held) == x509(found)
-        && jwt(held) == jwt(found)
+        && sorted(&held.jwt_authorities) == sorted(&found.jwt_authorities)
+        && sorted(&held.wit_authorities) == sorted(&found.wit_authorities)
 }
 
 impl fmt::Debug for Federator {

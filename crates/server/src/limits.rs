@@ -38,6 +38,8 @@ pub const STATUS_PER_SECOND: u32 = 10;
 pub enum Limit {
     /// NewJWTSVID.
     SignJwt,
+    /// BatchNewWITSVID (one for each SVID).
+    SignWit,
     /// BatchNewX509SVID (one for each SVID), RenewAgent, NewDownstreamX509CA.
     SignX509,
     /// PostStatus.
@@ -63,6 +65,7 @@ enum Key {
 struct Buckets {
     attest: Option<RateLimiter<Key>>,
     sign_jwt: Option<RateLimiter<Key>>,
+    sign_wit: Option<RateLimiter<Key>>,
     sign_x509: Option<RateLimiter<Key>>,
     status: RateLimiter<Key>,
     publish: RateLimiter<Key>,
@@ -76,6 +79,7 @@ impl Limits {
             inner: Arc::new(Buckets {
                 attest: config.attestation.then(|| RateLimiter::new(ATTEST_PER_SECOND)),
                 sign_jwt: signing(),
+                sign_wit: signing(),
                 sign_x509: signing(),
                 status: RateLimiter::new(STATUS_PER_SECOND),
                 publish: RateLimiter::new(SIGN_PER_SECOND),
@@ -99,6 +103,7 @@ impl Limits {
         let Some(addr) = principal.addr() else { return Ok(()) };
         let bucket = match limit {
             Limit::SignJwt => self.inner.sign_jwt.as_ref(),
+            Limit::SignWit => self.inner.sign_wit.as_ref(),
             Limit::SignX509 => self.inner.sign_x509.as_ref(),
             Limit::Status => Some(&self.inner.status),
             Limit::PublishKey => Some(&self.inner.publish),
@@ -108,6 +113,7 @@ impl Limits {
         let key = Key::of(principal, addr.ip());
         let calls = match (limit, principal.action) {
             (Limit::SignJwt, _) => &self.counted.jwt,
+            (Limit::SignWit, _) => &self.counted.wit,
             (Limit::SignX509, Action::RenewAgent) => &self.counted.renew,
             (Limit::SignX509, Action::IssueDownstreamAuthority) => &self.counted.downstream,
             (Limit::SignX509, _) => &self.counted.x509,

@@ -42,6 +42,8 @@ pub struct ServerMetrics {
     pub tenancy_denied: Counter,
     /// `server_ca_sign_jwt_svid`.
     pub signed_jwt: Counter,
+    /// `server_ca_sign_wit_svid`.
+    pub signed_wit: Counter,
     /// `server_ca_sign_x509_ca_svid`: authorities of downstream servers.
     pub signed_ca: Counter,
     /// `server_ca_sign_x509_svid`: those of workloads and agents.
@@ -62,6 +64,8 @@ pub struct RateLimitMetrics {
     pub attest: Calls,
     /// NewJWTSVID.
     pub jwt: Calls,
+    /// BatchNewWITSVID.
+    pub wit: Calls,
     /// BatchNewX509SVID.
     pub x509: Calls,
     /// RenewAgent.
@@ -85,6 +89,7 @@ impl RateLimitMetrics {
         Self {
             attest: agent("attest_agent"),
             jwt: svid("new_jwtsvid"),
+            wit: svid("batch_new_witsvid"),
             x509: svid("batch_new_x509svid"),
             renew: agent("renew_agent"),
             downstream: svid("new_downstream_x509ca"),
@@ -130,6 +135,7 @@ impl ServerMetrics {
                 &["reason"],
             ),
             signed_jwt: signed("jwt_svid", "JWT-SVIDs signed"),
+            signed_wit: signed("wit_svid", "WIT-SVIDs signed"),
             signed_ca: signed("x509_ca_svid", "Downstream X.509 authorities signed"),
             signed_x509: signed("x509_svid", "X.509-SVIDs signed"),
             svid_rotate: m.calls(&["svid", "rotate"], "Renewals of the server's own SVID", &[]),

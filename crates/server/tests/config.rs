@@ -151,8 +151,7 @@ fn wrong_values_are_refused_with_their_place() {
         ("experimental { x = 1 }", "unknown key \"x\" in experimental {}"),
         ("ca_subject { x = 1 }", "unknown key \"x\" in ca_subject {}"),
         ("profiling_enabled = true", "profiling_enabled: there is no profiler"),
-        ("experimental { wit_issuer = \"x\" }", "wit_issuer: WIT-SVIDs are not part"),
-        ("experimental { feature_flags = [\"wit-svid\"] }", "WIT-SVIDs are not part"),
+        ("experimental { wit_key_type = \"dsa\" }", "s.conf:4:"),
         ("experimental { feature_flags = [\"x\"] }", "unknown feature flag \"x\""),
         ("experimental { named_pipe_name = \"x\" }", "named pipes belong to Windows"),
         (

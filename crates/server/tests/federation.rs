@@ -169,6 +169,43 @@ async fn eventually(what: &str, check: impl Fn() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_wit_svids_are_published_where_that_is_asked_for_and_followed_by_others() {
+    const FLAG: &str = "experimental { feature_flags = [\"wit-svid\"] }";
+    for publish in [false, true] {
+        let endpoint = ENDPOINT.replace("port", &format!("publish_wit_keys = {publish}\nport"));
+        let server = TestServer::with(Options {
+            server: format!("{FLAG}\n{endpoint}"),
+            trust_domain: Some("b.test"),
+            ..Options::default()
+        })
+        .await;
+        let url = format!("https://{}/", server.bundle_endpoint.unwrap());
+        let client = server.https("spiffe://b.test/spire/server");
+        let document = client.get(&url).await.unwrap();
+        let document: serde_json::Value = serde_json::from_slice(document.body()).unwrap();
+        let uses: Vec<_> =
+            document["keys"].as_array().unwrap().iter().map(|key| key["use"].clone()).collect();
+        let all = ["x509-svid", "jwt-svid", "wit-svid"];
+        assert_eq!(uses, all[..if publish { 3 } else { 2 }]);
+
+        let a = TestServer::start().await;
+        let known = server.own_bundle().await;
+        a.federate("b.test", url, "spiffe://b.test/spire/server", Some(known)).await;
+        let refresh = pb::RefreshBundleRequest { trust_domain: "b.test".to_owned() };
+        a.federation().refresh_bundle(refresh).await.unwrap();
+        let request = bundle_pb::GetFederatedBundleRequest {
+            trust_domain: "b.test".to_owned(),
+            output_mask: None,
+        };
+        let held = BundleClient::new(a.local.clone()).get_federated_bundle(request).await.unwrap();
+        let held = held.into_inner().wit_authorities;
+        assert_eq!(held.len(), usize::from(publish), "as the endpoint says");
+        a.stop().await;
+        server.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_endpoint_serves_the_newest_bundle_once_to_each_who_asks_with_its_tag() {
     let server = with_endpoint().await;
     let url = format!("https://{}/", server.bundle_endpoint.unwrap());

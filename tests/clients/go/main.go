@@ -14,6 +14,8 @@ import (
 var commands = map[string]func(context.Context, []string) error{
 	"x509":             fetchX509,
 	"watch":            watchX509,
+	"wit":              fetchWIT,
+	"watch-wit":        watchWIT,
 	"anchors":          judgeAnchors,
 	"broker":           askBroker,
 	"bundles":          fetchBundles,

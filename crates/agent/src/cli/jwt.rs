@@ -19,6 +19,9 @@ use super::{
     connect::{PublicSocket, describe, timeout, within},
 };
 
+/// What a JWT-SVID is as a client assertion.
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe";
+
 /// Flags of `api fetch jwt`.
 #[derive(Debug, clap::Args)]
 pub(super) struct FetchFlags {
@@ -33,6 +36,10 @@ pub(super) struct FetchFlags {
     /// Which of the caller's identities to fetch a token of; all of them unless set
     #[arg(long = "spiffeID", value_name = "ID", default_value = "", hide_default_value = true)]
     spiffe_id: String,
+    /// Print the parameters by which an OAuth client authenticates with the token, as a form's body;
+    /// the audience is the authorization server's issuer and nothing else
+    #[arg(long = "clientAssertion")]
+    client_assertion: bool,
     /// Form of the output
     #[arg(long = "output", value_name = "FORM", default_value = "pretty")]
     output: Output,
@@ -63,6 +70,9 @@ pub(super) struct ValidateFlags {
 /// Fetches a JWT-SVID of each identity, and the bundles to validate them with.
 pub(super) async fn fetch(flags: &FetchFlags, terminal: &mut Terminal<'_>) -> Result<(), CliError> {
     let audience = given(&flags.audience, "audience")?;
+    if flags.client_assertion {
+        return client_assertion(flags, audience, terminal).await;
+    }
     let channel = flags.socket.connect(terminal.program).await?;
     let mut client = SpiffeWorkloadApiClient::new(channel);
     let bundles = within(flags.timeout, async {
@@ -94,6 +104,41 @@ pub(super) async fn fetch(flags: &FetchFlags, terminal: &mut Terminal<'_>) -> Re
         writeln!(out, "bundle({id}):\n\t{}", String::from_utf8_lossy(bundle))?;
     }
     Ok(())
+}
+
+/// Fetches the JWT-SVID that authenticates an OAuth client, and prints what a token request sends
+/// (draft-ietf-oauth-spiffe-client-auth, `spiffe_jwt`): the issuer of the authorization server must
+/// be the only audience.
+async fn client_assertion(
+    flags: &FetchFlags,
+    audience: &str,
+    terminal: &mut Terminal<'_>,
+) -> Result<(), CliError> {
+    if audience.contains(',') {
+        let why = "audience: with -clientAssertion it is the issuer of one authorization server";
+        return Err(CliError::Usage(why.to_owned()));
+    }
+    let channel = flags.socket.connect(terminal.program).await?;
+    let mut client = SpiffeWorkloadApiClient::new(channel);
+    let request =
+        JwtsvidRequest { audience: vec![audience.to_owned()], spiffe_id: flags.spiffe_id.clone() };
+    let fetching = client.fetch_jwtsvid(workload::request(request));
+    let svids = within(flags.timeout, fetching).await?.into_inner().svids;
+    let [svid] = svids.as_slice() else {
+        let ids: Vec<&str> = svids.iter().map(|svid| svid.spiffe_id.as_str()).collect();
+        let ids = ids.join(", ");
+        return Err(CliError::Failed(format!("which identity? name one with -spiffeID: {ids}")));
+    };
+    if flags.format.unwrap_or(flags.output) == Output::Json {
+        let parameters = serde_json::json!({
+            "client_assertion_type": ASSERTION_TYPE,
+            "client_assertion": svid.svid,
+        });
+        return terminal.json_value(&parameters);
+    }
+    let kind = ASSERTION_TYPE.replace(':', "%3A");
+    let parameters = format!("client_assertion_type={kind}&client_assertion={}", svid.svid);
+    Ok(writeln!(terminal.out, "{parameters}")?)
 }
 
 /// Asks the agent whether a token is valid.

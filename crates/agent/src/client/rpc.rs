@@ -24,8 +24,8 @@ use signet_api::{
                     GetBundleRequest, GetFederatedBundleRequest, bundle_client::BundleClient,
                 },
                 svid::v1::{
-                    BatchNewX509svidRequest, NewJwtsvidRequest, NewX509svidParams,
-                    svid_client::SvidClient,
+                    BatchNewWitsvidRequest, BatchNewX509svidRequest, NewJwtsvidRequest,
+                    NewWitsvidParams, NewX509svidParams, svid_client::SvidClient,
                 },
             },
             types,
@@ -35,6 +35,7 @@ use signet_api::{
 };
 use signet_attest::node::NodeAttestorAgent;
 use signet_identity::{Bundle, EntryId, SpiffeId, TrustDomain};
+use signet_pki::{PublicKey, wit::ProofAlgorithm};
 use signet_time::UnixTime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -357,6 +358,46 @@ impl ServerClient {
         })
     }
 
+    /// Has WIT-SVIDs signed, up to 500 at once: each for the key (SubjectPublicKeyInfo DER) that is
+    /// given with its entry. The results are in the order of the requests.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the call as a whole fails; `Unimplemented` from a server that has none.
+    pub async fn sign_wit(
+        &self,
+        requests: &[(EntryId, PublicKey)],
+        deadline: Duration,
+    ) -> Result<Vec<Result<types::Witsvid, Status>>, ClientError> {
+        const METHOD: &str = "BatchNewWITSVID";
+        let answer = self
+            .call(METHOD, deadline, |channel| {
+                let params = requests.iter().map(|(id, key)| NewWitsvidParams {
+                    entry_id: id.to_string(),
+                    public_key: Bytes::copy_from_slice(key.spki_der()),
+                    signing_algorithm: ProofAlgorithm::of(key.algorithm()).to_string(),
+                });
+                let request = BatchNewWitsvidRequest { params: params.collect() };
+                async move {
+                    SvidClient::new(channel)
+                        .max_decoding_message_size(MAX_ANSWER)
+                        .batch_new_witsvid(audit::named(request))
+                        .await
+                }
+            })
+            .await?
+            .into_inner();
+        if answer.results.len() != requests.len() {
+            return Err(malformed(METHOD, "not one result for each request"));
+        }
+        let results = answer.results.into_iter().map(|result| {
+            match result.status.as_ref().filter(|status| !status::is_ok(Some(status))) {
+                Some(failed) => Err(status::from_item(failed)),
+                None => result.svid.ok_or_else(|| Status::internal("no SVID")),
+            }
+        });
+        Ok(results.collect())
+    }
+
     /// Subscribes to notices of what changed.
     ///
     /// # Errors
@@ -383,7 +424,7 @@ fn malformed(method: &'static str, reason: &str) -> ClientError {
 
 /// The key ID in a token's header; empty when there is none. The token comes from the server and
 /// is not judged here.
-fn key_id(token: &str) -> Box<str> {
+pub(crate) fn key_id(token: &str) -> Box<str> {
     use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
     #[derive(serde::Deserialize)]

@@ -333,10 +333,7 @@ fn experimental(
     }
     for flag in block.texts("feature_flags") {
         match flag.as_str() {
-            "wit-svid" => block.error(
-                "feature_flags",
-                "WIT-SVIDs are not part of this release; use X.509- or JWT-SVIDs",
-            ),
+            "wit-svid" => settings.wit_svids = true,
             _ => block.error("feature_flags", format_args!("unknown feature flag {flag:?}")),
         }
     }

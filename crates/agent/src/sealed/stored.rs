@@ -41,11 +41,16 @@ struct StoredEntry {
     jwt_svid_include_jti: bool,
 }
 
+/// ID, SubjectPublicKeyInfo, expiry, whether it is tainted.
+type StoredKey = (String, String, i64, bool);
+
 #[derive(Serialize, Deserialize)]
 struct StoredBundle {
     trust_domain: String,
     x509: Vec<(String, bool)>,
-    jwt: Vec<(String, String, i64, bool)>,
+    jwt: Vec<StoredKey>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    wit: Vec<StoredKey>,
     refresh_hint: i64,
     sequence_number: u64,
 }
@@ -105,14 +110,8 @@ impl Stored {
                 .iter()
                 .map(|authority| (BASE64.encode(&authority.der), authority.tainted))
                 .collect(),
-            jwt: bundle
-                .jwt_authorities
-                .iter()
-                .map(|key| {
-                    let public_key = BASE64.encode(&key.public_key);
-                    (key.key_id.to_string(), public_key, key.expires_at.seconds(), key.tainted)
-                })
-                .collect(),
+            jwt: stored_keys(&bundle.jwt_authorities),
+            wit: stored_keys(&bundle.wit_authorities),
             refresh_hint: bundle.refresh_hint,
             sequence_number: bundle.sequence_number,
         });
@@ -240,18 +239,33 @@ impl StoredBundle {
         for (der, tainted) in self.x509 {
             bundle.x509_authorities.push(X509Authority { der: bytes(&der)?.into(), tainted });
         }
-        for (key_id, public_key, expires_at, tainted) in self.jwt {
-            bundle.jwt_authorities.push(JwtAuthority {
-                public_key: bytes(&public_key)?.into(),
-                key_id: key_id.into(),
-                expires_at: UnixTime::from_seconds(expires_at),
-                tainted,
-            });
-        }
+        bundle.jwt_authorities = restored_keys(self.jwt)?;
+        bundle.wit_authorities = restored_keys(self.wit)?;
         bundle.refresh_hint = self.refresh_hint;
         bundle.sequence_number = self.sequence_number;
         Ok(bundle)
     }
+}
+
+fn stored_keys(keys: &[JwtAuthority]) -> Vec<StoredKey> {
+    let stored = keys.iter().map(|key| {
+        (
+            key.key_id.to_string(),
+            BASE64.encode(&key.public_key),
+            key.expires_at.seconds(),
+            key.tainted,
+        )
+    });
+    stored.collect()
+}
+
+fn restored_keys(stored: Vec<StoredKey>) -> Result<Vec<JwtAuthority>, String> {
+    let keys = stored.into_iter().map(|(key_id, public_key, expires_at, tainted)| {
+        let public_key = bytes(&public_key)?.into();
+        let expires_at = UnixTime::from_seconds(expires_at);
+        Ok(JwtAuthority { public_key, key_id: key_id.into(), expires_at, tainted })
+    });
+    keys.collect()
 }
 
 fn bytes(text: &str) -> Result<Vec<u8>, String> {

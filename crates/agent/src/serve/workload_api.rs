@@ -28,11 +28,13 @@ use crate::{
     jwt::JwtService,
     metrics::AgentMetrics,
     trace,
+    wit::WitService,
     workload::CallerAttestor,
 };
 
 mod encode;
 mod validate;
+mod wit;
 
 pub use encode::{jwt_bundles, x509_bundle};
 use validate::Validator;
@@ -64,6 +66,8 @@ pub struct Handler {
     attestor: Arc<CallerAttestor>,
     cache: Arc<Cache>,
     jwt: Arc<JwtService>,
+    /// Absent unless WIT-SVIDs are switched on.
+    wit: Option<Arc<WitService>>,
     metrics: AgentMetrics,
     validator: Validator,
     allow_unauthenticated: bool,
@@ -90,7 +94,7 @@ impl Handler {
         settings: WorkloadApiSettings,
         attestor: Arc<CallerAttestor>,
         cache: Arc<Cache>,
-        jwt: Arc<JwtService>,
+        (jwt, wit): (Arc<JwtService>, Option<Arc<WitService>>),
         (metrics, clock): (AgentMetrics, SharedClock),
         stop: CancellationToken,
     ) -> Arc<Self> {
@@ -101,6 +105,7 @@ impl Handler {
             attestor,
             cache,
             jwt,
+            wit,
             metrics,
             validator: Validator::new(settings.trust_domain, allowed, clock),
             allow_unauthenticated: settings.allow_unauthenticated_verifiers,
@@ -233,12 +238,7 @@ impl Handler {
         request: pb::JwtsvidRequest,
     ) -> Result<pb::JwtsvidResponse, Status> {
         check_audience(&request.audience)?;
-        let wanted: Option<SpiffeId> = match request.spiffe_id.as_str() {
-            "" => None,
-            text => Some(text.parse().map_err(|error| {
-                Status::invalid_argument(format!("invalid requested SPIFFE ID: {error}"))
-            })?),
-        };
+        let wanted = wanted_id(&request.spiffe_id)?;
         let caller = &call.caller;
         let selectors = self.attestor.attest(caller).await?;
         self.limit(self.limits.jwt_svid.as_ref(), call, &selectors)?;
@@ -371,13 +371,41 @@ impl WorkloadApi for Api {
         self.0.validator.validate(&request.svid, &request.audience, &bundles)
     }
 
-    async fn fetch_wit_svid(&self, _: Request<pb::WitsvidRequest>) -> Result<Frames, Status> {
-        Err(Status::unimplemented("fetching WIT-SVIDs is not implemented"))
+    async fn fetch_wit_svid(&self, request: Request<pb::WitsvidRequest>) -> Result<Frames, Status> {
+        let Some(wit) = &self.0.wit else {
+            return Err(Status::unimplemented("fetching WIT-SVIDs is not implemented"));
+        };
+        let call = Call::workload("FetchWITSVID", &CallerAttestor::caller(&request)?);
+        let stream =
+            Arc::clone(&self.0).wit_svids(Arc::clone(wit), call.clone(), request.into_inner());
+        self.0.audit.outcome(&call, stream.await)
     }
 
-    async fn fetch_wit_bundles(&self, _: Request<pb::WitBundlesRequest>) -> Result<Frames, Status> {
-        Err(Status::unimplemented("fetching WIT bundles is not implemented"))
+    async fn fetch_wit_bundles(
+        &self,
+        request: Request<pb::WitBundlesRequest>,
+    ) -> Result<Frames, Status> {
+        if self.0.wit.is_none() {
+            return Err(Status::unimplemented("fetching WIT bundles is not implemented"));
+        }
+        let stream = StreamOf {
+            call: Call::workload("FetchWITBundles", &CallerAttestor::caller(&request)?),
+            kind: Kind::Bundles,
+            encode: encode::wit_bundles_of,
+            same: encode::same_wit_bundles,
+        };
+        Arc::clone(&self.0).stream(stream, None).await
     }
+}
+
+/// The SPIFFE ID that was asked for; empty for any.
+fn wanted_id(text: &str) -> Result<Option<SpiffeId>, Status> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let parsed = text.parse().map(Some);
+    parsed
+        .map_err(|error| Status::invalid_argument(format!("invalid requested SPIFFE ID: {error}")))
 }
 
 /// Audiences are needed, and few and short enough to be kept in a cache.

@@ -30,16 +30,7 @@ pub fn bundle_to_pb(bundle: &Bundle, mask: Option<&types::BundleMask>) -> types:
         out.sequence_number = bundle.sequence_number;
     }
     if mask.wit_authorities {
-        out.wit_authorities = bundle
-            .wit_authorities
-            .iter()
-            .map(|key| types::WitKey {
-                public_key: Bytes::copy_from_slice(&key.public_key),
-                key_id: key.key_id.to_string(),
-                expires_at: key.expires_at.seconds(),
-                tainted: key.tainted,
-            })
-            .collect();
+        out.wit_authorities = bundle.wit_authorities.iter().map(wit_authority_to_pb).collect();
     }
     out
 }
@@ -61,14 +52,7 @@ pub fn bundle_from_pb(bundle: &types::Bundle) -> Result<Bundle, ConvertError> {
     let wit_authorities = bundle
         .wit_authorities
         .iter()
-        .map(|key| {
-            authority(
-                &key.public_key,
-                &key.key_id,
-                UnixTime::from_seconds(key.expires_at),
-                key.tainted,
-            )
-        })
+        .map(wit_authority_from_pb)
         .collect::<Result<_, _>>()
         .map_err(|error| error.within("unable to parse WIT authority"))?;
     Ok(Bundle {
@@ -121,6 +105,24 @@ pub fn jwt_authority_to_pb(authority: &JwtAuthority) -> types::JwtKey {
 /// # Errors
 /// [`ConvertError::Missing`] when the key or its ID is absent.
 pub fn jwt_authority_from_pb(key: &types::JwtKey) -> Result<JwtAuthority, ConvertError> {
+    authority(&key.public_key, &key.key_id, UnixTime::from_seconds(key.expires_at), key.tainted)
+}
+
+/// A WIT authority as a message.
+pub fn wit_authority_to_pb(authority: &JwtAuthority) -> types::WitKey {
+    types::WitKey {
+        public_key: Bytes::copy_from_slice(&authority.public_key),
+        key_id: authority.key_id.to_string(),
+        expires_at: authority.expires_at.seconds(),
+        tainted: authority.tainted,
+    }
+}
+
+/// Reads a WIT authority.
+///
+/// # Errors
+/// [`ConvertError::Missing`] when the key or its ID is absent.
+pub fn wit_authority_from_pb(key: &types::WitKey) -> Result<JwtAuthority, ConvertError> {
     authority(&key.public_key, &key.key_id, UnixTime::from_seconds(key.expires_at), key.tainted)
 }
 

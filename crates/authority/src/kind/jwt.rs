@@ -68,15 +68,7 @@ impl Kind for Jwt {
         slot: SlotId,
         key: ManagedKey,
     ) -> Result<Made<Self>, AuthorityError> {
-        let now = context.now();
-        let record = JwtRecord {
-            slot,
-            status: Status::Prepared,
-            issued_at: now,
-            not_after: now + context.shared.options.ca_ttl,
-            key_id: random::key_id()?,
-            public_key: key.public_key().spki_der().to_vec(),
-        };
+        let record = JwtRecord::prepared(context, slot, &key)?;
         Ok(Made {
             authority: LocalAuthority::prepared(&record, Self::load(&record, key)?),
             publication: Self::publication(&record),
@@ -135,6 +127,25 @@ impl Kind for Jwt {
 
     fn may_be_withdrawn(_core: &Context, _withdrawal: Withdrawal) -> Result<(), OperationError> {
         Ok(())
+    }
+}
+
+impl JwtRecord {
+    /// That of an authority made now, under a random key ID.
+    pub(super) fn prepared(
+        context: &Context,
+        slot: SlotId,
+        key: &ManagedKey,
+    ) -> Result<Self, AuthorityError> {
+        let now = context.now();
+        Ok(Self {
+            slot,
+            status: Status::Prepared,
+            issued_at: now,
+            not_after: now + context.shared.options.ca_ttl,
+            key_id: random::key_id()?,
+            public_key: key.public_key().spki_der().to_vec(),
+        })
     }
 }
 

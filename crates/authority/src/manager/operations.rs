@@ -29,6 +29,7 @@ impl CaManager {
         match kind {
             AuthorityKind::X509 => self.x509.operate_prepare(&mut self.context).await,
             AuthorityKind::Jwt => self.jwt.operate_prepare(&mut self.context).await,
+            AuthorityKind::Wit => self.wit.operate_prepare(&mut self.context).await,
         }
     }
 
@@ -40,6 +41,7 @@ impl CaManager {
         match kind {
             AuthorityKind::X509 => self.x509.operate_activate(&mut self.context, id).await,
             AuthorityKind::Jwt => self.jwt.operate_activate(&mut self.context, id).await,
+            AuthorityKind::Wit => self.wit.operate_activate(&mut self.context, id).await,
         }
     }
 
@@ -51,6 +53,7 @@ impl CaManager {
         match kind {
             AuthorityKind::X509 => self.x509.operate_taint(&self.context, id).await,
             AuthorityKind::Jwt => self.jwt.operate_taint(&self.context, id).await,
+            AuthorityKind::Wit => self.wit.operate_taint(&self.context, id).await,
         }
     }
 
@@ -58,6 +61,7 @@ impl CaManager {
         match kind {
             AuthorityKind::X509 => self.x509.operate_revoke(&self.context, id).await,
             AuthorityKind::Jwt => self.jwt.operate_revoke(&self.context, id).await,
+            AuthorityKind::Wit => self.wit.operate_revoke(&self.context, id).await,
         }
     }
 
@@ -97,6 +101,13 @@ impl CaManager {
         key: JwtAuthority,
     ) -> Result<Vec<JwtAuthority>, AuthorityError> {
         self.context.publish_jwt_key(key).await
+    }
+
+    pub(crate) async fn publish_wit_key(
+        &mut self,
+        key: JwtAuthority,
+    ) -> Result<Vec<JwtAuthority>, AuthorityError> {
+        self.context.publish_wit_key(key).await
     }
 
     fn must_have_upstream(&self) -> Outcome<()> {
@@ -272,7 +283,7 @@ enum Place {
 fn certificates(published: &[Published]) -> impl Iterator<Item = Arc<[u8]>> {
     published.iter().filter_map(|one| match &one.handle {
         Handle::Certificate(der) => Some(Arc::clone(der)),
-        Handle::KeyId(_) => None,
+        Handle::KeyId(_) | Handle::WitKeyId(_) => None,
     })
 }
 

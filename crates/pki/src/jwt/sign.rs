@@ -124,6 +124,19 @@ impl JwtAuthorityHeader {
         expires_at: UnixTime,
         key: &PublicKey,
     ) -> Result<Self, JwtSignError> {
+        Self::of_type("JWT", key_id, expires_at, key)
+    }
+
+    /// As [`JwtAuthorityHeader::new`], for tokens whose `typ` is another one.
+    ///
+    /// # Errors
+    /// [`JwtSignError::UnsupportedKey`].
+    pub(crate) fn of_type(
+        typ: &'static str,
+        key_id: impl Into<Arc<str>>,
+        expires_at: UnixTime,
+        key: &PublicKey,
+    ) -> Result<Self, JwtSignError> {
         let (key_id, algorithm) = (key_id.into(), key.algorithm());
         let alg = match algorithm {
             KeyAlgorithm::EcP256 => "ES256",
@@ -131,7 +144,7 @@ impl JwtAuthorityHeader {
             KeyAlgorithm::Rsa { .. } => "RS256",
             KeyAlgorithm::EcP521 => return Err(JwtSignError::UnsupportedKey),
         };
-        let header = Header { alg, kid: &key_id, typ: "JWT" };
+        let header = Header { alg, kid: &key_id, typ };
         let json = serde_json::to_vec(&header).map_err(JwtSignError::Encode)?;
         let header = format!("{}.", URL_SAFE_NO_PAD.encode(json));
         Ok(Self { key_id, expires_at, algorithm, header })
@@ -321,7 +334,7 @@ impl std::fmt::Debug for UnsignedJwt {
 }
 
 /// The form of JWS: r and s, each as long as the curve's coordinates (RFC 7518 3.4).
-fn fixed_width(der: &[u8], size: usize) -> Result<Vec<u8>, SignError> {
+pub(crate) fn fixed_width(der: &[u8], size: usize) -> Result<Vec<u8>, SignError> {
     let bad = || SignError::Failed("the signer returned no DER signature".to_owned());
     let (r, s) = ecdsa_numbers(der).map_err(|_| bad())?;
     let mut out = Vec::with_capacity(2 * size);

@@ -214,20 +214,20 @@ pub fn peek_subject(token: &str) -> Result<SpiffeId, JwtError> {
 }
 
 /// A compact serialisation taken apart.
-struct Parts<'a> {
+pub(crate) struct Parts<'a> {
     header: &'a str,
     payload: &'a str,
     signature: &'a str,
     /// Header and payload with the dot between: what is signed.
-    signed: &'a str,
+    pub(crate) signed: &'a str,
 }
 
 /// The fields of a header that we look at.
 #[derive(Deserialize)]
-struct Header {
-    alg: String,
-    kid: Option<String>,
-    typ: Option<String>,
+pub(crate) struct Header {
+    pub(crate) alg: String,
+    pub(crate) kid: Option<String>,
+    pub(crate) typ: Option<String>,
     cty: Option<Value>,
     enc: Option<Value>,
     zip: Option<Value>,
@@ -235,7 +235,7 @@ struct Header {
 }
 
 impl<'a> Parts<'a> {
-    fn split(token: &'a str) -> Result<Self, JwtError> {
+    pub(crate) fn split(token: &'a str) -> Result<Self, JwtError> {
         if token.len() > MAX_JWT_LEN {
             return Err(JwtError::TooLong);
         }
@@ -250,32 +250,38 @@ impl<'a> Parts<'a> {
         }
     }
 
-    fn header(&self) -> Result<Header, JwtError> {
+    pub(crate) fn header(&self) -> Result<Header, JwtError> {
         let bad = JwtError::Malformed("header is not a JSON object with alg");
         let json = URL_SAFE_NO_PAD.decode(self.header).map_err(|_| bad.clone())?;
         serde_json::from_slice(&json).map_err(|_| bad)
     }
 
-    fn claims(&self) -> Result<Map<String, Value>, JwtError> {
+    pub(crate) fn claims(&self) -> Result<Map<String, Value>, JwtError> {
         let bad = JwtError::Malformed("payload is not a JSON object");
         let json = URL_SAFE_NO_PAD.decode(self.payload).map_err(|_| bad.clone())?;
         serde_json::from_slice(&json).map_err(|_| bad)
     }
 
-    fn signature(&self) -> Result<Vec<u8>, JwtError> {
+    pub(crate) fn signature(&self) -> Result<Vec<u8>, JwtError> {
         let bad = JwtError::Malformed("signature is not base64url");
         URL_SAFE_NO_PAD.decode(self.signature).map_err(|_| bad)
     }
 }
 
 impl Header {
-    fn check(&self) -> Result<(), JwtError> {
+    /// That it is signed only, and needs nothing that is not understood here.
+    pub(crate) fn is_plain(&self) -> Result<(), JwtError> {
         if self.cty.is_some() || self.enc.is_some() || self.zip.is_some() {
             return Err(JwtError::Nested);
         }
         if self.crit.is_some() {
             return Err(JwtError::Malformed("critical header extensions are not understood"));
         }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), JwtError> {
+        self.is_plain()?;
         match self.typ.as_deref() {
             None | Some("" | "JWT" | "JOSE") => Ok(()),
             Some(_) => Err(JwtError::Type),
@@ -283,7 +289,7 @@ impl Header {
     }
 }
 
-fn verify_signature(
+pub(crate) fn verify_signature(
     alg: &str,
     key: &PublicKey,
     signed: &str,
@@ -313,7 +319,7 @@ fn verify_signature(
     verified.map_err(|BadSignature| JwtError::BadSignature)
 }
 
-fn text<'a>(
+pub(crate) fn text<'a>(
     claims: &'a Map<String, Value>,
     name: &'static str,
 ) -> Result<Option<&'a str>, JwtError> {
@@ -325,7 +331,10 @@ fn text<'a>(
 }
 
 /// A NumericDate; fractions of a second are cut off.
-fn time(claims: &Map<String, Value>, name: &'static str) -> Result<Option<UnixTime>, JwtError> {
+pub(crate) fn time(
+    claims: &Map<String, Value>,
+    name: &'static str,
+) -> Result<Option<UnixTime>, JwtError> {
     match claims.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::Number(number)) => match (number.as_i64(), number.as_f64()) {

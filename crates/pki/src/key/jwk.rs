@@ -1,10 +1,14 @@
 //! Private keys as JSON Web Keys (RFC 7517, 7518).
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::{KeyAlgorithm, KeyError, PrivateKey};
-use crate::der::{DerError, Reader, tag};
+use crate::der::{DerError, Reader, Writer, oid, tag};
+
+/// The longest key that is read: RSA of 8192 bits has some 6 KiB.
+const MAX_JWK_LEN: usize = 16 * 1024;
 
 /// The members of an RSA key in the order of RSAPrivateKey (RFC 8017), which is also that of JWK.
 const RSA_MEMBERS: [&str; 8] = ["n", "e", "d", "p", "q", "dp", "dq", "qi"];
@@ -25,6 +29,52 @@ impl PrivateKey {
         members.map_err(|_| KeyError::Malformed("private key"))
     }
 
+    /// Reads a JSON Web Key with private members, as [`PrivateKey::to_jwk`] writes it; an RSA key must
+    /// have all of its numbers.
+    ///
+    /// # Errors
+    /// [`KeyError`] when it is none, or is not accepted.
+    pub fn from_jwk(text: &str) -> Result<Self, KeyError> {
+        const MALFORMED: KeyError = KeyError::Malformed("JSON Web Key");
+        if text.len() > MAX_JWK_LEN {
+            return Err(KeyError::TooLong { what: "JSON Web Key", max: MAX_JWK_LEN });
+        }
+        let jwk: Private<'_> = serde_json::from_str(text).map_err(|_| MALFORMED)?;
+        let number = |member: &Option<&str>| -> Result<_, KeyError> {
+            let text = member.ok_or(MALFORMED)?;
+            URL_SAFE_NO_PAD.decode(text).map(Zeroizing::new).map_err(|_| MALFORMED)
+        };
+        let mut writer = Writer::with_capacity(MAX_JWK_LEN);
+        match (jwk.kty, jwk.crv) {
+            ("RSA", _) => {
+                let members = [&jwk.n, &jwk.e, &jwk.d, &jwk.p, &jwk.q, &jwk.dp, &jwk.dq, &jwk.qi];
+                let numbers: Vec<_> = members.into_iter().map(number).collect::<Result<_, _>>()?;
+                writer.sequence(|w| {
+                    w.unsigned(&[0]);
+                    numbers.iter().for_each(|number| w.unsigned(number));
+                });
+            }
+            ("EC", Some(curve)) => {
+                let curve = match curve {
+                    "P-256" => oid::P256,
+                    "P-384" => oid::P384,
+                    "P-521" => oid::P521,
+                    _ => return Err(KeyError::Unsupported),
+                };
+                let (x, y, secret) = (number(&jwk.x)?, number(&jwk.y)?, number(&jwk.d)?);
+                let point = [&[4][..], &x, &y].concat();
+                writer.sequence(|w| {
+                    w.unsigned(&[1]);
+                    w.primitive(tag::OCTET_STRING, &secret);
+                    w.constructed(tag::context_constructed(0), |w| w.oid(curve));
+                    w.constructed(tag::context_constructed(1), |w| w.bit_string(0, &point));
+                });
+            }
+            _ => return Err(KeyError::Unsupported),
+        }
+        Self::from_der(&Zeroizing::new(writer.into_bytes()))
+    }
+
     fn ec(&self, curve: &str) -> Result<Zeroizing<String>, DerError> {
         let mut key = inner(&self.pkcs8)?;
         key.small_unsigned()?;
@@ -38,6 +88,23 @@ impl PrivateKey {
         text.push('}');
         Ok(text)
     }
+}
+
+/// The members that are read, where they are: nothing is copied.
+#[derive(Deserialize)]
+struct Private<'a> {
+    kty: &'a str,
+    crv: Option<&'a str>,
+    x: Option<&'a str>,
+    y: Option<&'a str>,
+    n: Option<&'a str>,
+    e: Option<&'a str>,
+    d: Option<&'a str>,
+    p: Option<&'a str>,
+    q: Option<&'a str>,
+    dp: Option<&'a str>,
+    dq: Option<&'a str>,
+    qi: Option<&'a str>,
 }
 
 fn rsa(pkcs8: &[u8]) -> Result<Zeroizing<String>, DerError> {
@@ -101,6 +168,16 @@ mod tests {
                 _ => &["crv", "d", "kty", "x", "y"],
             };
             assert_eq!(members, expected);
+            let again = PrivateKey::from_jwk(&jwk.to_string()).unwrap();
+            assert_eq!(again.pkcs8_der(), key.pkcs8_der());
+            assert_eq!(again.public_key(), key.public_key());
+            for member in expected.iter().filter(|name| !["kty", "crv"].contains(name)) {
+                let mut broken = jwk.clone();
+                broken[member] = "AAAA".into();
+                PrivateKey::from_jwk(&broken.to_string()).unwrap_err();
+                broken.as_object_mut().unwrap().remove(*member);
+                PrivateKey::from_jwk(&broken.to_string()).unwrap_err();
+            }
         }
     }
 

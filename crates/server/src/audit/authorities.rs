@@ -12,6 +12,9 @@ const X509_MESSAGES: [&str; 3] =
 const JWT_MESSAGES: [&str; 3] =
     ["JWT authority activated", "JWT authority prepared", "JWT authority set aside"];
 
+const WIT_MESSAGES: [&str; 3] =
+    ["WIT authority activated", "WIT authority prepared", "WIT authority set aside"];
+
 impl Auditor {
     /// Records what becomes of the authorities, by whatever it happens, until the server ends; each
     /// time the chain gets a signed head.
@@ -20,9 +23,11 @@ impl Auditor {
         while view.changed().await.is_ok() {
             let now = view.borrow_and_update().clone();
             let mut changed = false;
-            for (was, is, messages) in
-                [(&before.x509, &now.x509, X509_MESSAGES), (&before.jwt, &now.jwt, JWT_MESSAGES)]
-            {
+            for (was, is, messages) in [
+                (&before.x509, &now.x509, X509_MESSAGES),
+                (&before.jwt, &now.jwt, JWT_MESSAGES),
+                (&before.wit, &now.wit, WIT_MESSAGES),
+            ] {
                 let [activated, prepared, other] = messages;
                 let mut tell = |message, state: &AuthorityState| {
                     changed = true;

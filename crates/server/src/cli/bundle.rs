@@ -77,6 +77,15 @@ pub struct DeleteFlags {
     common: CommonFlags,
 }
 
+/// Whether keys are printed that not everybody takes.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct WitFlag {
+    /// In the form spiffe, print the keys that sign WIT-SVIDs too: SPIRE before 1.15.3 refuses a
+    /// document with such a key
+    #[arg(long = "witKeys")]
+    wit_keys: bool,
+}
+
 /// The flags of `bundle list`.
 #[derive(Debug, clap::Args)]
 pub struct ListFlags {
@@ -86,6 +95,8 @@ pub struct ListFlags {
     /// Form of pretty output
     #[arg(long = "format", value_name = "FORMAT", value_enum, default_value = "pem")]
     format: Format,
+    #[command(flatten)]
+    wit: WitFlag,
     #[command(flatten)]
     common: CommonFlags,
 }
@@ -112,6 +123,8 @@ pub struct ShowFlags {
     /// Form of pretty output
     #[arg(long = "format", value_name = "FORMAT", value_enum, default_value = "pem")]
     format: Format,
+    #[command(flatten)]
+    wit: WitFlag,
     #[command(flatten)]
     common: CommonFlags,
 }
@@ -148,7 +161,7 @@ async fn show(flags: ShowFlags, env: &mut Env) -> Result<(), CliError> {
     if flags.common.output == Output::Json {
         return env.json(&bundle);
     }
-    print(env, &bundle, flags.format, false)
+    print(env, &bundle, flags.format, flags.wit, false)
 }
 
 async fn list(flags: ListFlags, env: &mut Env) -> Result<(), CliError> {
@@ -160,7 +173,7 @@ async fn list(flags: ListFlags, env: &mut Env) -> Result<(), CliError> {
         if flags.common.output == Output::Json {
             return env.json(&bundle);
         }
-        return print(env, &bundle, flags.format, false);
+        return print(env, &bundle, flags.format, flags.wit, false);
     }
     let request = pb::ListFederatedBundlesRequest::default();
     let response = client.list_federated_bundles(request).await?.into_inner();
@@ -171,7 +184,7 @@ async fn list(flags: ListFlags, env: &mut Env) -> Result<(), CliError> {
         if at > 0 {
             env.line("")?;
         }
-        print(env, bundle, flags.format, true)?;
+        print(env, bundle, flags.format, flags.wit, true)?;
     }
     Ok(())
 }
@@ -253,13 +266,17 @@ fn print(
     env: &mut Env,
     bundle: &types::Bundle,
     format: Format,
+    wit: WitFlag,
     with_title: bool,
 ) -> Result<(), CliError> {
-    let read: Bundle =
+    let mut read: Bundle =
         bundle_from_pb(bundle).map_err(|error| CliError::failed(error.to_string()))?;
     if with_title {
         let stars = "*".repeat(40);
         env.line(format_args!("{stars}\n* {}\n{stars}", read.trust_domain))?;
+    }
+    if !wit.wit_keys {
+        read.wit_authorities.clear();
     }
     let text = match format {
         Format::Pem => jwks::encode_pem(&read),

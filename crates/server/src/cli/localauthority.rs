@@ -18,6 +18,9 @@ pub enum Command {
     /// JWT authorities
     #[command(subcommand)]
     Jwt(Operation),
+    /// WIT authorities
+    #[command(subcommand)]
+    Wit(Operation),
     /// X.509 authorities
     #[command(subcommand)]
     X509(Operation),
@@ -65,11 +68,13 @@ type Client = LocalAuthorityClient<tonic::transport::Channel>;
 pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     match command {
         Command::Jwt(operation) => jwt(operation, env).await,
+        Command::Wit(operation) => wit(operation, env).await,
         Command::X509(operation) => x509(operation, env).await,
     }
 }
 
 const JWT: &str = "JWT";
+const WIT: &str = "WIT";
 const X509: &str = "X.509";
 
 async fn jwt(operation: Operation, env: &mut Env) -> Result<(), CliError> {
@@ -106,6 +111,44 @@ async fn jwt(operation: Operation, env: &mut Env) -> Result<(), CliError> {
             let answer = answer(client.taint_jwt_authority(request).await, "taint", JWT)?;
             let state = answer.tainted_authority.clone();
             done(env, &common, &answer, "Tainted", JWT, state)
+        }
+    }
+}
+
+async fn wit(operation: Operation, env: &mut Env) -> Result<(), CliError> {
+    let (mut client, common, authority_id) = operation.open(env).await?;
+    match operation {
+        Operation::Activate(_) => {
+            let request = pb::ActivateWitAuthorityRequest { authority_id };
+            let answer = answer(client.activate_wit_authority(request).await, "activate", WIT)?;
+            let state = answer.activated_authority.clone();
+            done(env, &common, &answer, "Activated", WIT, state)
+        }
+        Operation::Prepare(_) => {
+            let request = pb::PrepareWitAuthorityRequest {};
+            let answer = answer(client.prepare_wit_authority(request).await, "prepare", WIT)?;
+            let state = answer.prepared_authority.clone();
+            done(env, &common, &answer, "Prepared", WIT, state)
+        }
+        Operation::Revoke(_) => {
+            let request = pb::RevokeWitAuthorityRequest { authority_id };
+            let answer = answer(client.revoke_wit_authority(request).await, "revoke", WIT)?;
+            let state = answer.revoked_authority.clone();
+            done(env, &common, &answer, "Revoked", WIT, state)
+        }
+        Operation::Show(_) => {
+            let request = pb::GetWitAuthorityStateRequest {};
+            let answer = answer(client.get_wit_authority_state(request).await, "get", WIT)?;
+            if common.output == Output::Json {
+                return env.json(&answer);
+            }
+            show(env, WIT, [answer.active, answer.prepared, answer.old])
+        }
+        Operation::Taint(_) => {
+            let request = pb::TaintWitAuthorityRequest { authority_id };
+            let answer = answer(client.taint_wit_authority(request).await, "taint", WIT)?;
+            let state = answer.tainted_authority.clone();
+            done(env, &common, &answer, "Tainted", WIT, state)
         }
     }
 }
@@ -211,8 +254,8 @@ fn print(env: &mut Env, kind: &str, state: &AuthorityState) -> Result<(), CliErr
     env.line(format_args!("  Authority ID: {}", state.authority_id))?;
     env.line(format_args!("  Expires at: {}", text::utc(state.expires_at)))?;
     match state.upstream_authority_subject_key_id.as_str() {
-        // No upstream signs JWT authorities.
-        "" if kind == JWT => Ok(()),
+        // No upstream signs keys.
+        "" if kind != X509 => Ok(()),
         "" => env.line("  Upstream authority ID: No upstream authority"),
         id => env.line(format_args!("  Upstream authority Subject Key ID: {id}")),
     }

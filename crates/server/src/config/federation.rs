@@ -31,6 +31,9 @@ pub struct BundleEndpoint {
     pub port: u16,
     /// `refresh_hint`, default 5 minutes: how often others are asked to look again.
     pub refresh_hint: Duration,
+    /// `publish_wit_keys` (our own key), default false: whether the document holds the keys that sign
+    /// WIT-SVIDs. SPIRE before 1.15.3 refuses a document that does.
+    pub publish_wit_keys: bool,
     /// `profile`: how the endpoint proves itself.
     pub profile: EndpointProfile,
 }
@@ -88,6 +91,7 @@ fn bundle_endpoint(block: Block<'_>) -> Option<BundleEndpoint> {
     } else if refresh_hint < Duration::from_secs(60) {
         block.warn("refresh_hint", "SPIRE servers do not refresh more often than every minute");
     }
+    let publish_wit_keys = block.flag("publish_wit_keys");
     block.refuse("acme", ACME);
     let mut profiles = block.labelled("profile");
     if profiles.len() > 1 {
@@ -105,6 +109,7 @@ fn bundle_endpoint(block: Block<'_>) -> Option<BundleEndpoint> {
         address: address.unwrap_or_else(|| "0.0.0.0".to_owned()),
         port: port?,
         refresh_hint,
+        publish_wit_keys,
         profile: profile?,
     })
 }

@@ -13,7 +13,7 @@ use signet_pki::KeyType;
 
 use super::{
     CaSettings, CaSubject, Config, Experimental, PruneNodes, RateLimits, RunFlags, TtlSettings,
-    console, federation, oidc,
+    WitSettings, console, federation, oidc,
 };
 use crate::plugins::Plugins;
 
@@ -91,7 +91,7 @@ fn decode(
     let log = log_settings(&server, &flags.common.log());
     let federation = federation::federation(&server, trust_domain.as_ref());
     let console = console::console(&server);
-    let experimental = experimental(&server);
+    let experimental = experimental(&server, ca.key_type);
     let prune_nodes = prune_nodes(&server);
     let ratelimit = rate_limits(&server);
     if server.duration("max_attested_node_info_staleness").is_some_and(|age| !age.is_zero()) {
@@ -267,7 +267,7 @@ fn prune_nodes(server: &Block<'_>) -> Option<PruneNodes> {
     Some(PruneNodes { expired_for: expired_for?, batch_size, tofu })
 }
 
-fn experimental(server: &Block<'_>) -> Experimental {
+fn experimental(server: &Block<'_>, key_type: KeyType) -> Experimental {
     let mut settings = Experimental::default();
     let Some(block) = server.block("experimental") else {
         return settings;
@@ -296,14 +296,28 @@ fn experimental(server: &Block<'_>) -> Experimental {
          it by data: administrators and local groups, their tenants, paths and verbs (see \
          docs/configuration/policy.md; `policy check` and `policy explain` try it out)",
     );
-    const WIT: &str = "WIT-SVIDs are not part of this release; use X.509- or JWT-SVIDs";
-    for key in ["wit_issuer", "wit_key_type"] {
-        block.refuse(key, WIT);
+    let wit = WitSettings {
+        key_type: block.parsed("wit_key_type").unwrap_or(key_type),
+        issuer: block.text("wit_issuer").filter(|issuer| !issuer.is_empty()),
+    };
+    if wit.issuer.as_ref().is_some_and(|issuer| issuer.starts_with("https://")) {
+        block.warn(
+            "wit_issuer",
+            "an https URL invites others to take a WIT-SVID for an OpenID Connect token, without a \
+             proof; leave it out, or let it be another URI",
+        );
     }
     for flag in block.texts("feature_flags") {
         match flag.as_str() {
-            "wit-svid" => block.error("feature_flags", format_args!("{flag:?}: {WIT}")),
+            "wit-svid" => settings.wit = Some(wit.clone()),
             _ => block.error("feature_flags", format_args!("unknown feature flag {flag:?}")),
+        }
+    }
+    if settings.wit.is_none() {
+        for key in ["wit_issuer", "wit_key_type"] {
+            if block.pos_of(key).is_some() {
+                block.warn(key, "it has no effect unless feature_flags holds \"wit-svid\"");
+            }
         }
     }
     block.refuse("named_pipe_name", "named pipes belong to Windows; use server { socket_path }");

@@ -5,8 +5,9 @@ use signet_console::page::Confirm;
 
 use super::{
     Console,
+    authorities::authority_kind,
     caller::Caller,
-    read::{authority_kind, encode, joined},
+    read::{encode, joined},
 };
 use crate::usecase::error::Error;
 

@@ -96,7 +96,10 @@ impl Console {
         page: &mut Problems,
     ) -> Result<(), Error> {
         let authorities = &self.0.use_cases.authorities;
-        let kinds = [(AuthorityKind::X509, "X.509"), (AuthorityKind::Jwt, "JWT")];
+        let mut kinds = vec![(AuthorityKind::X509, "X.509"), (AuthorityKind::Jwt, "JWT")];
+        if self.0.context.authority.wit_enabled() {
+            kinds.push((AuthorityKind::Wit, "WIT"));
+        }
         for (kind, name) in kinds {
             let view = self
                 .with(caller, Action::ReadAuthorities, "Authorities", async |call| {

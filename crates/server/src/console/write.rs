@@ -11,8 +11,9 @@ use signet_store::NewEntry;
 
 use super::{
     Answer, Answered, Console, Form,
+    authorities::authority_kind,
     caller::Caller,
-    read::{authority_kind, encode, parsed},
+    read::{encode, parsed},
 };
 use crate::usecase::{
     authorization::Action,

@@ -3,7 +3,7 @@
 use signet_api::{
     convert::{
         bundle_from_pb, bundle_mask_all, bundle_to_pb, jwt_authority_from_pb, jwt_authority_to_pb,
-        trust_domain_from_pb, x509_authorities_from_pb,
+        trust_domain_from_pb, wit_authority_from_pb, wit_authority_to_pb, x509_authorities_from_pb,
     },
     pb::spire::api::{
         server::bundle::v1::{
@@ -91,7 +91,11 @@ impl bundle_server::Bundle for BundleService {
             call.about(Field::JwtAuthorityKeyIds(keys.collect()));
             let x509 = u64::try_from(request.x509_authorities.len()).unwrap_or(u64::MAX);
             call.about(Field::X509Authorities(x509));
-            if request.jwt_authorities.is_empty() && request.x509_authorities.is_empty() {
+            let wit = request.wit_authorities.iter().map(wit_authority_from_pb);
+            if request.jwt_authorities.is_empty()
+                && request.x509_authorities.is_empty()
+                && request.wit_authorities.is_empty()
+            {
                 return Err(Error::invalid("no authorities to append"));
             }
             let mut bundle = Bundle::empty(self.bundles.trust_domain().clone());
@@ -103,6 +107,9 @@ impl bundle_server::Bundle for BundleService {
                 x509_authorities_from_pb(&request.x509_authorities).map_err(|error| {
                     Error::invalid("failed to convert X.509 authority").because(error)
                 })?;
+            bundle.wit_authorities = wit.collect::<Result<_, _>>().map_err(|error| {
+                Error::invalid("failed to convert WIT authority").because(error)
+            })?;
             let bundle = self.bundles.append(&call, bundle).await?;
             Ok(bundle_to_pb(&bundle, request.output_mask.as_ref()))
         })
@@ -132,8 +139,18 @@ impl bundle_server::Bundle for BundleService {
         &self,
         request: Request<pb::PublishWitAuthorityRequest>,
     ) -> Result<Response<pb::PublishWitAuthorityResponse>, Status> {
-        serve(request, |_, _| async {
-            Err(Error::unsupported("WIT-SVID functionality is not yet implemented"))
+        serve(request, |call, request| async move {
+            self.bundles.may_publish(&call).await?;
+            self.bundles.wit_must_be_on()?;
+            let key = request.wit_authority;
+            let key = key.ok_or_else(|| Error::invalid("missing WIT authority"))?;
+            call.about(Field::KeyId(key.key_id.clone()));
+            call.about(Field::ExpiresAt(UnixTime::from_seconds(key.expires_at)));
+            let key = wit_authority_from_pb(&key)
+                .map_err(|error| Error::invalid("invalid WIT authority").because(error))?;
+            let all = self.bundles.publish_wit(&call, key).await?;
+            let wit_authorities = all.iter().map(wit_authority_to_pb).collect();
+            Ok(pb::PublishWitAuthorityResponse { wit_authorities })
         })
         .await
     }
@@ -193,6 +210,7 @@ impl bundle_server::Bundle for BundleService {
             let parts = BundleParts {
                 x509_authorities: mask.x509_authorities,
                 jwt_authorities: mask.jwt_authorities,
+                wit_authorities: mask.wit_authorities,
                 refresh_hint: mask.refresh_hint,
                 sequence_number: mask.sequence_number,
             };

@@ -173,35 +173,60 @@ impl local_authority_server::LocalAuthority for LocalAuthorityService {
         &self,
         request: Request<pb::GetWitAuthorityStateRequest>,
     ) -> Result<Response<pb::GetWitAuthorityStateResponse>, Status> {
-        serve(request, |_, _| async { Err(no_wit()) }).await
+        serve(request, |call, _| async move {
+            let (active, prepared, old) =
+                states(&self.authorities.state(&call, AuthorityKind::Wit)?)?;
+            Ok(pb::GetWitAuthorityStateResponse { active, prepared, old })
+        })
+        .await
     }
 
     async fn prepare_wit_authority(
         &self,
         request: Request<pb::PrepareWitAuthorityRequest>,
     ) -> Result<Response<pb::PrepareWitAuthorityResponse>, Status> {
-        serve(request, |_, _| async { Err(no_wit()) }).await
+        serve(request, |call, _| async move {
+            let prepared = self.authorities.prepare(&call, AuthorityKind::Wit).await?;
+            Ok(pb::PrepareWitAuthorityResponse { prepared_authority: Some(state(&prepared)) })
+        })
+        .await
     }
 
     async fn activate_wit_authority(
         &self,
         request: Request<pb::ActivateWitAuthorityRequest>,
     ) -> Result<Response<pb::ActivateWitAuthorityResponse>, Status> {
-        serve(request, |_, _| async { Err(no_wit()) }).await
+        serve(request, |call, request| async move {
+            let id = &request.authority_id;
+            let active = self.authorities.activate(&call, AuthorityKind::Wit, id).await?;
+            Ok(pb::ActivateWitAuthorityResponse { activated_authority: Some(state(&active)) })
+        })
+        .await
     }
 
     async fn taint_wit_authority(
         &self,
         request: Request<pb::TaintWitAuthorityRequest>,
     ) -> Result<Response<pb::TaintWitAuthorityResponse>, Status> {
-        serve(request, |_, _| async { Err(no_wit()) }).await
+        serve(request, |call, request| async move {
+            let id = &request.authority_id;
+            let tainted = self.authorities.taint(&call, AuthorityKind::Wit, id).await?;
+            let tainted_authority = Some(only_id(tainted.authority_id));
+            Ok(pb::TaintWitAuthorityResponse { tainted_authority })
+        })
+        .await
     }
 
     async fn revoke_wit_authority(
         &self,
         request: Request<pb::RevokeWitAuthorityRequest>,
     ) -> Result<Response<pb::RevokeWitAuthorityResponse>, Status> {
-        serve(request, |_, _| async { Err(no_wit()) }).await
+        serve(request, |call, request| async move {
+            let id = request.authority_id;
+            self.authorities.revoke(&call, AuthorityKind::Wit, &id).await?;
+            Ok(pb::RevokeWitAuthorityResponse { revoked_authority: Some(only_id(id)) })
+        })
+        .await
     }
 }
 
@@ -224,8 +249,4 @@ fn state(state: &AuthorityState) -> pb::AuthorityState {
 
 fn only_id(authority_id: String) -> pb::AuthorityState {
     pb::AuthorityState { authority_id, ..Default::default() }
-}
-
-fn no_wit() -> Error {
-    Error::unsupported("WIT-SVID functionality is not yet implemented")
 }

@@ -6,7 +6,9 @@ use bytes::Bytes;
 use signet_api::{
     convert::{id_to_pb, workload_id_from_pb},
     pb::spire::api::{
-        server::svid::v1::{self as pb, batch_new_x509svid_response, svid_server},
+        server::svid::v1::{
+            self as pb, batch_new_witsvid_response, batch_new_x509svid_response, svid_server,
+        },
         types,
     },
 };
@@ -17,10 +19,8 @@ use tonic::{Request, Response, Status};
 use super::shared::{item, serve};
 use crate::usecase::{
     error::Error,
-    issuance::{Issuance, Issued, X509Request},
+    issuance::{Issuance, Issued, WitRequest, X509Request},
 };
-
-const NO_WIT: &str = "WIT functionality is disabled";
 
 /// The SVID service.
 #[derive(Clone, Debug)]
@@ -72,7 +72,15 @@ impl svid_server::Svid for SvidService {
         &self,
         request: Request<pb::MintWitsvidRequest>,
     ) -> Result<Response<pb::MintWitsvidResponse>, Status> {
-        serve(request, |_, _| async { Err(Error::unsupported(NO_WIT)) }).await
+        serve(request, |call, request| async move {
+            self.issuance.wit_must_be_on()?;
+            let id = workload_id_from_pb(self.issuance.trust_domain(), request.id.as_ref())
+                .map_err(|error| Error::invalid("invalid SPIFFE ID").because(error))?;
+            let key = (&*request.public_key, request.signing_algorithm.as_str());
+            let svid = self.issuance.mint_wit(&call, &id, key, request.ttl).await?;
+            Ok(pb::MintWitsvidResponse { svid: Some(wit_to_pb(&id, svid)) })
+        })
+        .await
     }
 
     async fn batch_new_x509svid(
@@ -110,7 +118,24 @@ impl svid_server::Svid for SvidService {
         &self,
         request: Request<pb::BatchNewWitsvidRequest>,
     ) -> Result<Response<pb::BatchNewWitsvidResponse>, Status> {
-        serve(request, |_, _| async { Err(Error::unsupported(NO_WIT)) }).await
+        serve(request, |call, request| async move {
+            let params = request.params.into_iter();
+            let requests: Vec<_> = params
+                .map(|param| WitRequest {
+                    entry_id: param.entry_id,
+                    public_key: param.public_key,
+                    signing_algorithm: param.signing_algorithm,
+                })
+                .collect();
+            let issued = self.issuance.wit(&call, &requests).await?;
+            let results = issued.into_iter().map(|issued| {
+                let status = item(&issued);
+                let svid = issued.ok().map(|(id, svid)| wit_to_pb(&id, svid));
+                batch_new_witsvid_response::Result { status, svid }
+            });
+            Ok(pb::BatchNewWitsvidResponse { results: results.collect() })
+        })
+        .await
     }
 
     async fn new_downstream_x509ca(
@@ -146,6 +171,16 @@ fn chain_to_pb(chain: &[Arc<[u8]>]) -> Vec<Bytes> {
 
 fn jwt_to_pb(id: &SpiffeId, svid: JwtSvid) -> types::Jwtsvid {
     types::Jwtsvid {
+        token: svid.token,
+        id: Some(id_to_pb(id)),
+        expires_at: svid.expires_at.seconds(),
+        issued_at: svid.issued_at.seconds(),
+        hint: String::new(),
+    }
+}
+
+fn wit_to_pb(id: &SpiffeId, svid: JwtSvid) -> types::Witsvid {
+    types::Witsvid {
         token: svid.token,
         id: Some(id_to_pb(id)),
         expires_at: svid.expires_at.seconds(),

@@ -64,6 +64,7 @@ pub struct BundleEndpoint {
     server: HttpServer,
     files: Option<(CertFiles, Duration)>,
     refresh_hint: Duration,
+    with_wit: bool,
 }
 
 impl BundleEndpoint {
@@ -92,7 +93,8 @@ impl BundleEndpoint {
         };
         let server = HttpServer::new("bundle_endpoint", listener)?;
         let server = server.secured(Tls::new(tls)).capped(PUBLIC);
-        Ok(Self { server, files, refresh_hint: settings.refresh_hint })
+        let (refresh_hint, with_wit) = (settings.refresh_hint, settings.publish_wit_keys);
+        Ok(Self { server, files, refresh_hint, with_wit })
     }
 
     /// Where it listens.
@@ -113,6 +115,7 @@ impl BundleEndpoint {
         let source = Arc::new(Source {
             cache: Arc::clone(cache),
             refresh_hint: self.refresh_hint,
+            with_wit: self.with_wit,
             newest: Mutex::default(),
         });
         let answer = move |request: Request| {
@@ -127,6 +130,7 @@ impl BundleEndpoint {
 struct Source {
     cache: Arc<Cache>,
     refresh_hint: Duration,
+    with_wit: bool,
     newest: Mutex<Option<(Arc<CachedBundle>, Document)>>,
 }
 
@@ -155,7 +159,7 @@ impl Source {
         {
             return Some(document.clone());
         }
-        match document(&bundle.bundle, self.refresh_hint) {
+        match document(&bundle.bundle, self.refresh_hint, self.with_wit) {
             Ok(document) => {
                 *newest = Some((bundle, document.clone()));
                 Some(document)
@@ -168,16 +172,21 @@ impl Source {
     }
 }
 
-/// The bundle in the SPIFFE bundle format. WIT authorities are left out: SPIRE before 1.15.3 refuses
-/// the whole document for the sake of a key of a use that it does not know.
-fn document(bundle: &Bundle, refresh_hint: Duration) -> Result<Document, jwks::BundleError> {
+/// The bundle in the SPIFFE bundle format. WIT authorities are left out unless they are asked for:
+/// SPIRE before 1.15.3 refuses the whole document for the sake of a key of a use that it does not
+/// know.
+fn document(
+    bundle: &Bundle,
+    refresh_hint: Duration,
+    with_wit: bool,
+) -> Result<Document, jwks::BundleError> {
     let hint = refresh_hint.as_secs().max(1);
-    let served = Bundle {
-        refresh_hint: hint.try_into().unwrap_or(i64::MAX),
-        wit_authorities: Vec::new(),
-        ..bundle.clone()
+    let refresh_hint = hint.try_into().unwrap_or(i64::MAX);
+    let served = Bundle { refresh_hint, ..bundle.clone() };
+    let body = match with_wit {
+        true => jwks::encode_spiffe(&served)?,
+        false => jwks::encode_spiffe_without_wit(&served)?,
     };
-    let body = jwks::encode_spiffe(&served)?;
     let digest = digest::sha256_hex(body.as_bytes());
     let fresh = hint.min(MAX_AGE.as_secs());
     let document = Document::json(body, &digest);

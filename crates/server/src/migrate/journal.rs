@@ -21,24 +21,26 @@ pub(super) fn from_spire(spire: &SpireJournal) -> (Journal, Vec<String>) {
             (_, Err(_)) => leave_out("X.509", id, "its certificate cannot be read"),
         }
     }
-    for key in &spire.jwt {
-        match slot(&key.slot_id) {
-            Some(slot) => journal.jwt.push(JwtRecord {
-                slot,
-                status: status(key.status),
-                issued_at: key.issued_at,
-                not_after: key.not_after,
-                key_id: key.kid.clone(),
-                public_key: key.public_key.clone(),
-            }),
-            None => leave_out("JWT", &key.kid, "its slot is neither A nor B"),
+    for (keys, records, kind) in
+        [(&spire.jwt, &mut journal.jwt, "JWT"), (&spire.wit, &mut journal.wit, "WIT")]
+    {
+        for key in keys {
+            match slot(&key.slot_id) {
+                Some(slot) => records.push(JwtRecord {
+                    slot,
+                    status: status(key.status),
+                    issued_at: key.issued_at,
+                    not_after: key.not_after,
+                    key_id: key.kid.clone(),
+                    public_key: key.public_key.clone(),
+                }),
+                None => leave_out(kind, &key.kid, "its slot is neither A nor B"),
+            }
         }
-    }
-    for key in &spire.wit {
-        leave_out("WIT", &key.kid, "this server signs no WIT-SVIDs");
     }
     only_newest_active(journal.x509.iter_mut().map(|record| &mut record.status));
     only_newest_active(journal.jwt.iter_mut().map(|record| &mut record.status));
+    only_newest_active(journal.wit.iter_mut().map(|record| &mut record.status));
     (journal, left_out)
 }
 
@@ -93,6 +95,18 @@ pub(super) fn to_spire(journal: &Journal) -> SpireJournal {
         Status::Old => SpireStatus::Old,
         Status::Prepared => SpireStatus::Prepared,
     };
+    let keys = |records: &[JwtRecord]| {
+        let keys = records.iter().map(|record| SpireKey {
+            slot_id: record.slot.as_str().to_owned(),
+            issued_at: record.issued_at,
+            not_after: record.not_after,
+            kid: record.key_id.clone(),
+            public_key: record.public_key.clone(),
+            status: status(record.status),
+            authority_id: record.key_id.clone(),
+        });
+        keys.collect()
+    };
     let active = journal.x509.iter().find(|record| record.status == Status::Active);
     SpireJournal {
         active_x509_authority_id: active.map(|it| it.authority_id.clone()).unwrap_or_default(),
@@ -110,19 +124,7 @@ pub(super) fn to_spire(journal: &Journal) -> SpireJournal {
                 upstream_authority_id: record.upstream_authority_id.clone(),
             })
             .collect(),
-        jwt: journal
-            .jwt
-            .iter()
-            .map(|record| SpireKey {
-                slot_id: record.slot.as_str().to_owned(),
-                issued_at: record.issued_at,
-                not_after: record.not_after,
-                kid: record.key_id.clone(),
-                public_key: record.public_key.clone(),
-                status: status(record.status),
-                authority_id: record.key_id.clone(),
-            })
-            .collect(),
-        wit: Vec::new(),
+        jwt: keys(&journal.jwt),
+        wit: keys(&journal.wit),
     }
 }

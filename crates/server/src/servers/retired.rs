@@ -79,6 +79,7 @@ fn edit(journal: &Journal) -> BundleEdit {
     BundleEdit {
         remove_x509: own.map(|it| it.certificate.as_slice().into()).collect(),
         remove_jwt: journal.jwt.iter().map(|it| Arc::from(it.key_id.as_str())).collect(),
+        remove_wit: journal.wit.iter().map(|it| Arc::from(it.key_id.as_str())).collect(),
         ..BundleEdit::default()
     }
 }

@@ -28,7 +28,7 @@ impl Authorities {
     /// Which authorities there are.
     ///
     /// # Errors
-    /// `Unsupported` when JWT-SVIDs are off.
+    /// `Unsupported` when SVIDs of this kind are off.
     pub fn state(&self, call: &Call, kind: AuthorityKind) -> Result<KindView, Error> {
         call.may(Action::ReadAuthorities)?;
         let view = self.authority.view();
@@ -38,6 +38,10 @@ impl Authorities {
                 Err(Error::unsupported("JWT functionality is disabled"))
             }
             AuthorityKind::Jwt => Ok(view.jwt.clone()),
+            AuthorityKind::Wit if !self.authority.wit_enabled() => {
+                Err(Error::unsupported("WIT functionality is disabled"))
+            }
+            AuthorityKind::Wit => Ok(view.wit.clone()),
             AuthorityKind::X509 => Ok(view.x509.clone()),
         }
     }
@@ -137,6 +141,7 @@ fn about(call: &Call, id: &str) {
 fn done(id: &str, kind: AuthorityKind, what: &str) {
     let kind = match kind {
         AuthorityKind::Jwt => "JWT",
+        AuthorityKind::Wit => "WIT",
         AuthorityKind::X509 => "X.509",
     };
     tracing::info!(local_authority_id = id, "{kind} authority {what} successfully");

@@ -46,6 +46,8 @@ pub struct BundleParts {
     pub x509_authorities: bool,
     /// The JWT authorities.
     pub jwt_authorities: bool,
+    /// Whether the WIT authorities change.
+    pub wit_authorities: bool,
     /// The refresh hint.
     pub refresh_hint: bool,
     /// The sequence number.
@@ -154,6 +156,41 @@ impl Bundles {
             })?;
         settle(&self.cache).await;
         Ok(all)
+    }
+
+    /// Adds the WIT key of a downstream server to the own bundle; the answer is all keys.
+    ///
+    /// # Errors
+    /// `Unsupported` when WIT-SVIDs are off; `Invalid` when it is no key; or when it cannot be
+    /// published.
+    pub async fn publish_wit(
+        &self,
+        call: &Call,
+        mut key: JwtAuthority,
+    ) -> Result<Vec<JwtAuthority>, Error> {
+        call.may(Action::PublishAuthority)?;
+        key.tainted = false;
+        let mut checked = Bundle::empty(self.trust_domain.clone());
+        checked.wit_authorities.push(key.clone());
+        check_authorities(&checked)
+            .map_err(|why| Error::invalid("invalid WIT authority").because(why))?;
+        let all =
+            self.authority.publish_wit_key(key).await.map_err(|error| {
+                Error::internal("failed to publish WIT key").because(chain(&error))
+            })?;
+        settle(&self.cache).await;
+        Ok(all)
+    }
+
+    /// That WIT-SVIDs are on.
+    ///
+    /// # Errors
+    /// `Unsupported`.
+    pub fn wit_must_be_on(&self) -> Result<(), Error> {
+        match self.authority.wit_enabled() {
+            true => Ok(()),
+            false => Err(Error::unsupported("WIT functionality is disabled")),
+        }
     }
 
     /// The bundles of others, page by page. The own one counts in a page and is left out, as in
@@ -340,6 +377,9 @@ impl BundleParts {
             if self.jwt_authorities {
                 bundle.jwt_authorities = new.jwt_authorities;
             }
+            if self.wit_authorities {
+                bundle.wit_authorities = new.wit_authorities;
+            }
             if self.refresh_hint {
                 bundle.refresh_hint = new.refresh_hint;
             }
@@ -372,15 +412,13 @@ impl Batch {
     }
 }
 
-/// Checks a bundle from outside, and takes what a foreign bundle may say. Taints and WIT
-/// authorities are not taken over, as in SPIRE: only the trust domain's own server says what is
-/// tainted.
+/// Checks a bundle from outside, and takes what a foreign bundle may say. Taints are not taken over,
+/// as in SPIRE: only the trust domain's own server says what is tainted.
 ///
 /// # Errors
 /// What is wrong, in one line.
 pub(crate) fn foreign(mut bundle: Bundle) -> Result<Bundle, String> {
     check_authorities(&bundle)?;
-    bundle.wit_authorities.clear();
     untaint(&mut bundle);
     Ok(bundle)
 }
@@ -391,28 +429,35 @@ pub(crate) fn foreign(mut bundle: Bundle) -> Result<Bundle, String> {
 /// # Errors
 /// What is wrong, in one line.
 fn check_authorities(bundle: &Bundle) -> Result<(), String> {
-    if bundle.x509_authorities.len() > MAX_AUTHORITIES || bundle.jwt_authorities.len() > MAX_KEYS {
+    if bundle.x509_authorities.len() > MAX_AUTHORITIES
+        || bundle.jwt_authorities.len() + bundle.wit_authorities.len() > MAX_KEYS
+    {
         return Err(format!(
             "more than {MAX_AUTHORITIES} X.509 authorities or {MAX_KEYS} JWT authorities"
         ));
     }
-    if bundle.jwt_authorities.iter().any(|authority| authority.key_id.len() > MAX_KEY_ID_LEN) {
-        return Err(format!("a JWT authority's key ID is longer than {MAX_KEY_ID_LEN} bytes"));
+    let keys = [(&bundle.jwt_authorities, "JWT"), (&bundle.wit_authorities, "WIT")];
+    for (authorities, kind) in keys {
+        for authority in authorities {
+            if authority.key_id.len() > MAX_KEY_ID_LEN {
+                let most = format!("longer than {MAX_KEY_ID_LEN} bytes");
+                return Err(format!("a {kind} authority's key ID is {most}"));
+            }
+            PublicKey::check_spki(&authority.public_key)
+                .map_err(|error| format!("unable to parse {kind} authority: {}", chain(&error)))?;
+        }
     }
     for authority in &bundle.x509_authorities {
         Certificate::from_der(&authority.der)
             .map_err(|error| format!("unable to parse X.509 authority: {}", chain(&error)))?;
-    }
-    for authority in &bundle.jwt_authorities {
-        PublicKey::check_spki(&authority.public_key)
-            .map_err(|error| format!("unable to parse JWT authority: {}", chain(&error)))?;
     }
     Ok(())
 }
 
 fn untaint(bundle: &mut Bundle) {
     bundle.x509_authorities.iter_mut().for_each(|authority| authority.tainted = false);
-    bundle.jwt_authorities.iter_mut().for_each(|authority| authority.tainted = false);
+    let keys = bundle.jwt_authorities.iter_mut().chain(&mut bundle.wit_authorities);
+    keys.for_each(|authority| authority.tainted = false);
 }
 
 /// The SHA-256 of each X.509 authority, hex: which roots are meant.

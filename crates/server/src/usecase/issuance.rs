@@ -1,5 +1,7 @@
 //! What is signed for workloads and downstream servers.
 
+mod wit;
+
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -23,6 +25,8 @@ use crate::{
     metrics::ServerMetrics,
     policy::Policy,
 };
+
+pub use wit::WitRequest;
 
 /// After so many signatures of a batch others get their turn.
 const YIELD_AFTER: usize = 8;

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use signet_api::{encoded::Framed, pb::workload as pb};
-use signet_identity::Bundle;
+use signet_identity::{Bundle, JwtAuthority};
 use signet_pki::jwks;
 use tonic::Status;
 
@@ -19,6 +19,7 @@ struct EncodedAnswers {
     x509_svid: OnceLock<Framed>,
     x509_bundles: OnceLock<Framed>,
     jwt_bundles: OnceLock<Framed>,
+    wit_bundles: OnceLock<Framed>,
 }
 
 /// The X.509-SVIDs of an update: the default identity, that of the lowest entry ID, first.
@@ -67,6 +68,25 @@ pub(super) fn jwt_bundles_of(update: &WorkloadUpdate) -> Result<Framed, Status> 
         }
         Framed::new(&pb::JwtBundlesResponse { bundles })
     })
+}
+
+/// The WIT bundles of an update; foreign ones only for those with an identity.
+pub(super) fn wit_bundles_of(update: &WorkloadUpdate) -> Result<Framed, Status> {
+    once(&encoded(update).wit_bundles, || {
+        let mut bundles = BTreeMap::from([wit_item(&update.bundle)?]);
+        if update.matched > 0 {
+            for bundle in &update.federated {
+                let (id, jwks) = wit_item(bundle)?;
+                bundles.insert(id, jwks);
+            }
+        }
+        Framed::new(&pb::WitBundlesResponse { bundles })
+    })
+}
+
+/// Whether two updates give the same WIT bundles.
+pub(super) fn same_wit_bundles(a: &WorkloadUpdate, b: &WorkloadUpdate) -> bool {
+    same(a, b, |bundle| bundle.wit_authorities.iter().map(|a| (&a.key_id, &a.public_key)))
 }
 
 /// Whether two updates give the same X.509 bundles.
@@ -128,10 +148,18 @@ pub fn x509_bundle(bundle: &Bundle) -> Bytes {
 /// # Errors
 /// `Unavailable` when an authority cannot be written.
 pub fn jwt_bundles(bundle: &Bundle) -> Result<Bytes, Status> {
-    jwks::encode_jwt_jwks(&bundle.jwt_authorities).map(Bytes::from).map_err(|error| {
-        tracing::error!(error = %error, "Could not serialize JWT bundle response");
+    keys(&bundle.jwt_authorities).map(Bytes::from)
+}
+
+fn keys(authorities: &[JwtAuthority]) -> Result<String, Status> {
+    jwks::encode_jwt_jwks(authorities).map_err(|error| {
+        tracing::error!(error = %error, "Could not serialize bundle response");
         Status::unavailable(format!("could not serialize response: {error}"))
     })
+}
+
+fn wit_item(bundle: &Bundle) -> Result<(String, String), Status> {
+    Ok((bundle.trust_domain.id_string(), keys(&bundle.wit_authorities)?))
 }
 
 fn x509_item(bundle: &Bundle) -> (String, Bytes) {

@@ -1,0 +1,258 @@
+//! WIT-SVIDs on demand: one with its key for each entry, for whoever on this node may have it, from
+//! memory while it is fresh, else signed by the server. Nothing is signed that nobody asks for.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use signet_api::{convert, pb::spire::api::types};
+use signet_base::{BoundedLru, SharedClock};
+use signet_identity::{Bundle, EntryId, SpiffeId};
+use signet_pki::{KeyType, PrivateKey};
+use signet_time::UnixTime;
+use tonic::Status;
+use zeroize::Zeroizing;
+
+use crate::{
+    client::{ClientError, RPC_TIMEOUT, ServerClient, key_id},
+    entry::AgentEntry,
+    rotation::{RotationRule, draw},
+    sync::Wake,
+};
+
+/// The most WIT-SVIDs that are kept.
+const MAX_SVIDS: usize = 1000;
+/// How many are signed by one call.
+const MAX_BATCH: usize = 100;
+/// How soon what could not be renewed is tried again, and how long nobody looks at what is fresh.
+const RETRY: Duration = Duration::from_secs(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// A WIT-SVID with the key that proofs are signed with, which is not shown by `Debug`.
+pub struct WitSvid {
+    /// The compact JWS.
+    pub token: String,
+    /// The private key, a JSON Web Key.
+    pub key: Zeroizing<String>,
+    /// Whose it is.
+    pub spiffe_id: SpiffeId,
+    /// When it was issued.
+    pub issued_at: UnixTime,
+    /// When it expires.
+    pub expires_at: UnixTime,
+    /// The authority that signed it.
+    pub key_id: Box<str>,
+    /// The revision of the entry that it was signed for.
+    revision: i64,
+}
+
+impl fmt::Debug for WitSvid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WitSvid({}, expires_at: {}, ..)", self.spiffe_id, self.expires_at)
+    }
+}
+
+impl WitSvid {
+    fn is_of(&self, entry: &AgentEntry) -> bool {
+        self.spiffe_id == entry.spiffe_id && self.revision == entry.revision_number
+    }
+
+    fn is_due(&self, now: UnixTime) -> bool {
+        let spread = draw(self.token.as_bytes());
+        RotationRule::default().jwt_due(now, self.issued_at, self.expires_at, spread)
+    }
+
+    /// When it becomes due.
+    fn due_at(&self) -> UnixTime {
+        let spread = draw(self.token.as_bytes());
+        RotationRule::default().x509_due_at(self.issued_at, self.expires_at, spread)
+    }
+}
+
+/// What somebody is given, and for how long that is all that can be said.
+pub struct Answer {
+    /// Entries with their WIT-SVIDs.
+    pub svids: Vec<(Arc<AgentEntry>, Arc<WitSvid>)>,
+    /// When to look again.
+    pub look_again: Duration,
+}
+
+/// Gives out WIT-SVIDs. Shared by `Arc`.
+pub struct WitService {
+    client: Arc<ServerClient>,
+    wake: Arc<Wake>,
+    clock: SharedClock,
+    key_type: KeyType,
+    kept: Mutex<BoundedLru<EntryId, Arc<WitSvid>>>,
+    /// One call at a time: who waits finds what the one before it brought.
+    signing: tokio::sync::Mutex<()>,
+}
+
+impl WitService {
+    /// A service that has `client` sign for keys of this kind.
+    pub fn new(
+        client: Arc<ServerClient>,
+        wake: Arc<Wake>,
+        clock: SharedClock,
+        key_type: KeyType,
+    ) -> Self {
+        let kept = Mutex::new(BoundedLru::new(MAX_SVIDS));
+        Self { client, wake, clock, key_type, kept, signing: tokio::sync::Mutex::default() }
+    }
+
+    /// A WIT-SVID of each of `entries`. One that is kept is given while less than half its life has
+    /// passed and `own`, the bundle of the own trust domain, vouches for it; beyond that while it is
+    /// valid, not tainted, and the server does not answer.
+    ///
+    /// # Errors
+    /// `Unavailable` when one cannot be had.
+    pub async fn fetch(&self, entries: &[Arc<AgentEntry>], own: &Bundle) -> Result<Answer, Status> {
+        let trusted: HashSet<&str> = own
+            .wit_authorities
+            .iter()
+            .filter(|authority| !authority.tainted)
+            .map(|authority| &*authority.key_id)
+            .collect();
+        let is_fresh =
+            |svid: &WitSvid| trusted.contains(&*svid.key_id) && !svid.is_due(self.clock.unix());
+        if !self.missing(entries, is_fresh).is_empty() {
+            let _turn = self.signing.lock().await;
+            for missing in self.missing(entries, is_fresh).chunks(MAX_BATCH) {
+                if let Err(error) = self.sign(missing).await {
+                    let gone = missing.iter().find(|entry| self.usable(entry, own).is_none());
+                    if let Some(entry) = gone {
+                        tracing::error!(
+                            spiffe_id = %entry.spiffe_id,
+                            error = %error,
+                            "Could not fetch WIT-SVID"
+                        );
+                        return Err(Status::unavailable(format!(
+                            "could not fetch WIT-SVID: {error}"
+                        )));
+                    }
+                    tracing::warn!(error = %error, "Unable to renew WIT-SVIDs; giving those that are kept");
+                }
+            }
+        }
+        let mut svids = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let svid = self.usable(entry, own);
+            let svid = svid.ok_or_else(|| Status::unavailable("could not fetch WIT-SVID"))?;
+            svids.push((Arc::clone(entry), svid));
+        }
+        let now = self.clock.unix();
+        let due = svids.iter().map(|(_, svid)| svid.due_at() - now).min();
+        let due = Duration::from_secs(due.and_then(|due| due.try_into().ok()).unwrap_or_default());
+        Ok(Answer { svids, look_again: due.clamp(RETRY, LONGEST_WAIT) })
+    }
+
+    /// Those of `entries` that a new one is needed for.
+    fn missing(
+        &self,
+        entries: &[Arc<AgentEntry>],
+        is_fresh: impl Fn(&WitSvid) -> bool,
+    ) -> Vec<Arc<AgentEntry>> {
+        let mut kept = self.lock();
+        let mut has = |entry: &AgentEntry| {
+            kept.get(&entry.id).is_some_and(|svid| svid.is_of(entry) && is_fresh(svid))
+        };
+        entries.iter().filter(|entry| !has(entry)).map(Arc::clone).collect()
+    }
+
+    /// What is kept for an entry, unless it has expired or what signed it is tainted.
+    fn usable(&self, entry: &AgentEntry, own: &Bundle) -> Option<Arc<WitSvid>> {
+        let is_tainted = |svid: &WitSvid| {
+            let mut authorities = own.wit_authorities.iter();
+            authorities.any(|authority| authority.tainted && *authority.key_id == *svid.key_id)
+        };
+        let mut kept = self.lock();
+        let svid = kept.get(&entry.id)?;
+        let is_good = svid.is_of(entry) && self.clock.unix() < svid.expires_at && !is_tainted(svid);
+        is_good.then(|| Arc::clone(svid))
+    }
+
+    async fn sign(&self, entries: &[Arc<AgentEntry>]) -> Result<(), ClientError> {
+        let (kind, count) = (self.key_type, entries.len());
+        let local = |error: &dyn fmt::Display| ClientError::Local(format!("making a key: {error}"));
+        let make = move || -> Result<Vec<_>, signet_pki::KeyError> {
+            (0..count).map(|_| PrivateKey::generate(kind)).collect()
+        };
+        let keys = match kind {
+            KeyType::EcP256 => make().map_err(|error| local(&error))?,
+            _ => {
+                let made = tokio::task::spawn_blocking(make).await;
+                made.map_err(|error| local(&error))?.map_err(|error| local(&error))?
+            }
+        };
+        let requests: Vec<_> = entries
+            .iter()
+            .zip(&keys)
+            .map(|(entry, key)| (entry.id.clone(), key.public_key().clone()))
+            .collect();
+        let signed = self.client.sign_wit(&requests, RPC_TIMEOUT).await;
+        if let Err(error) = &signed
+            && error.refusal().is_some()
+        {
+            // The manager is to hear of it from the server itself.
+            self.wake.sync();
+        }
+        let mut failed = None;
+        for ((entry, key), result) in entries.iter().zip(&keys).zip(signed?) {
+            let accepted = result
+                .map_err(|status| ClientError::of_item("BatchNewWITSVID", status))
+                .and_then(|svid| accept(entry, key, svid));
+            match accepted {
+                Ok(svid) => {
+                    self.lock().insert(entry.id.clone(), Arc::new(svid));
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        let now = self.clock.unix();
+        self.lock().retain(|_, svid| svid.expires_at > now);
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BoundedLru<EntryId, Arc<WitSvid>>> {
+        // Every critical section leaves the map whole, so a poisoned lock is still good.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for WitService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WitService({} kept)", self.lock().len())
+    }
+}
+
+/// Checks that the answer is for the entry's SPIFFE ID, and has times that make sense.
+fn accept(
+    entry: &AgentEntry,
+    key: &PrivateKey,
+    svid: types::Witsvid,
+) -> Result<WitSvid, ClientError> {
+    const METHOD: &str = "BatchNewWITSVID";
+    let malformed = |reason: String| ClientError::Malformed { method: METHOD, reason };
+    if svid.issued_at == 0 || svid.expires_at == 0 || svid.issued_at > svid.expires_at {
+        return Err(malformed("issue or expiry time is absent or out of order".to_owned()));
+    }
+    let spiffe_id: SpiffeId =
+        convert::id_from_pb(svid.id.as_ref()).map_err(|error| malformed(error.to_string()))?;
+    if spiffe_id != entry.spiffe_id {
+        return Err(malformed(format!("a token for {spiffe_id}")));
+    }
+    let jwk = key.to_jwk().map_err(|error| ClientError::Local(error.to_string()))?;
+    Ok(WitSvid {
+        key_id: key_id(&svid.token),
+        token: svid.token,
+        // Without the room that it grew in.
+        key: Zeroizing::new(jwk.as_str().to_owned()),
+        spiffe_id,
+        issued_at: UnixTime::from_seconds(svid.issued_at),
+        expires_at: UnixTime::from_seconds(svid.expires_at),
+        revision: entry.revision_number,
+    })
+}

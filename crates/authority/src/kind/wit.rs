@@ -1,0 +1,114 @@
+//! WIT authorities: keys under random key IDs, as JWT authorities are, of their own.
+
+use std::sync::Arc;
+
+use signet_identity::{Bundle, JwtAuthority};
+use signet_pki::{KeyType, ManagedKey, wit};
+
+use super::{Handle, Jwt, JwtKey, Kind, Made, Published, Withdrawal, Words};
+use crate::{
+    AuthorityError, AuthorityOptions, OperationError,
+    context::Context,
+    journal::{Journal, JwtRecord, SlotId},
+    slot::LocalAuthority,
+};
+
+/// WIT authorities.
+#[derive(Debug)]
+pub(crate) struct Wit;
+
+impl Kind for Wit {
+    type Material = JwtKey;
+    type Record = JwtRecord;
+    type Publication = JwtAuthority;
+
+    const WORDS: Words = Words {
+        log: "WIT key",
+        api: "WIT",
+        disabled: "WIT functionality is disabled",
+        nothing_to_taint: "no WIT Key found with provided key ID",
+        ..Jwt::WORDS
+    };
+    const TAINT_IS_ANNOUNCED: bool = false;
+
+    fn key_id(slot: SlotId) -> String {
+        slot.wit_key_id()
+    }
+
+    fn key_type(options: &AuthorityOptions) -> KeyType {
+        options.wit.as_ref().map_or(KeyType::EcP256, |wit| wit.key_type)
+    }
+
+    fn is_enabled(options: &AuthorityOptions) -> bool {
+        options.wit.is_some()
+    }
+
+    fn records(journal: &Journal) -> &[JwtRecord] {
+        &journal.wit
+    }
+
+    fn records_mut(journal: &mut Journal) -> &mut Vec<JwtRecord> {
+        &mut journal.wit
+    }
+
+    async fn make(
+        context: &mut Context,
+        slot: SlotId,
+        key: ManagedKey,
+    ) -> Result<Made<Self>, AuthorityError> {
+        let record = JwtRecord::prepared(context, slot, &key)?;
+        Ok(Made {
+            authority: LocalAuthority::prepared(&record, Self::load(&record, key)?),
+            publication: Self::publication(&record),
+            record,
+            publish_first: false,
+        })
+    }
+
+    fn publication(record: &JwtRecord) -> JwtAuthority {
+        Jwt::publication(record)
+    }
+
+    async fn publish(context: &mut Context, key: JwtAuthority) -> Result<(), AuthorityError> {
+        context.publish_wit_key(key).await.map(drop)
+    }
+
+    fn load(record: &JwtRecord, key: ManagedKey) -> Result<JwtKey, AuthorityError> {
+        let header =
+            wit::authority_header(record.key_id.as_str(), record.not_after, key.public_key())
+                .map_err(AuthorityError::JwtKey)?;
+        Ok(JwtKey { header, key, issued_at: record.issued_at })
+    }
+
+    fn must_be_in_bundle(_context: &Context) -> bool {
+        true
+    }
+
+    /// As for JWT authorities: agents are told of the new key over connections that X.509 secures.
+    fn loss_locks_out(_context: &Context) -> bool {
+        false
+    }
+
+    fn is_in_bundle(bundle: &Bundle, record: &JwtRecord) -> bool {
+        bundle.wit_authorities.iter().any(|key| *key.key_id == *record.key_id)
+    }
+
+    fn is_withdrawn(bundle: &Bundle, authority: &LocalAuthority<JwtKey>) -> bool {
+        Self::published(bundle, &authority.authority_id).iter().all(|key| key.tainted)
+    }
+
+    fn published(bundle: &Bundle, id: &str) -> Vec<Published> {
+        let with_id = bundle.wit_authorities.iter().filter(|key| *key.key_id == *id);
+        with_id
+            .map(|key| Published {
+                handle: Handle::WitKeyId(Arc::clone(&key.key_id)),
+                tainted: key.tainted,
+                expires_at: key.expires_at,
+            })
+            .collect()
+    }
+
+    fn may_be_withdrawn(_context: &Context, _withdrawal: Withdrawal) -> Result<(), OperationError> {
+        Ok(())
+    }
+}
