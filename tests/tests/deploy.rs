@@ -12,6 +12,8 @@ mod external_secrets;
 mod images;
 #[path = "deploy/manifests.rs"]
 mod manifests;
+#[path = "deploy/operator.rs"]
+mod operator;
 #[path = "deploy/permissions.rs"]
 mod permissions;
 #[path = "deploy/pod_security.rs"]

@@ -22,6 +22,7 @@ use signet_daemon::{
 use crate::{
     config::{Config, RunFlags},
     lint::{self, LintFlags},
+    operator::program::{self, OperatorFlags},
 };
 
 const HELP: &str = "\
@@ -62,6 +63,9 @@ enum Command {
     /// Say what in manifests, or in a cluster, breaks the baseline: secrets, shared or default
     /// service accounts, stores of whole clusters
     Lint(Box<LintFlags>),
+    /// Run the operator instead: keep a server, agents, a CSI driver and an OIDC provider as the
+    /// custom resources of operator.openshift.io/v1alpha1 say
+    Operator(Box<OperatorFlags>),
     /// Run the controller; the same as no command
     Run(Box<RunFlags>),
     /// Check a configuration file, and do nothing else
@@ -104,6 +108,7 @@ pub fn main(run: impl FnOnce(&'static str, &RunFlags) -> ExitCode) -> ExitCode {
         None => run(name, &cli.flags),
         Some(Command::Explain(flags)) => crate::run::explain(name, &flags),
         Some(Command::Lint(flags)) => lint::main(name, &flags, &mut io::stdout().lock()).into(),
+        Some(Command::Operator(flags)) => program::main(name, &flags),
         Some(Command::Run(flags)) => run(name, &flags),
         Some(Command::Validate(flags)) => {
             validate(&flags, &mut io::stdout().lock(), &mut io::stderr()).into()
@@ -155,6 +160,9 @@ mod tests {
             "c validate -config f -expandEnv",
             "c completion bash",
             "c explain -pod a/b -config f -kubeconfig k",
+            "c operator",
+            "c operator -namespace n -kubeconfig k -log-level debug -health-address :1",
+            "c operator -render f -render g -openshift",
         ] {
             let line = line.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(read(&line).is_ok(), "{line}: {}", read(&line).unwrap_err());

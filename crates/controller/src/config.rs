@@ -233,7 +233,7 @@ pub(crate) fn yaml() -> serde_saphyr::Options {
 }
 
 /// Splits `host:port`, `:port` and `[v6]:port`; an empty host is every address.
-fn host_and_port(text: &str) -> Result<(String, u16), String> {
+pub(crate) fn host_and_port(text: &str) -> Result<(String, u16), String> {
     let wrong = || format!("{text:?} is no address; expected host:port or :port");
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     let port = port.parse().map_err(|_| wrong())?;

@@ -14,6 +14,7 @@
 //! | [`server`], [`notices`] | the registration server |
 //! | [`leader`], [`webhook`] | taking turns, checking resources |
 //! | [`lint`] | what in manifests breaks the baseline |
+//! | [`operator`] | custom resources become a server, agents, a CSI driver, an OIDC provider |
 //! | [`config`], [`cli`], [`explain`], [`app`], [`run`], [`metrics`] | the program |
 
 pub mod app;
@@ -32,6 +33,7 @@ pub mod manifests;
 pub mod metrics;
 pub mod notices;
 pub mod objects;
+pub mod operator;
 pub mod reflector;
 pub mod resources;
 pub mod run;

@@ -208,6 +208,17 @@ impl ApiServer {
         self.ask(&Call { method, content_type, body, ..Call::read(path, verb) }).await
     }
 
+    /// Deletes an object; what it owns goes after it.
+    ///
+    /// # Errors
+    /// [`ApiError`], also when it is not there.
+    pub async fn delete(&self, path: &str) -> Result<(), ApiError> {
+        let options = r#"{"apiVersion":"v1","kind":"DeleteOptions","propagationPolicy":"Background"}"#;
+        let call =
+            Call { method: "DELETE", body: Bytes::from(options), ..Call::read(path, "delete") };
+        self.send(&call).await.map(drop)
+    }
+
     /// Has `token` reviewed for `audiences`.
     ///
     /// # Errors

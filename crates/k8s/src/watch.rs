@@ -1,7 +1,7 @@
 //! Following a collection of objects: list, then watch (Kubernetes API concepts, "efficient
 //! detection of changes").
 
-use std::{fmt, pin::Pin, time::Duration};
+use std::{borrow::Cow, fmt, pin::Pin, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use http::Response;
@@ -40,7 +40,7 @@ const PIECES: usize = 4;
 #[derive(Clone, Debug)]
 pub struct Collection {
     /// For example `/apis/apiregistration.k8s.io/v1/apiservices`.
-    pub path: &'static str,
+    pub path: Cow<'static, str>,
     /// For example `apiservices.apiregistration.k8s.io`.
     pub resource: &'static str,
     /// A label selector, `key=value`; empty for all objects.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::{everything, needs_judge, text};
 
-fn validate(program: &Path, args: &[&str], file: &Path) {
+pub(crate) fn validate(program: &Path, args: &[&str], file: &Path) {
     let mut command = Command::new(program);
     command.arg("validate").args(args).arg("-config").arg(file);
     accepted(&cli::run(&mut command, ""));

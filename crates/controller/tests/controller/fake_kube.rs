@@ -43,6 +43,7 @@ struct Store {
     requests: Vec<String>,
     next_uid: u64,
     no_generations: bool,
+    openshift: bool,
 }
 
 /// The server. Clones are the same one.
@@ -170,6 +171,23 @@ impl FakeKube {
         self.cut_watches();
     }
 
+    /// From now on it is OpenShift.
+    pub fn is_openshift(&self) {
+        self.store.lock().unwrap().openshift = true;
+    }
+
+    /// What the server says of itself.
+    fn about(&self, path: &str) -> Option<Response> {
+        let openshift = self.store.lock().unwrap().openshift;
+        match path {
+            "/version" => Some(r#"{"major": "1", "minor": "34"}"#.into_response()),
+            "/apis/route.openshift.io/v1" | "/apis/security.openshift.io/v1" => {
+                Some(if openshift { "{}".into_response() } else { refuse(404, "not found") })
+            }
+            _ => None,
+        }
+    }
+
     /// Ends every watch.
     pub fn cut_watches(&self) {
         self.cut.send_modify(|n| *n += 1);
@@ -199,6 +217,7 @@ impl FakeKube {
         let limit: usize = query.get("limit").and_then(|n| n.parse().ok()).unwrap_or(usize::MAX);
         let after = query.get("continue").cloned().unwrap_or_default();
         let from = (target.resource.clone(), after.clone());
+        let label = query.get("labelSelector").and_then(|pair| pair.split_once('='));
         let mut items = Vec::new();
         let mut next = String::new();
         for ((resource, key), text) in store.objects.range(from..) {
@@ -212,7 +231,7 @@ impl FakeKube {
             let named = field
                 .strip_prefix("metadata.name=")
                 .is_none_or(|name| key.rsplit('/').next() == Some(name));
-            if *key == after || !inside || !named {
+            if *key == after || !inside || !named || !has(text, label) {
                 continue;
             }
             if items.len() == limit {
@@ -232,7 +251,7 @@ impl FakeKube {
         )
     }
 
-    fn watch(&self, target: Target, from: u64) -> Response {
+    fn watch(&self, target: Target, from: u64, selector: Option<String>) -> Response {
         if from < self.store.lock().unwrap().oldest {
             let expired = json!({"type": "ERROR", "object": {
                 "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -252,8 +271,10 @@ impl FakeKube {
                     let start = store.log.partition_point(|(version, ..)| *version <= at);
                     let new = &store.log[start..];
                     at = new.last().map_or(at, |(version, ..)| *version);
+                    let label = selector.as_deref().and_then(|pair| pair.split_once('='));
                     new.iter()
                         .filter(|(_, resource, ..)| *resource == target.resource)
+                        .filter(|(.., text)| has(text, label))
                         .map(|(_, _, kind, text)| {
                             format!("{{\"type\":\"{kind}\",\"object\":{text}}}\n")
                         })
@@ -297,6 +318,15 @@ impl FakeKube {
         };
         let old = self.get(&target.resource, &key);
         let new = match (method, old) {
+            (&Method::PATCH, old) if kind.starts_with("application/apply-patch") => {
+                let mut new = old.clone().unwrap_or_else(|| json!({}));
+                apply(&mut new, &body);
+                // What changes nothing is no new version.
+                if let Some(old) = old.filter(|old| *old == new) {
+                    return (StatusCode::OK, old.to_string()).into_response();
+                }
+                new
+            }
             (&Method::POST, Some(_)) => return refuse(409, "it exists"),
             (&Method::POST, None) => body,
             (_, None) => return refuse(404, "it does not exist"),
@@ -348,6 +378,9 @@ async fn answer(AxumState(fake): AxumState<FakeKube>, request: Request) -> Respo
         .filter_map(|pair| pair.split_once('='))
         .map(|(key, value)| (key.to_owned(), decode(value)))
         .collect();
+    if let Some(answer) = fake.about(request.uri().path()) {
+        return answer;
+    }
     let Some(target) = target(request.uri().path()) else { return refuse(404, "no such path") };
     match fake.fault(&format!("{method} {uri}")) {
         Some(Fault::Answer(code, body)) => {
@@ -364,7 +397,7 @@ async fn answer(AxumState(fake): AxumState<FakeKube>, request: Request) -> Respo
     if method == Method::GET {
         if query.get("watch").is_some_and(|value| value == "true") {
             let from = query.get("resourceVersion").and_then(|n| n.parse().ok()).unwrap_or(0);
-            return fake.watch(target, from);
+            return fake.watch(target, from, query.get("labelSelector").cloned());
         }
         let Some(name) = &target.name else { return fake.list(&target, &query).into_response() };
         let key = match &target.namespace {
@@ -375,6 +408,18 @@ async fn answer(AxumState(fake): AxumState<FakeKube>, request: Request) -> Respo
             Some(object) => object.to_string().into_response(),
             None => refuse(404, "not found"),
         };
+    }
+    if method == Method::DELETE {
+        let key = match (&target.namespace, &target.name) {
+            (Some(namespace), Some(name)) => format!("{namespace}/{name}"),
+            (None, Some(name)) => name.clone(),
+            (_, None) => return refuse(405, "collections are not deleted"),
+        };
+        if fake.get(&target.resource, &key).is_none() {
+            return refuse(404, "not found");
+        }
+        fake.delete(&target.resource, &key);
+        return "{}".into_response();
     }
     let kind = request.headers().get("content-type").and_then(|value| value.to_str().ok());
     let kind = kind.unwrap_or_default().to_owned();
@@ -403,6 +448,13 @@ fn target(path: &str) -> Option<Target> {
     })
 }
 
+/// Whether an object has a label.
+fn has(object: &str, label: Option<(&str, &str)>) -> bool {
+    let Some((key, value)) = label else { return true };
+    let object: Value = serde_json::from_str(object).unwrap();
+    object["metadata"]["labels"][key] == value
+}
+
 fn key_of(object: &Value) -> String {
     let meta = &object["metadata"];
     let name = meta["name"].as_str().unwrap();
@@ -417,6 +469,33 @@ fn merge(into: &mut Value, patch: &Value) {
         (Value::Object(into), Value::Object(patch)) => {
             for (key, value) in patch {
                 merge(into.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (into, patch) => *into = patch.clone(),
+    }
+}
+
+/// Server-side apply, by one who forces: maps are merged, and lists by what their items are known
+/// by, as those of pods, services and owners are. Nothing is taken away.
+fn apply(into: &mut Value, patch: &Value) {
+    let known_by = |item: &Value| {
+        let keys = ["mountPath", "name", "uid", "containerPort", "port"];
+        keys.iter().find_map(|key| item.get(*key).cloned())
+    };
+    match (into, patch) {
+        (Value::Object(into), Value::Object(patch)) => {
+            for (key, value) in patch {
+                apply(into.entry(key.clone()).or_insert(Value::Null), value);
+            }
+        }
+        (Value::Array(into), Value::Array(patch))
+            if !patch.is_empty() && patch.iter().all(|item| known_by(item).is_some()) =>
+        {
+            for item in patch {
+                match into.iter_mut().find(|old| known_by(old) == known_by(item)) {
+                    Some(old) => apply(old, item),
+                    None => into.push(item.clone()),
+                }
             }
         }
         (into, patch) => *into = patch.clone(),

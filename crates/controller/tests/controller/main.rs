@@ -10,9 +10,11 @@
 )]
 
 mod bad_weather;
+mod bundle;
 mod election;
 mod entries;
 mod fake_kube;
 mod fake_server;
 mod federation;
 mod fixture;
+mod operator;

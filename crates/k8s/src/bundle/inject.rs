@@ -135,7 +135,7 @@ impl Injector {
         newest: watch::Receiver<Option<Authorities>>,
     ) -> Self {
         let collection = Collection {
-            path: kind.path(),
+            path: kind.path().into(),
             resource: kind.resource(),
             selector: format!("{label}=true"),
         };

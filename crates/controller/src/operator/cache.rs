@@ -1,0 +1,157 @@
+//! What there is in the cluster, of the kinds that concern the operator: lists, and then watches.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::Value;
+use signet_base::{Backoff, Tasks};
+use signet_k8s::{ApiServer, Collection, Metadata, Object, Seen};
+use tokio::sync::mpsc;
+
+use super::{kinds::Kind, settings::Settings};
+use crate::complaints::Complaints;
+
+/// How many events of a kind may wait.
+const EVENTS: usize = 16;
+
+/// An object, whole but for what the API server notes about its writers.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    metadata: Metadata,
+    /// It.
+    pub value: Value,
+}
+
+/// What was seen of a kind.
+#[derive(Debug)]
+pub struct Event(pub Kind, pub Seen<Stored>);
+
+/// The objects there are, by kind and name: what is in a namespace is in the operator's.
+#[derive(Debug, Default)]
+pub struct Cache {
+    objects: BTreeMap<Kind, BTreeMap<String, Value>>,
+    listed: BTreeSet<Kind>,
+}
+
+impl Stored {
+    fn read(mut value: Value) -> Result<Self, serde_json::Error> {
+        if let Some(metadata) = value.pointer_mut("/metadata").and_then(Value::as_object_mut) {
+            metadata.remove("managedFields");
+        }
+        let metadata = value.get("metadata").cloned().unwrap_or_default();
+        Ok(Self { metadata: serde_json::from_value(metadata)?, value })
+    }
+}
+
+impl<'de> Deserialize<'de> for Stored {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::read(Value::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+impl Object for Stored {
+    fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+}
+
+impl Cache {
+    /// Takes what was seen.
+    pub fn take(&mut self, Event(kind, seen): Event) {
+        match seen {
+            Seen::All(all) => {
+                let named = all.into_iter().map(|one| (one.metadata.name, one.value));
+                self.objects.insert(kind, named.collect());
+                self.listed.insert(kind);
+            }
+            Seen::Changed(one) => self.put(kind, one.value),
+            Seen::Gone(one) => self.remove(kind, &one.metadata.name),
+        }
+    }
+
+    /// Whether everything was listed that the platform has.
+    pub fn is_complete(&self, settings: &Settings) -> bool {
+        kinds(settings).all(|kind| self.listed.contains(&kind))
+    }
+
+    /// An object.
+    pub fn get(&self, kind: Kind, name: &str) -> Option<&Value> {
+        self.objects.get(&kind)?.get(name)
+    }
+
+    /// All objects of a kind.
+    pub fn all(&self, kind: Kind) -> impl Iterator<Item = (&String, &Value)> {
+        self.objects.get(&kind).into_iter().flatten()
+    }
+
+    /// Takes an object as a write has returned it.
+    pub fn put(&mut self, kind: Kind, object: Value) {
+        if let Some(name) = object.pointer("/metadata/name").and_then(Value::as_str) {
+            self.objects.entry(kind).or_default().insert(name.to_owned(), object);
+        }
+    }
+
+    /// Forgets an object.
+    pub fn remove(&mut self, kind: Kind, name: &str) {
+        if let Some(objects) = self.objects.get_mut(&kind) {
+            objects.remove(name);
+        }
+    }
+}
+
+/// The kinds that a platform has.
+pub fn kinds(settings: &Settings) -> impl Iterator<Item = Kind> {
+    let openshift = settings.platform.openshift;
+    Kind::ALL.into_iter().filter(move |kind| openshift || !kind.is_of_openshift())
+}
+
+/// Follows every kind of object, for as long as `out` is heard.
+pub fn follow(
+    tasks: &Tasks,
+    api: &Arc<ApiServer>,
+    settings: &Settings,
+    complaints: &Complaints,
+    out: &mpsc::Sender<Event>,
+) {
+    for kind in kinds(settings) {
+        let collection = Collection {
+            path: kind.collection(&settings.namespace).into(),
+            resource: kind.resource(),
+            selector: kind.selector(),
+        };
+        let (sender, mut seen) = mpsc::channel(EVENTS);
+        let (api, complaints) = (Arc::clone(api), complaints.clone());
+        let token = tasks.token().clone();
+        let following = async move {
+            let mut backoff =
+                Backoff::new(Duration::from_millis(500), Duration::from_secs(30)).with_jitter(0.3);
+            while let Err(error) = api.follow::<Stored>(&collection, &sender).await {
+                let delay = backoff.next_delay().max(error.retry_after().unwrap_or_default());
+                if let Some(untold) = complaints.tell(kind.resource(), &error) {
+                    tracing::error!(
+                        kind = kind.name(),
+                        error = &error as &dyn std::error::Error,
+                        untold,
+                        "Cannot follow the API server; what is known stays as it is"
+                    );
+                }
+                tokio::time::sleep(delay).await;
+            }
+        };
+        let out = out.clone();
+        let handing = async move {
+            while let Some(one) = seen.recv().await {
+                if out.send(Event(kind, one)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tasks.spawn("operator_follows", async move {
+            token.run_until_cancelled(async { tokio::join!(following, handing) }).await;
+        });
+    }
+}
