@@ -213,7 +213,8 @@ impl ApiServer {
     /// # Errors
     /// [`ApiError`], also when it is not there.
     pub async fn delete(&self, path: &str) -> Result<(), ApiError> {
-        let options = r#"{"apiVersion":"v1","kind":"DeleteOptions","propagationPolicy":"Background"}"#;
+        let options =
+            r#"{"apiVersion":"v1","kind":"DeleteOptions","propagationPolicy":"Background"}"#;
         let call =
             Call { method: "DELETE", body: Bytes::from(options), ..Call::read(path, "delete") };
         self.send(&call).await.map(drop)

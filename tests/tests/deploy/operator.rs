@@ -81,7 +81,8 @@ fn what_the_operator_makes_fits_kubernetes_and_the_restricted_profile_where_it_c
     assert_eq!(said["wrong"], json!([]), "{said:#}");
     assert!(said["checked"].as_u64().is_some_and(|n| n > 50), "{said}");
     let mut seen = BTreeSet::new();
-    for verdict in kubernetes::judge("podsecurity", &[], &files).json().as_array().expect("verdicts")
+    for verdict in
+        kubernetes::judge("podsecurity", &[], &files).json().as_array().expect("verdicts")
     {
         let what = text(verdict, "/kind");
         seen.insert(what.to_owned());

@@ -72,10 +72,8 @@ impl Writer {
             if let Some(metadata) = whole.pointer_mut("/metadata").and_then(Value::as_object_mut) {
                 metadata.insert("resourceVersion".to_owned(), current);
             }
-            let path = format!(
-                "{}?fieldManager={MANAGER}",
-                kind.path(&self.namespace, wanted.name())
-            );
+            let path =
+                format!("{}?fieldManager={MANAGER}", kind.path(&self.namespace, wanted.name()));
             now = self.api.write(Write::Replace, &path, &whole).await?;
         }
         tracing::info!(
@@ -133,15 +131,23 @@ impl Writer {
         }
     }
 
-    /// Writes a resource's status.
+    /// Writes a resource's status. The cache then has it as it is.
     ///
     /// # Errors
     /// [`ApiError`] when the API server refuses.
-    pub async fn status(&self, kind: Kind, name: &str, status: &Value) -> Result<(), ApiError> {
-        let path =
-            format!("{}/status?fieldManager={MANAGER}", kind.path(&self.namespace, name));
+    pub async fn status(
+        &self,
+        cache: &mut Cache,
+        kind: Kind,
+        name: &str,
+        status: &Value,
+    ) -> Result<(), ApiError> {
+        let path = format!("{}/status?fieldManager={MANAGER}", kind.path(&self.namespace, name));
         match self.api.write(Write::MergePatch, &path, &json!({ "status": status })).await {
-            Ok(_) => Ok(()),
+            Ok(now) => {
+                cache.put(kind, now);
+                Ok(())
+            }
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(error),
         }

@@ -68,8 +68,22 @@ impl Cache {
                 self.objects.insert(kind, named.collect());
                 self.listed.insert(kind);
             }
+            // A write's answer may have come before the watch shows what was before it.
+            Seen::Changed(one) if self.has_newer(kind, &one) => {}
             Seen::Changed(one) => self.put(kind, one.value),
             Seen::Gone(one) => self.remove(kind, &one.metadata.name),
+        }
+    }
+
+    /// Whether a newer version of an object is here. Versions of one kind are comparable numbers
+    /// (Kubernetes API concepts, "resource versions").
+    fn has_newer(&self, kind: Kind, one: &Stored) -> bool {
+        let number = |text: &str| text.parse::<u64>().ok();
+        let held = self.get(kind, &one.metadata.name);
+        let held = held.and_then(|held| held.pointer("/metadata/resourceVersion")?.as_str());
+        match (held.and_then(number), number(&one.metadata.resource_version)) {
+            (Some(held), Some(seen)) => held > seen,
+            _ => false,
         }
     }
 
@@ -153,5 +167,34 @@ pub fn follow(
         tasks.spawn("operator_follows", async move {
             token.run_until_cancelled(async { tokio::join!(following, handing) }).await;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_a_write_has_returned_is_not_undone_by_an_event_from_before_it() {
+        let stored = |version: &str, data: &str| {
+            let object = json!({"metadata": {"name": "a", "resourceVersion": version,
+                "managedFields": [{}]}, "data": data});
+            Stored::read(object).unwrap()
+        };
+        let mut cache = Cache::default();
+        cache.take(Event(Kind::ConfigMap, Seen::All(vec![stored("4", "listed")])));
+        cache.put(Kind::ConfigMap, stored("10", "written").value);
+        let data = |cache: &Cache| cache.get(Kind::ConfigMap, "a").unwrap()["data"].clone();
+        cache.take(Event(Kind::ConfigMap, Seen::Changed(stored("9", "older"))));
+        assert_eq!(data(&cache), "written");
+        cache.take(Event(Kind::ConfigMap, Seen::Changed(stored("11", "newer"))));
+        assert_eq!(data(&cache), "newer");
+        assert!(
+            cache.get(Kind::ConfigMap, "a").unwrap()["metadata"].get("managedFields").is_none()
+        );
+        cache.take(Event(Kind::ConfigMap, Seen::Gone(stored("12", "newer"))));
+        assert!(cache.get(Kind::ConfigMap, "a").is_none());
     }
 }

@@ -68,7 +68,9 @@ pub fn server(settings: &Settings, manager: &ManagerSpec, spec: &ServerSpec) -> 
         }
         other => found.push(problem(
             "UnsupportedDatabase",
-            format!("spec.datastore.databaseType: {other} is not supported; use sqlite3 or postgres"),
+            format!(
+                "spec.datastore.databaseType: {other} is not supported; use sqlite3 or postgres"
+            ),
         )),
     }
     if let Some(keys) = &spec.key_manager {

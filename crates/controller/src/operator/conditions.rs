@@ -74,9 +74,7 @@ pub fn of(resource: &Value) -> Vec<Condition> {
 /// something is not there (`False`), of which `Progressing` alone is no failure.
 pub fn sum(conditions: &[Condition]) -> [Condition; 3] {
     let lacking = |failed: bool| {
-        conditions
-            .iter()
-            .find(|one| one.status == "False" && (one.reason != PROGRESSING) == failed)
+        conditions.iter().find(|one| one.status == "False" && (one.reason != PROGRESSING) == failed)
     };
     let text = |one: &Condition| format!("{}: {}", one.r#type, one.message);
     match (lacking(true), lacking(false)) {
@@ -146,7 +144,11 @@ mod tests {
         );
         assert_eq!(
             summed(&[good.clone(), waits.clone()]),
-            ["Ready=False Progressing", "Degraded=False Progressing", "Available=False Progressing"]
+            [
+                "Ready=False Progressing",
+                "Degraded=False Progressing",
+                "Available=False Progressing"
+            ]
         );
         assert_eq!(
             summed(&[good, waits, failed]),

@@ -67,7 +67,10 @@ mod tests {
             json!({"metadata": {"name": "s", "generation": 2}, "spec": {"replicas": 1}, "status": {
                 "observedGeneration": observed, "updatedReplicas": 1, "readyReplicas": ready}})
         };
-        assert_eq!(message(Kind::StatefulSet, set(1, 2)), (true, "StatefulSet s: all 1 ready".into()));
+        assert_eq!(
+            message(Kind::StatefulSet, set(1, 2)),
+            (true, "StatefulSet s: all 1 ready".into())
+        );
         assert!(!message(Kind::StatefulSet, set(1, 1)).0);
         assert_eq!(
             message(Kind::StatefulSet, set(0, 2)),

@@ -374,6 +374,10 @@ fn spec<T: DeserializeOwned>(documents: &[Value], kind: Kind) -> Result<Option<T
         return Err(Usage(format!("{} is there twice; it is one, named {SINGLETON}", kind.name())));
     }
     let spec = first.get("spec").cloned().unwrap_or_default();
-    let read = serde_json::from_value(if spec.is_null() { Value::Object(Default::default()) } else { spec });
+    let read = serde_json::from_value(if spec.is_null() {
+        Value::Object(Default::default())
+    } else {
+        spec
+    });
     read.map(Some).map_err(|error| Usage(format!("{}: spec: {error}", kind.name())))
 }

@@ -137,7 +137,7 @@ impl Operator {
         if resource.get("status") == Some(status) || !self.leads() {
             return true;
         }
-        match self.writer.status(kind, SINGLETON, status).await {
+        match self.writer.status(&mut self.cache, kind, SINGLETON, status).await {
             Ok(()) => true,
             Err(error) => self.complain("status", &error),
         }
@@ -157,9 +157,10 @@ impl Operator {
         let list: Vec<Value> = operands
             .iter()
             .map(|(kind, outcome)| {
-                let old = before.iter().flatten().find(|old| {
-                    old.get("kind").and_then(Value::as_str) == Some(kind.name())
-                });
+                let old = before
+                    .iter()
+                    .flatten()
+                    .find(|old| old.get("kind").and_then(Value::as_str) == Some(kind.name()));
                 summary(*kind, outcome.as_ref(), old, &self.now())
             })
             .collect();

@@ -188,7 +188,8 @@ fn the_operator_may_do_nothing_with_everything() {
         assert!(!everywhere.iter().any(|(_, resource, ..)| resource == "secrets"), "{what}");
     }
     let [(_, _, everywhere, here), _] = held();
-    let secret = |(_, resource, ..): &Permission| resource == "secrets" || resource == "nodes/proxy";
+    let secret =
+        |(_, resource, ..): &Permission| resource == "secrets" || resource == "nodes/proxy";
     assert!(!everywhere.iter().chain(&here).any(secret));
 }
 
@@ -200,8 +201,18 @@ fn the_bundle_has_what_a_catalogue_asks_for() {
     assert_eq!(csv["metadata"]["name"], format!("signet-operator.v{version}"));
     assert_eq!(csv["spec"]["version"], version);
     for field in [
-        "displayName", "description", "keywords", "maintainers", "provider", "links", "icon",
-        "maturity", "minKubeVersion", "installModes", "install", "customresourcedefinitions",
+        "displayName",
+        "description",
+        "keywords",
+        "maintainers",
+        "provider",
+        "links",
+        "icon",
+        "maturity",
+        "minKubeVersion",
+        "installModes",
+        "install",
+        "customresourcedefinitions",
         "relatedImages",
     ] {
         let empty = match &csv["spec"][field] {
@@ -217,10 +228,15 @@ fn the_bundle_has_what_a_catalogue_asks_for() {
     assert_eq!(deployments.len(), 1);
     assert_eq!(deployments[0]["spec"], plain["spec"]);
     let account = documents("10-service-account.yaml").remove(0);
-    assert_eq!(plain["spec"]["template"]["spec"]["serviceAccountName"], account["metadata"]["name"]);
+    assert_eq!(
+        plain["spec"]["template"]["spec"]["serviceAccountName"],
+        account["metadata"]["name"]
+    );
     // Every image that runs is named, so that a mirror has all of them.
-    let images: BTreeSet<_> =
-        list(&csv, "/spec/relatedImages").iter().map(|one| one["image"].clone().to_string()).collect();
+    let images: BTreeSet<_> = list(&csv, "/spec/relatedImages")
+        .iter()
+        .map(|one| one["image"].clone().to_string())
+        .collect();
     let container = &plain["spec"]["template"]["spec"]["containers"][0];
     let mut used: BTreeSet<_> = list(container, "/env")
         .iter()
@@ -244,7 +260,9 @@ fn the_bundle_has_every_definition_and_an_example_of_each() {
         .map(|one| (one["name"].as_str().unwrap().to_owned(), one.clone()))
         .collect();
     let mut kinds = BTreeSet::new();
-    for (directory, suffix) in [("crds", "operator.openshift.io"), ("../kubernetes/crds", "spire.spiffe.io")] {
+    for (directory, suffix) in
+        [("crds", "operator.openshift.io"), ("../kubernetes/crds", "spire.spiffe.io")]
+    {
         for entry in fs::read_dir(deploy().join(directory)).unwrap() {
             let path = entry.unwrap().path();
             let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
@@ -290,7 +308,10 @@ fn the_bundles_image_has_the_labels_of_its_annotations() {
         .collect();
     assert_eq!(labels, annotations.into_iter().collect());
     for key in ["mediatype.v1", "manifests.v1", "metadata.v1", "package.v1", "channels.v1"] {
-        assert!(labels.contains_key(&format!("operators.operatorframework.io.bundle.{key}")), "{key}");
+        assert!(
+            labels.contains_key(&format!("operators.operatorframework.io.bundle.{key}")),
+            "{key}"
+        );
     }
     for place in ["manifests", "metadata", "tests/scorecard"] {
         assert!(text.contains(&format!("COPY {place} /{place}/")), "{place}");
@@ -300,8 +321,10 @@ fn the_bundles_image_has_the_labels_of_its_annotations() {
     assert_eq!(list(&scorecard, "/stages/0/tests").len(), 6);
 }
 
+/// What is on every node cannot keep the restricted profile, for the reasons that
+/// `deploy/kubernetes/42-agent.yaml` gives.
 #[test]
-fn what_is_rendered_has_nothing_for_lint_to_say() {
+fn what_is_rendered_breaks_no_rule_of_lint_but_the_profile_of_what_is_on_every_node() {
     for platform in [Platform::KUBERNETES, Platform { openshift: true, narrow_kubelet: false }] {
         let mut documents: Vec<_> = rendered(platform).into_iter().map(|one| one.object).collect();
         documents.extend(self::documents("10-service-account.yaml"));
@@ -314,6 +337,7 @@ fn what_is_rendered_has_nothing_for_lint_to_say() {
             .into_iter()
             .filter(|finding| finding.rule.level == lint::Level::Error)
             .map(|finding| format!("{}: {} {}", finding.rule.id, finding.object, finding.message))
+            .filter(|text| !text.starts_with("pod-security: DaemonSet "))
             .collect();
         assert!(errors.is_empty(), "{errors:#?}");
     }

@@ -58,7 +58,8 @@ impl Operator {
             wanted: Vec::new(),
             conditions: vec![Condition::new(CONFIGURATION, false, reason, message)],
         };
-        let Some(top) = self.cache.get(Kind::Manager, SINGLETON).filter(|top| !is_going(top)) else {
+        let Some(top) = self.cache.get(Kind::Manager, SINGLETON).filter(|top| !is_going(top))
+        else {
             return Ok(refuse(
                 "ZeroTrustWorkloadIdentityManagerNotFound",
                 "There is no ZeroTrustWorkloadIdentityManager named cluster".to_owned(),
@@ -78,31 +79,32 @@ impl Operator {
                 self.cache.get($kind, SINGLETON).and_then(|other| spec(other).ok())
             };
         }
-        let read = match kind {
-            Kind::Server => spec::<ServerSpec>(resource).map(|spec| {
-                problems.extend(check::server(&self.settings, &manager, &spec));
-                notes.extend(times(&spec));
-                let all = self.cache.all(Kind::FederatedTrustDomain).map(|(_, one)| one);
-                let declared = render::declared(all);
-                render::server(&self.settings, &manager, &spec, &declared)
-            }),
-            Kind::Agent => spec::<AgentSpec>(resource).map(|spec| {
-                problems.extend(check::agent(&spec));
-                render::agent(&self.settings, &manager, &spec)
-            }),
-            Kind::Csi => spec::<CsiSpec>(resource).map(|spec| {
-                problems.extend(check::csi(&spec, other!(Kind::Agent).as_ref()));
-                render::csi(&self.settings, &manager, &spec)
-            }),
-            _ => spec::<OidcSpec>(resource).map(|spec| {
-                problems.extend(check::oidc(&spec, other!(Kind::Csi).as_ref()));
-                let note = check::issuers_differ(&spec, other!(Kind::Server).as_ref());
-                notes.extend(note.map(|note| {
-                    Condition::new("JWTIssuerValid", true, note.reason, note.message)
-                }));
-                render::oidc(&self.settings, &manager, &spec)
-            }),
-        };
+        let read =
+            match kind {
+                Kind::Server => spec::<ServerSpec>(resource).map(|spec| {
+                    problems.extend(check::server(&self.settings, &manager, &spec));
+                    notes.extend(times(&spec));
+                    let all = self.cache.all(Kind::FederatedTrustDomain).map(|(_, one)| one);
+                    let declared = render::declared(all);
+                    render::server(&self.settings, &manager, &spec, &declared)
+                }),
+                Kind::Agent => spec::<AgentSpec>(resource).map(|spec| {
+                    problems.extend(check::agent(&spec));
+                    render::agent(&self.settings, &manager, &spec)
+                }),
+                Kind::Csi => spec::<CsiSpec>(resource).map(|spec| {
+                    problems.extend(check::csi(&spec, other!(Kind::Agent).as_ref()));
+                    render::csi(&self.settings, &manager, &spec)
+                }),
+                _ => spec::<OidcSpec>(resource).map(|spec| {
+                    problems.extend(check::oidc(&spec, other!(Kind::Csi).as_ref()));
+                    let note = check::issuers_differ(&spec, other!(Kind::Server).as_ref());
+                    notes.extend(note.map(|note| {
+                        Condition::new("JWTIssuerValid", true, note.reason, note.message)
+                    }));
+                    render::oidc(&self.settings, &manager, &spec)
+                }),
+            };
         let mut wanted = match read {
             Ok(wanted) => wanted,
             Err(why) => return Ok(refuse("InvalidSpecification", why)),
@@ -235,8 +237,7 @@ impl Operator {
             for (name, object) in self.cache.all(kind) {
                 let labels = object.pointer("/metadata/labels");
                 let manager = labels.and_then(|labels| labels.get(MANAGED_BY));
-                let owners =
-                    object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+                let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
                 let owned = owners.into_iter().flatten().any(|one| one.get("uid") == uid);
                 let asked = wanted.iter().any(|one| one.kind == kind && one.name() == name);
                 if owned && !asked && manager.and_then(Value::as_str) == Some(MANAGER) {
@@ -275,9 +276,7 @@ fn times(spec: &ServerSpec) -> Option<Condition> {
         Ok(warnings) if warnings.is_empty() => {
             Condition::new(TIMES, true, "TTLValidationSucceeded", "The times fit")
         }
-        Ok(warnings) => {
-            Condition::new(TIMES, true, "TTLValidationWarning", warnings.join("; "))
-        }
+        Ok(warnings) => Condition::new(TIMES, true, "TTLValidationWarning", warnings.join("; ")),
         Err(why) => Condition::new(TIMES, false, "TTLValidationFailed", why),
     })
 }

@@ -44,16 +44,14 @@ impl Kubelet {
 
 /// Everything of the agents.
 pub fn agent(settings: &Settings, manager: &ManagerSpec, spec: &AgentSpec) -> Vec<Wanted> {
-    let part =
-        Part { settings, manager, common: &spec.common, app: NAME, component: "node-agent" };
+    let part = Part { settings, manager, common: &spec.common, app: NAME, component: "node-agent" };
     let attestors = spec.workload_attestors.clone().unwrap_or_default();
     let verification = attestors.workload_attestors_verification.clone().unwrap_or_default();
     let kubelet = Kubelet::of(&verification, settings.platform.openshift);
     let no_containers = is_true(&attestors.disable_container_selectors, false);
     let conf = configuration(&agent_conf(&part, spec, &kubelet, no_containers));
 
-    let permission =
-        if settings.platform.narrow_kubelet { "nodes/pods" } else { "nodes/proxy" };
+    let permission = if settings.platform.narrow_kubelet { "nodes/pods" } else { "nodes/proxy" };
     let rules = json!([{ "apiGroups": [""], "resources": [permission], "verbs": ["get"] }]);
     let mut all = vec![part.service_account(NAME)];
     all.extend(part.cluster_role(NAME, rules, NAME));
@@ -75,25 +73,24 @@ pub fn agent(settings: &Settings, manager: &ManagerSpec, spec: &AgentSpec) -> Ve
     }
     if settings.platform.openshift {
         let network = kubelet == Kubelet::Loopback;
-        all.push(constraints(&part, NAME, json!({
-            "allowHostPID": true,
-            "allowHostNetwork": network,
-            "allowHostPorts": network,
-            "allowPrivilegedContainer": false,
-            "allowPrivilegeEscalation": false,
-            "volumes": ["configMap", "hostPath", "projected"],
-        })));
+        all.push(constraints(
+            &part,
+            NAME,
+            json!({
+                "allowHostPID": true,
+                "allowHostNetwork": network,
+                "allowHostPorts": network,
+                "allowPrivilegedContainer": false,
+                "allowPrivilegeEscalation": false,
+                "volumes": ["configMap", "hostPath", "projected"],
+            }),
+        ));
     }
     all.push(daemon_set(&part, spec, &kubelet, &conf));
     all
 }
 
-fn agent_conf(
-    part: &Part<'_>,
-    spec: &AgentSpec,
-    kubelet: &Kubelet,
-    no_containers: bool,
-) -> Value {
+fn agent_conf(part: &Part<'_>, spec: &AgentSpec, kubelet: &Kubelet, no_containers: bool) -> Value {
     let data = format!("{STATE_MOUNT}/data");
     let mut k8s = match kubelet {
         Kubelet::Loopback => json!({ "skip_kubelet_verification": true }),
@@ -136,19 +133,13 @@ fn agent_conf(
     });
     // On the nodes' network a port for metrics would be open to whoever reaches the node.
     if *kubelet != Kubelet::Loopback {
-        set(
-            &mut conf,
-            "telemetry",
-            json!({ "Prometheus": { "host": "0.0.0.0", "port": 9402 } }),
-        );
+        set(&mut conf, "telemetry", json!({ "Prometheus": { "host": "0.0.0.0", "port": 9402 } }));
     }
     conf
 }
 
 fn daemon_set(part: &Part<'_>, spec: &AgentSpec, kubelet: &Kubelet, conf: &str) -> Wanted {
-    let directory = |name: &str, path: &str, kind: &str| {
-        json!({ "name": name, "hostPath": { "path": path, "type": kind } })
-    };
+    let directory = |name: &str, path: &str, kind: &str| json!({ "name": name, "hostPath": { "path": path, "type": kind } });
     let mut mounts = vec![
         json!({ "name": "spire-config", "mountPath": CONFIGURATION, "readOnly": true }),
         json!({ "name": "spire-bundle", "mountPath": BUNDLE, "readOnly": true }),

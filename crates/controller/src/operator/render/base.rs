@@ -13,8 +13,9 @@ static AGENT: Manifest =
     LazyLock::new(|| read(include_str!("../../../../../deploy/kubernetes/42-agent.yaml")));
 static SERVER_ROLES: Manifest =
     LazyLock::new(|| read(include_str!("../../../../../deploy/kubernetes/11-rbac-server.yaml")));
-static CONTROLLER_ROLES: Manifest =
-    LazyLock::new(|| read(include_str!("../../../../../deploy/kubernetes/12-rbac-controller.yaml")));
+static CONTROLLER_ROLES: Manifest = LazyLock::new(|| {
+    read(include_str!("../../../../../deploy/kubernetes/12-rbac-controller.yaml"))
+});
 static WEBHOOK: Manifest =
     LazyLock::new(|| read(include_str!("../../../../../deploy/kubernetes/36-webhook.yaml")));
 static CSI: Manifest =
@@ -26,9 +27,9 @@ fn read(text: &str) -> Vec<Value> {
 
 /// The container of a workload's pod.
 fn container(manifest: &Manifest, name: &str) -> Value {
-    let containers = manifest.iter().filter_map(|one| {
-        one.pointer("/spec/template/spec/containers").and_then(Value::as_array)
-    });
+    let containers = manifest
+        .iter()
+        .filter_map(|one| one.pointer("/spec/template/spec/containers").and_then(Value::as_array));
     let mut containers = containers.flatten();
     containers
         .find(|one| one.get("name").and_then(Value::as_str) == Some(name))
@@ -94,13 +95,14 @@ mod tests {
             ("csi-driver", agent("csi-driver")),
             ("csi-registrar", agent("csi-registrar")),
         ] {
-            assert!(value["securityContext"].is_object() && value["resources"].is_object(), "{what}");
+            assert!(
+                value["securityContext"].is_object() && value["resources"].is_object(),
+                "{what}"
+            );
         }
-        for (what, value) in [
-            ("restricted", restricted()),
-            ("privileged", privileged()),
-            ("csi", csi_driver()),
-        ] {
+        for (what, value) in
+            [("restricted", restricted()), ("privileged", privileged()), ("csi", csi_driver())]
+        {
             assert!(value.is_object(), "{what}");
         }
         assert_eq!(restricted()["runAsNonRoot"], true);

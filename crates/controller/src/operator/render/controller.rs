@@ -105,7 +105,8 @@ pub(super) fn container(part: &Part<'_>) -> Value {
 /// Puts another name into the `resourceNames` of rules.
 pub(super) fn rename(rules: &mut Value, from: &str, to: &str) {
     for rule in rules.as_array_mut().into_iter().flatten() {
-        for name in rule.get_mut("resourceNames").and_then(Value::as_array_mut).into_iter().flatten()
+        for name in
+            rule.get_mut("resourceNames").and_then(Value::as_array_mut).into_iter().flatten()
         {
             if name.as_str() == Some(from) {
                 *name = json!(to);

@@ -34,15 +34,19 @@ pub fn csi(settings: &Settings, manager: &ManagerSpec, spec: &CsiSpec) -> Vec<Wa
     }
     let mut all = vec![part.service_account(NAME), driver];
     if settings.platform.openshift {
-        all.push(constraints(&part, NAME, json!({
-            "allowHostPID": false,
-            "allowHostNetwork": false,
-            "allowHostPorts": false,
-            "allowPrivilegedContainer": true,
-            "allowPrivilegeEscalation": true,
-            "allowedCapabilities": ["SYS_ADMIN"],
-            "volumes": ["hostPath"],
-        })));
+        all.push(constraints(
+            &part,
+            NAME,
+            json!({
+                "allowHostPID": false,
+                "allowHostNetwork": false,
+                "allowHostPorts": false,
+                "allowPrivilegedContainer": true,
+                "allowPrivilegeEscalation": true,
+                "allowedCapabilities": ["SYS_ADMIN"],
+                "volumes": ["hostPath"],
+            }),
+        ));
     }
     all.push(daemon_set(&part, spec));
     all
@@ -50,9 +54,7 @@ pub fn csi(settings: &Settings, manager: &ManagerSpec, spec: &CsiSpec) -> Vec<Wa
 
 fn daemon_set(part: &Part<'_>, spec: &CsiSpec) -> Wanted {
     let name = spec.driver();
-    let directory = |name: &str, path: &str, kind: &str| {
-        json!({ "name": name, "hostPath": { "path": path, "type": kind } })
-    };
+    let directory = |name: &str, path: &str, kind: &str| json!({ "name": name, "hostPath": { "path": path, "type": kind } });
     let plugin = format!("{KUBELET}/plugins/{name}");
     let mut driver = part.container(
         &base::agent("csi-driver"),
@@ -115,7 +117,11 @@ fn daemon_set(part: &Part<'_>, spec: &CsiSpec) -> Wanted {
             directory("spire-agent-socket-dir", spec.sockets(), "DirectoryOrCreate"),
             directory("spiffe-csi-socket-dir", &plugin, "DirectoryOrCreate"),
             directory("mountpoint-dir", &format!("{KUBELET}/pods"), "Directory"),
-            directory("plugin-registration-dir", &format!("{KUBELET}/plugins_registry"), "Directory"),
+            directory(
+                "plugin-registration-dir",
+                &format!("{KUBELET}/plugins_registry"),
+                "Directory"
+            ),
         ]),
     );
     part.object(

@@ -33,13 +33,8 @@ pub fn server(
     spec: &ServerSpec,
     declared: &federation::Declared,
 ) -> Vec<Wanted> {
-    let part = Part {
-        settings,
-        manager,
-        common: &spec.common,
-        app: NAME,
-        component: "control-plane",
-    };
+    let part =
+        Part { settings, manager, common: &spec.common, app: NAME, component: "control-plane" };
     let mut all = vec![part.service_account(NAME)];
     all.extend(part.cluster_role(NAME, base::server_rules("ClusterRole"), NAME));
     let mut rules = base::server_rules("Role");
