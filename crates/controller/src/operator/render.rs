@@ -22,7 +22,7 @@ pub use self::{
     csi::csi,
     federation::{Declared, declared, relationship},
     oidc::oidc,
-    server::{server, volume_claims},
+    server::{fixed, server},
 };
 use super::{
     CONFIG_HASH, INSTANCE, MANAGED_BY, MANAGER,

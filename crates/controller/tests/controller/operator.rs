@@ -278,6 +278,10 @@ async fn what_cannot_be_changed_is_refused_and_what_runs_is_left_alone() {
 
     cluster.specify(KINDS[0].1, |spec| spec["trustDomain"] = json!("other.example"));
     cluster.comes("spireservers", "ConfigurationValid", "False", "ImmutableFieldChanged").await;
+    // Nor do the agents get another one.
+    cluster.comes("spireagents", "ConfigurationValid", "False", "ImmutableFieldChanged").await;
+    let conf = cluster.at("configmaps", AGENT, "/data/agent.conf");
+    assert!(!conf.as_str().unwrap().contains("other.example"), "{conf}");
     let (_, _, message) = cluster.condition("spireservers", "ConfigurationValid");
     assert!(message.contains("example.org") && message.contains("other.example"), "{message}");
     cluster.specify(KINDS[0].1, |spec| spec["trustDomain"] = json!("example.org"));
@@ -332,6 +336,8 @@ async fn federation_follows_the_specification_and_leaves_to_others_what_is_their
     let serves = || conf().as_str().is_some_and(|text| text.contains("bundle_endpoint"));
     eventually(serves, || conf().to_string()).await;
     cluster.is("services", SERVER, "/spec/ports/2/name", json!("federation")).await;
+    const PORT: &str = "/spec/template/spec/containers/0/ports/2/name";
+    cluster.is("statefulsets", SERVER, PORT, json!("federation")).await;
 
     // Another relationship needs no new pods.
     let hash = cluster.hash("statefulsets", SERVER);

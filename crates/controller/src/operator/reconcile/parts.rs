@@ -109,9 +109,8 @@ impl Operator {
             Ok(wanted) => wanted,
             Err(why) => return Ok(refuse("InvalidSpecification", why)),
         };
-        if kind == Kind::Server {
-            problems.extend(self.fixed(&wanted).await?);
-        }
+        let volume = wanted.iter().find(|one| one.kind == Kind::StatefulSet);
+        problems.extend(self.fixed(&manager, volume.map(|one| &one.object)).await?);
         for one in &mut wanted {
             own(&mut one.object, kind, resource);
         }
@@ -133,26 +132,25 @@ impl Operator {
         Ok(())
     }
 
-    /// What has changed that never may, by the StatefulSet that is there.
-    async fn fixed(&mut self, wanted: &[Wanted]) -> Result<Vec<Problem>, ApiError> {
-        let Some(wanted) = wanted.iter().find(|one| one.kind == Kind::StatefulSet) else {
-            return Ok(Vec::new());
-        };
-        let there = match self.cache.get(Kind::StatefulSet, wanted.name()) {
+    /// What has changed that never may, by the server's StatefulSet that is there: what all parts
+    /// have in common, and with `wanted`, which is the server's, its volume.
+    async fn fixed(
+        &mut self,
+        manager: &ManagerSpec,
+        wanted: Option<&Value>,
+    ) -> Result<Vec<Problem>, ApiError> {
+        const NAME: &str = "spire-server";
+        let there = match self.cache.get(Kind::StatefulSet, NAME) {
             Some(there) => Some(there.clone()),
             // That of the other operator, which is about to become ours.
-            None => self.writer.find(Kind::StatefulSet, wanted.name()).await?,
+            None => self.writer.find(Kind::StatefulSet, NAME).await?,
         };
         let Some(there) = there else { return Ok(Vec::new()) };
         let mut problems = Vec::new();
-        let annotation = |object: &Value| {
-            let all = object.pointer("/metadata/annotations")?;
-            all.get(FIXED).and_then(Value::as_str).map(str::to_owned)
-        };
-        let (before, now) = (annotation(&there), annotation(&wanted.object).unwrap_or_default());
-        if let Some(before) = before
-            && before != now
-        {
+        let annotations = there.pointer("/metadata/annotations");
+        let before = annotations.and_then(|all| all.get(FIXED)).and_then(Value::as_str);
+        let now = render::fixed(manager);
+        if let Some(before) = before.filter(|before| *before != now) {
             problems.push(Problem {
                 reason: "ImmutableFieldChanged",
                 message: format!(
@@ -164,8 +162,10 @@ impl Operator {
         }
         const CLAIMS: &str = "/spec/volumeClaimTemplates";
         let claims = |object: &Value| object.pointer(CLAIMS).cloned().unwrap_or_default();
-        if compare(&claims(&there), &claims(&wanted.object)) != Comparison::Same {
-            let size = |object: &Value| {
+        if let Some(wanted) = wanted
+            && compare(&claims(&there), &claims(wanted)) != Comparison::Same
+        {
+            let volume = |object: &Value| {
                 let text = |pointer: &str| {
                     let value = object.pointer(&format!("{CLAIMS}/0/spec{pointer}"));
                     value.and_then(Value::as_str).unwrap_or("none").to_owned()
@@ -181,8 +181,8 @@ impl Operator {
                 reason: "ImmutableFieldChanged",
                 message: format!(
                     "spec.persistence cannot be changed: the volume has {}, and asked for is {}",
-                    size(&there),
-                    size(&wanted.object)
+                    volume(&there),
+                    volume(wanted)
                 ),
             });
         }

@@ -61,7 +61,7 @@ pub fn server(
 }
 
 /// The volume claims of a server: they can never change.
-pub fn volume_claims(spec: &ServerSpec) -> Value {
+fn volume_claims(spec: &ServerSpec) -> Value {
     let volume = &spec.persistence;
     let mut claim = json!({
         "accessModes": [or(&volume.access_mode, "ReadWriteOnce")],
@@ -279,6 +279,6 @@ fn stateful_set(part: &Part<'_>, spec: &ServerSpec, configurations: &[&str]) -> 
 }
 
 /// What can never change, in one text.
-pub(in crate::operator) fn fixed(manager: &ManagerSpec) -> String {
+pub fn fixed(manager: &ManagerSpec) -> String {
     format!("{} {} {}", manager.trust_domain, manager.cluster_name, manager.bundle())
 }
