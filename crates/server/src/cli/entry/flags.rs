@@ -8,6 +8,7 @@ use signet_api::pb::{
     },
 };
 use signet_identity::spiffe_id::SERVER_PATH;
+use signet_time::UnixTime;
 
 use super::data;
 use crate::cli::{
@@ -117,9 +118,9 @@ pub struct EntryFlags {
     #[arg(long = "entryID", value_name = "ID", default_value = "", hide_default_value = true)]
     entry_id: String,
     /// When the entry expires, seconds since 1970 or like 2027-01-31T12:00:00Z; 0 for never
-    #[arg(long = "entryExpiry", value_name = "TIME", default_value_t = 0,
+    #[arg(long = "entryExpiry", value_name = "TIME", default_value = "0",
         allow_hyphen_values = true, value_parser = text::unix_time)]
-    entry_expiry: i64,
+    entry_expiry: UnixTime,
     /// Life of X.509-SVIDs, seconds or like 1h30m; 0 for the server's default
     #[arg(long = "x509SVIDTTL", value_name = "SECONDS", default_value_t = 0,
         allow_hyphen_values = true, value_parser = text::seconds)]
@@ -246,7 +247,7 @@ impl EntryFlags {
             federates_with: self.federates_with.clone(),
             admin: self.admin,
             downstream: self.downstream,
-            expires_at: self.entry_expiry,
+            expires_at: self.entry_expiry.seconds(),
             dns_names: self.dns.clone(),
             store_svid: self.store_svid,
             jwt_svid_ttl: self.jwt_svid_ttl,
