@@ -9,8 +9,10 @@ use std::{
     sync::Arc,
 };
 
-/// The most bytes read of one `/proc` text file: the kernel's 65,536 groups fit in.
-const MAX_PROC_FILE: usize = 1024 * 1024;
+/// The most bytes read of one `/proc` text file.
+const MAX_PROC_FILE: usize = 256 * 1024;
+/// The most bytes read of `/proc/<pid>/status`: [`MAX_GROUPS`] fit in, and what goes before them.
+const MAX_STATUS: usize = 32 * 1024;
 
 /// The most supplementary groups of a process that is attested: with their names they are about as
 /// many selectors as one attestation may find.
@@ -30,9 +32,9 @@ pub enum ProcError {
     /// The file cannot be read.
     #[error("reading {0}")]
     Read(PathBuf, #[source] io::Error),
-    /// The process has so many supplementary groups, more than [`MAX_GROUPS`].
-    #[error("the process has {0} supplementary groups, at most {MAX_GROUPS} are accepted")]
-    TooManyGroups(usize),
+    /// The process has more supplementary groups than [`MAX_GROUPS`].
+    #[error("the process has more than {MAX_GROUPS} supplementary groups")]
+    TooManyGroups,
 }
 
 impl Default for ProcRoot {
@@ -178,16 +180,20 @@ impl Status {
     /// [`MAX_GROUPS`].
     pub fn read(root: &ProcRoot, pid: i32) -> Result<Self, ProcError> {
         let path = root.path(pid, "status");
-        Self::parse(&read_file(&path)?, &path)
+        let text = std::fs::File::open(&path)
+            .and_then(|file| read_up_to(file, MAX_STATUS))
+            .map_err(|e| ProcError::Read(path.clone(), e))?;
+        Self::parse(&text, &path)
     }
 
     fn parse(text: &[u8], path: &Path) -> Result<Self, ProcError> {
         let malformed = || ProcError::Malformed(path.to_owned(), "no Uid:, Gid: or Groups: line");
         let credentials = Credentials::parse(text).ok_or_else(malformed)?;
         let groups = line(text, "Groups:").ok_or_else(malformed)?;
-        let count = groups.split_ascii_whitespace().count();
-        if count > MAX_GROUPS {
-            return Err(ProcError::TooManyGroups(count));
+        // What is longer was not read to its end.
+        let is_cut = text.len() >= MAX_STATUS;
+        if is_cut || groups.split_ascii_whitespace().nth(MAX_GROUPS).is_some() {
+            return Err(ProcError::TooManyGroups);
         }
         let groups = groups.split_ascii_whitespace().map(str::parse).collect::<Result<_, _>>();
         Ok(Self { credentials, groups: groups.map_err(|_| malformed())? })
@@ -224,7 +230,7 @@ fn read_file(path: &Path) -> Result<Vec<u8>, ProcError> {
 fn read_bounded(file: std::fs::File) -> io::Result<Vec<u8>> {
     let text = read_up_to(file, MAX_PROC_FILE + 1)?;
     if text.len() > MAX_PROC_FILE {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 1 MiB"));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "longer than 256 KiB"));
     }
     Ok(text)
 }
@@ -263,14 +269,31 @@ mod tests {
     }
 
     #[test]
-    fn more_groups_than_may_be_are_counted_and_refused() {
+    fn more_groups_than_may_be_are_refused() {
         let status = |count: usize| {
             let groups: String = (0..count).map(|group| format!("{group} ")).collect();
             format!("Uid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t{groups}\n")
         };
         let parse = |count| Status::parse(status(count).as_bytes(), Path::new("status"));
         assert_eq!(parse(MAX_GROUPS).unwrap().groups.len(), MAX_GROUPS);
-        assert!(matches!(parse(MAX_GROUPS + 1), Err(ProcError::TooManyGroups(2001))));
+        for count in [MAX_GROUPS + 1, 10 * MAX_GROUPS] {
+            let cut = status(count).into_bytes();
+            let cut = cut.get(..MAX_STATUS).unwrap_or(&cut);
+            let refused = Status::parse(cut, Path::new("status"));
+            assert!(matches!(refused, Err(ProcError::TooManyGroups)), "{count}");
+        }
+        // Numbers of ten digits, and as long a status before them as the kernel writes.
+        let longest = format!(
+            "{}\nUid:\t1\t2\t3\t4\nGid:\t5\t6\t7\t8\nGroups:\t{}\n{}\n",
+            "x".repeat(256),
+            "4294967294 ".repeat(MAX_GROUPS),
+            "y".repeat(4096),
+        );
+        assert!(longest.len() < MAX_STATUS);
+        assert_eq!(
+            Status::parse(longest.as_bytes(), Path::new("status")).unwrap().groups.len(),
+            MAX_GROUPS
+        );
     }
 
     #[test]
