@@ -14,6 +14,9 @@ use crate::{SelectorSet, SpiffeId, SpiffeIdError, Tenant, TenantDenial, TrustDom
 
 /// The longest hint in bytes (SPIRE's limit).
 pub const MAX_HINT_LEN: usize = 1024;
+/// The longest DNS name in bytes, and the longest label of one (RFC 1035, section 2.3.4).
+const MAX_DNS_NAME_LEN: usize = 253;
+const MAX_DNS_LABEL_LEN: usize = 63;
 /// The longest entry ID in bytes (SPIRE's limit).
 pub const MAX_ENTRY_ID_LEN: usize = 255;
 
@@ -284,8 +287,11 @@ impl EntryDraft {
                 return Err(EntryError::Negative(what));
             }
         }
-        for name in &self.dns_names {
+        for (at, name) in self.dns_names.iter().enumerate() {
             check_dns_name(name)?;
+            if self.dns_names.iter().take(at).any(|before| before == name) {
+                return Err(EntryError::DnsName(format!("\"{name}\": it is given twice")));
+            }
         }
         if self.jwt_svid_tenant_claim && self.tenant.is_none() {
             return Err(EntryError::ClaimWithoutTenant);
@@ -304,32 +310,46 @@ impl EntryDraft {
     }
 }
 
-/// Checks a DNS name for an X.509-SVID: ASCII labels of letters, digits and inner `-`, at most
-/// 63 bytes each and 255 in all; the first label may be `*`.
+/// Checks a DNS name for an X.509-SVID as SPIRE does: labels of at most 63 bytes and 253 in all, in
+/// which any printable ASCII character may stand but for blanks; `-` neither first nor last nor in
+/// third and fourth place, except in the punycode of a valid label; before all of them `*.` once.
 ///
 /// # Errors
 /// [`EntryError::DnsName`] with the reason.
 pub fn check_dns_name(name: &str) -> Result<(), EntryError> {
     let fail = |why: &str| Err(EntryError::DnsName(format!("\"{name}\": {why}")));
-    if name.is_empty() {
+    let rest = name.strip_prefix("*.").unwrap_or(name);
+    if rest.is_empty() {
         return fail("empty or only whitespace");
     }
-    if name.len() > 255 {
+    if rest.contains('*') {
+        return fail("a wildcard must be the first label, and the only one");
+    }
+    if !rest.bytes().all(|b| b.is_ascii_graphic()) {
+        return fail("a character that is not printable ASCII");
+    }
+    if rest.len() > MAX_DNS_NAME_LEN {
         return fail("length exceeded");
     }
-    let rest = name.strip_prefix("*.").unwrap_or(name);
     for label in rest.split('.') {
         if label.is_empty() {
             return fail("label is empty");
         }
-        if label.len() > 63 {
+        if label.len() > MAX_DNS_LABEL_LEN {
             return fail("label length exceeded");
         }
         if label.starts_with('-') || label.ends_with('-') {
-            return fail("label does not match regex: starts or ends with '-'");
+            return fail("label starts or ends with '-'");
         }
-        if !label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_')) {
-            return fail("label has a character other than letters, digits and '-'");
+        if label.starts_with("xn--") {
+            // What is mapped to something else was not the form that a DNS has.
+            if idna::domain_to_ascii_strict(label).is_ok_and(|same| same == label) {
+                continue;
+            }
+            return fail("label is not the punycode of a valid one");
+        }
+        if label.bytes().skip(2).take(2).eq(*b"--") {
+            return fail("label has '-' in third and fourth place");
         }
     }
     Ok(())
@@ -387,8 +407,89 @@ mod tests {
         for good in ["a", "a.b", "*.a.b", "a-1.b"] {
             assert!(check_dns_name(good).is_ok(), "{good}");
         }
-        for bad in ["", "*", "a.*.b", "-a", "a-", "ä.b", "a b", "*.*.a", &"x".repeat(64)] {
+        for bad in ["", "*", "*.", "a.*.b", "a*", "*a.b", "*.*.a", "*.*"] {
             assert!(check_dns_name(bad).is_err(), "{bad}");
         }
+    }
+
+    /// Each was given to SPIRE 1.15.3.
+    #[test]
+    fn dns_names_are_taken_and_refused_as_by_spire() {
+        let x = |n: usize| "x".repeat(n);
+        let long = |n: usize| format!("{0}.{0}.{0}.{1}", x(63), x(n));
+        for good in [
+            "host:8443",
+            "::1",
+            "fe80::1",
+            "127.0.0.1",
+            "a@b",
+            "a/b",
+            "a+b",
+            "a~b",
+            "a=b",
+            "a\"b",
+            "a,b",
+            "a;b",
+            "a\\b",
+            "a!b",
+            "a%b",
+            "a#b",
+            "a?b",
+            "a|b",
+            "a<b",
+            "A.b",
+            "A-B.c",
+            "_a.b",
+            "a_b",
+            "abc--d",
+            "xn--bcher-kva.example",
+            "xn--ls8h.la",
+            "xn--fa-hia.de",
+            "xn--9a",
+            "xn--80ak6aa92e",
+            "xn--mgba3gch31f060k",
+            &x(63),
+            &long(61),
+        ] {
+            assert!(check_dns_name(good).is_ok(), "{good}: {:?}", check_dns_name(good));
+        }
+        for bad in [
+            "ab--c.d",
+            "ab---c",
+            "ab--",
+            "xn--zzzzzz",
+            "xn--",
+            "xn--a",
+            "XN--bcher-kva",
+            "xn--BCHER-kva",
+            "xn--a-ecp.ru",
+            "xn--0ca24w",
+            "xn--a--b",
+            "xn--bcher-kva-",
+            "xn---",
+            "xn--a-",
+            "-a",
+            "a-",
+            "a.-b",
+            "a.b-",
+            "a.",
+            ".a",
+            "a..b",
+            "ä.b",
+            &x(64),
+            &long(62),
+        ] {
+            assert!(check_dns_name(bad).is_err(), "{bad}");
+        }
+        // Unlike there: nobody means these.
+        for bad in [" a", "a ", "a b", "a\tb", "a\u{1}b", "\u{7f}ab"] {
+            assert!(check_dns_name(bad).is_err(), "{bad:?}");
+        }
+        let mut twice = draft();
+        twice.dns_names = vec!["a.test".into(), "a.test".into()];
+        let td: TrustDomain = "td".parse().unwrap();
+        assert!(matches!(twice.check(&td), Err(EntryError::DnsName(_))));
+        twice.dns_names = vec!["*.b".into(), "a.b".into()];
+        assert_eq!(twice.check(&td), Ok(()));
     }
 }

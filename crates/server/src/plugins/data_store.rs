@@ -130,11 +130,17 @@ fn sqlite(block: &Block<'_>) -> Option<DataStore> {
     let max_open_conns = block.integer::<u32>("max_open_conns").filter(|most| *most > 0);
     let disable_migration = block.flag("disable_migration");
     match sqlite_path(&connection?) {
-        Ok(path) => Some(DataStore::Sqlite(SqliteStore {
-            path,
-            max_open_conns: max_open_conns.unwrap_or(100),
-            disable_migration,
-        })),
+        Ok((path, ignored)) => {
+            for parameter in ignored {
+                let sentence = format!("the parameter {parameter:?} has no effect");
+                block.warn("connection_string", sentence);
+            }
+            Some(DataStore::Sqlite(SqliteStore {
+                path,
+                max_open_conns: max_open_conns.unwrap_or(100),
+                disable_migration,
+            }))
+        }
         Err(sentence) => {
             block.error("connection_string", sentence);
             None
@@ -151,17 +157,19 @@ fn refuse_database(block: &Block<'_>, name: &str) {
     block.error("database_type", format_args!("found {name:?}: {sentence}"));
 }
 
-/// The file that a connection string names, none for a database in memory.
+/// The file that a connection string names, none for a database in memory; and what in it has no
+/// effect.
 ///
 /// Two forms are known, as in SPIRE: a path, and a `file:` URI whose path may be percent-encoded.
 /// Either may have a query.
-fn sqlite_path(text: &str) -> Result<Option<PathBuf>, String> {
+fn sqlite_path(text: &str) -> Result<(Option<PathBuf>, Vec<&str>), String> {
     let (text, fragment) = text.split_once('#').unwrap_or((text, ""));
     if !fragment.is_empty() {
         return Err("`#` has no meaning here; write it as %23 in a file: URI".to_owned());
     }
     let (path, query) = text.split_once('?').unwrap_or((text, ""));
     let mut memory = false;
+    let mut ignored = Vec::new();
     for pair in query.split('&').filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         match (name, value) {
@@ -170,6 +178,8 @@ fn sqlite_path(text: &str) -> Result<Option<PathBuf>, String> {
             ("mode", "rwc" | "rw") | ("cache", "shared" | "private") => {}
             ("_foreign_keys" | "_fk", "ON" | "on" | "1" | "true") => {}
             ("_journal_mode" | "_journal", "WAL" | "wal") => {}
+            // Those of SPIRE's driver: how it locks and waits, which the store decides itself.
+            (name, _) if name.starts_with('_') => ignored.push(pair),
             _ => {
                 return Err(format!("the parameter {pair:?} is not supported; leave it out"));
             }
@@ -194,12 +204,12 @@ fn sqlite_path(text: &str) -> Result<Option<PathBuf>, String> {
         None => path.to_owned(),
     };
     if memory || path == ":memory:" {
-        return Ok(None);
+        return Ok((None, ignored));
     }
     if path.is_empty() {
         return Err("it names no file".to_owned());
     }
-    Ok(Some(path.into()))
+    Ok((Some(path.into()), ignored))
 }
 
 fn percent_decode(text: &str) -> Result<String, String> {
@@ -233,8 +243,14 @@ mod tests {
             ("file:memdb?mode=memory&cache=shared", None),
             ("file::memory:", None),
         ] {
-            assert_eq!(sqlite_path(text).unwrap().as_deref(), wanted.map(Path::new), "{text}");
+            let (path, ignored) = sqlite_path(text).unwrap();
+            assert_eq!(path.as_deref(), wanted.map(Path::new), "{text}");
+            assert!(ignored.is_empty(), "{text}: {ignored:?}");
         }
+        let (path, ignored) =
+            sqlite_path("d.db?_busy_timeout=5000&_journal_mode=WAL&_txlock=immediate").unwrap();
+        assert_eq!(path.as_deref(), Some(Path::new("d.db")));
+        assert_eq!(ignored, ["_busy_timeout=5000", "_txlock=immediate"]);
         for bad in ["postgres://h/db", ":memory:", "file:", "d.db?mode=ro", "file://h/d", "file:%f"]
         {
             assert!(sqlite_path(bad).is_err(), "{bad}");
