@@ -36,6 +36,51 @@ fn a_good_file_is_valid_and_nothing_is_made_by_validating_it() {
 }
 
 #[test]
+fn what_is_no_file_keeps_nobody_waiting() {
+    let dir = TestDir::new();
+    let pipe = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let controller = bins::find("signet-controller");
+    for path in [pipe.as_path(), Path::new("/dev/zero"), dir.path()] {
+        for program in [bins::server(), bins::agent(), controller.clone()] {
+            let output = validate(&program, path);
+            assert_ne!(output.code, 0, "{} {}", program.display(), path.display());
+            output.says("not a regular file");
+        }
+    }
+    // What a configuration names is read in the same way.
+    let (mut server, mut agent) = prepared();
+    agent.reconfigure(|o| o.agent = format!("join_token_file = \"{}\"", pipe.display()));
+    run(agent.command()).exits(64).says("not a regular file");
+    server.reconfigure(|o| {
+        o.plugins = format!(
+            "NodeAttestor \"x509pop\" {{ plugin_data {{ ca_bundle_path = \"{}\" }} }}",
+            pipe.display()
+        );
+    });
+    let output = run(server.command());
+    assert_ne!(output.code, 0);
+    output.says("not a regular file");
+}
+
+#[test]
+fn a_path_of_agents_without_a_slash_is_wrong_usage() {
+    let (mut server, _) = prepared();
+    let bundle = server.config_file();
+    server.reconfigure(|o| {
+        o.plugins = format!(
+            "NodeAttestor \"x509pop\" {{ plugin_data {{ ca_bundle_path = \"{}\", \
+             agent_path_template = \"x509pop/{{{{ .Fingerprint }}}}\" }} }}",
+            bundle.display()
+        );
+    });
+    validate(&bins::server(), &server.config_file())
+        .exits(64)
+        .says("agent_path_template")
+        .says("has to begin with a slash");
+}
+
+#[test]
 fn unknown_keys_are_named_with_their_place() {
     let (mut server, mut agent) = prepared();
     server.reconfigure(|o| o.server = "nosuch = 1".to_owned());

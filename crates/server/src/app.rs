@@ -120,6 +120,14 @@ pub enum BuildError {
     /// A plugin cannot be used.
     #[error(transparent)]
     Plugin(#[from] PluginError),
+    /// The port of a block of the configuration cannot be bound.
+    #[error("{block}")]
+    Port {
+        /// The block's name.
+        block: &'static str,
+        /// Why not.
+        source: ListenError,
+    },
     /// The OIDC discovery provider cannot be served.
     #[error(transparent)]
     Oidc(#[from] signet_oidc::listener::BindError),
@@ -135,6 +143,12 @@ pub enum BuildError {
     /// TLS cannot be set up.
     #[error("setting up TLS")]
     Tls(#[from] TlsError),
+}
+
+impl BuildError {
+    fn port(block: &'static str) -> impl FnOnce(ListenError) -> Self {
+        move |source| Self::Port { block, source }
+    }
 }
 
 /// A server that is bound and not yet running.
@@ -219,13 +233,19 @@ impl App {
         let lock = DirLock::acquire(&config.data_dir, "signet-server.lock")?;
         let tcp = match prepared.api {
             Some(listener) => listener,
-            None => bind_host(&config.bind_address, config.bind_port).await?,
+            None => {
+                let bound = bind_host(&config.bind_address, config.bind_port).await;
+                bound.map_err(BuildError::port("server bind_address and bind_port"))?
+            }
         };
         let host = hostname();
         let metrics = Metrics::new(&config.telemetry, "spire_server", trust_domain.as_str(), &host);
         let metrics_server = match (&config.telemetry.prometheus, prepared.metrics) {
             (Some(_), Some(listener)) => Some(MetricsServer::on(listener, metrics.clone())?),
-            (Some(settings), None) => Some(MetricsServer::bind(settings, metrics.clone()).await?),
+            (Some(settings), None) => {
+                let bound = MetricsServer::bind(settings, metrics.clone()).await;
+                Some(bound.map_err(BuildError::port("telemetry Prometheus"))?)
+            }
             (None, _) => None,
         };
         let health = Health::new();
@@ -233,7 +253,10 @@ impl App {
             (Some(settings), Some(listener)) => {
                 Some(HealthServer::on(listener, settings, health.clone())?)
             }
-            (Some(settings), None) => Some(HealthServer::bind(settings, health.clone()).await?),
+            (Some(settings), None) => {
+                let bound = HealthServer::bind(settings, health.clone()).await;
+                Some(bound.map_err(BuildError::port("health_checks"))?)
+            }
             (None, _) => None,
         };
         let console = match &config.console {
@@ -517,7 +540,7 @@ impl App {
         tasks.spawn_critical("change_feed", follower.run(token.clone(), staleness));
         tasks.spawn("server_svid", identity.run(token.clone()));
 
-        let limits = CallLimits::new();
+        let limits = CallLimits::new(auditor.clone());
         limits.show(&context.metrics);
         let accepted = listen::tcp(tasks, tcp, tls, trusted, auditor);
         let server = http2::known().layer(limits.clone()).layer(interceptor.clone());

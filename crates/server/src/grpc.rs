@@ -16,7 +16,7 @@ pub mod localauthority;
 pub mod logger;
 pub mod methods;
 pub mod push;
-mod shared;
+pub(crate) mod shared;
 pub mod svid;
 pub mod tenancy;
 pub mod trustdomain;

@@ -4,7 +4,12 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use signet_base::{SystemClock, Tasks, chain};
-use signet_daemon::{logging, process, program::Program, signal};
+use signet_daemon::{
+    logging::{self, LogLevel, LogSettings},
+    process,
+    program::Program,
+    signal,
+};
 use signet_oidc::listener::Listener;
 use signet_pki::tls::CertFiles;
 
@@ -28,11 +33,33 @@ pub fn run(program: Program, flags: &RunFlags) -> ExitCode {
     };
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{}: {error:#}", program.server_name());
+        Err(failure) => {
+            if !failure.seen {
+                eprintln!("{}: {:#}", program.server_name(), failure.error);
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+/// Why the server ended.
+struct Failure {
+    error: anyhow::Error,
+    /// Whether standard output has it, from the log.
+    seen: bool,
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self { error, seen: false }
+    }
+}
+
+/// Logs why the server ends. With a log on standard output that is all that is said.
+fn failed(message: &str, error: impl Into<anyhow::Error>, log: &LogSettings) -> Failure {
+    let error = error.into();
+    tracing::error!(error = format!("{error:#}"), "{message}");
+    Failure { error, seen: log.file.is_none() && log.level >= LogLevel::Error }
 }
 
 /// Checks the configuration as [`run`] does, and reads the files that its plugins name; opens, binds
@@ -90,7 +117,7 @@ fn load(program: Program, flags: &RunFlags) -> Result<Config, ExitCode> {
     })
 }
 
-fn serve(config: Config) -> anyhow::Result<()> {
+fn serve(config: Config) -> Result<(), Failure> {
     let workers = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_WORKERS);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
@@ -99,7 +126,9 @@ fn serve(config: Config) -> anyhow::Result<()> {
         .context("starting threads")?;
     runtime.block_on(async {
         let clock = SystemClock::shared();
-        let log = logging::init(&config.log, std::sync::Arc::clone(&clock))?;
+        let settings = config.log.clone();
+        let log = logging::init(&settings, std::sync::Arc::clone(&clock));
+        let log = log.map_err(anyhow::Error::new)?;
         process::restrict_umask();
         process::raise_nofile();
         if let Err(error) = process::protect_memory() {
@@ -116,12 +145,11 @@ fn serve(config: Config) -> anyhow::Result<()> {
         signal::end_on_signal(&tasks).context("handling signals")?;
         let app = match App::build(config, clock, log).await {
             Ok(app) => app,
-            Err(error) => {
-                tracing::error!(error = %signet_base::chain(&error), "The server cannot start");
-                return Err(error.into());
-            }
+            Err(error) => return Err(failed("The server cannot start", error, &settings)),
         };
-        let running = app.spawn(&tasks)?;
+        let spawned = app.spawn(&tasks);
+        let running =
+            spawned.map_err(|error| failed("The server cannot start", error, &settings))?;
         process::notify_ready();
         tasks.token().cancelled().await;
         process::notify_stopping();
@@ -132,10 +160,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
             Err(signet_base::ShutdownError::Unfinished(left)) => {
                 tracing::info!(?left, "Server stopped; open calls were cut off");
             }
-            Err(error) => {
-                tracing::error!(%error, "Fatal run error");
-                return Err(error.into());
-            }
+            Err(error) => return Err(failed("Fatal run error", error, &settings)),
         }
         Ok(())
     })

@@ -10,17 +10,20 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
-use signet_api::pb::spire::api::{
-    server::{
-        agent::v1 as agent_pb, bundle::v1 as bundle_pb, entry::v1 as entry_pb,
-        localauthority::v1 as authority_pb, svid::v1 as svid_pb, trustdomain::v1 as trust_pb,
+use signet_api::pb::{
+    signet::api::push::v1::{SubscribeRequest, push_client::PushClient},
+    spire::api::{
+        server::{
+            agent::v1 as agent_pb, bundle::v1 as bundle_pb, entry::v1 as entry_pb,
+            localauthority::v1 as authority_pb, svid::v1 as svid_pb, trustdomain::v1 as trust_pb,
+        },
+        types,
     },
-    types,
 };
-use signet_base::SystemClock;
+use signet_base::{Clock as _, SystemClock};
 use signet_daemon::logging::{LogFormat, LogSettings, with_writer};
 use signet_pki::x509::{CsrParams, create_csr};
 use signet_testkit::Captured;
@@ -311,5 +314,84 @@ async fn a_request_is_named_alike_at_both_ends() {
     let refused = server.entries().get_entry(request).await.unwrap_err();
     assert_eq!(refused.metadata().get(signet_api::REQUEST_ID).unwrap(), id);
     assert_eq!(lines.one("GetEntry", "NotFound")["request_id"], id);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_call_beyond_the_limit_leaves_its_traces_under_the_callers_request_id() {
+    let (lines, _guard) = capture();
+    let server = audited().await;
+    let agent = server.agent().await;
+    let mut client = PushClient::new(agent.channel(&server).await);
+    let mut open = Vec::new();
+    let id = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff";
+    let refused = loop {
+        assert!(open.len() < 100, "no limit");
+        let mut request = tonic::Request::new(SubscribeRequest::default());
+        request.metadata_mut().insert(signet_api::REQUEST_ID, id.parse().unwrap());
+        match client.subscribe(request).await {
+            Ok(stream) => open.push(stream),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert_eq!(refused.metadata().get(signet_api::REQUEST_ID).unwrap(), id);
+    let record = lines.one("Subscribe", "ResourceExhausted");
+    assert_eq!(
+        (&record["request_id"], &record["service"]),
+        (&id.into(), &"signet.api.push.v1.Push".into())
+    );
+    assert_eq!(record["caller_id"], agent.id.to_string());
+    let text = lines.text();
+    let mut all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let line = all.find(|line| line["level"] == "error" && line["request_id"] == id);
+    let line = line.unwrap_or_else(|| panic!("{text}"));
+    assert!(line["msg"].as_str().unwrap().starts_with("Too many calls of"), "{line}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_server_prunes_leaves_a_record() {
+    let (lines, _guard) = capture();
+    let server = audited().await;
+    let agent = server.agent().await;
+    let expires_at = server.clock.unix().seconds() + 60;
+    let entry = types::Entry {
+        spiffe_id: Some(pb_id(&"spiffe://example.org/w".parse().unwrap())),
+        parent_id: Some(pb_id(&agent.id)),
+        selectors: vec![types::Selector { r#type: "unix".into(), value: "uid:1".into() }],
+        expires_at,
+        ..Default::default()
+    };
+    let request = entry_pb::BatchCreateEntryRequest { entries: vec![entry], ..Default::default() };
+    server.entries().batch_create_entry(request).await.unwrap();
+    server.clock.jump_forward(Duration::from_secs(61));
+    // The loop that prunes waits for minutes of the runtime's time.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(301)).await;
+    tokio::time::resume();
+    let pruned = || {
+        let text = lines.text();
+        let mut all = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        all.find(|line| line["msg"] == "Pruned an expired registration")
+    };
+    let pruned = tokio::time::timeout(Duration::from_secs(60), async {
+        loop {
+            match pruned() {
+                Some(pruned) => break pruned,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    });
+    let pruned = pruned.await.expect("a record");
+    assert_eq!(
+        (&pruned["type"], &pruned["spiffe_id"]),
+        (&"audit".into(), &"spiffe://example.org/w".into())
+    );
+    assert_eq!(
+        (&pruned["parent_id"], &pruned["expires_at"]),
+        (&agent.id.to_string().into(), &expires_at.into())
+    );
+    assert!(pruned["entry_id"].is_string(), "{pruned}");
     server.stop().await;
 }

@@ -26,7 +26,8 @@ async fn refusal(dir: &std::path::Path) -> String {
 async fn build(config: Config) -> String {
     let clock = TestClock::new();
     let shared: SharedClock = Arc::new(clock.clone());
-    App::build(config, shared, support::log(&clock)).await.unwrap_err().to_string()
+    let error = App::build(config, shared, support::log(&clock)).await.unwrap_err();
+    signet_base::chain(&error).to_string()
 }
 
 #[tokio::test]
@@ -63,7 +64,11 @@ async fn a_port_that_is_taken_is_found_before_database_and_keys_are_made() {
     let health = format!("health_checks {{ listener_enabled = true bind_port = \"{port}\" }}");
     let metrics = format!("telemetry {{ Prometheus {{ port = {port} }} }}");
     let api = format!("bind_port = {port}");
-    for (server, top) in [(api.as_str(), ""), ("", health.as_str()), ("", metrics.as_str())] {
+    for (block, server, top) in [
+        ("server bind_address and bind_port", api.as_str(), ""),
+        ("health_checks", "", health.as_str()),
+        ("telemetry Prometheus", "", metrics.as_str()),
+    ] {
         let dir = tempfile::Builder::new().prefix("sg").tempdir().unwrap();
         let options = support::Options { server: server.to_owned(), ..support::Options::default() };
         let mut config = support::config(dir.path(), &options);
@@ -75,7 +80,7 @@ async fn a_port_that_is_taken_is_found_before_database_and_keys_are_made() {
             config = Config::load(Program::Signet, &flags, &|_| None).unwrap();
         }
         let error = build(config).await;
-        let expected = format!("port {port} is in use by another process");
+        let expected = format!("{block}: port {port} is in use by another process");
         assert!(error.contains(&expected), "{error}");
         for name in ["db", "keys.json"] {
             assert!(!dir.path().join("data").join(name).exists(), "{name}");

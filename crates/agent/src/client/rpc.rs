@@ -87,7 +87,11 @@ pub struct Notice {
 
 /// A subscription to notices.
 #[derive(Debug)]
-pub struct NoticeStream(Streaming<push::Notice>);
+pub struct NoticeStream {
+    stream: Streaming<push::Notice>,
+    /// Names the subscription in the server's log.
+    request_id: Arc<str>,
+}
 
 impl NoticeStream {
     /// The next notice; none when the server ends the stream.
@@ -95,8 +99,9 @@ impl NoticeStream {
     /// # Errors
     /// [`ClientError::Rpc`] when the stream fails.
     pub async fn next(&mut self) -> Result<Option<Notice>, ClientError> {
-        let notice =
-            self.0.message().await.map_err(|status| ClientError::rpc("Subscribe", status))?;
+        let notice = self.stream.message().await.map_err(|status| {
+            ClientError::rpc("Subscribe", status).under(Arc::clone(&self.request_id))
+        })?;
         Ok(notice.map(|notice| Notice {
             feed_id: notice.feed_id,
             entries_revision: notice.entries_revision,
@@ -214,7 +219,9 @@ impl ServerClient {
     pub async fn report_unknown_key(&self, trust_domain: &TrustDomain) -> Result<(), ClientError> {
         self.call("ReportUnknownKey", REPORT_TIMEOUT, |channel| {
             let request = ReportUnknownKeyRequest { trust_domain: trust_domain.to_string() };
-            async move { FederationClient::new(channel).report_unknown_key(request).await }
+            async move {
+                FederationClient::new(channel).report_unknown_key(audit::named(request)).await
+            }
         })
         .await?;
         Ok(())
@@ -408,13 +415,12 @@ impl ServerClient {
             entries_revision: last.map_or(0, |notice| notice.entries_revision),
             bundles_revision: last.map_or(0, |notice| notice.bundles_revision),
         };
-        let stream = self
-            .call("Subscribe", SUBSCRIBE_TIMEOUT, |channel| {
-                let request = request.clone();
-                async move { PushClient::new(channel).subscribe(audit::named(request)).await }
-            })
-            .await?;
-        Ok(NoticeStream(stream.into_inner()))
+        let subscribed = self.call("Subscribe", SUBSCRIBE_TIMEOUT, |channel| {
+            let request = request.clone();
+            async move { PushClient::new(channel).subscribe(audit::named(request)).await }
+        });
+        let (request_id, stream) = audit::under_its_id(subscribed).await;
+        Ok(NoticeStream { stream: stream?.into_inner(), request_id })
     }
 }
 

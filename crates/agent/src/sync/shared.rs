@@ -10,7 +10,7 @@ use signet_attest::node::NodeAttestorAgent;
 use signet_base::SharedClock;
 use signet_identity::{Bundle, TrustDomain};
 use signet_pki::{
-    KeyType,
+    KeyType, digest,
     tls::{BundleSource, SwappableIdentity},
     x509::{CertError, Certificate, TrustBundle},
 };
@@ -309,7 +309,7 @@ impl AgentBundles {
             return;
         }
         match TrustBundle::from_bundle(bundle) {
-            Ok(trust) => self.0.store(Some(Arc::new(trust))),
+            Ok(trust) => self.install(trust),
             Err(error) => {
                 tracing::error!(error = %error, "The server's bundle holds no usable authority");
             }
@@ -325,8 +325,25 @@ impl AgentBundles {
         trust_domain: &TrustDomain,
         ders: &[Vec<u8>],
     ) -> Result<(), CertError> {
-        self.0.store(Some(Arc::new(TrustBundle::new(trust_domain.clone(), ders)?)));
+        self.install(TrustBundle::new(trust_domain.clone(), ders)?);
         Ok(())
+    }
+
+    /// Says whom the agent trusts with everything, each time that it changes.
+    fn install(&self, trust: TrustBundle) {
+        let roots: Vec<String> =
+            trust.authorities().iter().map(|root| digest::sha256_hex(root.der())).collect();
+        let before = self.0.swap(Some(Arc::new(trust)));
+        let is_new = before.is_none_or(|before| {
+            let before = before.authorities().iter().map(|root| digest::sha256_hex(root.der()));
+            !before.eq(roots.iter().cloned())
+        });
+        if is_new {
+            tracing::info!(
+                x509_authorities_asn1_sha256 = roots.join(","),
+                "Trust bundle of the server installed"
+            );
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use signet_audit::{Field, Kind, with_fields};
 use signet_base::{CancellationToken, Jitter, Tasks};
 
 use crate::{context::Context, servers};
@@ -62,28 +63,32 @@ async fn wait(token: &CancellationToken, interval: Duration, spread: f64) -> boo
     token.run_until_cancelled(tokio::time::sleep(interval)).await.is_some()
 }
 
-/// The mark of an audit record: nobody asked, but something was deleted.
-fn audit(context: &Context) -> Option<&'static str> {
-    context.config.audit_log_enabled.then_some("audit")
+/// Nobody asked, but something was deleted: an audit event, and in any case a line of the log.
+fn pruned(context: &Context, kind: Kind, message: &'static str, fields: Vec<Field>) {
+    if !context.config.audit_log_enabled {
+        with_fields(&fields, || tracing::info!("{message}"));
+    }
+    context.auditor.happened(kind, message, fields);
 }
 
 /// Whether that went well.
 async fn entries(context: &Context) -> bool {
-    let audit = audit(context);
     loop {
         let now = context.clock.unix();
         match context.store.prune_entries(now, BATCH, now).await {
-            Ok(pruned) => {
-                for entry in &pruned {
-                    tracing::info!(
-                        entry_id = %entry.id,
-                        spiffe_id = %entry.spiffe_id,
-                        parent_id = %entry.parent_id,
-                        r#type = audit,
-                        "Pruned an expired registration"
-                    );
+            Ok(gone) => {
+                let is_last = gone.len() < BATCH as usize;
+                for entry in gone {
+                    let fields = vec![
+                        Field::EntryId(entry.id.to_string()),
+                        Field::SpiffeId(entry.body.spiffe_id),
+                        Field::ParentId(entry.body.parent_id),
+                        Field::ExpiresAt(entry.body.expires_at),
+                    ];
+                    let message = "Pruned an expired registration";
+                    pruned(context, Kind::Registration, message, fields);
                 }
-                if pruned.len() < BATCH as usize {
+                if is_last {
                     return true;
                 }
             }
@@ -101,16 +106,17 @@ async fn entries(context: &Context) -> bool {
 /// Whether that went well.
 async fn nodes(context: &Context, token: &CancellationToken) -> bool {
     let Some(settings) = context.config.prune_nodes else { return true };
-    let audit = audit(context);
     while !token.is_cancelled() {
         let now = context.clock.unix();
         let limit = now - settings.expired_for;
         match context.store.prune_nodes(limit, settings.tofu, settings.batch_size, now).await {
-            Ok(pruned) => {
-                for id in &pruned {
-                    tracing::info!(spiffe_id = %id, r#type = audit, "Pruned an expired agent");
+            Ok(gone) => {
+                let count = u32::try_from(gone.len());
+                for id in gone {
+                    let fields = vec![Field::SpiffeId(id)];
+                    pruned(context, Kind::Attestation, "Pruned an expired agent", fields);
                 }
-                if u32::try_from(pruned.len()).is_ok_and(|count| count < settings.batch_size) {
+                if count.is_ok_and(|count| count < settings.batch_size) {
                     return true;
                 }
             }

@@ -168,7 +168,7 @@ where
 
 /// What names this request everywhere: the ID that the caller gave, if its identity is known and
 /// it is one; else a new one. Nobody unknown can make requests look like those of others.
-fn request_id(headers: &HeaderMap, peer: &Peer) -> Arc<str> {
+pub(crate) fn request_id(headers: &HeaderMap, peer: &Peer) -> Arc<str> {
     let is_known = matches!(peer, Peer::Local(_)) || peer.spiffe_id().is_some();
     let given = headers.get(REQUEST_ID).filter(|_| is_known).and_then(|id| id.to_str().ok());
     match given.and_then(|id| uuid::Uuid::try_parse(id).ok()) {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use signet_api::{
-    MAX_MESSAGE_SIZE,
+    MAX_MESSAGE_SIZE, REQUEST_ID,
     intake::{Budget, Budgets, Intake, Messages, NoRoom, Taken, holding},
 };
 use signet_daemon::{
@@ -24,9 +24,14 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use crate::{
-    grpc::methods,
+    audit::Auditor,
+    grpc::{interceptor::request_id, methods, shared::status},
     listen::{Conn, OpenCall, STRANGER_BUDGET},
-    usecase::{authorization::Rights, principal::Peer},
+    usecase::{
+        authorization::Rights,
+        error::{Error, ErrorKind},
+        principal::{Peer, Principal, Role},
+    },
 };
 
 /// The longest message to a method that agents call, unless administrators do so too, bytes: SPIRE's
@@ -64,6 +69,7 @@ enum Sender {
 #[derive(Clone, Debug)]
 pub struct CallLimits {
     inner: Arc<Inner>,
+    auditor: Auditor,
 }
 
 #[derive(Debug)]
@@ -81,13 +87,14 @@ impl CallLimits {
         metrics.before_reading(move || open.set_len(&[], inner.calls.taken()));
     }
 
-    /// Limits with no call open.
-    pub fn new() -> Self {
+    /// Limits with no call open. What is refused leaves its traces with `auditor`.
+    pub fn new(auditor: Auditor) -> Self {
         let caps =
             |each| Caps { total: ALL_CALLS, each: Each::Fixed(each), idle: None, busy: None };
         let few = CALLS_OF.iter().map(|(_, few)| *few).max().unwrap_or(1);
         let (calls, few_calls) = (Admission::new(caps(CALLS)), Admission::new(caps(few)));
-        Self { inner: Arc::new(Inner { calls, few_calls, budgets: Budgets::default() }) }
+        let inner = Arc::new(Inner { calls, few_calls, budgets: Budgets::default() });
+        Self { inner, auditor }
     }
 
     /// The limits on the messages of a call.
@@ -116,11 +123,12 @@ impl CallLimits {
     }
 
     /// Counts a call of a client with a certificate.
-    fn count(&self, peer: &Peer, path: &str) -> Result<Vec<Ticket<CallKey>>, Status> {
+    fn count(&self, peer: &Peer, path: &str) -> Result<Vec<Ticket<CallKey>>, Error> {
         let Peer::Remote(remote) = peer else { return Ok(Vec::new()) };
         let Some(svid) = &remote.svid else { return Ok(Vec::new()) };
         let refused = |_| {
-            Status::resource_exhausted(format!("too many calls of \"{}\" are open", svid.spiffe_id))
+            let what = format!("too many calls of \"{}\" are open", svid.spiffe_id);
+            Error::new(ErrorKind::Exhausted, what)
         };
         let mut tickets = Vec::with_capacity(1);
         let inner = &self.inner;
@@ -131,11 +139,29 @@ impl CallLimits {
         tickets.push(inner.calls.enter((svid.spiffe_id.clone(), None)).map_err(refused)?);
         Ok(tickets)
     }
-}
 
-impl Default for CallLimits {
-    fn default() -> Self {
-        Self::new()
+    /// The answer to a call that is one too many, of which nobody asked yet whether it may be.
+    fn refuse(
+        &self,
+        peer: Peer,
+        request: &http::Request<Body>,
+        error: &Error,
+    ) -> http::Response<Body> {
+        let status = status(error);
+        let id = request_id(request.headers(), &peer);
+        let header = http::HeaderValue::from_str(&id).ok();
+        if let Some(method) = methods::method(request.uri().path()) {
+            let (role, action) = (Role::Anyone, method.action);
+            let principal = Principal { peer, role, action, scope: None };
+            let audit = self.auditor.call(method.logged_service(), method.name, &principal, id);
+            audit.failed(error);
+            audit.finish(error.kind().name(), status.message());
+        }
+        let mut response = status.into_http();
+        if let Some(header) = header {
+            response.headers_mut().insert(REQUEST_ID, header);
+        }
+        response
     }
 }
 
@@ -175,7 +201,10 @@ where
         let path = request.uri().path().to_owned();
         let tickets = match self.limits.count(&conn.peer, &path) {
             Ok(tickets) => tickets,
-            Err(status) => return Box::pin(std::future::ready(Ok(status.into_http()))),
+            Err(error) => {
+                let response = self.limits.refuse(conn.peer, &request, &error);
+                return Box::pin(std::future::ready(Ok(response)));
+            }
         };
         let intake = self.limits.intake(&conn, &path);
         let budget = intake.budget.clone();
