@@ -37,13 +37,6 @@ fn bin_dir() -> PathBuf {
     std::env::var_os("SIGNET_BIN_DIR").map_or_else(profile_dir, PathBuf::from)
 }
 
-/// A program of the system.
-pub fn on_path(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let usual = ["/usr/sbin", "/usr/lib/postgresql/15/bin"].map(PathBuf::from);
-    std::env::split_paths(&path).chain(usual).map(|dir| dir.join(name)).find(|file| file.is_file())
-}
-
 /// A program of this package.
 pub fn own(name: &str) -> PathBuf {
     profile_dir().join(name)

@@ -1,30 +1,27 @@
 //! Running Envoys, which get their TLS secrets from an agent.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     net::{TcpListener, TcpStream},
     path::Path,
     process::Command,
-    time::Duration,
 };
 
 use crate::{
-    bins,
     dir::TestDir,
+    free_port,
+    http::get,
+    on_path,
     process::Process,
-    server::free_port,
     wait::{DEADLINE, eventually_within},
 };
-
-/// How long a request may take.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Where Envoy is, or why nothing can be tried with it.
 ///
 /// # Errors
 /// A sentence.
 pub fn available() -> Result<(), String> {
-    match bins::on_path("envoy") {
+    match on_path("envoy") {
         Some(_) => Ok(()),
         None => Err("envoy is not installed".to_owned()),
     }
@@ -117,7 +114,7 @@ impl Envoy {
              static_resources:\n  listeners:\n{listeners}  clusters:\n{clusters}"
         );
         let file = dir.write(format!("{name}.yaml"), config);
-        let mut command = Command::new(bins::on_path("envoy").expect("envoy"));
+        let mut command = Command::new(on_path("envoy").expect("envoy"));
         command
             .args(["--concurrency", "1", "--disable-hot-restart", "-l", "warning", "-c"])
             .arg(&file);
@@ -143,25 +140,6 @@ impl Envoy {
             .filter_map(|(_, value)| value.trim().parse::<u64>().ok())
             .sum()
     }
-}
-
-/// A GET on a connection of its own: the status and the body.
-///
-/// # Errors
-/// A sentence, when there is no answer.
-pub fn get(port: u16, path: &str) -> Result<(u16, String), String> {
-    let failed = |e: std::io::Error| e.to_string();
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(failed)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(failed)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).map_err(failed)?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let status = status.ok_or_else(|| format!("no answer but {answer:?}"))?;
-    let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
-    Ok((status, body))
 }
 
 /// A plain HTTP service that answers with the header in which Envoy names the client. It ends with

@@ -33,8 +33,7 @@ use signet_testkit::{Bao, Postgres};
 use tonic::{Request, metadata::MetadataValue};
 
 use crate::{
-    Agent, AgentOptions, Node, Process, ServerOptions, TestDir, bins, cli,
-    server::free_port,
+    Agent, AgentOptions, Node, Process, ServerOptions, TestDir, bins, cli, free_port,
     wait::{DEADLINE, eventually_within},
 };
 

@@ -2,16 +2,13 @@
 
 use std::{
     fs,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicU16, Ordering},
-    },
+    sync::Arc,
 };
 
 use serde_json::Value;
+use signet_testkit::free_port;
 
 use crate::{
     bins,
@@ -267,17 +264,5 @@ plugins {{
     pub fn bundle_file(&self) -> PathBuf {
         let pem = self.cli().line("bundle show").ok().stdout;
         self.dir.write(format!("bundle-{}.pem", self.port), pem)
-    }
-}
-
-/// A TCP port that nobody listens on, outside the range that connections take theirs from.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % 400).unwrap_or_default() * 25;
-    loop {
-        let port = 20_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
     }
 }

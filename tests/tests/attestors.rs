@@ -3,8 +3,8 @@
 use std::{path::PathBuf, sync::Arc};
 
 use e2e::{
-    Agent, AgentOptions, Client, Server, ServerOptions, TestDir, eventually, node::caller,
-    server::free_port, skip,
+    Agent, AgentOptions, Client, Server, ServerOptions, TestDir, eventually, free_port,
+    node::caller, skip,
 };
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use serde_json::Value;

@@ -1,9 +1,8 @@
 //! Whatever comes in on a socket: a clear error or a closed connection, and everyone else is served.
 
 use e2e::{
-    AgentOptions, Client, Node, ServerOptions, eventually,
+    AgentOptions, Client, Node, ServerOptions, eventually, free_port,
     raw::{Door, PREFACE, Rude, frame, nonsense},
-    server::free_port,
     skip,
 };
 use signet_api::pb::spire::api::{

@@ -2,9 +2,7 @@
 
 use std::{fs, path::Path, process::Command, sync::Arc};
 
-use e2e::{
-    Agent, AgentOptions, Output, Server, ServerOptions, TestDir, bins, cli, server::free_port,
-};
+use e2e::{Agent, AgentOptions, Output, Server, ServerOptions, TestDir, bins, cli, free_port};
 
 fn prepared() -> (Server, Agent) {
     let dir = Arc::new(TestDir::new());

@@ -10,8 +10,9 @@ use std::{
 
 use e2e::{
     Agent, AgentOptions, DEADLINE, Envoy, Node, Server, ServerOptions, TestDir,
-    envoy::{Inbound, Outbound, Sds, available, backend, get},
+    envoy::{Inbound, Outbound, Sds, available, backend},
     eventually, eventually_within,
+    http::get,
     node::caller,
     skip,
 };

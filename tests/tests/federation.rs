@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command, time::Instant};
 
 use e2e::{
     AgentOptions, DEADLINE, Lines, Node, Server, ServerOptions, WebCertificate, cli,
-    clients::go_binary, eventually, eventually_within, server::free_port, skip,
+    clients::go_binary, eventually, eventually_within, free_port, skip,
 };
 use serde_json::{Value, json};
 

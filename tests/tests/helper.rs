@@ -8,10 +8,9 @@ use std::{
 };
 
 use e2e::{
-    AgentOptions, Node, Process, ServerOptions, TestDir, bins, cli, eventually,
+    AgentOptions, Node, Process, ServerOptions, TestDir, cli, eventually, free_port,
     helper::{Helper, User, as_user, once, selector, subdir},
-    server::free_port,
-    skip,
+    on_path, skip,
 };
 use signet_pki::{PrivateKey, digest::sha256_hex, x509::Certificate};
 
@@ -108,7 +107,7 @@ fn every_file_of_spiffe_helper_is_written_and_all_of_a_rotation_change_as_one() 
     node.agent.cli().line(&format!("api validate jwt -audience more -svid {token}")).ok();
     for (path, wanted) in [("/live", 200), ("/ready", 200), ("/none", 404)] {
         let status = eventually("health", || {
-            e2e::envoy::get(port, path).ok().map(|(status, _)| status).filter(|s| *s == wanted)
+            e2e::http::get(port, path).ok().map(|(status, _)| status).filter(|s| *s == wanted)
         });
         assert_eq!(status, wanted, "{path}");
     }
@@ -135,7 +134,7 @@ fn every_file_of_spiffe_helper_is_written_and_all_of_a_rotation_change_as_one() 
 
 #[test]
 fn java_reads_the_stores_that_the_helper_writes() {
-    let Some(keytool) = bins::on_path("keytool") else { skip!("keytool is not installed") };
+    let Some(keytool) = on_path("keytool") else { skip!("keytool is not installed") };
     let node = Node::start();
     node.register_caller("/java", "");
     served(&node, 1);
@@ -157,7 +156,7 @@ fn java_reads_the_stores_that_the_helper_writes() {
     let roots = list("trust.p12", "secret sauce").ok().stdout;
     assert!(roots.contains("Entry type: trustedCertEntry"), "{roots}");
     assert!(list("store.p12", "wrong").code != 0);
-    if let Some(openssl) = bins::on_path("openssl") {
+    if let Some(openssl) = on_path("openssl") {
         let mut command = Command::new(openssl);
         command.args(["pkcs12", "-nodes", "-passin", "pass:secret sauce", "-in"]);
         let shown = cli::run(command.arg(certs.join("store.p12")), "").ok().stdout;
@@ -212,7 +211,7 @@ impl Postgres {
     fn start(dir: &TestDir, user: Option<User>, certs: &Path, map: &str) -> Self {
         let data = subdir(dir, "pgdata", user);
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("a mode");
-        let tool = |name: &str| as_user(user, bins::on_path(name).expect("PostgreSQL"));
+        let tool = |name: &str| as_user(user, on_path(name).expect("PostgreSQL"));
         let mut init = tool("initdb");
         init.args(["-U", "admin", "--auth=trust", "--no-sync", "-D"]).arg(&data);
         cli::run(init.current_dir("/"), "").ok();
@@ -245,7 +244,7 @@ impl Postgres {
     fn client(&self, certs: &Path, user: &str) -> Command {
         let file = |name: &str| certs.join(name).display().to_string();
         // The key of a client has to be its user's own.
-        let mut command = as_user(self.user, bins::on_path("psql").expect("psql"));
+        let mut command = as_user(self.user, on_path("psql").expect("psql"));
         command.current_dir("/").args(["-X", "-A", "-t"]).arg(format!(
             "host=localhost port={} dbname=postgres user={user} sslmode=verify-full sslcert={} \
              sslkey={} sslrootcert={} gssencmode=disable",
@@ -260,7 +259,7 @@ impl Postgres {
 
 #[test]
 fn postgresql_knows_users_by_spiffe_id_and_renewals_drop_no_connection() {
-    if bins::on_path("postgres").is_none() || bins::on_path("psql").is_none() {
+    if on_path("postgres").is_none() || on_path("psql").is_none() {
         skip!("PostgreSQL is not installed");
     }
     let user = User::unprivileged();
@@ -290,7 +289,7 @@ fn postgresql_knows_users_by_spiffe_id_and_renewals_drop_no_connection() {
     let map = format!("spiffe \"/^.*x500UniqueIdentifier={unique}.*$\" app\n");
     let mut postgres = Postgres::start(&dir, user, &db, &map);
     let admin = |sql: &str| {
-        let mut command = Command::new(bins::on_path("psql").expect("psql"));
+        let mut command = Command::new(on_path("psql").expect("psql"));
         command.args(["-X", "-U", "admin", "-d", "postgres", "-c", sql]);
         command.arg("-h").arg(&postgres.data).arg("-p").arg(postgres.port.to_string());
         cli::run(&mut command, "")
@@ -351,7 +350,7 @@ fn postgresql_knows_users_by_spiffe_id_and_renewals_drop_no_connection() {
 
 #[test]
 fn nginx_serves_mtls_and_takes_new_certificates_on_a_signal() {
-    let (Some(nginx), Some(curl)) = (bins::on_path("nginx"), bins::on_path("curl")) else {
+    let (Some(nginx), Some(curl)) = (on_path("nginx"), on_path("curl")) else {
         skip!("nginx or curl is not installed");
     };
     let node = Node::start();
@@ -416,9 +415,7 @@ fn nginx_serves_mtls_and_takes_new_certificates_on_a_signal() {
 
 #[test]
 fn redis_takes_new_certificates_from_a_command() {
-    let (Some(redis), Some(cli_program)) =
-        (bins::on_path("redis-server"), bins::on_path("redis-cli"))
-    else {
+    let (Some(redis), Some(cli_program)) = (on_path("redis-server"), on_path("redis-cli")) else {
         skip!("redis is not installed");
     };
     let node = Node::start();
@@ -460,7 +457,7 @@ fn redis_takes_new_certificates_from_a_command() {
         ping(true).stdout.contains("PONG").then_some(())
     });
     assert!(!ping(false).stdout.contains("PONG"));
-    let openssl = bins::on_path("openssl");
+    let openssl = on_path("openssl");
     let presented = || {
         let openssl = openssl.as_ref()?;
         let mut command = Command::new(openssl);

@@ -10,8 +10,8 @@ use std::{
 };
 
 use e2e::{
-    Agent, AgentOptions, Process, Server, ServerOptions, TestDir, cli, eventually, raw::Door,
-    secrets::Secrets, server::free_port, skip,
+    Agent, AgentOptions, Process, Server, ServerOptions, TestDir, cli, eventually, free_port, http,
+    secrets::Secrets, skip,
 };
 use serde_json::Value;
 
@@ -160,29 +160,9 @@ impl Site {
     }
 }
 
-/// The body of an answer over plain HTTP.
+/// The body of an answer over plain HTTP; nothing where there is none.
 fn get(port: u16, path: &str) -> String {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
-    let answer = Door::Tcp(port).send(request.as_bytes()).unwrap_or_default();
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.to_ascii_lowercase().contains("chunked") => unchunked(body),
-        Some((_, body)) => body.to_owned(),
-        None => String::new(),
-    }
-}
-
-fn unchunked(mut body: &str) -> String {
-    let mut text = String::new();
-    while let Some((size, rest)) = body.split_once("\r\n") {
-        let Ok(size) = usize::from_str_radix(size.trim(), 16) else { break };
-        if size == 0 || rest.len() < size {
-            break;
-        }
-        text.push_str(&rest[..size]);
-        body = rest[size..].trim_start_matches("\r\n");
-    }
-    text
+    http::get(port, path).map(|(_, body)| body).unwrap_or_default()
 }
 
 fn series(text: &str) -> Series {

@@ -1,16 +1,10 @@
 //! The OIDC discovery provider with real verifiers: go-oidc, OpenBao and Envoy.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    process::Command,
-    sync::Arc,
-    time::Duration,
-};
+use std::{process::Command, sync::Arc};
 
 use e2e::{
     Agent, AgentOptions, DEADLINE, Node, Process, Server, ServerOptions, TestDir, WebCertificate,
-    bins, cli, clients::go_binary, eventually, eventually_within, server::free_port, skip,
+    bins, cli, clients::go_binary, eventually, eventually_within, free_port, http, on_path, skip,
 };
 use serde_json::Value;
 use signet_testkit::Bao;
@@ -215,7 +209,7 @@ fn openbao_lets_a_workload_in_by_its_token_and_nobody_else() {
 
 #[test]
 fn envoy_lets_requests_with_a_token_through() {
-    let Some(envoy) = bins::on_path("envoy") else { skip!("envoy is not installed") };
+    let Some(envoy) = on_path("envoy") else { skip!("envoy is not installed") };
     let issuer = Issuer::start(By::Server);
     let (port, provider, ca) = (free_port(), issuer.port, issuer.web.ca.display());
     let url = issuer.url();
@@ -277,15 +271,8 @@ static_resources:
     command.args(["--concurrency", "1", "--disable-hot-restart", "-l", "warning", "-c"]).arg(&file);
     let _envoy = Process::start("envoy", &mut command, &issuer.dir.join("envoy.log"));
     let ask = |token: &str| -> Option<u16> {
-        let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-        let request = format!(
-            "GET / HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).ok()?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).ok()?;
-        answer.split(' ').nth(1)?.parse().ok()
+        let header = format!("Authorization: Bearer {token}");
+        http::get_with(port, "/", &[&header]).ok().map(|(status, _)| status)
     };
     let token = issuer.token();
     eventually_within("envoy lets it through", DEADLINE, || {

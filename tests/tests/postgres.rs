@@ -88,7 +88,7 @@ fn while_the_database_is_away_agents_are_served_and_writes_are_refused() {
     let Some(programs) = Postgres::programs() else { skip!("PostgreSQL is not installed") };
     let postgres = Postgres::start(&programs, &[]);
     let mut options = ServerOptions::on_postgres(&postgres.dsn(&postgres.database()));
-    let health = e2e::server::free_port();
+    let health = e2e::free_port();
     options.top = format!(
         "health_checks {{ listener_enabled = true bind_address = \"127.0.0.1\" bind_port = \"{health}\" }}"
     );
@@ -111,8 +111,8 @@ fn while_the_database_is_away_agents_are_served_and_writes_are_refused() {
     assert!(refused.stderr.contains("not available"), "{}", refused.stderr);
     assert!(begun.elapsed() < Duration::from_secs(20));
     assert!(node.server.log().contains("The database cannot be reached"));
-    let ready = http_get(health, "/ready");
-    assert!(ready.starts_with("HTTP/1.1 200") && ready.contains("not available"), "{ready}");
+    let (status, ready) = e2e::http::get(health, "/ready").expect("an answer");
+    assert!(status == 200 && ready.contains("not available"), "{status} {ready}");
 
     postgres.resume();
     eventually("writes work again", || {
@@ -124,14 +124,4 @@ fn while_the_database_is_away_agents_are_served_and_writes_are_refused() {
     });
     eventually("and arrive", || fetches(&node.agent, "/yes").then_some(()));
     assert!(node.server.log().contains("The database is back"));
-}
-
-fn http_get(port: u16, path: &str) -> String {
-    use std::io::{Read as _, Write as _};
-    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }

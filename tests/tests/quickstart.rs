@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use e2e::{TestDir, bins, server::free_port};
+use e2e::{TestDir, bins, free_port};
 
 /// The shell blocks of a page, one after the other.
 fn blocks(page: &str) -> Vec<&str> {

@@ -218,7 +218,7 @@ fn an_agent_with_damaged_state_says_which_file() {
 fn one_data_directory_serves_one_server_and_one_agent() {
     let mut node = Node::start();
     let text = fs::read_to_string(node.server.config_file()).expect("the file");
-    let port = e2e::server::free_port();
+    let port = e2e::free_port();
     let second = text
         .replace(&format!("\"{}\"", node.server.port()), &format!("\"{port}\""))
         .replace("api.sock", "second.sock");

@@ -1,8 +1,7 @@
 //! Agents and servers that are restarted and upgraded under their clients.
 
 use std::{
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     os::unix::net::UnixStream,
     path::PathBuf,
     sync::{
@@ -14,7 +13,7 @@ use std::{
 
 use e2e::{
     Agent, AgentOptions, Client, Lines, Node, Server, ServerOptions, Signal, csi::CsiNode,
-    eventually, server::free_port, skip,
+    eventually, free_port, http, skip,
 };
 use serde_json::{Value, json};
 
@@ -184,12 +183,7 @@ fn probes_tell_an_agent_that_cannot_serve_yet_from_one_whose_server_is_away() {
 
 /// The status of an HTTP answer; none when nobody listens.
 fn get(port: u16, path: &str) -> Option<u16> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text).ok()?;
-    text.split(' ').nth(1)?.parse().ok()
+    http::get(port, path).ok().map(|(status, _)| status)
 }
 
 #[test]

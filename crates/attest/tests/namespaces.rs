@@ -101,7 +101,7 @@ async fn what_the_api_server_refuses_is_said_with_the_permission_and_not_asked_i
 #[tokio::test]
 async fn an_api_server_that_is_away_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = signet_testkit::free_port();
     let error = namespaces(dir.path(), port).labels("demo").await.unwrap_err();
     assert!(error.contains(&format!("127.0.0.1:{port}")), "{error}");
 }

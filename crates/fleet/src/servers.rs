@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -56,7 +55,7 @@ impl Servers {
             fs::create_dir(&place).context("a directory")?;
             fs::set_permissions(&place, fs::Permissions::from_mode(0o700))
                 .context("a directory")?;
-            let port = free_port()?;
+            let port = signet_testkit::free_port();
             fs::write(place.join("server.conf"), config(&place, port, options.postgres.as_deref()))
                 .context("server.conf")?;
             let mut server =
@@ -155,10 +154,6 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.end(Signal::SIGKILL);
     }
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0").context("a free port")?.local_addr()?.port())
 }
 
 /// What SPIRE's server reads as well.

@@ -355,7 +355,7 @@ async fn an_answer_that_stalls_or_a_server_that_is_away_is_an_error_with_its_add
     let dir = tempfile::tempdir().unwrap();
     let mut fake = Fake::start().await;
     // Nothing listens there.
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let free = signet_testkit::free_port();
     fake.port = free;
     let publisher = K8sConfigMap::new(vec![publish_target(&fake, dir.path(), BundleFormat::Pem)]);
     let error = publisher.publish(&bundle(1)).await.unwrap_err().to_string();

@@ -2,11 +2,12 @@
 
 use std::{
     fs::{self, File},
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
+
+use crate::{ports::free_port, programs::on_path};
 
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(60);
@@ -37,38 +38,59 @@ impl Bao {
     /// # Panics
     /// When it does not start.
     pub fn start_with(tls: bool, config: &str) -> Option<Self> {
-        let here = std::env::var_os("PATH").unwrap_or_default();
-        if !std::env::split_paths(&here).any(|dir| dir.join("bao").is_file()) {
-            return None;
-        }
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = free.local_addr().expect("its number").port();
-        drop(free);
-        let dir = std::env::temp_dir().join(format!("signet-bao-{}-{port}", std::process::id()));
-        fs::create_dir_all(&dir).expect("a directory");
-        let log = File::create(dir.join("bao.log")).expect("a log file");
-        let mut command = Command::new("bao");
+        let (mut command, port, dir) = Self::prepare()?;
         command
-            .args(["server", "-dev", "-dev-no-store-token"])
+            .args(["-dev", "-dev-no-store-token"])
             .arg(format!("-dev-root-token-id={}", Self::ROOT))
             .arg(format!("-dev-listen-address=127.0.0.1:{port}"));
         if !config.is_empty() {
-            let file = dir.join("bao.hcl");
             let config = config.replace("DIR", &dir.display().to_string());
-            fs::write(&file, config).expect("a configuration file");
-            command.arg(format!("-config={}", file.display()));
+            command.arg(configured(&dir, &config));
         }
         if tls {
             command.arg("-dev-tls").arg(format!("-dev-tls-cert-dir={}", dir.display()));
         }
+        Some(Self::run(command, dir, (port, tls), "Development mode should NOT be used"))
+    }
+
+    /// Starts a server in memory that is no development server: it unseals itself, and does what
+    /// `config` says at its first start. `None` where the program `bao` is missing.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub fn start_itself(config: &str) -> Option<Self> {
+        let (mut command, port, dir) = Self::prepare()?;
+        let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+        let own = format!(
+            "storage \"inmem\" {{}}\nlistener \"tcp\" {{ address = \"127.0.0.1:{port}\" \
+             tls_disable = true }}\napi_addr = \"http://127.0.0.1:{port}\"\n\
+             seal \"static\" {{ current_key_id = \"k\" current_key = \"{key}\" }}\n"
+        );
+        command.arg(configured(&dir, &(own + config)));
+        // Its root token is taken back when everything was done.
+        Some(Self::run(command, dir, (port, false), "revoked lease: lease_id=auth/token/root"))
+    }
+
+    /// The program, a port for it, and a directory.
+    fn prepare() -> Option<(Command, u16, PathBuf)> {
+        let mut command = Command::new(on_path("bao")?);
+        command.arg("server");
+        let port = free_port();
+        let dir = std::env::temp_dir().join(format!("signet-bao-{}-{port}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory");
+        Some((command, port, dir))
+    }
+
+    /// Starts it and waits until it writes `ready`.
+    fn run(mut command: Command, dir: PathBuf, (port, tls): (u16, bool), ready: &str) -> Self {
         // What the machine says of another server is not for this one.
         for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("VAULT_")
-                || name.to_string_lossy().starts_with("BAO_")
-            {
-                command.env_remove(name);
+            let text = name.to_string_lossy();
+            if text.starts_with("VAULT_") || text.starts_with("BAO_") {
+                command.env_remove(&name);
             }
         }
+        let log = File::create(dir.join("bao.log")).expect("a log file");
         let child = command
             .env("HOME", &dir)
             .stdin(Stdio::null())
@@ -78,56 +100,12 @@ impl Bao {
             .expect("bao starts");
         let mut bao = Self { child, dir, port, tls };
         let end = Instant::now() + START;
-        while !bao.log().contains("Development mode should NOT be used") {
+        while !bao.log().contains(ready) {
             let ended = bao.child.try_wait().expect("the state of a child");
             assert!(ended.is_none() && Instant::now() < end, "bao: {}", bao.log());
             std::thread::sleep(Duration::from_millis(20));
         }
-        Some(bao)
-    }
-
-    /// Starts a server in memory that is no development server: it unseals itself, and does what
-    /// `config` says at its first start. `None` where the program `bao` is missing.
-    ///
-    /// # Panics
-    /// When it does not start.
-    pub fn start_itself(config: &str) -> Option<Self> {
-        let here = std::env::var_os("PATH").unwrap_or_default();
-        if !std::env::split_paths(&here).any(|dir| dir.join("bao").is_file()) {
-            return None;
-        }
-        let free = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let port = free.local_addr().expect("its number").port();
-        drop(free);
-        let dir = std::env::temp_dir().join(format!("signet-bao-{}-{port}", std::process::id()));
-        fs::create_dir_all(&dir).expect("a directory");
-        let file = dir.join("bao.hcl");
-        let key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
-        let own = format!(
-            "storage \"inmem\" {{}}\nlistener \"tcp\" {{ address = \"127.0.0.1:{port}\" \
-             tls_disable = true }}\napi_addr = \"http://127.0.0.1:{port}\"\n\
-             seal \"static\" {{ current_key_id = \"k\" current_key = \"{key}\" }}\n"
-        );
-        fs::write(&file, own + config).expect("a configuration file");
-        let log = File::create(dir.join("bao.log")).expect("a log file");
-        let child = Command::new("bao")
-            .arg("server")
-            .arg(format!("-config={}", file.display()))
-            .env("HOME", &dir)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .spawn()
-            .expect("bao starts");
-        let mut bao = Self { child, dir, port, tls: false };
-        let end = Instant::now() + START;
-        // Its root token is taken back when everything was done.
-        while !bao.log().contains("revoked lease: lease_id=auth/token/root") {
-            let ended = bao.child.try_wait().expect("the state of a child");
-            assert!(ended.is_none() && Instant::now() < end, "bao: {}", bao.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(bao)
+        bao
     }
 
     /// Its URL. A certificate of [`Bao::ca`] names the address.
@@ -177,4 +155,11 @@ impl Drop for Bao {
         let _ = self.child.wait();
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+/// Writes a configuration and answers the argument that names it.
+fn configured(dir: &Path, config: &str) -> String {
+    let file = dir.join("bao.hcl");
+    fs::write(&file, config).expect("a configuration file");
+    format!("-config={}", file.display())
 }

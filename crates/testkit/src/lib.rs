@@ -13,7 +13,9 @@ mod bao;
 mod captured;
 mod metrics_doc;
 mod mutated;
+mod ports;
 mod postgres;
+mod programs;
 mod small_disk;
 mod suspended;
 
@@ -23,7 +25,9 @@ pub use bao::Bao;
 pub use captured::Captured;
 pub use metrics_doc::assert_metrics_documented;
 pub use mutated::mutated;
+pub use ports::free_port;
 pub use postgres::{POSTGRES_USER, PgBouncer, Postgres};
+pub use programs::on_path;
 pub use small_disk::{SmallDisk, make_room};
 pub use suspended::Suspended;
 

@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write as _},
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Output, Stdio},
     sync::{
@@ -11,6 +10,8 @@ use std::{
         atomic::{AtomicU32, Ordering},
     },
 };
+
+use crate::{ports::free_port, programs};
 
 /// Numbers directories and databases of this process.
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -39,6 +40,44 @@ struct Held {
 }
 
 impl Held {
+    /// Runs a program in the background until it writes a line in which `ready` stands. With this,
+    /// however this process ends, the program ends and its directory goes.
+    ///
+    /// # Panics
+    ///
+    /// When the program ends before.
+    fn run(program: &Command, directory: &Path, ready: &str) -> Self {
+        // The shell outlives this process long enough to clean up after it.
+        let script = "dir=$1; shift; \"$@\" 2>&1 & pid=$!; read -r how; \
+            kill -\"${how:-INT}\" $pid; wait $pid; \
+            [ -n \"$how\" ] || rm -rf \"$dir\"";
+        let mut process = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .arg(directory)
+            .arg(program.get_program())
+            .args(program.get_args())
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("starting a program");
+        let stdin = process.stdin.take();
+        let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
+        let mut said = Vec::new();
+        loop {
+            let line = lines.next().and_then(Result::ok);
+            let line = line.unwrap_or_else(|| panic!("{program:?} ended: {}", said.join("\n")));
+            let is_ready = line.contains(ready);
+            said.push(line);
+            if is_ready {
+                break;
+            }
+        }
+        // It must not wait for a reader.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { process, stdin }
+    }
+
     /// Tells it to end, and waits.
     fn end(&mut self) {
         self.stdin = None;
@@ -55,17 +94,7 @@ impl Drop for Held {
 impl Postgres {
     /// The directory with the newest PostgreSQL programs of this machine.
     pub fn programs() -> Option<PathBuf> {
-        let mut found: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
-            .ok()?
-            .filter_map(|entry| {
-                let entry = entry.ok()?;
-                let version = entry.file_name().to_str()?.parse().ok()?;
-                let bin = entry.path().join("bin");
-                bin.join("initdb").is_file().then_some((version, bin))
-            })
-            .collect();
-        found.sort();
-        found.pop().map(|(_, bin)| bin)
+        programs::postgresql()
     }
 
     /// The programs of a release: Debian's, or those that `cargo xtask test --setup` has put below
@@ -173,38 +202,10 @@ impl Postgres {
     ///
     /// When it does not start.
     pub fn resume(&self) {
-        // The shell outlives this process long enough to clean up after it.
-        let script = "dir=$1; shift; \"$@\" 2>&1 & pid=$!; read -r how; \
-            kill -\"${how:-INT}\" $pid; wait $pid; \
-            [ -n \"$how\" ] || rm -rf \"$dir\"";
-        let server = as_nobody(&self.bin.join("postgres"));
-        let mut process = Command::new("sh")
-            .args(["-c", script, "sh"])
-            .arg(&self.directory)
-            .arg(server.get_program())
-            .args(server.get_args())
-            .arg("-D")
-            .arg(self.directory.join("data"))
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starting postgres");
-        let stdin = process.stdin.take();
-        let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
-        let mut said = Vec::new();
-        loop {
-            let line = lines.next().and_then(Result::ok);
-            let line = line.unwrap_or_else(|| panic!("postgres ended: {}", said.join("\n")));
-            let ready = line.contains("ready to accept");
-            said.push(line);
-            if ready {
-                break;
-            }
-        }
-        // It must not wait for a reader.
-        std::thread::spawn(move || lines.for_each(drop));
-        *self.running() = Some(Held { process, stdin });
+        let mut server = as_nobody(&self.bin.join("postgres"));
+        server.arg("-D").arg(self.directory.join("data"));
+        let running = Held::run(&server, &self.directory, "ready to accept");
+        *self.running() = Some(running);
     }
 
     fn running(&self) -> std::sync::MutexGuard<'_, Option<Held>> {
@@ -289,8 +290,7 @@ impl PgBouncer {
     ///
     /// When it does not start.
     pub fn before(server: &Postgres) -> Option<Self> {
-        let program = ["/usr/sbin/pgbouncer", "/usr/bin/pgbouncer"].iter().map(Path::new);
-        let program = program.clone().find(|path| path.is_file())?;
+        let program = programs::on_path("pgbouncer")?;
         let directory = new_directory("pgbouncer");
         let port = free_port();
         let config = directory.join("pgbouncer.ini");
@@ -303,26 +303,10 @@ impl PgBouncer {
         // With auth_type any, the user comes from the database line.
         let text = text.replace("* = host", &format!("* = user={POSTGRES_USER} host"));
         fs::write(&config, text).expect("writing pgbouncer.ini");
-        let script = "dir=$1; shift; \"$@\" 2>&1 & pid=$!; read -r _; kill -INT $pid; \
-            wait $pid; rm -rf \"$dir\"";
-        let bouncer = as_nobody(program);
-        let mut process = Command::new("sh")
-            .args(["-c", script, "sh"])
-            .arg(&directory)
-            .arg(bouncer.get_program())
-            .args(bouncer.get_args())
-            .arg(&config)
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("starting pgbouncer");
-        let stdin = process.stdin.take();
-        let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
-        let up = lines.by_ref().map_while(Result::ok).any(|line| line.contains("process up"));
-        assert!(up, "pgbouncer did not start");
-        std::thread::spawn(move || lines.for_each(drop));
-        Some(Self { port, _running: Held { process, stdin } })
+        let mut bouncer = as_nobody(&program);
+        bouncer.arg(&config);
+        let running = Held::run(&bouncer, &directory, "process up");
+        Some(Self { port, _running: running })
     }
 
     /// The connection string of a database through it.
@@ -369,12 +353,6 @@ fn new_directory(kind: &str) -> PathBuf {
 fn append(path: &Path, text: &str) {
     let mut file = fs::OpenOptions::new().append(true).open(path).expect("opening a file");
     file.write_all(text.as_bytes()).expect("writing a file");
-}
-
-/// A port that nobody listens on, most likely.
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("binding a port");
-    listener.local_addr().expect("its address").port()
 }
 
 fn must(what: &str, output: &Output) {

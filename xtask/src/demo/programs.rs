@@ -2,7 +2,6 @@
 
 use std::{
     fs::{self, DirBuilder, File},
-    net::TcpListener,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -38,7 +37,7 @@ impl Programs {
         for sub in ["server", "agent", "pub", "adm"] {
             fs::create_dir(dir.join(sub)).with_context(|| format!("making {}", dir.display()))?;
         }
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let port = signet_testkit::free_port();
         Ok(Self { bin, dir, port, agent: None, server: None })
     }
 

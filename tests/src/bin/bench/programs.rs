@@ -1,7 +1,6 @@
 //! A server and an agent with the configuration of the measurements.
 
 use std::{
-    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
@@ -48,7 +47,7 @@ impl Programs {
         for name in ["server", "pub", "adm"] {
             dir.subdir(name);
         }
-        let port = TcpListener::bind("127.0.0.1:0").context("a free port")?.local_addr()?.port();
+        let port = e2e::free_port();
         let mut programs = Self {
             dir,
             port,
