@@ -1,5 +1,7 @@
 //! A server as an agent sees one, with switches for everything that can go wrong.
 
+mod authority;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -40,13 +42,14 @@ use signet_pki::{
         ClientPolicy, StaticBundles, SwappableIdentity, TlsIdentity, TlsOptions, peer_of,
         server_config,
     },
-    x509::{CaIssuer, CaParams, Certificate, Csr, Name, SvidParams, TrustBundle, self_sign_ca},
+    x509::{CaIssuer, Csr, TrustBundle},
 };
-use signet_time::UnixTime;
 use tokio::{net::TcpListener, sync::watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::{Stream, StreamExt as _, wrappers::WatchStream};
 use tonic::{Request, Response, Status, Streaming};
+
+use self::authority::{issue, new_ca, now};
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -101,41 +104,8 @@ struct Service {
     notices: watch::Receiver<Option<push::Notice>>,
 }
 
-fn now() -> i64 {
-    signet_base::Clock::unix(&SystemClock).seconds()
-}
-
 pub fn trust_domain() -> TrustDomain {
     TRUST_DOMAIN.parse().unwrap()
-}
-
-fn new_ca() -> Arc<CaIssuer> {
-    let signer: Arc<dyn Signer> = PrivateKey::generate(KeyType::EcP256).unwrap().signer().unwrap();
-    let params = CaParams {
-        trust_domain: trust_domain(),
-        subject: Name::spiffe_ca(),
-        extensions: Vec::new(),
-        now: UnixTime::from_seconds(now()),
-        not_after: UnixTime::from_seconds(now() + 86_400),
-    };
-    let issued = self_sign_ca(&*signer, &params).unwrap();
-    let certificate = Certificate::from_der(&issued.der).unwrap();
-    Arc::new(CaIssuer::new(certificate, Vec::new(), signer).unwrap())
-}
-
-fn issue(ca: &CaIssuer, id: &SpiffeId, key: &signet_pki::PublicKey, ttl: i64) -> (Vec<u8>, i64) {
-    let issued = ca
-        .issue_svid(&SvidParams {
-            spiffe_id: id,
-            public_key: key,
-            dns_names: &[],
-            subject: None,
-            extensions: &[],
-            now: UnixTime::from_seconds(now()),
-            not_after: UnixTime::from_seconds(now() + ttl),
-        })
-        .unwrap();
-    (issued.der, issued.not_after.seconds())
 }
 
 impl FakeServer {
@@ -160,10 +130,7 @@ impl FakeServer {
             tainted: Vec::new(),
             jwt_tainted: false,
             authorities: vec![ca],
-            jwt: Arc::new(
-                JwtIssuer::new("key-1", UnixTime::from_seconds(now() + 86_400), jwt_signer)
-                    .unwrap(),
-            ),
+            jwt: Arc::new(JwtIssuer::new("key-1", now() + 86_400, jwt_signer).unwrap()),
             calls: Vec::new(),
             attested_keys: Vec::new(),
             agent_serial: 0,
@@ -571,8 +538,8 @@ impl svid_server::Svid for Service {
             .sign(&JwtClaims {
                 spiffe_id: &id,
                 audience: &request.audience,
-                issued_at: UnixTime::from_seconds(now()),
-                expires_at: UnixTime::from_seconds(now() + state.jwt_ttl),
+                issued_at: now(),
+                expires_at: now() + state.jwt_ttl,
                 issuer: None,
                 jti: true,
             })
