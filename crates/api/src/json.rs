@@ -7,27 +7,50 @@
 //! A message is encoded and read back by its descriptor, so every message can be printed without
 //! code of its own. This is for command lines: it is not fast.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::OnceLock,
-};
+use std::sync::LazyLock;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use prost::{Message, Name, encoding::decode_varint};
-use prost_types::{
-    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet,
-    field_descriptor_proto::{Label, Type},
-};
-use serde_json::{Map, Value};
+use prost::{Message, Name};
+use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use serde_json::Value;
 
 use crate::pb::FILE_DESCRIPTOR_SET;
 
+/// Every message of `proto/`. The set was made by this crate's build script.
+static POOL: LazyLock<DescriptorPool> =
+    LazyLock::new(|| DescriptorPool::decode(FILE_DESCRIPTOR_SET).unwrap_or_default());
+
 /// `message` as JSON.
 pub fn to_value<M: Message + Name>(message: &M) -> Value {
-    let package = M::PACKAGE;
-    let name =
-        if package.is_empty() { M::NAME.to_owned() } else { format!("{package}.{}", M::NAME) };
-    schema().message(&name, &message.encode_to_vec())
+    let Some(descriptor) = POOL.get_message_by_name(&M::full_name()) else { return Value::Null };
+    let bytes = message.encode_to_vec();
+    let Ok(read) = DynamicMessage::decode(descriptor, &*bytes) else { return Value::Null };
+    let options = SerializeOptions::new()
+        .stringify_64_bit_integers(true)
+        .use_proto_field_name(true)
+        .skip_default_fields(false);
+    let mut value =
+        read.serialize_with_options(serde_json::value::Serializer, &options).unwrap_or_default();
+    shorten(&mut value);
+    value
+}
+
+/// Writes whole numbers without the `.0` that a float is printed with: in JSON of no type
+/// (`google.protobuf.Struct`) all numbers are floats, and Go prints them so.
+fn shorten(value: &mut Value) {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Array(list) => list.iter_mut().for_each(shorten),
+        Value::Object(map) => map.values_mut().for_each(shorten),
+        Value::Number(number) if number.is_f64() => {
+            let float = number.as_f64().unwrap_or_default();
+            if float.fract() == 0.0 && float.abs() < EXACT {
+                #[expect(clippy::cast_possible_truncation, reason = "whole and exact")]
+                let whole = float as i64;
+                *number = whole.into();
+            }
+        }
+        _ => {}
+    }
 }
 
 /// JSON on one line, with `<`, `>` and `&` escaped as Go's encoder does.
@@ -49,245 +72,6 @@ pub fn to_line(value: &Value) -> String {
         }
     }
     out
-}
-
-/// A value as it stands on the wire.
-#[derive(Clone, Copy)]
-enum Raw<'a> {
-    Varint(u64),
-    Fixed64(u64),
-    Fixed32(u32),
-    Bytes(&'a [u8]),
-}
-
-#[derive(Default)]
-struct Schema {
-    messages: HashMap<String, DescriptorProto>,
-    enums: HashMap<String, EnumDescriptorProto>,
-}
-
-fn schema() -> &'static Schema {
-    static SCHEMA: OnceLock<Schema> = OnceLock::new();
-    SCHEMA.get_or_init(|| {
-        // The set was made by this crate's build script.
-        let set = FileDescriptorSet::decode(FILE_DESCRIPTOR_SET).unwrap_or_default();
-        let mut schema = Schema::default();
-        for file in set.file {
-            let package = file.package.unwrap_or_default();
-            for message in file.message_type {
-                schema.add(&package, message);
-            }
-            for one in file.enum_type {
-                schema.enums.insert(join(&package, one.name()), one);
-            }
-        }
-        schema
-    })
-}
-
-fn join(scope: &str, name: &str) -> String {
-    if scope.is_empty() { name.to_owned() } else { format!("{scope}.{name}") }
-}
-
-impl Schema {
-    fn add(&mut self, scope: &str, mut message: DescriptorProto) {
-        let name = join(scope, message.name());
-        for nested in std::mem::take(&mut message.nested_type) {
-            self.add(&name, nested);
-        }
-        for one in std::mem::take(&mut message.enum_type) {
-            self.enums.insert(join(&name, one.name()), one);
-        }
-        self.messages.insert(name, message);
-    }
-
-    fn message(&self, name: &str, bytes: &[u8]) -> Value {
-        match name {
-            "google.protobuf.Struct" => {
-                let read = prost_types::Struct::decode(bytes).unwrap_or_default();
-                return struct_value(read);
-            }
-            "google.protobuf.Value" => {
-                return plain_value(prost_types::Value::decode(bytes).unwrap_or_default());
-            }
-            _ => {}
-        }
-        let Some(descriptor) = self.messages.get(name) else { return Value::Null };
-        let mut raw = split(bytes);
-        let mut object = Map::new();
-        for field in &descriptor.field {
-            let values = raw.remove(&field.number()).unwrap_or_default();
-            if let Some(value) = self.field(field, &values) {
-                object.insert(field.name().to_owned(), value);
-            }
-        }
-        Value::Object(object)
-    }
-
-    /// A field's value; `None` when it is to be left out.
-    fn field(&self, field: &FieldDescriptorProto, values: &[Raw<'_>]) -> Option<Value> {
-        if field.label() == Label::Repeated {
-            if let Some(entry) = self.map_entry(field) {
-                return Some(self.map(entry, values));
-            }
-            let mut list = Vec::with_capacity(values.len());
-            for value in values {
-                match value {
-                    Raw::Bytes(packed) if is_packable(field.r#type()) => {
-                        let one = |varint| self.scalar(field, Some(Raw::Varint(varint)));
-                        list.extend(varints(packed).into_iter().map(one));
-                    }
-                    value => list.push(self.scalar(field, Some(*value))),
-                }
-            }
-            return Some(Value::Array(list));
-        }
-        let value = values.last().copied();
-        let left_out_when_unset = field.r#type() == Type::Message
-            || field.oneof_index.is_some()
-            || field.proto3_optional();
-        if value.is_none() && left_out_when_unset {
-            return None;
-        }
-        Some(self.scalar(field, value))
-    }
-
-    fn map_entry(&self, field: &FieldDescriptorProto) -> Option<&DescriptorProto> {
-        let entry = self.messages.get(field.type_name().trim_start_matches('.'))?;
-        entry.options.as_ref().is_some_and(|options| options.map_entry()).then_some(entry)
-    }
-
-    fn map(&self, entry: &DescriptorProto, values: &[Raw<'_>]) -> Value {
-        let mut object = Map::new();
-        for value in values {
-            let Raw::Bytes(bytes) = value else { continue };
-            let mut raw = split(bytes);
-            let mut part = |number: i32| {
-                let field = entry.field.iter().find(|field| field.number() == number)?;
-                let value = raw.remove(&number).unwrap_or_default().last().copied();
-                Some(match (field.r#type(), value) {
-                    (Type::Message, None) => self.scalar(field, Some(Raw::Bytes(&[]))),
-                    (_, value) => self.scalar(field, value),
-                })
-            };
-            if let (Some(key), Some(value)) = (part(1), part(2)) {
-                let key = key.as_str().map_or_else(|| key.to_string(), ToOwned::to_owned);
-                object.insert(key, value);
-            }
-        }
-        Value::Object(object)
-    }
-
-    /// One value, or the default of its type.
-    fn scalar(&self, field: &FieldDescriptorProto, value: Option<Raw<'_>>) -> Value {
-        let type_name = field.type_name().trim_start_matches('.');
-        let number = match value {
-            Some(Raw::Varint(n) | Raw::Fixed64(n)) => n,
-            Some(Raw::Fixed32(n)) => u64::from(n),
-            Some(Raw::Bytes(_)) | None => 0,
-        };
-        let bytes = match value {
-            Some(Raw::Bytes(bytes)) => bytes,
-            _ => &[],
-        };
-        // Casts undo the sign extension of the wire format.
-        #[allow(clippy::cast_possible_truncation, reason = "defined by the wire format")]
-        match field.r#type() {
-            Type::Bool => Value::Bool(number != 0),
-            Type::Bytes => Value::String(STANDARD.encode(bytes)),
-            Type::Double => f64::from_bits(number).into(),
-            Type::Enum => self.enumerator(type_name, number as i32),
-            Type::Fixed32 | Type::Uint32 => (number as u32).into(),
-            Type::Fixed64 | Type::Uint64 => number.to_string().into(),
-            Type::Float => f32::from_bits(number as u32).into(),
-            Type::Group => Value::Null,
-            Type::Int32 | Type::Sfixed32 => (number as i32).into(),
-            Type::Int64 | Type::Sfixed64 => number.cast_signed().to_string().into(),
-            Type::Message => self.message(type_name, bytes),
-            Type::Sint32 => (zigzag(number) as i32).into(),
-            Type::Sint64 => zigzag(number).to_string().into(),
-            Type::String => String::from_utf8_lossy(bytes).into_owned().into(),
-        }
-    }
-
-    fn enumerator(&self, name: &str, number: i32) -> Value {
-        let values = self.enums.get(name).map(|one| one.value.as_slice()).unwrap_or_default();
-        match values.iter().find(|value| value.number() == number) {
-            Some(value) => value.name().into(),
-            None => number.into(),
-        }
-    }
-}
-
-fn is_packable(kind: Type) -> bool {
-    !matches!(kind, Type::Bytes | Type::Group | Type::Message | Type::String)
-}
-
-fn zigzag(n: u64) -> i64 {
-    (n >> 1).cast_signed() ^ -(n & 1).cast_signed()
-}
-
-/// The varints of a packed field. (No message of ours packs numbers of fixed width.)
-fn varints(mut packed: &[u8]) -> Vec<u64> {
-    let mut out = Vec::new();
-    while let Ok(n) = decode_varint(&mut packed) {
-        out.push(n);
-    }
-    out
-}
-
-/// The values of a message by field number, in order.
-fn split(mut bytes: &[u8]) -> BTreeMap<i32, Vec<Raw<'_>>> {
-    let mut out: BTreeMap<i32, Vec<Raw<'_>>> = BTreeMap::new();
-    while let Some((number, value)) = next(&mut bytes) {
-        out.entry(number).or_default().push(value);
-    }
-    out
-}
-
-fn next<'a>(bytes: &mut &'a [u8]) -> Option<(i32, Raw<'a>)> {
-    let key = decode_varint(bytes).ok()?;
-    let value = match key & 7 {
-        0 => Raw::Varint(decode_varint(bytes).ok()?),
-        1 => Raw::Fixed64(u64::from_le_bytes(take(bytes, 8)?.try_into().ok()?)),
-        2 => {
-            let len = usize::try_from(decode_varint(bytes).ok()?).ok()?;
-            Raw::Bytes(take(bytes, len)?)
-        }
-        5 => Raw::Fixed32(u32::from_le_bytes(take(bytes, 4)?.try_into().ok()?)),
-        _ => return None,
-    };
-    Some((i32::try_from(key >> 3).ok()?, value))
-}
-
-fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
-    let (taken, rest) = bytes.split_at_checked(len)?;
-    *bytes = rest;
-    Some(taken)
-}
-
-fn struct_value(read: prost_types::Struct) -> Value {
-    Value::Object(read.fields.into_iter().map(|(name, value)| (name, plain_value(value))).collect())
-}
-
-fn plain_value(value: prost_types::Value) -> Value {
-    use prost_types::value::Kind;
-
-    match value.kind {
-        None | Some(Kind::NullValue(_)) => Value::Null,
-        Some(Kind::BoolValue(b)) => b.into(),
-        Some(Kind::NumberValue(n)) => number(n),
-        Some(Kind::StringValue(s)) => s.into(),
-        Some(Kind::ListValue(list)) => list.values.into_iter().map(plain_value).collect(),
-        Some(Kind::StructValue(fields)) => struct_value(fields),
-    }
-}
-
-/// A whole number without the `.0` that a float would be printed with.
-fn number(n: f64) -> Value {
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    #[allow(clippy::cast_possible_truncation, reason = "whole and within the exact range")]
-    if n.fract() == 0.0 && n.abs() < EXACT { (n as i64).into() } else { n.into() }
 }
 
 #[cfg(test)]

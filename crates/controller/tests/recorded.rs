@@ -106,7 +106,7 @@ fn as_recorded(draft: &EntryDraft) -> Value {
         "admin": draft.admin,
         "dns_names": draft.dns_names,
         "downstream": draft.downstream,
-        "expires_at": draft.expires_at.to_string(),
+        "expires_at": draft.expires_at.seconds().to_string(),
         "federates_with": [],
         "hint": draft.hint,
         "jwt_svid_ttl": draft.jwt_svid_ttl,
