@@ -41,7 +41,9 @@ pub use nix::sys::signal::Signal;
 pub use node::Node;
 pub use process::Process;
 pub use server::{Server, ServerOptions};
-pub use signet_testkit::{Bao, PgBouncer, Postgres, SmallDisk, free_port, on_path, skip};
+pub use signet_testkit::{
+    Bao, PgBouncer, Postgres, SmallDisk, free_port, free_ports, on_path, skip,
+};
 pub use wait::{DEADLINE, eventually, eventually_within};
 pub use wall::WallClock;
 pub use webpki::WebCertificate;

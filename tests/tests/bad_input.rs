@@ -1,7 +1,7 @@
 //! Whatever comes in on a socket: a clear error or a closed connection, and everyone else is served.
 
 use e2e::{
-    AgentOptions, Client, Node, ServerOptions, eventually, free_port,
+    AgentOptions, Client, Node, ServerOptions, eventually, free_ports,
     raw::{Door, PREFACE, Rude, frame, nonsense},
     skip,
 };
@@ -20,7 +20,7 @@ const METRICS: &str = "telemetry { Prometheus { host = \"127.0.0.1\", port = POR
 
 /// The metrics are at the port after that of the health checks.
 fn node() -> (Node, u16, u16) {
-    let (server_health, agent_health) = (free_ports(), free_ports());
+    let (server_health, agent_health) = (free_ports(2), free_ports(2));
     let top = |port: u16| {
         let (health, metrics) = (port.to_string(), (port + 1).to_string());
         format!("{}\n{}", HEALTH.replace("PORT", &health), METRICS.replace("PORT", &metrics))
@@ -30,14 +30,6 @@ fn node() -> (Node, u16, u16) {
         AgentOptions { top: top(agent_health), ..AgentOptions::default() },
     );
     (node, server_health, agent_health)
-}
-
-/// The first of two ports next to each other.
-fn free_ports() -> u16 {
-    eventually("two ports", || {
-        let (first, second) = (free_port(), free_port());
-        (second == first + 1).then_some(first)
-    })
 }
 
 fn doors(node: &Node, server_health: u16, agent_health: u16) -> Vec<(&'static str, Door)> {

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use e2e::{Node, TestDir, WebCertificate, bins, cli::run, eventually};
+use e2e::{Node, TestDir, WebCertificate, cli::run, eventually, on_path};
 use rustls::{
     RootCertStore, ServerConfig, ServerConnection, StreamOwned, server::WebPkiClientVerifier,
 };
@@ -149,7 +149,7 @@ fn token_endpoint(web: &WebCertificate, bundle: &Path) -> u16 {
 
 #[test]
 fn an_x509_svid_authenticates_the_client_that_the_request_names() {
-    let Some(curl) = bins::on_path("curl") else {
+    let Some(curl) = on_path("curl") else {
         skip!("curl is not installed");
     };
     let node = node();

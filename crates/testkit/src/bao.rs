@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{ports::free_port, programs::on_path};
+use crate::{ports::free_ports, programs::on_path};
 
 /// How long a server may take to start.
 const START: Duration = Duration::from_secs(60);
@@ -75,7 +75,7 @@ impl Bao {
     fn prepare() -> Option<(Command, u16, PathBuf)> {
         let mut command = Command::new(on_path("bao")?);
         command.arg("server");
-        let port = free_port();
+        let port = free_ports(2);
         let dir = std::env::temp_dir().join(format!("signet-bao-{}-{port}", std::process::id()));
         fs::create_dir_all(&dir).expect("a directory");
         Some((command, port, dir))

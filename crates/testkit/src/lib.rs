@@ -25,7 +25,7 @@ pub use bao::Bao;
 pub use captured::Captured;
 pub use metrics_doc::assert_metrics_documented;
 pub use mutated::mutated;
-pub use ports::free_port;
+pub use ports::{free_port, free_ports};
 pub use postgres::{POSTGRES_USER, PgBouncer, Postgres};
 pub use programs::on_path;
 pub use small_disk::{SmallDisk, make_room};
