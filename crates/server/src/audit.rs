@@ -5,8 +5,7 @@
 //! large, at level error with `error`, `service`, `method`, `request_id`, `caller_id`,
 //! `caller_addr` and what the call was about. Nobody can fill the log with them: of the same
 //! refusal of the same caller, [`BURST`] are written in [`INTERVAL`], and the next one says how
-//! many were not (`suppressed`). The same holds for audit events of callers without an identity to
-//! whom nothing was issued.
+//! many were not (`suppressed`). So it is with audit events of callers without identity or SVID.
 
 mod authorities;
 mod kind;

@@ -10,10 +10,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    service::TowerToHyperService,
-};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
 use signet_api::{
     convert,
     pb::{

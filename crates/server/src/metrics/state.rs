@@ -129,9 +129,13 @@ impl StateMetrics {
             me.failed_signatures.set(&[], f64::from(failed));
             let local = authority.local_intermediate_expires_at();
             me.local_intermediate_ttl.set(&[], local.map_or(0.0, left));
-            for (kind, name) in [(&view.x509, "x509"), (&view.jwt, "jwt")] {
+            let kinds = [
+                (&view.x509, "x509", "x509_authority"),
+                (&view.jwt, "jwt", "jwt_authority"),
+                (&view.wit, "wit", "wit_authority"),
+            ];
+            for (kind, name, what) in kinds {
                 let active = kind.active.as_ref().map(|active| active.expires_at);
-                let what = if name == "x509" { "x509_authority" } else { "jwt_authority" };
                 tell(&me.next_expiry, &[what], active.map(left));
                 let next = |status| {
                     let next = kind.next.as_ref().filter(|next| next.status == status);
@@ -150,7 +154,6 @@ impl StateMetrics {
             for (domain, last) in cache.foreign_expiries() {
                 me.foreign_expiry.set(&[domain.as_str()], left(last));
             }
-            ()
         });
     }
 }
