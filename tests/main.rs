@@ -100,6 +100,8 @@ mod spire_server;
 mod tenants;
 #[path = "tests/tokens.rs"]
 mod tokens;
+#[path = "tests/traces.rs"]
+mod traces;
 #[path = "tests/web.rs"]
 mod web;
 #[path = "tests/wit.rs"]

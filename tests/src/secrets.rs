@@ -34,6 +34,7 @@ use tonic::{Request, metadata::MetadataValue};
 
 use crate::{
     Agent, AgentOptions, Node, Process, ServerOptions, TestDir, bins, cli, free_port,
+    process::behind,
     wait::{DEADLINE, eventually_within},
 };
 
@@ -78,6 +79,7 @@ pub struct Secrets {
     dir: Arc<TestDir>,
     port: u16,
     settings: String,
+    prefix: Vec<String>,
 }
 
 impl Secrets {
@@ -86,17 +88,49 @@ impl Secrets {
     /// # Errors
     /// What this machine lacks.
     pub fn start(settings: &str) -> Result<Self, String> {
+        Self::with(settings, AgentOptions::default(), ServerOptions::default(), &[])
+    }
+
+    /// The same; what stands in `prefix` starts the programs, and all have these blocks in their
+    /// configuration.
+    ///
+    /// # Errors
+    /// What this machine lacks.
+    pub fn start_behind(prefix: &[String], blocks: &str) -> Result<Self, String> {
+        let agent = AgentOptions {
+            prefix: prefix.to_vec(),
+            top: blocks.to_owned(),
+            ..AgentOptions::default()
+        };
+        let server = ServerOptions {
+            prefix: prefix.to_vec(),
+            top: blocks.to_owned(),
+            ..ServerOptions::default()
+        };
+        Self::with(blocks, agent, server, prefix)
+    }
+
+    fn with(
+        settings: &str,
+        agent_options: AgentOptions,
+        server_options: ServerOptions,
+        prefix: &[String],
+    ) -> Result<Self, String> {
         let audit = "audit \"file\" \"main\" { options { file_path = \"DIR/audit.log\" } }";
         let postgres = Postgres::shared().ok_or("PostgreSQL is not installed")?;
         let bao = Bao::start_with(false, audit).ok_or("bao is not installed")?;
         let server = format!("jwt_issuer = \"{ISSUER}\"\naudit_log_enabled = true");
         let agent = "authorized_delegates = [\"spiffe://example.org/signet-broker\"]\naudit_log_enabled = true".to_owned();
         let node = Node::with(
-            ServerOptions::with(&server),
-            AgentOptions { agent, ..AgentOptions::default() },
+            ServerOptions { server, ..server_options },
+            AgentOptions { agent, ..agent_options },
         );
         let dir = Arc::new(TestDir::new());
         let broker = bins::find("signet-broker");
+        let broker = match prefix {
+            [] => broker,
+            _ => broker.with_file_name("otel").join("signet-broker"),
+        };
         node.register("/signet-broker", &[&format!("unix:path:{}", broker.display())], "");
         let database = postgres.database();
         // Roles are the whole server's, which other tests share.
@@ -115,6 +149,7 @@ impl Secrets {
             dir,
             port: free_port(),
             settings: settings.to_owned(),
+            prefix: prefix.to_vec(),
         };
         secrets.set_policy(POLICY);
         secrets.write_config();
@@ -156,7 +191,7 @@ impl Secrets {
 
     /// Starts the broker without waiting.
     pub fn launch(&mut self) {
-        let mut command = Command::new(bins::find("signet-broker"));
+        let mut command = behind(&self.prefix, &bins::find("signet-broker"));
         command.args(["run", "-config"]).arg(self.config_file());
         self.broker = Some(Process::start("signet-broker", &mut command, &self.log_file()));
         self.started += 1;

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: what CI runs.
 
 use std::{
-    env,
+    env, fs,
     io::{BufRead, BufReader},
     process::{Command, Stdio},
     time::Instant,
@@ -10,9 +10,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    run::{cargo, shown},
+    run::{bin_dir, cargo, shown},
     setup,
 };
+
+/// The programs that can send traces, with the feature `otel`.
+const TRACED: [&str; 3] = ["signet-agent", "signet-broker", "signet-server"];
 
 /// How much is tested.
 #[derive(clap::Args)]
@@ -64,6 +67,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         true
     };
     step("formatting", &["fmt", "--all", "--check"]);
+    if !options.quick {
+        // Put aside for the tests of traces; the usual programs take their place then.
+        let features = TRACED.map(|program| format!("{program}/otel")).join(",");
+        let mut args = vec!["build", "--locked", "--bins", "--features", &features];
+        args.extend(TRACED.iter().flat_map(|program| ["-p", program]));
+        if step("build with traces", &args) {
+            put_aside()?;
+        }
+    }
     // The end-to-end tests look for the programs beside themselves.
     let built = step("build", &["build", "--locked", "--workspace", "--bins"]);
     if built {
@@ -90,6 +102,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         bail!("failed: {}", failed.join(", "));
     }
     eprintln!("all good");
+    Ok(())
+}
+
+/// Moves the programs that were built just now into a directory beside.
+fn put_aside() -> Result<()> {
+    let bins = bin_dir()?;
+    let aside = bins.join("otel");
+    fs::create_dir_all(&aside).with_context(|| format!("creating {}", aside.display()))?;
+    for program in TRACED {
+        let (from, to) = (bins.join(program), aside.join(program));
+        fs::rename(&from, &to).with_context(|| format!("moving {}", from.display()))?;
+    }
     Ok(())
 }
 

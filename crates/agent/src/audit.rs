@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use signet_audit::{AuditEvent, Field, LogSink, Outcome, Sink};
-use signet_daemon::metrics::status_name;
+use signet_daemon::{metrics::status_name, spans};
 use signet_identity::{EntryId, SpiffeId};
 use signet_pki::x509::Certificate;
 use signet_time::UnixTime;
@@ -111,6 +111,9 @@ pub fn named<T>(message: T) -> Request<T> {
     let id = REQUEST_ID.try_with(|id| id.parse().ok()).ok().flatten();
     if let Some(id) = id {
         request.metadata_mut().insert(signet_api::REQUEST_ID, id);
+    }
+    if let Some(traceparent) = spans::traceparent().and_then(|it| it.parse().ok()) {
+        request.metadata_mut().insert(spans::TRACEPARENT, traceparent);
     }
     request
 }

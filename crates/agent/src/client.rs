@@ -9,9 +9,11 @@ use std::{
 
 use signet_api::{connect, status::Reason};
 use signet_base::Jitter;
+use signet_daemon::spans;
 use signet_identity::{SpiffeId, TrustDomain};
 use tokio_rustls::{TlsConnector, rustls};
 use tonic::{Code, Status, transport::Channel};
+use tracing::Instrument as _;
 
 use crate::{audit, trace};
 
@@ -233,7 +235,12 @@ impl ServerClient {
                 Ok(_) => String::new(),
                 Err(error) => error.to_string(),
             });
-        let (id, result) = audit::under_its_id(tokio::time::timeout(deadline, attempt)).await;
+        let span = tracing::info_span!(
+            target: spans::TARGET, "call", otel.name = method, otel.kind = "client",
+            rpc.system = "grpc", rpc.method = method
+        );
+        let attempt = tokio::time::timeout(deadline, attempt).instrument(span);
+        let (id, result) = audit::under_its_id(attempt).await;
         match result {
             Ok(result) => result.map_err(|error| error.under(id)),
             Err(_) => {

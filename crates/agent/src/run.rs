@@ -8,7 +8,7 @@ use signet_daemon::{
     logging::{self, LogLevel, LogSettings},
     process,
     program::Program,
-    signal,
+    signal, spans,
 };
 
 use crate::{
@@ -85,7 +85,9 @@ fn serve(config: Config) -> Result<(), Failure> {
 async fn live(config: Config) -> Result<(), Failure> {
     let clock = SystemClock::shared();
     let settings = config.log.clone();
-    let log = logging::init(&settings, Arc::clone(&clock)).map_err(anyhow::Error::new)?;
+    let traces = config.telemetry.traces.as_ref();
+    let log = logging::init_traced(&settings, traces, "signet-agent", Arc::clone(&clock))
+        .map_err(anyhow::Error::new)?;
     process::restrict_umask();
     process::raise_nofile();
     if let Err(error) = process::protect_memory() {
@@ -124,5 +126,6 @@ async fn live(config: Config) -> Result<(), Failure> {
         }
         Err(error) => return Err(crashed(error.into(), &settings)),
     }
+    spans::flush().await;
     Ok(())
 }

@@ -7,10 +7,12 @@
 pub mod chain;
 pub mod event;
 pub mod ocsf;
+mod otlp;
 mod sink;
 mod syslog;
 
 pub use chain::{Chain, ChainError, ChainOptions, OnFailure};
 pub use event::{AuditEvent, Caller, Digested, Field, Kind, Outcome, Value};
+pub use otlp::{OtlpDelivery, OtlpSink};
 pub use sink::{LogSink, Sink, with_fields};
 pub use syslog::{SyslogSink, SyslogTarget};

@@ -19,7 +19,9 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request};
 use serde_json::Value;
+use signet_daemon::spans;
 use signet_http::{HttpClient, HttpError};
+use tracing::Instrument as _;
 use zeroize::Zeroizing;
 
 pub use self::{
@@ -201,13 +203,21 @@ impl Bao {
         if !call.correlation.is_empty() {
             request = request.header(CORRELATION_HEADER, call.correlation);
         }
+        let span = tracing::info_span!(
+            target: spans::TARGET, "openbao", otel.name = format!("{} {}", call.method, call.path),
+            otel.kind = "client", http.request.method = call.method
+        );
+        if let Some(traceparent) = span.in_scope(spans::traceparent) {
+            request = request.header(spans::TRACEPARENT, traceparent);
+        }
         let request = request.body(body).map_err(|_| refused())?;
-        let answer = self.http.send(request).await.map_err(|error| match error {
-            HttpError::Connect { .. } | HttpError::Tls { .. } => {
-                Missed::Elsewhere(BaoError::Unreachable(error))
-            }
-            other => Missed::Final(BaoError::Unreachable(other)),
-        })?;
+        let answer =
+            self.http.send(request).instrument(span).await.map_err(|error| match error {
+                HttpError::Connect { .. } | HttpError::Tls { .. } => {
+                    Missed::Elsewhere(BaoError::Unreachable(error))
+                }
+                other => Missed::Final(BaoError::Unreachable(other)),
+            })?;
         let status = answer.status().as_u16();
         if (300..400).contains(&status) {
             let why = format!("{address} is a standby that sends elsewhere");

@@ -13,7 +13,7 @@ use signet_daemon::{
     logging,
     metrics::{Metrics, MetricsServer},
     process::{self, DirLock},
-    signal,
+    signal, spans,
 };
 use signet_http::{HttpClient, Trust};
 use signet_k8s::{ApiServer, KubeSource};
@@ -97,7 +97,8 @@ pub fn openbao(config: &OpenBao) -> anyhow::Result<Bao> {
 
 async fn live(config: Config, policy: Policy, warnings: Vec<String>) -> anyhow::Result<()> {
     let clock: SharedClock = SystemClock::shared();
-    let log = logging::init(&config.log, Arc::clone(&clock))?;
+    let traces = config.telemetry.traces.as_ref();
+    let log = logging::init_traced(&config.log, traces, "signet-broker", Arc::clone(&clock))?;
     process::restrict_umask();
     process::raise_nofile();
     if let Err(error) = process::protect_memory() {
@@ -140,6 +141,7 @@ async fn live(config: Config, policy: Policy, warnings: Vec<String>) -> anyhow::
         Err(ShutdownError::Unfinished(left)) => tracing::info!(?left, "Broker stopped"),
         Err(error) => return Err(error.into()),
     }
+    spans::flush().await;
     Ok(())
 }
 

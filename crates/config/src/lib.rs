@@ -34,7 +34,8 @@ pub use paths::{absolute_path, socket_path};
 pub use plugins::{Configured, PluginSource};
 pub use settings::{
     BadCidr, Cidr, EndpointCertificate, EndpointClients, EndpointTls, HealthSettings, LogFormat,
-    LogLevel, LogSettings, MetricFilter, PrometheusSettings, TelemetrySettings, UnknownLogLevel,
+    LogLevel, LogSettings, MetricFilter, PrometheusSettings, TelemetrySettings, TraceSettings,
+    UnknownLogLevel,
 };
 pub use settings_decode::{LogFlags, health_checks, log_format, log_settings, telemetry};
 

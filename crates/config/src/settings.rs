@@ -95,6 +95,8 @@ pub enum LogFormat {
 pub struct TelemetrySettings {
     /// The Prometheus endpoint; none unless its block is there.
     pub prometheus: Option<PrometheusSettings>,
+    /// Where traces go (`OpenTelemetry`); none unless its block is there.
+    pub traces: Option<TraceSettings>,
     /// The prefix of metric names in place of the program's own (`MetricPrefix`).
     pub metric_prefix: Option<String>,
     /// Whether metrics carry a `trust_domain` label (`EnableTrustDomainLabel`, default false).
@@ -141,12 +143,24 @@ impl Default for TelemetrySettings {
     fn default() -> Self {
         Self {
             prometheus: None,
+            traces: None,
             metric_prefix: None,
             trust_domain_label: false,
             hostname_label: true,
             filter: MetricFilter::default(),
         }
     }
+}
+
+/// The `telemetry { OpenTelemetry {} }` block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceSettings {
+    /// The base URL of a collector that takes OTLP over HTTP (`endpoint`).
+    pub endpoint: String,
+    /// The roots that its certificate chains to, PEM; those of the machine when `None` (`ca_file`).
+    pub ca_file: Option<PathBuf>,
+    /// Of how many of 100 traces that begin here spans are sent (`sample_percent`, default 100).
+    pub sample_percent: u8,
 }
 
 /// The `telemetry { Prometheus {} }` block.

@@ -4,7 +4,7 @@ use crate::{
     decode::Block,
     settings::{
         EndpointCertificate, EndpointClients, EndpointTls, HealthSettings, LogFormat, LogLevel,
-        LogSettings, MetricFilter, PrometheusSettings, TelemetrySettings,
+        LogSettings, MetricFilter, PrometheusSettings, TelemetrySettings, TraceSettings,
     },
 };
 
@@ -69,6 +69,7 @@ pub fn telemetry(root: &Block<'_>, is_id: fn(&str) -> Result<(), String>) -> Tel
         });
     }
     let settings = TelemetrySettings {
+        traces: block.block("OpenTelemetry").and_then(traces),
         prometheus: block.block("Prometheus").and_then(|block| prometheus(block, is_id)),
         metric_prefix: block.text("MetricPrefix"),
         trust_domain_label: block.flag("EnableTrustDomainLabel"),
@@ -82,6 +83,27 @@ pub fn telemetry(root: &Block<'_>, is_id: fn(&str) -> Result<(), String>) -> Tel
     };
     block.finish();
     settings
+}
+
+fn traces(block: Block<'_>) -> Option<TraceSettings> {
+    let endpoint = block.required_text("endpoint");
+    let ca_file = block.path("ca_file");
+    let sample_percent = block.integer::<u8>("sample_percent").unwrap_or(100);
+    if sample_percent > 100 {
+        block.error("sample_percent", "expected a number from 0 to 100");
+    }
+    if let Some(url) = &endpoint
+        && !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme))
+    {
+        block.error("endpoint", "expected a URL that begins with http:// or https://");
+    }
+    if !cfg!(feature = "otel") {
+        let message = "this program was built without OpenTelemetry: build it with --features otel, \
+                       or leave the block out";
+        block.error("endpoint", message);
+    }
+    block.finish();
+    Some(TraceSettings { endpoint: endpoint?, ca_file, sample_percent })
 }
 
 fn prometheus(

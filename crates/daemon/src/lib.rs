@@ -9,7 +9,10 @@ pub mod http;
 pub mod listen;
 pub mod logging;
 pub mod metrics;
+#[cfg(feature = "otel")]
+mod otel;
 pub mod process;
 pub mod program;
 pub mod signal;
+pub mod spans;
 pub mod support;

@@ -48,6 +48,9 @@ pub enum LogError {
         /// What the system answered.
         source: io::Error,
     },
+    /// Traces cannot be sent as they are to be (`telemetry { OpenTelemetry {} }`).
+    #[error("setting up OpenTelemetry: {0}")]
+    Traces(String),
 }
 
 /// Sets up logging for the whole process.
@@ -59,6 +62,40 @@ pub fn init(settings: &LogSettings, clock: SharedClock) -> Result<LogHandle, Log
     let (subscriber, handle) = build(settings, clock, output);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadySet)?;
     Ok(handle)
+}
+
+/// As [`init`]; the spans of `service` are sent to a collector as well, where the settings name one.
+/// Has to be called where a runtime runs.
+///
+/// # Errors
+/// As [`init`]; [`LogError::Traces`] when the collector's settings cannot be used.
+pub fn init_traced(
+    settings: &LogSettings,
+    traces: Option<&signet_config::TraceSettings>,
+    service: &'static str,
+    clock: SharedClock,
+) -> Result<LogHandle, LogError> {
+    #[cfg(feature = "otel")]
+    if let Some(traces) = traces {
+        use tracing_subscriber::{Layer as _, filter::filter_fn};
+
+        let tracer = crate::otel::tracer(traces, service).map_err(LogError::Traces)?;
+        let output = Arc::new(Output::open(settings.file.as_deref())?);
+        let (line, handle) = line(settings, clock, output);
+        let spans = tracing_opentelemetry::layer()
+            .with_tracer(tracer)
+            .with_location(false)
+            .with_threads(false)
+            .with_tracked_inactivity(false)
+            .with_filter(filter_fn(|metadata| metadata.target() == crate::spans::TARGET));
+        let allowed = filter::Allowed(Arc::clone(&handle.level));
+        let subscriber = tracing_subscriber::registry().with(line.with_filter(allowed)).with(spans);
+        tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadySet)?;
+        return Ok(handle);
+    }
+    #[cfg(not(feature = "otel"))]
+    let _ = (traces, service);
+    init(settings, clock)
 }
 
 /// A subscriber that hands each line to `write`, and its handle; for tests and tools.
@@ -75,6 +112,11 @@ fn build(
     clock: SharedClock,
     output: Arc<Output>,
 ) -> (impl Subscriber + Send + Sync + use<>, LogHandle) {
+    let (layer, handle) = line(settings, clock, output);
+    (tracing_subscriber::registry().with(layer), handle)
+}
+
+fn line(settings: &LogSettings, clock: SharedClock, output: Arc<Output>) -> (LineLayer, LogHandle) {
     let level = Arc::new(LevelSwitch::new(settings.level));
     let layer = LineLayer {
         clock,
@@ -84,7 +126,7 @@ fn build(
         output: Arc::clone(&output),
     };
     let handle = LogHandle { level, output, launch_level: settings.level };
-    (tracing_subscriber::registry().with(layer), handle)
+    (layer, handle)
 }
 
 impl LogHandle {

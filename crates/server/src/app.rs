@@ -11,7 +11,7 @@ mod reload;
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use signet_audit::{Chain, ChainError, Sink};
+use signet_audit::{Chain, ChainError, OtlpDelivery, Sink};
 use signet_authority::{
     Authority, AuthorityError, AuthorityOptions, AuthorityPorts, CaManager, LostKeys, TrustRoot,
     WitOptions,
@@ -90,6 +90,9 @@ pub enum BuildError {
     /// The syslog daemon cannot be reached at all.
     #[error("opening a socket for syslog")]
     Syslog(#[source] std::io::Error),
+    /// The collector of audit events cannot be asked.
+    #[error("audit {{ otlp }}: {0}")]
+    Otlp(String),
     /// The authorities cannot be made or recovered.
     #[error("setting up the certificate authority")]
     Authority(#[from] AuthorityError),
@@ -170,6 +173,7 @@ pub struct App {
     health: Option<HealthServer>,
     console: Option<ConsoleServer>,
     recent: Option<Arc<Recent>>,
+    otlp: Option<OtlpDelivery>,
     lock: DirLock,
 }
 
@@ -264,7 +268,7 @@ impl App {
             None => None,
         };
         let local = bind_unix(&config.socket_path, SOCKET).await?;
-        let (chain, sinks) = audit::sinks(&config, &clock, &host)?;
+        let (chain, sinks, otlp) = audit::sinks(&config, &clock, &host)?;
         // A key file that cannot be opened is found out before the database is touched.
         let keys = OpenKeyManager::open(&config.plugins.key_manager, &clock)?;
         let counted = ServerMetrics::new(&metrics);
@@ -379,6 +383,7 @@ impl App {
             health: health_server,
             console,
             recent,
+            otlp,
             lock,
         })
     }
@@ -504,6 +509,9 @@ impl App {
             let token = token.clone();
             async move { _ = token.run_until_cancelled(watching).await }
         });
+        if let Some(otlp) = self.otlp {
+            tasks.spawn("audit_otlp", otlp.run(token.clone()));
+        }
         if let (Some(console), Some(recent)) = (self.console, self.recent) {
             let hosts = context.config.console.as_ref().map(|console| console.hosts.clone());
             let pages = Console::new(

@@ -18,7 +18,7 @@ use signet_identity::{SpiffeId, TrustDomain};
 use signet_oidc::config::Serving;
 use signet_pki::KeyType;
 
-pub use audit::AuditSettings;
+pub use audit::{AuditSettings, OtlpTarget};
 pub use console::ConsoleSettings;
 pub use federation::{BundleEndpoint, EndpointProfile, Federation, ServingCertFile};
 pub use flags::RunFlags;

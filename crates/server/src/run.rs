@@ -8,7 +8,7 @@ use signet_daemon::{
     logging::{self, LogLevel, LogSettings},
     process,
     program::Program,
-    signal,
+    signal, spans,
 };
 use signet_oidc::listener::Listener;
 use signet_pki::tls::CertFiles;
@@ -127,7 +127,9 @@ fn serve(config: Config) -> Result<(), Failure> {
     runtime.block_on(async {
         let clock = SystemClock::shared();
         let settings = config.log.clone();
-        let log = logging::init(&settings, std::sync::Arc::clone(&clock));
+        let traces = config.telemetry.traces.as_ref();
+        let clock_of_log = std::sync::Arc::clone(&clock);
+        let log = logging::init_traced(&settings, traces, "signet-server", clock_of_log);
         let log = log.map_err(anyhow::Error::new)?;
         process::restrict_umask();
         process::raise_nofile();
@@ -155,6 +157,7 @@ fn serve(config: Config) -> Result<(), Failure> {
         process::notify_stopping();
         let ended = tasks.shutdown(GRACE).await;
         running.close().await;
+        spans::flush().await;
         match ended {
             Ok(()) => tracing::info!("Server stopped gracefully"),
             Err(signet_base::ShutdownError::Unfinished(left)) => {

@@ -18,10 +18,11 @@ use signet_base::{CancellationToken, SharedClock, Tasks};
 use signet_daemon::{
     listen::{Admission, Caps, Each, Incoming, Ticket, UnixSocket},
     metrics::status_name,
-    process,
+    process, spans,
 };
 use tokio::{net::UnixStream, time::Instant};
 use tonic::{Status, body::Body};
+use tracing::Instrument as _;
 
 use rounds::Rounds;
 
@@ -211,9 +212,12 @@ async fn connection_task<A: Answer>(
             Box::pin(async move {
                 let watch = watch.as_deref();
                 let method = watch.and_then(|it| it.metrics.rpcs.method(request.uri().path()));
+                let traceparent = request.headers().get(spans::TRACEPARENT).cloned();
                 let answering = Box::pin(limits.answer(&answer, user, request));
                 let response = match (watch, method) {
-                    (Some(watch), Some(method)) => watch.over(method, &caller, answering).await,
+                    (Some(watch), Some(method)) => {
+                        watch.over(method, &caller, traceparent, answering).await
+                    }
                     _ => answering.await,
                 };
                 Ok::<_, Infallible>(response.map(|body| holding(body, open)))
@@ -262,6 +266,7 @@ impl Watch {
         &self,
         method: &Method,
         caller: &Caller,
+        traceparent: Option<http::HeaderValue>,
         answering: impl Future<Output = Response<Body>>,
     ) -> Response<Body> {
         let open = method.begin();
@@ -270,7 +275,13 @@ impl Watch {
         let at = i64::try_from(at.as_millis()).unwrap_or(i64::MAX);
         let trace = Trace::new((method.service, method.name), (caller.pid(), uid), at);
         self.traces.note(&trace);
-        let response = trace.scope(answering).await;
+        let span = tracing::info_span!(
+            target: spans::TARGET, "call", otel.name = method.name, otel.kind = "server",
+            rpc.system = "grpc", rpc.service = method.service, rpc.method = method.name,
+            signet.request_id = &*trace.request_id, signet.caller.pid = caller.pid()
+        );
+        spans::adopt(&span, traceparent.as_ref().and_then(|it| it.to_str().ok()));
+        let response = trace.scope(answering.instrument(span)).await;
         match Status::from_header_map(response.headers()) {
             Some(status) => trace.answered(status_name(status.code().into()), status.message()),
             None => trace.answered("OK", ""),

@@ -12,8 +12,10 @@ use hyper::body::Incoming as Body;
 use serde_json::{Map, Value, json};
 use signet_audit::{AuditEvent, Caller as AuditCaller, Field, Outcome, Sink};
 use signet_config::parse_duration;
+use signet_daemon::spans;
 use signet_pki::{key_manager::is_uuid, random};
 use signet_time::UnixTime;
+use tracing::Instrument as _;
 
 use super::{Attested, Origin};
 use crate::{
@@ -92,7 +94,14 @@ impl Api {
         request: hyper::Request<Body>,
     ) -> Response<Full<Bytes>> {
         let correlation = correlation(request.headers());
-        let work = self.handle(origin, request, &correlation);
+        let span = tracing::info_span!(
+            target: spans::TARGET, "request",
+            otel.name = format!("{} {}", request.method(), request.uri().path()),
+            otel.kind = "server", signet.request_id = correlation
+        );
+        let traceparent = request.headers().get(spans::TRACEPARENT);
+        spans::adopt(&span, traceparent.and_then(|value| value.to_str().ok()));
+        let work = self.handle(origin, request, &correlation).instrument(span);
         let answer = tokio::time::timeout(DEADLINE, work).await.unwrap_or_else(|_| {
             let text = format!("no answer within {} s", DEADLINE.as_secs());
             Err(Denial::new(Reason::OpenBaoUnavailable, text))

@@ -9,6 +9,7 @@ use signet_api::{
     },
 };
 use signet_attest::peer::PinnedPeer;
+use signet_daemon::spans;
 use tonic::{Code, Request, transport::Channel};
 
 use crate::reason::{Denial, Reason};
@@ -51,6 +52,9 @@ impl Attested {
         request.set_timeout(TIMEOUT);
         if let Ok(id) = correlation.parse() {
             request.metadata_mut().insert(REQUEST_ID, id);
+        }
+        if let Some(traceparent) = spans::traceparent().and_then(|it| it.parse().ok()) {
+            request.metadata_mut().insert(spans::TRACEPARENT, traceparent);
         }
         let mut client = DelegatedIdentityClient::new(self.channel.clone());
         let answer = tokio::time::timeout(TIMEOUT, client.fetch_jwtsvi_ds(request)).await;

@@ -50,6 +50,10 @@ impl LevelSwitch {
     }
 
     pub(super) fn allows(&self, metadata: &Metadata<'_>) -> bool {
+        // The log has nothing of what is meant for traces.
+        if metadata.target() == crate::spans::TARGET {
+            return false;
+        }
         let level = self.get();
         let root = metadata.target().split("::").next().unwrap_or_default();
         let most = if !QUIET.contains(&root) {
@@ -60,6 +64,21 @@ impl LevelSwitch {
             filter(level).min(LevelFilter::WARN)
         };
         metadata.level() <= &most
+    }
+}
+
+/// Lets a layer have what the level allows, beside others that want something else.
+#[cfg(feature = "otel")]
+pub(super) struct Allowed(pub(super) std::sync::Arc<LevelSwitch>);
+
+#[cfg(feature = "otel")]
+impl<S> tracing_subscriber::layer::Filter<S> for Allowed {
+    fn enabled(
+        &self,
+        metadata: &Metadata<'_>,
+        _: &tracing_subscriber::layer::Context<'_, S>,
+    ) -> bool {
+        self.0.allows(metadata)
     }
 }
 

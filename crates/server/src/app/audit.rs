@@ -1,18 +1,29 @@
 //! Where audit events go.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use signet_audit::{Chain, LogSink, Sink, SyslogSink};
-use signet_base::SharedClock;
+use signet_audit::{Chain, LogSink, OtlpDelivery, OtlpSink, Sink, SyslogSink};
+use signet_base::{SharedClock, chain};
+use signet_http::{HttpClient, Trust};
 
 use super::BuildError;
-use crate::{audit::SUBSYSTEM, config::Config};
+use crate::{
+    audit::SUBSYSTEM,
+    config::{Config, OtlpTarget},
+};
 
 /// As the audit log names this program.
 const PROGRAM: &str = "signet-server";
 
 /// The log in a chain of hashes, and every place that events go to.
-type Opened = (Option<Chain>, Vec<Arc<dyn Sink>>);
+type Opened = (Option<Chain>, Vec<Arc<dyn Sink>>, Option<OtlpDelivery>);
+
+/// The largest file of roots, bytes.
+const MAX_CA_FILE: u64 = 1 << 20;
+/// How long a collector may take for one batch.
+const OTLP_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest answer of a collector that is read, bytes.
+const OTLP_ANSWER: usize = 64 * 1024;
 
 /// The log in a chain of hashes and the other places for audit events, as configured.
 pub(super) fn sinks(
@@ -32,7 +43,28 @@ pub(super) fn sinks(
         let sink = SyslogSink::open(target, PROGRAM, host, Arc::clone(clock));
         sinks.push(Arc::new(sink.map_err(BuildError::Syslog)?));
     }
-    Ok((chain, sinks))
+    let mut delivery = None;
+    if let Some(target) = &config.audit.otlp {
+        let http = collector(target).map_err(BuildError::Otlp)?;
+        let (sink, deliver) =
+            OtlpSink::new(&target.endpoint, http, PROGRAM, host, Arc::clone(clock));
+        sinks.push(Arc::new(sink));
+        delivery = Some(deliver);
+    }
+    Ok((chain, sinks, delivery))
+}
+
+/// A client of the collector; what is wrong with its settings, in words.
+fn collector(target: &OtlpTarget) -> Result<HttpClient, String> {
+    let mut http = HttpClient::builder().timeout(OTLP_TIMEOUT).max_body(OTLP_ANSWER);
+    if let Some(path) = &target.ca_file {
+        let said = |error: &dyn std::error::Error| format!("{}: {}", path.display(), chain(error));
+        let text = signet_base::files::read_regular_text(path, MAX_CA_FILE)
+            .map_err(|error| said(&error))?;
+        let roots = signet_pki::pem::decode_certificates(&text).map_err(|error| said(&error))?;
+        http = http.trust(Trust::Roots(roots.into_iter().map(Into::into).collect()));
+    }
+    http.build().map_err(|error| chain(&error))
 }
 
 /// The user that this process runs as.

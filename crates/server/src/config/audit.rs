@@ -1,6 +1,6 @@
 //! `audit {}`: a log in a chain of hashes, and syslog.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use signet_audit::{ChainOptions, OnFailure, SyslogTarget};
 use signet_config::Block;
@@ -12,6 +12,17 @@ pub struct AuditSettings {
     pub chain: Option<ChainOptions>,
     /// The syslog daemon, if there is one.
     pub syslog: Option<SyslogTarget>,
+    /// The OpenTelemetry collector, if there is one.
+    pub otlp: Option<OtlpTarget>,
+}
+
+/// A collector that takes OTLP over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtlpTarget {
+    /// Its base URL.
+    pub endpoint: String,
+    /// The roots that its certificate chains to, PEM; those of the machine when `None`.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// The shortest interval between heads or syncs: less is work for nothing.
@@ -56,11 +67,22 @@ pub(super) fn audit(server: &Block<'_>) -> AuditSettings {
             None
         }
     });
-    if directory.is_none() && syslog.is_none() {
-        block.error("directory", "name a directory, or a syslog daemon with syslog");
+    let otlp = block.text("otlp");
+    if let Some(url) = &otlp
+        && !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme))
+    {
+        block.error("otlp", "expected a URL that begins with http:// or https://");
     }
+    let ca_file = block.path("otlp_ca_file");
+    if ca_file.is_some() && otlp.is_none() {
+        block.error("otlp_ca_file", "is for the collector that otlp names");
+    }
+    if directory.is_none() && syslog.is_none() && otlp.is_none() {
+        block.error("directory", "name a directory, a syslog daemon with syslog, or otlp");
+    }
+    let otlp = otlp.map(|endpoint| OtlpTarget { endpoint, ca_file });
     block.finish();
-    AuditSettings { chain: directory.map(|_| options), syslog }
+    AuditSettings { chain: directory.map(|_| options), syslog, otlp }
 }
 
 fn target(text: &str) -> Option<SyslogTarget> {

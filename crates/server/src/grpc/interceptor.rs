@@ -15,10 +15,14 @@ use std::{
 
 use http::{HeaderMap, HeaderValue};
 use signet_api::{REQUEST_ID, outcome};
-use signet_daemon::metrics::{Calls, Metrics, rpc_key, status_name};
+use signet_daemon::{
+    metrics::{Calls, Metrics, rpc_key, status_name},
+    spans,
+};
 use signet_pki::random;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
+use tracing::Instrument as _;
 
 use super::{
     methods::{self, Method},
@@ -117,6 +121,13 @@ where
             let Inner { authorizer, auditor, calls } = &*interceptor.inner;
             let timer = calls.get(&(method.service, method.name)).map(|calls| calls.start(&[]));
             let request_id = request_id(request.headers(), &peer);
+            let span = tracing::info_span!(
+                target: spans::TARGET, "call",
+                otel.name = format!("{}/{}", method.logged_service(), method.name),
+                otel.kind = "server", rpc.system = "grpc", rpc.service = method.service,
+                rpc.method = method.name, signet.request_id = &*request_id
+            );
+            spans::adopt(&span, traceparent(request.headers(), &peer));
             let header = HeaderValue::from_str(&request_id).ok();
             let action = method.action;
             let authorized = authorizer.authorize(&peer, action).await;
@@ -148,7 +159,7 @@ where
                 None => {
                     let call = Call { principal, audit: audit.clone() };
                     request.extensions_mut().insert(call);
-                    let response = service.call(request).await?;
+                    let response = service.call(request).instrument(span).await?;
                     outcome::watch(response, move |code, message| {
                         let code = status_name(code.into());
                         if let Some(timer) = timer {
@@ -164,6 +175,12 @@ where
             Ok(response)
         })
     }
+}
+
+/// The span that a caller whose identity is known works in.
+fn traceparent<'h>(headers: &'h HeaderMap, peer: &Peer) -> Option<&'h str> {
+    let is_known = matches!(peer, Peer::Local(_)) || peer.spiffe_id().is_some();
+    headers.get(spans::TRACEPARENT).filter(|_| is_known)?.to_str().ok()
 }
 
 /// What names this request everywhere: the ID that the caller gave, if its identity is known and

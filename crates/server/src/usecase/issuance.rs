@@ -9,6 +9,7 @@ use signet_api::convert::check_workload_id;
 use signet_audit::{Digested, Field};
 use signet_authority::{Authority, JwtSvid, JwtSvidParams, WorkloadX509Params, X509Svid};
 use signet_base::chain;
+use signet_daemon::spans;
 use signet_identity::{
     Bundle, Entry, EntryId, SpiffeId, Tenant, TenantDenial, TrustDomain, entry::check_dns_name,
 };
@@ -16,6 +17,7 @@ use signet_pki::{
     PublicKey, digest, jwt,
     x509::{Csr, CsrError},
 };
+use tracing::Instrument as _;
 
 use super::{Call, authorization::Action, error::Error, principal::Role};
 use crate::{
@@ -316,7 +318,8 @@ impl Issuance {
     }
 
     async fn sign_x509(&self, params: WorkloadX509Params<'_>) -> Result<X509Svid, Error> {
-        let signed = self.authority.sign_workload_x509(params).await;
+        let span = tracing::info_span!(target: spans::TARGET, "sign X.509-SVID");
+        let signed = self.authority.sign_workload_x509(params).instrument(span).await;
         let svid = signed.map_err(|error| Error::signing("failed to sign X509-SVID", &error))?;
         self.counted.signed_x509.inc(&[]);
         Ok(svid)
@@ -375,7 +378,8 @@ impl Issuance {
         let JwtExtras { jti: include_jti, tenant } = extras;
         let ttl = positive(ttl);
         let params = JwtSvidParams { spiffe_id: id, audience, ttl, include_jti, tenant };
-        let signed = self.authority.sign_jwt_svid(params).await;
+        let span = tracing::info_span!(target: spans::TARGET, "sign JWT-SVID");
+        let signed = self.authority.sign_jwt_svid(params).instrument(span).await;
         let svid = signed.map_err(|error| Error::signing("failed to sign JWT-SVID", &error))?;
         self.counted.signed_jwt.inc(&[]);
         if call.audit.is_on() {

@@ -1,0 +1,302 @@
+//! Audit events for an OpenTelemetry collector: OTLP log records over HTTP, in OTLP's JSON form.
+
+use std::{
+    fmt,
+    sync::atomic::{AtomicU64, Ordering},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::{Map, Value as Json, json};
+use signet_base::{Backoff, CancellationToken, SharedClock, chain};
+use signet_http::HttpClient;
+use tokio::sync::mpsc;
+
+use crate::{
+    chain::body,
+    event::{AuditEvent, Kind, Outcome},
+    sink::Sink,
+};
+
+/// How many events wait at most.
+const QUEUE: usize = 8_192;
+/// How many are sent together.
+const BATCH: usize = 512;
+/// How long the first of a batch waits for others.
+const DELAY: Duration = Duration::from_millis(500);
+/// How long a program that ends goes on sending.
+const LAST: Duration = Duration::from_secs(3);
+/// Severities of OTLP: INFO, and WARN for what was refused.
+const INFO: u8 = 9;
+const WARN: u8 = 13;
+
+/// Queues events for a collector. What it does not take in time is counted and left out: it is never
+/// waited for.
+pub struct OtlpSink {
+    queue: mpsc::Sender<Json>,
+    clock: SharedClock,
+    dropped: AtomicU64,
+}
+
+/// Takes events out of the queue of an [`OtlpSink`] to the collector.
+pub struct OtlpDelivery {
+    queue: mpsc::Receiver<Json>,
+    http: HttpClient,
+    url: String,
+    resource: Json,
+}
+
+impl OtlpSink {
+    /// For the collector at this base URL. Records say that they come from `program` on `host`.
+    pub fn new(
+        endpoint: &str,
+        http: HttpClient,
+        program: &'static str,
+        host: &str,
+        clock: SharedClock,
+    ) -> (Self, OtlpDelivery) {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let resource = json!({ "attributes": [
+            attribute("service.name", &program.into()),
+            attribute("host.name", &host.into()),
+        ]});
+        let url = format!("{}/v1/logs", endpoint.trim_end_matches('/'));
+        let delivery = OtlpDelivery { queue, http, url, resource };
+        (Self { queue: sender, clock, dropped: AtomicU64::new(0) }, delivery)
+    }
+}
+
+impl Sink for OtlpSink {
+    fn record(&self, event: &AuditEvent) {
+        if event.kind == Kind::Read && event.outcome == Outcome::Success {
+            return;
+        }
+        let at = self.clock.now();
+        let mut body = body(event, at);
+        let dropped = self.dropped.load(Ordering::Relaxed);
+        if dropped > 0 {
+            body.insert("otlp_dropped".to_owned(), dropped.into());
+        }
+        match self.queue.try_send(record(event, &body, at)) {
+            Ok(()) => {
+                let _ = self.dropped.fetch_sub(dropped, Ordering::Relaxed);
+            }
+            Err(_) if self.dropped.fetch_add(1, Ordering::Relaxed) == 0 => {
+                tracing::warn!("The OpenTelemetry collector does not take audit events in time");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl OtlpDelivery {
+    /// Sends until the token is cancelled, and what is left then.
+    pub async fn run(mut self, token: CancellationToken) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while let Some(more) = token.run_until_cancelled(self.fill(&mut batch)).await {
+            if !more {
+                return;
+            }
+            let records = std::mem::take(&mut batch);
+            if token.run_until_cancelled(self.deliver(&records)).await.is_none() {
+                batch = records;
+                break;
+            }
+        }
+        let last = async {
+            while let Ok(record) = self.queue.try_recv() {
+                batch.push(record);
+            }
+            for some in batch.chunks(BATCH) {
+                let _ = self.send(some).await;
+            }
+        };
+        let _ = tokio::time::timeout(LAST, last).await;
+    }
+
+    /// Waits for a batch; `false` when nothing can come any more.
+    async fn fill(&mut self, batch: &mut Vec<Json>) -> bool {
+        if batch.is_empty() {
+            match self.queue.recv().await {
+                Some(first) => batch.push(first),
+                None => return false,
+            }
+        }
+        let rest = async {
+            while batch.len() < BATCH
+                && let Some(record) = self.queue.recv().await
+            {
+                batch.push(record);
+            }
+        };
+        let _ = tokio::time::timeout(DELAY, rest).await;
+        true
+    }
+
+    /// Sends a batch until the collector has it, or says that it does not want it.
+    async fn deliver(&self, records: &[Json]) {
+        let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
+        let mut is_told = false;
+        loop {
+            match self.send(records).await {
+                Ok(()) => return,
+                Err((why, is_final)) => {
+                    if is_final || !is_told {
+                        tracing::warn!(
+                            url = self.url,
+                            error = why,
+                            is_final,
+                            "Audit events cannot be sent to the OpenTelemetry collector"
+                        );
+                    }
+                    if is_final {
+                        return;
+                    }
+                    is_told = true;
+                }
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+
+    /// Why not, and whether it is no use to try again.
+    async fn send(&self, records: &[Json]) -> Result<(), (String, bool)> {
+        let body = json!({ "resourceLogs": [{
+            "resource": self.resource,
+            "scopeLogs": [{ "scope": { "name": "signet.audit" }, "logRecords": records }],
+        }]});
+        let sent = self.http.post(&self.url, "application/json", body.to_string()).await;
+        let answer = sent.map_err(|error| (chain(&error), false))?;
+        match answer.status().as_u16() {
+            200..=299 => Ok(()),
+            // As OTLP names those that may be tried again.
+            status @ (429 | 502 | 503 | 504) => Err((format!("status {status}"), false)),
+            status => Err((format!("status {status}"), true)),
+        }
+    }
+}
+
+impl fmt::Debug for OtlpSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OtlpSink(..)")
+    }
+}
+
+impl fmt::Debug for OtlpDelivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OtlpDelivery({})", self.url)
+    }
+}
+
+fn record(event: &AuditEvent, body: &Map<String, Json>, at: SystemTime) -> Json {
+    let nanos = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos().to_string();
+    let (number, text) = match event.outcome {
+        Outcome::Success => (INFO, "INFO"),
+        Outcome::Failure { .. } => (WARN, "WARN"),
+    };
+    let what = match event.method.is_empty() {
+        true => event.message.to_owned(),
+        false => format!("{}/{}", event.service, event.method),
+    };
+    let attributes: Vec<Json> = body
+        .iter()
+        .filter(|(name, _)| *name != "time")
+        .map(|(name, value)| attribute(name, value))
+        .collect();
+    json!({
+        "timeUnixNano": nanos, "observedTimeUnixNano": nanos,
+        "severityNumber": number, "severityText": text, "eventName": "signet.audit",
+        "body": { "stringValue": what }, "attributes": attributes,
+    })
+}
+
+/// In OTLP's JSON 64-bit numbers are texts.
+fn attribute(name: &str, value: &Json) -> Json {
+    let value = match value {
+        Json::Bool(value) => json!({ "boolValue": value }),
+        Json::Number(value) if value.is_i64() => json!({ "intValue": value.to_string() }),
+        Json::String(value) => json!({ "stringValue": value }),
+        other => json!({ "stringValue": other.to_string() }),
+    };
+    json!({ "key": name, "value": value })
+}
+
+#[cfg(test)]
+mod tests {
+    use signet_base::SystemClock;
+    use signet_http::Trust;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::Caller;
+
+    /// Takes one request and answers it; gives its body.
+    async fn taken(listener: &TcpListener, status: &str) -> Json {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut bytes = Vec::new();
+        loop {
+            let mut piece = [0; 4096];
+            let read = stream.read(&mut piece).await.unwrap();
+            bytes.extend_from_slice(&piece[..read]);
+            let text = String::from_utf8_lossy(&bytes).into_owned();
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            let head = head.to_ascii_lowercase();
+            assert!(head.starts_with("post /v1/logs "), "{head}");
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            if body.len() >= length.unwrap().parse::<usize>().unwrap() {
+                let answer =
+                    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                return serde_json::from_str(body).unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_collector_gets_what_happened_again_after_it_was_busy_and_at_the_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}/", listener.local_addr().unwrap());
+        let http = HttpClient::builder().trust(Trust::Roots(Vec::new())).build().unwrap();
+        let (sink, delivery) =
+            OtlpSink::new(&endpoint, http, "signet-server", "h", SystemClock::shared());
+        let token = CancellationToken::new();
+        let running = tokio::spawn(delivery.run(token.clone()));
+        let mut event = AuditEvent::new(Caller::default(), "svid.v1.SVID", "MintX509SVID");
+        event.kind = Kind::Issuance;
+        event.request_id = "r1".into();
+        event.caller.uid = Some(7);
+        sink.record(&event);
+        let busy = taken(&listener, "503 Busy").await;
+        let again = taken(&listener, "200 OK").await;
+        assert_eq!(busy, again, "the same events");
+        let logs = &again["resourceLogs"][0];
+        let service = json!({ "key": "service.name", "value": { "stringValue": "signet-server" } });
+        assert_eq!(logs["resource"]["attributes"][0], service);
+        let record = &logs["scopeLogs"][0]["logRecords"][0];
+        assert_eq!(record["body"]["stringValue"], "svid.v1.SVID/MintX509SVID");
+        assert_eq!(
+            (&record["severityNumber"], &record["severityText"]),
+            (&9.into(), &"INFO".into())
+        );
+        let has = |key: &str, value: Json| {
+            let wanted = json!({ "key": key, "value": value });
+            record["attributes"].as_array().unwrap().contains(&wanted)
+        };
+        assert!(has("correlation_id", json!({ "stringValue": "r1" })), "{record}");
+        assert!(has("caller_uid", json!({ "intValue": "7" })), "{record}");
+        assert!(record["timeUnixNano"].as_str().unwrap().len() == 19, "{record}");
+
+        event.kind = Kind::Read;
+        sink.record(&event);
+        event.outcome = Outcome::Failure { code: "PermissionDenied", reason: "no".into() };
+        sink.record(&event);
+        token.cancel();
+        let last = taken(&listener, "200 OK").await;
+        let records = last["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array().unwrap();
+        assert_eq!(records.len(), 1, "what was only read is not told: {last}");
+        assert_eq!(records[0]["severityText"], "WARN");
+        running.await.unwrap();
+    }
+}

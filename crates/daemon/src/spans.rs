@@ -1,0 +1,34 @@
+//! Spans of traces that go through several programs, named on the way by W3C's Trace Context.
+//!
+//! A span is one of `tracing` with the target [`TARGET`], and nothing unless the program was built
+//! with the feature `otel` and its configuration names a collector. The log has nothing of it.
+
+use tracing::Span;
+
+/// The target of spans that are sent to a collector.
+pub const TARGET: &str = "signet_span";
+/// The header that names the trace and the span that a request belongs to (W3C Trace Context).
+pub const TRACEPARENT: &str = "traceparent";
+
+/// What [`TRACEPARENT`] of a request says that is made now; `None` when nothing is traced.
+pub fn traceparent() -> Option<String> {
+    #[cfg(feature = "otel")]
+    return crate::otel::traceparent();
+    #[cfg(not(feature = "otel"))]
+    None
+}
+
+/// Makes a span, which nobody has entered yet, part of the trace that a caller names; a name that is
+/// none is passed over.
+pub fn adopt(span: &Span, traceparent: Option<&str>) {
+    #[cfg(feature = "otel")]
+    crate::otel::adopt(span, traceparent);
+    #[cfg(not(feature = "otel"))]
+    let _ = (span, traceparent);
+}
+
+/// Sends what was not sent yet, for a program that ends; takes some seconds at most.
+pub async fn flush() {
+    #[cfg(feature = "otel")]
+    crate::otel::flush().await;
+}
