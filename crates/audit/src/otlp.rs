@@ -96,11 +96,10 @@ impl OtlpDelivery {
             if !more {
                 return;
             }
-            let records = std::mem::take(&mut batch);
-            if token.run_until_cancelled(self.deliver(&records)).await.is_none() {
-                batch = records;
+            if !self.deliver(&batch, &token).await {
                 break;
             }
+            batch.clear();
         }
         let last = async {
             while let Ok(record) = self.queue.try_recv() {
@@ -132,13 +131,14 @@ impl OtlpDelivery {
         true
     }
 
-    /// Sends a batch until the collector has it, or says that it does not want it.
-    async fn deliver(&self, records: &[Json]) {
+    /// Sends a batch until the collector has it, or says that it does not want it; `false` when the
+    /// token is cancelled before. What is on its way then still arrives, once.
+    async fn deliver(&self, records: &[Json], token: &CancellationToken) -> bool {
         let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
         let mut is_told = false;
         loop {
             match self.send(records).await {
-                Ok(()) => return,
+                Ok(()) => return true,
                 Err((why, is_final)) => {
                     if is_final || !is_told {
                         tracing::warn!(
@@ -149,12 +149,15 @@ impl OtlpDelivery {
                         );
                     }
                     if is_final {
-                        return;
+                        return true;
                     }
                     is_told = true;
                 }
             }
-            tokio::time::sleep(backoff.next_delay()).await;
+            let pause = tokio::time::sleep(backoff.next_delay());
+            if token.run_until_cancelled(pause).await.is_none() {
+                return false;
+            }
         }
     }
 
