@@ -113,6 +113,7 @@ fn while_the_database_is_away_agents_are_served_and_writes_are_refused() {
     assert!(node.server.log().contains("The database cannot be reached"));
     let (status, ready) = e2e::http::get(health, "/ready").expect("an answer");
     assert!(status == 200 && ready.contains("not available"), "{status} {ready}");
+    node.server.cli().line("healthcheck").ok().says("Server is healthy.");
 
     postgres.resume();
     eventually("writes work again", || {

@@ -84,6 +84,7 @@ pub struct App {
     http_health: Option<HttpHealth>,
     health: AgentHealth,
     peers: Peers,
+    broker_tcp: Option<TcpListener>,
     proc_root: ProcRoot,
     started: Instant,
 }
@@ -184,7 +185,7 @@ impl App {
         log: Option<LogHandle>,
     ) -> Result<Self, BuildError> {
         // The sockets are opened late; what is in their way is found before anything is made.
-        let broker = config.broker.as_ref().map(|broker| broker.socket_path.clone());
+        let broker = config.broker.as_ref().and_then(|broker| broker.socket_path.clone());
         for (path, options) in [
             (&config.socket_path, PUBLIC),
             (&config.admin_socket_path, ADMIN),
@@ -203,6 +204,13 @@ impl App {
                 until_unused(path, data_dir::LOCK_PATIENCE).await.map_err(BuildError::socket)?;
             }
         }
+        let broker_tcp = match config.broker.as_ref().and_then(|it| it.bind_address.as_ref()) {
+            Some(address) => {
+                let bound = broker::bind(address).await;
+                Some(bound.map_err(BuildError::port("experimental broker"))?)
+            }
+            None => None,
+        };
         let registry = Metrics::new(
             &config.telemetry,
             "spire_agent",
@@ -285,6 +293,7 @@ impl App {
             http_health,
             health,
             peers,
+            broker_tcp,
             proc_root: ProcRoot::from_env(),
             started,
             config,
@@ -385,7 +394,6 @@ impl App {
             )
         });
         let broker = self.config.broker.map(|settings| {
-            let path = settings.socket_path.clone();
             let broker = Broker::new(
                 settings,
                 view.clone(),
@@ -395,7 +403,7 @@ impl App {
                 self.proc_root.clone(),
                 tasks.token().clone(),
             );
-            (path, broker, self.config.experimental.require_pq_kem)
+            (broker, self.broker_tcp, self.config.experimental.require_pq_kem)
         });
         let sockets = Sockets {
             public: self.config.socket_path,

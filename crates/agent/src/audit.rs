@@ -41,6 +41,8 @@ pub struct Call {
     pub broker: Option<SpiffeId>,
     /// The process on whose behalf a delegate or broker asks by pid.
     pub subject_pid: Option<i32>,
+    /// The object of Kubernetes that a broker named.
+    pub subject_object: Option<Arc<str>>,
     /// The same in all events of this call.
     pub request_id: Arc<str>,
 }
@@ -50,7 +52,15 @@ impl Call {
     pub fn new(service: &'static str, method: &'static str, caller: Caller) -> Self {
         let request_id =
             trace::current_request_id().unwrap_or_else(|| uuid::Uuid::new_v4().to_string().into());
-        Self { service, method, caller, broker: None, subject_pid: None, request_id }
+        Self {
+            service,
+            method,
+            caller,
+            broker: None,
+            subject_pid: None,
+            subject_object: None,
+            request_id,
+        }
     }
 
     /// Named as the caller names it (`x-request-id`), if that is a UUID: only for callers that the
@@ -86,6 +96,8 @@ impl Call {
         let mut event = AuditEvent::new(caller, self.service, self.method);
         event.request_id = Arc::clone(&self.request_id);
         event.fields.extend(self.subject_pid.map(Field::SubjectPid));
+        let object = self.subject_object.as_deref().map(str::to_owned);
+        event.fields.extend(object.map(Field::SubjectObject));
         event
     }
 }

@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::{csi::CsiSettings, plugins::Plugins};
 
-pub use broker::{BrokerRights, BrokerSettings, PID_REFERENCE};
+pub use broker::{BrokerRights, BrokerSettings, KUBERNETES_REFERENCE, PID_REFERENCE, Transports};
 pub use flags::{CsiFlags, RunFlags};
 
 /// Everything `signet-agent run` was told.

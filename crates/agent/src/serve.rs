@@ -12,11 +12,11 @@ use std::{
     time::Duration,
 };
 
-use signet_api::pb::{FILE_DESCRIPTOR_SET, grpc::health::v1::health_server::HealthServer};
+use signet_api::{pb::grpc::health::v1::health_server::HealthServer, reflection::with_reflection};
 use signet_attest::procfs::ProcRoot;
 use signet_base::{CancellationToken, Tasks, chain};
 use signet_daemon::listen::{ListenError, UnixOptions, UnixSocket, bind_unix, check_unix_unused};
-use tokio::{sync::watch, time::Instant};
+use tokio::{net::TcpListener, sync::watch, time::Instant};
 use tonic::service::Routes;
 
 use self::{
@@ -51,8 +51,9 @@ pub struct Sockets {
     pub(crate) take_over: bool,
     pub(crate) handler: Option<Arc<Handler>>,
     pub(crate) sds: Option<Arc<Sds>>,
-    /// The Broker Endpoint's socket, its service, and whether TLS must be post-quantum.
-    pub(crate) broker: Option<(PathBuf, Broker, bool)>,
+    /// The Broker Endpoint: its service, its TCP listener if any, and whether TLS must be
+    /// post-quantum.
+    pub(crate) broker: Option<(Broker, Option<TcpListener>, bool)>,
     pub(crate) context: AdminContext,
     pub(crate) health: AgentHealth,
     pub(crate) watch: Watch,
@@ -75,17 +76,7 @@ impl Sockets {
             let options = UnixOptions { take_over: self.take_over, ..ADMIN };
             let socket = bind_unix(path, options).await?;
             tracing::info!(address = %path.display(), "Starting Admin APIs");
-            let others = common_routes(
-                &self.health,
-                &[
-                    "spire.agent.debug.v1.Debug",
-                    "spire.api.agent.delegatedidentity.v1.DelegatedIdentity",
-                    "spire.api.agent.logger.v1.Logger",
-                    "signet.api.agent.explain.v1.Explain",
-                    "signet.api.agent.secretstreams.v1.SecretStreams",
-                    "signet.api.agent.trace.v1.Trace",
-                ],
-            );
+            let others = common_routes(&self.health, admin::SERVICES);
             let api = AdminApi::new(self.context, others);
             let (proc_root, spawner) = (self.proc_root.clone(), tasks.clone());
             let watch = self.watch.clone();
@@ -101,15 +92,23 @@ impl Sockets {
             };
             tasks.spawn("admin_socket", stay(socket, ADMIN, stop.clone(), serve));
         }
-        if let Some((path, broker, require_pq_kem)) = self.broker {
-            let options = UnixOptions { take_over: self.take_over, ..broker::MODES };
-            let socket = bind_unix(&path, options).await?;
-            tracing::info!(
-                network = "unix",
-                address = %path.display(),
-                "Starting SPIFFE Broker Endpoint"
-            );
-            if let Err(error) = broker::serve(socket, broker, status.clone(), require_pq_kem, tasks)
+        if let Some((broker, tcp, require_pq_kem)) = self.broker {
+            const STARTING: &str = "Starting SPIFFE Broker Endpoint";
+            let unix = match &broker.settings().socket_path {
+                Some(path) => {
+                    let options = UnixOptions { take_over: self.take_over, ..broker::MODES };
+                    let socket = bind_unix(path, options).await?;
+                    tracing::info!(network = "unix", address = %path.display(), "{STARTING}");
+                    Some(socket)
+                }
+                None => None,
+            };
+            if let Some(address) = tcp.as_ref().and_then(|tcp| tcp.local_addr().ok()) {
+                tracing::info!(network = "tcp", %address, "{STARTING}");
+            }
+            let sockets = (unix, tcp);
+            if let Err(error) =
+                broker::serve(sockets, broker, status.clone(), require_pq_kem, tasks)
             {
                 tracing::error!(error = %chain(&error), "The Broker Endpoint cannot be served");
             }
@@ -214,20 +213,6 @@ pub(crate) async fn until_unused(path: &Path, patience: Duration) -> Result<(), 
 
 /// Health and reflection.
 fn common_routes(health: &AgentHealth, services: &[&str]) -> Routes {
-    let mut routes = Routes::new(HealthServer::new(health.clone()));
-    let names = || services.iter().copied().chain(["grpc.health.v1.Health"]);
-    let builder = || {
-        let builder = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET);
-        names().fold(builder, |builder, name| builder.with_service_name(name))
-    };
-    match builder().build_v1() {
-        Ok(service) => routes = routes.add_service(service),
-        Err(error) => tracing::warn!(error = %error, "No reflection"),
-    }
-    match builder().build_v1alpha() {
-        Ok(service) => routes = routes.add_service(service),
-        Err(error) => tracing::warn!(error = %error, "No reflection"),
-    }
-    routes
+    let routes = Routes::new(HealthServer::new(health.clone()));
+    with_reflection(routes, services.iter().copied().chain(["grpc.health.v1.Health"]))
 }

@@ -195,6 +195,23 @@ impl CallerAttestor {
         Status::permission_denied(format!("no identity issued; {ask}"))
     }
 
+    /// The refusal of a broker that named an object which no entry matches.
+    pub fn no_identity_of(&self, object: &str, selectors: &SelectorSet) -> Status {
+        self.metrics.refusals.inc(&["no_identity_issued"]);
+        let loggable = self.loggable(selectors);
+        tracing::error!(
+            object,
+            registered = false,
+            selectors = (!loggable.is_empty()).then_some(loggable),
+            r#type = "audit",
+            "No identity issued"
+        );
+        Status::permission_denied(format!(
+            "no identity issued; `signet-agent explain` with selectors of {object} on this node says \
+             what is lacking"
+        ))
+    }
+
     fn loggable(&self, selectors: &SelectorSet) -> String {
         let mut out = String::new();
         for selector in selectors {

@@ -167,12 +167,13 @@ fn wrong_values_are_refused_with_their_place() {
         ("admin_socket_path = \"/run/signet-agent/x/../public/d/a.sock\"", "it cannot lie in"),
         ("experimental { jwt_svid_cache_hit_timeout = \"30s\" }", "at least 5s and less than 30s"),
         ("experimental { broker { socket_path = \"/b/s\" } }", "at least one broker is expected"),
-        ("experimental { broker { bind_address = \"x:1\" } }", "by socket_path alone"),
+        ("experimental { broker { } }", "socket_path, bind_address or both are expected"),
+        ("experimental { broker { bind_address = \"::1:1\" } }", "expected HOST:PORT"),
+        ("experimental { broker { socket_path = \"/run/signet-agent/public/b/s\" } }", "nor below"),
         (
             "experimental { broker { socket_path = \"/b/s\" brokers = [ {
-                 id = \"spiffe://td/b\" allowed_reference_types = [ { type_url =
-                 \"type.googleapis.com/spiffe.broker.KubernetesObjectReference\" } ] } ] } }",
-            "by process ID alone",
+                 id = \"spiffe://td/b\" allowed_reference_types = [ { type_url = \"x\" } ] } ] } }",
+            "unknown reference type \"x\"",
         ),
         (
             "experimental { broker { socket_path = \"/b/s\" brokers = [ { id = \"x\" } ] } }",
@@ -414,12 +415,33 @@ fn the_kubernetes_attestor_has_the_keys_and_defaults_of_spire() {
     assert_eq!(set.poll_retry_interval, Some(std::time::Duration::from_secs(1)));
     assert!(set.enable_namespace_labels);
     assert!(warnings.iter().any(|w| w.contains("it has no effect")), "{warnings:?}");
+    let (brokers, warnings) = k8s("disable_kubelet_client = true experimental { broker {
+         access_policy = \"enforced\" brokers = [ { id = \"spiffe://td/b\"
+         pod_reference_scope = \"cluster\" } ] } }");
+    assert!(brokers.kubelet().is_none() && warnings.is_empty(), "{warnings:?}");
+    assert!(brokers.brokers.is_some_and(|policy| policy.enforced));
     for (data, wanted) in [
         ("use_new_container_locator = false", "the legacy container locator is not in Signet"),
-        ("disable_kubelet_client = true", "it is for brokers alone"),
+        (
+            "disable_kubelet_client = true node_name = \"n\"",
+            "node_name: it cannot be used with disable_kubelet_client",
+        ),
+        (
+            "disable_kubelet_client = true experimental { broker { access_policy = \"enforced\"
+             brokers = [ { id = \"spiffe://td/b\" } ] } }",
+            "the pod_reference_scope of broker spiffe://td/b must be \"cluster\"",
+        ),
         ("kubelet_read_only_port = 1 kubelet_secure_port = 2", "both the read-only and secure"),
         ("certificate_path = \"/c\"", "the private key path is required"),
-        ("experimental { broker { access_policy = \"enforced\" } }", "broker is not in this"),
+        ("experimental { broker { access_policy = \"enforced\" } }", "at least one broker"),
+        (
+            "experimental { broker { brokers = [ { id = \"spiffe://td/b\" } ] } }",
+            "access_policy must be configured",
+        ),
+        (
+            "experimental { broker { access_policy = \"lax\" brokers = [ { id = \"x\" } ] } }",
+            "expected enforced or permissive",
+        ),
         ("sigstore { }", "use the selectors of the image"),
         ("poll_retry_interval = \"x\"", "poll_retry_interval"),
     ] {

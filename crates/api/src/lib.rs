@@ -12,6 +12,7 @@
 //! | [`duplex`] | calls in which both sides stream |
 //! | [`intake`] | what a caller may send |
 //! | [`outcome`] | how a call ended |
+//! | [`reflection`] | the services of a socket, described |
 //! | [`workload`] | the Workload API server that serves them |
 
 pub mod connect;
@@ -23,6 +24,7 @@ pub mod json;
 pub mod outcome;
 pub mod pb;
 mod redacted;
+pub mod reflection;
 pub mod status;
 pub mod workload;
 

@@ -63,6 +63,9 @@ pub enum PeerError {
     /// `/proc` could not be read.
     #[error(transparent)]
     Proc(#[from] crate::procfs::ProcError),
+    /// The caller came over the network: there is no process to be seen.
+    #[error("the caller is not on this machine")]
+    Remote,
     /// The handle on the process could not be opened.
     #[error("opening a handle on process {0}")]
     Open(i32, #[source] std::io::Error),

@@ -6,6 +6,7 @@
 pub mod container;
 pub mod docker;
 pub mod k8s;
+pub mod reference;
 pub mod slurm;
 pub mod systemd;
 pub mod unix;
@@ -14,9 +15,10 @@ use std::{fmt, time::Duration};
 
 use futures_util::future::join_all;
 use signet_base::Repeats;
-use signet_identity::{Selector, SelectorSet};
+use signet_identity::{Selector, SelectorSet, SpiffeId};
 use tokio::time::Instant;
 
+use self::reference::{Reference, ReferenceError};
 use crate::peer::{PeerError, PinnedPeer};
 
 /// How often the same failure of an attestor is logged.
@@ -44,6 +46,26 @@ pub trait WorkloadAttestor: Send + Sync + fmt::Debug {
     /// [`WorkloadAttestError`].
     async fn look(&self, peer: &PinnedPeer) -> Result<Vec<Selector>, WorkloadAttestError> {
         self.attest(peer).await
+    }
+
+    /// The selectors of a workload that `broker` names. An attestor that knows nothing of brokers
+    /// takes a process that is named for one that calls.
+    ///
+    /// # Errors
+    /// [`ReferenceError`]; [`ReferenceError::Unsupported`] for kinds of references that the attestor
+    /// does not know.
+    async fn attest_reference(
+        &self,
+        _broker: &SpiffeId,
+        reference: Reference<'_>,
+    ) -> Result<Vec<Selector>, ReferenceError> {
+        match reference {
+            Reference::Object(_) => Err(ReferenceError::Unsupported),
+            Reference::Process(peer) => self
+                .attest(peer)
+                .await
+                .map_err(|error| ReferenceError::Unavailable(error.to_string())),
+        }
     }
 }
 
@@ -157,6 +179,52 @@ impl WorkloadAttestors {
             return Err(AttestError::TooMany(selectors.len()));
         }
         Ok(selectors.into_iter().collect())
+    }
+
+    /// Examines what `broker` names with every attestor that knows such references. Again the
+    /// failure of some is tolerated, and that of all an error: the first of them says of which kind.
+    ///
+    /// # Errors
+    /// [`ReferenceError`].
+    pub async fn attest_reference(
+        &self,
+        broker: &SpiffeId,
+        reference: Reference<'_>,
+    ) -> Result<SelectorSet, ReferenceError> {
+        let all = self.attestors.iter().map(|attestor| async {
+            let attempt = attestor.attest_reference(broker, reference);
+            let result = tokio::time::timeout(self.deadline, attempt).await;
+            let late = || format!("no answer within {:?}", self.deadline);
+            let result = result.unwrap_or_else(|_| Err(ReferenceError::Unavailable(late())));
+            result.map_err(|error| error.of(attestor.name()))
+        });
+        let results = join_all(all).await;
+        if let Reference::Process(peer) = reference {
+            peer.verify().map_err(|error| ReferenceError::NotFound(error.to_string()))?;
+        }
+        let (mut selectors, mut failure, mut is_known) = (Vec::new(), None, false);
+        for result in results {
+            match result {
+                Ok(found) => {
+                    is_known = true;
+                    selectors.extend(found);
+                }
+                Err(ReferenceError::Unsupported) => {}
+                Err(error) => {
+                    tracing::error!(%error, %broker, "A workload that a broker names");
+                    failure.get_or_insert(error);
+                }
+            }
+        }
+        match failure {
+            _ if selectors.len() > MAX_SELECTORS => {
+                let why = AttestError::TooMany(selectors.len()).to_string();
+                Err(ReferenceError::Unavailable(why))
+            }
+            _ if is_known => Ok(selectors.into_iter().collect()),
+            Some(error) => Err(error),
+            None => Err(ReferenceError::Unsupported),
+        }
     }
 
     /// Examines `peer` and keeps apart what each attestor found, for `explain`. Nothing that is yet

@@ -17,7 +17,10 @@ use std::{
     time::Duration,
 };
 
-use signet_attest::workload::k8s::namespaces::{ApiNamespaces, NamespaceSource};
+use signet_attest::workload::k8s::{
+    cluster::Cluster,
+    namespaces::{ApiNamespaces, NamespaceSource},
+};
 use signet_base::SystemClock;
 use signet_k8s::ApiServer;
 use tokio::{
@@ -114,6 +117,9 @@ async fn outside_a_cluster_it_is_said_what_is_missing() {
     {
         signet_testkit::skip!("there is a cluster in the environment");
     }
-    let error = ApiNamespaces::new(Arc::new(SystemClock)).labels("demo").await.unwrap_err();
+    let error = ApiNamespaces::new(Arc::new(Cluster::new(Arc::new(SystemClock))))
+        .labels("demo")
+        .await
+        .unwrap_err();
     assert!(error.contains("unable to set up kube client: not in a cluster"), "{error}");
 }

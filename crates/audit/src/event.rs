@@ -198,6 +198,8 @@ fields! {
         Tenant(Tenant) = tenant,
         /// The subject key identifier of an upstream authority, hex.
         SubjectKeyId(String) = subject_key_id,
+        /// The object of Kubernetes that a broker named: resource, namespace and name, or UID.
+        SubjectObject(String) = subject_object,
         /// The process on whose behalf a delegate asked.
         SubjectPid(i32) = subject_pid,
         /// The trust domain that the call was about.

@@ -32,8 +32,12 @@ const BUSY_PAUSE: Duration = Duration::from_secs(5);
 /// objects.
 const PAGE_DEADLINE: Duration = Duration::from_secs(60);
 const MAX_PAGE: usize = 256 * 1024 * 1024;
-/// The only form in which anything is read here.
+/// The form in which objects are read and written.
 const JSON: &str = "application/json";
+/// The metadata alone of one object, or of each of a list: the rest is not sent.
+pub(super) const METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+pub(super) const METADATA_LIST: &str =
+    "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
 
 /// An API server and how to authenticate to it.
 #[derive(Debug)]
@@ -84,6 +88,8 @@ pub(super) struct Call {
     pub(super) path: String,
     verb: &'static str,
     content_type: &'static str,
+    /// The form in which the answer is wanted.
+    accept: &'static str,
     body: Bytes,
     /// How long it may take, and the largest answer, bytes; unset for the client's own limits.
     limits: Option<(Duration, usize)>,
@@ -133,9 +139,20 @@ impl Call {
             path: path.into(),
             verb,
             content_type: JSON,
+            accept: JSON,
             body: Bytes::new(),
             limits: None,
         }
+    }
+
+    /// A page of a list.
+    pub(super) fn page(path: impl Into<String>) -> Self {
+        Self { limits: Some((PAGE_DEADLINE, MAX_PAGE)), ..Self::read(path, "list") }
+    }
+
+    /// The same with the answer in another form.
+    pub(super) fn answered_as(self, accept: &'static str) -> Self {
+        Self { accept, ..self }
     }
 
     /// A refusal made of the answer.
@@ -383,7 +400,7 @@ impl Connection {
         let mut request = Request::builder()
             .method(call.method)
             .uri(format!("{}{}", self.base, call.path))
-            .header(header::ACCEPT, JSON)
+            .header(header::ACCEPT, call.accept)
             .header(header::CONTENT_TYPE, call.content_type);
         if let Some(value) = self.authorization().await? {
             request = request.header(header::AUTHORIZATION, value);

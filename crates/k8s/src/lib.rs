@@ -12,6 +12,7 @@ mod config;
 mod error;
 mod exec;
 mod objects;
+mod resources;
 mod watch;
 
 pub use self::{
@@ -21,5 +22,6 @@ pub use self::{
     objects::{
         Metadata, Namespace, Node, Object, Pod, PodSpec, PodStatus, TokenReviewStatus, UserInfo,
     },
+    resources::{AccessReview, ObjectMetadata, Owner, Resource},
     watch::{Collection, Lines, Seen, WATCH, query_value},
 };

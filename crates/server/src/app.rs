@@ -134,9 +134,6 @@ pub enum BuildError {
     /// The OIDC discovery provider cannot be served.
     #[error(transparent)]
     Oidc(#[from] signet_oidc::listener::BindError),
-    /// The reflection service cannot be made.
-    #[error("describing the API for reflection")]
-    Reflection(#[from] tonic_reflection::server::Error),
     /// The server's own ID cannot be kept.
     #[error(transparent)]
     ServerId(#[from] ServerIdError),
@@ -502,7 +499,7 @@ impl App {
         // One for all listeners: writers of entries take turns, wherever they come from.
         let use_cases = UseCases::new(&context, &attestors);
         let network = grpc::routes(&context, &use_cases, &authorizer, tasks);
-        let nearby = grpc::local_routes(&context, &use_cases, &authorizer, tasks)?;
+        let nearby = grpc::local_routes(&context, &use_cases, &authorizer, tasks);
         let auditor = context.auditor.clone();
         tasks.spawn("authority_audit", {
             let watching = auditor.clone().watch_authorities(context.authority.view());

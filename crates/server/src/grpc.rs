@@ -21,7 +21,7 @@ pub mod svid;
 pub mod tenancy;
 pub mod trustdomain;
 
-use signet_api::MAX_MESSAGE_SIZE;
+use signet_api::{MAX_MESSAGE_SIZE, reflection::with_reflection};
 use signet_base::Tasks;
 use tonic::service::Routes;
 
@@ -65,26 +65,17 @@ pub(crate) fn routes(
 }
 
 /// The services on the local socket.
-///
-/// # Errors
-/// When the API cannot be described.
 pub(crate) fn local_routes(
     context: &Context,
     use_cases: &UseCases,
     authorizer: &Authorizer,
     tasks: &Tasks,
-) -> Result<Routes, tonic_reflection::server::Error> {
-    // The descriptors hold services of other programs too (those of agents): they are not listed.
-    let describe = || {
-        let builder = tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(signet_api::pb::FILE_DESCRIPTOR_SET);
-        methods::services().fold(builder, |builder, name| builder.with_service_name(name))
-    };
-    Ok(routes(context, use_cases, authorizer, tasks)
+) -> Routes {
+    let routes = routes(context, use_cases, authorizer, tasks)
         .add_service(console::ConsoleService::new(context).into_server())
         .add_service(debug::DebugService::new(context).into_server())
         .add_service(health::HealthService::new(context).into_server())
-        .add_service(logger::LoggerService::new(context.log.clone()).into_server())
-        .add_service(describe().build_v1()?)
-        .add_service(describe().build_v1alpha()?))
+        .add_service(logger::LoggerService::new(context.log.clone()).into_server());
+    // The descriptors hold services of other programs too (those of agents): they are not listed.
+    with_reflection(routes, methods::services())
 }

@@ -11,6 +11,7 @@
 mod anchors;
 mod bao;
 mod captured;
+mod fake_http;
 mod metrics_doc;
 mod mutated;
 mod ports;
@@ -23,6 +24,7 @@ mod suspended;
 pub use anchors::{AnchorCase, HOST, TRUST_DOMAIN, anchor_cases};
 pub use bao::Bao;
 pub use captured::Captured;
+pub use fake_http::{Asked, FakeHttp};
 pub use metrics_doc::assert_metrics_documented;
 pub use mutated::mutated;
 pub use ports::{free_port, free_ports};

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/exp/proto/spiffe/broker"
 	"github.com/spiffe/go-spiffe/v2/spiffegrpc/grpccredentials"
@@ -13,7 +14,9 @@ import (
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	reflection "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
@@ -22,7 +25,10 @@ import (
 func askBroker(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("broker", flag.ContinueOnError)
 	socket := flags.String("socket", "", "the Broker Endpoint's socket")
+	address := flags.String("address", "", "the Broker Endpoint's TCP address, instead of -socket")
 	pid := flags.Int("pid", 0, "the process to name")
+	named := flags.String("object", "", "the object of Kubernetes to name instead: PLURAL.GROUP/NAMESPACE/NAME")
+	uid := flags.String("uid", "", "the UID of the object; alone with -object PLURAL.GROUP")
 	typeURL := flags.String("type", "", "another type of reference")
 	bare := flags.Bool("bare", false, "leave out the security header")
 	what := flags.String("what", "x509", "x509, bundles, jwt or jwt-bundles")
@@ -40,7 +46,11 @@ func askBroker(ctx context.Context, args []string) error {
 		return err
 	}
 	authorizer := tlsconfig.AuthorizeMemberOf(svid.ID.TrustDomain())
-	conn, err := grpc.NewClient("unix://"+*socket,
+	target := "unix://" + *socket
+	if *address != "" {
+		target = "passthrough:///" + *address
+	}
+	conn, err := grpc.NewClient(target,
 		grpc.WithTransportCredentials(grpccredentials.MTLSClientCredentials(source, source, authorizer)))
 	if err != nil {
 		return err
@@ -49,19 +59,25 @@ func askBroker(ctx context.Context, args []string) error {
 	if !*bare {
 		ctx = metadata.AppendToOutgoingContext(ctx, "broker.spiffe.io", "true")
 	}
-	reference, err := anypb.New(&broker.WorkloadPIDReference{Pid: int32(*pid)})
+	var message proto.Message = &broker.WorkloadPIDReference{Pid: int32(*pid)}
+	if *named != "" {
+		message = objectReference(*named, *uid)
+	}
+	reference, err := anypb.New(message)
 	if err != nil {
 		return err
 	}
 	if *typeURL != "" {
 		reference.TypeUrl = *typeURL
 	}
-	named := &broker.WorkloadReference{Reference: reference}
+	workload := &broker.WorkloadReference{Reference: reference}
 	client := broker.NewAPIClient(conn)
 	switch *what {
+	case "services":
+		return services(ctx, conn)
 	case "jwt":
 		answer, err := client.FetchJWTSVID(ctx,
-			&broker.FetchJWTSVIDRequest{Reference: named, Audience: []string{"db"}})
+			&broker.FetchJWTSVIDRequest{Reference: workload, Audience: []string{"db"}})
 		if err != nil {
 			return said(err)
 		}
@@ -70,7 +86,7 @@ func askBroker(ctx context.Context, args []string) error {
 		}
 		return nil
 	case "x509":
-		stream, err := client.SubscribeToX509SVID(ctx, &broker.SubscribeToX509SVIDRequest{Reference: named})
+		stream, err := client.SubscribeToX509SVID(ctx, &broker.SubscribeToX509SVIDRequest{Reference: workload})
 		if err != nil {
 			return said(err)
 		}
@@ -90,7 +106,7 @@ func askBroker(ctx context.Context, args []string) error {
 			return nil
 		})
 	case "bundles":
-		stream, err := client.SubscribeToX509Bundles(ctx, &broker.SubscribeToX509BundlesRequest{Reference: named})
+		stream, err := client.SubscribeToX509Bundles(ctx, &broker.SubscribeToX509BundlesRequest{Reference: workload})
 		if err != nil {
 			return said(err)
 		}
@@ -105,7 +121,7 @@ func askBroker(ctx context.Context, args []string) error {
 			return nil
 		})
 	case "jwt-bundles":
-		stream, err := client.SubscribeToJWTBundles(ctx, &broker.SubscribeToJWTBundlesRequest{Reference: named})
+		stream, err := client.SubscribeToJWTBundles(ctx, &broker.SubscribeToJWTBundlesRequest{Reference: workload})
 		if err != nil {
 			return said(err)
 		}
@@ -117,6 +133,45 @@ func askBroker(ctx context.Context, args []string) error {
 		})
 	}
 	return errors.New("unknown -what")
+}
+
+// objectReference names an object: PLURAL.GROUP/NAMESPACE/NAME, or PLURAL.GROUP and a UID.
+func objectReference(named, uid string) *broker.KubernetesObjectReference {
+	kind, key, hasKey := strings.Cut(named, "/")
+	plural, group, _ := strings.Cut(kind, ".")
+	reference := &broker.KubernetesObjectReference{
+		Type: &broker.KubernetesObjectType{Plural: plural, Group: group},
+		Uid:  uid,
+	}
+	if hasKey {
+		namespace, name, _ := strings.Cut(key, "/")
+		reference.Key = &broker.KubernetesObjectKey{Namespace: namespace, Name: name}
+	}
+	return reference
+}
+
+// services lists what reflection says is served.
+func services(ctx context.Context, conn *grpc.ClientConn) error {
+	stream, err := reflection.NewServerReflectionClient(conn).ServerReflectionInfo(ctx)
+	if err != nil {
+		return said(err)
+	}
+	question := &reflection.ServerReflectionRequest{
+		MessageRequest: &reflection.ServerReflectionRequest_ListServices{},
+	}
+	if err := stream.Send(question); err != nil && !errors.Is(err, io.EOF) {
+		return said(err)
+	}
+	answer, err := stream.Recv()
+	if err != nil {
+		return said(err)
+	}
+	names := []string{}
+	for _, service := range answer.GetListServicesResponse().GetService() {
+		names = append(names, service.Name)
+	}
+	emit(object{"services": names})
+	return nil
 }
 
 // each hands over the answers of a stream until it ends; why it ended is its last line.

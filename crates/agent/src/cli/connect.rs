@@ -57,6 +57,19 @@ impl AdminSocket {
     }
 }
 
+/// Waits for the answer to a call that other programs than ours lack; none when it is one of those.
+pub(super) async fn ours<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<Option<T>, CliError> {
+    let call = async {
+        match call.await {
+            Err(status) if status.code() == Code::Unimplemented => Ok(None),
+            answer => answer.map(|answer| Some(answer.into_inner())),
+        }
+    };
+    within(ADMIN_TIMEOUT, call).await
+}
+
 /// Waits for an answer on the admin socket.
 pub(super) async fn admin<T>(
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
@@ -106,4 +119,18 @@ fn failed(error: &ConnectError) -> CliError {
 /// Reads a `-timeout`.
 pub(super) fn timeout(text: &str) -> Result<Duration, String> {
     parse_duration(text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_never_answers_is_not_waited_for_for_ever() {
+        let late = ours(std::future::pending::<Result<tonic::Response<()>, _>>()).await;
+        let Err(CliError::Failed(message)) = late else { panic!("{late:?}") };
+        assert!(message.contains("DeadlineExceeded"), "{message}");
+        let lacking = ours::<()>(async { Err(Status::unimplemented("unknown service")) }).await;
+        assert!(matches!(lacking, Ok(None)), "{lacking:?}");
+    }
 }

@@ -7,6 +7,7 @@ use signet_api::{
     connect,
     pb::spire::agent::debug::v1::{GetInfoRequest, GetInfoResponse, debug_client::DebugClient},
 };
+use signet_attest::workload::k8s::kubelet::{KubeletAuth, KubeletConfig};
 use signet_base::{SharedClock, SystemClock};
 use signet_config as config;
 use signet_daemon::{
@@ -356,28 +357,33 @@ async fn bundle(config: &Config, clock: &SharedClock, report: &mut Report) -> Op
     }
 }
 
+/// The kubelet, and what the agent shows it.
+fn kubelet(kubelet: &KubeletConfig, report: &mut Report) {
+    let (host, port) = kubelet.address();
+    let next = "is a kubelet running on this node, and do kubelet_secure_port (or \
+                kubelet_read_only_port) and node_name say where?";
+    report.add(doctor::port("kubelet", host, port, next));
+    let KubeletConfig::Secure { auth: KubeletAuth::Token(token), .. } = kubelet else { return };
+    report.add(match text_file::text(token) {
+        Ok(_) => Finding::ok("kubelet token", token.display().to_string()),
+        Err(error) => Finding::failed(
+            "kubelet token",
+            error.to_string(),
+            "mount a service account token into the agent's pod, or let token_path say where it is",
+        ),
+    });
+}
+
 /// What the workload attestors need.
 fn workloads(config: &Config, report: &mut Report) {
     let kinds = config.plugins.workload_attestors.iter().map(|plugin| &plugin.settings);
     let mut needs_host = false;
     for kind in kinds {
         match kind {
-            WorkloadAttestor::K8s(_) => {
+            WorkloadAttestor::K8s(k8s) => {
                 needs_host = true;
-                let next = "is a kubelet running on this node, and does kubelet_secure_port name its \
-                            port?";
-                report.add(doctor::port("kubelet", "127.0.0.1", 10_250, next));
-                let token =
-                    std::path::Path::new("/var/run/secrets/kubernetes.io/serviceaccount/token");
-                if token.exists() {
-                    report.add(match text_file::text(token) {
-                        Ok(_) => Finding::ok("kubelet token", token.display().to_string()),
-                        Err(error) => Finding::failed(
-                            "kubelet token",
-                            error.to_string(),
-                            "mount a service account token into the agent's pod",
-                        ),
-                    });
+                if let Some(config) = k8s.kubelet() {
+                    kubelet(&config, report);
                 }
             }
             WorkloadAttestor::Docker(_) => needs_host = true,
@@ -402,4 +408,30 @@ fn workloads(config: &Config, report: &mut Report) {
         ),
         _ => Finding::ok("process view", format!("process 1 is {}", init.trim())),
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn the_kubelet_is_looked_for_where_the_configuration_says() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let mut report = Report::default();
+        kubelet(&KubeletConfig::ReadOnly { port }, &mut report);
+        let config = KubeletConfig::Secure {
+            port,
+            node_name: Some("127.0.0.1".to_owned()),
+            ca_path: None,
+            auth: KubeletAuth::Token("/nonexistent/token".into()),
+            reload_interval: std::time::Duration::from_secs(60),
+        };
+        kubelet(&config, &mut report);
+        let found: Vec<_> = report.findings.iter().map(|it| (it.check, it.level)).collect();
+        let (ok, failed) = (doctor::Level::Ok, doctor::Level::Failed);
+        assert_eq!(found, [("kubelet", ok), ("kubelet", ok), ("kubelet token", failed)]);
+    }
 }

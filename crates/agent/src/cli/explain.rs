@@ -9,11 +9,9 @@ use signet_api::pb::{
 };
 use signet_daemon::cli::Output;
 
-use tonic::Code;
-
 use super::{
     CliError, Terminal,
-    connect::{AdminSocket, admin},
+    connect::{AdminSocket, ours},
     print::{rfc3339, spiffe_id},
 };
 
@@ -54,13 +52,11 @@ pub(super) async fn explain(flags: &Flags, terminal: &mut Terminal<'_>) -> Resul
         )),
         other => other,
     })?;
-    let answer = match ExplainClient::new(channel).explain_workload(request).await {
-        Err(status) if status.code() == Code::Unimplemented => {
-            let message = "this agent does not explain; it is another program than signet-agent";
-            return Err(CliError::Failed(message.to_owned()));
-        }
-        answer => admin(async { answer }).await?,
-    };
+    let answer = ours(ExplainClient::new(channel).explain_workload(request)).await?;
+    let answer = answer.ok_or_else(|| {
+        let message = "this agent does not explain; it is another program than signet-agent";
+        CliError::Failed(message.to_owned())
+    })?;
     match flags.output {
         Output::Json => terminal.json(&answer),
         Output::Pretty => print(&answer, flags.pid, terminal),

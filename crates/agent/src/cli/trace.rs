@@ -4,11 +4,10 @@ use signet_api::pb::signet::api::agent::trace::v1::{
     Call, ListCallsRequest, ListCallsResponse, trace_client::TraceClient,
 };
 use signet_daemon::cli::Output;
-use tonic::Code;
 
 use super::{
     CliError, Terminal,
-    connect::{AdminSocket, admin},
+    connect::{AdminSocket, ours},
     print::rfc3339,
 };
 
@@ -32,13 +31,10 @@ pub(super) async fn trace(flags: &Flags, terminal: &mut Terminal<'_>) -> Result<
     }
     let channel = flags.socket.connect(terminal.program).await?;
     let request = ListCallsRequest { pid: flags.pid.unwrap_or(0) };
-    let answer = match TraceClient::new(channel).list_calls(request).await {
-        Err(status) if status.code() == Code::Unimplemented => {
-            let message = "this agent keeps no traces; it is another program than signet-agent";
-            return Err(CliError::Failed(message.to_owned()));
-        }
-        answer => admin(async { answer }).await?,
-    };
+    let answer = ours(TraceClient::new(channel).list_calls(request)).await?.ok_or_else(|| {
+        let message = "this agent keeps no traces; it is another program than signet-agent";
+        CliError::Failed(message.to_owned())
+    })?;
     match flags.output {
         Output::Json => terminal.json(&answer),
         Output::Pretty => print(&answer, flags.pid, terminal),

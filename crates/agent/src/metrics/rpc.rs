@@ -46,6 +46,7 @@ const SERVICES: &[(&str, Option<&str>, &[&str])] = &[
         &["GetLogger", "SetLogLevel", "ResetLogLevel"],
     ),
     ("signet.api.agent.explain.v1.Explain", None, &["ExplainWorkload"]),
+    ("signet.api.agent.secretstreams.v1.SecretStreams", None, &["ListSecretStreams"]),
     ("signet.api.agent.trace.v1.Trace", None, &["ListCalls"]),
 ];
 
@@ -135,6 +136,18 @@ mod tests {
     use tonic::Status;
 
     use super::*;
+
+    #[test]
+    fn every_service_of_the_sockets_is_counted() {
+        let metrics = Metrics::detached();
+        let rpcs = RpcMetrics::new(&metrics);
+        let counted: Vec<_> =
+            rpcs.methods.keys().filter_map(|path| path.split('/').nth(1)).collect();
+        let public = ["SpiffeWorkloadAPI", crate::serve::sds::SERVICE, "grpc.health.v1.Health"];
+        for service in crate::serve::admin::SERVICES.iter().chain(&public) {
+            assert!(counted.contains(service), "{service}");
+        }
+    }
 
     #[test]
     fn calls_are_counted_with_the_status_that_the_caller_got() {

@@ -38,6 +38,16 @@ use super::{
 };
 use crate::{audit::Audit, jwt::JwtService, sync::View, trace::Traces, workload::CallerAttestor};
 
+/// What is served there beside health and reflection.
+pub(crate) const SERVICES: &[&str] = &[
+    "spire.agent.debug.v1.Debug",
+    "spire.api.agent.delegatedidentity.v1.DelegatedIdentity",
+    "spire.api.agent.logger.v1.Logger",
+    "signet.api.agent.explain.v1.Explain",
+    "signet.api.agent.secretstreams.v1.SecretStreams",
+    "signet.api.agent.trace.v1.Trace",
+];
+
 /// What the admin services work with.
 #[derive(Clone, Debug)]
 pub struct AdminContext {

@@ -2,39 +2,43 @@
 //!
 //! A broker proves itself by an X.509-SVID on mutual TLS, also on the Unix socket, and names a
 //! workload by a reference; what the workload is, the agent finds out itself. A named process is
-//! pinned: when it ends, so does what is served for it.
+//! pinned: when it ends, so does what is served for it. A named object of Kubernetes is looked at again
+//! before each new SVID, and every few minutes: what is gone, or forbidden by now, ends the stream.
 
 mod listen;
+mod named;
 
-use std::{collections::BTreeMap, pin::Pin, sync::Arc};
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use prost::Message as _;
-use signet_api::pb::broker::{self as pb, api_server::ApiServer};
-use signet_attest::{
-    peer::{PeerError, PinnedPeer},
-    procfs::ProcRoot,
+use signet_api::{
+    pb::broker::{self as pb, api_server::ApiServer},
+    reflection::with_reflection,
 };
+use signet_attest::procfs::ProcRoot;
 use signet_base::CancellationToken;
 use signet_identity::{SelectorSet, SpiffeId};
 use tokio_stream::Stream;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use crate::{
     audit::{Audit, BROKER, Call},
-    cache::{BundleMap, WorkloadUpdate},
+    cache::{BundleMap, Subscription, WorkloadUpdate},
     caller::Caller,
-    config::{BrokerRights, BrokerSettings, PID_REFERENCE},
+    config::{BrokerRights, BrokerSettings, Transports},
     jwt::JwtService,
     serve::workload_api::{check_audience, jwt_bundles, x509_bundle},
     sync::View,
     workload::CallerAttestor,
 };
 
-pub(crate) use listen::{MODES, serve};
+pub(crate) use listen::{MODES, bind, serve};
+use named::Named;
 
-/// What each request must carry, with the value `true` (SPIFFE Broker Endpoint, section 4).
-const SECURITY_HEADER: &str = "broker.spiffe.io";
+/// The gRPC service.
+const SERVICE: &str = "spiffe.broker.API";
+/// How often a named object is looked at while nothing changes.
+const LOOK: Duration = Duration::from_secs(300);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -57,26 +61,23 @@ struct Inner {
 struct Peer {
     id: SpiffeId,
     caller: Caller,
+    over_tcp: bool,
 }
 
 /// The workload that a request names.
 struct Workload {
     call: Call,
-    /// The process, pinned.
-    process: Caller,
+    broker: SpiffeId,
+    named: Named,
     selectors: SelectorSet,
 }
 
-impl Workload {
-    fn is_alive(&self) -> bool {
-        self.process.peer().is_ok_and(PinnedPeer::is_alive)
-    }
-
-    async fn exited(&self) {
-        if let Ok(peer) = self.process.peer() {
-            peer.exited().await;
-        }
-    }
+/// The identities of a workload as they change.
+struct Following {
+    service: Broker,
+    workload: Workload,
+    subscription: Subscription,
+    first: bool,
 }
 
 impl Broker {
@@ -93,6 +94,11 @@ impl Broker {
         Self(Arc::new(Inner { view, attestor, jwt, audit, proc_root, settings, stop }))
     }
 
+    /// What was configured.
+    pub(crate) fn settings(&self) -> &BrokerSettings {
+        &self.0.settings
+    }
+
     fn rights(&self, id: &SpiffeId) -> Option<BrokerRights> {
         self.0.settings.brokers.get(id).copied()
     }
@@ -104,59 +110,56 @@ impl Broker {
         request: &Request<T>,
         reference: Option<&pb::WorkloadReference>,
     ) -> Result<Workload, Status> {
-        let header = request.metadata().get(SECURITY_HEADER);
-        if header.is_none_or(|value| value.as_bytes() != b"true") {
-            return Err(Status::invalid_argument("security header missing from request"));
-        }
         let peer = request.extensions().get::<Peer>();
         let peer = peer.ok_or_else(|| Status::unauthenticated("the broker is not known"))?;
         let call = Call {
             broker: Some(peer.id.clone()),
             ..Call::new(BROKER, method, peer.caller.clone())
         };
-        let named = self.named(&peer.id, reference);
-        let (pid, process) = self.0.audit.outcome(&call, named)?;
-        let call = Call { subject_pid: Some(pid), ..call };
-        let selectors = self.0.attestor.attestors().attest(&process).await.map_err(|error| {
-            tracing::error!(pid, error = %error, broker = %peer.id, "Workload attestation failed");
-            match process.is_alive() {
-                true => Status::unavailable("workload attestation failed"),
-                false => Status::not_found("the process has ended"),
-            }
-        });
+        let named = self.0.audit.outcome(&call, self.named(peer, reference))?;
+        let call = named.subject_of(call);
+        let selectors = self.attest(&peer.id, &named).await;
         let selectors = self.0.audit.outcome(&call, selectors)?;
-        Ok(Workload { call, process: Caller::new(Ok(process), false), selectors })
+        Ok(Workload { call, broker: peer.id.clone(), named, selectors })
     }
 
-    /// The process that a reference names, if the broker may name it so.
+    /// What a reference names, if the broker may name it so.
     fn named(
         &self,
-        id: &SpiffeId,
+        peer: &Peer,
         reference: Option<&pb::WorkloadReference>,
-    ) -> Result<(i32, PinnedPeer), Status> {
+    ) -> Result<Named, Status> {
         let reference = reference.and_then(|reference| reference.reference.as_ref());
         let reference = reference.filter(|reference| !reference.type_url.is_empty());
         let reference = reference
             .ok_or_else(|| Status::invalid_argument("workload reference must be provided"))?;
-        let allowed = self.rights(id).is_some_and(|rights| rights.by_pid);
-        if reference.type_url != PID_REFERENCE || !allowed {
-            return Err(Status::permission_denied(format!(
+        let type_url = &reference.type_url;
+        let shown = || type_url.chars().take(128).collect::<String>();
+        let id = &peer.id;
+        match self.rights(id).and_then(|rights| rights.of(type_url)) {
+            None => Err(Status::permission_denied(format!(
                 "broker \"{id}\" is not allowed to use reference type \"{}\"",
-                reference.type_url.chars().take(128).collect::<String>()
-            )));
+                shown()
+            ))),
+            Some(Transports::Unix) if peer.over_tcp => Err(Status::permission_denied(format!(
+                "reference type \"{}\" is not allowed over TCP for broker \"{id}\"",
+                shown()
+            ))),
+            Some(_) => Named::read(type_url, reference.value.as_ref(), &self.0.proc_root),
         }
-        let pb::WorkloadPidReference { pid } =
-            pb::WorkloadPidReference::decode(reference.value.as_ref())
-                .map_err(|_| Status::invalid_argument("malformed workload reference"))?;
-        if pid <= 0 {
-            return Err(Status::invalid_argument("pid must be above 0"));
-        }
-        let process = PinnedPeer::from_named_pid(pid, &self.0.proc_root);
-        let process = process.map_err(|error: PeerError| {
-            tracing::debug!(pid, error = %error, "A broker named a process that is not there");
-            Status::not_found("there is no such process")
-        })?;
-        Ok((pid, process))
+    }
+
+    /// The selectors of what `broker` names, as it is now.
+    async fn attest(&self, broker: &SpiffeId, named: &Named) -> Result<SelectorSet, Status> {
+        let attestors = self.0.attestor.attestors();
+        let attested = attestors.attest_reference(broker, named.reference()?).await;
+        attested.map_err(|error| {
+            tracing::error!(%named, %error, %broker, "Workload attestation failed");
+            match named.is_alive() {
+                true => named::status(&error),
+                false => ended(),
+            }
+        })
     }
 
     /// Answers made of all bundles, now and at each change, while the workload lives.
@@ -172,7 +175,7 @@ impl Broker {
             if !first {
                 let changed = tokio::select! {
                     changed = receiver.changed() => changed.map_err(|_| stopping()),
-                    () = workload.exited() => Err(ended()),
+                    () = workload.named.exited() => Err(ended()),
                     () = service.0.stop.cancelled() => Err(stopping()),
                 };
                 if let Err(status) = changed {
@@ -188,8 +191,70 @@ impl Broker {
     }
 
     fn no_identity(&self, workload: &Workload) -> Status {
-        self.0.attestor.no_identity(&workload.process, &workload.selectors)
+        let (attestor, selectors) = (&self.0.attestor, &workload.selectors);
+        match &workload.named {
+            Named::Object(_) => attestor.no_identity_of(&workload.named.to_string(), selectors),
+            Named::Process(process) => attestor.no_identity(process, selectors),
+        }
     }
+}
+
+impl Following {
+    /// The next update, of the workload as it is then.
+    async fn next(&mut self) -> Result<Arc<WorkloadUpdate>, Status> {
+        loop {
+            let update = tokio::select! {
+                update = self.subscription.next() => Some(update.ok_or_else(stopping)?),
+                () = self.workload.named.exited() => return Err(ended()),
+                () = self.service.0.stop.cancelled() => return Err(stopping()),
+                () = tokio::time::sleep(LOOK), if self.workload.named.is_object() => None,
+            };
+            let is_new = std::mem::take(&mut self.first) || !self.workload.named.is_object();
+            if !is_new {
+                let Workload { broker, named, selectors, .. } = &mut self.workload;
+                match self.service.attest(broker, named).await {
+                    Ok(now) if now != *selectors => {
+                        self.subscription = self.service.0.view.cache.subscribe(now.clone());
+                        *selectors = now;
+                        continue;
+                    }
+                    Ok(_) => {}
+                    // Nothing is handed out meanwhile, and nothing is taken back for that.
+                    Err(status) if update.is_none() && !is_final(&status) => continue,
+                    Err(status) => return Err(status),
+                }
+            }
+            if let Some(update) = update {
+                return Ok(update);
+            }
+        }
+    }
+
+    /// The next answer.
+    async fn answer(&mut self) -> Result<pb::SubscribeToX509svidResponse, Status> {
+        let update = self.next().await;
+        let answer = update.and_then(|update| {
+            let answer = x509_answer(&update);
+            // As on the Workload API: whoever has none any more is told so.
+            match answer.svids.is_empty() {
+                true => Err(self.service.no_identity(&self.workload)),
+                false => Ok((update, answer)),
+            }
+        });
+        let (audit, call) = (&self.service.0.audit, &self.workload.call);
+        let (update, answer) = audit.outcome(call, answer)?;
+        audit.issued(call, |issued| {
+            for one in update.identities.iter().filter(|one| one.entry.may_be_passed_on()) {
+                issued.x509(&one.entry.id, &one.svid);
+            }
+        });
+        Ok(answer)
+    }
+}
+
+/// Whether asking again later is of no use.
+fn is_final(status: &Status) -> bool {
+    matches!(status.code(), Code::NotFound | Code::PermissionDenied | Code::InvalidArgument)
 }
 
 impl std::fmt::Debug for Broker {
@@ -219,33 +284,11 @@ impl pb::api_server::Api for Broker {
         let reference = request.get_ref().reference.as_ref();
         let workload = self.workload("SubscribeToX509SVID", &request, reference).await?;
         let subscription = self.0.view.cache.subscribe(workload.selectors.clone());
-        let state = Some((self.clone(), workload, subscription));
-        let answers = futures_util::stream::unfold(state, |state| async move {
-            let (service, workload, mut subscription) = state?;
-            let update = tokio::select! {
-                update = subscription.next() => update.ok_or_else(stopping),
-                () = workload.exited() => Err(ended()),
-                () = service.0.stop.cancelled() => Err(stopping()),
-            };
-            let answer = update.and_then(|update| {
-                let answer = x509_answer(&update);
-                // As on the Workload API: whoever has none any more is told so.
-                let answer = match answer.svids.is_empty() {
-                    true => Err(service.no_identity(&workload)),
-                    false => Ok(answer),
-                };
-                let answer = service.0.audit.outcome(&workload.call, answer)?;
-                service.0.audit.issued(&workload.call, |issued| {
-                    let served =
-                        update.identities.iter().filter(|one| one.entry.may_be_passed_on());
-                    for one in served {
-                        issued.x509(&one.entry.id, &one.svid);
-                    }
-                });
-                Ok(answer)
-            });
-            match answer {
-                Ok(answer) => Some((Ok(answer), Some((service, workload, subscription)))),
+        let following = Following { service: self.clone(), workload, subscription, first: true };
+        let answers = futures_util::stream::unfold(Some(following), |state| async move {
+            let mut following = state?;
+            match following.answer().await {
+                Ok(answer) => Some((Ok(answer), Some(following))),
                 Err(status) => Some((Err(status), None)),
             }
         });
@@ -284,7 +327,7 @@ impl pb::api_server::Api for Broker {
         });
         let found = self.0.jwt.fetch_all(entries, &request.audience);
         let found = workload.call.in_its_name(found).await.and_then(|found| {
-            match (found.is_empty(), workload.is_alive()) {
+            match (found.is_empty(), workload.named.is_alive()) {
                 (_, false) => Err(ended()),
                 (true, true) => Err(self.no_identity(&workload)),
                 (false, true) => Ok(found),
@@ -344,7 +387,8 @@ fn x509_answer(update: &WorkloadUpdate) -> pb::SubscribeToX509svidResponse {
     pb::SubscribeToX509svidResponse { svids, crl: Vec::new(), federated_bundles }
 }
 
-/// The service for a router.
-pub(crate) fn routes(broker: Broker) -> tonic::service::Routes {
-    tonic::service::Routes::new(ApiServer::new(broker)).prepare()
+/// The service for a router, and its description.
+fn routes(broker: Broker) -> tonic::service::Routes {
+    let routes = tonic::service::Routes::new(ApiServer::new(broker));
+    with_reflection(routes, [SERVICE]).prepare()
 }

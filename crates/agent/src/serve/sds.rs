@@ -177,6 +177,7 @@ impl Sds {
         if let Some(limiter) = limiter.filter(|_| !call.caller.is_self()) {
             limiter.try_acquire(&selectors, 1).map_err(|_| {
                 self.metrics.rate_limited.inc(&[call.method]);
+                self.metrics.refusals.inc(&["rate_limited"]);
                 Status::unavailable(format!("rate limit exceeded for {METHODS}{}", call.method))
             })?;
         }

@@ -48,17 +48,30 @@ impl Store for Disk {
             let name = format!("{}.bundle.pem", bundle.trust_domain);
             files.push(text(&name, 0o644, jwks::encode_pem(bundle)));
         }
-        let failed = |error: &dyn std::fmt::Display| StoreError::Failed(error.to_string());
-        std::fs::create_dir_all(&dir).map_err(|error| failed(&error))?;
-        place_files(&dir, &files).map_err(|error| failed(&signet_base::chain(&error)))
+        on_disk(move || {
+            std::fs::create_dir_all(&dir).map_err(|error| failed(&error))?;
+            place_files(&dir, &files).map_err(|error| failed(&signet_base::chain(&error)))
+        })
+        .await
     }
 
     async fn delete(&self, place: &Place) -> Result<(), StoreError> {
-        match std::fs::remove_dir_all(self.at(place)?) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(StoreError::Failed(error.to_string()))
-            }
+        let dir = self.at(place)?;
+        on_disk(move || match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(&error)),
             _ => Ok(()),
-        }
+        })
+        .await
     }
+}
+
+fn failed(error: &dyn std::fmt::Display) -> StoreError {
+    StoreError::Failed(error.to_string())
+}
+
+/// Does what waits for the disk away from the thread that serves.
+async fn on_disk(
+    work: impl FnOnce() -> Result<(), StoreError> + Send + 'static,
+) -> Result<(), StoreError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(failed(&error)))
 }

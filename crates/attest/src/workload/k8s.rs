@@ -6,8 +6,10 @@
 //! name that the workload itself could have made. A pod that the kubelet knows, with a container
 //! it does not know *yet*, is waited for, within a bound: nothing below it is looked at.
 
+pub mod cluster;
 pub mod kubelet;
 pub mod namespaces;
+pub mod objects;
 pub mod pods;
 mod polling;
 pub mod split;
@@ -18,16 +20,19 @@ use std::{
     time::Duration,
 };
 
-use signet_identity::Selector;
+use signet_identity::{Selector, SpiffeId};
 use tokio::time::Instant;
 
 use self::{
+    cluster::Cluster,
     namespaces::NamespaceSource,
+    objects::{BrokerPolicy, Brokers},
     pods::{Found, Pod, PodIndex},
 };
 use super::{
     WorkloadAttestError, WorkloadAttestor,
     container::{self, Candidate, Viewpoint},
+    reference::{Reference, ReferenceError},
 };
 use crate::peer::PinnedPeer;
 
@@ -119,9 +124,25 @@ impl SourceError {
 #[derive(Debug)]
 pub struct K8sAttestor {
     config: K8sConfig,
-    source: Arc<dyn PodSource>,
+    /// None where the kubelet is not to be asked.
+    source: Option<Arc<dyn PodSource>>,
     namespaces: Option<Arc<dyn NamespaceSource>>,
+    brokers: Option<Brokers>,
     viewpoint: OnceLock<Viewpoint>,
+}
+
+/// Where an object is; the namespace is empty for one of the whole cluster.
+#[derive(Debug)]
+struct Place {
+    namespace: String,
+    name: String,
+}
+
+impl Place {
+    fn of(pod: &Pod) -> Self {
+        let metadata = &pod.metadata;
+        Self { namespace: metadata.namespace.clone(), name: metadata.name.clone() }
+    }
 }
 
 /// What one answer of the kubelet says of a caller.
@@ -137,7 +158,20 @@ enum Verdict<'a> {
 impl K8sAttestor {
     /// An attestor with the given settings and source.
     pub fn new(config: K8sConfig, source: Arc<dyn PodSource>) -> Self {
-        Self { config, source, namespaces: None, viewpoint: OnceLock::new() }
+        Self { source: Some(source), ..Self::without_kubelet(config) }
+    }
+
+    /// An attestor that does not ask the kubelet (`disable_kubelet_client`): it knows no process, and
+    /// is for brokers alone.
+    pub fn without_kubelet(config: K8sConfig) -> Self {
+        Self { config, source: None, namespaces: None, brokers: None, viewpoint: OnceLock::new() }
+    }
+
+    /// Also follows the references of brokers, with this cluster's API server.
+    #[must_use]
+    pub fn with_brokers(mut self, policy: BrokerPolicy, cluster: Arc<Cluster>) -> Self {
+        self.brokers = Some(Brokers::new(policy, cluster));
+        self
     }
 
     /// Also finds the labels of the pod's namespace (`enable_namespace_labels`).
@@ -154,8 +188,8 @@ impl K8sAttestor {
         self
     }
 
-    /// The values of what is found, and the pod's namespace.
-    fn values(&self, verdict: &Verdict<'_>) -> Option<(Vec<String>, String)> {
+    /// The values of what is found, and where it is.
+    fn values(&self, verdict: &Verdict<'_>) -> Option<(Vec<String>, Place)> {
         let (pod, container) = match verdict {
             Verdict::Running(found) => (found.pod, Some(found.container)),
             Verdict::Starting(pod) if self.config.disable_container_selectors => (*pod, None),
@@ -165,7 +199,7 @@ impl K8sAttestor {
         if let Some(container) = container.filter(|_| !self.config.disable_container_selectors) {
             values.extend(container.selector_values());
         }
-        Some((values, pod.metadata.namespace.clone()))
+        Some((values, Place::of(pod)))
     }
 
     async fn selectors(
@@ -173,7 +207,7 @@ impl K8sAttestor {
         mut values: Vec<String>,
         namespace: &str,
     ) -> Result<Vec<Selector>, WorkloadAttestError> {
-        if let Some(source) = &self.namespaces {
+        if let Some(source) = self.namespaces.as_ref().filter(|_| !namespace.is_empty()) {
             let labels = source.labels(namespace).await.map_err(|error| {
                 WorkloadAttestError::Failed(format!(
                     "unable to get namespace labels for {namespace:?}: {error}"
@@ -204,28 +238,52 @@ impl WorkloadAttestor for K8sAttestor {
     }
 
     async fn attest(&self, peer: &PinnedPeer) -> Result<Vec<Selector>, WorkloadAttestError> {
-        self.find(peer, true).await
+        self.attest_process(peer, true).await
     }
 
     async fn look(&self, peer: &PinnedPeer) -> Result<Vec<Selector>, WorkloadAttestError> {
-        self.find(peer, false).await
+        self.attest_process(peer, false).await
+    }
+
+    async fn attest_reference(
+        &self,
+        broker: &SpiffeId,
+        reference: Reference<'_>,
+    ) -> Result<Vec<Selector>, ReferenceError> {
+        self.attest_named(broker, reference).await
     }
 }
 
 impl K8sAttestor {
-    /// Finds the pod and container of a process; waits for them where `wait`.
-    async fn find(
+    async fn attest_process(
         &self,
         peer: &PinnedPeer,
         wait: bool,
     ) -> Result<Vec<Selector>, WorkloadAttestError> {
+        match self.find(peer, wait).await? {
+            Some((values, place)) => self.selectors(values, &place.namespace).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Finds the pod and container of a process; waits for them where `wait`. None for a process that
+    /// is in no container.
+    async fn find(
+        &self,
+        peer: &PinnedPeer,
+        wait: bool,
+    ) -> Result<Option<(Vec<String>, Place)>, WorkloadAttestError> {
+        let source = self
+            .source
+            .as_ref()
+            .ok_or_else(|| WorkloadAttestError::Failed("kubelet client is disabled".to_owned()))?;
         let root = peer.proc_root();
         let cgroup = root.read(peer.pid(), "cgroup")?;
         let viewpoint = self.viewpoint.get_or_init(|| Viewpoint::own(root));
         let chain = container::pod_containers(&String::from_utf8_lossy(&cgroup), viewpoint)
             .map_err(|error| WorkloadAttestError::Failed(error.to_string()))?;
         if chain.is_empty() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         let began = Instant::now();
         let patience = self.config.patience_for(&chain);
@@ -234,10 +292,10 @@ impl K8sAttestor {
         let (mut seen, mut attempts) = (0, 0);
         loop {
             let answer = if attempts == 0 {
-                self.source.next(seen).await
+                source.next(seen).await
             } else {
                 tokio::select! {
-                    answer = self.source.next(seen) => answer,
+                    answer = source.next(seen) => answer,
                     () = peer.exited() => return Err(WorkloadAttestError::Failed(format!(
                         "the process exited while its container was waited for: {waited_for}"
                     ))),
@@ -249,8 +307,8 @@ impl K8sAttestor {
             match answer.pods {
                 Ok(pods) => {
                     let verdict = judge(chain.candidates(), &pods)?;
-                    if let Some((values, namespace)) = self.values(&verdict) {
-                        return self.selectors(values, &namespace).await;
+                    if let Some(found) = self.values(&verdict) {
+                        return Ok(Some(found));
                     }
                     if let Verdict::Starting(pod) = verdict {
                         waited_for = format!(

@@ -1,6 +1,6 @@
 //! `grpc.health.v1.Health` on the local socket.
 
-use std::{pin::Pin, time::Duration};
+use std::{pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::stream;
 use signet_api::pb::grpc::health::v1::{
@@ -8,12 +8,13 @@ use signet_api::pb::grpc::health::v1::{
     health_check_response::ServingStatus, health_server,
 };
 use signet_identity::TrustDomain;
-use signet_store::Store;
+use signet_store::{Store, StoreError};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
 use super::shared::serve;
 use crate::{
+    cache::Cache,
     context::Context,
     usecase::{authorization::Action, error::Error},
 };
@@ -26,12 +27,19 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(5);
 pub struct HealthService {
     trust_domain: TrustDomain,
     store: Store,
+    cache: Arc<Cache>,
+    max_staleness: Duration,
 }
 
 impl HealthService {
     /// The service of a server.
     pub fn new(context: &Context) -> Self {
-        Self { trust_domain: context.trust_domain.clone(), store: context.store.clone() }
+        Self {
+            trust_domain: context.trust_domain.clone(),
+            store: context.store.clone(),
+            cache: Arc::clone(&context.cache),
+            max_staleness: context.config.max_store_staleness,
+        }
     }
 
     /// As a service for the router.
@@ -39,11 +47,18 @@ impl HealthService {
         health_server::HealthServer::new(self)
     }
 
-    /// Serving means: the store answers, and there is a bundle to verify with.
+    /// Serving means: there is a bundle to verify with, and the store answers, or agents are served
+    /// from memory while the database is away, as HTTP's health checks have it.
     async fn status(&self) -> ServingStatus {
         let unhealthy = match self.store.bundle(&self.trust_domain).await {
             Ok(Some(_)) => return ServingStatus::Serving,
             Ok(None) => "bundle is missing",
+            Err(StoreError::Unavailable { .. })
+                if self.cache.staleness() <= self.max_staleness
+                    && self.cache.own_bundle().is_some() =>
+            {
+                return ServingStatus::Serving;
+            }
             Err(_) => "unable to fetch bundle",
         };
         tracing::warn!(reason = unhealthy, "Health check failed");

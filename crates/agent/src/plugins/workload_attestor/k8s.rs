@@ -1,14 +1,17 @@
 //! `WorkloadAttestor "k8s"`.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use signet_attest::workload::k8s::{
     K8sAttestor as K8sAttestorPort, K8sConfig,
+    cluster::Cluster,
     kubelet::{Kubelet, KubeletAuth, KubeletConfig},
     namespaces::ApiNamespaces,
+    objects::{BrokerPolicy, PodScope},
 };
 use signet_base::SharedClock;
 use signet_config::Block;
+use signet_identity::SpiffeId;
 
 use super::{SIGSTORE, WorkloadAttestor};
 
@@ -28,14 +31,35 @@ pub struct K8sAttestor {
     pub poll_retry_interval: Option<Duration>,
     /// `enable_namespace_labels`, default false.
     pub enable_namespace_labels: bool,
-    /// Where the kubelet is and how it is spoken to.
-    pub kubelet: KubeletConfig,
+    /// Where the kubelet is and how it is spoken to; none with `disable_kubelet_client`.
+    pub kubelet: Option<KubeletConfig>,
     /// `node_name_env`, default `MY_NODE_NAME`: where the node's name is, unless `node_name` says.
     pub node_name_env: String,
+    /// `experimental { broker {} }`: whose references are followed, and how.
+    pub brokers: Option<BrokerPolicy>,
+}
+
+impl K8sAttestor {
+    /// Where the kubelet is, with the node's name from the environment if nothing else says it.
+    pub fn kubelet(&self) -> Option<KubeletConfig> {
+        let mut kubelet = self.kubelet.clone();
+        if let Some(KubeletConfig::Secure { node_name, .. }) = &mut kubelet
+            && node_name.is_none()
+        {
+            *node_name = std::env::var(&self.node_name_env).ok().filter(|name| !name.is_empty());
+        }
+        kubelet
+    }
 }
 
 pub(super) fn decode(block: &Block<'_>) -> Option<WorkloadAttestor> {
-    refuse_what_is_not_there(block);
+    refuse_legacy_locator(block);
+    block.refuse("sigstore", SIGSTORE);
+    let brokers = experimental(block);
+    let disabled = block.flag("disable_kubelet_client");
+    if disabled {
+        check_without_kubelet(block, brokers.as_ref());
+    }
     // What the container locator sees is in the debug log anyway.
     block.flag("verbose_container_locator_logs");
     let above_zero = |key| block.integer::<i64>(key).filter(|n| *n > 0);
@@ -72,29 +96,35 @@ pub(super) fn decode(block: &Block<'_>) -> Option<WorkloadAttestor> {
         enable_namespace_labels: block.flag("enable_namespace_labels"),
         max_poll_attempts,
         poll_retry_interval,
-        kubelet,
+        kubelet: (!disabled).then_some(kubelet),
         node_name_env,
+        brokers,
     }))
 }
 
 /// The attestor, and how long it may wait for a container.
 pub(super) fn open(settings: &K8sAttestor, clock: &SharedClock) -> (K8sAttestorPort, Duration) {
-    let mut kubelet = settings.kubelet.clone();
-    if let KubeletConfig::Secure { node_name, .. } = &mut kubelet
-        && node_name.is_none()
-    {
-        *node_name = std::env::var(&settings.node_name_env).ok().filter(|name| !name.is_empty());
-    }
     let config = K8sConfig {
         disable_container_selectors: settings.disable_container_selectors,
         max_poll_attempts: settings.max_poll_attempts,
         poll_retry_interval: settings.poll_retry_interval,
     };
     let patience = config.patience();
-    let kubelet = Kubelet::new(kubelet, settings.poll_retry_interval, Arc::clone(clock));
-    let mut attestor = K8sAttestorPort::new(config, Arc::new(kubelet));
+    let mut attestor = match settings.kubelet() {
+        Some(kubelet) => {
+            let interval = settings.poll_retry_interval;
+            let kubelet = Kubelet::new(kubelet, interval, Arc::clone(clock));
+            K8sAttestorPort::new(config, Arc::new(kubelet))
+        }
+        None => K8sAttestorPort::without_kubelet(config),
+    };
+    let cluster = Arc::new(Cluster::new(Arc::clone(clock)));
     if settings.enable_namespace_labels {
-        attestor = attestor.with_namespaces(Arc::new(ApiNamespaces::new(Arc::clone(clock))));
+        let namespaces = ApiNamespaces::new(Arc::clone(&cluster));
+        attestor = attestor.with_namespaces(Arc::new(namespaces));
+    }
+    if let Some(policy) = &settings.brokers {
+        attestor = attestor.with_brokers(policy.clone(), cluster);
     }
     (attestor, patience)
 }
@@ -135,27 +165,86 @@ fn kubelet_auth(block: &Block<'_>) -> Option<KubeletAuth> {
     }
 }
 
-fn refuse_what_is_not_there(block: &Block<'_>) {
-    refuse_legacy_locator(block);
-    if block.flag("disable_kubelet_client") {
-        block.error(
-            "disable_kubelet_client",
-            "it is for brokers alone, which are not in this release; leave the attestor out",
-        );
-    }
-    block.refuse("sigstore", SIGSTORE);
-    if let Some(experimental) = block.block("experimental") {
-        experimental.refuse("broker", "the broker is not in this release; remove the block");
-        if let Some(api) = experimental.block("api_server") {
-            if let Some(cache) = api.block("cache") {
-                if cache.flag("enabled") {
-                    cache.warn("enabled", "it has no effect: labels are read when they are needed");
-                }
-                cache.finish();
+/// Reads `experimental`: the policy for brokers.
+fn experimental(block: &Block<'_>) -> Option<BrokerPolicy> {
+    let experimental = block.block("experimental")?;
+    if let Some(api) = experimental.block("api_server") {
+        if let Some(cache) = api.block("cache") {
+            if cache.flag("enabled") {
+                cache.warn("enabled", "it has no effect: objects are read when they are needed");
             }
-            api.finish();
+            cache.finish();
         }
-        experimental.finish();
+        api.finish();
+    }
+    let brokers = experimental.block("broker").and_then(broker_policy);
+    experimental.finish();
+    brokers
+}
+
+fn broker_policy(block: Block<'_>) -> Option<BrokerPolicy> {
+    let enforced = match block.required_text("access_policy").as_deref() {
+        Some("enforced") => Some(true),
+        Some("permissive") => Some(false),
+        Some(other) => {
+            let message = format_args!("found {other:?}, expected enforced or permissive");
+            block.error("access_policy", message);
+            None
+        }
+        None => None,
+    };
+    let mut brokers = BTreeMap::new();
+    for broker in block.blocks("brokers") {
+        let id = broker.parsed::<SpiffeId>("id");
+        let id = broker.required("id", id);
+        let scope = match broker.text("pod_reference_scope").as_deref() {
+            None | Some("" | "agent_node") => PodScope::AgentNode,
+            Some("cluster") => PodScope::Cluster,
+            Some(other) => {
+                let message = format_args!("found {other:?}, expected agent_node or cluster");
+                broker.error("pod_reference_scope", message);
+                PodScope::AgentNode
+            }
+        };
+        if let Some(id) = id
+            && brokers.insert(id.clone(), scope).is_some()
+        {
+            broker.error("id", format_args!("{id} is there twice"));
+        }
+        broker.finish();
+    }
+    if brokers.is_empty() {
+        block.error("brokers", "at least one broker is expected");
+    }
+    block.finish();
+    Some(BrokerPolicy { enforced: enforced?, brokers })
+}
+
+/// What says how the kubelet is reached makes no sense when it is not asked.
+fn check_without_kubelet(block: &Block<'_>, brokers: Option<&BrokerPolicy>) {
+    for key in [
+        "kubelet_read_only_port",
+        "kubelet_secure_port",
+        "kubelet_ca_path",
+        "skip_kubelet_verification",
+        "token_path",
+        "certificate_path",
+        "private_key_path",
+        "use_anonymous_authentication",
+        "node_name_env",
+        "node_name",
+        "reload_interval",
+    ] {
+        block.refuse(key, "it cannot be used with disable_kubelet_client");
+    }
+    for (id, scope) in brokers.iter().flat_map(|policy| &policy.brokers) {
+        if *scope == PodScope::AgentNode {
+            let message = format_args!(
+                "the pod_reference_scope of broker {id} must be \"cluster\" then: only the kubelet \
+                 knows which pods are on this node"
+            );
+            block.error("disable_kubelet_client", message);
+        }
     }
 }
 

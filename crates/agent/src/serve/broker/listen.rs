@@ -1,5 +1,5 @@
-//! The socket of the Broker Endpoint: mutual TLS with the agent's SVID, and with those of the brokers
-//! that the configuration names.
+//! The sockets of the Broker Endpoint: mutual TLS with the agent's SVID, and with those of the brokers
+//! that the configuration names, on a Unix socket, over TCP, or both.
 
 use std::{convert::Infallible, hash::Hash, sync::Arc, time::Duration};
 
@@ -7,15 +7,22 @@ use http::Request;
 use hyper::{body::Incoming as RequestBody, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use signet_api::intake::{Budget, Intake, Messages, NoRoom, holding};
-use signet_attest::peer::PinnedPeer;
+use signet_attest::peer::{PeerError, PinnedPeer};
 use signet_base::{SharedClock, Tasks, chain};
-use signet_daemon::listen::{Admission, Caps, Each, Incoming, Ticket, UnixOptions, UnixSocket};
+use signet_daemon::listen::{
+    Accept, Admission, Caps, Each, Incoming, ListenError, Ticket, UnixOptions, UnixSocket,
+    bind_host,
+};
 use signet_pki::tls::{
     ClientPolicy, SwappableIdentity, TlsError, TlsOptions, peer_of, server_config,
 };
-use tokio::{net::UnixStream, sync::watch};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, UnixStream},
+    sync::watch,
+};
 use tokio_rustls::{TlsAcceptor, rustls::ServerConfig, server::TlsStream};
-use tonic::service::Routes;
+use tonic::{Status, body::Body, service::Routes};
 use tower::Service as _;
 
 use super::{Broker, Peer, routes};
@@ -45,12 +52,39 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(30);
 pub(crate) const MODES: UnixOptions =
     UnixOptions { dir_mode: Some(0o750), socket_mode: 0o770, take_over: false };
 
-/// Serves the socket until the tasks end.
+/// What each request must carry once, with the value `true` (SPIFFE Broker Endpoint, section 4).
+const SECURITY_HEADER: &str = "broker.spiffe.io";
+/// What the paths of gRPC reflection begin with, in all versions.
+const REFLECTION: &str = "/grpc.reflection.";
+
+/// Binds the TCP listener. No host is all addresses, of IPv4 alone where there is no other.
+///
+/// # Errors
+/// [`ListenError`].
+pub(crate) async fn bind((host, port): &(String, u16)) -> Result<TcpListener, ListenError> {
+    if !host.is_empty() {
+        return bind_host(host, *port).await;
+    }
+    match bind_host("::", *port).await {
+        Err(ListenError::Tcp { .. }) => bind_host("0.0.0.0", *port).await,
+        bound => bound,
+    }
+}
+
+/// What answers on all sockets.
+#[derive(Clone)]
+struct Endpoint {
+    broker: Broker,
+    api: Routes,
+    acceptor: TlsAcceptor,
+}
+
+/// Serves the sockets until the tasks end.
 ///
 /// # Errors
 /// [`TlsError`] when TLS cannot be set up.
 pub(crate) fn serve(
-    socket: UnixSocket,
+    (unix, tcp): (Option<UnixSocket>, Option<TcpListener>),
     broker: Broker,
     status: watch::Receiver<AgentStatus>,
     require_pq_kem: bool,
@@ -59,23 +93,43 @@ pub(crate) fn serve(
     let identity = Arc::new(SwappableIdentity::empty());
     let tls = config(&broker, Arc::clone(&identity), require_pq_kem)?;
     follow(status, identity, tasks);
-    let token = tasks.token().clone();
-    let mut incoming = Incoming::new("broker", socket, Admission::new(CONNECTIONS), token.clone());
-    let acceptor = TlsAcceptor::from(tls);
     let api = routes(broker.clone());
+    let endpoint = Endpoint { broker, api, acceptor: TlsAcceptor::from(tls) };
+    if let Some(socket) = unix {
+        let proc_root = endpoint.broker.0.proc_root.clone();
+        // Pinned before a byte is read.
+        let caller = move |stream: &UnixStream| PinnedPeer::from_socket(stream, &proc_root);
+        accept(socket, endpoint.clone(), false, caller, tasks);
+    }
+    if let Some(listener) = tcp {
+        accept(listener, endpoint, true, |_| Err(PeerError::Remote), tasks);
+    }
+    Ok(())
+}
+
+fn accept<L: Accept<Stream: AsyncRead + AsyncWrite + Unpin, Key: Sync>>(
+    listener: L,
+    endpoint: Endpoint,
+    over_tcp: bool,
+    caller: impl Fn(&L::Stream) -> Result<PinnedPeer, PeerError> + Send + 'static,
+    tasks: &Tasks,
+) {
+    let token = tasks.token().clone();
+    let mut incoming =
+        Incoming::new("broker", listener, Admission::new(CONNECTIONS), token.clone());
     let spawner = tasks.clone();
     tasks.spawn("broker", async move {
         while let Some(connection) = incoming.next().await {
-            let (acceptor, api, broker) = (acceptor.clone(), api.clone(), broker.clone());
-            let (stream, ticket) = connection.into_parts();
+            let endpoint = endpoint.clone();
+            let (stream, from, ticket) = connection.into_all();
             let (closed, token) = (ticket.closed().clone(), token.clone());
+            let caller = Caller::new(caller(&stream), false);
             let work = async move {
-                // Pinned before a byte is read.
-                let process = PinnedPeer::from_socket(&stream, &broker.0.proc_root);
-                let caller = Caller::new(process, false);
-                match admit(stream, caller, &acceptor, &broker).await {
-                    Ok((stream, peer)) => connection_task(stream, peer, api, ticket).await,
-                    Err(error) => tracing::warn!(error, "A broker was turned away"),
+                match endpoint.admit(stream, caller, over_tcp).await {
+                    Ok((stream, peer)) => {
+                        connection_task(stream, peer, endpoint.api, ticket).await;
+                    }
+                    Err(error) => tracing::warn!(error, ?from, "A broker was turned away"),
                 }
             };
             spawner.spawn("broker", async move {
@@ -87,7 +141,6 @@ pub(crate) fn serve(
             });
         }
     });
-    Ok(())
 }
 
 fn config(
@@ -127,39 +180,58 @@ fn follow(mut status: watch::Receiver<AgentStatus>, to: Arc<SwappableIdentity>, 
     });
 }
 
-/// Does the handshake; lets in whom the configuration names.
-async fn admit(
-    stream: UnixStream,
-    caller: Caller,
-    acceptor: &TlsAcceptor,
-    broker: &Broker,
-) -> Result<(TlsStream<UnixStream>, Peer), String> {
-    let stream = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream))
-        .await
-        .map_err(|_| "the handshake takes too long".to_owned())?
-        .map_err(|error| error.to_string())?;
-    let (_, session) = stream.get_ref();
-    let peer = peer_of(session.peer_certificates()).map_err(|error| error.to_string())?;
-    let id = peer.ok_or_else(|| "it has shown no X.509-SVID".to_owned())?.id;
-    if broker.rights(&id).is_none() {
-        return Err(format!("{id} is no broker of this agent"));
+impl Endpoint {
+    /// Does the handshake; lets in whom the configuration names.
+    async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        stream: S,
+        caller: Caller,
+        over_tcp: bool,
+    ) -> Result<(TlsStream<S>, Peer), String> {
+        let stream = tokio::time::timeout(HANDSHAKE, self.acceptor.accept(stream))
+            .await
+            .map_err(|_| "the handshake takes too long".to_owned())?
+            .map_err(|error| error.to_string())?;
+        let (_, session) = stream.get_ref();
+        let peer = peer_of(session.peer_certificates()).map_err(|error| error.to_string())?;
+        let id = peer.ok_or_else(|| "it has shown no X.509-SVID".to_owned())?.id;
+        if self.broker.rights(&id).is_none() {
+            return Err(format!("{id} is no broker of this agent"));
+        }
+        Ok((stream, Peer { id, caller, over_tcp }))
     }
-    Ok((stream, Peer { id, caller }))
 }
 
-async fn connection_task<K: Clone + Eq + Hash + Send + Sync + 'static>(
-    stream: TlsStream<UnixStream>,
-    peer: Peer,
-    api: Routes,
-    ticket: Ticket<K>,
-) {
+/// Why a request is not even looked at: the API is described on the Unix socket alone, and nothing is
+/// answered to a request that was made to be sent elsewhere.
+fn refusal<B>(request: &Request<B>, over_tcp: bool) -> Option<Status> {
+    if over_tcp && request.uri().path().starts_with(REFLECTION) {
+        let message = "server reflection is only available over Unix sockets";
+        return Some(Status::permission_denied(message));
+    }
+    let mut values = request.headers().get_all(SECURITY_HEADER).iter();
+    match (values.next(), values.next()) {
+        (Some(value), None) if value.as_bytes() == b"true" => None,
+        _ => Some(Status::invalid_argument("security header missing from request")),
+    }
+}
+
+async fn connection_task<S, K>(stream: TlsStream<S>, peer: Peer, api: Routes, ticket: Ticket<K>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+    K: Clone + Eq + Hash + Send + Sync + 'static,
+{
     let budget = Budget::new(BUDGET);
     let id = peer.id.clone();
     let service = service_fn(move |mut request: Request<RequestBody>| {
         let open = ticket.call();
+        let refusal = refusal(&request, peer.over_tcp);
         request.extensions_mut().insert(peer.clone());
         let (mut api, budget) = (api.clone(), budget.clone());
         async move {
+            if let Some(status) = refusal {
+                return Ok(status.into_http::<Body>().map(|body| holding(body, open)));
+            }
             let intake = Intake {
                 messages: Messages::Few,
                 max_message: MAX_REQUEST,

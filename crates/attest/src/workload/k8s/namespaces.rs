@@ -9,8 +9,10 @@ use std::{
 };
 
 use signet_base::SharedClock;
-use signet_k8s::{ApiServer, KubeSource};
+use signet_k8s::ApiServer;
 use tokio::{sync::Mutex, time::Instant};
+
+use super::cluster::Cluster;
 
 /// How old an answer may be: a label that is taken away counts no longer than this.
 const FRESH: Duration = Duration::from_secs(5);
@@ -36,38 +38,25 @@ pub trait NamespaceSource: Send + Sync + fmt::Debug {
 
 type Held = Arc<Mutex<Option<(Instant, Result<Labels, String>)>>>;
 
-/// Reads from the API server that `KUBECONFIG` names, or else that of the agent's own cluster.
+/// Reads from the cluster's API server.
 pub struct ApiNamespaces {
-    api: Mutex<Option<Arc<ApiServer>>>,
-    clock: SharedClock,
+    cluster: Arc<Cluster>,
     held: StdMutex<HashMap<String, Held>>,
 }
 
 impl ApiNamespaces {
     /// A source. Nothing is read yet.
-    pub fn new(clock: SharedClock) -> Self {
-        Self { api: Mutex::default(), clock, held: StdMutex::default() }
+    pub fn new(cluster: Arc<Cluster>) -> Self {
+        Self { cluster, held: StdMutex::default() }
     }
 
     /// A source that reads from this server.
     pub fn with_api(api: ApiServer, clock: SharedClock) -> Self {
-        Self { api: Mutex::new(Some(Arc::new(api))), clock, held: StdMutex::default() }
-    }
-
-    async fn api(&self) -> Result<Arc<ApiServer>, String> {
-        let mut api = self.api.lock().await;
-        if let Some(api) = &*api {
-            return Ok(Arc::clone(api));
-        }
-        let failed = |why: &dyn fmt::Display| format!("unable to set up kube client: {why}");
-        let made = ApiServer::new(KubeSource::from_env(), Arc::clone(&self.clock));
-        let made = Arc::new(made.map_err(|error| failed(&error))?);
-        *api = Some(Arc::clone(&made));
-        Ok(made)
+        Self::new(Arc::new(Cluster::with_api(api, clock)))
     }
 
     async fn read(&self, namespace: &str) -> Result<Labels, String> {
-        let api = self.api().await?;
+        let api = self.cluster.api().await?;
         let read = tokio::time::timeout(DEADLINE, api.get_namespace(namespace)).await;
         let failed = |why: String| format!("unable to get namespace {namespace:?}: {why}");
         match read {

@@ -238,6 +238,17 @@ impl PodIndex {
         by_uid.or_else(|| self.pods.iter().find(|pod| pod.has_cgroups_of(uid)))
     }
 
+    /// The pod of this name.
+    pub fn named(&self, namespace: &str, name: &str) -> Option<&Pod> {
+        let is_it = |pod: &&Pod| pod.metadata.namespace == namespace && pod.metadata.name == name;
+        self.pods.iter().find(is_it)
+    }
+
+    /// The pod of this UID.
+    pub fn with_uid(&self, uid: &str) -> Option<&Pod> {
+        self.pods.iter().find(|pod| pod.metadata.uid == uid)
+    }
+
     /// How many pods there are.
     pub fn len(&self) -> usize {
         self.pods.len()

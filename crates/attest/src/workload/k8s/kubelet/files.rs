@@ -90,18 +90,27 @@ struct Stamp {
 }
 
 impl KubeletConfig {
+    /// The kubelet's host and port.
+    pub fn address(&self) -> (&str, u16) {
+        match self {
+            Self::ReadOnly { port } => ("127.0.0.1", *port),
+            Self::Secure { port, node_name, .. } => {
+                (node_name.as_deref().unwrap_or("127.0.0.1"), *port)
+            }
+        }
+    }
+
     /// Where the pods are.
     pub(super) fn url(&self) -> String {
-        match self {
-            Self::ReadOnly { port } => format!("http://127.0.0.1:{port}/pods"),
-            Self::Secure { port, node_name, .. } => {
-                let host = node_name.as_deref().unwrap_or("127.0.0.1");
-                if host.contains(':') && !host.starts_with('[') {
-                    format!("https://[{host}]:{port}/pods")
-                } else {
-                    format!("https://{host}:{port}/pods")
-                }
-            }
+        let scheme = match self {
+            Self::ReadOnly { .. } => "http",
+            Self::Secure { .. } => "https",
+        };
+        let (host, port) = self.address();
+        if host.contains(':') && !host.starts_with('[') {
+            format!("{scheme}://[{host}]:{port}/pods")
+        } else {
+            format!("{scheme}://{host}:{port}/pods")
         }
     }
 

@@ -1,0 +1,105 @@
+//! A small HTTP server whose answers a test decides.
+
+use std::{
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+/// How long a client may take to send a request.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A request that came.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// For example `GET`.
+    pub method: String,
+    /// Path and query.
+    pub target: String,
+    /// The header lines.
+    pub headers: Vec<String>,
+    /// The body.
+    pub body: String,
+}
+
+impl Asked {
+    /// The value of a header; names are told apart by letters alone.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+/// A server on 127.0.0.1, one request for each connection. It is there as long as the process.
+#[derive(Debug)]
+pub struct FakeHttp {
+    /// Its port.
+    pub port: u16,
+    asked: Arc<Mutex<Vec<Asked>>>,
+}
+
+impl FakeHttp {
+    /// Starts a server that answers with the status and the JSON that `answer` gives.
+    ///
+    /// # Panics
+    ///
+    /// When there is no port.
+    pub fn start(answer: impl Fn(&Asked) -> (u16, String) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("its own address").port();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (noted, answer) = (Arc::clone(&asked), Arc::new(answer));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (noted, answer) = (Arc::clone(&noted), Arc::clone(&answer));
+                // A client may go away at any time.
+                std::thread::spawn(move || drop(serve(stream, &noted, &*answer)));
+            }
+        });
+        Self { port, asked }
+    }
+
+    /// What was asked so far.
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn serve(
+    mut stream: TcpStream,
+    noted: &Mutex<Vec<Asked>>,
+    answer: &dyn Fn(&Asked) -> (u16, String),
+) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut line = || {
+        let mut line = String::new();
+        reader.read_line(&mut line).map(|_| line.trim_end().to_owned())
+    };
+    let first = line()?;
+    let mut words = first.split(' ').map(str::to_owned);
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    let mut headers = Vec::new();
+    loop {
+        match line()? {
+            end if end.is_empty() => break,
+            header => headers.push(header),
+        }
+    }
+    let mut asked = Asked { method, target, headers, body: String::new() };
+    let length = asked.header("content-length").and_then(|length| length.parse().ok());
+    let mut body = vec![0; length.unwrap_or(0)];
+    reader.read_exact(&mut body)?;
+    asked.body = String::from_utf8_lossy(&body).into_owned();
+    noted.lock().unwrap_or_else(PoisonError::into_inner).push(asked.clone());
+    let (status, body) = answer(&asked);
+    write!(
+        stream,
+        "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+}
