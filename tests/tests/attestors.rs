@@ -234,11 +234,39 @@ fn a_host_name_is_proved_over_http() {
         agent.launch();
         assert_ne!(agent.process().wait(e2e::DEADLINE), 0, "{wrong}");
     }
-    let _agent = Agent::start_in(server.dir(), "agent", machine_options(&server, attestor(&name)));
+    let mut agent =
+        Agent::start_in(server.dir(), "agent", machine_options(&server, attestor(&name)));
     let attested = the_agent(&server);
     assert_eq!(attested["id"]["path"], format!("/spire/agent/http_challenge/{name}"));
     assert_eq!(selectors(&attested), [format!("http_challenge:hostname:{name}")]);
     assert_eq!(attested["can_reattest"], false, "trust on first use is the default");
+
+    // As if the answer had been lost together with the agent: it has its key, a note that it attests
+    // with that (the name of the attestor, hashed), and no SVID.
+    let data = server.dir().join("agent/data");
+    let lose = || {
+        for file in ["agent-data.json", "svid-cache.sealed"] {
+            let _ = std::fs::remove_file(data.join(file));
+        }
+    };
+    agent.stop();
+    lose();
+    let what = "243223a9c19b759baf87a5835c7557a3093e909bdccf080e30bff5461ba394ee";
+    let note = format!("{{\"key_id\":\"agent-svid-A\",\"token_sha256\":\"{what}\"}}");
+    std::fs::write(data.join("join-token-attempt.json"), note).expect("a note");
+    agent.launch();
+    agent.ready();
+    let again = the_agent(&server);
+    assert_eq!(again["id"], attested["id"]);
+    assert_ne!(again["x509svid_serial_number"], attested["x509svid_serial_number"]);
+    assert!(!data.join("join-token-attempt.json").exists());
+
+    // Another key is another agent's.
+    agent.stop();
+    lose();
+    agent.launch();
+    assert_ne!(agent.process().wait(e2e::DEADLINE), 0);
+    assert!(agent.log().contains("already been used"), "{}", agent.log());
 }
 
 #[test]

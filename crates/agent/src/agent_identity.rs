@@ -171,7 +171,8 @@ enum Manager {
     Memory(MemoryKeyManager),
 }
 
-/// A join token that was, or is about to be, sent with a certain key.
+/// A join token, or the evidence of a kind of node attestor, that was, or is about to be, sent with a
+/// certain key.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Pending {
     key_id: String,
@@ -351,17 +352,18 @@ impl AgentKeys {
         key?.map(|key| AgentKey::new(slot, &key).map(|key| key.signer)).transpose()
     }
 
-    /// The key to spend a join token with: the one it was sent with before, if any, so that a
-    /// server that binds the token to the key answers again after a lost reply.
+    /// The key to attest with, by a join token or a node attestor: the one that was sent with it
+    /// before, if any, so that a server that binds an attestation to the key answers again after a
+    /// lost reply.
     ///
     /// # Errors
     /// [`KeyManagerError`].
-    pub async fn for_token(
+    pub async fn for_attempt(
         &self,
-        token: &str,
+        what: &str,
         current: Option<&AgentKey>,
     ) -> Result<AgentKey, KeyManagerError> {
-        let token_sha256 = digest::sha256_hex(token.as_bytes());
+        let token_sha256 = digest::sha256_hex(what.as_bytes());
         let pending = lock(&self.pending).clone();
         if let Some(pending) = pending.filter(|pending| pending.token_sha256 == token_sha256)
             && let Some(slot) = SLOTS.into_iter().find(|slot| *slot == pending.key_id)
@@ -376,18 +378,18 @@ impl AgentKeys {
         {
             // Attesting is still possible; only a reply lost together with this process is not
             // recovered from.
-            tracing::warn!(error = %error, "Could not note the join token attempt");
+            tracing::warn!(error = %error, "Could not note the attempt to attest");
         }
         *lock(&self.pending) = Some(pending);
         Ok(key)
     }
 
-    /// Notes that no token is pending any more.
+    /// Notes that no attempt is pending any more.
     pub fn settled(&self) {
         if lock(&self.pending).take().is_some()
             && let Err(error) = files::remove_durably(&self.pending_path)
         {
-            tracing::warn!(error = %error, "Could not remove the note of the join token attempt");
+            tracing::warn!(error = %error, "Could not remove the note of the attempt to attest");
         }
     }
 }
@@ -423,11 +425,11 @@ mod tests {
         };
         let spki = |key: &AgentKey| key.signer.public_key().spki_der().to_vec();
         let keys = open();
-        let first = spki(&keys.for_token("t1", None).await.unwrap());
-        assert_eq!(spki(&keys.for_token("t1", None).await.unwrap()), first);
+        let first = spki(&keys.for_attempt("t1", None).await.unwrap());
+        assert_eq!(spki(&keys.for_attempt("t1", None).await.unwrap()), first);
         let after_crash = open();
-        assert_eq!(spki(&after_crash.for_token("t1", None).await.unwrap()), first);
-        assert_ne!(spki(&after_crash.for_token("t2", None).await.unwrap()), first);
+        assert_eq!(spki(&after_crash.for_attempt("t1", None).await.unwrap()), first);
+        assert_ne!(spki(&after_crash.for_attempt("t2", None).await.unwrap()), first);
         after_crash.settled();
         assert!(!dir.path().join(PENDING_FILE).exists());
         let note = Pending { key_id: "k".into(), token_sha256: "secret".into() };

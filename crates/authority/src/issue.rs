@@ -11,7 +11,7 @@ use signet_pki::{
     jwt::JwtClaims,
     ports::{X509CaAttributes, X509SvidAttributes},
     wit::{ProofAlgorithm, WitClaims},
-    x509::{CaParams, Issued, Name, SvidParams},
+    x509::{CaParams, Issued, Name, Serial, SvidParams},
 };
 use signet_time::UnixTime;
 
@@ -96,7 +96,7 @@ impl Authority {
         let default_ttl = self.shared.options.x509_svid_ttl;
         let composers = self.shared.composers();
         if composers.is_empty() {
-            let svid = Svid { spiffe_id, public_key, ttl, default_ttl };
+            let svid = Svid { spiffe_id, public_key, ttl, default_ttl, serial: None };
             // Without a subject of its own an SVID has the default one, made once.
             let Some(subject) = subject.filter(|subject| !subject.is_empty()) else {
                 return self.sign_svid(svid, None, dns_names, &[]).await;
@@ -110,10 +110,14 @@ impl Authority {
             attributes =
                 composing(composer.name(), composed).await.map_err(IssueError::Composer)?;
         }
-        self.sign_composed(Svid { spiffe_id, public_key, ttl, default_ttl }, attributes).await
+        self.sign_composed(
+            Svid { spiffe_id, public_key, ttl, default_ttl, serial: None },
+            attributes,
+        )
+        .await
     }
 
-    /// Signs an agent's X.509-SVID.
+    /// Signs an agent's X.509-SVID, with this serial number or a random one.
     ///
     /// # Errors
     /// [`IssueError`].
@@ -121,6 +125,7 @@ impl Authority {
         &self,
         spiffe_id: &SpiffeId,
         public_key: &PublicKey,
+        serial: Option<Serial>,
     ) -> Result<X509Svid, IssueError> {
         let mut attributes = svid_attributes(None, &[]);
         for composer in self.shared.composers().iter() {
@@ -129,7 +134,8 @@ impl Authority {
                 composing(composer.name(), composed).await.map_err(IssueError::Composer)?;
         }
         let default_ttl = self.shared.options.agent_ttl;
-        self.sign_composed(Svid { spiffe_id, public_key, ttl: None, default_ttl }, attributes).await
+        let svid = Svid { spiffe_id, public_key, ttl: None, default_ttl, serial };
+        self.sign_composed(svid, attributes).await
     }
 
     /// Signs the server's own X.509-SVID, `spiffe://<td>/spire/server`.
@@ -145,7 +151,7 @@ impl Authority {
         }
         let spiffe_id = SpiffeId::server(self.shared.options.trust_domain.clone());
         let default_ttl = self.shared.options.x509_svid_ttl;
-        let svid = Svid { spiffe_id: &spiffe_id, public_key, ttl: None, default_ttl };
+        let svid = Svid { spiffe_id: &spiffe_id, public_key, ttl: None, default_ttl, serial: None };
         self.sign_composed(svid, attributes).await
     }
 
@@ -281,7 +287,11 @@ impl Authority {
             now,
             not_after,
         };
-        let issued = ca.ca.svid(&params)?.sign_with(&ca.key).await?;
+        let unsigned = match svid.serial {
+            Some(serial) => ca.ca.numbered_svid(&params, serial)?,
+            None => ca.ca.svid(&params)?,
+        };
+        let issued = unsigned.sign_with(&ca.key).await?;
         Ok(self.noted(with_chain(&ca, issued)))
     }
 
@@ -338,6 +348,8 @@ struct Svid<'a> {
     public_key: &'a PublicKey,
     ttl: Option<Duration>,
     default_ttl: Duration,
+    /// Random unless it is given.
+    serial: Option<Serial>,
 }
 
 fn svid_attributes(subject: Option<&Name>, dns_names: &[String]) -> X509SvidAttributes {

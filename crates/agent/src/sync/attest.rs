@@ -313,7 +313,13 @@ impl Shared {
         let cached = self.data.state().bundle();
         let authorities = if cached.is_empty() { self.ask_source().await? } else { Some(cached) };
         let client = self.anonymous_client(authorities.as_deref())?;
-        let (attested, key) = self.attest_with(&client, current).await?;
+        // The key is durable before the request leaves: a lost reply can be asked for again.
+        let what = match &self.settings.join_token {
+            Some(token) => token.expose().to_owned(),
+            None => self.attestor.load().as_ref().map_or("", |attestor| attestor.kind()).to_owned(),
+        };
+        let key = self.data.keys().for_attempt(&what, current).await.map_err(local)?;
+        let attested = self.attest_with(&client, &key).await?;
         let identity =
             AgentIdentity::new(&attested.chain, key, attested.reattestable).map_err(local)?;
         if !identity.id.is_member_of(&self.settings.trust_domain) {
@@ -348,7 +354,8 @@ impl Shared {
         if present.reattestable && self.attestor.load().is_some() {
             let bundle = self.data.state().bundle();
             let client = self.anonymous_client(Some(&bundle))?;
-            let (attested, key) = self.attest_with(&client, Some(&present.key)).await?;
+            let key = self.data.keys().fresh(Some(&present.key)).await.map_err(local)?;
+            let attested = self.attest_with(&client, &key).await?;
             return AgentIdentity::new(&attested.chain, key, attested.reattestable).map_err(local);
         }
         let key = self.data.keys().fresh(Some(&present.key)).await.map_err(local)?;
@@ -360,19 +367,12 @@ impl Shared {
     async fn attest_with(
         &self,
         client: &ServerClient,
-        current: Option<&AgentKey>,
-    ) -> Result<(Attested, AgentKey), ClientError> {
+        key: &AgentKey,
+    ) -> Result<Attested, ClientError> {
         let none = || ClientError::Local("there is no node attestor".to_owned());
         let attestor = self.attestor.load_full().ok_or_else(none)?;
-        // The key is durable before the request leaves: a lost reply can be asked for again.
-        let key = match &self.settings.join_token {
-            Some(token) => self.data.keys().for_token(token.expose(), current).await,
-            None => self.data.keys().fresh(current).await,
-        }
-        .map_err(local)?;
         let csr = create_csr(&CsrParams::agent(), &*key.signer).map_err(local)?;
-        let attested = client.attest(&**attestor, &csr).await?;
-        Ok((attested, key))
+        client.attest(&**attestor, &csr).await
     }
 
     /// Asks the configured source whom to trust; none for `insecure_bootstrap`.

@@ -156,6 +156,18 @@ impl Ca {
     /// # Errors
     /// [`IssueError::CaExpired`], or no randomness.
     pub fn svid(&self, params: &SvidParams<'_>) -> Result<UnsignedCertificate<'_>, IssueError> {
+        self.numbered_svid(params, Serial::random()?)
+    }
+
+    /// As [`Ca::svid`], with a serial number that somebody else made.
+    ///
+    /// # Errors
+    /// [`IssueError::CaExpired`].
+    pub fn numbered_svid(
+        &self,
+        params: &SvidParams<'_>,
+        serial: Serial,
+    ) -> Result<UnsignedCertificate<'_>, IssueError> {
         let subject = match (params.subject, params.dns_names.first()) {
             (Some(subject), _) => Cow::Owned(subject.to_der()),
             (None, Some(dns_name)) => {
@@ -177,7 +189,7 @@ impl Ca {
             extensions: params.extensions,
         };
         let algorithm = Cow::Borrowed(&*self.template.algorithm);
-        tbs.encode(Serial::random()?, self.certificate.raw_subject(), algorithm)
+        tbs.encode(serial, self.certificate.raw_subject(), algorithm)
     }
 
     /// A CA certificate for another key (a downstream server's), with the subject of `params` as

@@ -220,7 +220,7 @@ impl Agents {
             return Err(Error::invalid("missing CSR"));
         }
         let public_key = public_key(csr)?;
-        let signed = self.authority.sign_agent_x509(id, &public_key).await;
+        let signed = self.authority.sign_agent_x509(id, &public_key, None).await;
         let svid = signed.map_err(|error| Error::signing("failed to sign X509 SVID", &error))?;
         self.counted.signed_x509.inc(&[]);
         let (serial, not_after) = (svid.serial_number.clone(), svid.not_after);

@@ -8,7 +8,7 @@ use signet_audit::{Digested, Field};
 use signet_authority::Authority;
 use signet_base::SharedClock;
 use signet_identity::{AttestedNode, Selector, SelectorSet, SpiffeId, TrustDomain};
-use signet_pki::{PublicKey, digest};
+use signet_pki::{PublicKey, digest, x509::Serial};
 use signet_store::{Store, TokenAttestation};
 use signet_time::UnixTime;
 
@@ -158,10 +158,15 @@ impl Attestation {
             let selectors = &attestation.selectors;
             self.policy.judge(&self.cache, |judge| judge.agent(&agent_id, selectors).map(drop))?;
         }
-        let is_known = !is_token && self.is_known(&agent_id, attestation.can_reattest).await?;
+        let may_repeat = |node: &AttestedNode| {
+            attestation.can_reattest || is_repeated(node, &public_key, self.clock.unix())
+        };
+        let is_known = !is_token && self.is_known(&agent_id, may_repeat).await?;
         // For a token this comes before the token is spent, so that spending it and recording the
         // agent are one transaction; nothing leaves before that has come to pass.
-        let signed = self.authority.sign_agent_x509(&agent_id, &public_key).await;
+        let serial = Serial::of_key(&public_key)
+            .map_err(|error| Error::internal("failed to sign X509 SVID").because(error))?;
+        let signed = self.authority.sign_agent_x509(&agent_id, &public_key, Some(serial)).await;
         let svid = signed.map_err(|error| Error::signing("failed to sign X509 SVID", &error))?;
         let node = AttestedNode {
             spiffe_id: agent_id.clone(),
@@ -228,12 +233,16 @@ impl Attestation {
     ///
     /// # Errors
     /// `Denied` when it is banned, or when it may attest only once.
-    async fn is_known(&self, agent_id: &SpiffeId, can_reattest: bool) -> Result<bool, Error> {
+    async fn is_known(
+        &self,
+        agent_id: &SpiffeId,
+        may_repeat: impl Fn(&AttestedNode) -> bool,
+    ) -> Result<bool, Error> {
         let known = self.store.node(agent_id).await;
         match known.map_err(|error| Error::store("failed to fetch agent", &error))? {
             None => Ok(false),
             Some(node) if node.is_banned() => Err(banned()),
-            Some(_) if can_reattest => Ok(true),
+            Some(node) if may_repeat(&node) => Ok(true),
             Some(_) => Err(Error::new(
                 ErrorKind::Denied,
                 "attestation data has already been used to attest an agent",
@@ -325,6 +334,15 @@ impl fmt::Debug for Attestation {
     }
 }
 
+/// Whether an attestation that can be made only once is made again with the key it was made with
+/// before, because its answer was lost: the agent has not renewed its SVID since, which the serial
+/// number on record tells to be of this key.
+fn is_repeated(node: &AttestedNode, key: &PublicKey, now: UnixTime) -> bool {
+    node.new_serial_number.is_empty()
+        && node.expires_at > now
+        && Serial::is_of_key(&node.serial_number, key)
+}
+
 fn token_text(payload: &[u8]) -> Option<&str> {
     let text = std::str::from_utf8(payload).ok()?;
     (text.len() <= join_token::MAX_TOKEN).then_some(text)
@@ -338,4 +356,37 @@ fn with_id(selectors: SelectorSet, id: &SpiffeId) -> Result<SelectorSet, Error> 
 
 fn banned() -> Error {
     Error::new(ErrorKind::Denied, "failed to attest: agent is banned")
+}
+
+#[cfg(test)]
+mod tests {
+    use signet_pki::{KeyType, PrivateKey, Signer as _};
+
+    use super::*;
+
+    #[test]
+    fn only_the_key_that_was_first_attests_again_and_only_until_it_is_renewed_or_expires() {
+        let key = || PrivateKey::generate(KeyType::EcP256).unwrap().signer().unwrap();
+        let (first, other) = (key(), key());
+        let (first, other) = (first.public_key(), other.public_key());
+        let at = UnixTime::from_seconds;
+        let node = AttestedNode {
+            spiffe_id: "spiffe://td/spire/agent/http_challenge/a".parse().unwrap(),
+            attestation_type: "http_challenge".into(),
+            serial_number: Serial::of_key(first).unwrap().to_string(),
+            expires_at: at(100),
+            new_serial_number: String::new(),
+            new_expires_at: UnixTime::EPOCH,
+            selectors: SelectorSet::default(),
+            can_reattest: false,
+            agent_version: String::new(),
+        };
+        assert!(is_repeated(&node, first, at(99)));
+        assert!(!is_repeated(&node, other, at(99)));
+        assert!(!is_repeated(&node, first, at(100)), "expired");
+        let renewing = AttestedNode { new_serial_number: "7".into(), ..node.clone() };
+        assert!(!is_repeated(&renewing, first, at(99)));
+        let renewed = Serial::random().unwrap().to_string();
+        assert!(!is_repeated(&AttestedNode { serial_number: renewed, ..node }, first, at(99)));
+    }
 }
