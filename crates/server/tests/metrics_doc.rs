@@ -5,6 +5,7 @@ use std::sync::Arc;
 use signet_daemon::{health::Health, metrics::Metrics};
 use signet_pki::MemoryKeyManager;
 use signet_server::{
+    audit::Auditor,
     limits::CallLimits,
     metrics::{FederationMetrics, MeasuredKeys, ServerMetrics},
 };
@@ -17,7 +18,7 @@ fn every_metric_is_documented_and_every_documented_one_exists() {
     let keys = MeasuredKeys::new(Arc::new(MemoryKeyManager::new()), &metrics);
     let _all = (ServerMetrics::new(&metrics), FederationMetrics::new(&metrics), keys);
     Health::new().show(&metrics);
-    CallLimits::new().show(&metrics);
+    CallLimits::new(Auditor::to_all(Vec::new())).show(&metrics);
     metrics.show_process();
     // RPCs, operations and limits are one row for all.
     let is_one_of_many =
