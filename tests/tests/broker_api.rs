@@ -205,7 +205,7 @@ fn a_broker_names_objects_of_the_cluster_as_its_authorizer_allows_also_over_tcp(
     let (api, kubelet, dir) = (api_server(Arc::clone(&allows)), kubelet(), TestDir::new());
     let kubeconfig = dir.write(
         "kubeconfig",
-        &format!(
+        format!(
             "current-context: x\nclusters: [{{name: c, cluster: {{server: \
              'http://127.0.0.1:{}'}}}}]\ncontexts: [{{name: x, context: {{cluster: c}}}}]\n",
             api.port
