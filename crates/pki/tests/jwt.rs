@@ -80,9 +80,10 @@ fn tokens_have_the_header_and_claims_of_spire() {
     let parts: Vec<Vec<u8>> =
         token.split('.').map(|part| URL_SAFE_NO_PAD.decode(part).unwrap()).collect();
     assert_eq!(parts[0], br#"{"alg":"ES256","kid":"key1","typ":"JWT"}"#);
+    let now = NOW.seconds();
     let payload = format!(
-        r#"{{"aud":["them"],"exp":{},"iat":{NOW},"sub":"spiffe://example.org/a"}}"#,
-        NOW + 300
+        r#"{{"aud":["them"],"exp":{},"iat":{now},"sub":"spiffe://example.org/a"}}"#,
+        now + 300
     );
     assert_eq!(String::from_utf8_lossy(&parts[1]), payload);
     assert_eq!(parts[2].len(), 64);

@@ -31,15 +31,7 @@ use signet_pki::{
     x509::{Certificate, Name},
 };
 use signet_store::{OpenError, Store, StoreError};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpListener,
-    sync::mpsc,
-    time::Instant,
-};
-use tokio_stream::{StreamExt, wrappers::ReceiverStream};
-use tonic::{service::Routes, transport::Server};
-use tower::layer::util::{Identity, Stack};
+use tokio::{net::TcpListener, time::Instant};
 
 use crate::{
     attestors::Attestors,
@@ -549,11 +541,11 @@ impl App {
         limits.show(&context.metrics);
         let accepted = listen::tcp(tasks, tcp, tls, trusted, auditor);
         let server = http2::known().layer(limits.clone()).layer(interceptor.clone());
-        serve(tasks, "server_api", server, network.clone(), accepted.known);
+        http2::serve(tasks, "server_api", server, network.clone(), accepted.known);
         let server = http2::stranger().layer(limits.clone()).layer(interceptor.clone());
-        serve(tasks, "server_api", server, network, accepted.strangers);
+        http2::serve(tasks, "server_api", server, network, accepted.strangers);
         let server = http2::local().layer(limits).layer(interceptor);
-        serve(tasks, "local_api", server, nearby, listen::local(tasks, local));
+        http2::serve(tasks, "local_api", server, nearby, listen::local(tasks, local));
         if let Some(metrics) = self.metrics {
             context.health.watch(tasks);
             metrics.spawn(tasks);
@@ -593,20 +585,4 @@ impl Running {
             _ = tokio::task::spawn_blocking(move || chain.close(LAST_RECORDS)).await;
         }
     }
-}
-
-/// Serves what is accepted until the tasks end.
-fn serve<S>(
-    tasks: &Tasks,
-    name: &'static str,
-    mut server: Server<Stack<Interceptor, Stack<CallLimits, Identity>>>,
-    routes: Routes,
-    accepted: mpsc::Receiver<listen::Io<S>>,
-) where
-    listen::Io<S>: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let accepted = ReceiverStream::new(accepted).map(Ok::<_, std::io::Error>);
-    let stopped = tasks.token().clone().cancelled_owned();
-    let served = server.add_routes(routes).serve_with_incoming_shutdown(accepted, stopped);
-    tasks.spawn_critical(name, served);
 }

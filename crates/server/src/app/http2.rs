@@ -2,7 +2,16 @@
 
 use std::time::Duration;
 
-use tonic::transport::Server;
+use signet_base::Tasks;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::mpsc,
+};
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tonic::{service::Routes, transport::Server};
+use tower::layer::util::{Identity, Stack};
+
+use crate::{grpc::interceptor::Interceptor, limits::CallLimits, listen};
 
 /// After this age a network connection is asked to go away, so that agents spread over servers.
 const MAX_CONNECTION_AGE: Duration = Duration::from_secs(3 * 60);
@@ -49,4 +58,20 @@ pub(super) fn stranger() -> Server {
         .initial_connection_window_size(STRANGER_WINDOW)
         .initial_stream_window_size(STRANGER_WINDOW)
         .max_concurrent_streams(MAX_STRANGER_STREAMS)
+}
+
+/// Serves what is accepted until the tasks end.
+pub(super) fn serve<S>(
+    tasks: &Tasks,
+    name: &'static str,
+    mut server: Server<Stack<Interceptor, Stack<CallLimits, Identity>>>,
+    routes: Routes,
+    accepted: mpsc::Receiver<listen::Io<S>>,
+) where
+    listen::Io<S>: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let accepted = ReceiverStream::new(accepted).map(Ok::<_, std::io::Error>);
+    let stopped = tasks.token().clone().cancelled_owned();
+    let served = server.add_routes(routes).serve_with_incoming_shutdown(accepted, stopped);
+    tasks.spawn_critical(name, served);
 }
