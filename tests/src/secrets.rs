@@ -271,7 +271,7 @@ openbao {{ address = "{bao}" timeout = "2s" }}
     pub fn bootstrap(&self, more: &[&str]) -> cli::Output {
         let keys = self.node.server.cli().line("bundle show -format spiffe").ok().stdout;
         let keys = self.dir.write("bundle.json", keys);
-        let mut command = Command::new(bins::find("signet-broker"));
+        let mut command = behind(&self.prefix, &bins::find("signet-broker"));
         command
             .args(["bootstrap", "-config"])
             .arg(self.config_file())
