@@ -426,11 +426,12 @@ impl<'a> Session<'a> {
             }
         };
         let kept = shared.keep_svid(&identity).await;
-        if !kept && !identity.reattestable && shared.clock.unix() < self.identity.late_at() {
+        let may_wait = (self.identity.late_at() - shared.clock.unix()).max(0).unsigned_abs();
+        if !kept && !identity.reattestable && may_wait > 0 {
             // From its first use on, the server knows the new SVID only, and an agent that cannot
             // attest again and ends before it was stored would be lost. It may wait for the disk
             // for a while, but not until the present one expires.
-            let pause = self.renew_backoff.next_delay();
+            let pause = self.renew_backoff.next_delay().min(Duration::from_secs(may_wait));
             tracing::warn!(retry_in = ?pause, "The agent's new SVID is used once it is stored");
             self.renewing = Some(Box::pin(async move {
                 tokio::time::sleep(pause).await;
