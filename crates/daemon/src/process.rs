@@ -120,6 +120,14 @@ pub enum LockError {
     },
 }
 
+impl Drop for DirLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that is just being started may hold a copy of the
+        // descriptor, and the lock with it.
+        let _ = flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
 impl DirLock {
     /// Locks `dir` (made if missing, mode 0700) through the file `name` in it, for instance
     /// `signet-agent.lock`. The kernel lets go of it when the process ends, however it ends. On a

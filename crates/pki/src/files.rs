@@ -112,9 +112,7 @@ pub fn remove_durably(path: &Path) -> Result<(), FileError> {
 
 /// Holds a directory for this process, for as long as it lives; a crash lets go of it.
 #[derive(Debug)]
-pub struct DirectoryLock(
-    #[expect(dead_code, reason = "the lock lasts as long as the file is open")] File,
-);
+pub struct DirectoryLock(File);
 
 impl DirectoryLock {
     /// Takes the lock, a file `.lock` in `directory`.
@@ -132,6 +130,14 @@ impl DirectoryLock {
             Err(TryLockError::WouldBlock) => Err(FileError::InUse { path: directory.to_owned() }),
             Err(TryLockError::Error(source)) => Err(FileError::Write { path, source }),
         }
+    }
+}
+
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that is just being started may hold a copy of the
+        // descriptor, and the lock with it.
+        let _ = self.0.unlock();
     }
 }
 

@@ -190,6 +190,14 @@ impl FileLock {
     }
 }
 
+impl Drop for FileLock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child that is just being started may hold a copy of the
+        // descriptor, and the lock with it.
+        let _ = self.0.unlock();
+    }
+}
+
 /// The path with `suffix` at its end.
 pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
