@@ -313,8 +313,11 @@ impl Console {
     }
 
     async fn activity(&self, caller: &Caller, query: &Query) -> Result<Activity, Error> {
-        self.with(caller, Action::FollowEntries, "Activity", async |_| Ok(())).await?;
-        let scope = self.scope(caller, Action::FollowEntries).await.flatten();
+        let scope = self
+            .with(caller, Action::FollowEntries, "Activity", async |call| {
+                Ok(call.principal.scope.clone())
+            })
+            .await?;
         let name = caller.name();
         let wanted = query.get("text").trim().to_lowercase();
         let failed_only = query.get("outcome").trim() == "failed";
