@@ -142,7 +142,7 @@ fn explained(
     pb::ExplainEntriesResponse {
         agent_state: AgentState::Unspecified.into(),
         node_selectors: selectors_to_pb(node_selectors),
-        aliases: aliases(index, node_selectors),
+        aliases: aliases(index, agent.trust_domain(), node_selectors),
         near_misses: near_misses.collect(),
         matches,
         authorized_entries: u32::try_from(authorized).unwrap_or(u32::MAX),
@@ -221,10 +221,13 @@ fn path(index: &AuthorizedIndex, agent: &SpiffeId, parent: &SpiffeId) -> Vec<Spi
 }
 
 /// The node aliases, those that apply to the node first.
-fn aliases(index: &AuthorizedIndex, node_selectors: &SelectorSet) -> Vec<Alias> {
+fn aliases(
+    index: &AuthorizedIndex,
+    trust_domain: &TrustDomain,
+    node_selectors: &SelectorSet,
+) -> Vec<Alias> {
     let mut found: Vec<_> = index
-        .entries()
-        .filter(|entry| entry.parent_id.is_server())
+        .children_of(&SpiffeId::server(trust_domain.clone()))
         .map(|entry| {
             let missing: SelectorSet =
                 entry.selectors.missing_from(node_selectors).cloned().collect();
