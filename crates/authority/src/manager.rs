@@ -194,27 +194,21 @@ impl CaManager {
                 false
             }
         };
-        let is_old_key =
-            |key: &JwtAuthority| key.expires_at != UnixTime::EPOCH && key.expires_at <= limit;
+        let old_keys = |keys: &[JwtAuthority]| -> Vec<Arc<str>> {
+            let old = keys
+                .iter()
+                .filter(|key| key.expires_at != UnixTime::EPOCH && key.expires_at <= limit);
+            old.map(|key| Arc::clone(&key.key_id)).collect()
+        };
         let x509: Vec<_> = bundle
             .x509_authorities
             .iter()
             .filter(|authority| is_old_cert(&authority.der))
             .map(|authority| Arc::clone(&authority.der))
             .collect();
-        let jwt: Vec<_> = bundle
-            .jwt_authorities
-            .iter()
-            .filter(|key| is_old_key(key))
-            .map(|key| Arc::clone(&key.key_id))
-            .collect();
+        let jwt = old_keys(&bundle.jwt_authorities);
         // WIT-SVIDs may have been switched off: then the last of their authorities goes, too.
-        let wit: Vec<_> = bundle
-            .wit_authorities
-            .iter()
-            .filter(|key| is_old_key(key))
-            .map(|key| Arc::clone(&key.key_id))
-            .collect();
+        let wit = old_keys(&bundle.wit_authorities);
         if x509.is_empty() && jwt.is_empty() && wit.is_empty() {
             return Ok(false);
         }

@@ -68,13 +68,7 @@ impl Kind for Jwt {
         slot: SlotId,
         key: ManagedKey,
     ) -> Result<Made<Self>, AuthorityError> {
-        let record = JwtRecord::prepared(context, slot, &key)?;
-        Ok(Made {
-            authority: LocalAuthority::prepared(&record, Self::load(&record, key)?),
-            publication: Self::publication(&record),
-            record,
-            publish_first: false,
-        })
+        made(context, slot, key)
     }
 
     fn publication(record: &JwtRecord) -> JwtAuthority {
@@ -107,7 +101,7 @@ impl Kind for Jwt {
     }
 
     fn is_in_bundle(bundle: &Bundle, record: &JwtRecord) -> bool {
-        bundle.jwt_authorities.iter().any(|key| *key.key_id == *record.key_id)
+        holds(&bundle.jwt_authorities, record)
     }
 
     fn is_withdrawn(bundle: &Bundle, authority: &LocalAuthority<JwtKey>) -> bool {
@@ -115,14 +109,7 @@ impl Kind for Jwt {
     }
 
     fn published(bundle: &Bundle, id: &str) -> Vec<Published> {
-        let with_id = bundle.jwt_authorities.iter().filter(|key| *key.key_id == *id);
-        with_id
-            .map(|key| Published {
-                handle: Handle::KeyId(Arc::clone(&key.key_id)),
-                tainted: key.tainted,
-                expires_at: key.expires_at,
-            })
-            .collect()
+        published(&bundle.jwt_authorities, id, Handle::KeyId)
     }
 
     fn may_be_withdrawn(_core: &Context, _withdrawal: Withdrawal) -> Result<(), OperationError> {
@@ -130,23 +117,51 @@ impl Kind for Jwt {
     }
 }
 
-impl JwtRecord {
-    /// That of an authority made now, under a random key ID.
-    pub(super) fn prepared(
-        context: &Context,
-        slot: SlotId,
-        key: &ManagedKey,
-    ) -> Result<Self, AuthorityError> {
-        let now = context.now();
-        Ok(Self {
-            slot,
-            status: Status::Prepared,
-            issued_at: now,
-            not_after: now + context.shared.options.ca_ttl,
-            key_id: random::key_id()?,
-            public_key: key.public_key().spki_der().to_vec(),
+/// An authority made now, under a random key ID, of a kind whose authorities are keys.
+pub(super) fn made<K>(
+    context: &Context,
+    slot: SlotId,
+    key: ManagedKey,
+) -> Result<Made<K>, AuthorityError>
+where
+    K: Kind<Material = JwtKey, Record = JwtRecord, Publication = JwtAuthority>,
+{
+    let now = context.now();
+    let record = JwtRecord {
+        slot,
+        status: Status::Prepared,
+        issued_at: now,
+        not_after: now + context.shared.options.ca_ttl,
+        key_id: random::key_id()?,
+        public_key: key.public_key().spki_der().to_vec(),
+    };
+    Ok(Made {
+        authority: LocalAuthority::prepared(&record, K::load(&record, key)?),
+        publication: K::publication(&record),
+        record,
+        publish_first: false,
+    })
+}
+
+/// Whether a recorded authority is among the keys of a bundle.
+pub(super) fn holds(keys: &[JwtAuthority], record: &JwtRecord) -> bool {
+    keys.iter().any(|key| *key.key_id == *record.key_id)
+}
+
+/// The keys of a bundle with this ID; `handle` says of which kind they are.
+pub(super) fn published(
+    keys: &[JwtAuthority],
+    id: &str,
+    handle: fn(Arc<str>) -> Handle,
+) -> Vec<Published> {
+    let with_id = keys.iter().filter(|key| *key.key_id == *id);
+    with_id
+        .map(|key| Published {
+            handle: handle(Arc::clone(&key.key_id)),
+            tainted: key.tainted,
+            expires_at: key.expires_at,
         })
-    }
+        .collect()
 }
 
 impl Record for JwtRecord {

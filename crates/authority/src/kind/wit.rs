@@ -1,11 +1,9 @@
 //! WIT authorities: keys under random key IDs, as JWT authorities are, of their own.
 
-use std::sync::Arc;
-
 use signet_identity::{Bundle, JwtAuthority};
 use signet_pki::{KeyType, ManagedKey, wit};
 
-use super::{Handle, Jwt, JwtKey, Kind, Made, Published, Withdrawal, Words};
+use super::{Handle, Jwt, JwtKey, Kind, Made, Published, Withdrawal, Words, jwt};
 use crate::{
     AuthorityError, AuthorityOptions, OperationError,
     context::Context,
@@ -56,13 +54,7 @@ impl Kind for Wit {
         slot: SlotId,
         key: ManagedKey,
     ) -> Result<Made<Self>, AuthorityError> {
-        let record = JwtRecord::prepared(context, slot, &key)?;
-        Ok(Made {
-            authority: LocalAuthority::prepared(&record, Self::load(&record, key)?),
-            publication: Self::publication(&record),
-            record,
-            publish_first: false,
-        })
+        jwt::made(context, slot, key)
     }
 
     fn publication(record: &JwtRecord) -> JwtAuthority {
@@ -80,17 +72,16 @@ impl Kind for Wit {
         Ok(JwtKey { header, key, issued_at: record.issued_at })
     }
 
-    fn must_be_in_bundle(_context: &Context) -> bool {
-        true
+    fn must_be_in_bundle(context: &Context) -> bool {
+        Jwt::must_be_in_bundle(context)
     }
 
-    /// As for JWT authorities: agents are told of the new key over connections that X.509 secures.
-    fn loss_locks_out(_context: &Context) -> bool {
-        false
+    fn loss_locks_out(context: &Context) -> bool {
+        Jwt::loss_locks_out(context)
     }
 
     fn is_in_bundle(bundle: &Bundle, record: &JwtRecord) -> bool {
-        bundle.wit_authorities.iter().any(|key| *key.key_id == *record.key_id)
+        jwt::holds(&bundle.wit_authorities, record)
     }
 
     fn is_withdrawn(bundle: &Bundle, authority: &LocalAuthority<JwtKey>) -> bool {
@@ -98,14 +89,7 @@ impl Kind for Wit {
     }
 
     fn published(bundle: &Bundle, id: &str) -> Vec<Published> {
-        let with_id = bundle.wit_authorities.iter().filter(|key| *key.key_id == *id);
-        with_id
-            .map(|key| Published {
-                handle: Handle::WitKeyId(Arc::clone(&key.key_id)),
-                tainted: key.tainted,
-                expires_at: key.expires_at,
-            })
-            .collect()
+        jwt::published(&bundle.wit_authorities, id, Handle::WitKeyId)
     }
 
     fn may_be_withdrawn(_context: &Context, _withdrawal: Withdrawal) -> Result<(), OperationError> {
