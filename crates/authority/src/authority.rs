@@ -125,14 +125,9 @@ impl Authority {
         self.shared.has_upstream
     }
 
-    /// Whether JWT-SVIDs are switched off.
-    pub fn jwt_disabled(&self) -> bool {
-        self.shared.options.jwt_disabled
-    }
-
-    /// Whether there are WIT-SVIDs.
-    pub fn wit_enabled(&self) -> bool {
-        self.shared.options.wit.is_some()
+    /// Whether there are SVIDs of this kind.
+    pub fn has(&self, kind: AuthorityKind) -> bool {
+        kind.is_enabled(&self.shared.options)
     }
 
     /// What the authority was told at its start.

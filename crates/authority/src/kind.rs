@@ -37,6 +37,37 @@ pub enum AuthorityKind {
     Wit,
 }
 
+impl AuthorityKind {
+    /// Every kind.
+    pub const ALL: [Self; 3] = [Self::X509, Self::Jwt, Self::Wit];
+
+    /// As answers and logs name it: `X.509`, `JWT`, `WIT`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::X509 => X509::WORDS.api,
+            Self::Jwt => Jwt::WORDS.api,
+            Self::Wit => Wit::WORDS.api,
+        }
+    }
+
+    /// What is answered where there are no SVIDs of this kind.
+    pub fn disabled(self) -> &'static str {
+        match self {
+            Self::X509 => X509::WORDS.disabled,
+            Self::Jwt => Jwt::WORDS.disabled,
+            Self::Wit => Wit::WORDS.disabled,
+        }
+    }
+
+    pub(crate) fn is_enabled(self, options: &AuthorityOptions) -> bool {
+        match self {
+            Self::X509 => X509::is_enabled(options),
+            Self::Jwt => Jwt::is_enabled(options),
+            Self::Wit => Wit::is_enabled(options),
+        }
+    }
+}
+
 /// A kind of authority.
 pub(crate) trait Kind: fmt::Debug + Send + Sync + Sized + 'static {
     /// What signs.

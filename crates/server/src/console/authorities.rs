@@ -9,14 +9,17 @@ use signet_time::UnixTime;
 use super::{Console, caller::Caller};
 use crate::usecase::{authorization::Action, error::Error};
 
+/// The kinds of authority, as paths name them.
+const KINDS: [(AuthorityKind, &str); 3] =
+    [(AuthorityKind::X509, "x509"), (AuthorityKind::Jwt, "jwt"), (AuthorityKind::Wit, "wit")];
+
 impl Console {
     pub(super) async fn authorities(&self, caller: &Caller) -> Result<Authorities, Error> {
         let mut kinds = Vec::new();
-        let mut all = vec![(AuthorityKind::X509, "x509"), (AuthorityKind::Jwt, "jwt")];
-        if self.0.context.authority.wit_enabled() {
-            all.push((AuthorityKind::Wit, "wit"));
-        }
-        for (kind, name) in all {
+        for (kind, name) in KINDS {
+            if !self.0.context.authority.has(kind) {
+                continue;
+            }
             let view = self
                 .with(caller, Action::ReadAuthorities, "Authorities", async |call| {
                     self.0.use_cases.authorities.state(call, kind)
@@ -100,10 +103,8 @@ fn slot(state: &AuthorityState) -> Authority {
 
 /// The kind of authority that a path names.
 pub(super) fn authority_kind(name: &str) -> Result<AuthorityKind, Error> {
-    match name {
-        "x509" => Ok(AuthorityKind::X509),
-        "jwt" => Ok(AuthorityKind::Jwt),
-        "wit" => Ok(AuthorityKind::Wit),
-        _ => Err(Error::not_found("there is no such kind of authority")),
-    }
+    let known = KINDS.iter().find(|(_, known)| *known == name);
+    known
+        .map(|(kind, _)| *kind)
+        .ok_or_else(|| Error::not_found("there is no such kind of authority"))
 }

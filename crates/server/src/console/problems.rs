@@ -96,11 +96,11 @@ impl Console {
         page: &mut Problems,
     ) -> Result<(), Error> {
         let authorities = &self.0.use_cases.authorities;
-        let mut kinds = vec![(AuthorityKind::X509, "X.509"), (AuthorityKind::Jwt, "JWT")];
-        if self.0.context.authority.wit_enabled() {
-            kinds.push((AuthorityKind::Wit, "WIT"));
-        }
-        for (kind, name) in kinds {
+        for kind in AuthorityKind::ALL {
+            if !self.0.context.authority.has(kind) {
+                continue;
+            }
+            let name = kind.name();
             let view = self
                 .with(caller, Action::ReadAuthorities, "Authorities", async |call| {
                     authorities.state(call, kind)

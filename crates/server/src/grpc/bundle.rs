@@ -16,6 +16,7 @@ use signet_api::{
     },
 };
 use signet_audit::Field;
+use signet_authority::AuthorityKind;
 use signet_identity::{Bundle, TrustDomain};
 use signet_store::DeleteBundleMode;
 use signet_time::UnixTime;
@@ -141,7 +142,7 @@ impl bundle_server::Bundle for BundleService {
     ) -> Result<Response<pb::PublishWitAuthorityResponse>, Status> {
         serve(request, |call, request| async move {
             self.bundles.may_publish(&call).await?;
-            self.bundles.wit_must_be_on()?;
+            self.bundles.must_be_on(AuthorityKind::Wit)?;
             let key = request.wit_authority;
             let key = key.ok_or_else(|| Error::invalid("missing WIT authority"))?;
             call.about(Field::KeyId(key.key_id.clone()));

@@ -12,7 +12,7 @@ use signet_api::{
         types,
     },
 };
-use signet_authority::JwtSvid;
+use signet_authority::{AuthorityKind, JwtSvid};
 use signet_identity::SpiffeId;
 use tonic::{Request, Response, Status};
 
@@ -58,7 +58,7 @@ impl svid_server::Svid for SvidService {
         request: Request<pb::MintJwtsvidRequest>,
     ) -> Result<Response<pb::MintJwtsvidResponse>, Status> {
         serve(request, |call, request| async move {
-            self.issuance.jwt_must_be_on()?;
+            self.issuance.must_be_on(AuthorityKind::Jwt)?;
             let id = workload_id_from_pb(self.issuance.trust_domain(), request.id.as_ref())
                 .map_err(|error| Error::invalid("invalid SPIFFE ID").because(error))?;
             let (audience, ttl) = (&request.audience, request.ttl);
@@ -73,7 +73,7 @@ impl svid_server::Svid for SvidService {
         request: Request<pb::MintWitsvidRequest>,
     ) -> Result<Response<pb::MintWitsvidResponse>, Status> {
         serve(request, |call, request| async move {
-            self.issuance.wit_must_be_on()?;
+            self.issuance.must_be_on(AuthorityKind::Wit)?;
             let id = workload_id_from_pb(self.issuance.trust_domain(), request.id.as_ref())
                 .map_err(|error| Error::invalid("invalid SPIFFE ID").because(error))?;
             let key = (&*request.public_key, request.signing_algorithm.as_str());

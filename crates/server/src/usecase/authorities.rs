@@ -31,19 +31,14 @@ impl Authorities {
     /// `Unsupported` when SVIDs of this kind are off.
     pub fn state(&self, call: &Call, kind: AuthorityKind) -> Result<KindView, Error> {
         call.may(Action::ReadAuthorities)?;
+        must_be_on(&self.authority, kind)?;
         let view = self.authority.view();
         let view = view.borrow();
-        match kind {
-            AuthorityKind::Jwt if self.authority.jwt_disabled() => {
-                Err(Error::unsupported("JWT functionality is disabled"))
-            }
-            AuthorityKind::Jwt => Ok(view.jwt.clone()),
-            AuthorityKind::Wit if !self.authority.wit_enabled() => {
-                Err(Error::unsupported("WIT functionality is disabled"))
-            }
-            AuthorityKind::Wit => Ok(view.wit.clone()),
-            AuthorityKind::X509 => Ok(view.x509.clone()),
-        }
+        Ok(match kind {
+            AuthorityKind::Jwt => view.jwt.clone(),
+            AuthorityKind::Wit => view.wit.clone(),
+            AuthorityKind::X509 => view.x509.clone(),
+        })
     }
 
     /// Prepares a new authority.
@@ -131,6 +126,17 @@ impl Authorities {
     }
 }
 
+/// That SVIDs of this kind are on.
+///
+/// # Errors
+/// `Unsupported`.
+pub(super) fn must_be_on(authority: &Authority, kind: AuthorityKind) -> Result<(), Error> {
+    match authority.has(kind) {
+        true => Ok(()),
+        false => Err(Error::unsupported(kind.disabled())),
+    }
+}
+
 fn about(call: &Call, id: &str) {
     if !id.is_empty() {
         call.about(Field::LocalAuthorityId(id.to_owned()));
@@ -139,11 +145,7 @@ fn about(call: &Call, id: &str) {
 
 /// SPIRE's line: `JWT authority tainted successfully`.
 fn done(id: &str, kind: AuthorityKind, what: &str) {
-    let kind = match kind {
-        AuthorityKind::Jwt => "JWT",
-        AuthorityKind::Wit => "WIT",
-        AuthorityKind::X509 => "X.509",
-    };
+    let kind = kind.name();
     tracing::info!(local_authority_id = id, "{kind} authority {what} successfully");
 }
 

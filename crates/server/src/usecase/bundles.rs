@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use signet_audit::Field;
-use signet_authority::Authority;
+use signet_authority::{Authority, AuthorityKind};
 use signet_base::{SharedClock, chain};
 use signet_identity::{Bundle, JwtAuthority, TrustDomain};
 use signet_pki::{
@@ -17,6 +17,7 @@ use signet_store::{
 
 use super::{
     Call,
+    authorities::must_be_on,
     authorization::Action,
     error::{Error, ErrorKind},
     outcomes, settle,
@@ -182,15 +183,12 @@ impl Bundles {
         Ok(all)
     }
 
-    /// That WIT-SVIDs are on.
+    /// That SVIDs of this kind are on.
     ///
     /// # Errors
     /// `Unsupported`.
-    pub fn wit_must_be_on(&self) -> Result<(), Error> {
-        match self.authority.wit_enabled() {
-            true => Ok(()),
-            false => Err(Error::unsupported("WIT functionality is disabled")),
-        }
+    pub fn must_be_on(&self, kind: AuthorityKind) -> Result<(), Error> {
+        must_be_on(&self.authority, kind)
     }
 
     /// The bundles of others, page by page. The own one counts in a page and is left out, as in

@@ -7,7 +7,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use bytes::Bytes;
 use signet_api::convert::check_workload_id;
 use signet_audit::{Digested, Field};
-use signet_authority::{Authority, JwtSvid, JwtSvidParams, WorkloadX509Params, X509Svid};
+use signet_authority::{
+    Authority, AuthorityKind, JwtSvid, JwtSvidParams, WorkloadX509Params, X509Svid,
+};
 use signet_base::chain;
 use signet_daemon::spans;
 use signet_identity::{
@@ -19,7 +21,7 @@ use signet_pki::{
 };
 use tracing::Instrument as _;
 
-use super::{Call, authorization::Action, error::Error, principal::Role};
+use super::{Call, authorities::must_be_on, authorization::Action, error::Error, principal::Role};
 use crate::{
     cache::Cache,
     context::Context,
@@ -179,15 +181,12 @@ impl Issuance {
         Ok(id)
     }
 
-    /// That JWT-SVIDs are not switched off.
+    /// That SVIDs of this kind are on.
     ///
     /// # Errors
     /// `Unsupported`.
-    pub fn jwt_must_be_on(&self) -> Result<(), Error> {
-        match self.authority.jwt_disabled() {
-            true => Err(Error::unsupported("JWT functionality is disabled")),
-            false => Ok(()),
-        }
+    pub fn must_be_on(&self, kind: AuthorityKind) -> Result<(), Error> {
+        must_be_on(&self.authority, kind)
     }
 
     /// Signs a JWT-SVID of any identity.
@@ -345,7 +344,7 @@ impl Issuance {
         }
         let principal = &call.principal;
         self.limits.acquire(principal, Limit::SignJwt, 1, "JWT signing request").await?;
-        self.jwt_must_be_on()?;
+        self.must_be_on(AuthorityKind::Jwt)?;
         accepted?;
         let entry_id = entry_id.parse::<EntryId>().ok();
         let entry = self.entries_for(agent, &[entry_id]).await?.pop().unwrap_or(Ok(None));

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use signet_audit::{Digested, Field};
-use signet_authority::{JwtSvid, WitSvidParams};
+use signet_authority::{AuthorityKind, JwtSvid, WitSvidParams};
 use signet_base::chain;
 use signet_identity::{Entry, EntryId, SpiffeId};
 use signet_pki::{PublicKey, jwt, wit::ProofAlgorithm};
@@ -25,17 +25,6 @@ pub struct WitRequest {
 }
 
 impl Issuance {
-    /// That WIT-SVIDs are on.
-    ///
-    /// # Errors
-    /// `Unsupported`.
-    pub fn wit_must_be_on(&self) -> Result<(), Error> {
-        match self.authority.wit_enabled() {
-            true => Ok(()),
-            false => Err(Error::unsupported("WIT functionality is disabled")),
-        }
-    }
-
     /// Signs a WIT-SVID of any identity, for a key that the caller chose.
     ///
     /// # Errors
@@ -79,7 +68,7 @@ impl Issuance {
         }
         let (limits, principal) = (&self.limits, &call.principal);
         limits.acquire(principal, Limit::SignWit, requests.len(), "certificate signing").await?;
-        self.wit_must_be_on()?;
+        self.must_be_on(AuthorityKind::Wit)?;
         let ids: Vec<Option<EntryId>> = requests.iter().map(|r| r.entry_id.parse().ok()).collect();
         let entries = self.entries_for(agent, &ids).await?;
         let mut results = Vec::with_capacity(requests.len());
