@@ -147,9 +147,7 @@ impl Bundles {
     ) -> Result<Vec<JwtAuthority>, Error> {
         call.may(Action::PublishAuthority)?;
         key.tainted = false;
-        let mut checked = Bundle::empty(self.trust_domain.clone());
-        checked.jwt_authorities.push(key.clone());
-        check_authorities(&checked)
+        check_key(&key, "JWT")
             .map_err(|why| Error::invalid("invalid JWT authority").because(why))?;
         let all =
             self.authority.publish_jwt_key(key).await.map_err(|error| {
@@ -171,9 +169,7 @@ impl Bundles {
     ) -> Result<Vec<JwtAuthority>, Error> {
         call.may(Action::PublishAuthority)?;
         key.tainted = false;
-        let mut checked = Bundle::empty(self.trust_domain.clone());
-        checked.wit_authorities.push(key.clone());
-        check_authorities(&checked)
+        check_key(&key, "WIT")
             .map_err(|why| Error::invalid("invalid WIT authority").because(why))?;
         let all =
             self.authority.publish_wit_key(key).await.map_err(|error| {
@@ -436,20 +432,25 @@ fn check_authorities(bundle: &Bundle) -> Result<(), String> {
     }
     let keys = [(&bundle.jwt_authorities, "JWT"), (&bundle.wit_authorities, "WIT")];
     for (authorities, kind) in keys {
-        for authority in authorities {
-            if authority.key_id.len() > MAX_KEY_ID_LEN {
-                let most = format!("longer than {MAX_KEY_ID_LEN} bytes");
-                return Err(format!("a {kind} authority's key ID is {most}"));
-            }
-            PublicKey::check_spki(&authority.public_key)
-                .map_err(|error| format!("unable to parse {kind} authority: {}", chain(&error)))?;
-        }
+        authorities.iter().try_for_each(|authority| check_key(authority, kind))?;
     }
     for authority in &bundle.x509_authorities {
         Certificate::from_der(&authority.der)
             .map_err(|error| format!("unable to parse X.509 authority: {}", chain(&error)))?;
     }
     Ok(())
+}
+
+/// Checks a JWT or WIT authority from outside.
+///
+/// # Errors
+/// What is wrong, in one line.
+fn check_key(key: &JwtAuthority, kind: &str) -> Result<(), String> {
+    if key.key_id.len() > MAX_KEY_ID_LEN {
+        return Err(format!("a {kind} authority's key ID is longer than {MAX_KEY_ID_LEN} bytes"));
+    }
+    PublicKey::check_spki(&key.public_key)
+        .map_err(|error| format!("unable to parse {kind} authority: {}", chain(&error)))
 }
 
 fn untaint(bundle: &mut Bundle) {
