@@ -246,10 +246,7 @@ impl Issuance {
                     Field::EntryId(request.entry_id.clone()),
                 ];
                 if let Some(entry) = entry {
-                    about.push(Field::SpiffeId(entry.spiffe_id.clone()));
-                    about.extend(entry.tenant.clone().map(Field::Tenant));
-                    let selectors = Digested(entry.selectors.clone());
-                    about.push(Field::MatchedSelectors(selectors));
+                    about.extend(entry_fields(entry));
                 }
                 if let Ok(Issued { svid, .. }) = &result {
                     about.push(Field::SerialNumber(svid.serial_number.clone()));
@@ -382,10 +379,7 @@ impl Issuance {
         let svid = signed.map_err(|error| Error::signing("failed to sign JWT-SVID", &error))?;
         self.counted.signed_jwt.inc(&[]);
         if call.audit.is_on() {
-            let ids = jwt::peek_ids(&svid.token).unwrap_or_default();
-            ids.key_id.into_iter().for_each(|id| call.about(Field::KeyId(id)));
-            ids.jti.into_iter().for_each(|id| call.about(Field::JwtId(id)));
-            call.about(Field::ExpiresAt(svid.expires_at));
+            token_fields(&svid).into_iter().for_each(|field| call.about(field));
         }
         Ok(svid)
     }
@@ -444,6 +438,21 @@ pub(super) fn public_key(csr: &[u8]) -> Result<PublicKey, Error> {
         };
         Error::invalid(what).because(chain(&error))
     })
+}
+
+/// What audit events say of the entry that something is signed for.
+fn entry_fields(entry: &Entry) -> Vec<Field> {
+    let mut fields = vec![Field::SpiffeId(entry.spiffe_id.clone())];
+    fields.extend(entry.tenant.clone().map(Field::Tenant));
+    fields.push(Field::MatchedSelectors(Digested(entry.selectors.clone())));
+    fields
+}
+
+/// What audit events say of a JWT- or WIT-SVID that was signed.
+fn token_fields(svid: &JwtSvid) -> Vec<Field> {
+    let ids = jwt::peek_ids(&svid.token).unwrap_or_default();
+    let ids = ids.key_id.map(Field::KeyId).into_iter().chain(ids.jti.map(Field::JwtId));
+    ids.chain([Field::ExpiresAt(svid.expires_at)]).collect()
 }
 
 /// Refuses audiences that are none, or too many or too long to be recorded and signed.

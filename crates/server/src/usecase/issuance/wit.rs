@@ -1,13 +1,13 @@
 //! WIT-SVIDs.
 
 use bytes::Bytes;
-use signet_audit::{Digested, Field};
+use signet_audit::Field;
 use signet_authority::{AuthorityKind, JwtSvid, WitSvidParams};
 use signet_base::chain;
 use signet_identity::{Entry, EntryId, SpiffeId};
-use signet_pki::{PublicKey, jwt, wit::ProofAlgorithm};
+use signet_pki::{PublicKey, wit::ProofAlgorithm};
 
-use super::{Issuance, NOT_FOUND, YIELD_AFTER, positive};
+use super::{Issuance, NOT_FOUND, YIELD_AFTER, entry_fields, positive, token_fields};
 use crate::{
     limits::Limit,
     usecase::{Call, authorization::Action, error::Error},
@@ -44,9 +44,7 @@ impl Issuance {
             .map_err(|error| Error::invalid("invalid public key").because(chain(&error)))?;
         let svid = self.sign_wit(id, &public_key, algorithm, ttl).await?;
         if call.audit.is_on() {
-            let ids = jwt::peek_ids(&svid.token).unwrap_or_default();
-            ids.key_id.into_iter().for_each(|id| call.about(Field::KeyId(id)));
-            call.about(Field::ExpiresAt(svid.expires_at));
+            token_fields(&svid).into_iter().for_each(|field| call.about(field));
         }
         Ok(svid)
     }
@@ -84,14 +82,10 @@ impl Issuance {
             call.audit.item(&result, || {
                 let mut about = vec![Field::EntryId(request.entry_id.clone())];
                 if let Some(entry) = entry {
-                    about.push(Field::SpiffeId(entry.spiffe_id.clone()));
-                    about.extend(entry.tenant.clone().map(Field::Tenant));
-                    about.push(Field::MatchedSelectors(Digested(entry.selectors.clone())));
+                    about.extend(entry_fields(entry));
                 }
                 if let Ok((_, svid)) = &result {
-                    let ids = jwt::peek_ids(&svid.token).unwrap_or_default();
-                    about.extend(ids.key_id.map(Field::KeyId));
-                    about.push(Field::ExpiresAt(svid.expires_at));
+                    about.extend(token_fields(svid));
                 }
                 about
             });
