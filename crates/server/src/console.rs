@@ -30,6 +30,7 @@ use axum::{
     http::{HeaderValue, Method, StatusCode, header},
     response::{IntoResponse as _, Response},
 };
+use futures_util::future::join_all;
 use signet_console::{
     Frame, Page, Section, assets,
     guard::{self, COOKIE},
@@ -273,16 +274,16 @@ impl Console {
             (Section::Authorities, Action::ReadAuthorities),
             (Section::Federation, Action::ReadFederation),
             (Section::Activity, Action::FollowEntries),
+            (Section::Server, Action::ReadAuthorities),
         ];
+        // All at once: then they share what the database is asked for it.
+        let allowed = join_all(all.map(|(section, action)| async move {
+            let scope = self.scope(caller, action).await?;
+            // What the server as a whole is like is for those who may see everything.
+            (section != Section::Server || scope.is_none()).then_some(section)
+        }));
         let mut sections = vec![Section::Problems];
-        for (section, action) in all {
-            if self.may(caller, action).await {
-                sections.push(section);
-            }
-        }
-        if matches!(self.scope(caller, Action::ReadAuthorities).await, Some(None)) {
-            sections.push(Section::Server);
-        }
+        sections.extend(allowed.await.into_iter().flatten());
         sections
     }
 
