@@ -25,7 +25,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use signet_identity::{
-    AuthorizedIndex, Bundle, Entry, EntryId, SpiffeId, TrustDomain, tenant::Directory,
+    AuthorizedIndex, Bundle, Entry, EntryId, SelectorSet, SpiffeId, TrustDomain, tenant::Directory,
 };
 use signet_pki::{
     tls::BundleSource,
@@ -296,6 +296,12 @@ impl Cache {
     /// The serial numbers of an agent, if it is known in memory.
     pub fn node(&self, agent: &SpiffeId) -> Option<NodeRow> {
         self.read().as_ref()?.nodes.get(agent).cloned()
+    }
+
+    /// The node selectors of an agent; none if it is not known in memory.
+    pub fn node_selectors(&self, agent: &SpiffeId) -> SelectorSet {
+        let selectors = self.with_index(|index| index.node_selectors(agent).cloned());
+        selectors.flatten().unwrap_or_default()
     }
 
     /// Looks at the index while it stands still: keep it short. `None` before it was read.

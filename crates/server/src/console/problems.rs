@@ -158,10 +158,7 @@ impl Console {
                 );
                 // Of the soonest of all, those that are the caller's.
                 let next = cache.next_agents(now, EXPIRING);
-                let mine = next.into_iter().filter(|(id, _)| {
-                    let selectors = cache.with_index(|index| index.node_selectors(id).cloned());
-                    agents.sees_agent(call, id, &selectors.flatten().unwrap_or_default())
-                });
+                let mine = next.into_iter().filter(|(id, _)| agents.sees_agent(call, id));
                 Ok((counts, mine.collect::<Vec<_>>()))
             })
             .await?;

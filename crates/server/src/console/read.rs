@@ -229,11 +229,7 @@ impl Console {
         let (mut agents, mut count) = found.unwrap_or_default();
         if narrowed {
             let visible = self.with(caller, Action::ReadAgents, "ListAgents", async |call| {
-                agents.retain(|id| {
-                    let selectors = cache.with_index(|index| index.node_selectors(id).cloned());
-                    let selectors = selectors.flatten().unwrap_or_default();
-                    self.0.use_cases.agents.sees_agent(call, id, &selectors)
-                });
+                agents.retain(|id| self.0.use_cases.agents.sees_agent(call, id));
                 Ok(agents)
             });
             agents = visible.await.unwrap_or_default();

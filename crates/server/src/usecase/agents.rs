@@ -123,11 +123,15 @@ impl Agents {
 
     /// Whether the caller may see an agent: it serves one of the caller's tenants.
     fn sees(&self, call: &Call, node: &AttestedNode) -> bool {
-        self.sees_agent(call, &node.spiffe_id, &node.selectors)
+        self.sees_with(call, &node.spiffe_id, &node.selectors)
     }
 
-    /// As [`Self::sees`], for whoever knows no more of the agent.
-    pub(crate) fn sees_agent(&self, call: &Call, id: &SpiffeId, selectors: &SelectorSet) -> bool {
+    /// As [`Self::sees`], for whoever knows no more of the agent than its ID.
+    pub(crate) fn sees_agent(&self, call: &Call, id: &SpiffeId) -> bool {
+        call.scope().is_none() || self.sees_with(call, id, &self.cache.node_selectors(id))
+    }
+
+    fn sees_with(&self, call: &Call, id: &SpiffeId, selectors: &SelectorSet) -> bool {
         let Some(scope) = call.scope() else { return true };
         let tenants = self.policy.tenants_of(&self.cache, id, selectors);
         scope.allows_shared("agent.read", &tenants, false)

@@ -56,8 +56,7 @@ impl Explain {
         call.about(Field::SpiffeId(agent.clone()));
         self.cache.current().await?;
         if let Some(scope) = call.scope() {
-            let selectors = self.cache.with_index(|index| index.node_selectors(agent).cloned());
-            let selectors = selectors.flatten().unwrap_or_default();
+            let selectors = self.cache.node_selectors(agent);
             let tenants = self.policy.tenants_of(&self.cache, agent, &selectors);
             if !scope.allows_shared("entry.explain", &tenants, false) {
                 return Err(Error::not_found("agent not found"));
