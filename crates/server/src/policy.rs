@@ -177,15 +177,17 @@ impl Policy {
         Ok(())
     }
 
-    /// As [`Self::judge`], for whoever looks at the index already.
+    /// As [`Self::judge`], for whoever looks at the index already, and asks either way: there is no
+    /// judge where tenants are not required.
     pub fn judge_with<T>(
         &self,
         index: &AuthorizedIndex,
         directory: &Directory,
-        ask: impl FnOnce(&Judge<'_>) -> T,
-    ) -> Option<T> {
+        ask: impl FnOnce(Option<&Judge<'_>>) -> T,
+    ) -> T {
         let in_force = self.inner.in_force.load();
-        self.inner.required.then(|| ask(&Judge::new(&in_force.tenancy, directory, index)))
+        let judge = self.inner.required.then(|| Judge::new(&in_force.tenancy, directory, index));
+        ask(judge.as_ref())
     }
 
     /// For which tenants an agent serves, whether tenants are required or not; empty when nothing

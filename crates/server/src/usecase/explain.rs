@@ -84,12 +84,8 @@ impl Explain {
                     told.withheld.retain(|it| sees(&it.entry.entry_id));
                     (told.authorized.others, told.more_withheld) = (0, 0);
                 }
-                let mut tell = Some(tell);
-                let judged = policy.judge_with(index, directory, |judge| {
-                    tell.take().map(|tell| tell(index, &told, Some(judge)))
-                });
-                judged.flatten().or_else(|| tell.take().map(|tell| tell(index, &told, None)))
-            })?
+                policy.judge_with(index, directory, |judge| tell(index, &told, judge))
+            })
         });
         let told = told.await.map_err(|_| Error::unavailable("the server is stopping"))?;
         Ok(told.ok_or(NotFresh::Loading)?)
