@@ -10,7 +10,7 @@ use std::fmt;
 
 use crate::{EntryId, Selector, SelectorSet, SpiffeId};
 
-pub use server::{AgentExplanation, Withheld, WithheldEntry, for_agent, for_agent_among};
+pub use server::{AgentExplanation, Withheld, WithheldEntry, for_agent};
 
 /// How many near misses an explanation names; the rest is counted.
 pub const MAX_NEAR_MISSES: usize = 10;

@@ -100,20 +100,10 @@ pub struct AgentExplanation {
     pub more_withheld: usize,
 }
 
-/// Explains what a workload with the selectors `found` gets at `agent`. `now` is Unix seconds.
+/// Explains what a workload with the selectors `found` gets at `agent`. `matching` are the entries
+/// that match, which takes a walk over all of them to find; those that have gone meanwhile, and
+/// those that do not match, do not count. `now` is Unix seconds.
 pub fn for_agent(
-    index: &AuthorizedIndex,
-    agent: &SpiffeId,
-    found: &SelectorSet,
-    now: UnixTime,
-) -> AgentExplanation {
-    let matching = index.entries().filter(|entry| entry.selectors.is_subset_of(found)).cloned();
-    for_agent_among(index, agent, found, matching.collect(), now)
-}
-
-/// As [`for_agent`], for whoever has found the entries that match already, since that takes a walk
-/// over all of them. Those that have gone meanwhile do not count.
-pub fn for_agent_among(
     index: &AuthorizedIndex,
     agent: &SpiffeId,
     found: &SelectorSet,
@@ -244,8 +234,9 @@ mod tests {
         ] {
             index.load(IndexChange::Entry(entry));
         }
-        let explained =
-            for_agent(&index, &agent, &set(&["unix:uid:0"]), UnixTime::from_seconds(10));
+        let all = index.entries().cloned().collect();
+        let now = UnixTime::from_seconds(10);
+        let explained = for_agent(&index, &agent, &set(&["unix:uid:0"]), all, now);
         assert!(explained.agent_known);
         assert_eq!(explained.authorized.matching.len(), 2);
         assert_eq!(explained.expired.len(), 1);
@@ -269,7 +260,8 @@ mod tests {
         let mut index = AuthorizedIndex::new("td".parse().unwrap());
         index.load(IndexChange::Entry(entry("alias", "/all", "/spire/server", &["t:a"])));
         index.load(IndexChange::Entry(entry("child", "/child", "/all", &["t:a"])));
-        let explained = for_agent(&index, &AGENT.parse().unwrap(), &set(&["t:a"]), UnixTime::EPOCH);
+        let (agent, all) = (AGENT.parse().unwrap(), index.entries().cloned().collect());
+        let explained = for_agent(&index, &agent, &set(&["t:a"]), all, UnixTime::EPOCH);
         let reasons: Vec<&Withheld> = explained.withheld.iter().map(|it| &it.reason).collect();
         let alias = "spiffe://td/all".parse().unwrap();
         assert_eq!(reasons, [&Withheld::NodeAlias, &Withheld::NodeWithoutSelectors { alias }]);

@@ -75,7 +75,7 @@ impl Explain {
                 matching.len() < MATCHING
             })?;
             cache.with_tenants(|index, directory| {
-                let mut told = explain::for_agent_among(index, &agent, &found, matching, now);
+                let mut told = explain::for_agent(index, &agent, &found, matching, now);
                 if call.scope().is_some() {
                     let sees = |id: &EntryId| index.entry(id).is_some_and(|entry| call.sees(entry));
                     told.authorized.matching.retain(|it| sees(&it.entry_id));
