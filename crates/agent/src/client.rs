@@ -25,8 +25,7 @@ mod rpc;
 use addresses::Addresses;
 pub use dial::Target;
 pub use entries::{EntrySync, SyncMethod, SyncStats};
-pub(crate) use rpc::key_id;
-pub use rpc::{Attested, NewSvid, Notice, NoticeStream, SignRequest};
+pub use rpc::{Attested, NewSvid, Notice, NoticeStream, SignRequest, SignedToken};
 
 /// How long one call may take.
 pub const RPC_TIMEOUT: Duration = Duration::from_secs(30);
@@ -127,11 +126,6 @@ impl ClientError {
             *request_id = id;
         }
         self
-    }
-
-    /// What it answered for one of several.
-    pub(crate) fn of_item(method: &'static str, status: Status) -> Self {
-        Self::rpc(method, status)
     }
 
     /// What the server says of this agent, if it says so.

@@ -2,13 +2,11 @@
 //! memory while it is fresh, else signed by the server. Nothing is signed that nobody asks for.
 
 use std::{
-    collections::HashSet,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use signet_api::{convert, pb::spire::api::types};
 use signet_base::{BoundedLru, SharedClock};
 use signet_identity::{Bundle, EntryId, SpiffeId};
 use signet_pki::{KeyType, PrivateKey};
@@ -17,7 +15,7 @@ use tonic::Status;
 use zeroize::Zeroizing;
 
 use crate::{
-    client::{ClientError, RPC_TIMEOUT, ServerClient, key_id},
+    client::{ClientError, RPC_TIMEOUT, ServerClient, SignedToken},
     entry::AgentEntry,
     rotation::{RotationRule, draw},
     sync::Wake,
@@ -39,8 +37,8 @@ pub struct WitSvid {
     pub key: Zeroizing<String>,
     /// Whose it is.
     pub spiffe_id: SpiffeId,
-    /// When it was issued.
-    pub issued_at: UnixTime,
+    /// When it is to be renewed; not after it expires.
+    due_at: UnixTime,
     /// When it expires.
     pub expires_at: UnixTime,
     /// The authority that signed it.
@@ -60,15 +58,10 @@ impl WitSvid {
         self.spiffe_id == entry.spiffe_id && self.revision == entry.revision_number
     }
 
-    fn is_due(&self, now: UnixTime) -> bool {
-        let spread = draw(self.token.as_bytes());
-        RotationRule::default().jwt_due(now, self.issued_at, self.expires_at, spread)
-    }
-
-    /// When it becomes due.
-    fn due_at(&self) -> UnixTime {
-        let spread = draw(self.token.as_bytes());
-        RotationRule::default().x509_due_at(self.issued_at, self.expires_at, spread)
+    /// Whether an authority of `own` signed it: a tainted one, or one that is not.
+    fn is_signed_by(&self, own: &Bundle, tainted: bool) -> bool {
+        let mut authorities = own.wit_authorities.iter();
+        authorities.any(|one| one.tainted == tainted && *one.key_id == *self.key_id)
     }
 }
 
@@ -110,14 +103,8 @@ impl WitService {
     /// # Errors
     /// `Unavailable` when one cannot be had.
     pub async fn fetch(&self, entries: &[Arc<AgentEntry>], own: &Bundle) -> Result<Answer, Status> {
-        let trusted: HashSet<&str> = own
-            .wit_authorities
-            .iter()
-            .filter(|authority| !authority.tainted)
-            .map(|authority| &*authority.key_id)
-            .collect();
         let is_fresh =
-            |svid: &WitSvid| trusted.contains(&*svid.key_id) && !svid.is_due(self.clock.unix());
+            |svid: &WitSvid| svid.is_signed_by(own, false) && self.clock.unix() < svid.due_at;
         if !self.missing(entries, is_fresh).is_empty() {
             let _turn = self.signing.lock().await;
             for missing in self.missing(entries, is_fresh).chunks(MAX_BATCH) {
@@ -144,7 +131,7 @@ impl WitService {
             svids.push((Arc::clone(entry), svid));
         }
         let now = self.clock.unix();
-        let due = svids.iter().map(|(_, svid)| svid.due_at() - now).min();
+        let due = svids.iter().map(|(_, svid)| svid.due_at - now).min();
         let due = Duration::from_secs(due.and_then(|due| due.try_into().ok()).unwrap_or_default());
         Ok(Answer { svids, look_again: due.clamp(RETRY, LONGEST_WAIT) })
     }
@@ -164,13 +151,11 @@ impl WitService {
 
     /// What is kept for an entry, unless it has expired or what signed it is tainted.
     fn usable(&self, entry: &AgentEntry, own: &Bundle) -> Option<Arc<WitSvid>> {
-        let is_tainted = |svid: &WitSvid| {
-            let mut authorities = own.wit_authorities.iter();
-            authorities.any(|authority| authority.tainted && *authority.key_id == *svid.key_id)
-        };
         let mut kept = self.lock();
         let svid = kept.get(&entry.id)?;
-        let is_good = svid.is_of(entry) && self.clock.unix() < svid.expires_at && !is_tainted(svid);
+        let is_good = svid.is_of(entry)
+            && self.clock.unix() < svid.expires_at
+            && !svid.is_signed_by(own, true);
         is_good.then(|| Arc::clone(svid))
     }
 
@@ -201,10 +186,7 @@ impl WitService {
         }
         let mut failed = None;
         for ((entry, key), result) in entries.iter().zip(&keys).zip(signed?) {
-            let accepted = result
-                .map_err(|status| ClientError::of_item("BatchNewWITSVID", status))
-                .and_then(|svid| accept(entry, key, svid));
-            match accepted {
+            match result.and_then(|token| accept(entry, key, token)) {
                 Ok(svid) => {
                     self.lock().insert(entry.id.clone(), Arc::new(svid));
                 }
@@ -228,31 +210,27 @@ impl fmt::Debug for WitService {
     }
 }
 
-/// Checks that the answer is for the entry's SPIFFE ID, and has times that make sense.
+/// Checks that a token is for the entry's SPIFFE ID, and puts its key beside it.
 fn accept(
     entry: &AgentEntry,
     key: &PrivateKey,
-    svid: types::Witsvid,
+    signed: SignedToken,
 ) -> Result<WitSvid, ClientError> {
-    const METHOD: &str = "BatchNewWITSVID";
-    let malformed = |reason: String| ClientError::Malformed { method: METHOD, reason };
-    if svid.issued_at == 0 || svid.expires_at == 0 || svid.issued_at > svid.expires_at {
-        return Err(malformed("issue or expiry time is absent or out of order".to_owned()));
-    }
-    let spiffe_id: SpiffeId =
-        convert::id_from_pb(svid.id.as_ref()).map_err(|error| malformed(error.to_string()))?;
+    let SignedToken { token, spiffe_id, issued_at, expires_at, key_id } = signed;
     if spiffe_id != entry.spiffe_id {
-        return Err(malformed(format!("a token for {spiffe_id}")));
+        let reason = format!("a token for {spiffe_id}");
+        return Err(ClientError::Malformed { method: "BatchNewWITSVID", reason });
     }
     let jwk = key.to_jwk().map_err(|error| ClientError::Local(error.to_string()))?;
+    let spread = draw(token.as_bytes());
     Ok(WitSvid {
-        key_id: key_id(&svid.token),
-        token: svid.token,
+        token,
         // Without the room that it grew in.
         key: Zeroizing::new(jwk.as_str().to_owned()),
         spiffe_id,
-        issued_at: UnixTime::from_seconds(svid.issued_at),
-        expires_at: UnixTime::from_seconds(svid.expires_at),
+        due_at: RotationRule::default().x509_due_at(issued_at, expires_at, spread),
+        expires_at,
+        key_id,
         revision: entry.revision_number,
     })
 }

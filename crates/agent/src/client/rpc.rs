@@ -74,6 +74,20 @@ pub struct SignRequest {
 /// What came of a [`SignRequest`]: certificates (DER, leaf first), or why not.
 pub type NewSvid = Result<Vec<Box<[u8]>>, Status>;
 
+/// A token that the server signed, as far as it can be judged without the entry.
+pub struct SignedToken {
+    /// The compact JWS.
+    pub token: String,
+    /// Whose it is.
+    pub spiffe_id: SpiffeId,
+    /// When it was issued.
+    pub issued_at: UnixTime,
+    /// When it expires; not before it was issued.
+    pub expires_at: UnixTime,
+    /// The key that signed it.
+    pub key_id: Box<str>,
+}
+
 /// Where things stand on the server, as far as this agent is concerned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
@@ -351,18 +365,10 @@ impl ServerClient {
             .await?
             .into_inner();
         let svid = answer.svid.ok_or_else(|| malformed(METHOD, "no SVID"))?;
-        if svid.issued_at == 0 || svid.expires_at == 0 || svid.issued_at > svid.expires_at {
-            return Err(malformed(METHOD, "issue or expiry time is absent or out of order"));
-        }
-        let spiffe_id: SpiffeId = convert::id_from_pb(svid.id.as_ref())
-            .map_err(|error| malformed(METHOD, &error.to_string()))?;
-        Ok(JwtSvid {
-            key_id: key_id(&svid.token),
-            token: Arc::from(svid.token),
-            spiffe_id,
-            issued_at: UnixTime::from_seconds(svid.issued_at),
-            expires_at: UnixTime::from_seconds(svid.expires_at),
-        })
+        let times = (svid.issued_at, svid.expires_at);
+        let SignedToken { token, spiffe_id, issued_at, expires_at, key_id } =
+            signed(METHOD, svid.token, svid.id.as_ref(), times)?;
+        Ok(JwtSvid { token: Arc::from(token), spiffe_id, issued_at, expires_at, key_id })
     }
 
     /// Has WIT-SVIDs signed, up to 500 at once: each for the key (SubjectPublicKeyInfo DER) that is
@@ -374,7 +380,7 @@ impl ServerClient {
         &self,
         requests: &[(EntryId, PublicKey)],
         deadline: Duration,
-    ) -> Result<Vec<Result<types::Witsvid, Status>>, ClientError> {
+    ) -> Result<Vec<Result<SignedToken, ClientError>>, ClientError> {
         const METHOD: &str = "BatchNewWITSVID";
         let answer = self
             .call(METHOD, deadline, |channel| {
@@ -397,9 +403,14 @@ impl ServerClient {
             return Err(malformed(METHOD, "not one result for each request"));
         }
         let results = answer.results.into_iter().map(|result| {
+            let refused = |status| ClientError::rpc(METHOD, status);
             match result.status.as_ref().filter(|status| !status::is_ok(Some(status))) {
-                Some(failed) => Err(status::from_item(failed)),
-                None => result.svid.ok_or_else(|| Status::internal("no SVID")),
+                Some(failed) => Err(refused(status::from_item(failed))),
+                None => {
+                    let svid = result.svid.ok_or_else(|| refused(Status::internal("no SVID")))?;
+                    let times = (svid.issued_at, svid.expires_at);
+                    signed(METHOD, svid.token, svid.id.as_ref(), times)
+                }
             }
         });
         Ok(results.collect())
@@ -428,9 +439,30 @@ fn malformed(method: &'static str, reason: &str) -> ClientError {
     ClientError::Malformed { method, reason: reason.to_owned() }
 }
 
+/// Checks that a token is somebody's, and has times (issued, expires) that make sense.
+fn signed(
+    method: &'static str,
+    token: String,
+    id: Option<&types::Spiffeid>,
+    (issued_at, expires_at): (i64, i64),
+) -> Result<SignedToken, ClientError> {
+    if issued_at == 0 || expires_at == 0 || issued_at > expires_at {
+        return Err(malformed(method, "issue or expiry time is absent or out of order"));
+    }
+    let spiffe_id =
+        convert::id_from_pb(id).map_err(|error| malformed(method, &error.to_string()))?;
+    Ok(SignedToken {
+        key_id: key_id(&token),
+        token,
+        spiffe_id,
+        issued_at: UnixTime::from_seconds(issued_at),
+        expires_at: UnixTime::from_seconds(expires_at),
+    })
+}
+
 /// The key ID in a token's header; empty when there is none. The token comes from the server and
 /// is not judged here.
-pub(crate) fn key_id(token: &str) -> Box<str> {
+fn key_id(token: &str) -> Box<str> {
     use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
     #[derive(serde::Deserialize)]
