@@ -174,12 +174,7 @@ impl JwtService {
         // Who waits for others of the same identity has had its time, too.
         let late = |_| ClientError::Local("too many JWT-SVIDs are being signed".to_owned());
         let result = tokio::time::timeout(deadline, signing).await.unwrap_or_else(|e| Err(late(e)));
-        if let Err(error) = &result
-            && error.refusal().is_some()
-        {
-            // The manager is to hear of it from the server itself.
-            self.wake.sync();
-        }
+        self.wake.sync_if_refused(&result);
         let svid = result?;
         if svid.spiffe_id != entry.spiffe_id {
             return Err(ClientError::Malformed {

@@ -39,6 +39,7 @@ use session::Session;
 pub(crate) use shared::CacheBundles;
 pub use shared::{CurrentAttestor, Settings, Status, View, Wake};
 use shared::{SealingTrouble, Server, Shared};
+pub(crate) use signing::make_keys;
 
 /// How long an agent with a sealed cache waits for its server's first answer before it serves.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);

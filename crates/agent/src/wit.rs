@@ -18,7 +18,7 @@ use crate::{
     client::{ClientError, RPC_TIMEOUT, ServerClient, SignedToken},
     entry::AgentEntry,
     rotation::{RotationRule, draw},
-    sync::Wake,
+    sync::{Wake, make_keys},
 };
 
 /// The most WIT-SVIDs that are kept.
@@ -161,29 +161,18 @@ impl WitService {
 
     async fn sign(&self, entries: &[Arc<AgentEntry>]) -> Result<(), ClientError> {
         let (kind, count) = (self.key_type, entries.len());
-        let local = |error: &dyn fmt::Display| ClientError::Local(format!("making a key: {error}"));
-        let make = move || -> Result<Vec<_>, signet_pki::KeyError> {
-            (0..count).map(|_| PrivateKey::generate(kind)).collect()
+        let make = move || {
+            let keys: Result<Vec<_>, _> = (0..count).map(|_| PrivateKey::generate(kind)).collect();
+            keys.map_err(|error| ClientError::Local(format!("making a key: {error}")))
         };
-        let keys = match kind {
-            KeyType::EcP256 => make().map_err(|error| local(&error))?,
-            _ => {
-                let made = tokio::task::spawn_blocking(make).await;
-                made.map_err(|error| local(&error))?.map_err(|error| local(&error))?
-            }
-        };
+        let keys = make_keys(kind, count, make).await?;
         let requests: Vec<_> = entries
             .iter()
             .zip(&keys)
             .map(|(entry, key)| (entry.id.clone(), key.public_key().clone()))
             .collect();
         let signed = self.client.sign_wit(&requests, RPC_TIMEOUT).await;
-        if let Err(error) = &signed
-            && error.refusal().is_some()
-        {
-            // The manager is to hear of it from the server itself.
-            self.wake.sync();
-        }
+        self.wake.sync_if_refused(&signed);
         let mut failed = None;
         for ((entry, key), result) in entries.iter().zip(&keys).zip(signed?) {
             match result.and_then(|token| accept(entry, key, token)) {

@@ -98,6 +98,14 @@ impl Wake {
         self.sync.notify_one();
     }
 
+    /// The same where the server refused the agent: the manager is to hear of it from the server
+    /// itself.
+    pub fn sync_if_refused<T>(&self, result: &Result<T, ClientError>) {
+        if result.as_ref().is_err_and(|error| error.refusal().is_some()) {
+            self.sync();
+        }
+    }
+
     /// A JWT-SVID came and is to be put away.
     pub fn token_came(&self) {
         self.token.notify_one();
