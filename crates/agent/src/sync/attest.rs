@@ -315,10 +315,10 @@ impl Shared {
         let client = self.anonymous_client(authorities.as_deref())?;
         // The key is durable before the request leaves: a lost reply can be asked for again.
         let what = match &self.settings.join_token {
-            Some(token) => token.expose().to_owned(),
-            None => self.attestor.load().as_ref().map_or("", |attestor| attestor.kind()).to_owned(),
+            Some(token) => token.expose(),
+            None => self.attestor.load().as_ref().map_or("", |attestor| attestor.kind()),
         };
-        let key = self.data.keys().for_attempt(&what, current).await.map_err(local)?;
+        let key = self.data.keys().for_attempt(what, current).await.map_err(local)?;
         let attested = self.attest_with(&client, &key).await?;
         let identity =
             AgentIdentity::new(&attested.chain, key, attested.reattestable).map_err(local)?;
