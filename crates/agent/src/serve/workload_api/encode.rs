@@ -1,9 +1,6 @@
 //! Answers of the Workload API, each encoded once per update.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use signet_api::{encoded::Framed, pb::workload as pb};
@@ -45,41 +42,26 @@ pub(super) fn x509_svids(update: &WorkloadUpdate) -> Result<Framed, Status> {
     })
 }
 
-/// The X.509 bundles of an update; foreign ones only for those with an identity.
+/// The X.509 bundles of an update.
 pub(super) fn x509_bundles(update: &WorkloadUpdate) -> Result<Framed, Status> {
     once(&encoded(update).x509_bundles, || {
-        let mut bundles: BTreeMap<String, Bytes> = BTreeMap::from([x509_item(&update.bundle)]);
-        if update.matched > 0 {
-            bundles.extend(update.federated.iter().map(|b| x509_item(b)));
-        }
+        let bundles = served(update).map(x509_item).collect();
         Framed::new(&pb::X509BundlesResponse { crl: Vec::new(), bundles })
     })
 }
 
-/// The JWT bundles of an update; foreign ones only for those with an identity.
+/// The JWT bundles of an update.
 pub(super) fn jwt_bundles_of(update: &WorkloadUpdate) -> Result<Framed, Status> {
     once(&encoded(update).jwt_bundles, || {
-        let mut bundles = BTreeMap::from([jwt_item(&update.bundle)?]);
-        if update.matched > 0 {
-            for bundle in &update.federated {
-                let (id, jwks) = jwt_item(bundle)?;
-                bundles.insert(id, jwks);
-            }
-        }
+        let bundles = served(update).map(jwt_item).collect::<Result<_, Status>>()?;
         Framed::new(&pb::JwtBundlesResponse { bundles })
     })
 }
 
-/// The WIT bundles of an update; foreign ones only for those with an identity.
+/// The WIT bundles of an update.
 pub(super) fn wit_bundles_of(update: &WorkloadUpdate) -> Result<Framed, Status> {
     once(&encoded(update).wit_bundles, || {
-        let mut bundles = BTreeMap::from([wit_item(&update.bundle)?]);
-        if update.matched > 0 {
-            for bundle in &update.federated {
-                let (id, jwks) = wit_item(bundle)?;
-                bundles.insert(id, jwks);
-            }
-        }
+        let bundles = served(update).map(wit_item).collect::<Result<_, Status>>()?;
         Framed::new(&pb::WitBundlesResponse { bundles })
     })
 }
@@ -107,10 +89,6 @@ fn same<'a, I>(
 where
     I: Iterator<Item: PartialEq>,
 {
-    fn served(update: &WorkloadUpdate) -> impl Iterator<Item = &Bundle> {
-        let foreign = update.federated.iter().filter(|_| update.matched > 0);
-        std::iter::once(&update.bundle).chain(foreign).map(|bundle| &**bundle)
-    }
     let (mut a, mut b) = (served(a), served(b));
     loop {
         match (a.next(), b.next()) {
@@ -120,6 +98,12 @@ where
             _ => return false,
         }
     }
+}
+
+/// The bundles of an update; foreign ones only for those with an identity.
+fn served(update: &WorkloadUpdate) -> impl Iterator<Item = &Bundle> {
+    let foreign = update.federated.iter().filter(|_| update.matched > 0);
+    std::iter::once(&update.bundle).chain(foreign).map(|bundle| &**bundle)
 }
 
 fn encoded(update: &WorkloadUpdate) -> Arc<EncodedAnswers> {
