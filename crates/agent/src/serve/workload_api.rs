@@ -24,7 +24,7 @@ use crate::{
     audit::{Audit, Call},
     cache::{Cache, Identity, Subscription, WorkloadUpdate},
     config::WorkloadRateLimits,
-    entry::without_duplicate_hints,
+    entry::{AgentEntry, without_duplicate_hints},
     jwt::JwtService,
     metrics::AgentMetrics,
     trace,
@@ -231,6 +231,13 @@ impl Handler {
         });
     }
 
+    /// The entries that a caller may have tokens of: those of the SPIFFE ID `wanted`, or all.
+    fn entries(&self, selectors: &SelectorSet, wanted: Option<&SpiffeId>) -> Vec<Arc<AgentEntry>> {
+        let mut entries = without_duplicate_hints(self.cache.matching(selectors), |entry| entry);
+        entries.retain(|entry| wanted.is_none_or(|id| *id == entry.spiffe_id));
+        entries
+    }
+
     /// The JWT-SVIDs of a caller.
     async fn jwt_svids(
         &self,
@@ -242,10 +249,7 @@ impl Handler {
         let caller = &call.caller;
         let selectors = self.attestor.attest(caller).await?;
         self.limit(self.limits.jwt_svid.as_ref(), call, &selectors)?;
-        let entries = without_duplicate_hints(self.cache.matching(&selectors), |entry| entry);
-        let entries = entries
-            .into_iter()
-            .filter(|entry| wanted.as_ref().is_none_or(|id| *id == entry.spiffe_id));
+        let entries = self.entries(&selectors, wanted.as_ref());
         let fetching = call.in_its_name(self.jwt.fetch_all(entries, &request.audience));
         let found = trace::timed("jwt_svids", fetching, |found| match found {
             Ok(found) => format!("{} JWT-SVIDs", found.len()),

@@ -10,7 +10,6 @@ use super::{Frames, Handler, wanted_id};
 use crate::{
     audit::Call,
     cache::Subscription,
-    entry::without_duplicate_hints,
     trace,
     wit::{Answer, WitService, WitSvid},
 };
@@ -63,17 +62,13 @@ impl Handler {
 impl WitStream {
     /// What the caller is to have now.
     async fn look(&self) -> Result<Answer, Status> {
-        let cache = &self.handler.cache;
         let selectors = self.subscription.selectors();
-        let matching = cache.matching(selectors);
-        let entries: Vec<_> = without_duplicate_hints(matching, |entry| entry)
-            .into_iter()
-            .filter(|entry| self.wanted.as_ref().is_none_or(|id| *id == entry.spiffe_id))
-            .collect();
+        let entries = self.handler.entries(selectors, self.wanted.as_ref());
         if entries.is_empty() {
             return Err(self.handler.attestor.no_identity(&self.call.caller, selectors));
         }
-        self.call.in_its_name(self.wit.fetch(&entries, &cache.own_bundle())).await
+        let own = self.handler.cache.own_bundle();
+        self.call.in_its_name(self.wit.fetch(&entries, &own)).await
     }
 
     /// Waits until there is something else to send.
