@@ -440,7 +440,7 @@ impl PublicApi {
 impl Answer for PublicApi {
     async fn answer(&self, request: HttpRequest<Body>) -> http::Response<Body> {
         let answer = if request.uri().path().starts_with(METHODS) {
-            if !has_security_header(&request) {
+            if !has_security_header(&request, SECURITY_HEADER) {
                 return Status::invalid_argument("security header missing from request")
                     .into_http();
             }
@@ -474,9 +474,9 @@ impl Answer for PublicApi {
     }
 }
 
-/// Exactly one header `workload.spiffe.io: true`.
-fn has_security_header<B>(request: &HttpRequest<B>) -> bool {
-    let mut values = request.headers().get_all(SECURITY_HEADER).iter();
+/// Exactly one header `name: true`.
+pub(super) fn has_security_header<B>(request: &HttpRequest<B>, name: &str) -> bool {
+    let mut values = request.headers().get_all(name).iter();
     values.next().is_some_and(|value| value == "true") && values.next().is_none()
 }
 
@@ -493,9 +493,9 @@ mod tests {
             }
             request.body(()).unwrap()
         };
-        assert!(has_security_header(&request(&["true"])));
+        assert!(has_security_header(&request(&["true"]), SECURITY_HEADER));
         for bad in [&[][..], &["false"], &["True"], &["true", "true"], &["true,true"]] {
-            assert!(!has_security_header(&request(bad)), "{bad:?}");
+            assert!(!has_security_header(&request(bad), SECURITY_HEADER), "{bad:?}");
         }
     }
 

@@ -28,7 +28,7 @@ use tower::Service as _;
 use super::{Broker, Peer, routes};
 use crate::{
     caller::Caller,
-    serve::endpoint::MAX_REQUEST,
+    serve::{endpoint::MAX_REQUEST, workload_api::has_security_header},
     sync::{CacheBundles, Status as AgentStatus},
 };
 
@@ -209,11 +209,8 @@ fn refusal<B>(request: &Request<B>, over_tcp: bool) -> Option<Status> {
         let message = "server reflection is only available over Unix sockets";
         return Some(Status::permission_denied(message));
     }
-    let mut values = request.headers().get_all(SECURITY_HEADER).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) if value.as_bytes() == b"true" => None,
-        _ => Some(Status::invalid_argument("security header missing from request")),
-    }
+    (!has_security_header(request, SECURITY_HEADER))
+        .then(|| Status::invalid_argument("security header missing from request"))
 }
 
 async fn connection_task<S, K>(stream: TlsStream<S>, peer: Peer, api: Routes, ticket: Ticket<K>)
