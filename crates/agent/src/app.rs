@@ -16,7 +16,7 @@ use signet_config::PrometheusSettings;
 use signet_daemon::{
     health::{Health, HealthServer as HttpHealth},
     http::{Https, HttpsError},
-    listen::{ListenError, check_unix_path, make_directories},
+    listen::{ListenError, bind_host_or_all, check_unix_path, make_directories},
     logging::LogHandle,
     metrics::{Metrics, MetricsServer},
     process::{self, LockError},
@@ -205,8 +205,8 @@ impl App {
             }
         }
         let broker_tcp = match config.broker.as_ref().and_then(|it| it.bind_address.as_ref()) {
-            Some(address) => {
-                let bound = broker::bind(address).await;
+            Some((host, port)) => {
+                let bound = bind_host_or_all(host, *port).await;
                 Some(bound.map_err(BuildError::port("experimental broker"))?)
             }
             None => None,

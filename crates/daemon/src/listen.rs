@@ -138,6 +138,22 @@ pub async fn bind_host(host: &str, port: u16) -> Result<TcpListener, ListenError
     }
 }
 
+/// Binds a host as [`bind_host`] does; no host is all addresses, of IPv4 alone where there is no
+/// other.
+///
+/// # Errors
+/// Those of [`bind_host`].
+pub async fn bind_host_or_all(host: &str, port: u16) -> Result<TcpListener, ListenError> {
+    if !host.is_empty() {
+        return bind_host(host, port).await;
+    }
+    match bind_host("::", port).await {
+        // A machine without IPv6.
+        Err(ListenError::Tcp { .. }) => bind_host("0.0.0.0", port).await,
+        bound => bound,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use signet_base::{SharedClock, Tasks, chain};
 use signet_daemon::{
     http::{Duplex, HttpServer, PUBLIC, Secure, spawn_on_socket},
-    listen::{ListenError, UnixOptions, UnixSocket, bind_host, bind_unix},
+    listen::{ListenError, UnixOptions, UnixSocket, bind_host_or_all, bind_unix},
 };
 use signet_pki::tls::{CertFiles, CertFilesError, TlsError, TlsOptions, web_server_config_with};
 use tokio::{
@@ -61,14 +61,7 @@ impl Address {
     }
 
     async fn bind(&self) -> Result<TcpListener, ListenError> {
-        if !self.host.is_empty() {
-            return bind_host(&self.host, self.port).await;
-        }
-        match bind_host("::", self.port).await {
-            // A machine without IPv6.
-            Err(ListenError::Tcp { .. }) => bind_host("0.0.0.0", self.port).await,
-            bound => bound,
-        }
+        bind_host_or_all(&self.host, self.port).await
     }
 }
 

@@ -32,7 +32,7 @@ use crate::{
     workload::CallerAttestor,
 };
 
-pub(crate) use listen::{MODES, bind, serve};
+pub(crate) use listen::{MODES, serve};
 use named::Named;
 
 /// The gRPC service.

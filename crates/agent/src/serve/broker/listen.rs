@@ -10,8 +10,7 @@ use signet_api::intake::{Budget, Intake, Messages, NoRoom, holding};
 use signet_attest::peer::{PeerError, PinnedPeer};
 use signet_base::{SharedClock, Tasks, chain};
 use signet_daemon::listen::{
-    Accept, Admission, Caps, Each, Incoming, ListenError, Ticket, UnixOptions, UnixSocket,
-    bind_host,
+    Accept, Admission, Caps, Each, Incoming, Ticket, UnixOptions, UnixSocket,
 };
 use signet_pki::tls::{
     ClientPolicy, SwappableIdentity, TlsError, TlsOptions, peer_of, server_config,
@@ -56,20 +55,6 @@ pub(crate) const MODES: UnixOptions =
 const SECURITY_HEADER: &str = "broker.spiffe.io";
 /// What the paths of gRPC reflection begin with, in all versions.
 const REFLECTION: &str = "/grpc.reflection.";
-
-/// Binds the TCP listener. No host is all addresses, of IPv4 alone where there is no other.
-///
-/// # Errors
-/// [`ListenError`].
-pub(crate) async fn bind((host, port): &(String, u16)) -> Result<TcpListener, ListenError> {
-    if !host.is_empty() {
-        return bind_host(host, *port).await;
-    }
-    match bind_host("::", *port).await {
-        Err(ListenError::Tcp { .. }) => bind_host("0.0.0.0", *port).await,
-        bound => bound,
-    }
-}
 
 /// What answers on all sockets.
 #[derive(Clone)]
