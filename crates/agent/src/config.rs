@@ -18,6 +18,7 @@ use zeroize::Zeroizing;
 
 use crate::{csi::CsiSettings, plugins::Plugins};
 
+pub(crate) use broker::brokers;
 pub use broker::{BrokerRights, BrokerSettings, KUBERNETES_REFERENCE, PID_REFERENCE, Transports};
 pub use flags::{CsiFlags, RunFlags};
 

@@ -80,13 +80,23 @@ pub(super) fn broker(experimental: &Block<'_>, public: Option<&Path>) -> Option<
     if named.is_none() && block.text("bind_address").is_none() {
         block.error("socket_path", "socket_path, bind_address or both are expected");
     }
+    let brokers = brokers(&block, rights);
+    block.finish();
+    Some(BrokerSettings { socket_path: path, bind_address: address, brokers })
+}
+
+/// Reads `brokers`, here and in attestors: of each the `id`, and what `read` finds.
+pub(crate) fn brokers<T>(
+    block: &Block<'_>,
+    read: impl Fn(&Block<'_>) -> T,
+) -> BTreeMap<SpiffeId, T> {
     let mut brokers = BTreeMap::new();
     for broker in block.blocks("brokers") {
         let id = broker.parsed::<SpiffeId>("id");
         let id = broker.required("id", id);
-        let rights = rights(&broker);
+        let found = read(&broker);
         if let Some(id) = id
-            && brokers.insert(id.clone(), rights).is_some()
+            && brokers.insert(id.clone(), found).is_some()
         {
             broker.error("id", format_args!("{id} is there twice"));
         }
@@ -95,8 +105,7 @@ pub(super) fn broker(experimental: &Block<'_>, public: Option<&Path>) -> Option<
     if brokers.is_empty() {
         block.error("brokers", "at least one broker is expected");
     }
-    block.finish();
-    Some(BrokerSettings { socket_path: path, bind_address: address, brokers })
+    brokers
 }
 
 fn rights(broker: &Block<'_>) -> BrokerRights {

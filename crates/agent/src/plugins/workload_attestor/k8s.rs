@@ -1,6 +1,6 @@
 //! `WorkloadAttestor "k8s"`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use signet_attest::workload::k8s::{
     K8sAttestor as K8sAttestorPort, K8sConfig,
@@ -11,9 +11,9 @@ use signet_attest::workload::k8s::{
 };
 use signet_base::SharedClock;
 use signet_config::Block;
-use signet_identity::SpiffeId;
 
 use super::{SIGSTORE, WorkloadAttestor};
+use crate::config;
 
 const DEFAULT_CA_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 const DEFAULT_KUBELET_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -193,31 +193,21 @@ fn broker_policy(block: Block<'_>) -> Option<BrokerPolicy> {
         }
         None => None,
     };
-    let mut brokers = BTreeMap::new();
-    for broker in block.blocks("brokers") {
-        let id = broker.parsed::<SpiffeId>("id");
-        let id = broker.required("id", id);
-        let scope = match broker.text("pod_reference_scope").as_deref() {
-            None | Some("" | "agent_node") => PodScope::AgentNode,
-            Some("cluster") => PodScope::Cluster,
-            Some(other) => {
-                let message = format_args!("found {other:?}, expected agent_node or cluster");
-                broker.error("pod_reference_scope", message);
-                PodScope::AgentNode
-            }
-        };
-        if let Some(id) = id
-            && brokers.insert(id.clone(), scope).is_some()
-        {
-            broker.error("id", format_args!("{id} is there twice"));
-        }
-        broker.finish();
-    }
-    if brokers.is_empty() {
-        block.error("brokers", "at least one broker is expected");
-    }
+    let brokers = config::brokers(&block, pod_scope);
     block.finish();
     Some(BrokerPolicy { enforced: enforced?, brokers })
+}
+
+fn pod_scope(broker: &Block<'_>) -> PodScope {
+    match broker.text("pod_reference_scope").as_deref() {
+        None | Some("" | "agent_node") => PodScope::AgentNode,
+        Some("cluster") => PodScope::Cluster,
+        Some(other) => {
+            let message = format_args!("found {other:?}, expected agent_node or cluster");
+            broker.error("pod_reference_scope", message);
+            PodScope::AgentNode
+        }
+    }
 }
 
 /// What says how the kubelet is reached makes no sense when it is not asked.
