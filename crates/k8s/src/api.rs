@@ -220,6 +220,16 @@ impl ApiServer {
     /// # Errors
     /// [`ApiError`].
     pub async fn write(&self, how: Write, path: &str, body: &Value) -> Result<Value, ApiError> {
+        self.written(how, path, body).await
+    }
+
+    /// Writes an object; what is read here of the answer.
+    pub(super) async fn written<T: DeserializeOwned>(
+        &self,
+        how: Write,
+        path: &str,
+        body: &Value,
+    ) -> Result<T, ApiError> {
         let (method, content_type, verb) = how.parts();
         let body = Bytes::from(body.to_string());
         self.ask(&Call { method, content_type, body, ..Call::read(path, verb) }).await
@@ -254,10 +264,7 @@ impl ApiServer {
         let path = "/apis/authentication.k8s.io/v1/tokenreviews";
         let body = serde_json::to_value(&review)
             .map_err(|error| ApiError::Answer { url: path.to_owned(), why: error.to_string() })?;
-        let (method, content_type, verb) = Write::Create.parts();
-        let body = Bytes::from(body.to_string());
-        let call = Call { method, content_type, body, ..Call::read(path, verb) };
-        let answer: TokenReviewAnswer = self.ask(&call).await?;
+        let answer: TokenReviewAnswer = self.written(Write::Create, path, &body).await?;
         Ok(answer.status)
     }
 

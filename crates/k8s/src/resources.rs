@@ -10,12 +10,9 @@ use super::{
     api::{ApiServer, Call, METADATA, METADATA_LIST, Write, object_name},
     error::ApiError,
     objects::null_as_default,
-    watch::query_value,
+    watch::{List, MAX_PAGES, PAGE, query, query_value},
 };
 
-/// How many objects a page of a list has, and how many pages are read.
-const PAGE: u32 = 500;
-const MAX_PAGES: usize = 200;
 /// The longest name of an object, bytes.
 const MAX_NAME: usize = 253;
 
@@ -97,20 +94,6 @@ pub struct AccessReview<'a> {
 struct Partial {
     #[serde(default)]
     metadata: ObjectMetadata,
-}
-
-#[derive(Deserialize)]
-struct PartialList {
-    #[serde(default)]
-    metadata: ListMetadata,
-    #[serde(default, deserialize_with = "null_as_default")]
-    items: Vec<Partial>,
-}
-
-#[derive(Default, Deserialize)]
-struct ListMetadata {
-    #[serde(default, rename = "continue")]
-    rest: String,
 }
 
 #[derive(Deserialize)]
@@ -285,20 +268,18 @@ impl ApiServer {
         resource: &Resource,
         uid: &str,
     ) -> Result<Option<ObjectMetadata>, ApiError> {
-        let mut rest = String::new();
+        let mut token = String::new();
         for _ in 0..MAX_PAGES {
             let mut path = format!("{}?limit={PAGE}", resource.all());
-            if !rest.is_empty() {
-                path.push_str("&continue=");
-                path.push_str(&query_value(&rest));
-            }
-            let page: PartialList = self.ask(&Call::page(path).answered_as(METADATA_LIST)).await?;
-            let found = page.items.into_iter().find(|item| item.metadata.uid == uid);
+            query(&mut path, "continue", &token);
+            let page: List<Partial> =
+                self.ask(&Call::page(path).answered_as(METADATA_LIST)).await?;
+            let found = page.items.into_iter().flatten().find(|item| item.metadata.uid == uid);
             if let Some(found) = found {
                 return Ok(Some(found.metadata));
             }
-            rest = page.metadata.rest;
-            if rest.is_empty() {
+            token = page.metadata.token;
+            if token.is_empty() {
                 return Ok(None);
             }
         }
@@ -326,9 +307,7 @@ impl ApiServer {
             },
         });
         let path = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
-        let answer = self.write(Write::Create, path, &body).await?;
-        let reviewed: Reviewed = serde_json::from_value(answer)
-            .map_err(|error| ApiError::Answer { url: path.to_owned(), why: error.to_string() })?;
+        let reviewed: Reviewed = self.written(Write::Create, path, &body).await?;
         Ok(reviewed.status.allowed && !reviewed.status.denied)
     }
 }

@@ -17,9 +17,9 @@ use super::{
 };
 
 /// How many objects a page of a list has.
-const PAGE: u32 = 500;
+pub(super) const PAGE: u32 = 500;
 /// How many pages are read at most.
-const MAX_PAGES: usize = 200;
+pub(super) const MAX_PAGES: usize = 200;
 /// The longest event, bytes: etcd holds objects of 1.5 MiB.
 const MAX_EVENT: usize = 8 * 1024 * 1024;
 /// How long one watch lasts at most; the server is told, and has some more time for its last words.
@@ -72,19 +72,21 @@ pub enum Seen<T> {
     Gone(T),
 }
 
+/// A page of a list.
 #[derive(Deserialize)]
-struct List<T> {
+pub(super) struct List<T> {
     #[serde(default)]
-    metadata: ListMetadata,
-    items: Option<Vec<T>>,
+    pub(super) metadata: ListMetadata,
+    pub(super) items: Option<Vec<T>>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct ListMetadata {
+pub(super) struct ListMetadata {
     resource_version: String,
+    /// Names the next page; empty after the last.
     #[serde(rename = "continue")]
-    token: String,
+    pub(super) token: String,
 }
 
 #[derive(Deserialize)]
@@ -341,7 +343,7 @@ fn broken(collection: &Collection, reason: String) -> ApiError {
 }
 
 /// Adds a parameter to a query that is not empty, unless its value is.
-fn query(path: &mut String, key: &str, value: &str) {
+pub(super) fn query(path: &mut String, key: &str, value: &str) {
     if value.is_empty() {
         return;
     }
