@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use signet_api::connect::{self, ConnectError};
 use signet_config::parse_duration;
 use signet_daemon::{cli::socket_path, program::Program};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Response, Status, Streaming, transport::Channel};
 
 use super::{CliError, environment};
 
@@ -59,7 +59,7 @@ impl AdminSocket {
 
 /// Waits for the answer to a call that other programs than ours lack; none when it is one of those.
 pub(super) async fn ours<T>(
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<Option<T>, CliError> {
     let call = async {
         match call.await {
@@ -72,9 +72,9 @@ pub(super) async fn ours<T>(
 
 /// Waits for an answer on the admin socket.
 pub(super) async fn admin<T>(
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, CliError> {
-    within(ADMIN_TIMEOUT, call).await.map(tonic::Response::into_inner)
+    within(ADMIN_TIMEOUT, call).await.map(Response::into_inner)
 }
 
 /// Waits for an answer for as long as `timeout`, for ever when it is 0.
@@ -89,6 +89,18 @@ pub(super) async fn within<T>(
         tokio::time::timeout(timeout, call).await.unwrap_or_else(|_| Err(late()))
     };
     answer.map_err(|status| CliError::Failed(describe(&status)))
+}
+
+/// The first message of a stream; waits as [`within`] does.
+pub(super) async fn first<T>(
+    timeout: Duration,
+    call: impl Future<Output = Result<Response<Streaming<T>>, Status>>,
+) -> Result<T, CliError> {
+    within(timeout, async {
+        let mut stream = call.await?.into_inner();
+        stream.message().await?.ok_or_else(|| Status::unavailable("the stream ended unanswered"))
+    })
+    .await
 }
 
 /// A status in the words that people who know gRPC's Go programs look for.
@@ -127,7 +139,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_agent_that_never_answers_is_not_waited_for_for_ever() {
-        let late = ours(std::future::pending::<Result<tonic::Response<()>, _>>()).await;
+        let late = ours(std::future::pending::<Result<Response<()>, _>>()).await;
         let Err(CliError::Failed(message)) = late else { panic!("{late:?}") };
         assert!(message.contains("DeadlineExceeded"), "{message}");
         let lacking = ours::<()>(async { Err(Status::unimplemented("unknown service")) }).await;

@@ -12,11 +12,11 @@ use signet_api::{
     workload,
 };
 use signet_daemon::cli::Output;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use super::{
     CliError, Terminal,
-    connect::{PublicSocket, describe, timeout, within},
+    connect::{PublicSocket, describe, first, timeout, within},
 };
 
 /// What a JWT-SVID is as a client assertion.
@@ -75,12 +75,8 @@ pub(super) async fn fetch(flags: &FetchFlags, terminal: &mut Terminal<'_>) -> Re
     }
     let channel = flags.socket.connect(terminal.program).await?;
     let mut client = SpiffeWorkloadApiClient::new(channel);
-    let bundles = within(flags.timeout, async {
-        let request = workload::request(JwtBundlesRequest {});
-        let mut stream = client.fetch_jwt_bundles(request).await?.into_inner();
-        stream.message().await?.ok_or_else(|| Status::unavailable("the stream ended unanswered"))
-    })
-    .await?;
+    let request = workload::request(JwtBundlesRequest {});
+    let bundles = first(flags.timeout, client.fetch_jwt_bundles(request)).await?;
     let request = JwtsvidRequest {
         audience: audience.split(',').map(ToOwned::to_owned).collect(),
         spiffe_id: flags.spiffe_id.clone(),
@@ -98,9 +94,7 @@ pub(super) async fn fetch(flags: &FetchFlags, terminal: &mut Terminal<'_>) -> Re
             writeln!(out, "hint({}):\n\t{}", svid.spiffe_id, svid.hint)?;
         }
     }
-    let mut sorted: Vec<_> = bundles.bundles.iter().collect();
-    sorted.sort();
-    for (id, bundle) in sorted {
+    for (id, bundle) in &bundles.bundles {
         writeln!(out, "bundle({id}):\n\t{}", String::from_utf8_lossy(bundle))?;
     }
     Ok(())

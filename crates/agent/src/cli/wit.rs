@@ -23,11 +23,11 @@ use signet_pki::{
     wit::{self, Expected, MAX_PROOF_LIFE, ProofParams, Tokens},
 };
 use signet_time::UnixTime;
-use tonic::{Status, transport::Channel};
+use tonic::transport::Channel;
 
 use super::{
     CliError, Terminal,
-    connect::{PublicSocket, timeout, within},
+    connect::{PublicSocket, first, timeout},
 };
 
 type Client = SpiffeWorkloadApiClient<Channel>;
@@ -128,7 +128,7 @@ pub(super) async fn fetch(flags: &FetchFlags, terminal: &mut Terminal<'_>) -> Re
             writeln!(out, "hint({}):\n\t{}", svid.spiffe_id, svid.hint)?;
         }
     }
-    for (id, bundle) in sorted(&bundles) {
+    for (id, bundle) in &bundles.bundles {
         writeln!(out, "bundle({id}):\n\t{bundle}")?;
     }
     Ok(())
@@ -151,7 +151,7 @@ fn write(
         file(format!("wit.{n}.jwt"), &svid.wit_svid, 0o644)?;
         file(format!("wit.{n}.key"), &svid.wit_svid_key, 0o600)?;
     }
-    for (n, (_, bundle)) in sorted(bundles).into_iter().enumerate() {
+    for (n, bundle) in bundles.bundles.values().enumerate() {
         file(format!("bundle.{n}.jwks"), bundle, 0o644)?;
     }
     Ok(())
@@ -246,26 +246,12 @@ async fn svids(
     spiffe_id: &str,
 ) -> Result<WitsvidResponse, CliError> {
     let request = WitsvidRequest { spiffe_id: spiffe_id.to_owned() };
-    within(common.timeout, async {
-        let mut stream = client.fetch_witsvid(workload::request(request)).await?.into_inner();
-        stream.message().await?.ok_or_else(|| Status::unavailable("the stream ended unanswered"))
-    })
-    .await
+    first(common.timeout, client.fetch_witsvid(workload::request(request))).await
 }
 
 async fn bundles(client: &mut Client, common: &Common) -> Result<WitBundlesResponse, CliError> {
-    within(common.timeout, async {
-        let request = workload::request(WitBundlesRequest {});
-        let mut stream = client.fetch_wit_bundles(request).await?.into_inner();
-        stream.message().await?.ok_or_else(|| Status::unavailable("the stream ended unanswered"))
-    })
-    .await
-}
-
-fn sorted(bundles: &WitBundlesResponse) -> Vec<(&String, &String)> {
-    let mut sorted: Vec<_> = bundles.bundles.iter().collect();
-    sorted.sort();
-    sorted
+    let request = workload::request(WitBundlesRequest {});
+    first(common.timeout, client.fetch_wit_bundles(request)).await
 }
 
 /// `NAME=VALUE`, the name in lower case.

@@ -21,11 +21,11 @@ use signet_pki::{
     x509::{Certificate, TrustBundle, parse_chain, split_der_chain, verify_svid},
 };
 use signet_time::UnixTime;
-use tonic::{Code, Status};
+use tonic::Code;
 
 use super::{
     CliError, Terminal,
-    connect::{PublicSocket, describe, timeout, within},
+    connect::{PublicSocket, describe, first, timeout},
     print::{duration, timestamp},
 };
 
@@ -70,12 +70,8 @@ pub(super) async fn fetch(flags: &FetchFlags, terminal: &mut Terminal<'_>) -> Re
     let channel = flags.socket.connect(terminal.program).await?;
     let mut client = SpiffeWorkloadApiClient::new(channel);
     let start = Instant::now();
-    let response = within(flags.timeout, async {
-        let request = workload::request(X509svidRequest {});
-        let mut stream = client.fetch_x509svid(request).await?.into_inner();
-        stream.message().await?.ok_or_else(|| Status::unavailable("the stream ended unanswered"))
-    })
-    .await?;
+    let request = workload::request(X509svidRequest {});
+    let response = first(flags.timeout, client.fetch_x509svid(request)).await?;
     let took = start.elapsed();
     if flags.output == Output::Json {
         return terminal.json(&response);
