@@ -339,14 +339,12 @@ impl AgentBundles {
 
     /// Says whom the agent trusts with everything, each time that it changes.
     fn install(&self, trust: TrustBundle) {
-        let roots: Vec<String> =
-            trust.authorities().iter().map(|root| digest::sha256_hex(root.der())).collect();
-        let before = self.0.swap(Some(Arc::new(trust)));
-        let is_new = before.is_none_or(|before| {
-            let before = before.authorities().iter().map(|root| digest::sha256_hex(root.der()));
-            !before.eq(roots.iter().cloned())
-        });
-        if is_new {
+        let trust = Arc::new(trust);
+        let before = self.0.swap(Some(Arc::clone(&trust)));
+        let ders = trust.authorities().iter().map(Certificate::der);
+        if before.is_none_or(|before| !before.authorities().iter().map(Certificate::der).eq(ders)) {
+            let roots: Vec<String> =
+                trust.authorities().iter().map(|root| digest::sha256_hex(root.der())).collect();
             tracing::info!(
                 x509_authorities_asn1_sha256 = roots.join(","),
                 "Trust bundle of the server installed"
