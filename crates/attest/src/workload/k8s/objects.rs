@@ -55,8 +55,7 @@ pub(super) struct Brokers {
 /// What was found, and where the authorizer knows it.
 struct Named {
     values: Vec<String>,
-    /// The API group, empty for the core group, and the plural.
-    resource: (String, String),
+    resource: Resource,
     place: Place,
 }
 
@@ -111,8 +110,8 @@ impl Brokers {
         let review = AccessReview {
             user: &user,
             verb: VERB,
-            group: &named.resource.0,
-            plural: &named.resource.1,
+            group: &named.resource.group,
+            plural: &named.resource.plural,
             namespace: &named.place.namespace,
             name: &named.place.name,
         };
@@ -195,7 +194,7 @@ impl Brokers {
         is_the_one(reference, &found.namespace, &found.name, &found.uid)?;
         Ok(Named {
             values: values(reference, &resource, &found),
-            resource: (resource.group, resource.plural),
+            resource,
             place: Place { namespace: found.namespace, name: found.name },
         })
     }
@@ -219,7 +218,7 @@ impl K8sAttestor {
             |error: WorkloadAttestError| ReferenceError::Unavailable(error.to_string());
         let named = match reference {
             Reference::Process(peer) => match self.find(peer, true).await.map_err(unavailable)? {
-                Some((values, place)) => Named { values, resource: pods(), place },
+                Some((values, place)) => Named { values, resource: Resource::pods(), place },
                 // In no pod: other attestors may know it.
                 None => return Ok(Vec::new()),
             },
@@ -283,13 +282,9 @@ impl K8sAttestor {
         };
         let metadata = &pod.metadata;
         is_the_one(reference, &metadata.namespace, &metadata.name, &metadata.uid)?;
-        Ok(Named { values: pod.selector_values(), resource: pods(), place: Place::of(pod) })
+        let (values, resource) = (pod.selector_values(), Resource::pods());
+        Ok(Named { values, resource, place: Place::of(pod) })
     }
-}
-
-/// Pods, as permissions name them.
-fn pods() -> (String, String) {
-    (String::new(), "pods".to_owned())
 }
 
 fn namespace_required() -> ReferenceError {
