@@ -1,5 +1,5 @@
 //! Clock, tasks and shutdown, backoff, rate limits, bounded collections, reading of files that
-//! people name; no other I/O, SPIFFE-free.
+//! people name, locks on files; no other I/O, SPIFFE-free.
 //!
 //! Everything here is a value that is passed in: no globals, no statics. All waiting goes through
 //! tokio's clock, so that tests run on paused time.
@@ -9,6 +9,7 @@ mod clock;
 mod error_chain;
 mod fair_pool;
 mod fair_queue;
+mod file_lock;
 pub mod files;
 mod lru;
 mod rate_limit;
@@ -22,6 +23,7 @@ pub use clock::{Clock, SharedClock, SystemClock, TestClock, sleep_until};
 pub use error_chain::chain;
 pub use fair_pool::{FairPool, FairPoolError, FairPoolLimits};
 pub use fair_queue::{FairQueue, QueueFull, Turn};
+pub use file_lock::LockedFile;
 pub use lru::BoundedLru;
 pub use rate_limit::{RateLimitError, RateLimiter};
 pub use readiness::{Readiness, ReadyGuard};

@@ -1,7 +1,7 @@
 //! The limits and marks of the process itself.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -12,11 +12,9 @@ use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
     stat::{Mode, umask},
 };
-use rustix::{
-    fs::{FlockOperation, flock},
-    process::{DumpableBehavior, set_dumpable_behavior},
-};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use sd_notify::NotifyState;
+use signet_base::LockedFile;
 use tokio::time::Instant;
 
 /// How often a lock that is waited for is tried.
@@ -94,7 +92,7 @@ pub fn restrict_umask() {
 /// The lock on a data directory: held while this lives, and by one process only.
 #[derive(Debug)]
 pub struct DirLock {
-    file: File,
+    file: LockedFile,
     path: PathBuf,
 }
 
@@ -120,14 +118,6 @@ pub enum LockError {
     },
 }
 
-impl Drop for DirLock {
-    fn drop(&mut self) {
-        // Closing is not enough: a child that is just being started may hold a copy of the
-        // descriptor, and the lock with it.
-        let _ = flock(&self.file, FlockOperation::Unlock);
-    }
-}
-
 impl DirLock {
     /// Locks `dir` (made if missing, mode 0700) through the file `name` in it, for instance
     /// `signet-agent.lock`. The kernel lets go of it when the process ends, however it ends. On a
@@ -145,7 +135,7 @@ impl DirLock {
         let mut path = dir.join(name);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = match options.open(&path) {
+        let file = match options.open(&path) {
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
                 let file = File::open(&path).or_else(|_| {
                     dir.clone_into(&mut path);
@@ -155,15 +145,15 @@ impl DirLock {
             }
             opened => opened.map_err(failed)?,
         };
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => {
+        let mut file = match LockedFile::take(file) {
+            Ok(file) => file,
+            Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
-                let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut text);
+                let _ = File::open(&path).and_then(|file| file.take(32).read_to_string(&mut text));
                 return Err(LockError::Held { dir: dir.to_owned(), pid: text.trim().parse().ok() });
             }
-            Err(error) => return Err(failed(error.into())),
-        }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        };
         // The number is a help for people only; a full disk must not stop the program here.
         let _ = file
             .set_len(0)

@@ -7,7 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use signet_base::files::{open_regular, read_all};
+use signet_base::{
+    LockedFile,
+    files::{open_regular, read_all},
+};
 use zeroize::Zeroizing;
 
 /// Why a file could not be used.
@@ -112,7 +115,9 @@ pub fn remove_durably(path: &Path) -> Result<(), FileError> {
 
 /// Holds a directory for this process, for as long as it lives; a crash lets go of it.
 #[derive(Debug)]
-pub struct DirectoryLock(File);
+pub struct DirectoryLock(
+    #[expect(dead_code, reason = "the lock lasts as long as the file is open")] LockedFile,
+);
 
 impl DirectoryLock {
     /// Takes the lock, a file `.lock` in `directory`.
@@ -125,19 +130,11 @@ impl DirectoryLock {
         let open =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
         let file = open.map_err(|source| FileError::Write { path: path.clone(), source })?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
+        match LockedFile::take(file) {
+            Ok(file) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => Err(FileError::InUse { path: directory.to_owned() }),
             Err(TryLockError::Error(source)) => Err(FileError::Write { path, source }),
         }
-    }
-}
-
-impl Drop for DirectoryLock {
-    fn drop(&mut self) {
-        // Closing is not enough: a child that is just being started may hold a copy of the
-        // descriptor, and the lock with it.
-        let _ = self.0.unlock();
     }
 }
 

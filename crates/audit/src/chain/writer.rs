@@ -14,7 +14,7 @@ use std::{
 };
 
 use serde_json::{Map, Value as Json};
-use signet_base::SharedClock;
+use signet_base::{LockedFile, SharedClock};
 use signet_pki::{files::write_atomic, random};
 
 use super::{
@@ -244,7 +244,7 @@ struct Writer {
     options: ChainOptions,
     key: HeadKey,
     /// Held as long as the log is written.
-    _lock: File,
+    _lock: LockedFile,
     log: String,
     file: File,
     path: PathBuf,
@@ -286,13 +286,13 @@ impl Writer {
             .mode(0o600)
             .open(&lock_path)
             .map_err(failed("opening", &lock_path))?;
-        match lock.try_lock() {
-            Ok(()) => {}
+        let lock = match LockedFile::take(lock) {
+            Ok(lock) => lock,
             Err(std::fs::TryLockError::WouldBlock) => return Err(ChainError::InUse(directory)),
             Err(std::fs::TryLockError::Error(error)) => {
                 return Err(failed("locking", &lock_path)(error));
             }
-        }
+        };
         let key_path = options.key_file.clone().unwrap_or_else(|| directory.join(KEY_FILE));
         let key = HeadKey::open(&key_path, &directory.join(PUBLIC_KEY_FILE))
             .map_err(failed("opening the key", &key_path))?;

@@ -12,9 +12,10 @@ use std::{
 };
 
 use rustix::{
-    fs::{Access, AtFlags, CWD, FlockOperation, accessat, flock},
+    fs::{Access, AtFlags, CWD, accessat},
     net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with},
 };
+use signet_base::LockedFile;
 use tokio::net::{UnixListener, UnixStream};
 
 use super::{
@@ -189,10 +190,8 @@ fn beside(path: &Path) -> PathBuf {
 
 /// Keeps other processes of ours from exchanging sockets in the directory of `path`; none when one
 /// is doing so.
-fn hold(path: &Path) -> Option<fs::File> {
-    let dir = fs::File::open(directory_of(path)).ok()?;
-    flock(&dir, FlockOperation::NonBlockingLockExclusive).ok()?;
-    Some(dir)
+fn hold(path: &Path) -> Option<LockedFile> {
+    LockedFile::take(fs::File::open(directory_of(path)).ok()?).ok()
 }
 
 /// Looks whether [`bind_unix`] could bind `path`, as far as that can be told without making,

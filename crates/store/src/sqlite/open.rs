@@ -1,11 +1,12 @@
 //! Opening a database: what is it, and is its schema up to date?
 
 use std::{
-    fs::{File, TryLockError},
+    fs::TryLockError,
     io::{Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
 };
 
+use signet_base::LockedFile;
 use sqlx::{
     Connection, Row, SqliteConnection, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
@@ -148,7 +149,7 @@ async fn position(
 
 /// A file beside the database, locked: a lock on the database itself would get into SQLite's own.
 /// While the store is closed it holds where the feed stood.
-pub(crate) struct FileLock(File);
+pub(crate) struct FileLock(LockedFile);
 
 impl FileLock {
     /// The longest mark that is read, bytes.
@@ -161,8 +162,8 @@ impl FileLock {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let file = options.open(beside(path, ".lock")).map_err(io)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
+        match LockedFile::take(file) {
+            Ok(file) => Ok(Self(file)),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: path.to_owned() }),
             Err(TryLockError::Error(error)) => Err(io(error)),
         }
@@ -172,7 +173,7 @@ impl FileLock {
     /// then.
     fn found_as_left(&mut self, position: &FeedPosition) -> bool {
         let mut mark = String::new();
-        let read = (&self.0).take(Self::LONGEST_MARK).read_to_string(&mut mark);
+        let read = (&*self.0).take(Self::LONGEST_MARK).read_to_string(&mut mark);
         let emptied = self.0.set_len(0).and_then(|()| self.0.rewind());
         read.is_ok() && emptied.is_ok() && mark == Self::mark(position)
     }
@@ -187,14 +188,6 @@ impl FileLock {
 
     fn mark(position: &FeedPosition) -> String {
         format!("{} {}\n", position.epoch, position.revision)
-    }
-}
-
-impl Drop for FileLock {
-    fn drop(&mut self) {
-        // Closing is not enough: a child that is just being started may hold a copy of the
-        // descriptor, and the lock with it.
-        let _ = self.0.unlock();
     }
 }
 
