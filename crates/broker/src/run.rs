@@ -17,10 +17,7 @@ use signet_daemon::{
 };
 use signet_http::{HttpClient, Trust};
 use signet_k8s::{ApiServer, KubeSource};
-use signet_pki::{
-    pem,
-    tls::{ServerCheck, TlsOptions, client_config},
-};
+use signet_pki::tls::{ServerCheck, TlsOptions, client_config};
 use tokio::{
     signal::unix::{SignalKind, signal as on_signal},
     sync::mpsc,
@@ -46,8 +43,6 @@ use crate::{
 const GRACE: Duration = Duration::from_secs(10);
 /// How often OpenBao is asked whether it is still one that may be used.
 const BAO_CHECK: Duration = Duration::from_secs(30);
-/// The longest file of roots, bytes.
-const MAX_CA_FILE: u64 = 1 << 20;
 
 /// Runs the broker until it is told to stop.
 pub fn run(name: &'static str, flags: &RunFlags) -> ExitCode {
@@ -85,11 +80,7 @@ pub fn run(name: &'static str, flags: &RunFlags) -> ExitCode {
 pub fn openbao(config: &OpenBao) -> anyhow::Result<Bao> {
     let mut http = HttpClient::builder().timeout(config.timeout);
     if let Some(path) = &config.ca_file {
-        let text = signet_base::files::read_regular_text(path, MAX_CA_FILE)
-            .with_context(|| format!("reading {}", path.display()))?;
-        let roots = pem::decode_certificates(&text)
-            .with_context(|| format!("reading {}", path.display()))?;
-        http = http.trust(Trust::Roots(roots.into_iter().map(Into::into).collect()));
+        http = http.trust(Trust::file(path)?);
     }
     let http = http.build().context("setting up TLS to OpenBao")?;
     Ok(Bao::new(&http, config.addresses.clone(), config.timeout))

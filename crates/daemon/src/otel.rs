@@ -34,8 +34,6 @@ const BATCH_DELAY: Duration = Duration::from_secs(1);
 const QUEUE: usize = 4_096;
 /// The largest answer of a collector that is read, bytes.
 const MAX_ANSWER: usize = 64 * 1024;
-/// The largest file of roots, bytes.
-const MAX_CA_FILE: u64 = 1 << 20;
 
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
@@ -46,11 +44,7 @@ static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 pub(crate) fn tracer(settings: &TraceSettings, service: &'static str) -> Result<Tracer, String> {
     let mut http = HttpClient::builder().timeout(EXPORT_TIMEOUT).max_body(MAX_ANSWER);
     if let Some(path) = &settings.ca_file {
-        let said = |error: &dyn fmt::Display| format!("{}: {error}", path.display());
-        let text = signet_base::files::read_regular_text(path, MAX_CA_FILE)
-            .map_err(|error| said(&error))?;
-        let roots = signet_pki::pem::decode_certificates(&text).map_err(|error| said(&error))?;
-        http = http.trust(Trust::Roots(roots.into_iter().map(Into::into).collect()));
+        http = http.trust(Trust::file(path).map_err(|error| error.to_string())?);
     } else if settings.endpoint.starts_with("http://") {
         // No certificate is looked at, so that the machine need not have roots.
         http = http.trust(Trust::Roots(Vec::new()));

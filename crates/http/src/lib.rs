@@ -9,7 +9,12 @@ mod peers;
 mod proxy;
 mod url;
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{
@@ -22,6 +27,7 @@ use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::CertificateDer};
 use signet_base::SystemClock;
 use signet_pki::{
+    text_file::{self, TextFileError},
     tls::{WebCheck, web_client_config},
     x509::Certificate,
 };
@@ -329,6 +335,17 @@ impl HttpClientBuilder {
 impl fmt::Debug for HttpClientBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpClientBuilder").finish_non_exhaustive()
+    }
+}
+
+impl Trust {
+    /// The certificates of a PEM file, and no others.
+    ///
+    /// # Errors
+    /// [`TextFileError`], which names the file.
+    pub fn file(path: &Path) -> Result<Self, TextFileError> {
+        let roots = text_file::certificates(path)?;
+        Ok(Self::Roots(roots.into_iter().map(Into::into).collect()))
     }
 }
 

@@ -19,7 +19,6 @@ use serde_json::{Map, Value};
 use signet_base::{Clock as _, SystemClock, chain, files::read_regular};
 use signet_daemon::cli::{EXIT_FAILED, EXIT_USAGE, Output};
 use signet_http::{HttpClient, Trust};
-use signet_pki::text_file;
 use signet_time::UnixTime;
 
 pub use self::rules::{Finding, Verdict};
@@ -154,10 +153,7 @@ pub fn main(name: &'static str, flags: &CheckFlags) -> ExitCode {
 fn client(flags: &CheckFlags) -> Result<HttpClient, String> {
     let trust = match &flags.ca_cert {
         None => Trust::System,
-        Some(path) => {
-            let roots = text_file::certificates(path).map_err(|error| error.to_string())?;
-            Trust::Roots(roots.into_iter().map(Into::into).collect())
-        }
+        Some(path) => Trust::file(path).map_err(|error| error.to_string())?,
     };
     let builder = HttpClient::builder().trust(trust).timeout(DEADLINE).max_body(MAX_DOCUMENT);
     builder.build().map_err(|error| chain(&error).to_string())

@@ -18,8 +18,6 @@ const PROGRAM: &str = "signet-server";
 /// The log in a chain of hashes, and every place that events go to.
 type Opened = (Option<Chain>, Vec<Arc<dyn Sink>>, Option<OtlpDelivery>);
 
-/// The largest file of roots, bytes.
-const MAX_CA_FILE: u64 = 1 << 20;
 /// How long a collector may take for one batch.
 const OTLP_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest answer of a collector that is read, bytes.
@@ -58,11 +56,7 @@ pub(super) fn sinks(
 fn collector(target: &OtlpTarget) -> Result<HttpClient, String> {
     let mut http = HttpClient::builder().timeout(OTLP_TIMEOUT).max_body(OTLP_ANSWER);
     if let Some(path) = &target.ca_file {
-        let said = |error: &dyn std::error::Error| format!("{}: {}", path.display(), chain(error));
-        let text = signet_base::files::read_regular_text(path, MAX_CA_FILE)
-            .map_err(|error| said(&error))?;
-        let roots = signet_pki::pem::decode_certificates(&text).map_err(|error| said(&error))?;
-        http = http.trust(Trust::Roots(roots.into_iter().map(Into::into).collect()));
+        http = http.trust(Trust::file(path).map_err(|error| error.to_string())?);
     }
     http.build().map_err(|error| chain(&error))
 }
