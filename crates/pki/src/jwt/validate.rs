@@ -9,15 +9,27 @@ use signet_identity::{Bundle, JwtAuthority, SpiffeId, SpiffeIdError, TrustDomain
 use signet_time::UnixTime;
 
 use crate::{
-    KeyAlgorithm, PublicKey,
+    PublicKey, SignatureAlgorithm,
     der::ecdsa_signature,
-    signer::{self, BadSignature, Hash},
+    signer::{BadSignature, verify_made},
 };
 
 /// How far clocks may differ, seconds.
 pub const LEEWAY: i64 = 60;
 /// The longest token that is read, bytes.
 pub const MAX_JWT_LEN: usize = 64 * 1024;
+/// What tokens may be signed with, by its name in `alg` (RFC 7518, section 3.1).
+pub(crate) const ALGORITHMS: [(&str, SignatureAlgorithm); 9] = [
+    ("RS256", SignatureAlgorithm::RsaPkcs1Sha256),
+    ("RS384", SignatureAlgorithm::RsaPkcs1Sha384),
+    ("RS512", SignatureAlgorithm::RsaPkcs1Sha512),
+    ("ES256", SignatureAlgorithm::EcdsaP256Sha256),
+    ("ES384", SignatureAlgorithm::EcdsaP384Sha384),
+    ("ES512", SignatureAlgorithm::EcdsaP521Sha512),
+    ("PS256", SignatureAlgorithm::RsaPssSha256),
+    ("PS384", SignatureAlgorithm::RsaPssSha384),
+    ("PS512", SignatureAlgorithm::RsaPssSha512),
+];
 
 /// Why a token is not a valid JWT-SVID. Messages name no content of the token but its `kid`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -295,26 +307,18 @@ pub(crate) fn verify_signature(
     signed: &str,
     signature: &[u8],
 ) -> Result<(), JwtError> {
-    let is_rsa = matches!(key.algorithm(), KeyAlgorithm::Rsa { .. });
+    let named = ALGORITHMS.into_iter().find(|(name, _)| *name == alg);
+    let fitting = named.filter(|(_, algorithm)| algorithm.is_for(key.algorithm()));
+    let (_, algorithm) = fitting.ok_or(JwtError::Algorithm)?;
     let message = signed.as_bytes();
-    let rsa = |hash| signer::verify(key, hash, message, signature);
-    let pss = |hash| signer::verify_pss(key, hash, false, message, signature);
-    let ecdsa = |hash| {
-        let size = key.algorithm().coordinate_len().filter(|size| signature.len() == 2 * size);
-        let (r, s) = size.and_then(|n| signature.split_at_checked(n)).ok_or(BadSignature)?;
-        signer::verify(key, hash, message, &ecdsa_signature(r, s))
-    };
-    let verified = match (alg, key.algorithm()) {
-        ("RS256", _) if is_rsa => rsa(Hash::Sha256),
-        ("RS384", _) if is_rsa => rsa(Hash::Sha384),
-        ("RS512", _) if is_rsa => rsa(Hash::Sha512),
-        ("PS256", _) if is_rsa => pss(Hash::Sha256),
-        ("PS384", _) if is_rsa => pss(Hash::Sha384),
-        ("PS512", _) if is_rsa => pss(Hash::Sha512),
-        ("ES256", KeyAlgorithm::EcP256) => ecdsa(Hash::Sha256),
-        ("ES384", KeyAlgorithm::EcP384) => ecdsa(Hash::Sha384),
-        ("ES512", KeyAlgorithm::EcP521) => ecdsa(Hash::Sha512),
-        _ => return Err(JwtError::Algorithm),
+    let verified = match key.algorithm().coordinate_len() {
+        None => verify_made(key, algorithm, message, signature),
+        Some(size) => match signature.split_at_checked(size) {
+            Some((r, s)) if s.len() == size => {
+                verify_made(key, algorithm, message, &ecdsa_signature(r, s))
+            }
+            _ => Err(BadSignature),
+        },
     };
     verified.map_err(|BadSignature| JwtError::BadSignature)
 }

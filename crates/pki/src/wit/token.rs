@@ -10,7 +10,7 @@ use crate::{
     KeyAlgorithm, PublicKey, SignatureAlgorithm, jwks,
     jwt::{
         JwtAuthorityHeader, JwtBundle, JwtError, JwtSignError, LEEWAY,
-        validate::{Parts, text, time, verify_signature},
+        validate::{ALGORITHMS, Parts, text, time, verify_signature},
     },
 };
 
@@ -22,45 +22,36 @@ const SECRET_MEMBERS: [&str; 8] = ["d", "p", "q", "dp", "dq", "qi", "oth", "k"];
 /// An algorithm that a WIT-SVID may be signed with, and that it may bind its holder's proofs to
 /// (WIT-SVID, sections 2.3 and 3.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct ProofAlgorithm(&'static str);
+pub struct ProofAlgorithm {
+    name: &'static str,
+    signature: SignatureAlgorithm,
+}
 
 impl ProofAlgorithm {
-    const ALL: [(&'static str, SignatureAlgorithm); 9] = [
-        ("RS256", SignatureAlgorithm::RsaPkcs1Sha256),
-        ("RS384", SignatureAlgorithm::RsaPkcs1Sha384),
-        ("RS512", SignatureAlgorithm::RsaPkcs1Sha512),
-        ("ES256", SignatureAlgorithm::EcdsaP256Sha256),
-        ("ES384", SignatureAlgorithm::EcdsaP384Sha384),
-        ("ES512", SignatureAlgorithm::EcdsaP521Sha512),
-        ("PS256", SignatureAlgorithm::RsaPssSha256),
-        ("PS384", SignatureAlgorithm::RsaPssSha384),
-        ("PS512", SignatureAlgorithm::RsaPssSha512),
-    ];
-
     /// What a key of this kind signs with when nobody says otherwise.
     pub fn of(key: KeyAlgorithm) -> Self {
-        Self(match key {
+        let name = match key {
             KeyAlgorithm::EcP256 => "ES256",
             KeyAlgorithm::EcP384 => "ES384",
             KeyAlgorithm::EcP521 => "ES512",
             KeyAlgorithm::Rsa { .. } => "RS256",
-        })
+        };
+        Self { name, signature: SignatureAlgorithm::for_issuing(key) }
     }
 
     /// Its name in `alg`.
     pub fn as_str(self) -> &'static str {
-        self.0
+        self.name
     }
 
     /// How it signs.
     pub fn signature(self) -> SignatureAlgorithm {
-        let found = Self::ALL.iter().find(|(name, _)| *name == self.0);
-        found.map_or(SignatureAlgorithm::EcdsaP256Sha256, |(_, algorithm)| *algorithm)
+        self.signature
     }
 
     /// Whether a key of this kind signs that way.
     pub fn is_for(self, key: KeyAlgorithm) -> bool {
-        self.signature().is_for(key)
+        self.signature.is_for(key)
     }
 }
 
@@ -68,14 +59,15 @@ impl FromStr for ProofAlgorithm {
     type Err = WitError;
 
     fn from_str(name: &str) -> Result<Self, WitError> {
-        let found = Self::ALL.iter().find(|(known, _)| *known == name);
-        found.map(|(name, _)| Self(name)).ok_or(WitError::Confirmation("alg is not accepted"))
+        let found = ALGORITHMS.into_iter().find(|(known, _)| *known == name);
+        let (name, signature) = found.ok_or(WitError::Confirmation("alg is not accepted"))?;
+        Ok(Self { name, signature })
     }
 }
 
 impl fmt::Display for ProofAlgorithm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0)
+        f.write_str(self.name)
     }
 }
 
