@@ -2,6 +2,7 @@
 
 use std::{
     cmp::Ordering,
+    collections::HashSet,
     fmt,
     hash::{Hash, Hasher},
     str::FromStr,
@@ -287,9 +288,10 @@ impl EntryDraft {
                 return Err(EntryError::Negative(what));
             }
         }
-        for (at, name) in self.dns_names.iter().enumerate() {
+        let mut seen = HashSet::with_capacity(self.dns_names.len());
+        for name in &self.dns_names {
             check_dns_name(name)?;
-            if self.dns_names.iter().take(at).any(|before| before == name) {
+            if !seen.insert(name) {
                 return Err(EntryError::DnsName(format!("\"{name}\": it is given twice")));
             }
         }
