@@ -277,6 +277,12 @@ impl AuditEvent {
             fields: Vec::new(),
         }
     }
+
+    /// Whether something was only looked at: such events go into the program's log alone, unless
+    /// they were refused.
+    pub(crate) fn is_mere_look(&self) -> bool {
+        self.kind == Kind::Read && self.outcome == Outcome::Success
+    }
 }
 
 /// Selectors of which a record holds the SHA-256: what they were can be checked by who knows them,

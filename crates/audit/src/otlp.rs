@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     chain::body,
-    event::{AuditEvent, Kind, Outcome},
+    event::{AuditEvent, Outcome},
     sink::Sink,
 };
 
@@ -67,7 +67,7 @@ impl OtlpSink {
 
 impl Sink for OtlpSink {
     fn record(&self, event: &AuditEvent) {
-        if event.kind == Kind::Read && event.outcome == Outcome::Success {
+        if event.is_mere_look() {
             return;
         }
         let at = self.clock.now();
@@ -267,7 +267,7 @@ mod tests {
         let token = CancellationToken::new();
         let running = tokio::spawn(delivery.run(token.clone()));
         let mut event = AuditEvent::new(Caller::default(), "svid.v1.SVID", "MintX509SVID");
-        event.kind = Kind::Issuance;
+        event.kind = crate::Kind::Issuance;
         event.request_id = "r1".into();
         event.caller.uid = Some(7);
         sink.record(&event);
@@ -291,7 +291,7 @@ mod tests {
         assert!(has("caller_uid", json!({ "intValue": "7" })), "{record}");
         assert!(record["timeUnixNano"].as_str().unwrap().len() == 19, "{record}");
 
-        event.kind = Kind::Read;
+        event.kind = crate::Kind::Read;
         sink.record(&event);
         event.outcome = Outcome::Failure { code: "PermissionDenied", reason: "no".into() };
         sink.record(&event);

@@ -13,7 +13,7 @@ use signet_base::SharedClock;
 
 use crate::{
     chain::{body, rfc3339},
-    event::{AuditEvent, Kind, Outcome},
+    event::{AuditEvent, Outcome},
     sink::Sink,
 };
 
@@ -98,7 +98,7 @@ impl SyslogSink {
 
 impl Sink for SyslogSink {
     fn record(&self, event: &AuditEvent) {
-        if event.kind == Kind::Read && event.outcome == Outcome::Success {
+        if event.is_mere_look() {
             return;
         }
         let message = self.message(event, self.clock.now());
@@ -117,7 +117,7 @@ mod tests {
     use signet_base::SystemClock;
 
     use super::*;
-    use crate::Caller;
+    use crate::{Caller, Kind};
 
     #[test]
     fn an_event_is_a_message_of_its_own_and_what_was_dropped_is_told() {

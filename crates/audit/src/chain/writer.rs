@@ -24,7 +24,7 @@ use super::{
     read::{self, LogError},
 };
 use crate::{
-    event::{AuditEvent, Kind, Outcome},
+    event::{AuditEvent, Kind},
     sink::Sink,
 };
 
@@ -192,9 +192,8 @@ impl std::fmt::Debug for Chain {
 }
 
 impl Sink for Chain {
-    /// What was only looked at is not recorded, unless it was refused.
     fn record(&self, event: &AuditEvent) {
-        if event.kind == Kind::Read && event.outcome == Outcome::Success {
+        if event.is_mere_look() {
             return;
         }
         let shared = &self.shared;
