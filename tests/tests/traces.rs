@@ -1,10 +1,6 @@
 //! Traces that go through agent, server, broker and OpenBao, as a collector receives them.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::{TcpListener, TcpStream},
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
 use e2e::{
     Agent, AgentOptions, Server, ServerOptions, TestDir, bins, eventually, secrets::Secrets, skip,
@@ -12,9 +8,10 @@ use e2e::{
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use prost::Message as _;
 use serde_json::Value;
+use signet_testkit::{Asked, FakeHttp};
 
 /// A span as far as it matters here.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Span {
     service: String,
     name: String,
@@ -24,54 +21,34 @@ struct Span {
 }
 
 /// A collector that takes OTLP over HTTP and keeps what it gets.
-struct Collector {
-    address: String,
-    spans: Arc<Mutex<Vec<Span>>>,
-}
+struct Collector(FakeHttp);
 
 impl Collector {
     fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = format!("http://{}", listener.local_addr().expect("an address"));
-        let spans = Arc::<Mutex<Vec<Span>>>::default();
-        let kept = Arc::clone(&spans);
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let kept = Arc::clone(&kept);
-                std::thread::spawn(move || take(stream, &kept));
-            }
-        });
-        Self { address, spans }
+        Self(FakeHttp::start(|_| (200, String::new())))
     }
 
     fn settings(&self) -> String {
-        format!("telemetry {{ OpenTelemetry {{ endpoint = \"{}\" }} }}", self.address)
+        let port = self.0.port;
+        format!("telemetry {{ OpenTelemetry {{ endpoint = \"http://127.0.0.1:{port}\" }} }}")
+    }
+
+    /// All spans so far.
+    fn spans(&self) -> Vec<Span> {
+        self.0.asked().iter().flat_map(spans).collect()
     }
 
     /// The spans of a trace.
     fn of(&self, trace: &str) -> Vec<Span> {
-        let spans = self.spans.lock().expect("no panic");
-        spans.iter().filter(|span| span.trace == trace).cloned().collect()
+        self.spans().into_iter().filter(|span| span.trace == trace).collect()
     }
 }
 
-/// Reads one request and answers it.
-fn take(mut stream: TcpStream, kept: &Mutex<Vec<Span>>) {
-    let mut bytes = Vec::new();
-    let mut piece = [0; 4096];
-    let body = loop {
-        let Ok(n @ 1..) = stream.read(&mut piece) else { return };
-        bytes.extend_from_slice(&piece[..n]);
-        let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
-        let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length:"));
-        let length: usize = length.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-        if bytes.len() >= end + 4 + length {
-            assert!(head.starts_with("post /v1/traces "), "{head}");
-            break bytes[end + 4..end + 4 + length].to_vec();
-        }
-    };
-    let request = ExportTraceServiceRequest::decode(&*body).expect("OTLP");
+/// The spans that a request told of.
+fn spans(asked: &Asked) -> Vec<Span> {
+    assert_eq!((&*asked.method, &*asked.target), ("POST", "/v1/traces"));
+    let request = ExportTraceServiceRequest::decode(&*asked.body).expect("OTLP");
+    let mut found = Vec::new();
     for resource in request.resource_spans {
         let attributes = resource.resource.unwrap_or_default().attributes;
         let service = attributes.iter().find(|it| it.key == "service.name");
@@ -79,7 +56,7 @@ fn take(mut stream: TcpStream, kept: &Mutex<Vec<Span>>) {
         let names = ["signet-agent", "signet-server", "signet-broker"];
         let service = names.iter().find(|name| service.contains(**name)).expect("a service");
         let spans = resource.scope_spans.into_iter().flat_map(|scope| scope.spans);
-        kept.lock().expect("no panic").extend(spans.map(|span| Span {
+        found.extend(spans.map(|span| Span {
             service: (*service).to_owned(),
             name: span.name,
             trace: hex(&span.trace_id),
@@ -87,7 +64,7 @@ fn take(mut stream: TcpStream, kept: &Mutex<Vec<Span>>) {
             parent: hex(&span.parent_span_id),
         }));
     }
-    let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    found
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -143,8 +120,8 @@ fn one_trace_leads_from_a_workloads_call_to_the_signature_of_the_server() {
     cli.line("api fetch jwt -audience traced").ok();
     // Nobody named a trace: the agent began one, and the server went on with it.
     let asked = eventually("the agent's call is told", || {
-        let spans = collector.spans.lock().expect("no panic");
-        spans.iter().find(|it| it.service == "signet-agent" && it.name == "FetchJWTSVID").cloned()
+        let mut spans = collector.spans().into_iter();
+        spans.find(|it| it.service == "signet-agent" && it.name == "FetchJWTSVID")
     });
     let trace = asked.trace.as_str();
     let sent = span(&collector, trace, "signet-agent", "NewJWTSVID");

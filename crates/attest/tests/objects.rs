@@ -90,7 +90,7 @@ fn cluster(asked: &Asked) -> (u16, String) {
         "/api/v1/namespaces/shop/pods/far" => pod("far", "p2"),
         "/api/v1/pods?limit=500" => json!({ "items": [pod("far", "p2")] }),
         "/apis/authorization.k8s.io/v1/subjectaccessreviews" => {
-            let review: Value = serde_json::from_str(&asked.body).unwrap();
+            let review: Value = serde_json::from_slice(&asked.body).unwrap();
             let name = &review["spec"]["resourceAttributes"]["name"];
             json!({ "status": { "allowed": name != "n1" && name != "kept" } })
         }
@@ -180,7 +180,7 @@ async fn an_object_has_the_selectors_of_its_metadata_and_nothing_else_of_it_is_r
     let form = read.header("accept").unwrap();
     assert_eq!(form, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1");
     let review = asked.iter().find(|asked| asked.method == "POST").unwrap();
-    let review: Value = serde_json::from_str(&review.body).unwrap();
+    let review: Value = serde_json::from_slice(&review.body).unwrap();
     assert_eq!(
         review["spec"],
         json!({ "user": BROKER, "resourceAttributes": {

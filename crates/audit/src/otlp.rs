@@ -225,42 +225,30 @@ fn attribute(name: &str, value: &Json) -> Json {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use signet_base::SystemClock;
     use signet_http::Trust;
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
-    };
+    use signet_testkit::FakeHttp;
 
     use super::*;
     use crate::Caller;
 
-    /// Takes one request and answers it; gives its body.
-    async fn taken(listener: &TcpListener, status: &str) -> Json {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut bytes = Vec::new();
-        loop {
-            let mut piece = [0; 4096];
-            let read = stream.read(&mut piece).await.unwrap();
-            bytes.extend_from_slice(&piece[..read]);
-            let text = String::from_utf8_lossy(&bytes).into_owned();
-            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-            let head = head.to_ascii_lowercase();
-            assert!(head.starts_with("post /v1/logs "), "{head}");
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
-            if body.len() >= length.unwrap().parse::<usize>().unwrap() {
-                let answer =
-                    format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
-                stream.write_all(answer.as_bytes()).await.unwrap();
-                return serde_json::from_str(body).unwrap();
-            }
-        }
-    }
-
     #[tokio::test]
     async fn a_collector_gets_what_happened_again_after_it_was_busy_and_at_the_end() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}/", listener.local_addr().unwrap());
+        let is_busy = AtomicBool::new(true);
+        let (told, mut requests) = mpsc::unbounded_channel();
+        let collector = FakeHttp::start(move |asked| {
+            told.send(asked.clone()).unwrap();
+            let status = if is_busy.swap(false, Ordering::Relaxed) { 503 } else { 200 };
+            (status, String::new())
+        });
+        let mut taken = async || -> Json {
+            let asked = requests.recv().await.unwrap();
+            assert_eq!((&*asked.method, &*asked.target), ("POST", "/v1/logs"));
+            serde_json::from_slice(&asked.body).unwrap()
+        };
+        let endpoint = format!("http://127.0.0.1:{}/", collector.port);
         let http = HttpClient::builder().trust(Trust::Roots(Vec::new())).build().unwrap();
         let (sink, delivery) =
             OtlpSink::new(&endpoint, http, "signet-server", "h", SystemClock::shared());
@@ -271,8 +259,8 @@ mod tests {
         event.request_id = "r1".into();
         event.caller.uid = Some(7);
         sink.record(&event);
-        let busy = taken(&listener, "503 Busy").await;
-        let again = taken(&listener, "200 OK").await;
+        let busy = taken().await;
+        let again = taken().await;
         assert_eq!(busy, again, "the same events");
         let logs = &again["resourceLogs"][0];
         let service = json!({ "key": "service.name", "value": { "stringValue": "signet-server" } });
@@ -296,7 +284,7 @@ mod tests {
         event.outcome = Outcome::Failure { code: "PermissionDenied", reason: "no".into() };
         sink.record(&event);
         token.cancel();
-        let last = taken(&listener, "200 OK").await;
+        let last = taken().await;
         let records = last["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array().unwrap();
         assert_eq!(records.len(), 1, "what was only read is not told: {last}");
         assert_eq!(records[0]["severityText"], "WARN");

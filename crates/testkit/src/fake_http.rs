@@ -20,7 +20,7 @@ pub struct Asked {
     /// The header lines.
     pub headers: Vec<String>,
     /// The body.
-    pub body: String,
+    pub body: Vec<u8>,
 }
 
 impl Asked {
@@ -89,11 +89,10 @@ fn serve(
             header => headers.push(header),
         }
     }
-    let mut asked = Asked { method, target, headers, body: String::new() };
+    let mut asked = Asked { method, target, headers, body: Vec::new() };
     let length = asked.header("content-length").and_then(|length| length.parse().ok());
-    let mut body = vec![0; length.unwrap_or(0)];
-    reader.read_exact(&mut body)?;
-    asked.body = String::from_utf8_lossy(&body).into_owned();
+    asked.body.resize(length.unwrap_or(0), 0);
+    reader.read_exact(&mut asked.body)?;
     noted.lock().unwrap_or_else(PoisonError::into_inner).push(asked.clone());
     let (status, body) = answer(&asked);
     write!(
