@@ -43,6 +43,8 @@ pub struct AgentOptions {
     pub env: Vec<(String, String)>,
     /// What stands before the program, such as [`crate::SmallDisk::prefix`].
     pub prefix: Vec<String>,
+    /// The program, if it is not that of [`bins::agent`].
+    pub program: Option<PathBuf>,
 }
 
 impl Default for AgentOptions {
@@ -64,6 +66,7 @@ impl Default for AgentOptions {
             args: Vec::new(),
             env: Vec::new(),
             prefix: Vec::new(),
+            program: None,
         }
     }
 }
@@ -153,7 +156,8 @@ plugins {{
 
     /// The `run` command, for tests that start it themselves.
     pub fn command(&self) -> Command {
-        let mut command = behind(&self.options.prefix, &bins::agent());
+        let program = self.options.program.clone().unwrap_or_else(bins::agent);
+        let mut command = behind(&self.options.prefix, &program);
         command
             .args(["run", "-config"])
             .arg(self.config_file())

@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     sync::Arc,
 };
@@ -34,7 +34,6 @@ use tonic::{Request, metadata::MetadataValue};
 
 use crate::{
     Agent, AgentOptions, Node, Process, ServerOptions, TestDir, bins, cli, free_port,
-    process::behind,
     wait::{DEADLINE, eventually_within},
 };
 
@@ -79,7 +78,7 @@ pub struct Secrets {
     dir: Arc<TestDir>,
     port: u16,
     settings: String,
-    prefix: Vec<String>,
+    program: PathBuf,
 }
 
 impl Secrets {
@@ -88,50 +87,42 @@ impl Secrets {
     /// # Errors
     /// What this machine lacks.
     pub fn start(settings: &str) -> Result<Self, String> {
-        Self::with(settings, AgentOptions::default(), ServerOptions::default(), &[])
+        Self::with(settings, "", None)
     }
 
-    /// The same; what stands in `prefix` starts the programs, and all have these blocks in their
+    /// The same with the programs of another directory, all with these blocks in their
     /// configuration.
     ///
     /// # Errors
     /// What this machine lacks.
-    pub fn start_behind(prefix: &[String], blocks: &str) -> Result<Self, String> {
-        let agent = AgentOptions {
-            prefix: prefix.to_vec(),
-            top: blocks.to_owned(),
-            ..AgentOptions::default()
-        };
-        let server = ServerOptions {
-            prefix: prefix.to_vec(),
-            top: blocks.to_owned(),
-            ..ServerOptions::default()
-        };
-        Self::with(blocks, agent, server, prefix)
+    pub fn start_from(programs: &Path, blocks: &str) -> Result<Self, String> {
+        Self::with(blocks, blocks, Some(programs))
     }
 
-    fn with(
-        settings: &str,
-        agent_options: AgentOptions,
-        server_options: ServerOptions,
-        prefix: &[String],
-    ) -> Result<Self, String> {
+    fn with(settings: &str, top: &str, programs: Option<&Path>) -> Result<Self, String> {
+        let program = |name: &str| programs.map(|programs| programs.join(name));
         let audit = "audit \"file\" \"main\" { options { file_path = \"DIR/audit.log\" } }";
         let postgres = Postgres::shared().ok_or("PostgreSQL is not installed")?;
         let bao = Bao::start_with(false, audit).ok_or("bao is not installed")?;
         let server = format!("jwt_issuer = \"{ISSUER}\"\naudit_log_enabled = true");
         let agent = "authorized_delegates = [\"spiffe://example.org/signet-broker\"]\naudit_log_enabled = true".to_owned();
         let node = Node::with(
-            ServerOptions { server, ..server_options },
-            AgentOptions { agent, ..agent_options },
+            ServerOptions {
+                server,
+                top: top.to_owned(),
+                program: program("signet-server"),
+                ..ServerOptions::default()
+            },
+            AgentOptions {
+                agent,
+                top: top.to_owned(),
+                program: program("signet-agent"),
+                ..AgentOptions::default()
+            },
         );
         let dir = Arc::new(TestDir::new());
-        let broker = bins::find("signet-broker");
-        let broker = match prefix {
-            [] => broker,
-            _ => broker.with_file_name("otel").join("signet-broker"),
-        };
-        node.register("/signet-broker", &[&format!("unix:path:{}", broker.display())], "");
+        let program = program("signet-broker").unwrap_or_else(|| bins::find("signet-broker"));
+        node.register("/signet-broker", &[&format!("unix:path:{}", program.display())], "");
         let database = postgres.database();
         // Roles are the whole server's, which other tests share.
         let role = "DO $$ BEGIN CREATE ROLE app_rw NOLOGIN; CREATE ROLE vault_admin LOGIN CREATEROLE \
@@ -149,7 +140,7 @@ impl Secrets {
             dir,
             port: free_port(),
             settings: settings.to_owned(),
-            prefix: prefix.to_vec(),
+            program,
         };
         secrets.set_policy(POLICY);
         secrets.write_config();
@@ -191,7 +182,7 @@ impl Secrets {
 
     /// Starts the broker without waiting.
     pub fn launch(&mut self) {
-        let mut command = behind(&self.prefix, &bins::find("signet-broker"));
+        let mut command = Command::new(&self.program);
         command.args(["run", "-config"]).arg(self.config_file());
         self.broker = Some(Process::start("signet-broker", &mut command, &self.log_file()));
         self.started += 1;
@@ -271,7 +262,7 @@ openbao {{ address = "{bao}" timeout = "2s" }}
     pub fn bootstrap(&self, more: &[&str]) -> cli::Output {
         let keys = self.node.server.cli().line("bundle show -format spiffe").ok().stdout;
         let keys = self.dir.write("bundle.json", keys);
-        let mut command = behind(&self.prefix, &bins::find("signet-broker"));
+        let mut command = Command::new(&self.program);
         command
             .args(["bootstrap", "-config"])
             .arg(self.config_file())

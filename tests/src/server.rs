@@ -41,6 +41,8 @@ pub struct ServerOptions {
     pub database: String,
     /// What stands before the program, such as [`crate::SmallDisk::prefix`].
     pub prefix: Vec<String>,
+    /// The program, if it is not that of [`bins::server`].
+    pub program: Option<PathBuf>,
 }
 
 impl Default for ServerOptions {
@@ -57,6 +59,7 @@ impl Default for ServerOptions {
             database_type: "sqlite3".to_owned(),
             database: "DIR/datastore.sqlite3".to_owned(),
             prefix: Vec::new(),
+            program: None,
         }
     }
 }
@@ -151,7 +154,8 @@ plugins {{
 
     /// The `run` command, for tests that start it themselves.
     pub fn command(&self) -> Command {
-        let mut command = behind(&self.options.prefix, &bins::server());
+        let program = self.options.program.clone().unwrap_or_else(bins::server);
+        let mut command = behind(&self.options.prefix, &program);
         command
             .args(["run", "-config"])
             .arg(self.config_file())

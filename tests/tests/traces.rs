@@ -71,14 +71,12 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What starts the programs that were built with the feature `otel`, in place of the usual ones.
-fn built_with_traces() -> Option<Vec<String>> {
-    let server = bins::server();
-    let beside = server.parent()?.join("otel");
-    let is_there = |name: &str| beside.join(name).is_file();
-    let all = ["signet-server", "signet-agent", "signet-broker"].iter().all(|name| is_there(name));
-    let exec = "p=$1; shift; exec \"${p%/*}/otel/${p##*/}\" \"$@\"";
-    all.then(|| ["sh", "-c", exec, "sh"].map(str::to_owned).to_vec())
+/// Where the programs are that were built with the feature `otel`.
+fn built_with_traces() -> Option<std::path::PathBuf> {
+    let programs = bins::server().with_file_name("otel");
+    let is_there = |name: &&str| programs.join(name).is_file();
+    let all = ["signet-server", "signet-agent", "signet-broker"].iter().all(is_there);
+    all.then_some(programs)
 }
 
 /// Waits for a span of this service and name in a trace.
@@ -91,7 +89,7 @@ fn span(collector: &Collector, trace: &str, service: &str, name: &str) -> Span {
 
 #[test]
 fn one_trace_leads_from_a_workloads_call_to_the_signature_of_the_server() {
-    let Some(prefix) = built_with_traces() else {
+    let Some(programs) = built_with_traces() else {
         skip!("no programs with the feature otel in target/debug/otel");
     };
     let collector = Collector::start();
@@ -101,7 +99,7 @@ fn one_trace_leads_from_a_workloads_call_to_the_signature_of_the_server() {
         "server",
         ServerOptions {
             top: collector.settings(),
-            prefix: prefix.clone(),
+            program: Some(programs.join("signet-server")),
             ..ServerOptions::default()
         },
     );
@@ -110,7 +108,7 @@ fn one_trace_leads_from_a_workloads_call_to_the_signature_of_the_server() {
         bundle: Some(server.bundle_file()),
         token: Some(server.token("/node")),
         top: collector.settings(),
-        prefix,
+        program: Some(programs.join("signet-agent")),
         ..AgentOptions::default()
     };
     let agent = Agent::start_in(&dir, "agent", options);
@@ -136,11 +134,11 @@ fn one_trace_leads_from_a_workloads_call_to_the_signature_of_the_server() {
 
 #[test]
 fn a_trace_that_a_workload_names_goes_on_through_broker_agent_and_openbao() {
-    let Some(prefix) = built_with_traces() else {
+    let Some(programs) = built_with_traces() else {
         skip!("no programs with the feature otel in target/debug/otel");
     };
     let collector = Collector::start();
-    let secrets = match Secrets::start_behind(&prefix, &collector.settings()) {
+    let secrets = match Secrets::start_from(&programs, &collector.settings()) {
         Ok(secrets) => secrets,
         Err(why) => skip!("{why}"),
     };
