@@ -316,13 +316,7 @@ impl UnsignedJwt {
 
     fn finish(self, signature: &[u8]) -> Result<SignedJwt, JwtSignError> {
         let Self { text: mut token, algorithm, issued_at, expires_at } = self;
-        token.push('.');
-        match algorithm.coordinate_len() {
-            Some(size) => {
-                URL_SAFE_NO_PAD.encode_string(fixed_width(signature, size)?, &mut token);
-            }
-            None => URL_SAFE_NO_PAD.encode_string(signature, &mut token),
-        }
+        push_signature(&mut token, algorithm, signature)?;
         Ok(SignedJwt { token, issued_at, expires_at })
     }
 }
@@ -333,8 +327,22 @@ impl std::fmt::Debug for UnsignedJwt {
     }
 }
 
+/// Ends a token with the signature that a key of this kind made of it.
+pub(crate) fn push_signature(
+    token: &mut String,
+    algorithm: KeyAlgorithm,
+    signature: &[u8],
+) -> Result<(), SignError> {
+    token.push('.');
+    match algorithm.coordinate_len() {
+        Some(size) => URL_SAFE_NO_PAD.encode_string(fixed_width(signature, size)?, token),
+        None => URL_SAFE_NO_PAD.encode_string(signature, token),
+    }
+    Ok(())
+}
+
 /// The form of JWS: r and s, each as long as the curve's coordinates (RFC 7518 3.4).
-pub(crate) fn fixed_width(der: &[u8], size: usize) -> Result<Vec<u8>, SignError> {
+fn fixed_width(der: &[u8], size: usize) -> Result<Vec<u8>, SignError> {
     let bad = || SignError::Failed("the signer returned no DER signature".to_owned());
     let (r, s) = ecdsa_numbers(der).map_err(|_| bad())?;
     let mut out = Vec::with_capacity(2 * size);

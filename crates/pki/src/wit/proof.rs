@@ -13,7 +13,7 @@ use crate::{
     PrivateKey, SignError, Signer, digest,
     jwt::{
         JwtError, MAX_JWT_LEN,
-        sign::fixed_width,
+        sign::push_signature,
         validate::{Parts, text, time, verify_signature},
     },
     random::{self, RandomError},
@@ -86,11 +86,7 @@ pub fn prove(key: &PrivateKey, params: &ProofParams<'_>) -> Result<String, Proof
     put("wth", hash_of(params.wit).into());
     let mut text = format!("{}.{}", encoded(header), encoded(claims));
     let signature = key.signer()?.sign(params.algorithm.signature(), text.as_bytes())?;
-    text.push('.');
-    match key.public_key().algorithm().coordinate_len() {
-        Some(size) => URL_SAFE_NO_PAD.encode_string(fixed_width(&signature, size)?, &mut text),
-        None => URL_SAFE_NO_PAD.encode_string(signature, &mut text),
-    }
+    push_signature(&mut text, key.public_key().algorithm(), &signature)?;
     match text.len() {
         0..=MAX_JWT_LEN => Ok(text),
         _ => Err(JwtError::TooLong.into()),
