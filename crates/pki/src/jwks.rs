@@ -83,7 +83,7 @@ pub enum BundleError {
 /// # Errors
 /// [`BundleError`] when an X.509 authority is not readable.
 pub fn encode_spiffe(bundle: &Bundle) -> Result<String, BundleError> {
-    write(&document(bundle)?)
+    write(&document(bundle, &bundle.wit_authorities)?)
 }
 
 /// Writes a bundle as SPIRE's bundle publishers do, on one line and without WIT authorities: as
@@ -92,8 +92,7 @@ pub fn encode_spiffe(bundle: &Bundle) -> Result<String, BundleError> {
 /// # Errors
 /// [`BundleError`] when an authority is not readable.
 pub fn encode_published(bundle: &Bundle, as_spiffe: bool) -> Result<String, BundleError> {
-    let mut document = document(bundle)?;
-    document.keys.retain(|key| key.usage.as_deref() != Some(WIT_USE));
+    let mut document = document(bundle, &[])?;
     if !as_spiffe {
         document.spiffe_sequence = 0;
         document.spiffe_refresh_hint = 0;
@@ -140,9 +139,7 @@ pub fn decode_spiffe(trust_domain: TrustDomain, text: &[u8]) -> Result<Bundle, B
 /// # Errors
 /// [`BundleError`] when an X.509 authority is not readable.
 pub fn encode_spiffe_without_wit(bundle: &Bundle) -> Result<String, BundleError> {
-    let mut document = document(bundle)?;
-    document.keys.retain(|key| key.usage.as_deref() != Some(WIT_USE));
-    write(&document)
+    write(&document(bundle, &[])?)
 }
 
 /// Writes JWT or WIT authorities as the Workload API's bundle responses carry them: JWKS without
@@ -365,7 +362,8 @@ fn put(list: &mut Vec<JwtAuthority>, authority: Option<JwtAuthority>) {
     }
 }
 
-fn document(bundle: &Bundle) -> Result<Written, BundleError> {
+/// The document of a bundle, with these WIT authorities.
+fn document(bundle: &Bundle, wit: &[JwtAuthority]) -> Result<Written, BundleError> {
     let mut keys = Vec::new();
     for (index, authority) in bundle.x509_authorities.iter().enumerate() {
         let certificate = Certificate::from_der(&authority.der)
@@ -377,9 +375,7 @@ fn document(bundle: &Bundle) -> Result<Written, BundleError> {
             ..jwk
         });
     }
-    for (usage, authorities) in
-        [("jwt-svid", &bundle.jwt_authorities), (WIT_USE, &bundle.wit_authorities)]
-    {
+    for (usage, authorities) in [("jwt-svid", &*bundle.jwt_authorities), (WIT_USE, wit)] {
         let written = encode_keys(authorities);
         keys.extend(written.map(|jwk| Jwk { usage: Some(usage.to_owned()), ..jwk }));
     }
