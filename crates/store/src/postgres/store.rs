@@ -105,15 +105,7 @@ impl PostgresStore {
         operation: Operation,
         work: impl Fn(Query) -> W,
     ) -> Result<T, StoreError> {
-        self.reading_from(&self.inner.pool, operation, work).await
-    }
-
-    async fn reading_from<T, W: Future<Output = Result<T, Fault>>>(
-        &self,
-        pool: &Pool,
-        operation: Operation,
-        work: impl Fn(Query) -> W,
-    ) -> Result<T, StoreError> {
+        let pool = &self.inner.pool;
         let begun = Instant::now();
         let deadline = begun + self.inner.options.patience;
         let mut backoff = Backoff::new(PAUSES.0, PAUSES.1);
