@@ -8,7 +8,6 @@ use std::{sync::Arc, time::Duration};
 use serde_json::{Value, json};
 use signet_base::{Backoff, ReadyGuard, SharedClock};
 use signet_k8s::{ApiError, ApiServer};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -208,8 +207,7 @@ impl Operator {
     }
 
     fn now(&self) -> String {
-        let now = OffsetDateTime::from(self.clock.now());
-        now.replace_nanosecond(0).unwrap_or(now).format(&Rfc3339).unwrap_or_default()
+        self.clock.unix().rfc3339().unwrap_or_default()
     }
 
     /// Reports what could not be done; never good.
