@@ -2,12 +2,12 @@
 
 use std::process::Command;
 
-use e2e::{Server, ServerOptions, bins, cli, skip};
+use e2e::{Server, ServerOptions, bins, cli, on_path, skip};
 
 #[test]
 fn a_person_finds_everything_in_the_console_with_keys_in_the_dark_and_on_a_telephone() {
     for program in ["chromedriver", "python3"] {
-        if bins::find_in_path(program).is_none() {
+        if on_path(program).is_none() {
             skip!("{program} is not installed");
         }
     }

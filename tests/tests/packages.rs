@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, process::Command};
 
-use e2e::{TestDir, bins, cli, skip};
+use e2e::{TestDir, bins, cli, on_path, skip};
 
 /// Packages of the programs under test. Go's module proxy is asked for nfpm when it is not built yet.
 fn package(dir: &Path, version: &str, programs: &[&str]) {
@@ -20,12 +20,12 @@ fn obstacle() -> Option<String> {
     if !nix::unistd::geteuid().is_root() {
         return Some("installing packages takes root".to_owned());
     }
-    if bins::find_in_path("dpkg").is_none() {
+    if on_path("dpkg").is_none() {
         return Some("this is no Debian".to_owned());
     }
     ["go", "rpm", "apt-get", "unshare"]
         .iter()
-        .find(|name| bins::find_in_path(name).is_none())
+        .find(|name| on_path(name).is_none())
         .map(|name| format!("{name} is not installed"))
 }
 
@@ -55,7 +55,7 @@ fn packages_install_serve_upgrade_without_losing_identities_and_leave_state_behi
 
 #[test]
 fn packages_made_twice_are_the_same_byte_for_byte_and_their_images_hold_the_program() {
-    if bins::find_in_path("go").is_none() {
+    if on_path("go").is_none() {
         skip!("go is not installed");
     }
     let dir = TestDir::new();

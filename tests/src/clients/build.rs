@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::Client;
-use crate::bins;
+use crate::{bins, on_path};
 
 type Built = Result<Vec<String>, String>;
 
@@ -150,5 +150,5 @@ fn tool(command: &mut Command) -> Result<(), String> {
 
 /// A program on the search path.
 pub fn which(name: &str) -> PathBuf {
-    bins::find_in_path(name).unwrap_or_else(|| PathBuf::from(name))
+    on_path(name).unwrap_or_else(|| PathBuf::from(name))
 }
