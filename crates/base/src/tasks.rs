@@ -82,6 +82,17 @@ impl Tasks {
         );
     }
 
+    /// Starts a task that ends, wherever it stands, when the token is cancelled.
+    pub fn spawn_until_end<F>(&self, name: &'static str, task: F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let token = self.token.clone();
+        self.spawn(name, async move {
+            token.run_until_cancelled(task).await;
+        });
+    }
+
     /// Starts a task that the program cannot do without: if it returns an error or panics, the
     /// token is cancelled and [`Tasks::shutdown`] reports it.
     pub fn spawn_critical<F, E>(&self, name: &'static str, task: F)

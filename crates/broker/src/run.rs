@@ -152,9 +152,11 @@ async fn start(
     let measured = BrokerMetrics::new(&metrics);
     let audit: Arc<dyn Sink> = Arc::new(LogSink::new("broker"));
     let identity = Identity::new(config.workload_api.clone(), config.trust_domain.clone());
-    until_end(tasks, "x509_svid", Arc::clone(&identity).follow_x509(readiness.guard("x509_svid")));
-    until_end(
-        tasks,
+    tasks.spawn_until_end(
+        "x509_svid",
+        Arc::clone(&identity).follow_x509(readiness.guard("x509_svid")),
+    );
+    tasks.spawn_until_end(
         "jwt_bundles",
         Arc::clone(&identity).follow_jwt(readiness.guard("jwt_bundles")),
     );
@@ -182,10 +184,12 @@ async fn start(
     let server = server(&config.server, &identity, clock)?;
     let watch =
         Watch::new(server, config.trust_domain.clone(), view, book, Arc::clone(clock), verdicts);
-    until_end(tasks, "server", watch.run(readiness.guard("server")));
-    until_end(tasks, "revocations", revoker.clone().run(follow, readiness.guard("revocations")));
-    until_end(
-        tasks,
+    tasks.spawn_until_end("server", watch.run(readiness.guard("server")));
+    tasks.spawn_until_end(
+        "revocations",
+        revoker.clone().run(follow, readiness.guard("revocations")),
+    );
+    tasks.spawn_until_end(
         "openbao",
         watch_version(bao, vault, tasks.token().clone(), readiness.guard("openbao")),
     );
@@ -193,14 +197,11 @@ async fn start(
     if config.openbao.cert_roles {
         let (issuer, bundle) = (issuer.clone(), identity.bundle_pem());
         let trust_domain = config.trust_domain.clone();
-        until_end(tasks, "cert_roles", certs::keep(issuer, trust_domain, bundle));
+        tasks.spawn_until_end("cert_roles", certs::keep(issuer, trust_domain, bundle));
     }
 
     if let Some(settings) = &config.csi {
-        let source = match &settings.kubeconfig {
-            Some(path) => KubeSource::Files(vec![path.clone()]),
-            None => KubeSource::infer(),
-        };
+        let source = KubeSource::named_or_inferred(settings.kubeconfig.as_deref());
         let cluster =
             ApiServer::new(source, Arc::clone(clock)).context("finding the API server")?;
         let provider = csi::Provider {
@@ -287,7 +288,7 @@ fn reload(
     let mut hangup = on_signal(SignalKind::hangup()).context("handling signals")?;
     let mut user = on_signal(SignalKind::user_defined1()).context("handling signals")?;
     let (path, issuer, revoker) = (config.policy_file.clone(), issuer.clone(), revoker.clone());
-    until_end(tasks, "policy", async move {
+    tasks.spawn_until_end("policy", async move {
         loop {
             tokio::select! {
                 Some(()) = hangup.recv() => {}
@@ -344,14 +345,6 @@ async fn watch_version(
         let pause = if ready.is_some() { Duration::from_secs(1) } else { BAO_CHECK };
         tokio::time::sleep(pause).await;
     }
-}
-
-/// Runs a task that ends, wherever it stands, when the program does.
-fn until_end(tasks: &Tasks, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-    let token = tasks.token().clone();
-    tasks.spawn(name, async move {
-        token.run_until_cancelled(task).await;
-    });
 }
 
 /// What `validate` checks.

@@ -23,7 +23,7 @@ use crate::{
     config::Config,
     engine::{Engine, StatusWriter},
     federation::Federation,
-    leader::{self, Election, Lead, Place},
+    leader::{self, Election},
     manifests::Manifests,
     metrics::ControllerMetrics,
     notices,
@@ -106,21 +106,7 @@ impl App {
                     Some(namespace) => namespace.clone(),
                     None => api.namespace()?,
                 };
-                let place = Place::take(&namespace, &settings.name).map(Arc::new);
-                Some(Election {
-                    namespace,
-                    name: settings.name.clone(),
-                    identity: format!(
-                        "{}_{}{}",
-                        process::hostname(),
-                        place.as_ref().map(|place| place.mark()).unwrap_or_default(),
-                        signet_pki::random::uuid_v4()?
-                    ),
-                    place,
-                    lease_duration: settings.lease_duration,
-                    renew_deadline: settings.renew_deadline,
-                    retry_period: settings.retry_period,
-                })
+                Some(Election::new(settings, namespace)?)
             }
             _ => None,
         };
@@ -194,32 +180,13 @@ impl App {
         }
         let server = Server::at(&config.server_socket, config.max_message);
         let (notices_tx, notices_rx) = watch::channel(None);
-        until_end(tasks, "notices", notices::listen(server.clone(), notices_tx, metrics.clone()));
+        tasks.spawn_until_end(
+            "notices",
+            notices::listen(server.clone(), notices_tx, metrics.clone()),
+        );
 
         let complaints = Complaints::default();
-        let (lead_tx, lead) = watch::channel(Lead::Follows);
-        match (election, &api) {
-            (Some(election), Some(api)) => {
-                let token = tasks.token().clone();
-                let running = leader::run(
-                    Arc::clone(api),
-                    election,
-                    Arc::clone(&clock),
-                    lead_tx,
-                    token,
-                    complaints.clone(),
-                );
-                tasks.spawn("leader_election", running);
-            }
-            _ => {
-                lead_tx.send_replace(Lead::always());
-                // Kept, so that those who wait for a change do not take its end for one.
-                until_end(tasks, "leader", async move {
-                    let _kept = lead_tx;
-                    std::future::pending().await
-                });
-            }
-        }
+        let lead = leader::spawn(tasks, api.clone().zip(election), &clock, &complaints);
 
         if let Some((webhook, identity, id)) = self.webhook
             && let (Some(api), Some(settings)) = (&api, &config.webhook)
@@ -236,7 +203,7 @@ impl App {
                 metrics: metrics.clone(),
                 complaints: complaints.clone(),
             };
-            until_end(tasks, "webhook_certificate", keeper.run(readiness.guard("webhook")));
+            tasks.spawn_until_end("webhook_certificate", keeper.run(readiness.guard("webhook")));
         }
 
         let (federation_changed, federation) = watch::channel(0);
@@ -259,7 +226,7 @@ impl App {
                     metrics: metrics.clone(),
                     complaints: complaints.clone(),
                 };
-                until_end(tasks, "statuses", writer.run());
+                tasks.spawn_until_end("statuses", writer.run());
                 let feeds = Feeds {
                     api,
                     config: &config,
@@ -286,7 +253,7 @@ impl App {
                 clock: Arc::clone(&clock),
                 metrics,
             };
-            until_end(tasks, "entries", engine.run());
+            tasks.spawn_until_end("entries", engine.run());
         }
         let mut federation_events = None;
         if config.reconcile.federated_trust_domains {
@@ -308,7 +275,7 @@ impl App {
                 clock,
                 complaints,
             };
-            until_end(tasks, "federation", federation.run());
+            tasks.spawn_until_end("federation", federation.run());
         }
         if let Some(settings) = &config.manifests {
             let manifests = Manifests {
@@ -318,17 +285,9 @@ impl App {
                 entries: entry_events.filter(|_| config.reconcile.static_entries),
                 federation: federation_events,
             };
-            until_end(tasks, "manifests", manifests.run());
+            tasks.spawn_until_end("manifests", manifests.run());
         }
     }
-}
-
-/// Runs a task that ends, wherever it stands, when the program does.
-fn until_end(tasks: &Tasks, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-    let token = tasks.token().clone();
-    tasks.spawn(name, async move {
-        token.run_until_cancelled(task).await;
-    });
 }
 
 /// What has to be listed before anything is written.

@@ -105,6 +105,14 @@ pub struct ElectionSettings {
     pub retry_period: Duration,
 }
 
+impl ElectionSettings {
+    /// The lease `name`, with the times that client-go has.
+    pub fn of(name: String) -> Self {
+        let [lease_duration, renew_deadline, retry_period] = [15, 10, 2].map(Duration::from_secs);
+        Self { name, namespace: None, lease_duration, renew_deadline, retry_period }
+    }
+}
+
 /// The webhook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebhookSettings {

@@ -17,12 +17,14 @@ mod place;
 use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
-use signet_base::{CancellationToken, Jitter, SharedClock};
+use signet_base::{CancellationToken, Jitter, SharedClock, Tasks};
+use signet_daemon::process;
 use signet_k8s::{ApiError, ApiServer, Write};
+use signet_pki::random::{RandomError, uuid_v4};
 use time::{OffsetDateTime, macros::format_description};
 use tokio::{sync::watch, time::Instant};
 
-use crate::complaints::Complaints;
+use crate::{complaints::Complaints, config::ElectionSettings};
 
 pub use self::place::Place;
 
@@ -43,6 +45,30 @@ pub struct Election {
     pub renew_deadline: Duration,
     /// How often to try.
     pub retry_period: Duration,
+}
+
+impl Election {
+    /// An election as this process takes part in it; the namespace of the settings does not count.
+    ///
+    /// # Errors
+    /// [`RandomError`] when no identity can be made.
+    pub fn new(settings: &ElectionSettings, namespace: String) -> Result<Self, RandomError> {
+        let place = Place::take(&namespace, &settings.name).map(Arc::new);
+        Ok(Self {
+            namespace,
+            name: settings.name.clone(),
+            identity: format!(
+                "{}_{}{}",
+                process::hostname(),
+                place.as_ref().map(|place| place.mark()).unwrap_or_default(),
+                uuid_v4()?
+            ),
+            place,
+            lease_duration: settings.lease_duration,
+            renew_deadline: settings.renew_deadline,
+            retry_period: settings.retry_period,
+        })
+    }
 }
 
 /// Whether this process leads, and until when at least.
@@ -81,8 +107,34 @@ struct Observed {
     at: Option<Instant>,
 }
 
+/// Starts to take part in an election; without one this process leads for ever.
+pub fn spawn(
+    tasks: &Tasks,
+    election: Option<(Arc<ApiServer>, Election)>,
+    clock: &SharedClock,
+    complaints: &Complaints,
+) -> watch::Receiver<Lead> {
+    let (lead_tx, lead) = watch::channel(Lead::Follows);
+    let token = tasks.token().clone();
+    match election {
+        Some((api, election)) => {
+            let running = run(api, election, Arc::clone(clock), lead_tx, token, complaints.clone());
+            tasks.spawn("leader_election", running);
+        }
+        None => {
+            lead_tx.send_replace(Lead::always());
+            tasks.spawn("leader", async move {
+                // Kept, so that those who wait for a change do not take its end for one.
+                let _kept = lead_tx;
+                token.cancelled().await;
+            });
+        }
+    }
+    lead
+}
+
 /// Takes part in an election until the token is cancelled, and then gives the lease back.
-pub async fn run(
+async fn run(
     api: Arc<ApiServer>,
     election: Election,
     clock: SharedClock,

@@ -224,10 +224,7 @@ pub fn parse(file: &str, text: &str) -> anyhow::Result<Vec<Document>> {
 }
 
 fn cluster(kubeconfig: Option<&Path>) -> anyhow::Result<Vec<Document>> {
-    let source = match kubeconfig {
-        Some(path) => KubeSource::Files(vec![path.to_owned()]),
-        None => KubeSource::infer(),
-    };
+    let source = KubeSource::named_or_inferred(kubeconfig);
     let api = ApiServer::new(source, SystemClock::shared())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -60,6 +60,11 @@ pub struct Endpoints {
     pub pods: BTreeSet<Box<str>>,
 }
 
+/// A text of an object, empty where there is none.
+pub(crate) fn text<'a>(object: &'a serde_json::Value, pointer: &str) -> &'a str {
+    object.pointer(pointer).and_then(serde_json::Value::as_str).unwrap_or_default()
+}
+
 /// The texts of an object's metadata and specification.
 struct Raw<'a> {
     metadata: &'a str,

@@ -3,7 +3,7 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use signet_base::{ShutdownError, SystemClock, Tasks};
+use signet_base::{Readiness, ShutdownError, SystemClock, Tasks};
 use signet_daemon::{cli::EXIT_USAGE, logging, process, signal};
 use signet_k8s::{ApiServer, KubeSource};
 
@@ -25,7 +25,12 @@ pub fn run(name: &'static str, flags: &RunFlags) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    match serve(config, flags) {
+    to_end(name, live(config, flags))
+}
+
+/// Runs a program to its end, and says how it exits.
+pub(crate) fn to_end(name: &str, live: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    match serve(live) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{name}: {error:#}");
@@ -67,20 +72,17 @@ pub fn explain(name: &'static str, flags: &ExplainFlags) -> ExitCode {
 
 /// Where the cluster's API server is named.
 fn cluster(flags: &RunFlags) -> KubeSource {
-    match &flags.kubeconfig {
-        Some(path) => KubeSource::Files(vec![path.clone()]),
-        None => KubeSource::infer(),
-    }
+    KubeSource::named_or_inferred(flags.kubeconfig.as_deref())
 }
 
-fn serve(config: Config, flags: &RunFlags) -> anyhow::Result<()> {
+fn serve(live: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     // One thread owns everything; what it does is short, or done in slices.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .build()
         .context("starting threads")?;
-    let result = runtime.block_on(live(config, flags));
+    let result = runtime.block_on(live);
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
@@ -125,6 +127,17 @@ async fn live(config: Config, flags: &RunFlags) -> anyhow::Result<()> {
     };
     let readiness = app.readiness();
     app.spawn(&tasks);
+    until_stopped("Controller", &tasks, &readiness, grace).await
+}
+
+/// Waits until the tasks are told to stop, says meanwhile that the program is ready once it is, and
+/// ends them; `what` is what the log calls it.
+pub(crate) async fn until_stopped(
+    what: &str,
+    tasks: &Tasks,
+    readiness: &Readiness,
+    grace: Duration,
+) -> anyhow::Result<()> {
     tokio::select! {
         () = tasks.token().cancelled() => {}
         () = readiness.ready() => {
@@ -134,9 +147,9 @@ async fn live(config: Config, flags: &RunFlags) -> anyhow::Result<()> {
     }
     process::notify_stopping();
     match tasks.shutdown(grace).await {
-        Ok(()) => tracing::info!("Controller stopped gracefully"),
+        Ok(()) => tracing::info!("{what} stopped gracefully"),
         Err(ShutdownError::Unfinished(left)) => {
-            tracing::info!(?left, "Controller stopped; open calls were cut off");
+            tracing::info!(?left, "{what} stopped; open calls were cut off");
         }
         Err(error) => return Err(error.into()),
     }

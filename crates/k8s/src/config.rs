@@ -120,6 +120,11 @@ impl KubeSource {
         }
     }
 
+    /// The kubeconfig file that somebody has named, else as [`KubeSource::infer`].
+    pub fn named_or_inferred(file: Option<&Path>) -> Self {
+        file.map_or_else(Self::infer, |file| Self::Files(vec![file.to_owned()]))
+    }
+
     fn listed() -> Option<Self> {
         let listed = std::env::var_os("KUBECONFIG").unwrap_or_default();
         let files: Vec<PathBuf> =

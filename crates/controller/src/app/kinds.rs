@@ -6,7 +6,6 @@ use signet_base::Tasks;
 use signet_k8s::{ApiServer, query_value};
 use tokio::sync::{mpsc, watch};
 
-use super::until_end;
 use crate::{
     complaints::Complaints,
     config::Config,
@@ -50,7 +49,7 @@ impl Feeds<'_> {
             out.clone(),
             complaints.clone(),
         );
-        until_end(tasks, "pods", async move {
+        tasks.spawn_until_end("pods", async move {
             let Ok(first) = names.wait_for(Option::is_some).await.map(|names| names.clone()) else {
                 return;
             };
@@ -67,7 +66,7 @@ impl Feeds<'_> {
         let scopes = self::scopes(Kind::Endpoints, config);
         let endpoints =
             Reflector::new(Arc::clone(api), Kind::Endpoints, scopes, none, out.clone(), complaints);
-        until_end(tasks, "endpoints", async move {
+        tasks.spawn_until_end("endpoints", async move {
             if services.wait_for(|needed| *needed).await.is_ok() {
                 endpoints.run().await;
             }
@@ -88,7 +87,7 @@ pub(super) fn spawn_one(
     let scopes = scopes(kind, config);
     let reflector =
         Reflector::new(Arc::clone(api), kind, scopes, names, out.clone(), complaints.clone());
-    until_end(tasks, "reflector", reflector.run());
+    tasks.spawn_until_end("reflector", reflector.run());
 }
 
 fn scopes(kind: Kind, config: &Config) -> Vec<Scope> {

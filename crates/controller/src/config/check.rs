@@ -321,14 +321,17 @@ fn p_election(file: LeaderElection, p: &mut Problems) -> Option<ElectionSettings
         "leaderElection.resourceName",
         name.ok_or_else(|| "it is required: the name of the lease".to_owned()),
     )?;
-    let seconds = |key: &str, given: Option<GoDuration>, default: u64, p: &mut Problems| match given
+    let usual = ElectionSettings::of(name);
+    let time = |key: &str, given: Option<GoDuration>, usual: Duration, p: &mut Problems| match given
     {
         Some(given) if given.nanos != 0 => duration(key, given, p),
-        _ => Duration::from_secs(default),
+        _ => usual,
     };
-    let lease_duration = seconds("leaderElection.leaseDuration", file.lease_duration, 15, p);
-    let renew_deadline = seconds("leaderElection.renewDeadline", file.renew_deadline, 10, p);
-    let retry_period = seconds("leaderElection.retryPeriod", file.retry_period, 2, p);
+    let lease_duration =
+        time("leaderElection.leaseDuration", file.lease_duration, usual.lease_duration, p);
+    let renew_deadline =
+        time("leaderElection.renewDeadline", file.renew_deadline, usual.renew_deadline, p);
+    let retry_period = time("leaderElection.retryPeriod", file.retry_period, usual.retry_period, p);
     if lease_duration < Duration::from_secs(1) || lease_duration <= renew_deadline {
         let why = "it must be at least 1s and longer than renewDeadline".to_owned();
         p.take::<()>("leaderElection.leaseDuration", Err(why));
@@ -338,7 +341,7 @@ fn p_election(file: LeaderElection, p: &mut Problems) -> Option<ElectionSettings
         p.take::<()>("leaderElection.renewDeadline", Err(why));
     }
     let namespace = file.resource_namespace.filter(|name| !name.is_empty());
-    Some(ElectionSettings { name, namespace, lease_duration, renew_deadline, retry_period })
+    Some(ElectionSettings { namespace, lease_duration, renew_deadline, retry_period, ..usual })
 }
 
 fn namespaces(

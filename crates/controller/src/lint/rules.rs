@@ -6,8 +6,9 @@ use serde_json::Value;
 
 use super::{
     Document, Finding,
-    workload::{Workload, namespace, text},
+    workload::{Workload, namespace},
 };
+use crate::objects::text;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

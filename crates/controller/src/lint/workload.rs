@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::Document;
+use crate::objects::text;
 
 /// A pod template in an object.
 pub(super) struct Workload<'a> {
@@ -55,11 +56,6 @@ impl<'a> Workload<'a> {
             .flatten()
             .map(|spec| Container { name: text(spec, "/name"), spec })
     }
-}
-
-/// A text of an object, empty where there is none.
-pub(super) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
-    value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// The namespace of an object; `default` where it names none.

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
 
 /// `ZeroTrustWorkloadIdentityManager`: what all parts have in common.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -314,6 +314,16 @@ impl OidcSpec {
 
 const SOCKETS: &str = "/run/spire/agent-sockets";
 const DRIVER: &str = "csi.spiffe.io";
+
+/// The specification of a resource; one that is not there is empty.
+///
+/// # Errors
+/// What in it cannot be read.
+pub(super) fn spec<T: DeserializeOwned>(resource: &Value) -> Result<T, String> {
+    let spec = resource.get("spec").filter(|spec| !spec.is_null()).cloned();
+    serde_json::from_value(spec.unwrap_or_else(|| json!({})))
+        .map_err(|error| format!("spec: {error}"))
+}
 
 /// `text` unless it is empty.
 pub(super) fn or<'a>(text: &'a str, default: &'a str) -> &'a str {

@@ -15,6 +15,7 @@ use super::{
     render::Wanted,
     settings::Settings,
 };
+use crate::objects::text;
 
 /// Writes objects, and remembers what has been written: an object whose values the API server
 /// spells in another way is not written again and again.
@@ -50,15 +51,16 @@ impl Writer {
     /// [`ApiError`] when the API server refuses.
     pub async fn apply(&mut self, cache: &mut Cache, wanted: &Wanted) -> Result<(), ApiError> {
         let Wanted { kind, object, .. } = wanted;
+        let there = cache.get(*kind, wanted.name());
+        let is_right = |it: &Value| self.create_only || compare(it, object) == Comparison::Same;
+        if there.is_some_and(is_right) {
+            return Ok(());
+        }
         let key = (*kind, wanted.name().to_owned());
         let digest = sha256(object.to_string().as_bytes());
-        let there = cache.get(*kind, wanted.name());
-        if let Some(there) = there {
-            let mark = Mark { wanted: digest, version: version(there).to_owned() };
-            let same = compare(there, object) == Comparison::Same;
-            if self.create_only || same || self.written.get(&key) == Some(&mark) {
-                return Ok(());
-            }
+        let mark = |it: &Value| Mark { wanted: digest, version: version(it).to_owned() };
+        if there.is_some_and(|there| self.written.get(&key) == Some(&mark(there))) {
+            return Ok(());
         }
         let changed = there.is_some();
         let mut now = match self.write(*kind, wanted.name(), object).await {
@@ -82,7 +84,7 @@ impl Writer {
             action = if changed { "changed" } else { "created" },
             "Applied an object"
         );
-        self.written.insert(key, Mark { wanted: digest, version: version(&now).to_owned() });
+        self.written.insert(key, mark(&now));
         cache.put(*kind, now);
         Ok(())
     }
@@ -183,5 +185,5 @@ impl Writer {
 }
 
 fn version(object: &Value) -> &str {
-    object.pointer("/metadata/resourceVersion").and_then(Value::as_str).unwrap_or_default()
+    text(object, "/metadata/resourceVersion")
 }

@@ -10,13 +10,15 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 use signet_base::{Backoff, Tasks};
 use signet_k8s::{ApiServer, Collection, Metadata, Object, Seen};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 
 use super::{kinds::Kind, settings::Settings};
 use crate::complaints::Complaints;
 
 /// How many events of a kind may wait.
 const EVENTS: usize = 16;
+/// How long to wait after a failure, at least and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
 /// An object, whole but for what the API server notes about its writers.
 #[derive(Clone, Debug)]
@@ -139,11 +141,15 @@ pub fn follow(
         };
         let (sender, mut seen) = mpsc::channel(EVENTS);
         let (api, complaints) = (Arc::clone(api), complaints.clone());
-        let token = tasks.token().clone();
         let following = async move {
-            let mut backoff =
-                Backoff::new(Duration::from_millis(500), Duration::from_secs(30)).with_jitter(0.3);
-            while let Err(error) = api.follow::<Stored>(&collection, &sender).await {
+            let mut backoff = Backoff::new(RETRY.0, RETRY.1).with_jitter(0.3);
+            loop {
+                let began = Instant::now();
+                let Err(error) = api.follow::<Stored>(&collection, &sender).await else { return };
+                // It went well for a while: this is no further failure of the last ones.
+                if began.elapsed() > RETRY.1 {
+                    backoff.reset();
+                }
                 let delay = backoff.next_delay().max(error.retry_after().unwrap_or_default());
                 if let Some(untold) = complaints.tell(kind.resource(), &error) {
                     tracing::error!(
@@ -164,8 +170,8 @@ pub fn follow(
                 }
             }
         };
-        tasks.spawn("operator_follows", async move {
-            token.run_until_cancelled(async { tokio::join!(following, handing) }).await;
+        tasks.spawn_until_end("operator_follows", async move {
+            tokio::join!(following, handing);
         });
     }
 }

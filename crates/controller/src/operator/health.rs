@@ -6,6 +6,7 @@ use super::{
     conditions::{Condition, IS_READY, PROGRESSING},
     kinds::Kind,
 };
+use crate::objects::text;
 
 /// The condition of a workload, for kinds that are one.
 pub fn workload(kind: Kind, part: &str, object: &Value) -> Option<Condition> {
@@ -34,8 +35,7 @@ pub fn workload(kind: Kind, part: &str, object: &Value) -> Option<Condition> {
         _ => return None,
     };
     let waits = |message: String| Some(Condition::new(part, false, PROGRESSING, message));
-    let name = object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
-    let what = format!("{} {name}", kind.name());
+    let what = format!("{} {}", kind.name(), text(object, "/metadata/name"));
     if number("/status/observedGeneration") < number("/metadata/generation") {
         return waits(format!("{what} has just been changed"));
     }

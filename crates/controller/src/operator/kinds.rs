@@ -1,5 +1,7 @@
 //! The kinds of objects that the operator reads and writes, and where they are.
 
+use serde_json::Value;
+
 use super::{API_VERSION, MANAGED_BY, MANAGER};
 
 /// A kind of object.
@@ -51,6 +53,12 @@ pub enum Kind {
 
 const RBAC: &str = "rbac.authorization.k8s.io/v1";
 const SPIRE: &str = "spire.spiffe.io/v1alpha1";
+
+/// Whether an object is one of the operator's own, by its label.
+pub fn is_ours(object: &Value) -> bool {
+    let labels = object.pointer("/metadata/labels");
+    labels.and_then(|labels| labels.get(MANAGED_BY)).is_some_and(|by| by == MANAGER)
+}
 
 impl Kind {
     /// All of them.
@@ -188,10 +196,5 @@ impl Kind {
         } else {
             format!("{MANAGED_BY}={MANAGER}")
         }
-    }
-
-    /// The kind of an object by `apiVersion` and `kind`.
-    pub fn of(version: &str, kind: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|one| one.version() == version && one.name() == kind)
     }
 }

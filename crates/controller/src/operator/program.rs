@@ -1,31 +1,23 @@
 //! `signet-controller operator`.
 
-use std::{
-    io::{self, Write as _},
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use signet_base::{
-    Backoff, Readiness, ShutdownError, SystemClock, Tasks, files::read_regular_text,
-};
-use signet_config::{HealthSettings, LogFormat, LogLevel, LogSettings};
+use signet_base::{Backoff, Readiness, SystemClock, Tasks, files::read_regular_text};
+use signet_config::{HealthSettings, LogLevel, LogSettings, log_format};
 use signet_daemon::{
-    cli::EXIT_USAGE,
+    cli::{EXIT_USAGE, print},
     health::{Health, HealthServer},
     logging, process, signal,
 };
 use signet_k8s::{ApiServer, KubeSource};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::{
-    API_VERSION, SINGLETON,
-    api::{AgentSpec, CsiSpec, ManagerSpec, OidcSpec, ServerSpec},
+    SINGLETON,
+    api::{self, AgentSpec, CsiSpec, ManagerSpec, OidcSpec, ServerSpec},
     cache::{self, Event},
     check::{self, Problem},
     kinds::Kind,
@@ -35,15 +27,13 @@ use super::{
 };
 use crate::{
     complaints::Complaints,
-    leader::{self, Election, Lead, Place},
-    lint,
+    config::ElectionSettings,
+    leader::{self, Election},
+    lint, run,
 };
 
 /// The lease.
 const LEASE: &str = "signet-operator";
-/// How long a lease is respected, how long a leader goes on, how often to try.
-const LEASE_TIMES: [Duration; 3] =
-    [Duration::from_secs(15), Duration::from_secs(10), Duration::from_secs(2)];
 /// How many events may wait.
 const EVENTS: usize = 64;
 /// How long open calls may take to end.
@@ -91,10 +81,7 @@ pub fn main(name: &'static str, flags: &OperatorFlags) -> ExitCode {
     let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     if !flags.render.is_empty() {
         return match rendered(flags, &env) {
-            Ok(text) => match io::stdout().lock().write_all(text.as_bytes()) {
-                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
-                _ => ExitCode::SUCCESS,
-            },
+            Ok(text) => print(&text),
             Err(Usage(why)) => usage(name, &why),
         };
     }
@@ -102,22 +89,7 @@ pub fn main(name: &'static str, flags: &OperatorFlags) -> ExitCode {
         (Ok(log), Ok(health)) => (log, health),
         (Err(Usage(why)), _) | (_, Err(Usage(why))) => return usage(name, &why),
     };
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("{name}: starting threads: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
-    let result = runtime.block_on(live(flags, &env, &log, health));
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{name}: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    run::to_end(name, live(flags, &env, &log, health))
 }
 
 fn usage(name: &str, why: &str) -> ExitCode {
@@ -134,10 +106,7 @@ async fn live(
     let clock = SystemClock::shared();
     let log = logging::init(log, Arc::clone(&clock))?;
     process::restrict_umask();
-    let source = match &flags.kubeconfig {
-        Some(path) => KubeSource::Files(vec![path.clone()]),
-        None => KubeSource::infer(),
-    };
+    let source = KubeSource::named_or_inferred(flags.kubeconfig.as_deref());
     let api = Arc::new(
         ApiServer::new(source, Arc::clone(&clock)).context("finding the cluster's API server")?,
     );
@@ -172,24 +141,15 @@ async fn live(
         create_only = settings.create_only,
         "Starting operator"
     );
-    let election = if flags.no_election { None } else { Some(election(&settings)?) };
+    let election = match flags.no_election {
+        true => None,
+        false => {
+            let lease = ElectionSettings::of(LEASE.to_owned());
+            Some(Election::new(&lease, settings.namespace.clone())?)
+        }
+    };
     spawn(&tasks, api, settings, election, guard);
-    tokio::select! {
-        () = tasks.token().cancelled() => {}
-        () = readiness.ready() => {
-            process::notify_ready();
-            tasks.token().cancelled().await;
-        }
-    }
-    process::notify_stopping();
-    match tasks.shutdown(GRACE).await {
-        Ok(()) => tracing::info!("Operator stopped gracefully"),
-        Err(ShutdownError::Unfinished(left)) => {
-            tracing::info!(?left, "Operator stopped; open calls were cut off");
-        }
-        Err(error) => return Err(error.into()),
-    }
-    Ok(())
+    run::until_stopped("Operator", &tasks, &readiness, GRACE).await
 }
 
 /// Starts an operator; without an election it acts as the only one.
@@ -202,37 +162,12 @@ pub fn spawn(
 ) {
     let clock = SystemClock::shared();
     let complaints = Complaints::default();
-    let (lead_tx, lead) = watch::channel(Lead::Follows);
-    match election {
-        Some(election) => {
-            let token = tasks.token().clone();
-            let running = leader::run(
-                Arc::clone(&api),
-                election,
-                Arc::clone(&clock),
-                lead_tx,
-                token,
-                complaints.clone(),
-            );
-            tasks.spawn("leader_election", running);
-        }
-        None => {
-            lead_tx.send_replace(Lead::always());
-            let token = tasks.token().clone();
-            tasks.spawn("leader", async move {
-                // Kept, so that those who wait for a change do not take its end for one.
-                let _kept = lead_tx;
-                token.cancelled().await;
-            });
-        }
-    }
+    let election = election.map(|election| (Arc::clone(&api), election));
+    let lead = leader::spawn(tasks, election, &clock, &complaints);
     let (out, events) = mpsc::channel::<Event>(EVENTS);
     cache::follow(tasks, &api, &settings, &complaints, &out);
     let operator = Operator::new(api, settings, events, lead, clock, complaints);
-    let token = tasks.token().clone();
-    tasks.spawn("operator", async move {
-        token.run_until_cancelled(operator.run(ready)).await;
-    });
+    tasks.spawn_until_end("operator", operator.run(ready));
 }
 
 /// What the cluster is like; asked until it says.
@@ -252,33 +187,11 @@ async fn platform(api: &ApiServer) -> Platform {
     }
 }
 
-fn election(settings: &Settings) -> anyhow::Result<Election> {
-    let place = Place::take(&settings.namespace, LEASE).map(Arc::new);
-    let [lease_duration, renew_deadline, retry_period] = LEASE_TIMES;
-    Ok(Election {
-        namespace: settings.namespace.clone(),
-        name: LEASE.to_owned(),
-        identity: format!(
-            "{}_{}{}",
-            process::hostname(),
-            place.as_ref().map(|place| place.mark()).unwrap_or_default(),
-            signet_pki::random::uuid_v4()?
-        ),
-        place,
-        lease_duration,
-        renew_deadline,
-        retry_period,
-    })
-}
-
 fn log(flags: &OperatorFlags) -> Result<LogSettings, Usage> {
     let level = flags.log_level.parse::<LogLevel>();
     let level = level.map_err(|error| Usage(format!("-log-level: {error}")))?;
-    let format = match flags.log_format.as_str() {
-        "text" => LogFormat::Text,
-        "json" => LogFormat::Json,
-        other => return Err(Usage(format!("-log-format: {other:?}; expected text or json"))),
-    };
+    let wrong = || Usage(format!("-log-format: {:?}; expected text or json", flags.log_format));
+    let format = log_format(&flags.log_format).ok_or_else(wrong)?;
     Ok(LogSettings { level, format, ..LogSettings::default() })
 }
 
@@ -363,21 +276,13 @@ fn good(kind: Kind, problems: &[Problem]) -> Result<(), Usage> {
 }
 
 fn spec<T: DeserializeOwned>(documents: &[Value], kind: Kind) -> Result<Option<T>, Usage> {
-    let text = |one: &Value, key: &str| {
-        one.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
-    };
+    let says = |one: &Value, key: &str, text: &str| one.get(key).is_some_and(|it| it == text);
     let mut of_kind = documents
         .iter()
-        .filter(|one| text(one, "apiVersion") == API_VERSION && text(one, "kind") == kind.name());
+        .filter(|one| says(one, "apiVersion", kind.version()) && says(one, "kind", kind.name()));
     let Some(first) = of_kind.next() else { return Ok(None) };
     if of_kind.next().is_some() {
         return Err(Usage(format!("{} is there twice; it is one, named {SINGLETON}", kind.name())));
     }
-    let spec = first.get("spec").cloned().unwrap_or_default();
-    let read = serde_json::from_value(if spec.is_null() {
-        Value::Object(Default::default())
-    } else {
-        spec
-    });
-    read.map(Some).map_err(|error| Usage(format!("{}: spec: {error}", kind.name())))
+    api::spec(first).map(Some).map_err(|why| Usage(format!("{}: {why}", kind.name())))
 }

@@ -66,6 +66,7 @@ impl Operator {
         let mut ready = Some(ready);
         let mut backoff = Backoff::new(RETRY.0, RETRY.1).with_jitter(0.2);
         let mut due: Option<Instant> = None;
+        let mut led = false;
         loop {
             let wake = due.unwrap_or_else(|| Instant::now() + RETRY.1);
             tokio::select! {
@@ -80,7 +81,12 @@ impl Operator {
                     if changed.is_err() {
                         return;
                     }
-                    due.get_or_insert_with(Instant::now);
+                    // Each renewal of the lease is a change too, and says nothing new.
+                    let leads = self.leads();
+                    if leads && !led {
+                        due.get_or_insert_with(Instant::now);
+                    }
+                    led = leads;
                 }
                 () = tokio::time::sleep_until(wake), if due.is_some() => {
                     due = None;
@@ -88,7 +94,8 @@ impl Operator {
                         continue;
                     }
                     drop(ready.take());
-                    if !self.leads() {
+                    led = self.leads();
+                    if !led {
                         continue;
                     }
                     if self.pass().await {

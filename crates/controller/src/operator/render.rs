@@ -30,6 +30,7 @@ use super::{
     kinds::Kind,
     settings::{Platform, Settings},
 };
+use crate::objects::text;
 
 /// Where a server finds the certificates of its database, as in the other operator.
 pub const DATABASE_CERTIFICATES: &str = "/run/spire/db/certs";
@@ -50,7 +51,13 @@ pub struct Wanted {
 impl Wanted {
     /// Its name.
     pub fn name(&self) -> &str {
-        self.object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default()
+        text(&self.object, "/metadata/name")
+    }
+
+    fn annotate(&mut self, key: &str, value: &str) {
+        if let Some(metadata) = self.object.get_mut("metadata") {
+            set(metadata, "annotations", json!({ key: value }));
+        }
     }
 }
 
@@ -103,12 +110,31 @@ impl Part<'_> {
         }
         let mut object = json!({ "apiVersion": kind.version(), "kind": kind.name() });
         set(&mut object, "metadata", metadata);
-        if let Value::Object(members) = members {
-            for (key, value) in members {
-                set(&mut object, &key, value);
-            }
-        }
+        set_all(&mut object, members);
         Wanted { kind, part, object }
+    }
+
+    /// A Service of the part's pods.
+    fn service(&self, name: &str, ports: &[Value]) -> Wanted {
+        let spec = json!({ "type": "ClusterIP", "selector": self.selector(), "ports": ports });
+        self.object(Kind::Service, "ServiceAvailable", name, json!({ "spec": spec }))
+    }
+
+    /// What runs on every node, by these [`Part::template`] and [`Part::pod`].
+    fn daemon_set(&self, name: &str, template: Value, pod: Value) -> Wanted {
+        self.object(
+            Kind::DaemonSet,
+            "DaemonSetAvailable",
+            name,
+            json!({ "spec": {
+                "selector": { "matchLabels": self.selector() },
+                "updateStrategy": {
+                    "type": "RollingUpdate",
+                    "rollingUpdate": { "maxUnavailable": 1 },
+                },
+                "template": { "metadata": template, "spec": pod },
+            } }),
+        )
     }
 
     fn service_account(&self, name: &str) -> Wanted {
@@ -212,11 +238,7 @@ impl Part<'_> {
         if let Some(resources) = &self.common.resources {
             set(&mut container, "resources", resources.clone());
         }
-        if let Value::Object(members) = members {
-            for (key, value) in members {
-                set(&mut container, &key, value);
-            }
-        }
+        set_all(&mut container, members);
         container
     }
 
@@ -274,9 +296,20 @@ fn api_token_mount() -> Value {
     })
 }
 
+/// A volume of the node's own.
+fn directory(name: &str, path: &str, kind: &str) -> Value {
+    json!({ "name": name, "hostPath": { "path": path, "type": kind } })
+}
+
 fn set(into: &mut Value, key: &str, value: Value) {
     if let Some(map) = into.as_object_mut() {
         map.insert(key.to_owned(), value);
+    }
+}
+
+fn set_all(into: &mut Value, members: Value) {
+    if let (Some(map), Value::Object(members)) = (into.as_object_mut(), members) {
+        map.extend(members);
     }
 }
 

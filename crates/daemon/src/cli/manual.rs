@@ -28,41 +28,45 @@ fn reference(command: &Command, name: &str) -> String {
         "# {name}\n\n{about}.\n\nFlags have one dash or two, and take their value after a space or \
          `=`. Exit codes: 0 done, 1 failed, 64 wrong usage or configuration.\n"
     );
-    list(command, name, &mut text);
+    for Documented { path, about, flags } in documented(command, name) {
+        // Writing to a text does not fail.
+        let _ = writeln!(text, "\n## {path}\n\n{about}");
+        if !flags.is_empty() {
+            let _ = writeln!(text, "\n| flag | |\n|---|---|");
+        }
+        for flag in flags {
+            let value = value_name(flag).map(|name| format!(" {name}")).unwrap_or_default();
+            let dash = flag.get_long().map(|long| format!("-{long}")).unwrap_or_default();
+            let help = help(flag).replace('|', "\\|").replace('\n', " ");
+            let _ = writeln!(text, "| `{}` | {help} |", format!("{dash}{value}").trim());
+        }
+    }
     text
 }
 
-/// Each command that does something, with its flags, as [`describe`] has them.
-fn list(command: &Command, path: &str, text: &mut String) {
-    for (path, below) in documented(command, path) {
-        let flags = flags(below);
+/// A command that does something.
+struct Documented<'c> {
+    path: String,
+    about: String,
+    flags: Vec<&'c Arg>,
+}
+
+/// Each command below one that does something; those that only hold others are walked.
+fn documented<'c>(command: &'c Command, path: &str) -> Vec<Documented<'c>> {
+    let mut all = Vec::new();
+    for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
+        let path = format!("{path} {}", below.get_name());
+        let shown = |arg: &&Arg| !arg.is_hide_set() && arg.get_long() != Some("help");
+        let flags: Vec<&Arg> = below.get_arguments().filter(shown).collect();
+        let deeper = documented(below, &path);
         if !below.has_subcommands() || !flags.is_empty() {
-            // Writing to a text does not fail.
-            let _ = writeln!(text, "\n## {path}\n");
             let about = below.get_long_about().or(below.get_about());
-            let _ = writeln!(text, "{}", about.map(ToString::to_string).unwrap_or_default());
-            if !flags.is_empty() {
-                let _ = writeln!(text, "\n| flag | |\n|---|---|");
-            }
-            for flag in flags {
-                let value = value_name(flag).map(|name| format!(" {name}")).unwrap_or_default();
-                let dash = flag.get_long().map(|long| format!("-{long}")).unwrap_or_default();
-                let help = help(flag).replace('|', "\\|").replace('\n', " ");
-                let _ = writeln!(text, "| `{}` | {help} |", format!("{dash}{value}").trim());
-            }
+            let about = about.map(ToString::to_string).unwrap_or_default();
+            all.push(Documented { path, about, flags });
         }
-        list(below, &path, text);
+        all.extend(deeper);
     }
-}
-
-fn documented<'c>(command: &'c Command, path: &str) -> impl Iterator<Item = (String, &'c Command)> {
-    let shown = command.get_subcommands().filter(|below| !below.is_hide_set());
-    shown.map(move |below| (format!("{path} {}", below.get_name()), below))
-}
-
-fn flags(command: &Command) -> Vec<&Arg> {
-    let shown = |arg: &&Arg| !arg.is_hide_set() && arg.get_long() != Some("help");
-    command.get_arguments().filter(shown).collect()
+    all
 }
 
 fn value_name(arg: &Arg) -> Option<&str> {
@@ -83,7 +87,17 @@ fn page(command: &Command, name: &str) -> String {
     roff.control("SH", ["SYNOPSIS"]);
     roff.text([bold(name), roman(" "), italic("COMMAND"), roman(" [flags]")]);
     roff.control("SH", ["COMMANDS"]);
-    describe(command, name, &mut roff);
+    for Documented { path, about, flags } in documented(command, name) {
+        roff.control("SS", [path.as_str()]);
+        for paragraph in about.lines() {
+            roff.text([roman(paragraph)]);
+        }
+        for flag in flags {
+            roff.control("TP", []);
+            roff.text(heading(flag));
+            roff.text([roman(help(flag))]);
+        }
+    }
     if let Some(after) = command.get_after_help() {
         roff.control("SH", ["NOTES"]);
         roff.control("nf", []);
@@ -103,26 +117,6 @@ fn page(command: &Command, name: &str) -> String {
     roff.control("SH", ["SEE ALSO"]);
     roff.text([roman("/usr/share/doc/"), roman(name)]);
     roff.to_roff()
-}
-
-/// Each command that does something, with its flags; those that only hold others are walked.
-fn describe(command: &Command, path: &str, roff: &mut Roff) {
-    for (path, below) in documented(command, path) {
-        let flags = flags(below);
-        if !below.has_subcommands() || !flags.is_empty() {
-            roff.control("SS", [path.as_str()]);
-            let about = below.get_long_about().or(below.get_about());
-            for paragraph in about.map(ToString::to_string).unwrap_or_default().lines() {
-                roff.text([roman(paragraph)]);
-            }
-            for flag in flags {
-                roff.control("TP", []);
-                roff.text(heading(flag));
-                roff.text([roman(help(flag))]);
-            }
-        }
-        describe(below, &path, roff);
-    }
 }
 
 /// `-socketPath PATH`, as people type it: one dash.

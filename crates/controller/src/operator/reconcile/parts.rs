@@ -6,15 +6,18 @@ use serde_json::{Value, json};
 use signet_k8s::ApiError;
 
 use super::{Operator, is_going};
-use crate::operator::{
-    API_VERSION, FIXED, MANAGED_BY, MANAGER, SINGLETON,
-    api::{AgentSpec, CsiSpec, ManagerSpec, OidcSpec, ServerSpec},
-    check::{self, Problem},
-    compare::{Comparison, compare},
-    conditions::{self, CONFIGURATION, Condition, FAILED, IS_READY},
-    health,
-    kinds::Kind,
-    render::{self, Wanted},
+use crate::{
+    objects::text,
+    operator::{
+        API_VERSION, FIXED, SINGLETON,
+        api::{AgentSpec, CsiSpec, ManagerSpec, OidcSpec, ServerSpec, spec},
+        check::{self, Problem},
+        compare::{Comparison, compare},
+        conditions::{self, CONFIGURATION, Condition, FAILED, IS_READY},
+        health,
+        kinds::{Kind, is_ours},
+        render::{self, Wanted},
+    },
 };
 
 /// What came of a part.
@@ -73,12 +76,6 @@ impl Operator {
         self.adopt(kind, resource, &top).await?;
         let mut problems = check::manager(&manager);
         let mut notes = Vec::new();
-        // The specification that counts when another resource of the operator is looked at.
-        macro_rules! other {
-            ($kind:expr) => {
-                self.cache.get($kind, SINGLETON).and_then(|other| spec(other).ok())
-            };
-        }
         let read =
             match kind {
                 Kind::Server => spec::<ServerSpec>(resource).map(|spec| {
@@ -93,12 +90,12 @@ impl Operator {
                     render::agent(&self.settings, &manager, &spec)
                 }),
                 Kind::Csi => spec::<CsiSpec>(resource).map(|spec| {
-                    problems.extend(check::csi(&spec, other!(Kind::Agent).as_ref()));
+                    problems.extend(check::csi(&spec, self.other(Kind::Agent).as_ref()));
                     render::csi(&self.settings, &manager, &spec)
                 }),
                 _ => spec::<OidcSpec>(resource).map(|spec| {
-                    problems.extend(check::oidc(&spec, other!(Kind::Csi).as_ref()));
-                    let note = check::issuers_differ(&spec, other!(Kind::Server).as_ref());
+                    problems.extend(check::oidc(&spec, self.other(Kind::Csi).as_ref()));
+                    let note = check::issuers_differ(&spec, self.other(Kind::Server).as_ref());
                     notes.extend(note.map(|note| {
                         Condition::new("JWTIssuerValid", true, note.reason, note.message)
                     }));
@@ -118,14 +115,16 @@ impl Operator {
         Ok(Plan { wanted, conditions: notes })
     }
 
+    /// The specification of another resource of the operator, if there is one that can be read.
+    fn other<T: DeserializeOwned>(&self, kind: Kind) -> Option<T> {
+        self.cache.get(kind, SINGLETON).and_then(|other| spec(other).ok())
+    }
+
     /// Makes the resource of all the owner of an operand's, as the other operator does: it goes
     /// with it.
     async fn adopt(&mut self, kind: Kind, resource: &Value, top: &Value) -> Result<(), ApiError> {
         let owner = reference(Kind::Manager, top);
-        let owners = resource.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-        let uid = owner.get("uid");
-        let owned = owners.into_iter().flatten().any(|one| one.get("uid") == uid);
-        if !owned && !self.settings.create_only && self.leads() {
+        if !is_of(resource, owner.get("uid")) && !self.settings.create_only && self.leads() {
             let now = self.writer.own(kind, SINGLETON, &owner).await?;
             self.cache.put(kind, now);
         }
@@ -235,12 +234,8 @@ impl Operator {
         let mut found = Vec::new();
         for kind in Kind::ALL.into_iter().filter(|kind| !kind.is_resource()) {
             for (name, object) in self.cache.all(kind) {
-                let labels = object.pointer("/metadata/labels");
-                let manager = labels.and_then(|labels| labels.get(MANAGED_BY));
-                let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
-                let owned = owners.into_iter().flatten().any(|one| one.get("uid") == uid);
                 let asked = wanted.iter().any(|one| one.kind == kind && one.name() == name);
-                if owned && !asked && manager.and_then(Value::as_str) == Some(MANAGER) {
+                if is_of(object, uid) && is_ours(object) && !asked {
                     found.push((kind, name.clone()));
                 }
             }
@@ -252,11 +247,6 @@ impl Operator {
 fn outcome(mut conditions: Vec<Condition>, complete: bool) -> Outcome {
     conditions.extend(conditions::sum(&conditions));
     Outcome { conditions, complete }
-}
-
-fn spec<T: DeserializeOwned>(resource: &Value) -> Result<T, String> {
-    let spec = resource.get("spec").cloned().unwrap_or_else(|| json!({}));
-    serde_json::from_value(spec).map_err(|error| format!("spec: {error}"))
 }
 
 /// `ConfigurationValid`: all problems in one message, by the first one's reason.
@@ -292,14 +282,19 @@ fn join(conditions: &mut Vec<Condition>, new: Condition) {
 
 /// What refers to an owner. It does not block the owner's deletion: that takes another permission.
 fn reference(kind: Kind, owner: &Value) -> Value {
-    let text = |pointer: &str| owner.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     json!({
         "apiVersion": API_VERSION,
         "kind": kind.name(),
-        "name": text("/metadata/name"),
-        "uid": text("/metadata/uid"),
+        "name": text(owner, "/metadata/name"),
+        "uid": text(owner, "/metadata/uid"),
         "controller": true,
     })
+}
+
+/// Whether who has this UID is among an object's owners.
+fn is_of(object: &Value, uid: Option<&Value>) -> bool {
+    let owners = object.pointer("/metadata/ownerReferences").and_then(Value::as_array);
+    owners.into_iter().flatten().any(|one| one.get("uid") == uid)
 }
 
 fn own(object: &mut Value, kind: Kind, owner: &Value) {

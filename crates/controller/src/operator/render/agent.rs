@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    Part, Wanted, api_token, api_token_mount, base, configuration, csi::constraints, log_level, set,
+    Part, Wanted, api_token, api_token_mount, base, configuration, csi::constraints, directory,
+    log_level, set,
 };
 use crate::operator::{
     api::{AgentSpec, ManagerSpec, Verification, is_true, or},
@@ -58,18 +59,9 @@ pub fn agent(settings: &Settings, manager: &ManagerSpec, spec: &AgentSpec) -> Ve
     let data = json!({ "data": { "agent.conf": conf } });
     all.push(part.object(Kind::ConfigMap, "ConfigMapAvailable", NAME, data));
     if kubelet != Kubelet::Loopback {
-        all.push(part.object(
-            Kind::Service,
-            "ServiceAvailable",
-            NAME,
-            json!({ "spec": {
-                "type": "ClusterIP",
-                "selector": part.selector(),
-                "ports": [
-                    { "name": "metrics", "port": 9402, "targetPort": 9402, "protocol": "TCP" },
-                ],
-            } }),
-        ));
+        let port =
+            json!({ "name": "metrics", "port": 9402, "targetPort": 9402, "protocol": "TCP" });
+        all.push(part.service(NAME, &[port]));
     }
     if settings.platform.openshift {
         let network = kubelet == Kubelet::Loopback;
@@ -139,7 +131,6 @@ fn agent_conf(part: &Part<'_>, spec: &AgentSpec, kubelet: &Kubelet, no_container
 }
 
 fn daemon_set(part: &Part<'_>, spec: &AgentSpec, kubelet: &Kubelet, conf: &str) -> Wanted {
-    let directory = |name: &str, path: &str, kind: &str| json!({ "name": name, "hostPath": { "path": path, "type": kind } });
     let mut mounts = vec![
         json!({ "name": "spire-config", "mountPath": CONFIGURATION, "readOnly": true }),
         json!({ "name": "spire-bundle", "mountPath": BUNDLE, "readOnly": true }),
@@ -210,19 +201,7 @@ fn daemon_set(part: &Part<'_>, spec: &AgentSpec, kubelet: &Kubelet, conf: &str) 
     }
     set(&mut pod, "containers", json!([container]));
     set(&mut pod, "volumes", json!(volumes));
-    part.object(
-        Kind::DaemonSet,
-        "DaemonSetAvailable",
-        NAME,
-        json!({ "spec": {
-            "selector": { "matchLabels": part.selector() },
-            "updateStrategy": {
-                "type": "RollingUpdate",
-                "rollingUpdate": { "maxUnavailable": 1 },
-            },
-            "template": { "metadata": part.template(NAME, &[conf]), "spec": pod },
-        } }),
-    )
+    part.daemon_set(NAME, part.template(NAME, &[conf]), pod)
 }
 
 #[cfg(test)]

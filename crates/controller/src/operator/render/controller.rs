@@ -52,18 +52,8 @@ pub(super) fn objects(part: &Part<'_>, configuration: &str) -> Vec<Wanted> {
         NAME,
         json!({ "data": { FILE: configuration } }),
     ));
-    all.push(part.object(
-        Kind::Service,
-        "ServiceAvailable",
-        WEBHOOK,
-        json!({ "spec": {
-            "type": "ClusterIP",
-            "selector": part.selector(),
-            "ports": [
-                { "name": "https", "port": 443, "targetPort": "webhook", "protocol": "TCP" },
-            ],
-        } }),
-    ));
+    let port = json!({ "name": "https", "port": 443, "targetPort": "webhook", "protocol": "TCP" });
+    all.push(part.service(WEBHOOK, &[port]));
     let mut webhooks = base::webhooks();
     for hook in webhooks.as_array_mut().into_iter().flatten() {
         if let Some(service) = hook.pointer_mut("/clientConfig/service") {

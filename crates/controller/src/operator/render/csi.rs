@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Part, Wanted, base, set};
+use super::{Part, Wanted, base, directory, set, set_all};
 use crate::operator::{
     api::{CsiSpec, ManagerSpec},
     kinds::Kind,
@@ -54,9 +54,8 @@ pub fn csi(settings: &Settings, manager: &ManagerSpec, spec: &CsiSpec) -> Vec<Wa
 
 fn daemon_set(part: &Part<'_>, spec: &CsiSpec) -> Wanted {
     let name = spec.driver();
-    let directory = |name: &str, path: &str, kind: &str| json!({ "name": name, "hostPath": { "path": path, "type": kind } });
     let plugin = format!("{KUBELET}/plugins/{name}");
-    let mut driver = part.container(
+    let driver = part.container(
         &base::agent("csi-driver"),
         json!({
             "name": "spiffe-csi-driver",
@@ -88,8 +87,6 @@ fn daemon_set(part: &Part<'_>, spec: &CsiSpec) -> Wanted {
             ],
         }),
     );
-    let probe = base::agent("csi-driver").get("livenessProbe").cloned().unwrap_or_default();
-    set(&mut driver, "livenessProbe", probe);
     let registrar = part.container(
         &base::agent("csi-registrar"),
         json!({
@@ -124,19 +121,7 @@ fn daemon_set(part: &Part<'_>, spec: &CsiSpec) -> Wanted {
             ),
         ]),
     );
-    part.object(
-        Kind::DaemonSet,
-        "DaemonSetAvailable",
-        NAME,
-        json!({ "spec": {
-            "selector": { "matchLabels": part.selector() },
-            "updateStrategy": {
-                "type": "RollingUpdate",
-                "rollingUpdate": { "maxUnavailable": 1 },
-            },
-            "template": { "metadata": part.template("spiffe-csi-driver", &[]), "spec": pod },
-        } }),
-    )
+    part.daemon_set(NAME, part.template("spiffe-csi-driver", &[]), pod)
 }
 
 /// Gives the sockets' directory the label that containers may use, on nodes with SELinux.
@@ -179,11 +164,7 @@ pub(super) fn constraints(part: &Part<'_>, account: &str, allowed: Value) -> Wan
         "seccompProfiles": ["runtime/default"],
         "users": [format!("system:serviceaccount:{}:{account}", part.settings.namespace)],
     });
-    if let Value::Object(allowed) = allowed {
-        for (key, value) in allowed {
-            set(&mut members, &key, value);
-        }
-    }
+    set_all(&mut members, allowed);
     let part_of = "SecurityContextConstraintsAvailable";
     part.object(Kind::Constraints, part_of, account, members)
 }

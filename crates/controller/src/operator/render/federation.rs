@@ -10,10 +10,11 @@ use signet_pki::digest::sha256_hex;
 
 use super::{Part, Wanted, set};
 use crate::{
+    objects::text,
     operator::{
-        CLASS, MANAGED_BY, MANAGER,
+        CLASS,
         api::{FederatesWith, Federation, ServerSpec, is_true, or},
-        kinds::Kind,
+        kinds::{Kind, is_ours},
     },
     resources::FederationSpec,
 };
@@ -26,15 +27,8 @@ pub type Declared = BTreeSet<String>;
 
 /// What ClusterFederatedTrustDomains of somebody else are about.
 pub fn declared<'a>(resources: impl Iterator<Item = &'a Value>) -> Declared {
-    let text = |one: &'a Value, pointer: &str| {
-        one.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
-    };
     resources
-        .filter(|one| {
-            let labels = one.pointer("/metadata/labels");
-            let manager = labels.and_then(|labels| labels.get(MANAGED_BY)).and_then(Value::as_str);
-            manager != Some(MANAGER) && text(one, "/spec/className") == CLASS
-        })
+        .filter(|one| !is_ours(one) && text(one, "/spec/className") == CLASS)
         .map(|one| text(one, "/spec/trustDomain").to_owned())
         .collect()
 }

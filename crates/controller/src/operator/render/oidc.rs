@@ -131,20 +131,9 @@ fn service(part: &Part<'_>, tls: bool) -> Wanted {
     } else {
         json!({ "name": "http", "port": 80, "targetPort": "http", "protocol": "TCP" })
     };
-    let mut wanted = part.object(
-        Kind::Service,
-        "ServiceAvailable",
-        NAME,
-        json!({ "spec": {
-            "type": "ClusterIP",
-            "selector": part.selector(),
-            "ports": [port],
-        } }),
-    );
-    if part.platform().openshift
-        && let Some(metadata) = wanted.object.get_mut("metadata")
-    {
-        set(metadata, "annotations", json!({ SERVICE_CERTIFICATE: SERVICE_SECRET }));
+    let mut wanted = part.service(NAME, &[port]);
+    if part.platform().openshift {
+        wanted.annotate(SERVICE_CERTIFICATE, SERVICE_SECRET);
     }
     wanted
 }

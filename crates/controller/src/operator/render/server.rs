@@ -178,23 +178,13 @@ fn service(part: &Part<'_>, spec: &ServerSpec) -> Wanted {
             json!({ "name": "federation", "port": 8443, "targetPort": 8443, "protocol": "TCP" });
         ports.push(port);
     }
-    let mut wanted = part.object(
-        Kind::Service,
-        "ServiceAvailable",
-        NAME,
-        json!({ "spec": {
-            "type": "ClusterIP",
-            // A controller that is not ready does not keep agents from the server in its pod.
-            "publishNotReadyAddresses": true,
-            "selector": part.selector(),
-            "ports": ports,
-        } }),
-    );
-    if part.platform().openshift
-        && spec.federation.is_some()
-        && let Some(metadata) = wanted.object.get_mut("metadata")
-    {
-        set(metadata, "annotations", json!({ SERVICE_CERTIFICATE: SERVICE_SECRET }));
+    let mut wanted = part.service(NAME, &ports);
+    if let Some(spec) = wanted.object.get_mut("spec") {
+        // A controller that is not ready does not keep agents from the server in its pod.
+        set(spec, "publishNotReadyAddresses", json!(true));
+    }
+    if part.platform().openshift && spec.federation.is_some() {
+        wanted.annotate(SERVICE_CERTIFICATE, SERVICE_SECRET);
     }
     wanted
 }
@@ -272,9 +262,7 @@ fn stateful_set(part: &Part<'_>, spec: &ServerSpec, configurations: &[&str]) -> 
             "volumeClaimTemplates": volume_claims(spec),
         } }),
     );
-    if let Some(metadata) = wanted.object.get_mut("metadata") {
-        set(metadata, "annotations", json!({ FIXED: fixed(part.manager) }));
-    }
+    wanted.annotate(FIXED, &fixed(part.manager));
     wanted
 }
 
