@@ -259,10 +259,10 @@ impl Console {
         (status, [(header::CONTENT_TYPE, media_type)], html).into_response()
     }
 
-    /// Waits until memory has what was done before this request, so that whoever has just changed
-    /// something sees it. While the store is away pages show what is known.
+    /// Waits until memory has everything, what was done before this request included, so that whoever
+    /// has just changed something sees it. While the store is away pages show what is known.
     async fn current(&self) {
-        let _ = self.0.context.cache.fresh().await;
+        let _ = self.0.context.cache.current().await;
     }
 
     /// The parts of the console that are anything to the caller.
