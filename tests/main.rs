@@ -36,6 +36,8 @@ mod clock;
 mod config;
 #[path = "tests/console.rs"]
 mod console;
+#[path = "tests/controller.rs"]
+mod controller;
 #[path = "tests/csi.rs"]
 mod csi;
 #[path = "tests/csrs.rs"]

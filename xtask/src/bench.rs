@@ -13,7 +13,8 @@ pub(crate) struct Options {
     #[arg(long)]
     small: bool,
     /// Only this part: idle, fetch, jwt, propagate, streams, sign, attest, scale,
-    /// k8s_first_svid, k8s_burst_200 or k8s_idle_110; may be repeated
+    /// k8s_first_svid, k8s_burst_200 or k8s_idle_110; may be repeated. floods (as root) only when it
+    /// is named
     #[arg(long, value_name = "PART")]
     only: Vec<String>,
     /// Measure this server instead of ours

@@ -4,6 +4,7 @@ mod bench;
 mod demo;
 mod example;
 mod fleet;
+mod fuzz;
 mod package;
 mod release;
 mod run;
@@ -35,6 +36,8 @@ enum Command {
     },
     /// Simulate thousands of agents against the server; arguments after -- are the simulator's
     Fleet(fleet::Options),
+    /// Run the coverage-guided tests of all readers of foreign bytes
+    Fuzz(fuzz::Options),
     /// Run an example of docs/examples against the demo's server and agent
     Example(example::Options),
     /// Make .deb, .rpm and OCI images of built programs
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Demo { part: DemoPart::Identity } => demo::run(),
         Command::Demo { part: DemoPart::ZeroTrust } => demo::zero_trust(),
         Command::Fleet(options) => fleet::run_all(&options),
+        Command::Fuzz(options) => fuzz::run_all(&options),
         Command::Example(options) => example::run(&options),
         Command::Package(options) => package::run_all(&options),
         Command::Release(options) => release::run_all(&options),

@@ -17,6 +17,7 @@ use crate::{
 
 /// Programs that tests start, and the Debian packages that hold them.
 const TOOLS: &[(&str, &[&str])] = &[
+    ("c++", &["g++"]),
     ("cc", &["gcc", "libc6-dev"]),
     ("chromedriver", &["chromium", "chromium-driver", "fonts-dejavu-core"]),
     ("curl", &["curl"]),

@@ -10,10 +10,13 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    fuzz,
     run::{bin_dir, cargo, shown},
     setup,
 };
 
+/// How long each coverage-guided test runs.
+const FUZZ_SECONDS: u32 = 5;
 /// The programs that can send traces, with the feature `otel`.
 const TRACED: [&str; 3] = ["signet-agent", "signet-broker", "signet-server"];
 
@@ -30,6 +33,9 @@ pub(crate) struct Options {
     /// under which licences, from where
     #[arg(long)]
     lint: bool,
+    /// Also run each coverage-guided test for some seconds
+    #[arg(long)]
+    fuzz: bool,
     /// Only tests whose name contains this
     filter: Option<String>,
 }
@@ -37,7 +43,7 @@ pub(crate) struct Options {
 impl Options {
     /// Every test, with nothing skipped.
     pub(crate) const fn everything() -> Self {
-        Self { setup: true, quick: false, lint: true, filter: None }
+        Self { setup: true, quick: false, lint: true, fuzz: true, filter: None }
     }
 }
 
@@ -45,6 +51,7 @@ impl Options {
 ///
 /// All steps run even when one fails, so that one run shows everything that is wrong.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    let all = Instant::now();
     let path = if options.setup { Some(setup::run_all()?) } else { None };
     let mut failed = Vec::new();
     let mut step = |name: &'static str, args: &[&str]| {
@@ -56,6 +63,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let begun = Instant::now();
         let done = match name {
             "tests" => tests(&mut command),
+            "documentation" => crate::run::run(command.env("RUSTDOCFLAGS", "-Dwarnings")),
             _ => crate::run::run(&mut command),
         };
         eprintln!("{name}: {} s", begun.elapsed().as_secs());
@@ -91,6 +99,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if options.lint {
         let args = ["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"];
         step("lints", &args);
+        step("documentation", &["doc", "--locked", "--workspace", "--no-deps", "--lib"]);
         if path.is_some() || has_deny() {
             let fences = ["bans", "licenses", "sources"];
             step("dependencies", &[&["deny", "--locked", "check"][..], &fences[..]].concat());
@@ -98,6 +107,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             eprintln!("cargo deny is not installed: dependencies are not checked");
         }
     }
+    if options.fuzz {
+        let begun = Instant::now();
+        if let Err(error) = fuzz::run_all(&fuzz::Options::each(FUZZ_SECONDS)) {
+            eprintln!("error: {error:#}");
+            failed.push("fuzz");
+        }
+        eprintln!("fuzz: {} s", begun.elapsed().as_secs());
+    }
+    eprintln!("in all: {} s", all.elapsed().as_secs());
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
     }

@@ -27,6 +27,9 @@ use tower::Service as _;
 
 use crate::serve::endpoint::{self, Answer, MAX_REQUEST};
 
+// For fuzz/.
+#[doc(hidden)]
+pub use mountinfo::mounted;
 pub use settings::{
     CsiSettings, DEFAULT_NODE_ID_ENV, DEFAULT_PLUGIN_NAME, DEFAULT_SOCKET, GivenSettings, Problem,
     Setting,

@@ -15,6 +15,9 @@ use std::{
 
 use tokio::net::{TcpListener, lookup_host};
 
+// For fuzz/.
+#[doc(hidden)]
+pub use self::proxy::proxy_header;
 pub use self::{
     admission::{Admission, Call, Caps, Each, Full, Ticket},
     directory::make_directories,

@@ -48,6 +48,11 @@ pub(super) fn find(id: u64) -> Result<MountEntry, MountInfoError> {
     find_in(BufReader::new(File::open(FILE)?), id)
 }
 
+/// Whether a table has a mount of this ID, and is well formed up to it.
+pub fn mounted(table: &[u8], id: u64) -> bool {
+    find_in(table, id).is_ok()
+}
+
 fn find_in(mut reader: impl BufRead, id: u64) -> Result<MountEntry, MountInfoError> {
     let mut text = Vec::new();
     for line in 1..=MAX_LINES {

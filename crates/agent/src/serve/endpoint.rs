@@ -24,6 +24,9 @@ use tokio::{net::UnixStream, time::Instant};
 use tonic::{Status, body::Body};
 use tracing::Instrument as _;
 
+// For fuzz/.
+#[doc(hidden)]
+pub use self::lenient::Lenient;
 use rounds::Rounds;
 
 use crate::{

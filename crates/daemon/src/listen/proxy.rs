@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    net::TcpStream,
+};
 
 use signet_config::Cidr;
 
@@ -71,7 +74,18 @@ async fn read_header(
     Ok(told.unwrap_or(peer))
 }
 
-async fn read_v1(stream: &mut TcpStream) -> Result<Option<SocketAddr>, ProxyError> {
+/// Reads a header of either version.
+///
+/// # Errors
+/// [`ProxyError`].
+pub async fn proxy_header(mut bytes: &[u8]) -> Result<Option<SocketAddr>, ProxyError> {
+    match bytes.first() {
+        Some(b'P') => read_v1(&mut bytes).await,
+        _ => read_v2(&mut bytes).await,
+    }
+}
+
+async fn read_v1(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, ProxyError> {
     // Byte by byte, so that nothing after the line is taken; at most 107 of them.
     let mut line = Vec::with_capacity(MAX_V1);
     while !line.ends_with(b"\r\n") {
@@ -110,7 +124,7 @@ fn parse_v1(line: &str) -> Result<Option<SocketAddr>, ProxyError> {
     Ok(Some(SocketAddr::new(source, source_port)))
 }
 
-async fn read_v2(stream: &mut TcpStream) -> Result<Option<SocketAddr>, ProxyError> {
+async fn read_v2(stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<SocketAddr>, ProxyError> {
     let mut head = [0_u8; 16];
     stream.read_exact(&mut head).await?;
     let [signature @ .., version_command, family, high, low] = head;

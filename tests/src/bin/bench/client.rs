@@ -176,13 +176,21 @@ pub async fn join(programs: (&Channel, u16), alias: &str) -> anyhow::Result<Chan
     let (admin, port) = programs;
     let request = CreateJoinTokenRequest { ttl: 600, token: String::new(), agent_id: id(alias) };
     let token = AgentClient::new(admin.clone()).create_join_token(request).await?.into_inner();
+    let identity = attest_with(port, &token.value).await?;
+    dial(port, Some(identity)).await
+}
 
+/// What the server gives for a join token.
+///
+/// # Errors
+/// When it gives nothing.
+pub async fn attest_with(port: u16, token: &str) -> anyhow::Result<TlsIdentity> {
     let key = PrivateKey::generate(KeyType::EcP256)?;
     let signer = key.signer()?;
     let params = attest_agent_request::Params {
         data: Some(AttestationData {
             r#type: "join_token".to_owned(),
-            payload: token.value.into_bytes().into(),
+            payload: token.as_bytes().to_vec().into(),
         }),
         params: Some(AgentX509svidParams {
             csr: create_csr(&CsrParams::agent(), &*signer)?.into(),
@@ -198,7 +206,7 @@ pub async fn join(programs: (&Channel, u16), alias: &str) -> anyhow::Result<Chan
     };
     let svid = result.svid.context("no SVID")?;
     let chain: Vec<Arc<[u8]>> = svid.cert_chain.iter().map(|der| der.to_vec().into()).collect();
-    dial(port, Some(TlsIdentity::new(&chain, signer)?)).await
+    Ok(TlsIdentity::new(&chain, signer)?)
 }
 
 async fn dial(port: u16, identity: Option<TlsIdentity>) -> anyhow::Result<Channel> {

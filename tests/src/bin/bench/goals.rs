@@ -67,6 +67,10 @@ pub const K8S_BURST_RSS: Goal = at_most("k8s_burst_200_agent_rss", "MB", 30.0, f
 pub const K8S_IDLE_RSS: Goal = at_most("k8s_idle_110_agent_rss", "MB", 20.0, f64::NAN);
 /// The same: CPU.
 pub const K8S_IDLE_CPU: Goal = at_most("k8s_idle_110_agent_cpu", "% of a core", 0.2, f64::NAN);
+/// How many times longer the slowest of a hundred fetches takes beside a flood of another user.
+pub const FLOODED_FETCH: Goal = at_most("flooded_fetch_p99", "times", 2.0, f64::NAN);
+/// The same for attestations, beside a flood of those who have no identity.
+pub const FLOODED_ATTEST: Goal = at_most("flooded_attest_p99", "times", 2.0, f64::NAN);
 
 /// Prints each measure as it comes, and remembers whether all goals were met.
 #[derive(Debug)]
@@ -85,6 +89,11 @@ impl Report {
     /// Whether this part is to be run.
     pub fn wants(&self, part: &str) -> bool {
         self.only.is_empty() || self.only.iter().any(|only| only == part)
+    }
+
+    /// Whether this part was named.
+    pub fn names(&self, part: &str) -> bool {
+        self.only.iter().any(|only| only == part)
     }
 
     /// Prints one measure.

@@ -6,6 +6,7 @@
 
 mod agent;
 mod client;
+mod floods;
 mod goals;
 mod kubernetes;
 mod programs;
@@ -95,7 +96,7 @@ fn options() -> anyhow::Result<Options> {
             "--agent" => agent = Some(PathBuf::from(value()?)),
             _ => bail!(
                 "usage: bench [--small] [--only idle|fetch|jwt|propagate|streams|sign|attest|scale|\
-                 k8s_first_svid|k8s_burst_200|k8s_idle_110]... \
+                 k8s_first_svid|k8s_burst_200|k8s_idle_110|floods]... \
                  [--server PROGRAM] [--agent PROGRAM]"
             ),
         }
@@ -109,17 +110,20 @@ fn options() -> anyhow::Result<Options> {
 }
 
 fn main() -> ExitCode {
-    let mut args = std::env::args_os().skip(1);
-    let worker = args.next().filter(|arg| arg == "worker").and_then(|_| args.next());
-    let mut builder = match &worker {
-        Some(_) => tokio::runtime::Builder::new_current_thread(),
-        None => tokio::runtime::Builder::new_multi_thread(),
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    let mut builder = match words[..] {
+        ["worker" | "flood", ..] => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
     };
     let done = builder.enable_all().build().context("a runtime").and_then(|runtime| {
         runtime.block_on(async {
-            match &worker {
-                Some(socket) => kubernetes::work(socket.as_ref()).await.map(|()| true),
-                None => run().await,
+            match words[..] {
+                ["worker", socket] => kubernetes::work(socket.as_ref()).await.map(|()| true),
+                ["flood", kind, target, uid] => {
+                    floods::flood::flood(kind, target, uid).await.map(|()| true)
+                }
+                _ => run().await,
             }
         })
     });
@@ -138,10 +142,13 @@ async fn run() -> anyhow::Result<bool> {
     let sizes = if options.small { SMALL } else { FULL };
     usage::raise_open_files()?;
     let mut report = Report::new(options.small, options.only);
-    let mut programs = Programs::start(&options.server, &options.agent).await?;
+    // Floods meet the server as it is installed.
+    let limits = report.names("floods");
+    let mut programs = Programs::start(&options.server, &options.agent, limits).await?;
     agent::measure(&mut programs, sizes, &mut report).await?;
     server::measure(&mut programs, sizes, &mut report).await?;
     kubernetes::measure(&mut programs, sizes, &mut report).await?;
+    floods::measure(&mut programs, &mut report).await?;
     programs.stop();
     report.finish()
 }

@@ -35,6 +35,7 @@ pub struct Programs {
     agent_program: PathBuf,
     /// How many agents there were.
     agents: u32,
+    limits: bool,
     // Ended first.
     agent: Option<Process>,
     server: Option<Process>,
@@ -42,7 +43,12 @@ pub struct Programs {
 
 impl Programs {
     /// Starts both and registers two workloads, one of which is the caller.
-    pub async fn start(server: &Path, agent: &Path) -> anyhow::Result<Self> {
+    ///
+    /// Without `limits` the server lets everybody ask as often as it can answer.
+    ///
+    /// # Errors
+    /// When one is not ready in time.
+    pub async fn start(server: &Path, agent: &Path, limits: bool) -> anyhow::Result<Self> {
         let dir = TestDir::new();
         for name in ["server", "pub", "adm"] {
             dir.subdir(name);
@@ -54,6 +60,7 @@ impl Programs {
             server_program: server.to_owned(),
             agent_program: agent.to_owned(),
             agents: 0,
+            limits,
             agent: None,
             server: None,
         };
@@ -108,7 +115,7 @@ impl Programs {
     trust_domain = "TRUST_DOMAIN"
     data_dir = "DIR/server"
     log_level = "INFO"
-    ratelimit { attestation = false, signing = false }
+    ratelimit { attestation = LIMITS, signing = LIMITS }
 }
 plugins {
     DataStore "sql" {
@@ -226,6 +233,7 @@ plugins {
         let text = text
             .replace("DIR", &self.dir.path().display().to_string())
             .replace("PORT", &self.port.to_string())
+            .replace("LIMITS", &self.limits.to_string())
             .replace("TRUST_DOMAIN", TRUST_DOMAIN);
         self.dir.write(name, text)
     }
