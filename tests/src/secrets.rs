@@ -78,7 +78,23 @@ pub struct Secrets {
     dir: Arc<TestDir>,
     port: u16,
     settings: String,
+    own: String,
     program: PathBuf,
+}
+
+/// What is not as usual.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Setup<'a> {
+    /// Further blocks of the broker's file.
+    pub settings: &'a str,
+    /// Further lines of its block `broker`.
+    pub broker: &'a str,
+    /// Further lines of the blocks `server` and `agent`.
+    pub both: &'a str,
+    /// Further blocks of the server's and the agent's file.
+    pub top: &'a str,
+    /// Where the programs are, if not where cargo puts them.
+    pub programs: Option<&'a Path>,
 }
 
 impl Secrets {
@@ -87,7 +103,7 @@ impl Secrets {
     /// # Errors
     /// What this machine lacks.
     pub fn start(settings: &str) -> Result<Self, String> {
-        Self::with(settings, "", None)
+        Self::with(&Setup { settings, ..Setup::default() })
     }
 
     /// The same with the programs of another directory, all with these blocks in their
@@ -96,16 +112,25 @@ impl Secrets {
     /// # Errors
     /// What this machine lacks.
     pub fn start_from(programs: &Path, blocks: &str) -> Result<Self, String> {
-        Self::with(blocks, blocks, Some(programs))
+        let setup = Setup { settings: blocks, top: blocks, ..Setup::default() };
+        Self::with(&Setup { programs: Some(programs), ..setup })
     }
 
-    fn with(settings: &str, top: &str, programs: Option<&Path>) -> Result<Self, String> {
-        let program = |name: &str| programs.map(|programs| programs.join(name));
+    /// The same, set up otherwise.
+    ///
+    /// # Errors
+    /// What this machine lacks.
+    pub fn with(setup: &Setup<'_>) -> Result<Self, String> {
+        let program = |name: &str| setup.programs.map(|programs| programs.join(name));
+        let &Setup { top, both, .. } = setup;
         let audit = "audit \"file\" \"main\" { options { file_path = \"DIR/audit.log\" } }";
         let postgres = Postgres::shared().ok_or("PostgreSQL is not installed")?;
         let bao = Bao::start_with(false, audit).ok_or("bao is not installed")?;
-        let server = format!("jwt_issuer = \"{ISSUER}\"\naudit_log_enabled = true");
-        let agent = "authorized_delegates = [\"spiffe://example.org/signet-broker\"]\naudit_log_enabled = true".to_owned();
+        let server = format!("jwt_issuer = \"{ISSUER}\"\naudit_log_enabled = true\n{both}");
+        let agent = format!(
+            "authorized_delegates = [\"spiffe://example.org/signet-broker\"]\n\
+             audit_log_enabled = true\n{both}"
+        );
         let node = Node::with(
             ServerOptions {
                 server,
@@ -139,7 +164,8 @@ impl Secrets {
             database,
             dir,
             port: free_port(),
-            settings: settings.to_owned(),
+            settings: setup.settings.to_owned(),
+            own: setup.broker.to_owned(),
             program,
         };
         secrets.set_policy(POLICY);
@@ -243,6 +269,7 @@ impl Secrets {
     bind_port = {port}
     jwt_issuer = "{ISSUER}"
     require_jti = false
+    {own}
 }}
 server {{ socket_path = "{server}" }}
 openbao {{ address = "{bao}" timeout = "2s" }}
@@ -253,6 +280,7 @@ openbao {{ address = "{bao}" timeout = "2s" }}
             server = self.node.server.socket().display(),
             bao = self.bao.address(),
             port = self.port,
+            own = self.own,
             settings = self.settings,
         );
         self.dir.write("broker.conf", text);

@@ -9,8 +9,8 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use e2e::{
-    DEADLINE, Signal, TestDir, eventually, eventually_within,
-    secrets::{POLICY, Secrets},
+    DEADLINE, Signal, TestDir, bins, eventually, eventually_within,
+    secrets::{POLICY, Secrets, Setup},
     skip,
 };
 use serde_json::{Value, json};
@@ -280,6 +280,58 @@ fn every_wrong_evidence_is_refused_with_its_reason_and_the_right_one_is_not() {
         code(&tls(ORDERS, "DELETE", &format!("/v1/leases/{lease}"))),
         (404, "lease_unknown")
     );
+}
+
+#[test]
+fn a_wit_svid_opens_with_a_proof_of_its_key_for_this_request_once() {
+    let setup = Setup {
+        broker: "proof_uris = [\"https://broker.example.org\"]",
+        both: "experimental { feature_flags = [\"wit-svid\"] }",
+        ..Setup::default()
+    };
+    let secrets = match Secrets::with(&setup) {
+        Ok(secrets) => secrets,
+        Err(why) => skip!("{why}"),
+    };
+    // The CLI of the agent is the workload.
+    let cli = secrets.node.agent.cli();
+    let program = bins::agent().display().to_string();
+    secrets.node.register(ORDERS, &[&format!("unix:path:{program}")], "");
+    let key = "/v1/credentials/api-key";
+    let proven = |target: &str| {
+        let audience = format!("https://broker.example.org{target}");
+        let printed = eventually("the workload has a WIT-SVID", || {
+            let printed = cli.run(["api", "prove", "-audience", &audience, "-output", "json"]);
+            (printed.code == 0).then(|| printed.json())
+        });
+        let field = |name: &str| printed[name].as_str().expect("a token").to_owned();
+        (field("wit_svid"), field("proof"))
+    };
+    let ask = |(wit, proof): &(String, String), more: &[(&str, &str)]| {
+        let own = [("workload-identity-token", &**wit), ("workload-proof-token", &**proof)];
+        secrets.ask_once(&[&own[..], more].concat(), "GET", key, &Value::Null)
+    };
+    let (proof, answer) = eventually("the broker has the bundle and knows the workload", || {
+        let proof = proven(key);
+        let answer = ask(&proof, &[]);
+        (answer.0 == 200).then_some((proof, answer))
+    });
+    assert_eq!(answer.1["data"]["data"]["key"], "blue-key", "{}", answer.1);
+    assert_eq!(code(&ask(&proof, &[])), (403, "token_replayed"));
+    assert_eq!(code(&ask(&proven("/v1/credentials/orders-db"), &[])), (403, "audience_mismatch"));
+    // The token alone, with the proof of another key, or beside a bearer token, proves nothing.
+    let (wit, _) = proven(key);
+    let alone = [("workload-identity-token", &*wit)];
+    let alone = secrets.ask_once(&alone, "GET", key, &Value::Null);
+    assert_eq!(code(&alone), (403, "token_malformed"));
+    let mut parts = proven(key);
+    parts.1.truncate(parts.1.rfind('.').expect("a signature"));
+    parts.1.push_str(&proof.1[proof.1.rfind('.').expect("a signature")..]);
+    assert_eq!(code(&ask(&parts, &[])), (403, "proof_refused"));
+    let bearer = [("authorization", "Bearer a.b.c")];
+    assert_eq!(code(&ask(&proven(key), &bearer)), (403, "token_malformed"));
+    // A transaction token that came along has to be bound.
+    assert_eq!(code(&ask(&proven(key), &[("txn-token", "t")])), (403, "proof_refused"));
 }
 
 #[test]

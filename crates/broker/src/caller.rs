@@ -1,6 +1,7 @@
 //! Who is asking: evidence becomes a [`Caller`], or a reason why it does not.
 
 mod replay;
+mod wit;
 
 use serde_json::{Map, Value};
 use signet_identity::{SpiffeId, TrustDomain};
@@ -11,7 +12,10 @@ use signet_pki::{
 };
 use signet_time::UnixTime;
 
-pub use self::replay::Replays;
+pub use self::{
+    replay::Replays,
+    wit::{Proofs, Proven, WitBundles},
+};
 use crate::{
     policy::Subject,
     reason::{Denial, Reason},
@@ -33,7 +37,8 @@ pub struct Caller {
     pub tenant: Option<String>,
     /// The claims of the token; `None` for a certificate alone.
     pub claims: Option<Map<String, Value>>,
-    /// How it was proven: `x509`, `jwt`, or `socket` for a token the agent gave for a process.
+    /// How it was proven: `x509`, `jwt`, `wit`, or `socket` for a token that the agent gave for a
+    /// process.
     pub via: &'static str,
     /// When the evidence was issued, Unix seconds, as late as it can have been.
     pub issued_at: UnixTime,
@@ -120,13 +125,14 @@ impl Caller {
         if now > valid.expires_at + LEEWAY {
             return Err(Denial::new(Reason::TokenExpired, "the token has expired"));
         }
-        let Some(issued_at) = claim("iat").and_then(time) else {
+        let Some(issued_at) = jwt::numeric_date(&valid.claims, "iat").ok().flatten() else {
             return Err(Denial::new(Reason::IssuedAtMissing, "the token has no iat"));
         };
         if issued_at > now + LEEWAY {
             return Err(Denial::new(Reason::TokenNotYetValid, "iat is in the future"));
         }
-        if claim("nbf").and_then(time).is_some_and(|from| from > now + LEEWAY) {
+        let not_before = jwt::numeric_date(&valid.claims, "nbf").ok().flatten();
+        if not_before.is_some_and(|from| from > now + LEEWAY) {
             return Err(Denial::new(Reason::TokenNotYetValid, "nbf is in the future"));
         }
         if valid.expires_at - issued_at > rules.max_lifetime {
@@ -164,7 +170,8 @@ impl Caller {
     pub fn token_id(&self, token: &str, required: bool) -> Result<(String, UnixTime), Denial> {
         let claims = self.claims.as_ref();
         let claim = |name: &str| claims.and_then(|claims| claims.get(name));
-        let expires = claim("exp").and_then(time).unwrap_or(UnixTime::MAX);
+        let expires = claims.and_then(|claims| jwt::numeric_date(claims, "exp").ok().flatten());
+        let expires = expires.unwrap_or(UnixTime::MAX);
         match claim("jti").and_then(Value::as_str).filter(|jti| !jti.is_empty()) {
             // The ID is unique for its issuer and subject at most.
             Some(jti) => Ok((format!("{} {jti}", self.id), expires)),
@@ -187,16 +194,6 @@ fn check_id(trust_domain: &TrustDomain, id: &SpiffeId) -> Result<(), Denial> {
         return Err(Denial::new(Reason::ReservedPath, format!("{id} is not a workload's")));
     }
     Ok(())
-}
-
-/// A NumericDate.
-fn time(value: &Value) -> Option<UnixTime> {
-    let seconds = value.as_i64().or_else(|| {
-        let float = value.as_f64().filter(|float| float.is_finite())?;
-        #[expect(clippy::cast_possible_truncation, reason = "saturates, and times are small")]
-        Some(float as i64)
-    });
-    seconds.map(UnixTime::from_seconds)
 }
 
 fn denial(error: JwtError) -> Denial {

@@ -80,6 +80,9 @@ pub struct Tokens {
     pub require_jti: bool,
     /// How often one may be used.
     pub uses: u32,
+    /// The URIs, without a path, that this broker is called at and that proofs of WIT-SVIDs must
+    /// be for. With none, WIT-SVIDs are not taken.
+    pub proof_uris: Vec<String>,
 }
 
 /// Where the server of identities is.
@@ -194,6 +197,7 @@ fn decode(context: &Context, document: &Document, flags: &RunFlags) -> Option<Co
         max_lifetime,
         require_jti: block.boolean("require_jti").unwrap_or(true),
         uses: block.integer::<u32>("token_uses").unwrap_or(1).max(1),
+        proof_uris: proof_uris(&block),
     };
     let data_dir = block.required("data_dir", block.path("data_dir"));
     let policy_file = block.required("policy_file", block.path("policy_file"));
@@ -229,6 +233,19 @@ fn decode(context: &Context, document: &Document, flags: &RunFlags) -> Option<Co
         health,
         warnings: Vec::new(),
     })
+}
+
+/// `proof_uris`: a scheme, a host, and a port where it is not the scheme's.
+fn proof_uris(block: &Block<'_>) -> Vec<String> {
+    let uris = block.texts("proof_uris");
+    for uri in &uris {
+        let host = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://"));
+        if !host.is_some_and(|host| !host.is_empty() && !host.contains(['/', '@', '?', '#', ' '])) {
+            let message = format_args!("found {uri:?}, expected https://host:port without a path");
+            block.error("proof_uris", message);
+        }
+    }
+    uris
 }
 
 /// `unix:///x` is `/x`.
@@ -388,6 +405,7 @@ mod tests {
                 "one namespace",
             ),
             ("server {", "csi_provider { path_template = \"/t/{namespace}\" }\nserver {", "{name}"),
+            ("data_dir", "proof_uris = [\"https://broker/v1\"]\ndata_dir", "without a path"),
         ] {
             let error = read(&SAMPLE.replacen(from, to, 1)).unwrap_err();
             assert!(error.contains(says), "{says}: {error}");

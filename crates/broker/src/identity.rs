@@ -13,7 +13,7 @@ use signet_api::{
     connect,
     convert::split_der,
     pb::workload::{
-        JwtBundlesRequest, JwtsvidRequest, X509svidRequest, X509svidResponse,
+        JwtBundlesRequest, JwtsvidRequest, WitBundlesRequest, X509svidRequest, X509svidResponse,
         spiffe_workload_api_client::SpiffeWorkloadApiClient,
     },
     workload,
@@ -31,7 +31,10 @@ use tokio::sync::watch;
 use tonic::transport::Channel;
 use zeroize::Zeroizing;
 
-use crate::bao::{Secret, TokenSource};
+use crate::{
+    bao::{Secret, TokenSource},
+    caller::WitBundles,
+};
 
 /// How long a token may take.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,6 +48,7 @@ pub struct Identity {
     x509: Arc<Bundles>,
     bundle_pem: watch::Sender<String>,
     jwt: RwLock<Arc<HashMap<TrustDomain, JwtBundle>>>,
+    wit: RwLock<Arc<WitBundles>>,
 }
 
 /// The X.509 bundle of the trust domain, for handshakes.
@@ -69,6 +73,7 @@ impl Identity {
             x509: Arc::default(),
             bundle_pem: watch::Sender::default(),
             jwt: RwLock::default(),
+            wit: RwLock::default(),
         })
     }
 
@@ -90,6 +95,11 @@ impl Identity {
     /// The JWT bundles.
     pub fn jwt_bundles(&self) -> Arc<HashMap<TrustDomain, JwtBundle>> {
         Arc::clone(&self.jwt.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The WIT bundles; none unless [`Identity::follow_wit`] is polled.
+    pub fn wit_bundles(&self) -> Arc<WitBundles> {
+        Arc::clone(&self.wit.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Who the broker is, once it knows.
@@ -116,6 +126,17 @@ impl Identity {
         loop {
             if let Err(error) = self.stream_jwt(&mut ready, &mut backoff).await {
                 tracing::warn!(error, "No JWT bundles from the Workload API");
+            }
+            tokio::time::sleep(backoff.next_delay()).await;
+        }
+    }
+
+    /// Keeps the WIT bundles current, for as long as it is polled.
+    pub async fn follow_wit(self: Arc<Self>) {
+        let mut backoff = backoff();
+        loop {
+            if let Err(error) = self.stream_wit(&mut backoff).await {
+                tracing::warn!(error, "No WIT bundles from the Workload API");
             }
             tokio::time::sleep(backoff.next_delay()).await;
         }
@@ -188,6 +209,25 @@ impl Identity {
             *self.jwt.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(bundles);
             backoff.reset();
             drop(ready.take());
+        }
+        Err("the stream has ended".to_owned())
+    }
+
+    async fn stream_wit(&self, backoff: &mut Backoff) -> Result<(), String> {
+        let mut answers = SpiffeWorkloadApiClient::new(self.channel.clone())
+            .fetch_wit_bundles(workload::request(WitBundlesRequest {}))
+            .await
+            .map_err(|status| chain(&status))?
+            .into_inner();
+        while let Some(answer) = answers.message().await.map_err(|status| chain(&status))? {
+            let mut bundles = WitBundles::new();
+            for (name, document) in &answer.bundles {
+                let name = TrustDomain::from_name_or_id(name).map_err(|e| e.to_string())?;
+                let keys = jwks::decode_wit_jwks(document.as_bytes());
+                bundles.insert(name, keys.map_err(|error| chain(&error))?);
+            }
+            *self.wit.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(bundles);
+            backoff.reset();
         }
         Err("the stream has ended".to_owned())
     }

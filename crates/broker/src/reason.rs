@@ -79,7 +79,9 @@ reasons! {
     PredatesBan = "evidence_predates_ban", 403;
     /// More calls than one identity may make.
     RateLimit = "rate_limit", 429;
-    /// The token was used before.
+    /// The proof that came with a WIT-SVID proves nothing.
+    Proof = "proof_refused", 403;
+    /// The token, or the proof, was used before.
     Replayed = "token_replayed", 403;
     /// The identity is one of SPIRE's own, not a workload's.
     ReservedPath = "path_reserved", 403;

@@ -26,7 +26,7 @@ use tokio::{
 use crate::{
     bao::{Bao, Sessions, check_version},
     book::Book,
-    caller::{Replays, TokenRules},
+    caller::{Proofs, Replays, TokenRules},
     certs,
     config::{Config, OpenBao, RunFlags, ServerAt},
     csi,
@@ -160,6 +160,9 @@ async fn start(
         "jwt_bundles",
         Arc::clone(&identity).follow_jwt(readiness.guard("jwt_bundles")),
     );
+    if !config.tokens.proof_uris.is_empty() {
+        tasks.spawn_until_end("wit_bundles", Arc::clone(&identity).follow_wit());
+    }
 
     let bao = openbao(&config.openbao)?;
     let vault = config.openbao.vault;
@@ -228,6 +231,7 @@ async fn start(
         },
         require_jti: config.tokens.require_jti,
         replays: Replays::default(),
+        proofs: Proofs::new(config.tokens.proof_uris.clone()),
         attested: config
             .agent_admin
             .as_ref()

@@ -9,6 +9,6 @@ pub use audience::{
 };
 pub use sign::{JwtAuthorityHeader, JwtClaims, JwtIssuer, JwtSignError, SignedJwt, UnsignedJwt};
 pub use validate::{
-    JwtBundle, JwtError, LEEWAY, MAX_JWT_LEN, PeekedClaims, PeekedIds, ValidatedJwt, peek_claims,
-    peek_ids, peek_subject, validate,
+    JwtBundle, JwtError, LEEWAY, MAX_JWT_LEN, PeekedClaims, PeekedIds, ValidatedJwt, numeric_date,
+    peek_claims, peek_ids, peek_subject, validate,
 };

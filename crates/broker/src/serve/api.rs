@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode,
     header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER},
+    request::Parts,
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming as Body;
@@ -19,7 +20,7 @@ use tracing::Instrument as _;
 
 use super::{Attested, Origin};
 use crate::{
-    caller::{Caller, Replays, TokenRules},
+    caller::{Caller, Proofs, Proven, Replays, TokenRules},
     identity::Identity,
     issue::{Ask, Issuer},
     reason::{Denial, Reason},
@@ -36,6 +37,10 @@ const FLOOD_PAUSE: Duration = Duration::from_millis(100);
 const CORRELATION: &[&str] = &["x-correlation-id", "x-request-id"];
 /// By which one of several identities is chosen, on the Unix socket.
 const IDENTITY: &str = "x-spiffe-id";
+/// The headers of a WIT-SVID, of its proof (draft-ietf-wimse-wpt), and of a transaction token.
+const WIT: &str = "workload-identity-token";
+const PROOF: &str = "workload-proof-token";
+const TRANSACTION: &str = "txn-token";
 
 /// Answers requests.
 pub struct Api {
@@ -51,6 +56,8 @@ pub struct Api {
     pub require_jti: bool,
     /// Tokens that were used.
     pub replays: Replays,
+    /// Checks WIT-SVIDs.
+    pub proofs: Proofs,
     /// Who a process of this node is; `None` when the agent is not asked.
     pub attested: Option<Attested>,
     /// Where decisions are recorded.
@@ -147,7 +154,7 @@ impl Api {
         };
         let method = ask.method();
         let mut known = None;
-        let result = self.decide(origin, &head.headers, body, ask, correlation, &mut known).await;
+        let result = self.decide(origin, &head, body, ask, correlation, &mut known).await;
         let reason = result.as_ref().err().map_or("ok", |denial| denial.reason.code());
         self.issuer.metrics().requests.inc(&[method, reason]);
         self.record(origin, method, known.as_ref(), &result, correlation);
@@ -157,7 +164,7 @@ impl Api {
     async fn decide(
         &self,
         origin: &Origin,
-        headers: &HeaderMap,
+        head: &Parts,
         body: Body,
         ask: Wish<'_>,
         correlation: &str,
@@ -167,7 +174,7 @@ impl Api {
             Wish::Draw(name) | Wish::Read(name) => Some(name),
             _ => None,
         };
-        let caller = self.caller(origin, headers, name, correlation).await?;
+        let caller = self.caller(origin, head, name, correlation).await?;
         let caller = &*known.insert(caller);
         let done = |body: Value| Done { body, fields: Vec::new(), tenant: None };
         match ask {
@@ -245,12 +252,14 @@ impl Api {
     async fn caller(
         &self,
         origin: &Origin,
-        headers: &HeaderMap,
+        head: &Parts,
         credential: Option<&str>,
         correlation: &str,
     ) -> Result<Caller, Denial> {
+        let headers = &head.headers;
         let now = self.issuer.clock().unix();
         let token = bearer(headers)?;
+        let proven = proven(headers, head.uri.path())?;
         let certificate = match origin {
             Origin::Remote { peer: Some(peer), .. } => Some(Caller::from_certificate(
                 &self.tokens.trust_domain,
@@ -261,6 +270,18 @@ impl Api {
             Origin::Remote { peer: None, .. } => None,
             Origin::Local(_) => None,
         };
+        if let Some(proven) = proven {
+            if token.is_some() {
+                let text = "either a WIT-SVID or a JWT-SVID, not both";
+                return Err(Denial::new(Reason::TokenMalformed, text));
+            }
+            let bundles = self.identity.wit_bundles();
+            let caller = self.proofs.caller(&self.tokens.trust_domain, proven, &bundles, now)?;
+            return match certificate {
+                Some(certificate) => Caller::both(&certificate, caller),
+                None => Ok(caller),
+            };
+        }
         match (certificate, token, origin) {
             (certificate, Some(token), _) => {
                 let caller = self.token(token, now)?;
@@ -282,7 +303,8 @@ impl Api {
             }
             (None, None, Origin::Remote { .. }) => Err(Denial::new(
                 Reason::NoEvidence,
-                "an X.509-SVID or a JWT-SVID (Authorization: Bearer) is needed",
+                "an X.509-SVID, a JWT-SVID (Authorization: Bearer) or a WIT-SVID with a proof is \
+                 needed",
             )),
         }
     }
@@ -427,6 +449,26 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&str>, Denial> {
     Ok(Some(token.trim()))
 }
 
+/// The WIT-SVID and its proof: exactly one of each, or neither.
+fn proven<'a>(headers: &'a HeaderMap, path: &'a str) -> Result<Option<Proven<'a>>, Denial> {
+    let one = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        let value = values.next().map(HeaderValue::to_str).transpose().ok();
+        value.filter(|_| values.next().is_none()).ok_or_else(|| {
+            Denial::new(Reason::TokenMalformed, format!("expected one {name} header"))
+        })
+    };
+    let transaction_token = one(TRANSACTION)?;
+    match (one(WIT)?, one(PROOF)?) {
+        (None, None) => Ok(None),
+        (Some(token), Some(proof)) => Ok(Some(Proven { token, proof, transaction_token, path })),
+        _ => {
+            let text = format!("{WIT} and {PROOF} go together");
+            Err(Denial::new(Reason::TokenMalformed, text))
+        }
+    }
+}
+
 /// The body of a POST: `{"ttl": "5m", "parameters": {…}}`, both optional.
 async fn read(body: Body) -> Result<Ask, Denial> {
     let refused = |text: String| Denial::new(Reason::Parameter, text);
@@ -522,5 +564,18 @@ mod tests {
         headers.clear();
         headers.insert(AUTHORIZATION, HeaderValue::from_static("Basic x"));
         assert!(bearer(&headers).is_err());
+    }
+
+    #[test]
+    fn a_wit_svid_comes_with_one_proof() {
+        let mut headers = HeaderMap::new();
+        assert!(proven(&headers, "/v1/leases").unwrap().is_none());
+        headers.append(WIT, HeaderValue::from_static("a.b.c"));
+        assert!(proven(&headers, "/v1/leases").is_err(), "without a proof");
+        headers.append(PROOF, HeaderValue::from_static("d.e.f"));
+        let both = proven(&headers, "/v1/leases").unwrap().expect("both");
+        assert_eq!((both.token, both.proof, both.path), ("a.b.c", "d.e.f", "/v1/leases"));
+        headers.append(PROOF, HeaderValue::from_static("d.e.f"));
+        assert!(proven(&headers, "/v1/leases").is_err(), "two proofs");
     }
 }

@@ -148,9 +148,9 @@ pub fn validate<'a>(
     let mut claims = parts.claims()?;
     let subject = text(&claims, "sub")?.filter(|sub| !sub.is_empty());
     let id: SpiffeId = subject.ok_or(JwtError::Missing("sub"))?.parse()?;
-    let expires_at = time(&claims, "exp")?.ok_or(JwtError::Missing("exp"))?;
-    let not_before = time(&claims, "nbf")?;
-    let issued_at = time(&claims, "iat")?;
+    let expires_at = numeric_date(&claims, "exp")?.ok_or(JwtError::Missing("exp"))?;
+    let not_before = numeric_date(&claims, "nbf")?;
+    let issued_at = numeric_date(&claims, "iat")?;
     let token_audience = audience_of(&claims)?;
 
     let trust_domain = id.trust_domain();
@@ -190,8 +190,8 @@ pub struct PeekedClaims {
 pub fn peek_claims(token: &str) -> Result<PeekedClaims, JwtError> {
     let claims = Parts::split(token)?.claims()?;
     Ok(PeekedClaims {
-        issued_at: time(&claims, "iat")?.unwrap_or_default(),
-        expires_at: time(&claims, "exp")?.unwrap_or_default(),
+        issued_at: numeric_date(&claims, "iat")?.unwrap_or_default(),
+        expires_at: numeric_date(&claims, "exp")?.unwrap_or_default(),
     })
 }
 
@@ -334,8 +334,11 @@ pub(crate) fn text<'a>(
     }
 }
 
-/// A NumericDate; fractions of a second are cut off.
-pub(crate) fn time(
+/// A NumericDate (RFC 7519 §2); fractions of a second are cut off. `None` where there is none.
+///
+/// # Errors
+/// [`JwtError::Missing`] where it is something else, or too large.
+pub fn numeric_date(
     claims: &Map<String, Value>,
     name: &'static str,
 ) -> Result<Option<UnixTime>, JwtError> {

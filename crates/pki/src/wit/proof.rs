@@ -14,7 +14,7 @@ use crate::{
     jwt::{
         JwtError, MAX_JWT_LEN,
         sign::push_signature,
-        validate::{Parts, text, time, verify_signature},
+        validate::{Parts, numeric_date, text, verify_signature},
     },
     random::{self, RandomError},
 };
@@ -167,14 +167,14 @@ impl Wit<'_> {
 
         let claims = parts.claims()?;
         let now = expected.now;
-        let expires_at = time(&claims, "exp")?.ok_or(JwtError::Missing("exp"))?;
+        let expires_at = numeric_date(&claims, "exp")?.ok_or(JwtError::Missing("exp"))?;
         if now > expires_at + PROOF_LEEWAY {
             return Err(JwtError::Expired.into());
         }
         if expires_at > now + (MAX_PROOF_LIFE + PROOF_LEEWAY) {
             return Err(ProofError::LongLived);
         }
-        if time(&claims, "nbf")?.is_some_and(|at| now + PROOF_LEEWAY < at) {
+        if numeric_date(&claims, "nbf")?.is_some_and(|at| now + PROOF_LEEWAY < at) {
             return Err(JwtError::NotYetValid.into());
         }
         let audience = audience(&claims).ok_or(ProofError::Audience)?;

@@ -10,7 +10,7 @@ use crate::{
     KeyAlgorithm, PublicKey, SignatureAlgorithm, jwks,
     jwt::{
         JwtAuthorityHeader, JwtBundle, JwtError, JwtSignError, LEEWAY,
-        validate::{ALGORITHMS, Parts, text, time, verify_signature},
+        validate::{ALGORITHMS, Parts, numeric_date, text, verify_signature},
     },
 };
 
@@ -218,8 +218,8 @@ pub fn verify<'a>(
     if subject.path().is_empty() {
         return Err(WitError::NoWorkload);
     }
-    let expires_at = time(&claims, "exp")?.ok_or(JwtError::Missing("exp"))?;
-    let not_before = time(&claims, "nbf")?;
+    let expires_at = numeric_date(&claims, "exp")?.ok_or(JwtError::Missing("exp"))?;
+    let not_before = numeric_date(&claims, "nbf")?;
     if claims.contains_key("aud") {
         return Err(WitError::Audience);
     }
