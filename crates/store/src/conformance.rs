@@ -91,6 +91,7 @@ macro_rules! conformance {
             nodes::an_update_that_changes_nothing_writes_nothing,
             nodes::deleting_a_join_token_node_takes_its_own_entry_along_and_no_other,
             nodes::lists_of_nodes_find_what_a_look_at_each_finds,
+            nodes::of_two_that_create_a_node_one_does,
             nodes::pruning_nodes_spares_the_banned_and_those_that_cannot_come_back,
             servers::a_lease_has_one_holder_until_it_ends,
             servers::a_retired_server_is_forgotten_with_its_journal_and_only_then,

@@ -25,6 +25,9 @@ use crate::{
 };
 
 const TOKEN_UNUSABLE: &str = "failed to attest: join token does not exist or has already been used";
+const USED: &str = "attestation data has already been used to attest an agent";
+/// How often a record that others create and delete is tried again.
+const MAX_RACES: u32 = 3;
 
 /// Attests agents. Cheap to clone.
 #[derive(Clone)]
@@ -158,10 +161,22 @@ impl Attestation {
             let selectors = &attestation.selectors;
             self.policy.judge(&self.cache, |judge| judge.agent(&agent_id, selectors).map(drop))?;
         }
-        let may_repeat = |node: &AttestedNode| {
-            attestation.can_reattest || is_repeated(node, &public_key, self.clock.unix())
+        let (can_reattest, now) = (attestation.can_reattest, self.clock.unix());
+        let may_attest = |known: &AttestedNode| match known {
+            _ if known.is_banned() => Err(banned()),
+            _ if can_reattest || is_repeated(known, &public_key, now) => Ok(()),
+            _ => Err(Error::new(ErrorKind::Denied, USED)),
         };
-        let is_known = !is_token && self.is_known(&agent_id, may_repeat).await?;
+        // Whoever may not attest costs no signature. What counts is asked when it is recorded.
+        let known = match is_token {
+            true => None,
+            false => self
+                .store
+                .node(&agent_id)
+                .await
+                .map_err(|error| Error::store("failed to fetch agent", &error))?,
+        };
+        known.as_ref().map_or(Ok(()), may_attest)?;
         // For a token this comes before the token is spent, so that spending it and recording the
         // agent are one transaction; nothing leaves before that has come to pass.
         let serial = Serial::of_key(&public_key)
@@ -182,7 +197,7 @@ impl Attestation {
         if is_token {
             self.spend_token(&evidence.payload, &public_key, node).await?;
         } else {
-            self.record(node, is_known).await?;
+            self.record(node, known.is_some(), may_attest).await?;
         }
         call.about(Field::SerialNumber(svid.serial_number.clone()));
         call.about(Field::ExpiresAt(svid.not_after));
@@ -198,15 +213,28 @@ impl Attestation {
         Ok(Attested { issued, can_reattest: attestation.can_reattest })
     }
 
-    /// Stores the attested agent; a ban that came meanwhile stays.
-    async fn record(&self, node: AttestedNode, is_known: bool) -> Result<(), Error> {
-        let store = &self.store;
-        let now = self.clock.unix();
-        if is_known {
-            let id = node.spiffe_id.clone();
-            let fresh = node.clone();
-            let updated = store.update_node(&id, now, move |stored| {
-                if stored.is_banned() {
+    /// Stores the attested agent, where `may_attest` lets it replace what is known of it then: of
+    /// two that attest at once with evidence that is good once, one is refused, and a ban that came
+    /// meanwhile stays.
+    async fn record(
+        &self,
+        node: AttestedNode,
+        mut is_known: bool,
+        may_attest: impl Fn(&AttestedNode) -> Result<(), Error> + Send + Sync,
+    ) -> Result<(), Error> {
+        let (store, now) = (&self.store, self.clock.unix());
+        // Again where it is created or deleted in between.
+        for _ in 0..MAX_RACES {
+            if !is_known {
+                let created = store.create_node(node.clone(), now).await;
+                let failed = |error| Error::store("failed to create attested agent", &error);
+                if created.map_err(failed)? {
+                    return Ok(());
+                }
+            }
+            let (fresh, may_attest) = (node.clone(), &may_attest);
+            let updated = store.update_node(&node.spiffe_id, now, move |stored| {
+                if may_attest(stored).is_err() {
                     return false;
                 }
                 let agent_version = std::mem::take(&mut stored.agent_version);
@@ -218,36 +246,11 @@ impl Attestation {
                 .map_err(|error| Error::store("failed to update attested agent", &error))?;
             match updated {
                 Some((_, true)) => return Ok(()),
-                Some((_, false)) => return Err(banned()),
-                // Deleted meanwhile: attesting makes it anew.
-                None => {}
+                Some((stored, false)) => return may_attest(&stored),
+                None => is_known = false,
             }
         }
-        store
-            .put_node(node, now)
-            .await
-            .map_err(|error| Error::store("failed to create attested agent", &error))
-    }
-
-    /// Whether the agent attested before.
-    ///
-    /// # Errors
-    /// `Denied` when it is banned, or when it may attest only once.
-    async fn is_known(
-        &self,
-        agent_id: &SpiffeId,
-        may_repeat: impl Fn(&AttestedNode) -> bool,
-    ) -> Result<bool, Error> {
-        let known = self.store.node(agent_id).await;
-        match known.map_err(|error| Error::store("failed to fetch agent", &error))? {
-            None => Ok(false),
-            Some(node) if node.is_banned() => Err(banned()),
-            Some(node) if may_repeat(&node) => Ok(true),
-            Some(_) => Err(Error::new(
-                ErrorKind::Denied,
-                "attestation data has already been used to attest an agent",
-            )),
-        }
+        Err(Error::new(ErrorKind::Unavailable, "the agent attests elsewhere at the same time"))
     }
 
     /// What a join token stands for, if it is one.

@@ -22,6 +22,27 @@ pub async fn a_node_survives_a_restart_and_is_replaced_with_its_selectors(databa
     assert_eq!((by("t:zone:a").await, by("t:zone:b").await), (0, 1));
 }
 
+pub async fn of_two_that_create_a_node_one_does(database: &dyn Database) {
+    let fixture = Fixture::new(database).await;
+    let store = &fixture.store;
+    let of = |serial: &str| {
+        let mut node = node("one");
+        node.serial_number = serial.to_owned();
+        node
+    };
+    let now = UnixTime::from_seconds(1);
+    let both =
+        futures_util::join!(store.create_node(of("1"), now), store.create_node(of("2"), now));
+    let (first, second) = (both.0.unwrap(), both.1.unwrap());
+    assert!(first != second, "one, and not both");
+    let stored = store.node(&of("1").spiffe_id).await.unwrap().expect("a node");
+    assert_eq!(stored.serial_number, if first { "1" } else { "2" });
+    assert!(!store.create_node(of("3"), now).await.unwrap());
+    assert_eq!(store.node(&of("1").spiffe_id).await.unwrap(), Some(stored), "as it was");
+    store.delete_node(&of("1").spiffe_id, now).await.unwrap();
+    assert!(store.create_node(of("3"), now).await.unwrap());
+}
+
 pub async fn lists_of_nodes_find_what_a_look_at_each_finds(database: &dyn Database) {
     let fixture = Fixture::new(database).await;
     let mut all = Vec::new();

@@ -50,6 +50,13 @@ pub trait Nodes: Send + Sync {
     /// [`StoreError`]; then nothing was changed.
     async fn put_node(&self, node: AttestedNode, now: UnixTime) -> Result<(), StoreError>;
 
+    /// Creates the node, unless there is one of its SPIFFE ID: then the answer is `false`, and
+    /// nothing is changed.
+    ///
+    /// # Errors
+    /// [`StoreError`]; then nothing was changed.
+    async fn create_node(&self, node: AttestedNode, now: UnixTime) -> Result<bool, StoreError>;
+
     /// Changes a node within the transaction, to what is stored then. When `change` answers
     /// `false`, nothing is written. Returns the node after that and whether it was changed, or
     /// `None` when there is no such node. The SPIFFE ID cannot be changed.

@@ -42,6 +42,19 @@ impl Nodes for PostgresStore {
         .await
     }
 
+    async fn create_node(&self, node: AttestedNode, now: UnixTime) -> Result<bool, StoreError> {
+        let node = &node;
+        self.write(Operation::CREATE_NODE, now, Lock::Rows, move |mut tx| async move {
+            if !rows::create(&mut tx, node).await? {
+                tx.leave().await?;
+                return Ok(false);
+            }
+            tx.commit().await?;
+            Ok(true)
+        })
+        .await
+    }
+
     async fn rewrite_node(
         &self,
         id: &SpiffeId,

@@ -44,6 +44,19 @@ impl Nodes for SqliteStore {
         .await
     }
 
+    async fn create_node(&self, node: AttestedNode, now: UnixTime) -> Result<bool, StoreError> {
+        let node = &node;
+        self.write(Operation::CREATE_NODE, now, move |mut tx| async move {
+            if rows::get(tx.conn().await?, &node.spiffe_id).await?.is_some() {
+                return Ok(false);
+            }
+            rows::put(&mut tx, None, node).await?;
+            tx.commit().await?;
+            Ok(true)
+        })
+        .await
+    }
+
     async fn rewrite_node(
         &self,
         id: &SpiffeId,

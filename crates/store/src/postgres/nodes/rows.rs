@@ -60,18 +60,32 @@ pub(in super::super) async fn locked(
 
 /// Writes a node: over the one with its SPIFFE ID, or as a new one.
 pub(in super::super) async fn put(tx: &mut Tx, node: &AttestedNode) -> Result<(), Fault> {
-    tx.query
+    let or = "UPDATE SET \
+              attestation_type = excluded.attestation_type, \
+              serial_number = excluded.serial_number, expires_at = excluded.expires_at, \
+              new_serial_number = excluded.new_serial_number, \
+              new_expires_at = excluded.new_expires_at, selectors = excluded.selectors, \
+              can_reattest = excluded.can_reattest, agent_version = excluded.agent_version, \
+              terms = excluded.terms";
+    insert(tx, node, or).await.map(drop)
+}
+
+/// Whether it was created: there was none.
+pub(super) async fn create(tx: &mut Tx, node: &AttestedNode) -> Result<bool, Fault> {
+    insert(tx, node, "NOTHING").await
+}
+
+/// Whether a row was written; `or` is what is done where there is one.
+async fn insert(tx: &mut Tx, node: &AttestedNode, or: &str) -> Result<bool, Fault> {
+    let text = format!(
+        "INSERT INTO signet_nodes (spiffe_id, attestation_type, serial_number, expires_at, \
+         new_serial_number, new_expires_at, selectors, can_reattest, agent_version, terms) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (spiffe_id) DO {or}"
+    );
+    let written = tx
+        .query
         .execute(
-            "INSERT INTO signet_nodes (spiffe_id, attestation_type, serial_number, expires_at, \
-             new_serial_number, new_expires_at, selectors, can_reattest, agent_version, terms) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
-             ON CONFLICT (spiffe_id) DO UPDATE SET \
-             attestation_type = excluded.attestation_type, \
-             serial_number = excluded.serial_number, expires_at = excluded.expires_at, \
-             new_serial_number = excluded.new_serial_number, \
-             new_expires_at = excluded.new_expires_at, selectors = excluded.selectors, \
-             can_reattest = excluded.can_reattest, agent_version = excluded.agent_version, \
-             terms = excluded.terms",
+            &text,
             params![
                 node.spiffe_id.to_string() => TEXT, node.attestation_type => TEXT,
                 node.serial_number => TEXT, node.expires_at.seconds() => INT8,
@@ -81,9 +95,12 @@ pub(in super::super) async fn put(tx: &mut Tx, node: &AttestedNode) -> Result<()
             ],
         )
         .await?;
+    if written == 0 {
+        return Ok(false);
+    }
     let to = ChangedTo::Node(Arc::new(node.clone()));
     tx.changed(ChangeKind::Node, node.spiffe_id.to_string(), to);
-    Ok(())
+    Ok(true)
 }
 
 pub(super) async fn delete(tx: &mut Tx, row: i64, node: &AttestedNode) -> Result<(), Fault> {
