@@ -4,7 +4,7 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use signet_base::{BoundedLru, SharedClock};
@@ -80,8 +80,16 @@ pub struct WitService {
     clock: SharedClock,
     key_type: KeyType,
     kept: Mutex<BoundedLru<EntryId, Arc<WitSvid>>>,
-    /// One call at a time: who waits finds what the one before it brought.
-    signing: tokio::sync::Mutex<()>,
+    /// One call at a time: who waits finds what the one before it brought, or how it failed.
+    signing: tokio::sync::Mutex<Option<Failure>>,
+}
+
+/// That the server did not answer a call. Whoever asked before that gets this answer too, rather
+/// than waiting for one call after another.
+#[derive(Debug)]
+struct Failure {
+    at: Instant,
+    why: Arc<str>,
 }
 
 impl WitService {
@@ -106,9 +114,10 @@ impl WitService {
         let is_fresh =
             |svid: &WitSvid| svid.is_signed_by(own, false) && self.clock.unix() < svid.due_at;
         if !self.missing(entries, is_fresh).is_empty() {
-            let _turn = self.signing.lock().await;
+            let asked = Instant::now();
+            let mut last = self.signing.lock().await;
             for missing in self.missing(entries, is_fresh).chunks(MAX_BATCH) {
-                if let Err(error) = self.sign(missing).await {
+                if let Err(error) = self.sign_unless_failed(missing, asked, &mut last).await {
                     let gone = missing.iter().find(|entry| self.usable(entry, own).is_none());
                     if let Some(entry) = gone {
                         tracing::error!(
@@ -157,6 +166,26 @@ impl WitService {
             && self.clock.unix() < svid.expires_at
             && !svid.is_signed_by(own, true);
         is_good.then(|| Arc::clone(svid))
+    }
+
+    /// Signs, unless the server has failed to answer somebody since `asked`.
+    async fn sign_unless_failed(
+        &self,
+        entries: &[Arc<AgentEntry>],
+        asked: Instant,
+        last: &mut Option<Failure>,
+    ) -> Result<(), Arc<str>> {
+        if let Some(failure) = last.as_ref().filter(|failure| failure.at >= asked) {
+            return Err(Arc::clone(&failure.why));
+        }
+        let signed = self.sign(entries).await;
+        signed.map_err(|error| {
+            let why = Arc::from(error.to_string());
+            if error.is_unreachable() {
+                *last = Some(Failure { at: Instant::now(), why: Arc::clone(&why) });
+            }
+            why
+        })
     }
 
     async fn sign(&self, entries: &[Arc<AgentEntry>]) -> Result<(), ClientError> {
