@@ -211,7 +211,12 @@ impl WorkloadAttestors {
                 }
                 Err(ReferenceError::Unsupported) => {}
                 Err(error) => {
-                    tracing::error!(%error, %broker, "A workload that a broker names");
+                    if let Some(untold) = self.told.tell(("reference", error.to_string())) {
+                        tracing::warn!(
+                            %error, %broker, untold,
+                            "Cannot attest a workload that a broker names"
+                        );
+                    }
                     failure.get_or_insert(error);
                 }
             }

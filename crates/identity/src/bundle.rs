@@ -37,7 +37,7 @@ pub struct Bundle {
     pub x509_authorities: Vec<X509Authority>,
     /// JWT authorities, in the order they were added.
     pub jwt_authorities: Vec<JwtAuthority>,
-    /// WIT authorities, kept and passed on (this server issues none yet).
+    /// WIT authorities, in the order they were added.
     pub wit_authorities: Vec<JwtAuthority>,
     /// How often a consumer should look again, seconds; 0 for unset.
     pub refresh_hint: i64,

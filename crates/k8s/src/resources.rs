@@ -272,8 +272,16 @@ impl ApiServer {
         for _ in 0..MAX_PAGES {
             let mut path = format!("{}?limit={PAGE}", resource.all());
             query(&mut path, "continue", &token);
-            let page: List<Partial> =
-                self.ask(&Call::page(path).answered_as(METADATA_LIST)).await?;
+            let asked = self.ask(&Call::page(path).answered_as(METADATA_LIST)).await;
+            let page: List<Partial> = match asked {
+                Ok(page) => page,
+                // The list has changed too much since its first page.
+                Err(error) if error.status() == Some(410) && !token.is_empty() => {
+                    token.clear();
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let found = page.items.into_iter().flatten().find(|item| item.metadata.uid == uid);
             if let Some(found) = found {
                 return Ok(Some(found.metadata));

@@ -13,8 +13,8 @@ use signet_api::{
             agent::v1::{CountAgentsRequest, agent_client::AgentClient},
             debug::v1::{GetInfoRequest, debug_client::DebugClient},
             localauthority::v1::{
-                GetJwtAuthorityStateRequest, GetX509AuthorityStateRequest,
-                local_authority_client::LocalAuthorityClient,
+                GetJwtAuthorityStateRequest, GetWitAuthorityStateRequest,
+                GetX509AuthorityStateRequest, local_authority_client::LocalAuthorityClient,
             },
         },
     },
@@ -252,13 +252,20 @@ async fn authorities(channel: &Channel, clock: &SharedClock, report: &mut Report
         answer.into_inner().active.map(|active| UnixTime::from_seconds(active.expires_at))
     });
     report.add(authority("X.509 authority", x509, clock.unix()));
+    let is_off = |status: &tonic::Status| status.code() == tonic::Code::Unimplemented;
     let jwt = client.get_jwt_authority_state(GetJwtAuthorityStateRequest {}).await;
-    let is_off = jwt.as_ref().is_err_and(|status| status.code() == tonic::Code::Unimplemented);
-    if !is_off {
+    if !jwt.as_ref().is_err_and(is_off) {
         let jwt = jwt.map(|answer| {
             answer.into_inner().active.map(|active| UnixTime::from_seconds(active.expires_at))
         });
         report.add(authority("JWT authority", jwt, clock.unix()));
+    }
+    let wit = client.get_wit_authority_state(GetWitAuthorityStateRequest {}).await;
+    if !wit.as_ref().is_err_and(is_off) {
+        let wit = wit.map(|answer| {
+            answer.into_inner().active.map(|active| UnixTime::from_seconds(active.expires_at))
+        });
+        report.add(authority("WIT authority", wit, clock.unix()));
     }
 }
 

@@ -1,8 +1,8 @@
 //! Authorities of servers that are gone for good.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use signet_authority::{journal::Journal, ports::BundleEdit};
+use signet_authority::{AuthorityKind, WitOptions, journal::Journal, ports::BundleEdit};
 use signet_store::ServerRecord;
 use signet_time::UnixTime;
 
@@ -39,7 +39,9 @@ pub(super) async fn clean(context: &Context) {
 /// Until when something signed by a server may be valid.
 pub(super) fn needed_until(context: &Context, server: &ServerRecord) -> UnixTime {
     let ttl = &context.config.ttl;
-    let longest = ttl.x509_svid.max(ttl.jwt_svid).max(ttl.agent);
+    let has_wit = context.authority.has(AuthorityKind::Wit);
+    let wit = if has_wit { WitOptions::default().svid_ttl } else { Duration::ZERO };
+    let longest = ttl.x509_svid.max(ttl.jwt_svid).max(ttl.agent).max(wit);
     let unseen = super::HEARTBEAT * UNSEEN;
     let bound = i64::try_from((longest + unseen).as_secs()).unwrap_or(i64::MAX);
     server.issued_until.max(server.seen_at + bound)

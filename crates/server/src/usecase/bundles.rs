@@ -168,6 +168,7 @@ impl Bundles {
         mut key: JwtAuthority,
     ) -> Result<Vec<JwtAuthority>, Error> {
         call.may(Action::PublishAuthority)?;
+        must_be_on(&self.authority, AuthorityKind::Wit)?;
         key.tainted = false;
         check_key(&key, "WIT")
             .map_err(|why| Error::invalid("invalid WIT authority").because(why))?;

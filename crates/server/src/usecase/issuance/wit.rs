@@ -4,8 +4,10 @@ use bytes::Bytes;
 use signet_audit::Field;
 use signet_authority::{AuthorityKind, JwtSvid, WitSvidParams};
 use signet_base::chain;
+use signet_daemon::spans;
 use signet_identity::{Entry, EntryId, SpiffeId};
 use signet_pki::{PublicKey, wit::ProofAlgorithm};
+use tracing::Instrument as _;
 
 use super::{Issuance, NOT_FOUND, YIELD_AFTER, entry_fields, positive, token_fields};
 use crate::{
@@ -127,7 +129,8 @@ impl Issuance {
             Error::invalid("invalid signing algorithm or key type").because(why)
         })?;
         let params = WitSvidParams { spiffe_id, public_key, algorithm, ttl: positive(ttl) };
-        let signed = self.authority.sign_wit_svid(params).await;
+        let span = tracing::info_span!(target: spans::TARGET, "sign WIT-SVID");
+        let signed = self.authority.sign_wit_svid(params).instrument(span).await;
         let svid = signed.map_err(|error| Error::signing("failed to sign WIT-SVID", &error))?;
         self.counted.signed_wit.inc(&[]);
         Ok(svid)
