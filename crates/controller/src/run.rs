@@ -9,8 +9,8 @@ use signet_k8s::{ApiServer, KubeSource};
 
 use crate::{
     app::App,
-    cli::ExplainFlags,
     config::{Config, RunFlags},
+    explain::ExplainFlags,
 };
 
 /// Threads for slow work. Each costs memory.

@@ -52,8 +52,8 @@ use crate::{
     listen,
     metrics::{MeasuredKeys, ServerMetrics},
     plugins::{
-        PluginError, Scope, credential_composer, data_store, key_manager::OpenKeyManager,
-        node_attestor, upstream_authority,
+        PluginError, Scope, credential_composer, key_manager::OpenKeyManager, node_attestor,
+        upstream_authority,
     },
     policy::Policy,
     ports::AuthorityStore,
@@ -263,7 +263,10 @@ impl App {
         let counted = ServerMetrics::new(&metrics);
         let store = match prepared.store {
             Some(store) => store,
-            None => data_store::open(&config, Some(Arc::clone(&counted.store) as _)).await?,
+            None => {
+                let observer = Some(Arc::clone(&counted.store) as _);
+                config.plugins.data_store.settings.open(config.store_rules(), observer).await?
+            }
         };
         let server_id = server_id::claim(&store, &config.data_dir, clock.unix()).await?;
         let id = server_id.clone();
@@ -351,7 +354,7 @@ impl App {
             logins: Logins::default(),
             started: Instant::now(),
         };
-        context.counted.show(&context);
+        context.counted.show(&context.metrics, context.shown());
         context.metrics.show_process();
         context.health.show(&context.metrics);
         health::register(&context);

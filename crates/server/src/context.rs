@@ -10,8 +10,14 @@ use signet_store::Store;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    audit::Auditor, cache::Cache, config::Config, console::Logins, federation::Federator,
-    limits::Limits, metrics::ServerMetrics, policy::Policy,
+    audit::Auditor,
+    cache::Cache,
+    config::Config,
+    console::Logins,
+    federation::Federator,
+    limits::Limits,
+    metrics::{ServerMetrics, Shown},
+    policy::Policy,
 };
 
 /// The parts of a running server, shared by its services. Cheap to clone.
@@ -54,6 +60,21 @@ pub struct Context {
     pub logins: Logins,
     /// When the server started.
     pub started: Instant,
+}
+
+impl Context {
+    /// What the metrics show of it: not all, for it holds the metrics, which would then hold
+    /// themselves.
+    pub fn shown(&self) -> Shown {
+        Shown {
+            trust_domain: self.trust_domain.clone(),
+            cache: Arc::clone(&self.cache),
+            authority: self.authority.clone(),
+            clock: Arc::clone(&self.clock),
+            server_svid: self.server_svid.clone(),
+            started: self.started,
+        }
+    }
 }
 
 impl std::fmt::Debug for Context {

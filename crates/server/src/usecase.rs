@@ -21,7 +21,7 @@ pub mod tenants;
 
 use signet_audit::Field;
 use signet_base::chain;
-use signet_identity::{EntryDraft, SpiffeId, Tenant, TenantDenial, TrustDomain};
+use signet_identity::{EntrySpec, SpiffeId, Tenant, TenantDenial, TrustDomain};
 use signet_store::StoreError;
 
 use self::{
@@ -77,7 +77,7 @@ impl Call {
     }
 
     /// Whether the caller may see an entry.
-    pub fn sees(&self, entry: &EntryDraft) -> bool {
+    pub fn sees(&self, entry: &EntrySpec) -> bool {
         self.scope().is_none_or(|scope| {
             let verb = self.principal.action.verb().unwrap_or("entry.read");
             scope.allows_entry("entry.read", entry) || scope.allows_entry(verb, entry)
@@ -102,7 +102,7 @@ impl Call {
     ///
     /// # Errors
     /// `Denied`.
-    pub fn may_grant(&self, entry: &EntryDraft) -> Result<(), Error> {
+    pub fn may_grant(&self, entry: &EntrySpec) -> Result<(), Error> {
         let (Some(scope), Some(verb)) = (self.scope(), self.principal.action.verb()) else {
             return Ok(());
         };

@@ -25,7 +25,7 @@ use signet_api::pb::{
     },
 };
 use signet_identity::{
-    EntryDraft, SpiffeId,
+    EntrySpec, SpiffeId,
     tenant::{Assignment, TenantState},
 };
 use signet_pki::{
@@ -205,7 +205,7 @@ async fn what_no_longer_fits_is_neither_sent_to_an_agent_nor_signed() {
     // Behind the back of the rules: as from before tenants were required, or by a race.
     let foreign = |entry_id: &str, path: &str, tenant: Option<&str>| {
         let selectors = ["unix:uid:1".parse().unwrap()].into_iter().collect();
-        let mut draft = EntryDraft::new(id(path), agent.id.clone(), selectors);
+        let mut draft = EntrySpec::new(id(path), agent.id.clone(), selectors);
         draft.tenant = tenant.map(|name| name.parse().unwrap());
         NewEntry { id: entry_id.parse().unwrap(), draft }
     };
@@ -417,7 +417,7 @@ async fn an_administrator_without_a_tenant_is_none_and_one_by_entry_has_its_entr
 
     // From before tenants were required.
     let selectors = ["unix:uid:1".parse().unwrap()].into_iter().collect();
-    let mut draft = EntryDraft::new(id("/old-admin"), agent.id.clone(), selectors);
+    let mut draft = EntrySpec::new(id("/old-admin"), agent.id.clone(), selectors);
     draft.admin = true;
     let old = NewEntry { id: "old".parse().unwrap(), draft };
     server.context.store.create_entries(vec![old], UnixTime::from_seconds(1)).await.unwrap();

@@ -81,9 +81,9 @@ async fn entries(context: &Context) -> bool {
                 for entry in gone {
                     let fields = vec![
                         Field::EntryId(entry.id.to_string()),
-                        Field::SpiffeId(entry.body.spiffe_id),
-                        Field::ParentId(entry.body.parent_id),
-                        Field::ExpiresAt(entry.body.expires_at),
+                        Field::SpiffeId(entry.spec.spiffe_id),
+                        Field::ParentId(entry.spec.parent_id),
+                        Field::ExpiresAt(entry.spec.expires_at),
                     ];
                     let message = "Pruned an expired registration";
                     pruned(context, Kind::Registration, message, fields);

@@ -5,7 +5,7 @@ use signet_console::page::{Expiring, Problem, Problems, Severity};
 use signet_store::NodeFilter;
 use signet_time::UnixTime;
 
-use super::{Console, caller::Caller, look::Looked, read::encode};
+use super::{Console, caller::Caller, read::encode, scan::Scan};
 use crate::usecase::{
     authorization::Action,
     error::{Error, ErrorKind},
@@ -247,18 +247,18 @@ impl Console {
         page: &mut Problems,
     ) -> Result<(), Error> {
         let entries = &self.0.use_cases.entries;
-        let (looked, total) = self
+        let (scan, total) = self
             .with(caller, Action::ReadEntries, "Entries", async |call| {
-                let looked = self.looked(call).await?;
+                let scan = self.scan(call).await?;
                 let total = match call.scope() {
                     None => self.0.context.cache.entry_count() as u64,
                     Some(_) => entries.search(call, EntrySearch::default(), None, 1).await?.total,
                 };
-                Ok((looked, total))
+                Ok((scan, total))
             })
             .await?;
         page.entries = Some(total);
-        let Looked { unserved, expiring, .. } = looked;
+        let Scan { unserved, expiring, .. } = scan;
         page.expiring.extend(expiring.into_iter().filter(|(at, _)| *at > now).map(
             |(at, entry)| Expiring {
                 what: "entry".to_owned(),

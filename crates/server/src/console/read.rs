@@ -455,8 +455,8 @@ fn in_words(
         }),
     );
     missed.extend(told.authorized.near_misses.iter().filter_map(|it| {
-        let lacks: Vec<_> = it.lacks.iter().map(ToString::to_string).collect();
-        Some((row(&it.entry.entry_id)?, lacks.join("; ")))
+        let missing: Vec<_> = it.missing.iter().map(ToString::to_string).collect();
+        Some((row(&it.entry.entry_id)?, missing.join("; ")))
     }));
     (matched, missed, told.agent_known)
 }

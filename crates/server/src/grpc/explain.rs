@@ -133,8 +133,8 @@ fn explained(
         ));
     }
     let near_misses = explanation.authorized.near_misses.iter().map(|miss: &NearMiss| {
-        let lacks: Vec<_> = miss.lacks.iter().map(|lack| lack.wanted.clone()).collect();
-        to_pb(index, agent, &miss.entry, true, &lacks, miss.to_string())
+        let missing: Vec<_> = miss.missing.iter().map(|selector| selector.wanted.clone()).collect();
+        to_pb(index, agent, &miss.entry, true, &missing, miss.to_string())
     });
     let authorized = explanation.authorized.matching.len()
         + explanation.authorized.near_misses.len()

@@ -6,7 +6,7 @@ use signet_audit::Field;
 use signet_authority::Authority;
 use signet_base::SharedClock;
 use signet_identity::{
-    AttestedNode, EntryDraft, JoinToken, Selector, SelectorSet, SpiffeId, TrustDomain,
+    AttestedNode, EntrySpec, JoinToken, Selector, SelectorSet, SpiffeId, TrustDomain,
 };
 use signet_pki::random;
 use signet_store::{CreateOutcome, NewEntry, NodeFilter, Page, PageRequest, Store};
@@ -319,7 +319,7 @@ impl Agents {
                 })?;
                 let selectors = std::iter::once(selector).collect();
                 let tenants = self.policy.tenants_of(&self.cache, &parent, &none);
-                let mut draft = EntryDraft::new(alias, parent, selectors);
+                let mut draft = EntrySpec::new(alias, parent, selectors);
                 // The alias is of the agent's tenant, where that is one.
                 draft.tenant = tenants.iter().next().filter(|_| tenants.len() == 1).cloned();
                 call.may_touch(draft.tenant.as_ref(), &draft.spiffe_id)?;

@@ -11,14 +11,13 @@ use signet_store::{CreateOutcome, FederationUpdate, Page, PageRequest, Store};
 use super::{
     Call,
     authorization::Action,
-    bundles,
     error::{Error, ErrorKind},
     outcomes, settle,
 };
 use crate::{
     cache::{Cache, CachedBundle},
     context::Context,
-    federation::{Federator, RefreshError, Status},
+    federation::{Federator, RefreshError, Status, foreign},
 };
 
 /// What can be done with federation relationships. Cheap to clone.
@@ -308,7 +307,7 @@ impl fmt::Debug for Federation {
 }
 
 fn admitted(bundle: Option<Bundle>) -> Result<Option<Bundle>, Error> {
-    bundle.map(bundles::foreign).transpose().map_err(|why| {
+    bundle.map(foreign::accept).transpose().map_err(|why| {
         Error::invalid("failed to convert federation relationship")
             .because(format_args!("failed to parse bundle: {why}"))
     })

@@ -282,7 +282,7 @@ impl TenantRegistry {
         let found = entries.some(call, ids).await?;
         let owned = found.into_iter().filter(|entry| entry.tenant.is_some()).map(|entry| {
             let claim = entry.jwt_svid_tenant_claim;
-            (entry.id, TenantEdit { tenant: entry.body.tenant, claim })
+            (entry.id, TenantEdit { tenant: entry.spec.tenant, claim })
         });
         Ok(owned.collect())
     }
