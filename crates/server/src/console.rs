@@ -247,8 +247,8 @@ impl Console {
         };
         let frame = Frame {
             sections,
-            trust_domain: self.0.context.trust_domain.to_string(),
-            now: self.0.context.clock.unix(),
+            trust_domain: self.0.context.parts.trust_domain.to_string(),
+            now: self.0.context.parts.clock.unix(),
             user: caller.map(Caller::name).unwrap_or_default(),
             csrf: caller.map(|caller| caller.csrf.clone()).unwrap_or_default(),
             can_log_out: caller.is_some_and(|caller| caller.by_session),
@@ -261,7 +261,7 @@ impl Console {
     /// Waits until memory has what was done before this request, so that whoever has just changed
     /// something sees it. While the store is away pages show what is known.
     async fn current(&self) {
-        let _ = self.0.context.cache.fresh().await;
+        let _ = self.0.context.parts.cache.fresh().await;
     }
 
     /// The parts of the console that are anything to the caller.

@@ -114,7 +114,7 @@ async fn a_ban_and_an_entry_of_another_process_hold_at_once() {
     let mut other = Other::start(&database);
 
     // Without asking for anything the server takes over what the other has committed.
-    let mut changes = server.context.cache.subscribe(Some(&agent.id));
+    let mut changes = server.context.parts.cache.subscribe(Some(&agent.id));
     changes.mark_unchanged();
     other.tell(&format!("entry {}", agent.id));
     tokio::time::timeout(Duration::from_secs(10), changes.changed()).await.unwrap().unwrap();

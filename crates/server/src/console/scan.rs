@@ -49,8 +49,8 @@ impl Console {
     /// What a scan of the entries that the caller may see shows. Where there are many, it is that
     /// of a while ago, and a new scan begins behind the page.
     pub(super) async fn scan(&self, call: &Call) -> Result<Scan, Error> {
-        let cache = Arc::clone(&self.0.context.cache);
-        let now = self.0.context.clock.unix();
+        let cache = Arc::clone(&self.0.context.parts.cache);
+        let now = self.0.context.parts.clock.unix();
         if call.scope().is_some() {
             let call = call.clone();
             let scan = tokio::task::spawn_blocking(move || {

@@ -190,7 +190,7 @@ impl Console {
     }
 
     fn checked(&self, draft: EntrySpec) -> Result<EntrySpec, Error> {
-        let checked = draft.check(&self.0.context.trust_domain);
+        let checked = draft.check(&self.0.context.parts.trust_domain);
         checked.map_err(|error| Error::invalid(error.to_string()))?;
         Ok(draft)
     }

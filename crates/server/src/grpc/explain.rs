@@ -43,9 +43,9 @@ impl ExplainService {
     /// The service of this server.
     pub fn new(context: &Context, explain: Explain) -> Self {
         Self {
-            trust_domain: context.trust_domain.clone(),
-            cache: Arc::clone(&context.cache),
-            clock: Arc::clone(&context.clock),
+            trust_domain: context.parts.trust_domain.clone(),
+            cache: Arc::clone(&context.parts.cache),
+            clock: Arc::clone(&context.parts.clock),
             explain,
         }
     }

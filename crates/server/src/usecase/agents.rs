@@ -16,10 +16,10 @@ use super::{
     authorization::Action,
     error::{Denial, Error, ErrorKind},
     issuance::{Issued, public_key},
+    parts::Parts,
 };
 use crate::{
     cache::Cache,
-    context::Context,
     limits::{Limit, Limits},
     metrics::ServerMetrics,
     policy::Policy,
@@ -47,16 +47,16 @@ pub struct Agents {
 
 impl Agents {
     /// Those of a server with these parts.
-    pub fn new(context: &Context) -> Self {
+    pub fn new(parts: &Parts) -> Self {
         Self {
-            trust_domain: context.trust_domain.clone(),
-            store: context.store.clone(),
-            cache: Arc::clone(&context.cache),
-            clock: Arc::clone(&context.clock),
-            authority: context.authority.clone(),
-            limits: context.limits.clone(),
-            counted: context.counted.clone(),
-            policy: context.policy.clone(),
+            trust_domain: parts.trust_domain.clone(),
+            store: parts.store.clone(),
+            cache: Arc::clone(&parts.cache),
+            clock: Arc::clone(&parts.clock),
+            authority: parts.authority.clone(),
+            limits: parts.limits.clone(),
+            counted: parts.counted.clone(),
+            policy: parts.policy.clone(),
         }
     }
 

@@ -11,11 +11,11 @@ use signet_store::Store;
 
 use super::{
     error::{Denial, Error, ErrorKind},
+    parts::Parts,
     principal::{Peer, Role},
 };
 use crate::{
     cache::Cache,
-    context::Context,
     policy::{Policy, Scope},
 };
 
@@ -71,16 +71,16 @@ struct Inner {
 
 impl Authorizer {
     /// The decisions of this server.
-    pub fn new(context: &Context) -> Self {
+    pub fn new(parts: &Parts) -> Self {
         Self {
             inner: Arc::new(Inner {
-                trust_domain: context.trust_domain.clone(),
-                admin_ids: context.config.admin_ids.iter().cloned().collect(),
-                max_staleness: context.config.max_store_staleness,
-                store: context.store.clone(),
-                cache: Arc::clone(&context.cache),
-                clock: Arc::clone(&context.clock),
-                policy: context.policy.clone(),
+                trust_domain: parts.trust_domain.clone(),
+                admin_ids: parts.rules.admin_ids.iter().cloned().collect(),
+                max_staleness: parts.rules.max_staleness,
+                store: parts.store.clone(),
+                cache: Arc::clone(&parts.cache),
+                clock: Arc::clone(&parts.clock),
+                policy: parts.policy.clone(),
             }),
         }
     }

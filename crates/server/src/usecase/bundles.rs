@@ -16,11 +16,12 @@ use super::{
     authorities::must_be_on,
     authorization::Action,
     error::{Error, ErrorKind},
-    outcomes, settle,
+    outcomes,
+    parts::Parts,
+    settle,
 };
 use crate::{
     cache::{Cache, CachedBundle},
-    context::Context,
     federation::foreign,
     limits::{Limit, Limits},
 };
@@ -69,15 +70,15 @@ pub enum ForeignOnly {
 
 impl Bundles {
     /// Those of a server with these parts.
-    pub fn new(context: &Context) -> Self {
+    pub fn new(parts: &Parts) -> Self {
         Self {
-            trust_domain: context.trust_domain.clone(),
-            store: context.store.clone(),
-            cache: Arc::clone(&context.cache),
-            clock: Arc::clone(&context.clock),
-            max_staleness: context.config.max_store_staleness,
-            authority: context.authority.clone(),
-            limits: context.limits.clone(),
+            trust_domain: parts.trust_domain.clone(),
+            store: parts.store.clone(),
+            cache: Arc::clone(&parts.cache),
+            clock: Arc::clone(&parts.clock),
+            max_staleness: parts.rules.max_staleness,
+            authority: parts.authority.clone(),
+            limits: parts.limits.clone(),
         }
     }
 

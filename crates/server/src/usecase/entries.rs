@@ -19,9 +19,11 @@ use super::{
     Call,
     authorization::Action,
     error::{Error, ErrorKind},
-    outcomes, settle,
+    outcomes,
+    parts::Parts,
+    settle,
 };
-use crate::{cache::Cache, context::Context, entry_id, policy::Policy};
+use crate::{cache::Cache, entry_id, policy::Policy};
 
 /// How often it is recorded that an agent is not given an entry because of its tenant.
 const WITHHELD_INTERVAL: Duration = Duration::from_secs(600);
@@ -97,14 +99,14 @@ pub struct Changed {
 
 impl Entries {
     /// Those of a server with these parts.
-    pub fn new(context: &Context) -> Self {
+    pub fn new(parts: &Parts) -> Self {
         Self {
-            trust_domain: context.trust_domain.clone(),
-            store: context.store.clone(),
-            cache: Arc::clone(&context.cache),
-            clock: Arc::clone(&context.clock),
-            max_staleness: context.config.max_store_staleness,
-            policy: context.policy.clone(),
+            trust_domain: parts.trust_domain.clone(),
+            store: parts.store.clone(),
+            cache: Arc::clone(&parts.cache),
+            clock: Arc::clone(&parts.clock),
+            max_staleness: parts.rules.max_staleness,
+            policy: parts.policy.clone(),
             turn: Arc::default(),
             withheld: Arc::new(Throttle::new(1, WITHHELD_INTERVAL)),
         }

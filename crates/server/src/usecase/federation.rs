@@ -12,11 +12,12 @@ use super::{
     Call,
     authorization::Action,
     error::{Error, ErrorKind},
-    outcomes, settle,
+    outcomes,
+    parts::Parts,
+    settle,
 };
 use crate::{
     cache::{Cache, CachedBundle},
-    context::Context,
     federation::{Federator, RefreshError, Status, foreign},
 };
 
@@ -41,13 +42,13 @@ pub struct Related {
 
 impl Federation {
     /// Those of a server with these parts.
-    pub fn new(context: &Context) -> Self {
+    pub fn new(parts: &Parts) -> Self {
         Self {
-            trust_domain: context.trust_domain.clone(),
-            store: context.store.clone(),
-            cache: Arc::clone(&context.cache),
-            clock: Arc::clone(&context.clock),
-            federator: context.federator.clone(),
+            trust_domain: parts.trust_domain.clone(),
+            store: parts.store.clone(),
+            cache: Arc::clone(&parts.cache),
+            clock: Arc::clone(&parts.clock),
+            federator: parts.federator.clone(),
         }
     }
 
