@@ -19,7 +19,7 @@ use self::engine::Drawn;
 use crate::{
     bao::{BaoCall, BaoError, LoginError, Secret, Sessions, text_of},
     caller::Caller,
-    lease_store::{Holder, Lease, LeaseStore, Token},
+    lease_store::{Ended, Holder, Lease, LeaseStore, Token},
     metrics::BrokerMetrics,
     policy::{Credential, Policy, Tenant},
     reason::{Denial, Reason},
@@ -86,16 +86,6 @@ impl fmt::Debug for Issued {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Issued({:?}, ..)", self.lease)
     }
-}
-
-/// What is marked to be taken back, which [`Revoker`](crate::revoke::Revoker) then does.
-#[derive(Debug)]
-#[must_use]
-pub struct Ended {
-    /// Tokens, with all that was handed out by them.
-    pub tokens: Vec<Token>,
-    /// Single leases, with their holders.
-    pub leases: Vec<(Lease, Holder)>,
 }
 
 impl Issuer {
@@ -179,8 +169,8 @@ impl Issuer {
         Ended { tokens, leases }
     }
 
-    /// Who a caller is in the lease store, once it may be one at all: its identity is alive and its tenant
-    /// known, and it does not call too often.
+    /// Who a caller is in the lease store, once it may be one at all: its identity is alive and its
+    /// tenant known, and it does not call too often.
     ///
     /// # Errors
     /// [`Denial`] when the policy does not allow it, the caller's identity or tenant has ended, it

@@ -78,6 +78,16 @@ pub struct Lease {
     pub ending: Option<String>,
 }
 
+/// What is marked to be taken back, which [`Revoker`](crate::revoke::Revoker) then does.
+#[derive(Debug)]
+#[must_use]
+pub struct Ended {
+    /// Tokens, with all that was handed out by them.
+    pub tokens: Vec<Token>,
+    /// Single leases, with their holders.
+    pub leases: Vec<(Lease, Holder)>,
+}
+
 /// The tokens of OpenBao and the leases that exist. Clones share them.
 #[derive(Clone)]
 pub struct LeaseStore(Arc<Shared>);

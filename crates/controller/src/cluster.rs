@@ -1,7 +1,7 @@
 //! The cluster as this controller sees it, and the entries that follow from it.
 //!
-//! Pure: objects come in one by one, and what they declare goes into the [`EntryReconciler`]. A change is
-//! worked out for the pods it touches and no others.
+//! Pure: objects come in one by one, and what they declare goes into the [`EntryReconciler`]. A
+//! change is worked out for the pods it touches and no others.
 
 mod explain;
 mod pods;

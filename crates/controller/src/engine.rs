@@ -1,5 +1,5 @@
-//! The one task that owns the state of the cluster: it takes in what happens in the cluster and on the server,
-//! and has one thing written at a time.
+//! The one task that owns the state of the cluster: it takes in what happens in the cluster and on
+//! the server, and has one thing written at a time.
 
 mod statuses;
 mod sync;

@@ -319,8 +319,8 @@ impl EntryReconciler {
         self.retries.values().filter_map(|retry| retry.at).chain(unwanted).min()
     }
 
-    /// What to do next. Every key in it has to be answered with [`EntryReconciler::done`], [`EntryReconciler::refused`],
-    /// [`EntryReconciler::alone`] or [`EntryReconciler::again`].
+    /// What to do next. Every key in it has to be answered with [`EntryReconciler::done`],
+    /// [`EntryReconciler::refused`], [`EntryReconciler::alone`] or [`EntryReconciler::again`].
     pub fn take(&mut self, now: Instant) -> Option<Work> {
         loop {
             self.sort_out(now);
