@@ -357,7 +357,7 @@ impl AgentKeys {
     /// lost reply.
     ///
     /// # Errors
-    /// [`KeyManagerError`].
+    /// [`KeyManagerError`] when the key manager cannot make, find or name a key.
     pub async fn for_attempt(
         &self,
         what: &str,

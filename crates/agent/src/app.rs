@@ -2,6 +2,7 @@
 //! it.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -52,8 +53,9 @@ use crate::{
         workload_api::{Handler, WorkloadApiSettings},
     },
     state::{AgentState, StateError},
+    status::Status,
     svid_store::SvidStores,
-    sync::{CurrentAttestor, Manager, Parts, Settings, Status},
+    sync::{CurrentAttestor, Manager, Parts, Settings},
     wit::WitService,
     workload::{AdminSocket, CallerAttestor},
 };
@@ -147,7 +149,20 @@ pub enum BuildError {
     Unsupported(String),
 }
 
+impl From<key_manager::OpenError> for BuildError {
+    fn from(error: key_manager::OpenError) -> Self {
+        match error {
+            key_manager::OpenError::Directory { path, source } => Self::directory(path, &source),
+            key_manager::OpenError::Keys(error) => Self::Keys(error),
+        }
+    }
+}
+
 impl BuildError {
+    fn directory(path: PathBuf, error: &io::Error) -> Self {
+        Self::DataDir { path, reason: error.to_string() }
+    }
+
     fn socket(error: ListenError) -> Self {
         match error {
             error @ ListenError::InUse(_) => Self::SocketInUse(error),
@@ -165,7 +180,8 @@ impl App {
     /// sockets of the APIs are bound once there is something to serve.
     ///
     /// # Errors
-    /// [`BuildError`].
+    /// [`BuildError`] when another agent holds the data directory, a port or socket cannot be
+    /// bound, or what is on disk (keys, state, certificates) cannot be read.
     pub async fn build(
         config: Config,
         clock: SharedClock,
@@ -177,7 +193,8 @@ impl App {
     /// [`App::build`] on listeners that are bound already.
     ///
     /// # Errors
-    /// [`BuildError`].
+    /// [`BuildError`] when another agent holds the data directory, a port or socket cannot be
+    /// bound, or what is on disk (keys, state, certificates) cannot be read.
     pub async fn build_on(
         listeners: Listeners,
         config: Config,
@@ -196,7 +213,8 @@ impl App {
             }
         }
         // The agent before this one may still hold the ports.
-        make_dir(&config.data_dir)?;
+        data_dir::make(&config.data_dir)
+            .map_err(|error| BuildError::directory(config.data_dir.clone(), &error))?;
         let lock = data_dir::lock(&config.data_dir).await?;
         if !config.take_over_sockets {
             let sockets = [&config.socket_path, &config.admin_socket_path, &broker];
@@ -487,11 +505,6 @@ fn node_attestor(
         (None, Some(plugin)) => node_attestor::open(plugin),
         (None, None) => Ok(None),
     }
-}
-
-pub(crate) fn make_dir(path: &Path) -> Result<(), BuildError> {
-    data_dir::make(path)
-        .map_err(|error| BuildError::DataDir { path: path.to_owned(), reason: error.to_string() })
 }
 
 /// Reads each `plugin_data_file` again on SIGUSR1.

@@ -6,13 +6,13 @@
 use std::sync::Arc;
 
 use signet_audit::{AuditEvent, Field, LogSink, Outcome, Sink};
-use signet_daemon::{metrics::status_name, spans};
+use signet_daemon::metrics::status_name;
 use signet_identity::{EntryId, SpiffeId};
 use signet_pki::x509::Certificate;
 use signet_time::UnixTime;
-use tonic::{Request, Status};
+use tonic::Status;
 
-use crate::{caller::Caller, jwt_cache::JwtSvid, svid::X509Svid, trace, wit::WitSvid};
+use crate::{caller::Caller, jwt_cache::JwtSvid, request_id, svid::X509Svid, trace, wit::WitSvid};
 
 /// The Workload API, as events name it.
 pub const WORKLOAD_API: &str = "SpiffeWorkloadAPI";
@@ -81,7 +81,7 @@ impl Call {
 
     /// Does `work` for this call: what the server is asked meanwhile carries its request ID.
     pub async fn in_its_name<F: Future>(&self, work: F) -> F::Output {
-        REQUEST_ID.scope(Arc::clone(&self.request_id), work).await
+        request_id::scope(Arc::clone(&self.request_id), work).await
     }
 
     fn event(&self) -> AuditEvent {
@@ -100,34 +100,6 @@ impl Call {
         event.fields.extend(object.map(Field::SubjectObject));
         event
     }
-}
-
-tokio::task_local! {
-    /// Of the call that is being answered.
-    static REQUEST_ID: Arc<str>;
-}
-
-/// Does `work`, which talks to the server, for the call that is being answered, or under an ID of
-/// its own; also gives the ID.
-pub async fn under_its_id<F: Future>(work: F) -> (Arc<str>, F::Output) {
-    let id = REQUEST_ID.try_with(Arc::clone).ok().or_else(trace::current_request_id);
-    let id = id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string().into());
-    let output = REQUEST_ID.scope(Arc::clone(&id), work).await;
-    (id, output)
-}
-
-/// A request to the server under the ID that [`under_its_id`] gives it: the logs and events of both
-/// ends then name it alike. To a SPIRE server that is a key it ignores.
-pub fn named<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    let id = REQUEST_ID.try_with(|id| id.parse().ok()).ok().flatten();
-    if let Some(id) = id {
-        request.metadata_mut().insert(signet_api::REQUEST_ID, id);
-    }
-    if let Some(traceparent) = spans::traceparent().and_then(|it| it.parse().ok()) {
-        request.metadata_mut().insert(spans::TRACEPARENT, traceparent);
-    }
-    request
 }
 
 /// What an answer hands out, gathered for its events.
@@ -209,18 +181,5 @@ impl Audit {
 
     fn sink(&self, call: &Call) -> Option<&Arc<dyn Sink>> {
         self.sink.as_ref().filter(|_| !call.caller.is_self())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn what_is_asked_for_a_call_carries_its_name_and_nothing_else_does() {
-        let id: Arc<str> = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff".into();
-        let asked = REQUEST_ID.scope(Arc::clone(&id), async { named(()) }).await;
-        assert_eq!(asked.metadata().get(signet_api::REQUEST_ID).unwrap(), &*id);
-        assert!(named(()).metadata().is_empty());
     }
 }

@@ -69,7 +69,7 @@ pub struct BundleQuery {
 /// Asks the configured source: X.509 authorities, DER. `None` for `insecure_bootstrap`.
 ///
 /// # Errors
-/// [`BootstrapError`].
+/// [`BootstrapError`] when the source cannot be read or reached, or holds no X.509 authority.
 pub async fn fetch_bundle(
     source: &Bootstrap,
     query: &BundleQuery,

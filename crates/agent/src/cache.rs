@@ -26,9 +26,11 @@ use crate::{
     svid::X509Svid,
 };
 
+mod bundles;
 mod derived;
 mod inner;
 
+pub(crate) use bundles::CacheBundles;
 pub use derived::Derived;
 use inner::Inner;
 

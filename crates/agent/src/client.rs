@@ -15,7 +15,7 @@ use tokio_rustls::{TlsConnector, rustls};
 use tonic::{Code, Status, transport::Channel};
 use tracing::Instrument as _;
 
-use crate::{audit, trace};
+use crate::{request_id, trace};
 
 mod addresses;
 mod dial;
@@ -234,7 +234,7 @@ impl ServerClient {
             rpc.system = "grpc", rpc.method = method
         );
         let attempt = tokio::time::timeout(deadline, attempt).instrument(span);
-        let (id, result) = audit::under_its_id(attempt).await;
+        let (id, result) = request_id::under_its_id(attempt).await;
         match result {
             Ok(result) => result.map_err(|error| error.under(id)),
             Err(_) => {

@@ -16,7 +16,7 @@ use signet_identity::{SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 use zeroize::Zeroizing;
 
-use crate::{csi::CsiSettings, plugins::Plugins};
+use crate::{csi::settings::CsiSettings, plugins::Plugins};
 
 pub(crate) use broker::brokers;
 pub use broker::{BrokerRights, BrokerSettings, KUBERNETES_REFERENCE, PID_REFERENCE, Transports};

@@ -8,7 +8,7 @@ mod error;
 mod mountinfo;
 pub mod run;
 mod service;
-mod settings;
+pub mod settings;
 mod target;
 mod volume;
 
@@ -25,15 +25,12 @@ use signet_daemon::listen::{ListenError, UnixOptions, bind_unix};
 use tonic::{body::Body, service::Routes};
 use tower::Service as _;
 
+use self::settings::CsiSettings;
 use crate::serve::endpoint::{self, Answer, MAX_REQUEST};
 
 // For fuzz/.
 #[doc(hidden)]
 pub use mountinfo::mounted;
-pub use settings::{
-    CsiSettings, DEFAULT_NODE_ID_ENV, DEFAULT_PLUGIN_NAME, DEFAULT_SOCKET, GivenSettings, Problem,
-    Setting,
-};
 
 /// Who may connect: root, which the kubelet and its sidecars run as, or the driver's own user.
 const SOCKET_MODE: u32 = 0o600;

@@ -12,7 +12,7 @@ use tokio::{net::UnixStream, sync::watch};
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
 
-use crate::sync::Status as AgentStatus;
+use crate::status::Status as AgentStatus;
 
 /// How long opening the agent's own socket may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);

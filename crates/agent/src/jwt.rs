@@ -15,7 +15,7 @@ use crate::{
     entry::AgentEntry,
     jwt_cache::{JwtCache, JwtKey, JwtSvid},
     rotation::{RotationRule, draw},
-    sync::Wake,
+    wake::Wake,
 };
 
 /// More callers than this, waiting for different tokens at once, are turned away.

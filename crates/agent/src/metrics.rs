@@ -1,5 +1,6 @@
 //! What the agent measures, under SPIRE's names where SPIRE has them; `docs/metrics.md` lists all.
 
+mod keys;
 mod rpc;
 mod state;
 
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use signet_daemon::metrics::{Calls, Counter, Gauge, Histogram, Metrics};
 
 pub use self::{
+    keys::KeyMetrics,
     rpc::{Method, OpenCall, RpcMetrics},
     state::{Shown, StateMetrics},
 };
@@ -85,15 +87,6 @@ pub struct AgentMetrics {
     pub push_lag: Histogram,
     /// What is looked up when somebody reads.
     pub state: StateMetrics,
-}
-
-/// The calls of the key manager.
-#[derive(Clone, Debug)]
-pub struct KeyMetrics {
-    /// `agent_key_manager_generate_key`.
-    pub generate: Calls,
-    /// `agent_key_manager_get_keys`.
-    pub get: Calls,
 }
 
 impl AgentMetrics {

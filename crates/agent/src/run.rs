@@ -3,11 +3,12 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use signet_base::{ShutdownError, SystemClock, Tasks};
+use signet_base::{SystemClock, Tasks};
 use signet_daemon::{
-    logging::{self, LogLevel, LogSettings},
-    process,
+    cli::EXIT_USAGE,
+    logging, process,
     program::Program,
+    run::{Failure, exit_code, prepare_process, stop},
     signal, spans,
 };
 
@@ -18,8 +19,8 @@ use crate::{
 
 /// How long open calls may take to end after the signal to stop.
 const GRACE: Duration = Duration::from_secs(10);
-/// The exit code for wrong usage or configuration.
-pub const EXIT_USAGE: u8 = 64;
+/// What the log says of an agent that ends by itself.
+const CRASHED: &str = "Agent crashed";
 /// Threads for slow work: hashing, the disk, many keys. Each costs memory.
 const MAX_BLOCKING_THREADS: usize = 4;
 /// Such a thread ends when it had nothing to do for this long.
@@ -31,34 +32,7 @@ pub fn run(program: Program, flags: &RunFlags) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    match serve(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            if !failure.seen {
-                eprintln!("{}: {:#}", program.agent_name(), failure.error);
-            }
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Why the agent ended.
-struct Failure {
-    error: anyhow::Error,
-    /// Whether standard output has it, from the log.
-    seen: bool,
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Self { error, seen: false }
-    }
-}
-
-/// Logs why the agent ends. With a log on standard output that is all that is said.
-fn crashed(error: anyhow::Error, log: &LogSettings) -> Failure {
-    tracing::error!(error = format!("{error:#}"), "Agent crashed");
-    Failure { error, seen: log.file.is_none() && log.level >= LogLevel::Error }
+    exit_code(program.agent_name(), serve(config))
 }
 
 fn load(program: Program, flags: &RunFlags) -> Result<Config, ExitCode> {
@@ -75,7 +49,8 @@ fn serve(config: Config) -> Result<(), Failure> {
         .max_blocking_threads(MAX_BLOCKING_THREADS)
         .thread_keep_alive(BLOCKING_KEEP_ALIVE)
         .build()
-        .context("starting threads")?;
+        .context("starting threads")
+        .map_err(Failure::new)?;
     let result = runtime.block_on(live(config));
     // A blocking thread that hangs on the disk must not keep the program.
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -87,12 +62,8 @@ async fn live(config: Config) -> Result<(), Failure> {
     let settings = config.log.clone();
     let traces = config.telemetry.traces.as_ref();
     let log = logging::init_traced(&settings, traces, "signet-agent", Arc::clone(&clock))
-        .map_err(anyhow::Error::new)?;
-    process::restrict_umask();
-    process::raise_nofile();
-    if let Err(error) = process::protect_memory() {
-        tracing::warn!(%error, "Keys in memory are not kept from core dumps");
-    }
+        .map_err(Failure::new)?;
+    prepare_process();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         trust_domain = %config.trust_domain,
@@ -100,14 +71,16 @@ async fn live(config: Config) -> Result<(), Failure> {
         "Starting agent"
     );
     let tasks = Tasks::new();
-    signal::end_on_signal(&tasks).context("handling signals")?;
-    signal::reopen_log_on_usr2(&tasks, log.clone()).context("handling signals")?;
+    signal::end_on_signal(&tasks)
+        .and_then(|()| signal::reopen_log_on_usr2(&tasks, log.clone()))
+        .context("handling signals")
+        .map_err(Failure::new)?;
     let build = App::build(config, clock, Some(log));
     let app = match tasks.token().clone().run_until_cancelled(build).await {
         // Told to stop while waiting for another agent to end.
         None => return Ok(()),
         Some(Ok(app)) => app,
-        Some(Err(error)) => return Err(crashed(error.into(), &settings)),
+        Some(Err(error)) => return Err(Failure::logged(CRASHED, error, &settings)),
     };
     let mut status = app.status();
     app.spawn(&tasks);
@@ -119,13 +92,9 @@ async fn live(config: Config) -> Result<(), Failure> {
         tasks.token().cancelled().await;
     }
     process::notify_stopping();
-    match tasks.shutdown(GRACE).await {
-        Ok(()) => tracing::info!("Agent stopped gracefully"),
-        Err(ShutdownError::Unfinished(left)) => {
-            tracing::info!(?left, "Agent stopped; open calls were cut off");
-        }
-        Err(error) => return Err(crashed(error.into(), &settings)),
-    }
+    stop("Agent", &tasks, GRACE)
+        .await
+        .map_err(|error| Failure::logged(CRASHED, error, &settings))?;
     spans::flush().await;
     Ok(())
 }

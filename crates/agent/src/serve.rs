@@ -26,7 +26,7 @@ use self::{
     sds::Sds,
     workload_api::{Handler, PublicApi},
 };
-use crate::{health::AgentHealth, sync::Status};
+use crate::{health::AgentHealth, status::Status};
 
 /// The mode of the directories that are made for the public socket.
 pub(crate) const SOCKET_DIR_MODE: u32 = 0o755;

@@ -282,7 +282,7 @@ impl AgentState {
     /// Writes everything again: the file was lost.
     ///
     /// # Errors
-    /// [`StateError`].
+    /// [`StateError`] when the file cannot be written.
     pub fn write_anew(&self) -> Result<(), StateError> {
         match self.written.try_lock() {
             Ok(mut written) => *written = None,

@@ -15,13 +15,14 @@ use tokio::{sync::watch, time::Instant};
 
 use crate::{
     agent_identity::AgentIdentity,
-    cache::Cache,
+    cache::{Cache, CacheBundles},
     client::{ClientError, EVICTED, Notice, SyncMethod, Target},
     data_dir::DataDir,
     entry::EntryMap,
     jwt::JwtService,
     jwt_cache::JwtCache,
     metrics::{AgentMetrics, Shown},
+    status::{Status, View},
     wit::WitService,
 };
 
@@ -36,10 +37,8 @@ mod taint;
 
 use seal::Sealer;
 use session::Session;
-pub(crate) use shared::CacheBundles;
-pub use shared::{CurrentAttestor, Settings, Status, View, Wake};
+pub use shared::{CurrentAttestor, Settings};
 use shared::{SealingTrouble, Server, Shared};
-pub(crate) use signing::make_keys;
 
 /// How long an agent with a sealed cache waits for its server's first answer before it serves.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);

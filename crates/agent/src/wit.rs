@@ -18,7 +18,8 @@ use crate::{
     client::{ClientError, RPC_TIMEOUT, ServerClient, SignedToken},
     entry::AgentEntry,
     rotation::{RotationRule, draw},
-    sync::{Wake, make_keys},
+    wake::Wake,
+    workload_keys,
 };
 
 /// The most WIT-SVIDs that are kept.
@@ -194,7 +195,7 @@ impl WitService {
             let keys: Result<Vec<_>, _> = (0..count).map(|_| PrivateKey::generate(kind)).collect();
             keys.map_err(|error| ClientError::Local(format!("making a key: {error}")))
         };
-        let keys = make_keys(kind, count, make).await?;
+        let keys = workload_keys::make(kind, count, make).await?;
         let requests: Vec<_> = entries
             .iter()
             .zip(&keys)

@@ -43,7 +43,8 @@ pub trait WorkloadAttestor: Send + Sync + fmt::Debug {
     /// would wait for is an error that says so.
     ///
     /// # Errors
-    /// [`WorkloadAttestError`].
+    /// [`WorkloadAttestError`] when the process has ended or cannot be examined, or it takes too
+    /// long.
     async fn look(&self, peer: &PinnedPeer) -> Result<Vec<Selector>, WorkloadAttestError> {
         self.attest(peer).await
     }
@@ -185,7 +186,8 @@ impl WorkloadAttestors {
     /// failure of some is tolerated, and that of all an error: the first of them says of which kind.
     ///
     /// # Errors
-    /// [`ReferenceError`].
+    /// [`ReferenceError`] when the reference is malformed, of a kind nobody knows, or not found,
+    /// when `broker` may not ask for it, or when nobody who knows can be asked.
     pub async fn attest_reference(
         &self,
         broker: &SpiffeId,

@@ -13,6 +13,7 @@
 //! operator's to say: [`OnFailure`].
 
 mod end;
+mod error;
 mod head;
 mod line;
 mod read;
@@ -21,12 +22,13 @@ mod writer;
 
 use std::{path::PathBuf, time::Duration};
 
+pub use error::ChainError;
 pub use head::{Head, HeadKey, HeadVerifier};
 pub use line::Recorded;
 pub(crate) use line::{body, rfc3339};
 pub use read::{LogError, records};
 pub use verify::{Broken, Expected, Report, verify};
-pub use writer::{Chain, ChainError};
+pub use writer::Chain;
 
 /// What a file of a log is called before the number.
 const FILE_PREFIX: &str = "audit-";

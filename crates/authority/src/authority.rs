@@ -3,35 +3,23 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
-use arc_swap::{ArcSwap, ArcSwapOption};
 use signet_base::SharedClock;
 use signet_identity::JwtAuthority;
-use signet_pki::{CredentialComposer, KeyManager, UpstreamAuthority, key_manager::SigningFault};
+use signet_pki::{CredentialComposer, UpstreamAuthority, key_manager::SigningFault};
 use signet_time::UnixTime;
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
-    AuthorityError, AuthorityKind, AuthorityOptions, AuthorityView, CaManager, OperationClass,
-    OperationError,
-    kind::{JwtKey, X509Ca},
-    local::LocalIntermediate,
-    machine::Current,
+    AuthorityError, AuthorityKind, AuthorityOptions, AuthorityPorts, AuthorityView, CaManager,
+    OperationClass, OperationError, TrustRoot, manager::Command, shared::Shared,
     view::AuthorityState,
 };
 
 /// How many operations may wait for the manager.
-pub(crate) const MAX_WAITING_OPERATIONS: usize = 16;
-
-/// Something the manager is asked to do.
-pub(crate) type Command = Box<
-    dyn for<'a> FnOnce(&'a mut CaManager) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> + Send,
->;
+const MAX_WAITING_OPERATIONS: usize = 16;
 
 /// Issues credentials and asks for operations on the authorities. Cheap to clone.
 #[derive(Clone)]
@@ -40,55 +28,24 @@ pub struct Authority {
     pub(crate) commands: mpsc::Sender<Command>,
 }
 
-/// What the manager writes and everyone reads.
-pub(crate) struct Shared {
-    pub options: AuthorityOptions,
-    pub clock: SharedClock,
-    composers: ArcSwap<Composers>,
-    pub has_upstream: bool,
-    pub keys: Arc<dyn KeyManager>,
-    pub x509: Current<X509Ca>,
-    pub jwt: Current<JwtKey>,
-    pub wit: Current<JwtKey>,
-    pub intermediate: ArcSwapOption<LocalIntermediate>,
-    pub view: watch::Sender<AuthorityView>,
-    pub taints: watch::Sender<u64>,
-    pub wake: Notify,
-    /// When the last of what was signed expires, Unix seconds.
-    pub issued_until: AtomicI64,
-}
-
-/// What changes the content of credentials, in order.
-pub(crate) type Composers = Vec<Arc<dyn CredentialComposer>>;
-
-impl Shared {
-    pub(crate) fn new(
+impl CaManager {
+    /// Recovers the authorities from journal and key manager. Nothing is made yet: the first
+    /// [`CaManager::tick`] does that.
+    ///
+    /// # Errors
+    /// [`AuthorityError`] when journal, bundle or key manager cannot be read, the journal is
+    /// corrupt, or the key of the authority that signs was lost ([`AuthorityError::LostKey`]).
+    pub async fn open(
         options: AuthorityOptions,
+        ports: AuthorityPorts,
         clock: SharedClock,
-        composers: Composers,
-        has_upstream: bool,
-        keys: Arc<dyn KeyManager>,
-    ) -> Self {
-        Self {
-            options,
-            clock,
-            composers: ArcSwap::from_pointee(composers),
-            has_upstream,
-            keys,
-            x509: Current::default(),
-            jwt: Current::default(),
-            wit: Current::default(),
-            intermediate: ArcSwapOption::empty(),
-            view: watch::Sender::new(AuthorityView::default()),
-            taints: watch::Sender::new(0),
-            wake: Notify::new(),
-            issued_until: AtomicI64::new(0),
-        }
-    }
-
-    /// The composers in force; a credential is made with one set of them from beginning to end.
-    pub(crate) fn composers(&self) -> Arc<Composers> {
-        self.composers.load_full()
+    ) -> Result<(Self, Authority), AuthorityError> {
+        let (sender, commands) = mpsc::channel(MAX_WAITING_OPERATIONS);
+        let has_upstream = matches!(ports.trust_root, TrustRoot::Upstream(_));
+        let (composers, keys) = (ports.composers.clone(), Arc::clone(&ports.keys));
+        let shared = Arc::new(Shared::new(options, clock, composers, has_upstream, keys));
+        let manager = Self::recovered(&shared, ports, commands).await?;
+        Ok((manager, Authority { shared, commands: sender }))
     }
 }
 
@@ -247,7 +204,7 @@ impl Authority {
 
     /// Replaces the credential composers from the next credential on.
     pub fn replace_composers(&self, composers: Vec<Arc<dyn CredentialComposer>>) {
-        self.shared.composers.store(Arc::new(composers));
+        self.shared.replace_composers(composers);
     }
 
     /// Has the manager do something and waits for the answer. What was begun is finished even when

@@ -11,8 +11,8 @@ use signet_pki::{
 use signet_time::UnixTime;
 
 use crate::{
-    AuthorityError, AuthorityPorts, LostKeys, TrustRoot, authority::Shared, journal::Journal,
-    ports::BundleEdit, timing,
+    AuthorityError, AuthorityPorts, LostKeys, TrustRoot, journal::Journal, ports::BundleEdit,
+    shared::Shared, timing,
 };
 
 /// How long the key manager may take for a key: a small HSM makes an RSA key in a minute.

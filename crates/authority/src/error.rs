@@ -2,7 +2,31 @@
 
 use signet_identity::SpiffeId;
 
-use crate::{journal::JournalError, ports::PortError};
+use crate::journal::JournalError;
+
+/// A failure behind a port, in the words of whoever stands there.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing}")]
+pub struct PortError {
+    doing: String,
+    #[source]
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl PortError {
+    /// A failure of `doing` (for example "writing the CA journal"), caused by `source`.
+    pub fn new(
+        doing: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { doing: doing.into(), source: Some(source.into()) }
+    }
+
+    /// A failure that has no further cause.
+    pub fn plain(doing: impl Into<String>) -> Self {
+        Self { doing: doing.into(), source: None }
+    }
+}
 
 /// Why an authority could not be recovered, prepared or activated.
 #[derive(Debug, thiserror::Error)]

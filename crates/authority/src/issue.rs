@@ -18,7 +18,7 @@ use signet_time::UnixTime;
 use crate::{
     Authority, IssueError,
     context::composing,
-    kind::{JwtKey, X509Ca},
+    material::{JwtKey, X509Ca},
     timing,
 };
 
@@ -120,7 +120,8 @@ impl Authority {
     /// Signs an agent's X.509-SVID, with this serial number or a random one.
     ///
     /// # Errors
-    /// [`IssueError`].
+    /// [`IssueError`] when no authority of the kind is active or valid now, the ID is of a foreign
+    /// trust domain, a credential composer fails, or signing fails.
     pub async fn sign_agent_x509(
         &self,
         spiffe_id: &SpiffeId,
@@ -141,7 +142,8 @@ impl Authority {
     /// Signs the server's own X.509-SVID, `spiffe://<td>/spire/server`.
     ///
     /// # Errors
-    /// [`IssueError`].
+    /// [`IssueError`] when no authority of the kind is active or valid now, the ID is of a foreign
+    /// trust domain, a credential composer fails, or signing fails.
     pub async fn sign_server_x509(&self, public_key: &PublicKey) -> Result<X509Svid, IssueError> {
         let mut attributes = svid_attributes(None, &[]);
         for composer in self.shared.composers().iter() {
@@ -158,7 +160,8 @@ impl Authority {
     /// Signs the CA certificate of a downstream server; `ttl` is its wish.
     ///
     /// # Errors
-    /// [`IssueError`].
+    /// [`IssueError`] when no authority of the kind is active or valid now, the ID is of a foreign
+    /// trust domain, a credential composer fails, or signing fails.
     pub async fn sign_downstream_x509_ca(
         &self,
         public_key: &PublicKey,
@@ -192,7 +195,8 @@ impl Authority {
     /// Signs a JWT-SVID.
     ///
     /// # Errors
-    /// [`IssueError`].
+    /// [`IssueError`] when no authority of the kind is active or valid now, the ID is of a foreign
+    /// trust domain, a credential composer fails, or signing fails.
     pub async fn sign_jwt_svid(&self, params: JwtSvidParams<'_>) -> Result<JwtSvid, IssueError> {
         if self.shared.options.jwt_disabled {
             return Err(IssueError::JwtDisabled);
@@ -238,7 +242,8 @@ impl Authority {
     /// Signs a WIT-SVID. Composers have no part in it, as in SPIRE.
     ///
     /// # Errors
-    /// [`IssueError`].
+    /// [`IssueError`] when no authority of the kind is active or valid now, the ID is of a foreign
+    /// trust domain, a credential composer fails, or signing fails.
     pub async fn sign_wit_svid(&self, params: WitSvidParams<'_>) -> Result<JwtSvid, IssueError> {
         let options = self.shared.options.wit.as_ref().ok_or(IssueError::WitDisabled)?;
         self.must_be_member(params.spiffe_id)?;

@@ -6,9 +6,8 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use signet_pki::PublicKey;
 use signet_time::UnixTime;
-
-use crate::kind::Record;
 
 /// The newest format version that this program reads and writes. It writes the oldest that can say
 /// what is to be said.
@@ -120,6 +119,19 @@ pub struct JwtRecord {
     /// Its public key, PKIX SubjectPublicKeyInfo DER.
     #[serde(with = "base64_bytes")]
     pub public_key: Vec<u8>,
+}
+
+/// What the journal's records of all kinds have.
+pub(crate) trait Record: Clone + Send + Sync {
+    fn slot(&self) -> SlotId;
+    fn status(&self) -> Status;
+    fn set_status(&mut self, status: Status);
+    fn issued_at(&self) -> UnixTime;
+    fn not_after(&self) -> UnixTime;
+    fn authority_id(&self) -> &str;
+    /// Empty where there is no such thing.
+    fn upstream_authority_id(&self) -> &str;
+    fn is_for(&self, key: &PublicKey) -> bool;
 }
 
 /// The journal of one server.

@@ -11,17 +11,17 @@ mod tests;
 use std::{fmt, sync::Arc};
 
 use signet_identity::Bundle;
-use signet_pki::{KeyType, ManagedKey, PublicKey};
+use signet_pki::{KeyType, ManagedKey};
 use signet_time::UnixTime;
 
-pub(crate) use jwt::{Jwt, JwtKey};
+pub(crate) use jwt::Jwt;
 pub(crate) use wit::Wit;
-pub(crate) use x509::{X509, X509Ca, ca_attributes, check_ca};
+pub(crate) use x509::{X509, ca_attributes, check_ca};
 
 use crate::{
     AuthorityError, AuthorityOptions, OperationError,
     context::Context,
-    journal::{Journal, SlotId, Status},
+    journal::{Journal, Record, SlotId},
     ports::BundleEdit,
     slot::LocalAuthority,
 };
@@ -44,18 +44,18 @@ impl AuthorityKind {
     /// As answers and logs name it: `X.509`, `JWT`, `WIT`.
     pub fn name(self) -> &'static str {
         match self {
-            Self::X509 => X509::WORDS.api,
-            Self::Jwt => Jwt::WORDS.api,
-            Self::Wit => Wit::WORDS.api,
+            Self::X509 => X509::NAMES.api,
+            Self::Jwt => Jwt::NAMES.api,
+            Self::Wit => Wit::NAMES.api,
         }
     }
 
     /// What is answered where there are no SVIDs of this kind.
     pub fn disabled(self) -> &'static str {
         match self {
-            Self::X509 => X509::WORDS.disabled,
-            Self::Jwt => Jwt::WORDS.disabled,
-            Self::Wit => Wit::WORDS.disabled,
+            Self::X509 => X509::NAMES.disabled,
+            Self::Jwt => Jwt::NAMES.disabled,
+            Self::Wit => Wit::NAMES.disabled,
         }
     }
 
@@ -77,7 +77,7 @@ pub(crate) trait Kind: fmt::Debug + Send + Sync + Sized + 'static {
     /// What verifiers are told of one.
     type Publication: Send;
 
-    const WORDS: Words;
+    const NAMES: KindNames;
     /// Whether those who hold what a tainted authority signed are told to replace it at once.
     const TAINT_IS_ANNOUNCED: bool;
 
@@ -98,7 +98,7 @@ pub(crate) trait Kind: fmt::Debug + Send + Sync + Sized + 'static {
         context: &mut Context,
         slot: SlotId,
         key: ManagedKey,
-    ) -> impl Future<Output = Result<Made<Self>, AuthorityError>> + Send;
+    ) -> impl Future<Output = Result<NewAuthority<Self>, AuthorityError>> + Send;
 
     /// What verifiers are to be told of a recorded authority.
     fn publication(record: &Self::Record) -> Self::Publication;
@@ -134,26 +134,13 @@ pub(crate) trait Kind: fmt::Debug + Send + Sync + Sized + 'static {
 }
 
 /// An authority that was just made.
-pub(crate) struct Made<K: Kind> {
+pub(crate) struct NewAuthority<K: Kind> {
     pub authority: LocalAuthority<K::Material>,
     pub record: K::Record,
     pub publication: K::Publication,
     /// Whether verifiers are told before the journal is written: what they are told cannot be
     /// found out again from the journal, and does no harm whatever becomes of this authority.
     pub publish_first: bool,
-}
-
-/// What the journal's records of all kinds have.
-pub(crate) trait Record: Clone + Send + Sync {
-    fn slot(&self) -> SlotId;
-    fn status(&self) -> Status;
-    fn set_status(&mut self, status: Status);
-    fn issued_at(&self) -> UnixTime;
-    fn not_after(&self) -> UnixTime;
-    fn authority_id(&self) -> &str;
-    /// Empty where there is no such thing.
-    fn upstream_authority_id(&self) -> &str;
-    fn is_for(&self, key: &PublicKey) -> bool;
 }
 
 /// An authority as it is in the bundle.
@@ -191,7 +178,7 @@ impl Withdrawal {
 }
 
 /// How SPIRE's logs and answers speak of a kind.
-pub(crate) struct Words {
+pub(crate) struct KindNames {
     /// In logs: `X509 CA`.
     pub log: &'static str,
     /// In answers: `X.509`.

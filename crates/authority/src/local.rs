@@ -4,22 +4,11 @@
 //! It is renewed at half its life. Whatever is wrong with it (it was not made yet, its key manager
 //! is away, the authority above it was replaced), the authority itself signs as without it.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
-use signet_identity::Bundle;
-use signet_pki::{
-    ManagedKey, PrivateKey,
-    x509::{Ca, CaParams, Certificate},
-};
 use signet_time::UnixTime;
 
-use crate::{
-    AuthorityError,
-    authority::Shared,
-    context::{Chain, Context},
-    kind::{X509Ca, ca_attributes, check_ca},
-    timing,
-};
+use crate::{material::X509Ca, timing};
 
 /// A CA in memory and the authority that signed it.
 #[derive(Debug)]
@@ -29,133 +18,21 @@ pub(crate) struct LocalIntermediate {
 }
 
 impl LocalIntermediate {
+    pub(crate) fn new(under: Arc<X509Ca>, ca: X509Ca) -> Self {
+        Self { under, ca: Arc::new(ca) }
+    }
+
     /// What signs in place of `active`, if it may now.
-    fn stand_in(&self, active: &Arc<X509Ca>, now: UnixTime) -> Option<Arc<X509Ca>> {
+    pub(crate) fn stand_in(&self, active: &Arc<X509Ca>, now: UnixTime) -> Option<Arc<X509Ca>> {
         let is_valid = now < self.ca.ca.certificate().not_after()
             && self.ca.issued_at <= now + timing::BACKWARD_TOLERANCE;
         (Arc::ptr_eq(&self.under, active) && is_valid).then(|| Arc::clone(&self.ca))
     }
 
     /// Whether it is time for the next one.
-    fn is_due(&self, active: &Arc<X509Ca>, now: UnixTime) -> bool {
+    pub(crate) fn is_due(&self, active: &Arc<X509Ca>, now: UnixTime) -> bool {
         let life = self.ca.ca.certificate().not_after() - self.ca.issued_at;
         let half = self.ca.issued_at + life / 2;
         self.stand_in(active, now).is_none() || now >= half
-    }
-}
-
-impl Shared {
-    /// What signs X.509-SVIDs now in place of the active authority; that itself where there is no
-    /// intermediate.
-    pub(crate) fn issuer_under(&self, active: Arc<X509Ca>) -> Arc<X509Ca> {
-        let local = self.intermediate.load();
-        let Some(local) = &*local else { return active };
-        match local.stand_in(&active, self.clock.unix()) {
-            Some(ca) => ca,
-            None => {
-                self.wake.notify_one();
-                active
-            }
-        }
-    }
-
-    /// Until when X.509-SVIDs are signed in this process, Unix seconds.
-    pub(crate) fn intermediate_expires_at(&self) -> Option<UnixTime> {
-        let active = self.x509.load_full()?;
-        let local = self.intermediate.load();
-        let ca = local.as_ref()?.stand_in(&active, self.clock.unix())?;
-        Some(ca.ca.certificate().not_after())
-    }
-}
-
-impl Context {
-    /// Makes the local intermediate, or the next one, where one is wanted and it is time. What
-    /// fails is logged, and tried again at the next look; an authority that may sign no other CA
-    /// is not asked again.
-    pub(crate) async fn renew_intermediate(&mut self) {
-        let Some(life) = self.shared.options.local_intermediate else { return };
-        let Some(active) = self.shared.x509.load_full() else { return };
-        // A key in this process signs as fast itself.
-        if active.key.in_memory().is_some() {
-            return;
-        }
-        let now = self.now();
-        let held = self.shared.intermediate.load_full();
-        if held.is_some_and(|held| !held.is_due(&active, now)) {
-            return;
-        }
-        let id = active.ca.certificate().subject_key_id_hex();
-        if self.no_intermediate_under.as_ref() == Some(&id) {
-            return;
-        }
-        let bundle = match self.read_bundle().await {
-            Ok(bundle) => bundle,
-            Err(error) => {
-                tracing::warn!(error = %Chain(&error), "The local intermediate is not renewed yet");
-                return;
-            }
-        };
-        match self.make_intermediate(&active, life, now, &bundle).await {
-            Ok(ca) => {
-                tracing::info!(
-                    local_authority_id = id,
-                    expiration = ca.ca.certificate().not_after().seconds(),
-                    "Local intermediate made"
-                );
-                let local = LocalIntermediate { under: active, ca: Arc::new(ca) };
-                self.shared.intermediate.store(Some(Arc::new(local)));
-            }
-            Err(AuthorityError::InvalidUpstreamCa(why)) => {
-                tracing::warn!(
-                    local_authority_id = id,
-                    why,
-                    "The active X.509 CA cannot have a local intermediate under it: it signs itself"
-                );
-                self.no_intermediate_under = Some(id);
-            }
-            Err(error) => {
-                tracing::warn!(error = %Chain(&error), "Could not renew the local intermediate");
-            }
-        }
-    }
-
-    async fn make_intermediate(
-        &self,
-        active: &Arc<X509Ca>,
-        life: Duration,
-        now: UnixTime,
-        bundle: &Bundle,
-    ) -> Result<X509Ca, AuthorityError> {
-        let options = &self.shared.options;
-        let key_type = options.x509_key_type;
-        let made = tokio::task::spawn_blocking(move || {
-            PrivateKey::generate(key_type).map(|key| key.signer())
-        });
-        // The task is neither cancelled nor does it panic.
-        let made = made.await.map_err(|_| AuthorityError::Stopped)?;
-        let made = made.map_err(|error| AuthorityError::KeyManager(error.into()))?;
-        let signer = made.map_err(AuthorityError::NewKey)?;
-        let key: ManagedKey = signer.into();
-        let attributes = ca_attributes(self).await?;
-        let params = CaParams {
-            trust_domain: options.trust_domain.clone(),
-            subject: attributes.subject,
-            extensions: attributes.extensions,
-            now,
-            not_after: now + life,
-        };
-        let unsigned = active.ca.downstream_ca(key.public_key(), &params);
-        let unsigned = unsigned.map_err(AuthorityError::Certificate)?;
-        let issued = unsigned.sign_with(&active.key).await.map_err(AuthorityError::Certificate)?;
-        let certificate =
-            Certificate::from_der(&issued.der).map_err(AuthorityError::BadCertificate)?;
-        let mut chain = vec![Arc::clone(certificate.der())];
-        chain.extend(active.ca.upstream_chain().iter().cloned());
-        let ca = Ca::new(certificate, chain, key.public_key());
-        let ca = X509Ca { ca: ca.map_err(AuthorityError::Certificate)?, key, issued_at: now };
-        check_ca(self, &ca, &bundle.x509_authorities, now)
-            .await
-            .map_err(AuthorityError::InvalidUpstreamCa)?;
-        Ok(ca)
     }
 }

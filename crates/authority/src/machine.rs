@@ -1,9 +1,6 @@
 //! The life of the authorities of one kind, the same for all kinds: prepare, activate, taint,
 //! revoke, and taking them up again at a start.
 
-use std::sync::Arc;
-
-use arc_swap::ArcSwapOption;
 use signet_identity::Bundle;
 use signet_time::UnixTime;
 use tokio::time::Instant;
@@ -11,13 +8,11 @@ use tokio::time::Instant;
 use crate::{
     AuthorityError,
     context::Context,
-    journal::{self, Status},
-    kind::{Kind, Record},
+    journal::{self, Record, Status},
+    kind::Kind,
+    shared::Current,
     slot::{Due, LocalAuthority, Slots},
 };
-
-/// What signs now, read by everyone without a lock.
-pub(crate) type Current<M> = Arc<ArcSwapOption<M>>;
 
 /// The authorities of one kind.
 #[derive(Debug)]
@@ -67,7 +62,7 @@ impl<K: Kind> Machine<K> {
                 tracing::warn!(
                     local_authority_id = active.authority_id,
                     "The active {} was tainted or revoked in the trust bundle: replacing it",
-                    K::WORDS.log
+                    K::NAMES.log
                 );
                 self.slots.due_without_current(now)
             }
@@ -81,7 +76,7 @@ impl<K: Kind> Machine<K> {
         let begun = Instant::now();
         let outcome = self.prepare_next(context).await;
         if let Some(observer) = &context.ports.observer {
-            observer.prepared(K::WORDS.log, begun.elapsed(), outcome.as_ref().map(|_| ()));
+            observer.prepared(K::NAMES.log, begun.elapsed(), outcome.as_ref().map(|_| ()));
         }
         outcome
     }
@@ -116,7 +111,7 @@ impl<K: Kind> Machine<K> {
             expiration = authority.not_after.seconds(),
             self_signed = !context.has_upstream(),
             "{} prepared",
-            K::WORDS.log
+            K::NAMES.log
         );
         self.slots.next.held = Some(authority);
         Ok(())
@@ -133,14 +128,14 @@ impl<K: Kind> Machine<K> {
         self.slots.swap();
         self.show();
         if let Some(observer) = &context.ports.observer {
-            observer.activated(K::WORDS.log);
+            observer.activated(K::NAMES.log);
         }
         tracing::info!(
             slot = self.slots.current.id.as_str(),
             local_authority_id = id,
             expiration = expires_at.seconds(),
             "{} activated",
-            K::WORDS.log
+            K::NAMES.log
         );
         Ok(())
     }
@@ -168,7 +163,7 @@ impl<K: Kind> Machine<K> {
                 tracing::warn!(
                     local_authority_id = record.authority_id(),
                     "{} slot unusable: it is not in the trust bundle",
-                    K::WORDS.log
+                    K::NAMES.log
                 );
                 continue;
             }
@@ -218,7 +213,7 @@ impl<K: Kind> Machine<K> {
             local_authority_id = record.authority_id(),
             why,
             "{} slot unusable",
-            K::WORDS.log
+            K::NAMES.log
         );
     }
 
@@ -234,7 +229,7 @@ impl<K: Kind> Machine<K> {
         let key_manager = context.ports.keys.name();
         if locks_out && !context.goes_on_without_key() {
             return Err(AuthorityError::LostKey {
-                authority: K::WORDS.log,
+                authority: K::NAMES.log,
                 authority_id: lost.authority_id().to_owned(),
                 key_id: K::key_id(lost.slot()),
                 key_manager,
@@ -253,7 +248,7 @@ impl<K: Kind> Machine<K> {
                 (false, false) => "a new authority is made",
             },
             "The key of the active {} is not in the key manager",
-            K::WORDS.log
+            K::NAMES.log
         );
         Ok(())
     }

@@ -1,11 +1,12 @@
 //! The CA manager: the one owner of the authorities' state.
 
+mod intermediate;
 mod operations;
 mod upstream;
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::{collections::HashSet, fmt, pin::Pin, sync::Arc};
 
-use signet_base::{CancellationToken, SharedClock};
+use signet_base::CancellationToken;
 use signet_identity::JwtAuthority;
 use signet_pki::x509::Certificate;
 use signet_time::UnixTime;
@@ -15,17 +16,22 @@ use tokio::{
 };
 
 use crate::{
-    Authority, AuthorityError, AuthorityOptions, AuthorityPorts, AuthorityView, TrustRoot,
-    authority::{Command, MAX_WAITING_OPERATIONS, Shared},
+    AuthorityError, AuthorityPorts, AuthorityView,
     context::{Chain, Context},
     kind::{Jwt, Wit, X509},
     machine::Machine,
     ports::BundleEdit,
+    shared::Shared,
     timing,
 };
 
 /// How far wall clock and timers may drift apart between two looks before it counts as a jump.
 const JUMP: i64 = 3600;
+
+/// Something the manager is asked to do.
+pub(crate) type Command = Box<
+    dyn for<'a> FnOnce(&'a mut CaManager) -> Pin<Box<dyn Future<Output = ()> + Send + 'a>> + Send,
+>;
 
 /// Owns the authorities: prepares, activates, and keeps journal and bundle in step.
 pub struct CaManager {
@@ -41,22 +47,18 @@ pub struct CaManager {
 }
 
 impl CaManager {
-    /// Recovers the authorities from journal and key manager. Nothing is made yet: the first [`CaManager::tick`] does that.
+    /// Recovers the authorities from journal and key manager, for those who hold `shared` and send
+    /// `commands`.
     ///
     /// # Errors
-    /// [`AuthorityError`] when journal, bundle or key manager cannot be read, the journal is
-    /// corrupt, or the key of the authority that signs was lost ([`AuthorityError::LostKey`]).
-    pub async fn open(
-        options: AuthorityOptions,
+    /// As [`CaManager::open`].
+    pub(crate) async fn recovered(
+        shared: &Arc<Shared>,
         ports: AuthorityPorts,
-        clock: SharedClock,
-    ) -> Result<(Self, Authority), AuthorityError> {
-        let (sender, commands) = mpsc::channel(MAX_WAITING_OPERATIONS);
-        let has_upstream = matches!(ports.trust_root, TrustRoot::Upstream(_));
-        let (composers, keys) = (ports.composers.clone(), Arc::clone(&ports.keys));
-        let shared = Arc::new(Shared::new(options, clock, composers, has_upstream, keys));
+        commands: mpsc::Receiver<Command>,
+    ) -> Result<Self, AuthorityError> {
         let mut manager = Self {
-            context: Context::new(Arc::clone(&shared), ports),
+            context: Context::new(Arc::clone(shared), ports),
             x509: Machine::new(Arc::clone(&shared.x509)),
             jwt: Machine::new(Arc::clone(&shared.jwt)),
             wit: Machine::new(Arc::clone(&shared.wit)),
@@ -67,7 +69,7 @@ impl CaManager {
         };
         manager.recover().await?;
         manager.publish();
-        Ok((manager, Authority { shared, commands: sender }))
+        Ok(manager)
     }
 
     async fn recover(&mut self) -> Result<(), AuthorityError> {

@@ -5,31 +5,8 @@ use std::{fmt, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use signet_identity::{Bundle, JwtAuthority, X509Authority};
 
-use crate::AuthorityError;
-
-/// A failure behind a port, in the words of whoever stands there.
-#[derive(Debug, thiserror::Error)]
-#[error("{doing}")]
-pub struct PortError {
-    doing: String,
-    #[source]
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
-}
-
-impl PortError {
-    /// A failure of `doing` (for example "writing the CA journal"), caused by `source`.
-    pub fn new(
-        doing: impl Into<String>,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> Self {
-        Self { doing: doing.into(), source: Some(source.into()) }
-    }
-
-    /// A failure that has no further cause.
-    pub fn plain(doing: impl Into<String>) -> Self {
-        Self { doing: doing.into(), source: None }
-    }
-}
+use crate::error::AuthorityError;
+pub use crate::error::PortError;
 
 /// Where this server's journal lives: opaque, versioned bytes without secrets.
 ///

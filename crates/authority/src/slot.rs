@@ -5,8 +5,7 @@ use std::sync::Arc;
 use signet_time::UnixTime;
 
 use crate::{
-    journal::{SlotId, Status},
-    kind::Record,
+    journal::{Record, SlotId, Status},
     timing,
     view::{AuthorityState, KindView},
 };

@@ -157,7 +157,7 @@ impl FairPool {
     /// As [`FairPool::run`], for work that is one step.
     ///
     /// # Errors
-    /// [`FairPoolError`].
+    /// [`FairPoolError`] when too much work waits already, or the pool has stopped.
     pub async fn run_once<T: Send + 'static>(
         &self,
         share: u64,

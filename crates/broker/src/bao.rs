@@ -5,6 +5,7 @@
 //! next; one that may have been carried out is not.
 
 mod health;
+mod open;
 mod session;
 
 use std::{
@@ -26,6 +27,7 @@ use zeroize::Zeroizing;
 
 pub use self::{
     health::{Health, MIN_OPENBAO, VersionError, check_version},
+    open::open,
     session::{LoginError, Sessions, TokenSource},
 };
 
@@ -158,7 +160,8 @@ impl Bao {
     /// Makes a call.
     ///
     /// # Errors
-    /// [`BaoError`].
+    /// [`BaoError`] when no address answers, OpenBao is sealed or refuses, or its answer cannot be
+    /// read.
     pub async fn call(&self, call: BaoCall<'_>) -> Result<Answer, BaoError> {
         let count = self.addresses.len().max(1);
         let first = self.preferred.load(Ordering::Relaxed);

@@ -17,7 +17,7 @@ use signet_identity::SpiffeId;
 use signet_pki::jwks;
 
 pub use self::plan::{Kubernetes, Plan, Setup, Step, Verifier, cert_roles, database_statements};
-use crate::{config::Config, config::RunFlags, policy::Policy, run};
+use crate::{bao, config::Config, config::RunFlags, policy::Policy};
 
 /// The form of what `-dry-run` prints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -187,5 +187,5 @@ fn public_key_pem(spki: &[u8]) -> String {
 
 /// The client that `run` uses.
 fn client(config: &Config) -> anyhow::Result<crate::bao::Bao> {
-    run::openbao(&config.openbao)
+    bao::open(&config.openbao)
 }

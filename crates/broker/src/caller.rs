@@ -69,7 +69,8 @@ impl Caller {
     /// possession; what may have changed since is looked at here.
     ///
     /// # Errors
-    /// [`Denial`].
+    /// [`Denial`] when the caller is not whom the policy knows, or what it shows is expired, forged
+    /// or of another trust domain; its reason says which.
     pub fn from_certificate(
         trust_domain: &TrustDomain,
         id: &SpiffeId,
@@ -93,7 +94,8 @@ impl Caller {
     /// The caller that a token proves. It is not yet marked as used: see [`Replays::take`].
     ///
     /// # Errors
-    /// [`Denial`].
+    /// [`Denial`] when the caller is not whom the policy knows, or what it shows is expired, forged
+    /// or of another trust domain; its reason says which.
     pub fn from_token<'a>(
         rules: &TokenRules,
         token: &str,

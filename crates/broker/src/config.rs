@@ -6,6 +6,7 @@ use signet_config::{
     Block, ConfigError, Context, Document, HealthSettings, LogFlags, LogSettings,
     TelemetrySettings, health_checks, log_settings, telemetry,
 };
+use signet_daemon::settings::check_spiffe_id;
 use signet_identity::{SpiffeId, TrustDomain};
 
 use crate::issue::Limits;
@@ -209,9 +210,7 @@ fn decode(context: &Context, document: &Document, flags: &RunFlags) -> Option<Co
     let openbao = openbao(&root);
     let limits = limits(&root);
     let csi = csi(&root);
-    let telemetry = telemetry(&root, |text| {
-        text.parse::<SpiffeId>().map(drop).map_err(|error| error.to_string())
-    });
+    let telemetry = telemetry(&root, check_spiffe_id);
     let health = health_checks(&root);
     root.finish();
     Some(Config {

@@ -18,12 +18,11 @@ pub use self::engine::Ask;
 use self::engine::Drawn;
 use crate::{
     bao::{BaoCall, BaoError, LoginError, Secret, Sessions, text_of},
-    book::{Book, Holder, Lease, Token},
     caller::Caller,
+    lease_store::{Ended, Holder, Lease, LeaseStore, Token},
     metrics::BrokerMetrics,
     policy::{Credential, Policy, Tenant},
     reason::{Denial, Reason},
-    revoke::Revoker,
     watch::View,
 };
 
@@ -60,7 +59,7 @@ pub struct Issuer(Arc<Shared>);
 struct Shared {
     policy: RwLock<Arc<Policy>>,
     tenants: RwLock<BTreeMap<String, Tenant>>,
-    book: Book,
+    store: LeaseStore,
     sessions: Sessions,
     view: View,
     clock: SharedClock,
@@ -93,7 +92,7 @@ impl Issuer {
     /// Hands out by `policy`.
     pub fn new(
         policy: Policy,
-        book: Book,
+        store: LeaseStore,
         sessions: Sessions,
         view: View,
         clock: SharedClock,
@@ -105,7 +104,7 @@ impl Issuer {
         Self(Arc::new(Shared {
             tenants: RwLock::new(tenants.collect()),
             policy: RwLock::new(Arc::new(policy)),
-            book,
+            store,
             sessions,
             view,
             clock,
@@ -120,9 +119,9 @@ impl Issuer {
         Arc::clone(&self.0.policy.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The book.
-    pub fn book(&self) -> &Book {
-        &self.0.book
+    /// The tokens and leases that exist.
+    pub fn store(&self) -> &LeaseStore {
+        &self.0.store
     }
 
     /// The sessions with OpenBao.
@@ -151,30 +150,31 @@ impl Issuer {
     }
 
     /// Puts another policy in force, and marks what it does not cover any more to be taken back.
-    pub fn replace(&self, policy: Policy, revoker: &Revoker) {
+    pub fn replace(&self, policy: Policy) -> Ended {
         {
             let mut tenants = self.0.tenants.write().unwrap_or_else(PoisonError::into_inner);
             tenants.extend(policy.tenants().map(|t| (t.name.clone(), t.clone())));
         }
         let policy = Arc::new(policy);
         *self.0.policy.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&policy);
-        let tokens = self.0.book.end_holders(|holder| match policy.tenant(&holder.tenant) {
+        let tokens = self.0.store.end_holders(|holder| match policy.tenant(&holder.tenant) {
             None => Some("its tenant is not in the policy any more".to_owned()),
             Some(tenant) if tenant.suspended => Some("its tenant is suspended".to_owned()),
             Some(_) => None,
         });
-        let leases = self.0.book.end_leases(|holder, lease| {
+        let leases = self.0.store.end_leases(|holder, lease| {
             let covered = policy.covers(&holder.tenant, &holder.id, &lease.credential);
             (!covered).then(|| "the policy does not grant it any more".to_owned())
         });
-        revoker.take_back(tokens, leases);
+        Ended { tokens, leases }
     }
 
-    /// Who a caller is in the book, once it may be one at all: its identity is alive and its tenant
-    /// known, and it does not call too often.
+    /// Who a caller is in the lease store, once it may be one at all: its identity is alive and its
+    /// tenant known, and it does not call too often.
     ///
     /// # Errors
-    /// [`Denial`].
+    /// [`Denial`] when the policy does not allow it, the caller's identity or tenant has ended, it
+    /// asks too often, or OpenBao does not do it; its reason says which.
     pub fn admit(&self, caller: &Caller) -> Result<Holder, Denial> {
         let policy = self.policy();
         let tenant = policy.tenant_of(&caller.subject())?;
@@ -194,7 +194,8 @@ impl Issuer {
     /// Hands out the credential `name`.
     ///
     /// # Errors
-    /// [`Denial`].
+    /// [`Denial`] when the policy does not allow it, the caller's identity or tenant has ended, it
+    /// asks too often, or OpenBao does not do it; its reason says which.
     pub async fn issue(
         &self,
         caller: &Caller,
@@ -214,7 +215,7 @@ impl Issuer {
         })?;
         let now = self.0.clock.unix();
         let Some(reserved) =
-            self.0.book.reserve(&holder, &credential.name, credential.max_uses, now)
+            self.0.store.reserve(&holder, &credential.name, credential.max_uses, now)
         else {
             let max = credential.max_uses.unwrap_or_default();
             let text = format!("{max} times within {} s", credential.ttl.as_secs());
@@ -230,7 +231,7 @@ impl Issuer {
             && self.has_ended(tenant, &token).await
         {
             // OpenBao has ended the token under us: once more with a new one.
-            self.0.book.token_ended(&token.accessor);
+            self.0.store.token_ended(&token.accessor);
             token = self.token(tenant, credential, &holder, &granted, until).await?;
             answer = self.draw(tenant, &token, &call, correlation).await;
         }
@@ -244,7 +245,8 @@ impl Issuer {
     /// Lets one of the caller's own leases live for the credential's life from now on.
     ///
     /// # Errors
-    /// [`Denial`].
+    /// [`Denial`] when the policy does not allow it, the caller's identity or tenant has ended, it
+    /// asks too often, or OpenBao does not do it; its reason says which.
     pub async fn renew(
         &self,
         caller: &Caller,
@@ -265,7 +267,7 @@ impl Issuer {
             Denial::new(Reason::Busy, "too many calls of this identity are waiting")
         })?;
         let wanted = seconds(grant.credential.ttl);
-        let token = self.0.book.token(&lease.accessor).ok_or_else(|| unknown(&lease.lease_id))?;
+        let token = self.0.store.token(&lease.accessor).ok_or_else(|| unknown(&lease.lease_id))?;
         let lasts = self
             .keep_token(grant.tenant, &token, now + wanted)
             .await
@@ -280,43 +282,39 @@ impl Issuer {
         let life = answer.get("lease_duration").and_then(Value::as_i64).unwrap_or_default();
         let expires = self.0.clock.unix() + life.min(increment);
         self.0
-            .book
+            .store
             .renew_lease(&lease.lease_id, expires)
             .await
             .map_err(|error| Denial::new(Reason::OpenBaoUnavailable, chain(&error)))?;
         Ok(Lease { expires_at: expires, ..lease })
     }
 
-    /// Marks one of the caller's own leases to be taken back, and does it.
+    /// Marks one of the caller's own leases to be taken back, which [`Revoker`] then does.
+    ///
+    /// [`Revoker`]: crate::revoke::Revoker
     ///
     /// # Errors
-    /// [`Denial`].
-    pub fn give_back(
-        &self,
-        caller: &Caller,
-        lease: &str,
-        revoker: &Revoker,
-    ) -> Result<Lease, Denial> {
+    /// [`Denial`] when the policy does not allow it, the caller's identity or tenant has ended, it
+    /// asks too often, or OpenBao does not do it; its reason says which.
+    pub fn give_back(&self, caller: &Caller, lease: &str) -> Result<(Lease, Holder), Denial> {
         let holder = self.admit(caller)?;
         let lease = self.own(&holder, lease, self.0.clock.unix())?;
-        let Some((lease, holder)) = self.0.book.end_lease(&lease.lease_id, "given back") else {
-            return Err(unknown(&lease.lease_id));
-        };
-        revoker.take_back(Vec::new(), vec![(lease.clone(), holder)]);
-        Ok(lease)
+        let ended = self.0.store.end_lease(&lease.lease_id, "given back");
+        ended.ok_or_else(|| unknown(&lease.lease_id))
     }
 
     /// The caller's own leases.
     ///
     /// # Errors
-    /// [`Denial`].
+    /// [`Denial`] when the policy does not allow it, the caller's identity or tenant has ended, it
+    /// asks too often, or OpenBao does not do it; its reason says which.
     pub fn leases(&self, caller: &Caller) -> Result<Vec<Lease>, Denial> {
         let holder = self.admit(caller)?;
-        Ok(self.0.book.leases(&holder, self.0.clock.unix()))
+        Ok(self.0.store.leases(&holder, self.0.clock.unix()))
     }
 
     fn own(&self, holder: &Holder, lease: &str, now: UnixTime) -> Result<Lease, Denial> {
-        let own = self.0.book.leases(holder, now).into_iter();
+        let own = self.0.store.leases(holder, now).into_iter();
         own.into_iter().find(|own| own.lease_id == lease).ok_or_else(|| unknown(lease))
     }
 
@@ -329,10 +327,10 @@ impl Issuer {
         granted: &BTreeSet<String>,
         until: UnixTime,
     ) -> Result<Token, Denial> {
-        let making = self.0.book.making(holder);
+        let making = self.0.store.making(holder);
         let _making = making.lock().await;
         let wanted = credential.bao_policy();
-        if let Some(token) = self.0.book.usable(holder, &wanted, granted) {
+        if let Some(token) = self.0.store.usable(holder, &wanted, granted) {
             match self.keep_token(tenant, &token, until).await {
                 Ok(lasts) if lasts >= until => return Ok(token),
                 // It has reached the end of its life: its leases go on, new ones get a new token.
@@ -379,12 +377,12 @@ impl Issuer {
             expires: now + life.unwrap_or_default(),
             ending: None,
         };
-        if let Err(error) = self.0.book.add_token(token.clone()).await {
+        if let Err(error) = self.0.store.add_token(token.clone()).await {
             // Nothing has been drawn by it, and nothing will be.
             let body = json!({ "accessor": &*token.accessor });
             let call = BaoCall::post(&tenant.namespace, "auth/token/revoke-accessor", &body);
             let _ = self.0.sessions.call(tenant, call).await;
-            self.0.book.token_ended(&token.accessor);
+            self.0.store.token_ended(&token.accessor);
             return Err(Denial::new(Reason::OpenBaoUnavailable, chain(&error)));
         }
         Ok(token)
@@ -408,7 +406,7 @@ impl Issuer {
         let (_, answer) = self.0.sessions.call(tenant, call).await?;
         let life = answer.pointer("/auth/lease_duration").and_then(Value::as_i64);
         let expires = now + life.unwrap_or_default();
-        if let Err(error) = self.0.book.renew_token(&token.accessor, expires).await {
+        if let Err(error) = self.0.store.renew_token(&token.accessor, expires).await {
             tracing::warn!(error = chain(&error), "That a token was renewed is not in the journal");
         }
         Ok(expires)
@@ -487,7 +485,7 @@ impl Issuer {
             accessor: Arc::clone(&token.accessor),
             ending: None,
         };
-        let noted = self.0.book.add_lease(lease.clone()).await;
+        let noted = self.0.store.add_lease(lease.clone()).await;
         let suspended = self.0.view.is_suspended(&tenant.name);
         let ended = self.0.view.ended(&holder.id);
         let ended = ended.or_else(|| suspended.then(|| "its tenant is suspended".to_owned()));
@@ -524,7 +522,7 @@ impl Issuer {
         let call =
             BaoCall::post(&tenant.namespace, "sys/leases/revoke", &body).correlated(correlation);
         match self.0.sessions.call(tenant, call).await {
-            Ok(_) => self.0.book.lease_ended(&lease.lease_id),
+            Ok(_) => self.0.store.lease_ended(&lease.lease_id),
             Err(error) => {
                 tracing::warn!(
                     error = chain(&error),
@@ -537,7 +535,7 @@ impl Issuer {
 
 impl fmt::Debug for Issuer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Issuer({:?})", self.0.book)
+        write!(f, "Issuer({:?})", self.0.store)
     }
 }
 

@@ -174,7 +174,7 @@ impl Journal {
     /// nothing was handed out after it.
     ///
     /// # Errors
-    /// [`JournalError`].
+    /// [`JournalError`] when the file cannot be read or made, or a line before the last is damaged.
     pub fn open(path: &Path) -> Result<(Self, Vec<Event>), JournalError> {
         let failed = |source| JournalError::Io { path: path.to_owned(), source };
         let events = read(path)?;

@@ -6,7 +6,7 @@
 //! | [`policy`] | pure: who may have what, and why not |
 //! | [`caller`] | evidence (X.509-SVID, JWT-SVID) becomes a caller, or a reason code |
 //! | [`bao`] | a bounded client of OpenBao and Vault, and the broker's own session per tenant |
-//! | [`journal`], [`book`] | which tokens and leases exist, kept across a crash; no secret |
+//! | [`journal`], [`lease_store`] | which tokens and leases exist, kept across a crash; no secret |
 //! | [`issue`], [`revoke`] | handing out, taking back |
 //! | [`identity`] | the broker's own SVIDs and bundles, from the Workload API |
 //! | [`watch`] | what the server says: which identities are alive |
@@ -17,7 +17,6 @@
 //! | [`config`], [`cli`], [`run`] | the program |
 
 pub mod bao;
-pub mod book;
 pub mod bootstrap;
 pub mod caller;
 pub mod certs;
@@ -27,6 +26,7 @@ pub mod csi;
 pub mod identity;
 pub mod issue;
 pub mod journal;
+pub mod lease_store;
 pub mod metrics;
 pub mod policy;
 pub mod reason;

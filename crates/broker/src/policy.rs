@@ -233,7 +233,7 @@ impl Policy {
     /// Decides whether a caller gets a credential.
     ///
     /// # Errors
-    /// [`Denial`].
+    /// [`Denial`] when the policy has no such credential for this caller, or not now.
     pub fn decide(&self, subject: &Subject<'_>, credential: &str) -> Result<Grant<'_>, Denial> {
         let tenant = self.tenant_of(subject)?;
         let granted: Vec<&Rule> = self

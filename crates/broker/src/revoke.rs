@@ -1,4 +1,4 @@
-//! Taking back: what is marked in the book is ended in OpenBao, until OpenBao says that it is.
+//! Taking back: what is marked in the lease store is ended in OpenBao, until OpenBao says that it is.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -10,8 +10,8 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::{
     bao::{BaoCall, BaoError, LoginError},
-    book::{Holder, Lease, Token},
     issue::Issuer,
+    lease_store::{Holder, Lease, Token},
     policy::Tenant,
     watch::Verdict,
 };
@@ -20,7 +20,7 @@ use crate::{
 const AT_ONCE: usize = 32;
 /// How often identities are looked at when nobody says that something has changed: entries expire.
 const LOOK: Duration = Duration::from_secs(1);
-/// How often the book is tidied.
+/// How often the lease store is tidied.
 const TIDY: Duration = Duration::from_secs(30);
 /// How long after the end of a token's life it is believed to have ended by itself, seconds.
 const OVER: i64 = 60;
@@ -54,7 +54,7 @@ impl Revoker {
 
     /// Ends what a crash left, then follows verdicts, for as long as it is polled.
     pub async fn run(self, mut verdicts: mpsc::Receiver<Verdict>, ready: ReadyGuard) {
-        let (tokens, leases) = self.issuer.book().unfinished();
+        let (tokens, leases) = self.issuer.store().unfinished();
         if !(tokens.is_empty() && leases.is_empty()) {
             tracing::info!(
                 tokens = tokens.len(),
@@ -71,7 +71,7 @@ impl Revoker {
                 verdict = verdicts.recv() => match verdict {
                     Some(Verdict::Banned(ids)) => {
                         let tokens =
-                            self.issuer.book().end_holders(|holder| ids.get(&holder.id).cloned());
+                            self.issuer.store().end_holders(|holder| ids.get(&holder.id).cloned());
                         self.take_back(tokens, Vec::new());
                     }
                     Some(Verdict::Look) => self.look(),
@@ -79,9 +79,9 @@ impl Revoker {
                 },
                 _ = look.tick() => self.look(),
                 _ = tidy.tick() => {
-                    let book = self.issuer.book();
-                    book.tidy(self.issuer.clock().unix());
-                    let (tokens, leases, ending) = book.counts();
+                    let store = self.issuer.store();
+                    store.tidy(self.issuer.clock().unix());
+                    let (tokens, leases, ending) = store.counts();
                     self.issuer.metrics().held(tokens, leases, ending);
                 }
             }
@@ -90,7 +90,7 @@ impl Revoker {
 
     fn look(&self) {
         let view = self.issuer.view();
-        let tokens = self.issuer.book().end_holders(|holder| {
+        let tokens = self.issuer.store().end_holders(|holder| {
             let suspended = view.is_suspended(&holder.tenant);
             let ended = view.ended(&holder.id);
             ended.or_else(|| suspended.then(|| "its tenant is suspended".to_owned()))
@@ -116,7 +116,7 @@ impl Revoker {
         let body = json!({ "accessor": &*token.accessor });
         let path = "auth/token/revoke-accessor";
         let effect = self.until_done(&token.holder, path, &body, token.expires).await;
-        self.issuer.book().token_ended(&token.accessor);
+        self.issuer.store().token_ended(&token.accessor);
         self.record("RevokeIdentity", &token.holder, None, &why, effect);
     }
 
@@ -129,7 +129,7 @@ impl Revoker {
             }
             None => Effect::HadEnded,
         };
-        self.issuer.book().lease_ended(&lease.lease_id);
+        self.issuer.store().lease_ended(&lease.lease_id);
         self.record("RevokeLease", &holder, Some(&lease), &why, effect);
     }
 

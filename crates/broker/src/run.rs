@@ -15,7 +15,6 @@ use signet_daemon::{
     process::{self, DirLock},
     signal, spans,
 };
-use signet_http::{HttpClient, Trust};
 use signet_k8s::{ApiServer, KubeSource};
 use signet_pki::tls::{ServerCheck, TlsOptions, client_config};
 use tokio::{
@@ -24,14 +23,14 @@ use tokio::{
 };
 
 use crate::{
-    bao::{Bao, Sessions, check_version},
-    book::Book,
+    bao::{self, Bao, Sessions, check_version},
     caller::{Proofs, Replays, TokenRules},
     certs,
-    config::{Config, OpenBao, RunFlags, ServerAt},
+    config::{Config, RunFlags, ServerAt},
     csi,
     identity::Identity,
     issue::Issuer,
+    lease_store::LeaseStore,
     metrics::BrokerMetrics,
     policy::Policy,
     revoke::Revoker,
@@ -71,19 +70,6 @@ pub fn run(name: &'static str, flags: &RunFlags) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// A client of OpenBao as the configuration has it.
-///
-/// # Errors
-/// When the roots cannot be read.
-pub fn openbao(config: &OpenBao) -> anyhow::Result<Bao> {
-    let mut http = HttpClient::builder().timeout(config.timeout);
-    if let Some(path) = &config.ca_file {
-        http = http.trust(Trust::file(path)?);
-    }
-    let http = http.build().context("setting up TLS to OpenBao")?;
-    Ok(Bao::new(&http, config.addresses.clone(), config.timeout))
 }
 
 async fn live(config: Config, policy: Policy, warnings: Vec<String>) -> anyhow::Result<()> {
@@ -164,18 +150,18 @@ async fn start(
         tasks.spawn_until_end("wit_bundles", Arc::clone(&identity).follow_wit());
     }
 
-    let bao = openbao(&config.openbao)?;
+    let bao = bao::open(&config.openbao)?;
     let vault = config.openbao.vault;
     // A version with holes between tenants is never used; one that does not answer is waited for.
     if let Ok(health) = bao.health().await {
         check_version(&health.version, vault)?;
     }
-    let book = Book::open(&config.data_dir.join("leases.journal"), clock.unix())?;
+    let store = LeaseStore::open(&config.data_dir.join("leases.journal"), clock.unix())?;
     let view = View::new(Arc::clone(clock), config.max_staleness);
     let sessions = Sessions::new(bao.clone(), identity.clone(), config.openbao.audience.clone());
     let issuer = Issuer::new(
         policy,
-        book.clone(),
+        store.clone(),
         sessions,
         view.clone(),
         Arc::clone(clock),
@@ -186,7 +172,7 @@ async fn start(
     let (verdicts, follow) = mpsc::channel(64);
     let server = server(&config.server, &identity, clock)?;
     let watch =
-        Watch::new(server, config.trust_domain.clone(), view, book, Arc::clone(clock), verdicts);
+        Watch::new(server, config.trust_domain.clone(), view, store, Arc::clone(clock), verdicts);
     tasks.spawn_until_end("server", watch.run(readiness.guard("server")));
     tasks.spawn_until_end(
         "revocations",
@@ -305,7 +291,8 @@ fn reload(
                         tracing::warn!("{warning}");
                     }
                     let (tenants, rules) = (policy.tenants().count(), policy.rules().len());
-                    issuer.replace(policy, &revoker);
+                    let ended = issuer.replace(policy);
+                    revoker.take_back(ended.tokens, ended.leases);
                     tracing::info!(tenants, rules, "The policy was read again");
                 }
                 Err(error) => {

@@ -56,7 +56,7 @@ pub enum Origin {
 /// certificate.
 ///
 /// # Errors
-/// [`TlsError`].
+/// [`TlsError`] when the SVID is no certificate with its key.
 pub fn tls(
     identity: Arc<SwappableIdentity>,
     bundles: Arc<dyn signet_pki::tls::BundleSource>,

@@ -1,7 +1,7 @@
 //! What the server of identities says: which identities are alive, and which agents are banned.
 //!
 //! Our server tells at once when something has changed (push); SPIRE's is asked again and again.
-//! What is known is evaluated against the book after each change.
+//! What is known is evaluated against the lease store after each change.
 
 mod server;
 
@@ -19,7 +19,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 pub use self::server::{Changes, Notice, Server, ServerError};
 use crate::{
-    book::Book,
+    lease_store::LeaseStore,
     reason::{Denial, Reason},
 };
 
@@ -135,7 +135,7 @@ pub struct Watch {
     server: Server,
     trust_domain: TrustDomain,
     view: View,
-    book: Book,
+    store: LeaseStore,
     clock: SharedClock,
     verdicts: mpsc::Sender<Verdict>,
     index: AuthorizedIndex,
@@ -152,7 +152,7 @@ impl Watch {
         server: Server,
         trust_domain: TrustDomain,
         view: View,
-        book: Book,
+        store: LeaseStore,
         clock: SharedClock,
         verdicts: mpsc::Sender<Verdict>,
     ) -> Self {
@@ -161,7 +161,7 @@ impl Watch {
             index: AuthorizedIndex::new(trust_domain.clone()),
             trust_domain,
             view,
-            book,
+            store,
             clock,
             verdicts,
             feed_id: String::new(),
@@ -305,8 +305,8 @@ impl Watch {
             .filter(|(_, banned)| **banned)
             .map(|(id, _)| id.to_string())
             .collect();
-        let new = self.book.banned(&banned, now);
-        let at = self.book.bans();
+        let new = self.store.banned(&banned, now);
+        let at = self.store.bans();
         let mut affected: HashMap<SpiffeId, UnixTime> = HashMap::new();
         let mut ending: BTreeMap<SpiffeId, String> = BTreeMap::new();
         for (agent, _) in self.agents.iter().filter(|(_, banned)| **banned) {

@@ -29,7 +29,7 @@ impl Refusal {
 /// `Origin`, which pages cannot set; a program that sends neither has no cookies of a person.
 ///
 /// # Errors
-/// [`Refusal`].
+/// [`Refusal`] when the request is for another host, or a change that another site's page asks for.
 pub fn check(method: &Method, headers: &HeaderMap, hosts: &[String]) -> Result<(), Refusal> {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let host = host.map(str::to_ascii_lowercase).unwrap_or_default();

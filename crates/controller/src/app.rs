@@ -19,17 +19,17 @@ use tokio::sync::{mpsc, watch};
 
 use self::kinds::Feeds;
 use crate::{
-    complaints::Complaints,
+    cluster::{ClusterSettings, ClusterState, Kind},
     config::Config,
     engine::{Engine, StatusWriter},
+    error_throttle::ApiErrorThrottle,
     federation::Federation,
     leader::{self, Election},
     manifests::Manifests,
     metrics::ControllerMetrics,
     notices,
     server::Server,
-    webhook::{Keeper, Webhook, WebhookError},
-    world::{Cluster, Kind, World},
+    webhook::{CertificateRotator, Webhook, WebhookError},
 };
 
 /// How many events may wait.
@@ -80,7 +80,8 @@ impl App {
     /// Binds addresses and finds the cluster; asks nobody anything yet.
     ///
     /// # Errors
-    /// [`BuildError`].
+    /// [`BuildError`] when an address cannot be bound, no API server is found, or the webhook's
+    /// SPIFFE ID cannot be made.
     pub async fn build(
         config: Config,
         cluster: KubeSource,
@@ -185,14 +186,14 @@ impl App {
             notices::listen(server.clone(), notices_tx, metrics.clone()),
         );
 
-        let complaints = Complaints::default();
-        let lead = leader::spawn(tasks, api.clone().zip(election), &clock, &complaints);
+        let error_throttle = ApiErrorThrottle::default();
+        let lead = leader::spawn(tasks, api.clone().zip(election), &clock, &error_throttle);
 
         if let Some((webhook, identity, id)) = self.webhook
             && let (Some(api), Some(settings)) = (&api, &config.webhook)
         {
             webhook.spawn(tasks);
-            let keeper = Keeper {
+            let rotator = CertificateRotator {
                 api: Arc::clone(api),
                 server: server.clone(),
                 configuration: settings.configuration.clone(),
@@ -201,9 +202,9 @@ impl App {
                 notices: notices_rx.clone(),
                 clock: Arc::clone(&clock),
                 metrics: metrics.clone(),
-                complaints: complaints.clone(),
+                error_throttle: error_throttle.clone(),
             };
-            tasks.spawn_until_end("webhook_certificate", keeper.run(readiness.guard("webhook")));
+            tasks.spawn_until_end("webhook_certificate", rotator.run(readiness.guard("webhook")));
         }
 
         let (federation_changed, federation) = watch::channel(0);
@@ -224,7 +225,7 @@ impl App {
                     written: written_tx,
                     lead: lead.clone(),
                     metrics: metrics.clone(),
-                    complaints: complaints.clone(),
+                    error_throttle: error_throttle.clone(),
                 };
                 tasks.spawn_until_end("statuses", writer.run());
                 let feeds = Feeds {
@@ -232,13 +233,13 @@ impl App {
                     config: &config,
                     names: names_rx,
                     services: services_rx,
-                    complaints: complaints.clone(),
+                    error_throttle: error_throttle.clone(),
                 };
                 feeds.spawn(tasks, &tx);
             }
             let engine = Engine {
                 kinds: kinds(&config),
-                world: World::new(cluster(&config)),
+                cluster: ClusterState::new(cluster_settings(&config)),
                 server: server.clone(),
                 ownership: config.ownership.clone(),
                 interval: config.interval,
@@ -261,7 +262,7 @@ impl App {
             federation_events = Some(tx.clone());
             if let Some(api) = &api {
                 let kind = Kind::ClusterFederatedTrustDomain;
-                kinds::spawn_one(tasks, api, kind, &config, &tx, &complaints);
+                kinds::spawn_one(tasks, api, kind, &config, &tx, &error_throttle);
             }
             let federation = Federation {
                 server,
@@ -273,7 +274,7 @@ impl App {
                 changed: federation_changed,
                 statuses: api.clone(),
                 clock,
-                complaints,
+                error_throttle,
             };
             tasks.spawn_until_end("federation", federation.run());
         }
@@ -303,7 +304,7 @@ fn kinds(config: &Config) -> Vec<Kind> {
 }
 
 /// What the configuration says about the cluster.
-pub(crate) fn cluster(config: &Config) -> Cluster {
+pub(crate) fn cluster_settings(config: &Config) -> ClusterSettings {
     let domain = config.cluster_domain.clone().unwrap_or_else(|| {
         let found = std::fs::read_to_string(RESOLV_CONF).ok();
         let found = found.as_deref().and_then(cluster_domain);
@@ -317,7 +318,7 @@ pub(crate) fn cluster(config: &Config) -> Cluster {
         }
         found.unwrap_or_default()
     });
-    Cluster {
+    ClusterSettings {
         trust_domain: config.trust_domain.clone(),
         name: config.cluster_name.clone(),
         domain,

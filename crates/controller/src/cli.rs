@@ -21,6 +21,7 @@ use signet_daemon::{
 
 use crate::{
     config::{Config, RunFlags},
+    explain::ExplainFlags,
     lint::{self, LintFlags},
     operator::program::{self, OperatorFlags},
 };
@@ -70,26 +71,6 @@ enum Command {
     Run(Box<RunFlags>),
     /// Check a configuration file, and do nothing else
     Validate(Box<RunFlags>),
-}
-
-/// Flags of `explain`.
-#[derive(Debug, clap::Args)]
-pub struct ExplainFlags {
-    /// The pod
-    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = pod)]
-    pub pod: (String, String),
-    /// Which configuration to go by.
-    #[command(flatten)]
-    pub run: RunFlags,
-}
-
-fn pod(text: &str) -> Result<(String, String), String> {
-    match text.split_once('/') {
-        Some((namespace, name)) if !(namespace.is_empty() || name.is_empty()) => {
-            Ok((namespace.to_owned(), name.to_owned()))
-        }
-        _ => Err("expected NAMESPACE/NAME".to_owned()),
-    }
 }
 
 /// Does what the command line of the process says; `run` runs the controller.

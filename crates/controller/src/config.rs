@@ -12,7 +12,7 @@ use signet_config::{HealthSettings, LogSettings, PrometheusSettings};
 use signet_identity::TrustDomain;
 
 pub use self::file::File;
-use crate::engine::Ownership;
+use crate::ownership::Ownership;
 
 /// A configuration that is whole.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Config {
     /// Namespaces to leave alone.
     pub ignore_namespaces: Vec<regex::Regex>,
     /// The class of resources that are ours, and whether those without one are.
-    pub class: crate::world::Class,
+    pub class: crate::cluster::Class,
     /// Makes the parent ID of a node's pods.
     pub parent_id: crate::template::Template,
     /// Which entries are ours.
@@ -193,7 +193,7 @@ impl Config {
     /// Reads and checks the configuration; `env` reads environment variables.
     ///
     /// # Errors
-    /// [`ConfigError`].
+    /// [`ConfigError`] when it cannot be read, or names what is unknown, missing or out of range.
     pub fn load(
         flags: &RunFlags,
         env: &dyn Fn(&str) -> Option<String>,
@@ -213,7 +213,7 @@ impl Config {
     /// As [`Config::load`], from the text of a file; an empty text is an empty configuration.
     ///
     /// # Errors
-    /// [`ConfigError`].
+    /// [`ConfigError`] when it cannot be read, or names what is unknown, missing or out of range.
     pub fn parse(
         file: &str,
         text: &str,

@@ -1,5 +1,5 @@
-//! The one task that owns the world: it takes in what happens in the cluster and on the server,
-//! and has one thing written at a time.
+//! The one task that owns the state of the cluster: it takes in what happens in the cluster and on
+//! the server, and has one thing written at a time.
 
 mod statuses;
 mod sync;
@@ -16,12 +16,13 @@ use tokio::{
 pub use self::statuses::{StatusWriter, Written};
 use self::{statuses::Statuses, sync::Position, write::InFlight};
 use crate::{
+    cluster::{ClusterState, Kind, ResourceStatus},
     data::Names,
     leader::Lead,
     metrics::ControllerMetrics,
+    ownership::Ownership,
     reflector::{Event, Object},
     server::{Notice, Server},
-    world::{Kind, ResourceStatus, World},
 };
 
 /// How many events are taken in before anything else.
@@ -31,44 +32,11 @@ const PODS: usize = 128;
 /// How often statuses are looked at.
 const STATUS_PAUSE: Duration = Duration::from_secs(1);
 
-/// Which of the server's entries are ours.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ownership {
-    /// IDs begin with this, dot included; empty when every entry is ours.
-    pub prefix: String,
-    /// Entries whose IDs begin with this are deleted; with an empty one, those without a prefix.
-    pub cleanup: Option<String>,
-}
-
-/// Whose an entry is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Owner {
-    /// Ours.
-    Ours,
-    /// Ours once: to be deleted.
-    Former,
-    /// Another's: left alone.
-    Other,
-}
-
-impl Ownership {
-    pub(crate) fn of(&self, id: &str) -> Owner {
-        if self.prefix.is_empty() || id.starts_with(&self.prefix) {
-            return Owner::Ours;
-        }
-        match self.cleanup.as_deref() {
-            Some("") if !id.contains('.') => Owner::Former,
-            Some(cleanup) if !cleanup.is_empty() && id.starts_with(cleanup) => Owner::Former,
-            _ => Owner::Other,
-        }
-    }
-}
-
 /// What the engine is made of.
 #[derive(Debug)]
 pub struct Engine {
     /// The cluster.
-    pub world: World,
+    pub cluster: ClusterState,
     /// The kinds that have to be listed before anything is written.
     pub kinds: Vec<Kind>,
     /// Where entries go.
@@ -142,7 +110,7 @@ impl Engine {
                 self.take_in(event);
             }
             // A pod is not worked out before its node, its namespace and the rules are known.
-            let more = self.world.is_known(&self.kinds) && self.world.work(PODS);
+            let more = self.cluster.is_known(&self.kinds) && self.cluster.work(PODS);
             let leads = self.lead.borrow().left(Instant::now()).is_some();
             if leads != led {
                 led = leads;
@@ -151,7 +119,7 @@ impl Engine {
                 running.position = Position::Unknown;
                 if !leads && let Some(lost) = running.in_flight.take() {
                     // Dropping it ends the call; whether it took place is found out by listing.
-                    lost.give_back(&mut self.world.book);
+                    lost.give_back(&mut self.cluster.reconciler);
                 }
             }
             self.notice_federation(&mut running);
@@ -172,7 +140,7 @@ impl Engine {
                     self.settle(done, &mut running);
                 }
                 changed = self.notices.changed() => if changed.is_err() { return },
-                Ok(()) = self.federation.changed() => self.world.book.retry_refused(),
+                Ok(()) = self.federation.changed() => self.cluster.reconciler.retry_refused(),
                 changed = self.lead.changed() => if changed.is_err() { return },
                 Some(written) = self.written.recv() => self.status_written(written, &mut running),
                 // Others get their turn, the call under way included.
@@ -184,40 +152,40 @@ impl Engine {
 
     fn take_in(&mut self, event: Event) {
         match event {
-            Event::Begin(kind) => self.world.begin(kind),
+            Event::Begin(kind) => self.cluster.begin(kind),
             Event::There(objects) => {
                 for object in objects {
                     match object {
-                        Object::Endpoints(endpoints) => self.world.apply_endpoints(endpoints),
+                        Object::Endpoints(endpoints) => self.cluster.apply_endpoints(endpoints),
                         Object::Federation(_) => {}
-                        Object::Namespace(namespace) => self.world.apply_namespace(namespace),
-                        Object::Node(node) => self.world.apply_node(node),
-                        Object::Pod(pod) => self.world.apply_pod(pod),
-                        Object::Rule(rule) => self.world.apply_rule(*rule),
-                        Object::Static(entry) => self.world.apply_static(*entry),
+                        Object::Namespace(namespace) => self.cluster.apply_namespace(namespace),
+                        Object::Node(node) => self.cluster.apply_node(node),
+                        Object::Pod(pod) => self.cluster.apply_pod(pod),
+                        Object::Rule(rule) => self.cluster.apply_rule(*rule),
+                        Object::Static(entry) => self.cluster.apply_static(*entry),
                     }
                 }
             }
             Event::Gone(kind, key) => match kind {
                 Kind::ClusterFederatedTrustDomain => {}
-                Kind::ClusterSpiffeId => self.world.remove_rule(&key),
-                Kind::ClusterStaticEntry => self.world.remove_static(&key),
-                Kind::Endpoints => self.world.remove_endpoints(&key),
-                Kind::Namespace => self.world.remove_namespace(&key),
-                Kind::Node => self.world.remove_node(&key),
-                Kind::Pod => self.world.remove_pod(&key),
+                Kind::ClusterSpiffeId => self.cluster.remove_rule(&key),
+                Kind::ClusterStaticEntry => self.cluster.remove_static(&key),
+                Kind::Endpoints => self.cluster.remove_endpoints(&key),
+                Kind::Namespace => self.cluster.remove_namespace(&key),
+                Kind::Node => self.cluster.remove_node(&key),
+                Kind::Pod => self.cluster.remove_pod(&key),
             },
             Event::Done(kind, names) => {
-                self.world.finish(kind);
+                self.cluster.finish(kind);
                 if kind == Kind::Pod {
-                    self.world.set_names(names);
+                    self.cluster.set_names(names);
                 }
                 tracing::debug!(kind = kind.name(), "Listed");
             }
         }
         // Pods are read once it is known which fields of them anybody looks at.
-        if self.world.is_synced(Kind::ClusterSpiffeId) {
-            let wanted = self.world.wanted_names();
+        if self.cluster.is_synced(Kind::ClusterSpiffeId) {
+            let wanted = self.cluster.wanted_names();
             self.names.send_if_modified(|names| {
                 let changed = names.as_ref() != Some(wanted);
                 if changed {
@@ -225,7 +193,7 @@ impl Engine {
                 }
                 changed
             });
-            if self.world.needs_services() {
+            if self.cluster.needs_services() {
                 self.services.send_if_modified(|needed| !std::mem::replace(needed, true));
             }
         }
@@ -237,14 +205,14 @@ impl Engine {
         let Some(notice) = self.notices.borrow().clone() else { return };
         let now = (notice.feed_id, notice.relationships, notice.bundles);
         if running.federation.as_ref() != Some(&now) && running.federation.replace(now).is_some() {
-            self.world.book.retry_refused();
+            self.cluster.reconciler.retry_refused();
         }
     }
 
     /// Whether everything is known that entries follow from.
     fn is_complete(&self) -> bool {
-        let services = !self.world.needs_services() || self.world.is_synced(Kind::Endpoints);
-        services && self.world.is_complete(&self.kinds)
+        let services = !self.cluster.needs_services() || self.cluster.is_synced(Kind::Endpoints);
+        services && self.cluster.is_complete(&self.kinds)
     }
 
     fn wake(&self, running: &Running) -> Instant {
@@ -257,10 +225,10 @@ impl Engine {
                 wake = wake.min(running.not_before);
             }
             wake = wake.min(running.position.due());
-            if let Some(retry) = self.world.book.next_retry() {
+            if let Some(retry) = self.cluster.reconciler.next_retry() {
                 wake = wake.min(retry);
             }
-            if self.world.has_touched() || running.statuses.are_waiting() {
+            if self.cluster.has_touched() || running.statuses.are_waiting() {
                 wake = wake.min(running.status_due.max(now + Duration::from_millis(10)));
             }
         }
@@ -269,18 +237,18 @@ impl Engine {
 
     fn measure(&self, running: &mut Running) {
         let m = &self.metrics;
-        m.pods.set_len(&[], self.world.pod_count());
-        m.held.set_len(&[], self.world.book.held());
-        m.waiting.set_len(&[], self.world.book.backlog());
-        m.invalid.set_len(&[], self.world.invalid_count());
-        m.render_failures.set_len(&[], self.world.render_failures());
-        m.static_entry_failures.set_len(&[], self.world.invalid_statics());
+        m.pods.set_len(&[], self.cluster.pod_count());
+        m.held.set_len(&[], self.cluster.reconciler.held());
+        m.waiting.set_len(&[], self.cluster.reconciler.backlog());
+        m.invalid.set_len(&[], self.cluster.invalid_count());
+        m.render_failures.set_len(&[], self.cluster.render_failures());
+        m.static_entry_failures.set_len(&[], self.cluster.invalid_statics());
         let in_sync = !matches!(running.in_flight, Some(InFlight::Writing(..)))
             && running.position.is_known()
             && self.is_complete()
-            && self.world.book.is_settled();
+            && self.cluster.reconciler.is_settled();
         if in_sync && !running.in_sync {
-            let (entries, pods) = (self.world.book.held(), self.world.pod_count());
+            let (entries, pods) = (self.cluster.reconciler.held(), self.cluster.pod_count());
             let after_ms = running.started.elapsed().as_millis() as u64;
             if std::mem::take(&mut running.tell_in_sync) {
                 tracing::info!(entries, pods, after_ms, "In sync with the server");
@@ -290,25 +258,5 @@ impl Engine {
         }
         running.in_sync = in_sync;
         m.in_sync.set(&[], if in_sync { 1.0 } else { 0.0 });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_prefix_tells_whose_an_entry_is() {
-        let all = Ownership::default();
-        assert_eq!(all.of("b.1"), Owner::Ours);
-        let ours = Ownership { prefix: "a.".into(), cleanup: None };
-        assert_eq!(
-            (ours.of("a.1"), ours.of("b.1"), ours.of("1")),
-            (Owner::Ours, Owner::Other, Owner::Other)
-        );
-        let from_none = Ownership { prefix: "a.".into(), cleanup: Some(String::new()) };
-        assert_eq!((from_none.of("1-2"), from_none.of("b.1")), (Owner::Former, Owner::Other));
-        let from_b = Ownership { prefix: "a.".into(), cleanup: Some("b.".into()) };
-        assert_eq!((from_b.of("b.1"), from_b.of("c.1")), (Owner::Former, Owner::Other));
     }
 }

@@ -10,19 +10,39 @@ use serde_json::Value;
 use signet_k8s::{ApiError, ApiServer, query_value};
 
 use crate::{
-    app::cluster,
-    config::Config,
+    app::cluster_settings,
+    cluster::{ClusterState, Finding},
+    config::{Config, RunFlags},
     data::Names,
     objects::{Namespace, Node, Pod},
     resources::{API_VERSION, Resource, Rule, SpiffeIdSpec, resource},
     server::{Held, Server, ServerError},
     slices::{elements, members},
-    world::{Finding, World},
 };
 
 /// How many objects are asked for at a time, and how often at most.
 const PAGE: usize = 250;
 const MAX_PAGES: usize = 1000;
+
+/// Flags of `explain`.
+#[derive(Debug, clap::Args)]
+pub struct ExplainFlags {
+    /// The pod
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = pod)]
+    pub pod: (String, String),
+    /// Which configuration to go by.
+    #[command(flatten)]
+    pub run: RunFlags,
+}
+
+fn pod(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !(namespace.is_empty() || name.is_empty()) => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err("expected NAMESPACE/NAME".to_owned()),
+    }
+}
 
 /// Why a pod cannot be explained.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +70,8 @@ pub enum ExplainError {
 /// Explains the pod `name` in `namespace`, in lines for people.
 ///
 /// # Errors
-/// [`ExplainError`].
+/// [`ExplainError`] when there is no such pod, an object cannot be read, or the API server or the
+/// server does not answer.
 pub async fn explain(
     config: &Config,
     api: &ApiServer,
@@ -82,41 +103,41 @@ pub async fn explain(
     };
     let pod = Pod::read(&pod, &names).map_err(broken("the pod"))?;
 
-    let mut world = World::new(cluster(config));
-    world.set_names(names);
+    let mut cluster = ClusterState::new(cluster_settings(config));
+    cluster.set_names(names);
     if let Some(json) = one(api, "/api/v1", "namespaces", namespace).await? {
-        world.apply_namespace(Namespace::read(&json).map_err(broken("the namespace"))?);
+        cluster.apply_namespace(Namespace::read(&json).map_err(broken("the namespace"))?);
     }
     if let Some(json) =
         one(api, "/api/v1", "nodes", &pod.node).await?.filter(|_| !pod.node.is_empty())
     {
-        world.apply_node(Node::read(&json).map_err(broken("the node"))?);
+        cluster.apply_node(Node::read(&json).map_err(broken("the node"))?);
     }
     let foreign: Vec<String> = rules
         .iter()
         .filter(|rule| rule.spec.as_ref().is_ok_and(|spec| !config.class.is_ours(&spec.class_name)))
         .map(|rule| rule.meta.name.clone())
         .collect();
-    rules.into_iter().for_each(|rule| world.apply_rule(rule));
+    rules.into_iter().for_each(|rule| cluster.apply_rule(rule));
 
     let mut out = String::new();
     let node =
         if pod.node.is_empty() { "no node yet".to_owned() } else { format!("node {}", pod.node) };
     // Writing to a string cannot fail.
     let _ = writeln!(out, "Pod {key}, UID {}, {node}", pod.uid);
-    if world.is_ignored(namespace) {
+    if cluster.is_ignored(namespace) {
         let _ = writeln!(
             out,
             "ignoreNamespaces names its namespace: no ClusterSPIFFEID counts for it."
         );
         return Ok(out);
     }
-    world.apply_pod(pod);
-    while world.work(usize::MAX) {}
+    cluster.apply_pod(pod);
+    while cluster.work(usize::MAX) {}
 
     let server = Server::at(&config.server_socket, config.max_message);
     let held = server.list_entries().await?;
-    let findings = world.explain(&key);
+    let findings = cluster.explain(&key);
     let mut identities = 0;
     for (rule, finding) in &findings {
         if let Finding::Gives { .. } = finding {

@@ -17,12 +17,12 @@ use tokio::{
 };
 
 use crate::{
-    complaints::Complaints,
+    cluster::{Class, Kind, condition},
+    error_throttle::ApiErrorThrottle,
     leader::Lead,
     reflector::{Event, Object},
     resources::{API_VERSION, FederationSpec, Resource, parse_federation},
     server::{Notice, Refusal, Server, ServerError},
-    world::{Class, Kind, condition},
 };
 
 /// How many relationships go into one call, as in spire-controller-manager.
@@ -56,8 +56,8 @@ pub struct Federation {
     pub statuses: Option<Arc<ApiServer>>,
     /// Wall-clock time.
     pub clock: SharedClock,
-    /// Who may say that the API server is away.
-    pub complaints: Complaints,
+    /// Which errors are worth a line of the log.
+    pub error_throttle: ApiErrorThrottle,
 }
 
 #[derive(Debug)]
@@ -334,7 +334,7 @@ impl Federation {
                 Err(error) if error.is_not_found() => {}
                 Err(error) => {
                     good = false;
-                    if let Some(untold) = self.complaints.tell("federation status", &error) {
+                    if let Some(untold) = self.error_throttle.tell("federation status", &error) {
                         tracing::error!(
                             cluster_federated_trust_domain = verdict.name,
                             error = &error as &dyn std::error::Error,

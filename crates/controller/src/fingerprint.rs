@@ -3,7 +3,7 @@
 //! As in spire-controller-manager: SPIFFE ID, parent and selectors say *which* entry it is; the
 //! rest is what an update changes. Both are kept as digests, for there are many entries.
 
-use signet_identity::EntryDraft;
+use signet_identity::EntrySpec;
 use signet_pki::digest::Sha256;
 
 /// Which entry: SPIFFE ID, parent ID and the set of selectors.
@@ -59,7 +59,7 @@ impl EntryKey {
     }
 
     /// The key of a draft.
-    pub fn of(draft: &EntryDraft) -> Self {
+    pub fn of(draft: &EntrySpec) -> Self {
         let selectors = draft.selectors.iter().map(|one| (one.kind(), one.value())).collect();
         Self::new(&draft.spiffe_id.to_string(), &draft.parent_id.to_string(), selectors)
     }
@@ -92,7 +92,7 @@ impl EntryBody {
     }
 
     /// The digest of a draft.
-    pub fn of(draft: &EntryDraft) -> Self {
+    pub fn of(draft: &EntrySpec) -> Self {
         Self::new(BodyParts {
             x509_svid_ttl: draft.x509_svid_ttl,
             jwt_svid_ttl: draft.jwt_svid_ttl,

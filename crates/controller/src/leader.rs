@@ -10,9 +10,9 @@
 //! machines run at speeds that differ by less than the ratio of the two (15 s to 10 s).
 //!
 //! **A controller that was killed** leaves its lease behind. The one that takes its place in the same
-//! pod need not wait for it to run out: see [`Place`].
+//! pod need not wait for it to run out: see [`HostLock`].
 
-mod place;
+mod host_lock;
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,9 +24,9 @@ use signet_pki::random::{RandomError, uuid_v4};
 use time::{OffsetDateTime, macros::format_description};
 use tokio::{sync::watch, time::Instant};
 
-use crate::{complaints::Complaints, config::ElectionSettings};
+use crate::{config::ElectionSettings, error_throttle::ApiErrorThrottle};
 
-pub use self::place::Place;
+pub use self::host_lock::HostLock;
 
 /// How the election goes.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ pub struct Election {
     /// Who this is: unique to the process.
     pub identity: String,
     /// Where it runs; without it every lease of another process is respected.
-    pub place: Option<Arc<Place>>,
+    pub host_lock: Option<Arc<HostLock>>,
     /// How long a lease that nobody renews is respected.
     pub lease_duration: Duration,
     /// How long a leader goes on without a renewal.
@@ -53,17 +53,17 @@ impl Election {
     /// # Errors
     /// [`RandomError`] when no identity can be made.
     pub fn new(settings: &ElectionSettings, namespace: String) -> Result<Self, RandomError> {
-        let place = Place::take(&namespace, &settings.name).map(Arc::new);
+        let host_lock = HostLock::take(&namespace, &settings.name).map(Arc::new);
         Ok(Self {
             namespace,
             name: settings.name.clone(),
             identity: format!(
                 "{}_{}{}",
                 process::hostname(),
-                place.as_ref().map(|place| place.mark()).unwrap_or_default(),
+                host_lock.as_ref().map(|host_lock| host_lock.mark()).unwrap_or_default(),
                 uuid_v4()?
             ),
-            place,
+            host_lock,
             lease_duration: settings.lease_duration,
             renew_deadline: settings.renew_deadline,
             retry_period: settings.retry_period,
@@ -112,13 +112,14 @@ pub fn spawn(
     tasks: &Tasks,
     election: Option<(Arc<ApiServer>, Election)>,
     clock: &SharedClock,
-    complaints: &Complaints,
+    error_throttle: &ApiErrorThrottle,
 ) -> watch::Receiver<Lead> {
     let (lead_tx, lead) = watch::channel(Lead::Follows);
     let token = tasks.token().clone();
     match election {
         Some((api, election)) => {
-            let running = run(api, election, Arc::clone(clock), lead_tx, token, complaints.clone());
+            let running =
+                run(api, election, Arc::clone(clock), lead_tx, token, error_throttle.clone());
             tasks.spawn("leader_election", running);
         }
         None => {
@@ -140,7 +141,7 @@ async fn run(
     clock: SharedClock,
     lead: watch::Sender<Lead>,
     token: CancellationToken,
-    complaints: Complaints,
+    error_throttle: ApiErrorThrottle,
 ) {
     let mut observed = Observed::default();
     let mut random = Jitter::new();
@@ -170,7 +171,7 @@ async fn run(
             }
             Ok(Ok(false)) => lose(&lead, &election, "another process holds the lease"),
             Ok(Err(error)) => {
-                if let Some(untold) = complaints.tell("lease", &error) {
+                if let Some(untold) = error_throttle.tell("lease", &error) {
                     tracing::warn!(
                         lease = election.name,
                         error = &error as &dyn std::error::Error,
@@ -250,7 +251,8 @@ async fn acquire_or_renew(
         *observed = Observed { record: Some(record), at: Some(Instant::now()) };
     }
     let ours = holder == election.identity;
-    let left_behind = election.place.as_ref().is_some_and(|place| place.was_of(&holder));
+    let left_behind =
+        election.host_lock.as_ref().is_some_and(|host_lock| host_lock.was_of(&holder));
     if left_behind && !ours {
         tracing::info!(
             lease = election.name,

@@ -7,7 +7,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`world`], [`book`] | pure: from objects to entries wanted, from entries wanted to work |
+//! | [`cluster`], [`reconciler`] | pure: from objects to entries wanted, from entries wanted to work |
 //! | [`resources`], [`objects`], [`data`], [`template`] | what objects say, and what templates see |
 //! | [`engine`], [`federation`] | the tasks that write |
 //! | [`reflector`], [`manifests`] | where objects come from |
@@ -18,12 +18,12 @@
 //! | [`config`], [`cli`], [`explain`], [`app`], [`run`], [`metrics`] | the program |
 
 pub mod app;
-pub mod book;
 pub mod cli;
-pub mod complaints;
+pub mod cluster;
 pub mod config;
 pub mod data;
 pub mod engine;
+pub mod error_throttle;
 pub mod explain;
 pub mod federation;
 pub mod fingerprint;
@@ -34,6 +34,8 @@ pub mod metrics;
 pub mod notices;
 pub mod objects;
 pub mod operator;
+pub mod ownership;
+pub mod reconciler;
 pub mod reflector;
 pub mod resources;
 pub mod run;
@@ -41,4 +43,3 @@ pub mod server;
 mod slices;
 pub mod template;
 pub mod webhook;
-pub mod world;

@@ -11,10 +11,10 @@ use signet_base::files::read_regular_text;
 use tokio::sync::mpsc;
 
 use crate::{
+    cluster::Kind,
     data::Names,
     reflector::{Event, Object},
     resources::{API_VERSION, resource},
-    world::Kind,
 };
 
 /// The longest file, bytes.

@@ -9,12 +9,12 @@ use signet_k8s::{ApiError, ApiServer, query_value};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    complaints::Complaints,
+    cluster::Kind,
     data::Names,
+    error_throttle::ApiErrorThrottle,
     objects::{Endpoints, Namespace, Node, Pod},
     resources::{FederationSpec, Resource, SpiffeIdSpec, StaticEntrySpec, resource},
     slices::{elements, members},
-    world::Kind,
 };
 
 /// How many objects are asked for at a time. Pods are large.
@@ -70,7 +70,7 @@ pub struct Reflector {
     scopes: Vec<Scope>,
     names: watch::Receiver<Names>,
     out: mpsc::Sender<Event>,
-    complaints: Complaints,
+    error_throttle: ApiErrorThrottle,
 }
 
 /// Why a watch cannot go on.
@@ -113,9 +113,9 @@ impl Reflector {
         scopes: Vec<Scope>,
         names: watch::Receiver<Names>,
         out: mpsc::Sender<Event>,
-        complaints: Complaints,
+        error_throttle: ApiErrorThrottle,
     ) -> Self {
-        Self { api, kind, scopes, names, out, complaints }
+        Self { api, kind, scopes, names, out, error_throttle }
     }
 
     /// Goes on until nobody listens.
@@ -299,7 +299,7 @@ impl Reflector {
     }
 
     fn complain(&self, error: &ApiError, delay: Duration) {
-        let Some(untold) = self.complaints.tell(self.kind.name(), error) else {
+        let Some(untold) = self.error_throttle.tell(self.kind.name(), error) else {
             tracing::debug!(kind = self.kind.name(), %error, "Cannot follow the API server");
             return;
         };

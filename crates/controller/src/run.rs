@@ -3,14 +3,19 @@
 use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use signet_base::{Readiness, ShutdownError, SystemClock, Tasks};
-use signet_daemon::{cli::EXIT_USAGE, logging, process, signal};
+use signet_base::{Readiness, SystemClock, Tasks};
+use signet_daemon::{
+    cli::EXIT_USAGE,
+    logging, process,
+    run::{prepare_process, stop},
+    signal,
+};
 use signet_k8s::{ApiServer, KubeSource};
 
 use crate::{
     app::App,
-    cli::ExplainFlags,
     config::{Config, RunFlags},
+    explain::ExplainFlags,
 };
 
 /// Threads for slow work. Each costs memory.
@@ -90,11 +95,7 @@ fn serve(live: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
 async fn live(config: Config, flags: &RunFlags) -> anyhow::Result<()> {
     let clock = SystemClock::shared();
     let log = logging::init(&config.log, Arc::clone(&clock))?;
-    process::restrict_umask();
-    process::raise_nofile();
-    if let Err(error) = process::protect_memory() {
-        tracing::warn!(%error, "Keys in memory are not kept from core dumps");
-    }
+    prepare_process();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         trust_domain = %config.trust_domain,
@@ -146,12 +147,5 @@ pub(crate) async fn until_stopped(
         }
     }
     process::notify_stopping();
-    match tasks.shutdown(grace).await {
-        Ok(()) => tracing::info!("{what} stopped gracefully"),
-        Err(ShutdownError::Unfinished(left)) => {
-            tracing::info!(?left, "{what} stopped; open calls were cut off");
-        }
-        Err(error) => return Err(error.into()),
-    }
-    Ok(())
+    Ok(stop(what, tasks, grace).await?)
 }

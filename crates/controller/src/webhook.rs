@@ -27,7 +27,7 @@ use signet_pki::tls::{SwappableIdentity, TlsError, web_server_config};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-pub use self::certificate::Keeper;
+pub use self::certificate::CertificateRotator;
 pub use self::review::{Checked, review};
 use crate::metrics::ControllerMetrics;
 
@@ -67,7 +67,7 @@ impl Webhook {
     /// Binds the port; `identity` is what is presented once it is there.
     ///
     /// # Errors
-    /// [`WebhookError`].
+    /// [`WebhookError`] when the port cannot be bound, or TLS cannot be set up.
     pub async fn bind(
         host: &str,
         port: u16,

@@ -12,13 +12,13 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use signet_controller::{
-    book::Work,
+    cluster::{Class, ClusterSettings, ClusterState, Kind},
     objects::{Namespace, Node, Pod},
+    reconciler::Work,
     resources::{SpiffeIdSpec, StaticEntrySpec, resource},
     template::Template,
-    world::{Class, Cluster, Kind, World},
 };
-use signet_identity::EntryDraft;
+use signet_identity::EntrySpec;
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
@@ -27,8 +27,8 @@ const ENTRIES: &str = include_str!("data/recorded/entries.json");
 const PODS: &str = include_str!("data/recorded/pods.json");
 const NODE: &str = include_str!("data/recorded/node.json");
 
-fn cluster() -> Cluster {
-    Cluster {
+fn settings() -> ClusterSettings {
+    ClusterSettings {
         trust_domain: "example.org".parse().unwrap(),
         name: "demo-cluster".to_owned(),
         domain: "cluster.local".to_owned(),
@@ -48,54 +48,54 @@ fn objects() -> Vec<Value> {
     list["items"].as_array().unwrap().clone()
 }
 
-/// The world of the recording, in an order that must not matter.
-fn world() -> World {
-    let mut world = World::new(cluster());
+/// The cluster of the recording, in an order that must not matter.
+fn cluster() -> ClusterState {
+    let mut cluster = ClusterState::new(settings());
     for kind in
         [Kind::ClusterSpiffeId, Kind::ClusterStaticEntry, Kind::Namespace, Kind::Node, Kind::Pod]
     {
-        world.begin(kind);
+        cluster.begin(kind);
     }
     for object in objects() {
         match object["kind"].as_str().unwrap() {
-            "ClusterSPIFFEID" => world.apply_rule(resource::<SpiffeIdSpec>(object).unwrap()),
+            "ClusterSPIFFEID" => cluster.apply_rule(resource::<SpiffeIdSpec>(object).unwrap()),
             "ClusterStaticEntry" => {
-                world.apply_static(resource::<StaticEntrySpec>(object).unwrap())
+                cluster.apply_static(resource::<StaticEntrySpec>(object).unwrap())
             }
             other => panic!("{other}"),
         }
     }
-    let names = world.wanted_names().clone();
+    let names = cluster.wanted_names().clone();
     let pods: Value = serde_json::from_str(PODS).unwrap();
     for pod in pods["items"].as_array().unwrap() {
-        world.apply_pod(Pod::read(&pod.to_string(), &names).unwrap());
+        cluster.apply_pod(Pod::read(&pod.to_string(), &names).unwrap());
     }
     for name in ["default", "demo", "kube-node-lease", "kube-public", "kube-system", "spire"] {
         let labels = json!({ "kubernetes.io/metadata.name": name });
         let namespace = json!({ "metadata": { "name": name, "labels": labels } });
-        world.apply_namespace(Namespace::read(&namespace.to_string()).unwrap());
+        cluster.apply_namespace(Namespace::read(&namespace.to_string()).unwrap());
     }
-    world.apply_node(Node::read(NODE).unwrap());
-    world.set_names(names);
+    cluster.apply_node(Node::read(NODE).unwrap());
+    cluster.set_names(names);
     for kind in
         [Kind::ClusterSpiffeId, Kind::ClusterStaticEntry, Kind::Namespace, Kind::Node, Kind::Pod]
     {
-        world.finish(kind);
+        cluster.finish(kind);
     }
-    while world.work(1) {}
-    world
+    while cluster.work(1) {}
+    cluster
 }
 
-fn drafts(world: &mut World) -> Vec<EntryDraft> {
+fn drafts(cluster: &mut ClusterState) -> Vec<EntrySpec> {
     let mut drafts = Vec::new();
-    while let Some(work) = world.book.take(Instant::now()) {
+    while let Some(work) = cluster.reconciler.take(Instant::now()) {
         let Work::Create(batch) = work else { panic!("{work:?}") };
-        drafts.extend(batch.iter().map(|(key, declared)| world.draft(*key, declared).unwrap()));
+        drafts.extend(batch.iter().map(|(key, declared)| cluster.draft(*key, declared).unwrap()));
     }
     drafts
 }
 
-fn as_recorded(draft: &EntryDraft) -> Value {
+fn as_recorded(draft: &EntrySpec) -> Value {
     let id = |id: &signet_identity::SpiffeId| json!({ "path": id.path(), "trust_domain": id.trust_domain().as_str() });
     let selectors: Vec<Value> = draft
         .selectors
@@ -130,7 +130,7 @@ async fn the_entries_are_those_that_were_recorded() {
             entry.remove(added).unwrap();
         }
     }
-    let mut made: Vec<Value> = drafts(&mut world()).iter().map(as_recorded).collect();
+    let mut made: Vec<Value> = drafts(&mut cluster()).iter().map(as_recorded).collect();
     expected.sort_by_key(by_id);
     made.sort_by_key(by_id);
     assert_eq!(made, expected);
@@ -138,11 +138,11 @@ async fn the_entries_are_those_that_were_recorded() {
 
 #[tokio::test]
 async fn the_statistics_are_those_that_were_recorded() {
-    let mut world = world();
+    let mut cluster = cluster();
     let now = OffsetDateTime::UNIX_EPOCH;
     let mut made = BTreeMap::new();
-    for source in world.touched() {
-        let status = world.status(source, now).unwrap();
+    for source in cluster.touched() {
+        let status = cluster.status(source, now).unwrap();
         made.insert(status.name, status.status);
     }
     for object in objects() {
@@ -171,8 +171,8 @@ async fn the_statistics_are_those_that_were_recorded() {
 
 #[tokio::test]
 async fn a_pod_that_is_not_scheduled_yet_is_a_render_failure_until_it_is() {
-    let mut world = world();
-    drafts(&mut world);
+    let mut cluster = cluster();
+    drafts(&mut cluster);
     let pods: Value = serde_json::from_str(PODS).unwrap();
     let mut pod = pods["items"]
         .as_array()
@@ -181,17 +181,17 @@ async fn a_pod_that_is_not_scheduled_yet_is_a_render_failure_until_it_is() {
         .find(|pod| pod["metadata"]["name"] == "web")
         .unwrap()
         .clone();
-    let names = world.wanted_names().clone();
-    let failures = |world: &World| world.render_failures();
+    let names = cluster.wanted_names().clone();
+    let failures = |cluster: &ClusterState| cluster.render_failures();
     // Two resources cannot render it in any case.
-    assert_eq!(failures(&world), 2);
+    assert_eq!(failures(&cluster), 2);
     pod["spec"].as_object_mut().unwrap().remove("nodeName");
-    world.apply_pod(Pod::read(&pod.to_string(), &names).unwrap());
-    while world.work(10) {}
+    cluster.apply_pod(Pod::read(&pod.to_string(), &names).unwrap());
+    while cluster.work(10) {}
     // Now nobody can: not the third, and not the fallback.
-    assert_eq!(failures(&world), 4);
+    assert_eq!(failures(&cluster), 4);
     pod["spec"]["nodeName"] = json!("kube-node-1");
-    world.apply_pod(Pod::read(&pod.to_string(), &names).unwrap());
-    while world.work(10) {}
-    assert_eq!(failures(&world), 2);
+    cluster.apply_pod(Pod::read(&pod.to_string(), &names).unwrap());
+    while cluster.work(10) {}
+    assert_eq!(failures(&cluster), 2);
 }

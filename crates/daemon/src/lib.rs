@@ -13,6 +13,8 @@ pub mod metrics;
 mod otel;
 pub mod process;
 pub mod program;
+pub mod run;
+pub mod settings;
 pub mod signal;
 pub mod spans;
 pub mod support;

@@ -125,7 +125,7 @@ impl DirLock {
     /// is locked.
     ///
     /// # Errors
-    /// [`LockError`].
+    /// [`LockError`] when another process holds it, or the directory or file cannot be made.
     pub fn acquire(dir: &Path, name: &str) -> Result<Self, LockError> {
         let failed = |source| LockError::Io { dir: dir.to_owned(), source };
         if !dir.is_dir() {

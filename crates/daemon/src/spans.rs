@@ -3,12 +3,11 @@
 //! A span is one of `tracing` with the target [`TARGET`], and nothing unless the program was built
 //! with the feature `otel` and its configuration names a collector. The log has nothing of it.
 
+mod names;
+
 use tracing::Span;
 
-/// The target of spans that are sent to a collector.
-pub const TARGET: &str = "signet_span";
-/// The header that names the trace and the span that a request belongs to (W3C Trace Context).
-pub const TRACEPARENT: &str = "traceparent";
+pub use self::names::{TARGET, TRACEPARENT};
 
 /// What [`TRACEPARENT`] of a request says that is made now; `None` when nothing is traced.
 pub fn traceparent() -> Option<String> {

@@ -50,7 +50,7 @@ const BATCH: usize = 500;
 
 /// What the fleet and those who watch it share.
 #[derive(Debug, Default)]
-pub struct Board {
+pub struct Progress {
     /// When the creation of an entry was asked for, by ID; taken by its agent.
     pub created: Mutex<HashMap<String, Instant>>,
     /// When the deletion of an entry was asked for, by ID; taken by its agent.
@@ -91,7 +91,7 @@ pub struct Orders {
 pub struct Agent {
     number: usize,
     orders: Orders,
-    board: Arc<Board>,
+    progress: Arc<Progress>,
     identity: Arc<SwappableIdentity>,
     server: usize,
     /// The entries that it has, by ID.
@@ -110,7 +110,7 @@ impl Agent {
         number: usize,
         admin: Channel,
         orders: Orders,
-        board: Arc<Board>,
+        progress: Arc<Progress>,
     ) -> anyhow::Result<Self> {
         let agent_id =
             Some(Spiffeid { trust_domain: TRUST_DOMAIN.to_owned(), path: Self::alias(number) });
@@ -118,8 +118,15 @@ impl Agent {
         let token = AgentClient::new(admin).create_join_token(request).await?.into_inner();
         let server = number % orders.ports.len().max(1);
         let identity = Arc::new(SwappableIdentity::empty());
-        let agent =
-            Self { number, orders, board, identity, server, held: HashSet::new(), in_sync: false };
+        let agent = Self {
+            number,
+            orders,
+            progress,
+            identity,
+            server,
+            held: HashSet::new(),
+            in_sync: false,
+        };
         let key = PrivateKey::generate(KeyType::EcP256)?;
         let signer = key.signer()?;
         let params = attest_agent_request::Params {
@@ -149,8 +156,8 @@ impl Agent {
         let mut pauses = Backoff::new(PAUSES.0, PAUSES.1).with_jitter(0.5);
         loop {
             let Err(error) = self.session().await;
-            self.board.failures.fetch_add(1, Ordering::Relaxed);
-            *locked(&self.board.last_failure) = format!("agent {}: {error:#}", self.number);
+            self.progress.failures.fetch_add(1, Ordering::Relaxed);
+            *locked(&self.progress.last_failure) = format!("agent {}: {error:#}", self.number);
             self.server = (self.server + 1) % self.orders.ports.len().max(1);
             tokio::time::sleep(pauses.next_delay()).await;
         }
@@ -193,8 +200,8 @@ impl Agent {
         let entries = answer.into_inner().entries;
         let now: HashSet<String> = entries.iter().map(|entry| entry.id.clone()).collect();
         for gone in self.held.difference(&now) {
-            if let Some(deleted) = locked(&self.board.deleted).remove(gone) {
-                locked(&self.board.vanished).push(deleted.elapsed());
+            if let Some(deleted) = locked(&self.progress.deleted).remove(gone) {
+                locked(&self.progress.vanished).push(deleted.elapsed());
             }
         }
         self.held.retain(|id| now.contains(id));
@@ -214,9 +221,9 @@ impl Agent {
             for (entry, result) in batch.iter().zip(answer.into_inner().results) {
                 // One that was deleted meanwhile is refused.
                 if result.status.is_some_and(|status| status.code == 0) {
-                    self.board.signed.fetch_add(1, Ordering::Relaxed);
-                    if let Some(created) = locked(&self.board.created).remove(&entry.id) {
-                        locked(&self.board.appeared).push(created.elapsed());
+                    self.progress.signed.fetch_add(1, Ordering::Relaxed);
+                    if let Some(created) = locked(&self.progress.created).remove(&entry.id) {
+                        locked(&self.progress.appeared).push(created.elapsed());
                     }
                     self.held.insert(entry.id.clone());
                 }
@@ -229,7 +236,7 @@ impl Agent {
     fn says_in_sync(&mut self) {
         if !self.in_sync && self.held.len() >= self.orders.expected {
             self.in_sync = true;
-            self.board.in_sync.fetch_add(1, Ordering::Relaxed);
+            self.progress.in_sync.fetch_add(1, Ordering::Relaxed);
         }
     }
 

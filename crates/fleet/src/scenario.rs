@@ -23,7 +23,7 @@ use tonic::transport::Channel;
 
 use crate::{
     Options,
-    agent::{Agent, Board, Orders, locked},
+    agent::{Agent, Orders, Progress, locked},
     measure::Delays,
     report::{Report, Row},
     servers::{Servers, TRUST_DOMAIN},
@@ -59,7 +59,7 @@ struct Fleet<'o> {
     options: &'o Options,
     servers: Servers,
     admin: Channel,
-    board: Arc<Board>,
+    progress: Arc<Progress>,
     renew: watch::Sender<u64>,
     agents: Vec<AbortHandle>,
     report: Report,
@@ -75,7 +75,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Report> {
         options,
         servers,
         admin,
-        board: Arc::default(),
+        progress: Arc::default(),
         renew: watch::Sender::new(0),
         agents: Vec::new(),
         report: Report::new(options),
@@ -139,8 +139,8 @@ impl Fleet<'_> {
                     poll: self.options.poll,
                     renew: self.renew.subscribe(),
                 };
-                let (admin, board) = (self.admin.clone(), Arc::clone(&self.board));
-                attesting.spawn(Agent::attest(next, admin, orders, board));
+                let (admin, progress) = (self.admin.clone(), Arc::clone(&self.progress));
+                attesting.spawn(Agent::attest(next, admin, orders, progress));
                 next += 1;
             }
             if let Some(attested) = attesting.join_next().await {
@@ -155,20 +155,20 @@ impl Fleet<'_> {
     /// Waits until every agent has its entries, and says how long that took.
     async fn in_sync(&mut self, start: Instant, scenario: &str) -> anyhow::Result<()> {
         let agents = self.options.agents;
-        let reached = || self.board.in_sync.load(Ordering::Relaxed) >= agents;
+        let reached = || self.progress.in_sync.load(Ordering::Relaxed) >= agents;
         let mut series = Vec::new();
         while !reached() && start.elapsed() < PATIENCE {
-            let now = self.board.in_sync.load(Ordering::Relaxed);
+            let now = self.progress.in_sync.load(Ordering::Relaxed);
             series.push((start.elapsed().as_secs_f64(), now as f64));
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let done = self.board.in_sync.load(Ordering::Relaxed);
+        let done = self.progress.in_sync.load(Ordering::Relaxed);
         series.push((start.elapsed().as_secs_f64(), done as f64));
         let wall = start.elapsed().as_secs_f64();
         self.row(scenario, "all agents in sync after", wall, "s");
         self.report.plot(format!("{scenario}: agents in sync"), "s", series);
         if done < agents {
-            let why = locked(&self.board.last_failure).clone();
+            let why = locked(&self.progress.last_failure).clone();
             self.report.fail(format!("{scenario}: {done} of {agents} agents in sync ({why})"));
         }
         Ok(())
@@ -190,9 +190,9 @@ impl Fleet<'_> {
     }
 
     async fn restart(&mut self) -> anyhow::Result<()> {
-        self.board.in_sync.store(0, Ordering::Relaxed);
+        self.progress.in_sync.store(0, Ordering::Relaxed);
         let start = Instant::now();
-        let before = self.board.failures.load(Ordering::Relaxed);
+        let before = self.progress.failures.load(Ordering::Relaxed);
         for server in &mut self.servers.all {
             server.crash_and_restart().await?;
         }
@@ -200,18 +200,18 @@ impl Fleet<'_> {
         self.admin = self.servers.all.first().context("a server")?.admin().await?;
         // An entry for everyone shows who follows again.
         self.everyone_gets("after-restart", start, "restart").await?;
-        let failed = self.board.failures.load(Ordering::Relaxed) - before;
+        let failed = self.progress.failures.load(Ordering::Relaxed) - before;
         self.row("restart", "connections made anew", failed as f64, "");
         Ok(())
     }
 
     async fn expiry(&mut self) -> anyhow::Result<()> {
-        self.board.in_sync.store(0, Ordering::Relaxed);
+        self.progress.in_sync.store(0, Ordering::Relaxed);
         let (cpu, start) = (self.servers.cpu()?, Instant::now());
-        let before = self.board.signed.load(Ordering::Relaxed);
+        let before = self.progress.signed.load(Ordering::Relaxed);
         self.renew.send_modify(|round| *round += 1);
         self.in_sync(start, "expiry").await?;
-        let signed = self.board.signed.load(Ordering::Relaxed) - before;
+        let signed = self.progress.signed.load(Ordering::Relaxed) - before;
         let signed = usize::try_from(signed).unwrap_or(usize::MAX);
         self.row("expiry", "SVIDs signed", signed as f64, "");
         self.row("expiry", "server CPU per SVID", per(self.servers.cpu()? - cpu, signed), "ms");
@@ -227,24 +227,24 @@ impl Fleet<'_> {
     ) -> anyhow::Result<()> {
         let agents = self.options.agents;
         let all: Vec<Entry> = (0..agents).map(|agent| entry(agent, name)).collect();
-        locked(&self.board.appeared).clear();
+        locked(&self.progress.appeared).clear();
         let mut ids = Vec::with_capacity(agents);
         for batch in all.chunks(BATCH) {
-            self.note(&self.board.created, batch.iter().map(|entry| entry.id.clone()));
+            self.note(&self.progress.created, batch.iter().map(|entry| entry.id.clone()));
             ids.extend(create(&self.admin, batch.to_vec()).await?);
         }
         let mut series = Vec::new();
-        while !locked(&self.board.created).is_empty() && start.elapsed() < PATIENCE {
-            let seen = locked(&self.board.appeared).len();
+        while !locked(&self.progress.created).is_empty() && start.elapsed() < PATIENCE {
+            let seen = locked(&self.progress.appeared).len();
             series.push((start.elapsed().as_secs_f64(), seen as f64));
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        let missing = std::mem::take(&mut *locked(&self.board.created)).len();
+        let missing = std::mem::take(&mut *locked(&self.progress.created)).len();
         series.push((start.elapsed().as_secs_f64(), (agents - missing.min(agents)) as f64));
         self.row(scenario, "all agents in sync after", start.elapsed().as_secs_f64(), "s");
         self.report.plot(format!("{scenario}: agents with a new entry"), "s", series);
         if missing > 0 {
-            let why = locked(&self.board.last_failure).clone();
+            let why = locked(&self.progress.last_failure).clone();
             self.report.fail(format!("{scenario}: {missing} agents did not get an entry ({why})"));
         }
         delete(&self.admin, ids).await
@@ -253,11 +253,11 @@ impl Fleet<'_> {
     /// Creates and deletes entries at a steady rate; with `killing`, kills a server now and then.
     async fn churn(&mut self, name: &'static str, killing: bool) -> anyhow::Result<()> {
         let rate = self.options.churn.max(1);
-        for list in [&self.board.appeared, &self.board.vanished] {
+        for list in [&self.progress.appeared, &self.progress.vanished] {
             locked(list).clear();
         }
-        locked(&self.board.created).clear();
-        locked(&self.board.deleted).clear();
+        locked(&self.progress.created).clear();
+        locked(&self.progress.deleted).clear();
         let (cpu, start) = (self.servers.cpu()?, Instant::now());
         // Ten batches a second; the whole rate of creations and deletions together.
         let batch = (rate / 20).max(1);
@@ -284,7 +284,7 @@ impl Fleet<'_> {
                 })
                 .collect();
             // Before the call: an agent may have it before this task has the answer.
-            self.note(&self.board.created, new.iter().map(|entry| entry.id.clone()));
+            self.note(&self.progress.created, new.iter().map(|entry| entry.id.clone()));
             let made = create(&self.admin, new).await?;
             changes += made.len();
             alive.push(made);
@@ -294,10 +294,10 @@ impl Fleet<'_> {
                 changes += gone.len();
                 // One that nobody has yet is made and deleted unseen.
                 let seen: Vec<String> = {
-                    let mut created = locked(&self.board.created);
+                    let mut created = locked(&self.progress.created);
                     gone.iter().filter(|id| created.remove(*id).is_none()).cloned().collect()
                 };
-                self.note(&self.board.deleted, seen.into_iter());
+                self.note(&self.progress.deleted, seen.into_iter());
                 delete(&self.admin, gone).await?;
             }
         }
@@ -305,13 +305,14 @@ impl Fleet<'_> {
         let wall = start.elapsed().as_secs_f64();
         // The last ones are on their way.
         let settle = Instant::now();
-        let waiting = |board: &Board| locked(&board.created).len() + locked(&board.deleted).len();
-        while waiting(&self.board) > 0 && settle.elapsed() < Duration::from_secs(30) {
+        let waiting =
+            |progress: &Progress| locked(&progress.created).len() + locked(&progress.deleted).len();
+        while waiting(&self.progress) > 0 && settle.elapsed() < Duration::from_secs(30) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let lost = waiting(&self.board);
-        let appeared = Delays::of(std::mem::take(&mut *locked(&self.board.appeared)));
-        let vanished = Delays::of(std::mem::take(&mut *locked(&self.board.vanished)));
+        let lost = waiting(&self.progress);
+        let appeared = Delays::of(std::mem::take(&mut *locked(&self.progress.appeared)));
+        let vanished = Delays::of(std::mem::take(&mut *locked(&self.progress.vanished)));
         self.row(name, "changes per second", changes as f64 / wall, "1/s");
         if !killing {
             self.row(name, "server CPU per change", per(cpu, changes), "ms");
@@ -319,7 +320,7 @@ impl Fleet<'_> {
         self.delays(name, "created → SVID at the agent", &appeared);
         self.delays(name, "deleted → dropped by the agent", &vanished);
         if lost > 0 {
-            let why = locked(&self.board.last_failure).clone();
+            let why = locked(&self.progress.last_failure).clone();
             self.report.fail(format!("{name}: {lost} changes never reached their agent ({why})"));
         }
         for batch in alive {

@@ -71,7 +71,7 @@ pub struct Output {
     /// `cert_dir`: it has to be there.
     pub dir: PathBuf,
     /// The files, by name in the directory.
-    pub files: Vec<(PathBuf, What, u32)>,
+    pub files: Vec<(PathBuf, FileContent, u32)>,
     /// `add_intermediates_to_bundle`.
     pub intermediates_in_bundle: bool,
     /// `include_federated_domains`.
@@ -84,7 +84,7 @@ pub struct Output {
 
 /// What a file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum FileContent {
     /// The certificates, PEM, leaf first.
     Certificates,
     /// The key, PKCS#8 PEM.

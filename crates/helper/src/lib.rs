@@ -4,6 +4,7 @@
 //! configuration says, in the place of spiffe-helper and with its configuration, and tells programs
 //! when they change. All files of one rotation change as one.
 
+mod args;
 pub mod command;
 pub mod config;
 pub mod context;

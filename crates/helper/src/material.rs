@@ -12,7 +12,7 @@ use signet_time::UnixTime;
 use zeroize::Zeroizing;
 
 use crate::{
-    config::{Output, TRUST_BUNDLE_SUFFIX, What},
+    config::{FileContent, Output, TRUST_BUNDLE_SUFFIX},
     context::{Svid, X509Context},
 };
 
@@ -68,7 +68,7 @@ fn of_output(context: &X509Context, output: &Output, now: UnixTime) -> Result<Ve
     let make = Make { context, output, svid, now };
     let mut files = Vec::new();
     for (name, what, mode) in &output.files {
-        if *what == What::TrustBundles {
+        if *what == FileContent::TrustBundles {
             let all = std::iter::once(&svid.bundle).chain(context.federated.values());
             files.extend(all.map(|bundle| {
                 let name = format!("{}{TRUST_BUNDLE_SUFFIX}", bundle.trust_domain);
@@ -79,8 +79,10 @@ fn of_output(context: &X509Context, output: &Output, now: UnixTime) -> Result<Ve
         }
         let mut file = File::new(name.clone(), *mode, make.content(*what)?);
         match what {
-            What::KeyStore => file.source = sha256(&make.content(What::CredentialBundle)?),
-            What::TrustStore => file.source = sha256(&make.content(What::BundleMap)?),
+            FileContent::KeyStore => {
+                file.source = sha256(&make.content(FileContent::CredentialBundle)?)
+            }
+            FileContent::TrustStore => file.source = sha256(&make.content(FileContent::BundleMap)?),
             _ => {}
         }
         files.push(file);
@@ -96,18 +98,18 @@ struct Make<'a> {
 }
 
 impl Make<'_> {
-    fn content(&self, what: What) -> Result<Zeroizing<Vec<u8>>, String> {
+    fn content(&self, what: FileContent) -> Result<Zeroizing<Vec<u8>>, String> {
         let text = match what {
-            What::Certificates => self.pem(self.presented()),
-            What::Key => pem::encode("PRIVATE KEY", &self.svid.key),
-            What::Bundle => self.pem(self.authorities()),
-            What::KeyStore => {
+            FileContent::Certificates => self.pem(self.presented()),
+            FileContent::Key => pem::encode("PRIVATE KEY", &self.svid.key),
+            FileContent::Bundle => self.pem(self.authorities()),
+            FileContent::KeyStore => {
                 let chain = self.svid.chain.iter().map(Vec::as_slice);
                 let password = self.output.password.expose();
                 return pkcs12::key_store("svid", &self.svid.key, chain, password)
                     .map_err(|error| error.to_string());
             }
-            What::TrustStore => {
+            FileContent::TrustStore => {
                 let bundles = self.bundles();
                 let named = bundles.iter().flat_map(|bundle| {
                     let numbered = bundle.x509_authorities.iter().enumerate();
@@ -116,8 +118,8 @@ impl Make<'_> {
                 return pkcs12::trust_store(named, self.output.password.expose())
                     .map_err(|error| error.to_string());
             }
-            What::BundleMap => self.bundle_map()?,
-            What::CredentialBundle => {
+            FileContent::BundleMap => self.bundle_map()?,
+            FileContent::CredentialBundle => {
                 let key = Zeroizing::new(pem::encode("PRIVATE KEY", &self.svid.key));
                 let chain = self.svid.chain.iter().map(Vec::as_slice);
                 let chain = pem::encode_certificates(chain);
@@ -126,7 +128,9 @@ impl Make<'_> {
                 both.push_str(&chain);
                 std::mem::take(&mut *both)
             }
-            What::TrustBundles => return Err("the name of a trust bundle is made".to_owned()),
+            FileContent::TrustBundles => {
+                return Err("the name of a trust bundle is made".to_owned());
+            }
         };
         Ok(Zeroizing::new(text.into_bytes()))
     }

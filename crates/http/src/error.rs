@@ -2,7 +2,12 @@
 
 use std::{io, time::Duration};
 
-use super::{proxy::ProxyUrlError, url};
+use super::redact::redacted;
+
+/// A proxy's URL is not understood.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a usable proxy URL: {0}; expected http://[user:password@]host[:port] or https://")]
+pub struct ProxyUrlError(pub(super) String);
 
 /// Why a request has no answer. URLs are shown without user, password and query.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +94,6 @@ pub enum HttpError {
 
 impl HttpError {
     pub(super) fn bad_url(url: &str) -> Self {
-        Self::BadUrl(url::redacted(url))
+        Self::BadUrl(redacted(url))
     }
 }

@@ -7,6 +7,7 @@ mod connect;
 mod error;
 mod peers;
 mod proxy;
+mod redact;
 mod url;
 
 use std::{
@@ -35,9 +36,9 @@ use signet_pki::{
 use self::{connect::Route, url::Target};
 pub use self::{
     connect::{ByteStream, connect_via_proxy},
-    error::HttpError,
+    error::{HttpError, ProxyUrlError},
     peers::{Peers, is_of_no_other_machine},
-    proxy::{Proxies, ProxyUrlError},
+    proxy::Proxies,
     url::UNRESERVED,
 };
 
@@ -127,7 +128,8 @@ impl HttpClient {
     /// Sends a request with an absolute URL and reads the whole answer within the deadline.
     ///
     /// # Errors
-    /// [`HttpError`].
+    /// [`HttpError`] when the server or proxy cannot be reached or is not trusted, the deadline
+    /// passes, or the answer is larger than allowed.
     pub async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let target = Target::of(request.uri())?;
         let max = self.max_body;
@@ -148,7 +150,8 @@ impl HttpClient {
     /// receiver has gone. The body of any other answer is returned, cut after 64 KiB.
     ///
     /// # Errors
-    /// [`HttpError`].
+    /// [`HttpError`] when the server or proxy cannot be reached or is not trusted, the deadline
+    /// passes, or the answer is larger than allowed.
     pub async fn stream(
         &self,
         request: Request<Bytes>,
@@ -369,7 +372,7 @@ pub fn expect_success(answer: Response<Bytes>, url: &str) -> Result<Bytes, HttpE
     }
     let body = String::from_utf8_lossy(answer.body());
     let body: String = body.trim().chars().filter(|c| !c.is_control()).take(200).collect();
-    Err(HttpError::Status { url: url::redacted(url), status: answer.status().as_u16(), body })
+    Err(HttpError::Status { url: redact::redacted(url), status: answer.status().as_u16(), body })
 }
 
 fn request(method: &str, url: &str) -> Result<http::request::Builder, HttpError> {

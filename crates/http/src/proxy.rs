@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 
-use super::url;
+use super::{error::ProxyUrlError, redact::redacted, url};
 
 /// The proxies for `http` and `https` URLs, and the servers that need none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,11 +16,6 @@ pub struct Proxies {
     exceptions: Vec<Exception>,
     except_all: bool,
 }
-
-/// A proxy's URL is not understood.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a usable proxy URL: {0}; expected http://[user:password@]host[:port] or https://")]
-pub struct ProxyUrlError(String);
 
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Proxy {
@@ -99,7 +94,7 @@ impl Proxy {
         if text.is_empty() {
             return Ok(None);
         }
-        let bad = || ProxyUrlError(url::redacted(text));
+        let bad = || ProxyUrlError(redacted(text));
         let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let uri: Uri = full.parse().map_err(|_| bad())?;
         let tls = match uri.scheme_str() {

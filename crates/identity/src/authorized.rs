@@ -288,10 +288,10 @@ impl AuthorizedIndex {
         if foreign(&entry.spiffe_id) || foreign(&entry.parent_id) {
             return;
         }
-        let body = &mut entry.body;
-        body.spiffe_id = body.spiffe_id.clone().sharing(&self.trust_domain);
-        body.parent_id = body.parent_id.clone().sharing(&self.trust_domain);
-        let alias = (body.parent_id == self.server).then(|| body.selectors.clone());
+        let spec = &mut entry.spec;
+        spec.spiffe_id = spec.spiffe_id.clone().sharing(&self.trust_domain);
+        spec.parent_id = spec.parent_id.clone().sharing(&self.trust_domain);
+        let alias = (spec.parent_id == self.server).then(|| spec.selectors.clone());
         let slot = self.slots.insert(entry);
         if let Some(selectors) = alias
             && let Some(key) = self.rarest(&selectors)

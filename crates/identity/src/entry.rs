@@ -111,9 +111,10 @@ impl fmt::Debug for EntryId {
     }
 }
 
-/// Everything of an entry that its author decides. Unchecked: [`EntryDraft::check`] is the gate.
+/// Everything of an entry that its author decides. Not checked yet unless a function says so: see
+/// [`EntrySpec::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EntryDraft {
+pub struct EntrySpec {
     /// The SPIFFE ID to issue.
     pub spiffe_id: SpiffeId,
     /// Whose children this entry belongs to: an agent, a node alias, or `/spire/server`.
@@ -148,13 +149,13 @@ pub struct EntryDraft {
     pub jwt_svid_tenant_claim: bool,
 }
 
-/// A stored registration entry: a checked draft and what the store decided.
+/// A stored registration entry: a checked specification and what the store added.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The entry ID.
     pub id: EntryId,
     /// What its author decided.
-    pub body: EntryDraft,
+    pub spec: EntrySpec,
     /// 0 when created, +1 with every update.
     pub revision_number: i64,
     /// When it was created, Unix seconds.
@@ -162,10 +163,10 @@ pub struct Entry {
 }
 
 impl std::ops::Deref for Entry {
-    type Target = EntryDraft;
+    type Target = EntrySpec;
 
-    fn deref(&self) -> &EntryDraft {
-        &self.body
+    fn deref(&self) -> &EntrySpec {
+        &self.spec
     }
 }
 
@@ -231,7 +232,7 @@ pub enum EntryError {
     WithoutPath,
 }
 
-impl EntryDraft {
+impl EntrySpec {
     /// An entry with the given ID, parent and selectors and nothing else.
     pub fn new(spiffe_id: SpiffeId, parent_id: SpiffeId, selectors: SelectorSet) -> Self {
         Self {
@@ -361,8 +362,8 @@ pub fn check_dns_name(name: &str) -> Result<(), EntryError> {
 mod tests {
     use super::*;
 
-    fn draft() -> EntryDraft {
-        EntryDraft::new(
+    fn draft() -> EntrySpec {
+        EntrySpec::new(
             "spiffe://td/w".parse().unwrap(),
             "spiffe://td/n".parse().unwrap(),
             ["unix:uid:0".parse().unwrap()].into_iter().collect(),
@@ -373,7 +374,7 @@ mod tests {
     fn a_plain_entry_passes_and_each_broken_rule_is_named() {
         let td: TrustDomain = "td".parse().unwrap();
         assert_eq!(draft().check(&td), Ok(()));
-        let broken = |change: fn(&mut EntryDraft)| {
+        let broken = |change: fn(&mut EntrySpec)| {
             let mut draft = draft();
             change(&mut draft);
             draft.check(&td).unwrap_err()

@@ -14,7 +14,7 @@ pub use server::{AgentExplanation, Withheld, WithheldEntry, for_agent};
 
 /// How many near misses an explanation names; the rest is counted.
 pub const MAX_NEAR_MISSES: usize = 10;
-/// How many counterparts a [`Lack`] names.
+/// How many counterparts a [`MissingSelector`] names.
 const MAX_COUNTERPARTS: usize = 5;
 
 /// An entry, as far as it matters here.
@@ -46,16 +46,16 @@ impl fmt::Display for Candidate {
 
 /// A selector that an entry asks for and that was not found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lack {
+pub struct MissingSelector {
     /// What the entry asks for.
     pub wanted: Selector,
     /// Why it is not there.
-    pub reason: LackReason,
+    pub reason: MissingReason,
 }
 
 /// What was found instead of a wanted selector.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LackReason {
+pub enum MissingReason {
     /// Selectors that differ only in their last part, as `unix:uid:0` does from `unix:uid:1000`.
     Differs(Vec<Selector>),
     /// Selectors of that type, but none of that kind.
@@ -65,18 +65,22 @@ pub enum LackReason {
     NothingOfType,
 }
 
-impl Lack {
+impl MissingSelector {
     fn of(wanted: &Selector, found: &SelectorSet) -> Self {
         let mut same_type = found.iter().filter(|it| it.kind() == wanted.kind()).peekable();
         let reason = if same_type.peek().is_none() {
-            LackReason::NothingOfType
+            MissingReason::NothingOfType
         } else {
             let differs: Vec<Selector> = same_type
                 .filter(|it| stem(it).is_some() && stem(it) == stem(wanted))
                 .take(MAX_COUNTERPARTS)
                 .cloned()
                 .collect();
-            if differs.is_empty() { LackReason::NotFound } else { LackReason::Differs(differs) }
+            if differs.is_empty() {
+                MissingReason::NotFound
+            } else {
+                MissingReason::Differs(differs)
+            }
         };
         Self { wanted: wanted.clone(), reason }
     }
@@ -87,11 +91,11 @@ fn stem(selector: &Selector) -> Option<&str> {
     selector.value().rsplit_once(':').map(|(stem, _)| stem)
 }
 
-impl fmt::Display for Lack {
+impl fmt::Display for MissingSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "wants {}, ", self.wanted)?;
         match &self.reason {
-            LackReason::Differs(found) => {
+            MissingReason::Differs(found) => {
                 f.write_str("found ")?;
                 for (position, selector) in found.iter().enumerate() {
                     let comma = if position == 0 { "" } else { ", " };
@@ -99,8 +103,8 @@ impl fmt::Display for Lack {
                 }
                 Ok(())
             }
-            LackReason::NotFound => f.write_str("not found"),
-            LackReason::NothingOfType => {
+            MissingReason::NotFound => f.write_str("not found"),
+            MissingReason::NothingOfType => {
                 write!(f, "but no attestor found any \"{}\" selector", self.wanted.kind())
             }
         }
@@ -113,15 +117,15 @@ pub struct NearMiss {
     /// The entry.
     pub entry: Candidate,
     /// What was not found; never empty.
-    pub lacks: Vec<Lack>,
+    pub missing: Vec<MissingSelector>,
 }
 
 impl fmt::Display for NearMiss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.entry)?;
-        for (position, lack) in self.lacks.iter().enumerate() {
+        for (position, missing) in self.missing.iter().enumerate() {
             let separator = if position == 0 { "" } else { "; " };
-            write!(f, "{separator}{lack}")?;
+            write!(f, "{separator}{missing}")?;
         }
         Ok(())
     }
@@ -159,17 +163,22 @@ pub fn workload(
             others += 1;
             continue;
         }
-        let lacks: Vec<Lack> =
-            entry.selectors.missing_from(found).map(|wanted| Lack::of(wanted, found)).collect();
-        let common = entry.selectors.len() - lacks.len();
-        let differs =
-            lacks.iter().filter(|lack| matches!(lack.reason, LackReason::Differs(_))).count();
+        let missing: Vec<MissingSelector> = entry
+            .selectors
+            .missing_from(found)
+            .map(|wanted| MissingSelector::of(wanted, found))
+            .collect();
+        let common = entry.selectors.len() - missing.len();
+        let differs = missing
+            .iter()
+            .filter(|missing| matches!(missing.reason, MissingReason::Differs(_)))
+            .count();
         if common == 0 && differs == 0 {
             others += 1;
             continue;
         }
-        let distance = (lacks.len() - differs, lacks.len(), usize::MAX - common);
-        near.push((distance, NearMiss { entry, lacks }));
+        let distance = (missing.len() - differs, missing.len(), usize::MAX - common);
+        near.push((distance, NearMiss { entry, missing }));
         // Kept short while it grows: an agent may hold very many entries.
         if near.len() >= 8 * MAX_NEAR_MISSES {
             others += keep_nearest(&mut near);

@@ -18,7 +18,7 @@ pub mod trust_domain;
 
 pub use authorized::{AuthorizedIndex, IndexChange};
 pub use bundle::{Bundle, JwtAuthority, X509Authority};
-pub use entry::{Entry, EntryDraft, EntryError, EntryId};
+pub use entry::{Entry, EntryError, EntryId, EntrySpec};
 pub use federation::{BundleEndpointProfile, FederationRelationship};
 pub use node::{AttestedNode, JoinToken};
 pub use selector::{MatchBehavior, Selector, SelectorError, SelectorSet};

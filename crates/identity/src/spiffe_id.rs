@@ -191,6 +191,24 @@ fn is_path_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_')
 }
 
+impl TrustDomain {
+    /// Reads `example.org` or `spiffe://example.org[/path]`; a path is checked and dropped.
+    ///
+    /// # Errors
+    /// [`TrustDomainError`] when the text is neither.
+    pub fn from_name_or_id(text: &str) -> Result<Self, TrustDomainError> {
+        if text.contains(":/") {
+            let rest = text.strip_prefix("spiffe://").ok_or(TrustDomainError::WrongScheme)?;
+            let name = rest.split_once('/').map_or(rest, |(name, _)| name);
+            if text != rest && rest.contains('/') {
+                SpiffeId::from_str(text).map_err(|_| TrustDomainError::BadCharacter)?;
+            }
+            return name.parse();
+        }
+        text.parse()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -34,22 +34,6 @@ pub enum TrustDomainError {
 }
 
 impl TrustDomain {
-    /// Reads `example.org` or `spiffe://example.org[/path]`; a path is checked and dropped.
-    ///
-    /// # Errors
-    /// [`TrustDomainError`] when the text is neither.
-    pub fn from_name_or_id(text: &str) -> Result<Self, TrustDomainError> {
-        if text.contains(":/") {
-            let rest = text.strip_prefix("spiffe://").ok_or(TrustDomainError::WrongScheme)?;
-            let name = rest.split_once('/').map_or(rest, |(name, _)| name);
-            if text != rest && rest.contains('/') {
-                crate::SpiffeId::from_str(text).map_err(|_| TrustDomainError::BadCharacter)?;
-            }
-            return name.parse();
-        }
-        text.parse()
-    }
-
     /// The bare name, `example.org`.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -17,8 +17,8 @@ use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::{
-    config::{ConfigError, Credentials, KubeConfig, KubeSource},
-    error::ApiError,
+    config::{Credentials, KubeConfig, KubeSource},
+    error::{ApiError, ConfigError},
     objects::{Namespace, Node, Pod, TokenReviewStatus},
 };
 use signet_http::{HttpClient, HttpError};
@@ -200,7 +200,7 @@ impl ApiServer {
     /// Reads what is at a path, query included: an object, or a page of a list.
     ///
     /// # Errors
-    /// [`ApiError`].
+    /// [`ApiError`] when the API server cannot be reached or refuses, or its answer cannot be read.
     pub async fn get(&self, path: &str) -> Result<Bytes, ApiError> {
         let verb = if path.contains("?limit=") { "list" } else { "get" };
         let limits = Some((PAGE_DEADLINE, MAX_PAGE));
@@ -210,7 +210,7 @@ impl ApiServer {
     /// Reads an object.
     ///
     /// # Errors
-    /// [`ApiError`].
+    /// [`ApiError`] when the API server cannot be reached or refuses, or its answer cannot be read.
     pub async fn get_object<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
         self.ask(&Call::read(path, "get")).await
     }
@@ -218,7 +218,7 @@ impl ApiServer {
     /// Writes an object; the object as it is then.
     ///
     /// # Errors
-    /// [`ApiError`].
+    /// [`ApiError`] when the API server cannot be reached or refuses, or its answer cannot be read.
     pub async fn write(&self, how: Write, path: &str, body: &Value) -> Result<Value, ApiError> {
         self.written(how, path, body).await
     }
@@ -271,7 +271,7 @@ impl ApiServer {
     /// Reads a pod.
     ///
     /// # Errors
-    /// [`ApiError`].
+    /// [`ApiError`] when the API server cannot be reached or refuses, or its answer cannot be read.
     pub async fn get_pod(&self, namespace: &str, name: &str) -> Result<Pod, ApiError> {
         let (namespace, name) = (object_name(namespace)?, object_name(name)?);
         self.get_object(&format!("/api/v1/namespaces/{namespace}/pods/{name}")).await
@@ -280,7 +280,7 @@ impl ApiServer {
     /// Reads a node.
     ///
     /// # Errors
-    /// [`ApiError`].
+    /// [`ApiError`] when the API server cannot be reached or refuses, or its answer cannot be read.
     pub async fn get_node(&self, name: &str) -> Result<Node, ApiError> {
         self.get_object(&format!("/api/v1/nodes/{}", object_name(name)?)).await
     }
@@ -288,7 +288,7 @@ impl ApiServer {
     /// Reads a namespace.
     ///
     /// # Errors
-    /// [`ApiError`].
+    /// [`ApiError`] when the API server cannot be reached or refuses, or its answer cannot be read.
     pub async fn get_namespace(&self, name: &str) -> Result<Namespace, ApiError> {
         self.get_object(&format!("/api/v1/namespaces/{}", object_name(name)?)).await
     }

@@ -4,14 +4,16 @@
 mod inject;
 mod notifier;
 mod publisher;
+mod target;
 
 use std::time::Duration;
 
 use super::ApiError;
 
 pub use self::{
-    notifier::{BundleTarget, K8sBundle},
+    notifier::K8sBundle,
     publisher::{BundleFormat, K8sConfigMap, PublishTarget},
+    target::BundleTarget,
 };
 
 /// How often a write is tried that others get ahead of, and the first pause between two tries.

@@ -11,14 +11,16 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Deserializer};
 use signet_base::SharedClock;
 use signet_pki::{
-    PrivateKey, pem,
-    text_file::{self, TextFileError},
+    PrivateKey, pem, text_file,
     tls::{SwappableIdentity, TlsIdentity, WebCheck, web_client_config},
 };
 use zeroize::Zeroizing;
 
-use super::exec::{ExecCredentials, ExecSpec};
 use super::{ApiError, objects::null_as_default};
+use super::{
+    error::ConfigError,
+    exec::{ExecCredentials, ExecSpec},
+};
 use signet_http::{HttpClient, Proxies, Trust, system_roots};
 
 /// Where Kubernetes puts a pod's token and the cluster's CA.
@@ -80,26 +82,6 @@ pub enum KubeSource {
     Files(Vec<PathBuf>),
     /// What a pod is given.
     InCluster,
-}
-
-/// Why a configuration cannot be used.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// A file cannot be read.
-    #[error(transparent)]
-    File(#[from] TextFileError),
-    /// Something is missing, malformed or not supported.
-    #[error("{0}")]
-    Invalid(String),
-    /// The file is no kubeconfig.
-    #[error("{path} is not a kubeconfig file: {reason}")]
-    Yaml {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        reason: String,
-    },
 }
 
 impl KubeSource {

@@ -1,17 +1,39 @@
 //! Why an API server did not do what it was asked for.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use http::{Response, header};
 
-use super::{config::ConfigError, objects::Failure};
 use signet_http::HttpError;
+use signet_pki::text_file::TextFileError;
+
+use super::objects::Failure;
 
 /// The most of a server's own words that is shown.
 const MAX_MESSAGE: usize = 500;
 /// The longest pause that an answer may ask for.
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// A file cannot be read.
+    #[error(transparent)]
+    File(#[from] TextFileError),
+    /// Something is missing, malformed or not supported.
+    #[error("{0}")]
+    Invalid(String),
+    /// The file is no kubeconfig.
+    #[error("{path} is not a kubeconfig file: {reason}")]
+    Yaml {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
 
 /// Why an API server gave no answer.
 #[derive(Debug, thiserror::Error)]

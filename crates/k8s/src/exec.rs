@@ -11,7 +11,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{io::AsyncReadExt, process::Command, sync::Mutex};
 use zeroize::Zeroizing;
 
-use super::config::ConfigError;
+use super::error::ConfigError;
 
 /// How long the program may take.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -17,8 +17,8 @@ mod watch;
 
 pub use self::{
     api::{ApiServer, Write},
-    config::{ConfigError, KubeSource},
-    error::ApiError,
+    config::KubeSource,
+    error::{ApiError, ConfigError},
     objects::{
         Metadata, Namespace, Node, Object, Pod, PodSpec, PodStatus, TokenReviewStatus, UserInfo,
     },

@@ -189,7 +189,7 @@ impl ApiServer {
     /// server prefers among those that have it; none when there is no such resource.
     ///
     /// # Errors
-    /// [`ApiError`].
+    /// [`ApiError`] when the API server cannot be reached or refuses, or its answer cannot be read.
     pub async fn resource(&self, group: &str, plural: &str) -> Result<Option<Resource>, ApiError> {
         let (group, plural) = match (group, object_name(plural)) {
             ("", Ok(plural)) => ("", plural),
@@ -233,7 +233,7 @@ impl ApiServer {
     /// Reads an object; the namespace counts only where the resource has one.
     ///
     /// # Errors
-    /// [`ApiError`].
+    /// [`ApiError`] when the API server cannot be reached or refuses, or its answer cannot be read.
     pub async fn object<T: DeserializeOwned>(
         &self,
         resource: &Resource,
@@ -246,7 +246,7 @@ impl ApiServer {
     /// Reads an object's metadata, and nothing else of it.
     ///
     /// # Errors
-    /// [`ApiError`].
+    /// [`ApiError`] when the API server cannot be reached or refuses, or its answer cannot be read.
     pub async fn object_metadata(
         &self,
         resource: &Resource,
@@ -262,7 +262,7 @@ impl ApiServer {
     /// resource are listed.
     ///
     /// # Errors
-    /// [`ApiError`].
+    /// [`ApiError`] when the API server cannot be reached or refuses, or its answer cannot be read.
     pub async fn find_by_uid(
         &self,
         resource: &Resource,

@@ -118,7 +118,7 @@ impl ApiServer {
     /// Reads all objects of a collection and the version of the list.
     ///
     /// # Errors
-    /// [`ApiError`].
+    /// [`ApiError`] when the API server cannot be reached or refuses, or its answer cannot be read.
     pub async fn list<T: DeserializeOwned>(
         &self,
         collection: &Collection,

@@ -43,7 +43,7 @@ impl App {
     /// Opens everything that `config` names.
     ///
     /// # Errors
-    /// [`BuildError`].
+    /// [`BuildError`] when an address cannot be bound, or a certificate file cannot be used.
     pub async fn build(config: Config, clock: SharedClock) -> Result<Self, BuildError> {
         for warning in &config.warnings {
             tracing::warn!("{warning}");

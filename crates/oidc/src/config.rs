@@ -8,8 +8,7 @@ use signet_config::{
     Block, ConfigError, Context, Document, HealthSettings, LogLevel, LogSettings, decode_document,
     log_format, read,
 };
-use signet_daemon::flags::Environment;
-use signet_identity::TrustDomain;
+use signet_daemon::{flags::Environment, settings};
 
 use crate::{
     keys::Publishing,
@@ -209,11 +208,7 @@ fn workload_api(root: &Block<'_>) -> Option<Option<Source>> {
     let socket = block.text("socket_path");
     let socket = block.required("socket_path", socket);
     let trust_domain = block.text("trust_domain");
-    let trust_domain = block.required("trust_domain", trust_domain).and_then(|text| {
-        TrustDomain::from_name_or_id(&text)
-            .map_err(|error| block.error("trust_domain", format_args!("{text:?}: {error}")))
-            .ok()
-    });
+    let trust_domain = settings::trust_domain(&block, trust_domain);
     let poll_interval = poll_interval(&block);
     refuse_pipe(&block);
     block.finish();

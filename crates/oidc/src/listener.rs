@@ -127,7 +127,7 @@ impl Listener {
     /// Opens it.
     ///
     /// # Errors
-    /// [`BindError`].
+    /// [`BindError`] when a certificate file cannot be used, or the address cannot be bound.
     pub async fn bind(&self, clock: SharedClock) -> Result<Bound, BindError> {
         const NAME: &str = "oidc";
         Ok(Bound(match self {

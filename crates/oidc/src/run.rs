@@ -4,7 +4,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use signet_base::{ShutdownError, SystemClock, Tasks};
-use signet_daemon::{cli::EXIT_USAGE, logging, process, signal};
+use signet_daemon::{cli::EXIT_USAGE, logging, process, run::prepare_process, signal};
 
 use crate::{
     app::App,
@@ -47,11 +47,7 @@ fn serve(config: Config) -> anyhow::Result<()> {
 async fn live(config: Config) -> anyhow::Result<()> {
     let clock = SystemClock::shared();
     let log = logging::init(&config.log, Arc::clone(&clock))?;
-    process::restrict_umask();
-    process::raise_nofile();
-    if let Err(error) = process::protect_memory() {
-        tracing::warn!(%error, "Keys in memory are not kept from core dumps");
-    }
+    prepare_process();
     let tasks = Tasks::new();
     signal::end_on_signal(&tasks).context("handling signals")?;
     signal::reopen_log_on_usr2(&tasks, log).context("handling signals")?;

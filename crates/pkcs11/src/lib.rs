@@ -8,7 +8,7 @@
 mod der;
 mod error;
 mod pool;
-mod seat;
+mod session;
 mod settings;
 mod store;
 

@@ -13,13 +13,13 @@ use tokio::sync::oneshot;
 
 use crate::{
     Settings, TokenError,
-    seat::{Open, Seat, Shared},
+    session::{OpenSession, Shared, ThreadSession},
 };
 
 /// How many calls may wait for a thread.
 const MAX_WAITING: usize = 1024;
 
-type Job = Box<dyn FnOnce(&mut Seat) + Send>;
+type Job = Box<dyn FnOnce(&mut ThreadSession) + Send>;
 
 /// The threads of one token. They end when this is dropped, each after its call.
 pub(crate) struct Pool {
@@ -36,7 +36,7 @@ impl Pool {
             let (receiver, shared) = (Arc::clone(&receiver), Arc::clone(&shared));
             thread::Builder::new()
                 .name(format!("pkcs11-{number}"))
-                .spawn(move || serve(&receiver, Seat::new(shared)))
+                .spawn(move || serve(&receiver, ThreadSession::new(shared)))
                 .map_err(|error| TokenError::Setting(format!("starting a thread: {error}")))?;
         }
         Ok(Self { jobs, shared })
@@ -50,18 +50,18 @@ impl Pool {
     /// done by the time that nobody waits is handed to `undo`.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
-        work: impl Fn(&mut Open) -> Result<T, TokenError> + Send + 'static,
-        undo: impl FnOnce(&mut Open, &T) + Send + 'static,
+        work: impl Fn(&mut OpenSession) -> Result<T, TokenError> + Send + 'static,
+        undo: impl FnOnce(&mut OpenSession, &T) + Send + 'static,
     ) -> Result<T, TokenError> {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |seat| {
+        let job: Job = Box::new(move |session| {
             if reply.is_closed() {
                 return;
             }
-            let outcome = seat.work(work);
+            let outcome = session.work(work);
             if let Err(Ok(done)) = reply.send(outcome) {
                 let undo = std::cell::Cell::new(Some(undo));
-                let undone = seat.work(|open| {
+                let undone = session.work(|open| {
                     if let Some(undo) = undo.take() {
                         undo(open, &done);
                     }
@@ -80,12 +80,12 @@ impl Pool {
     }
 }
 
-fn serve(jobs: &Mutex<Receiver<Job>>, mut seat: Seat) {
+fn serve(jobs: &Mutex<Receiver<Job>>, mut session: ThreadSession) {
     loop {
         // The lock is held while waiting: the others wait for the lock instead.
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         match job {
-            Ok(job) => job(&mut seat),
+            Ok(job) => job(&mut session),
             Err(_) => return,
         }
     }

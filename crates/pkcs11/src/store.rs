@@ -30,7 +30,7 @@ use crate::{
     Settings, TokenError,
     der::{self, P256, P384},
     pool::Pool,
-    seat::Open,
+    session::OpenSession,
 };
 
 /// The plugin's name.
@@ -134,7 +134,7 @@ impl KeyStore for TokenKeys {
     ) -> Result<Vec<u8>, SignError> {
         let (label, digest) = (key.handle.clone(), algorithm.digest(message));
         let is_rsa = matches!(key.public_key.algorithm(), KeyAlgorithm::Rsa { .. });
-        let work = move |open: &mut Open| {
+        let work = move |open: &mut OpenSession| {
             let private = open.private_key(&label)?;
             let (mechanism, input) = match (is_rsa, algorithm.is_pss()) {
                 (false, _) => (Mechanism::Ecdsa, digest.clone()),
@@ -154,7 +154,7 @@ impl KeyStore for TokenKeys {
 
     async fn delete(&self, handle: &str) -> Result<(), KeyStoreError> {
         let label = handle.to_owned();
-        let work = move |open: &mut Open| {
+        let work = move |open: &mut OpenSession| {
             open.forget(&label);
             for class in [ObjectClass::PRIVATE_KEY, ObjectClass::PUBLIC_KEY] {
                 for object in open.objects(class, &label)? {
@@ -170,7 +170,7 @@ impl KeyStore for TokenKeys {
 
 /// Makes a key pair; its public half and its objects.
 fn generate(
-    open: &mut Open,
+    open: &mut OpenSession,
     label: &str,
     token_id: &[u8],
     key_type: KeyType,
@@ -215,7 +215,7 @@ fn generate(
 }
 
 /// The labels and public halves of the private keys whose labels begin with `prefix`.
-fn own_keys(open: &mut Open, prefix: &str) -> Result<Vec<(String, PublicKey)>, TokenError> {
+fn own_keys(open: &mut OpenSession, prefix: &str) -> Result<Vec<(String, PublicKey)>, TokenError> {
     let private = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Token(true)];
     let mut keys = Vec::new();
     for handle in open.session.find_objects(&private)? {
@@ -239,7 +239,7 @@ fn own_keys(open: &mut Open, prefix: &str) -> Result<Vec<(String, PublicKey)>, T
     Ok(keys)
 }
 
-fn label_of(open: &Open, object: ObjectHandle) -> Result<Option<String>, TokenError> {
+fn label_of(open: &OpenSession, object: ObjectHandle) -> Result<Option<String>, TokenError> {
     let found = open.session.get_attributes(object, &[AttributeType::Label])?;
     Ok(found.into_iter().find_map(|attribute| match attribute {
         Attribute::Label(label) => String::from_utf8(label).ok(),
@@ -248,7 +248,11 @@ fn label_of(open: &Open, object: ObjectHandle) -> Result<Option<String>, TokenEr
 }
 
 /// The public key that an object tells of.
-fn public_key(open: &Open, label: &str, object: ObjectHandle) -> Result<PublicKey, TokenError> {
+fn public_key(
+    open: &OpenSession,
+    label: &str,
+    object: ObjectHandle,
+) -> Result<PublicKey, TokenError> {
     let wanted = [
         AttributeType::KeyType,
         AttributeType::EcParams,

@@ -109,7 +109,8 @@ pub fn encode_published(bundle: &Bundle, as_spiffe: bool) -> Result<String, Bund
 /// it; a certificate that comes twice is kept once, and of two keys with one ID the last.
 ///
 /// # Errors
-/// [`BundleError`].
+/// [`BundleError`] when it is no such document, is too large, or holds a key or certificate that
+/// cannot be read.
 pub fn decode_spiffe(trust_domain: TrustDomain, text: &[u8]) -> Result<Bundle, BundleError> {
     let document = Document::read(text)?;
     let mut bundle = Bundle::empty(trust_domain);
@@ -176,7 +177,8 @@ pub fn encode_oidc_jwks(
 /// `wit-svid`; others are skipped, and so are those of a kind that is not understood.
 ///
 /// # Errors
-/// [`BundleError`].
+/// [`BundleError`] when it is no such document, is too large, or holds a key or certificate that
+/// cannot be read.
 pub fn decode_wit_jwks(text: &[u8]) -> Result<Vec<JwtAuthority>, BundleError> {
     decode_keys(text, &["", WIT_USE])
 }
@@ -185,7 +187,8 @@ pub fn decode_wit_jwks(text: &[u8]) -> Result<Vec<JwtAuthority>, BundleError> {
 /// others are skipped, and so are those of a kind that is not understood.
 ///
 /// # Errors
-/// [`BundleError`].
+/// [`BundleError`] when it is no such document, is too large, or holds a key or certificate that
+/// cannot be read.
 pub fn decode_jwt_jwks(text: &[u8]) -> Result<Vec<JwtAuthority>, BundleError> {
     decode_keys(text, &["", "jwt-svid", "sig"])
 }
@@ -210,7 +213,8 @@ pub fn encode_pem(bundle: &Bundle) -> String {
 /// Reads PEM certificates as a bundle without JWT authorities.
 ///
 /// # Errors
-/// [`BundleError`].
+/// [`BundleError`] when it is no such document, is too large, or holds a key or certificate that
+/// cannot be read.
 pub fn decode_pem(trust_domain: TrustDomain, text: &[u8]) -> Result<Bundle, BundleError> {
     if text.len() > MAX_BUNDLE_LEN {
         return Err(BundleError::TooLong);

@@ -1,6 +1,6 @@
 //! Private and public keys: kinds, generation, parsing, encoding.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr};
 
 use aws_lc_rs::{
     encoding::{AsDer, Pkcs8V1Der},
@@ -13,10 +13,7 @@ use aws_lc_rs::{
 };
 use zeroize::Zeroizing;
 
-use crate::{
-    LocalSigner, SignError,
-    der::{DerError, Reader, oid, tag},
-};
+use crate::der::{DerError, Reader, oid, tag};
 
 mod jwk;
 mod public;
@@ -228,14 +225,6 @@ impl PrivateKey {
     /// The public half.
     pub fn public_key(&self) -> &PublicKey {
         &self.public
-    }
-
-    /// A signer that holds this key in memory.
-    ///
-    /// # Errors
-    /// [`SignError`] when the crypto library refuses the key.
-    pub fn signer(&self) -> Result<Arc<LocalSigner>, SignError> {
-        LocalSigner::new(self).map(Arc::new)
     }
 
     fn from_ec(algorithm: KeyAlgorithm, pair: &EcdsaKeyPair) -> Result<Self, KeyError> {

@@ -102,7 +102,7 @@ pub fn decode(text: &str) -> Result<Vec<Block>, PemError> {
 /// Reads the DER of every certificate; other blocks are an error, and so is a text without any.
 ///
 /// # Errors
-/// [`PemError`].
+/// [`PemError`] when a block is cut short, is no base64, is of another kind, or there is none.
 pub fn decode_certificates(text: &str) -> Result<Vec<Vec<u8>>, PemError> {
     let blocks = decode(text)?;
     if blocks.is_empty() {

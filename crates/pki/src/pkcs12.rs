@@ -61,7 +61,7 @@ pub enum Pkcs12Error {
 /// `alias`.
 ///
 /// # Errors
-/// [`Pkcs12Error`].
+/// [`Pkcs12Error`] when the password cannot be used, or encrypting fails.
 pub fn key_store<'a>(
     alias: &str,
     key: &[u8],
@@ -85,7 +85,7 @@ pub fn key_store<'a>(
 /// A trust store: certificates, DER, each with a name.
 ///
 /// # Errors
-/// [`Pkcs12Error`].
+/// [`Pkcs12Error`] when the password cannot be used, or encrypting fails.
 pub fn trust_store<'a>(
     authorities: impl IntoIterator<Item = (String, &'a [u8])>,
     password: &str,

@@ -23,7 +23,7 @@ pub fn sign_rsa_pss(signer: &dyn Signer, message: &[u8]) -> Result<Vec<u8>, Sign
 /// as the digest.
 ///
 /// # Errors
-/// [`BadSignature`].
+/// [`BadSignature`] when it is not this key's signature of `message`.
 pub fn verify_rsa_pss(key: &PublicKey, message: &[u8], sig: &[u8]) -> Result<(), BadSignature> {
     verify_pss(key, Hash::Sha256, true, message, sig)
         .or_else(|BadSignature| verify_pss(key, Hash::Sha256, false, message, sig))
@@ -49,7 +49,7 @@ pub fn sign_ecdsa_rs(signer: &dyn Signer, message: &[u8]) -> Result<(Vec<u8>, Ve
 /// Verifies ECDSA over SHA-256 of `message` from `r` and `s` (big endian, leading zeroes allowed).
 ///
 /// # Errors
-/// [`BadSignature`].
+/// [`BadSignature`] when it is not this key's signature of `message`.
 pub fn verify_ecdsa_rs(
     key: &PublicKey,
     message: &[u8],

@@ -70,14 +70,14 @@ pub trait UpstreamAuthority: Send + Sync + fmt::Debug {
     /// Mints an X.509 CA from a DER CSR; `ttl` is a wish.
     ///
     /// # Errors
-    /// [`PortError`].
+    /// [`PortError`] when the authority cannot be reached or refuses.
     async fn mint_x509_ca(&self, csr: &[u8], ttl: Duration) -> Result<MintedCa, PortError>;
 
     /// What is trusted upstream as it is now: asked for periodically, so that a change upstream
     /// reaches the bundle without a new CA. `None` when it cannot tell.
     ///
     /// # Errors
-    /// [`PortError`].
+    /// [`PortError`] when the authority cannot be reached or refuses.
     async fn upstream_bundle(&self) -> Result<Option<UpstreamBundle>, PortError>;
 
     /// How often it is asked for that.
@@ -103,12 +103,12 @@ pub trait Notifier: Send + Sync + fmt::Debug {
     /// At start: the bundle is loaded; an error stops the server.
     ///
     /// # Errors
-    /// [`PortError`].
+    /// [`PortError`] when the bundle did not get where it belongs.
     async fn bundle_loaded(&self, bundle: &Bundle) -> Result<(), PortError>;
     /// Later: the bundle changed; an error is logged and the notification repeated.
     ///
     /// # Errors
-    /// [`PortError`].
+    /// [`PortError`] when the bundle did not get where it belongs.
     async fn bundle_updated(&self, bundle: &Bundle) -> Result<(), PortError>;
 
     /// What it does beside that for as long as it is in use: for a notifier whose bundle also goes
@@ -126,7 +126,7 @@ pub trait BundlePublisher: Send + Sync + fmt::Debug {
     /// Publishes; called again with the same bundle it may do nothing.
     ///
     /// # Errors
-    /// [`PortError`].
+    /// [`PortError`] when the bundle did not get where it belongs.
     async fn publish(&self, bundle: &Bundle) -> Result<(), PortError>;
 }
 

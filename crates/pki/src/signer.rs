@@ -8,8 +8,8 @@ use aws_lc_rs::{
     digest,
     rand::SystemRandom,
     signature::{
-        self, EcdsaKeyPair, ParsedPublicKey, RsaKeyPair, RsaParameters, RsaPssSaltLength,
-        UnparsedPublicKey, VerificationAlgorithm,
+        self, EcdsaKeyPair, RsaKeyPair, RsaParameters, RsaPssSaltLength, UnparsedPublicKey,
+        VerificationAlgorithm,
     },
 };
 
@@ -170,6 +170,16 @@ pub struct LocalSigner {
 enum LocalKey {
     Ecdsa(EcdsaKeyPair),
     Rsa(Box<RsaKeyPair>),
+}
+
+impl PrivateKey {
+    /// A signer that holds this key in memory.
+    ///
+    /// # Errors
+    /// [`SignError`] when the crypto library refuses the key.
+    pub fn signer(&self) -> Result<Arc<LocalSigner>, SignError> {
+        LocalSigner::new(self).map(Arc::new)
+    }
 }
 
 impl LocalSigner {
@@ -352,17 +362,6 @@ pub(crate) fn verify_pss(
         _ => return Err(BadSignature),
     };
     check(algorithm, key, message, sig)
-}
-
-/// Whether the crypto library takes the key: its point is on the curve.
-pub(crate) fn is_valid_public(key: &PublicKey) -> bool {
-    let algorithm: &'static dyn VerificationAlgorithm = match key.algorithm() {
-        KeyAlgorithm::EcP256 => &signature::ECDSA_P256_SHA256_ASN1,
-        KeyAlgorithm::EcP384 => &signature::ECDSA_P384_SHA384_ASN1,
-        KeyAlgorithm::EcP521 => &signature::ECDSA_P521_SHA512_ASN1,
-        KeyAlgorithm::Rsa { .. } => &signature::RSA_PKCS1_2048_8192_SHA256,
-    };
-    ParsedPublicKey::new(algorithm, key.key_bits()).is_ok()
 }
 
 fn check(

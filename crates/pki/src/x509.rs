@@ -3,20 +3,26 @@
 mod cert;
 mod constraints;
 mod csr;
+mod error;
+mod extension;
 mod issue;
 mod limits;
 mod name;
 pub mod path;
 mod serial;
+mod shown;
 mod verify;
+mod write;
 
-pub use cert::{CertError, Certificate, MAX_CERT_LEN, MAX_CHAIN, parse_chain, split_der_chain};
+pub use cert::{Certificate, parse_chain, split_der_chain};
 pub use csr::{Csr, CsrError, CsrParams, MAX_CSR_LEN, create_csr, create_csr_with};
+pub use error::{CertError, MAX_AUTHORITIES, MAX_CERT_LEN, MAX_CHAIN};
+pub use extension::Extension;
 pub use issue::{
-    Ca, CaIssuer, CaParams, Extension, IssueError, Issued, NOT_BEFORE_CUSHION, SvidParams,
+    Ca, CaIssuer, CaParams, IssueError, Issued, NOT_BEFORE_CUSHION, SvidParams,
     UnsignedCertificate, self_sign_ca, self_signed_ca,
 };
 pub use name::{Name, Oid};
 pub use serial::Serial;
-pub use verify::{MAX_AUTHORITIES, TrustBundle, VerifiedSvid, VerifyError, verify_ca, verify_svid};
+pub use verify::{TrustBundle, VerifiedSvid, VerifyError, verify_ca, verify_svid};
 pub(crate) use verify::{check_leaf, verify_leaf};

@@ -3,13 +3,14 @@
 //! [`App::build`] binds the sockets, opens the store and the keys, and makes or recovers the
 //! authorities; nothing is served before [`App::spawn`].
 
+mod addresses;
 mod audit;
 mod health;
 mod http2;
 mod prune;
 mod reload;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use signet_audit::{Chain, ChainError, OtlpDelivery, Sink};
 use signet_authority::{
@@ -52,14 +53,18 @@ use crate::{
     listen,
     metrics::{MeasuredKeys, ServerMetrics},
     plugins::{
-        PluginError, Scope, credential_composer, data_store, key_manager::OpenKeyManager,
-        node_attestor, upstream_authority,
+        PluginError, Scope, credential_composer, key_manager::OpenKeyManager, node_attestor,
+        upstream_authority,
     },
     policy::Policy,
     ports::AuthorityStore,
     server_id::{self, ServerIdError},
     servers,
-    usecase::{UseCases, authorization::Authorizer},
+    usecase::{
+        UseCases,
+        authorization::Authorizer,
+        parts::{Parts, Rules},
+    },
 };
 
 /// How long the last records may take to be written.
@@ -263,7 +268,10 @@ impl App {
         let counted = ServerMetrics::new(&metrics);
         let store = match prepared.store {
             Some(store) => store,
-            None => data_store::open(&config, Some(Arc::clone(&counted.store) as _)).await?,
+            None => {
+                let observer = Some(Arc::clone(&counted.store) as _);
+                config.plugins.data_store.settings.open(config.store_rules(), observer).await?
+            }
         };
         let server_id = server_id::claim(&store, &config.data_dir, clock.unix()).await?;
         let id = server_id.clone();
@@ -332,18 +340,21 @@ impl App {
             .counting_tenants(counted.tenancy_denied.clone())
             .relying_on(chain);
         let context = Context {
+            parts: Parts {
+                trust_domain,
+                policy,
+                store,
+                cache,
+                authority,
+                federator,
+                limits: Limits::new(config.ratelimit, counted.rate_limits.clone()),
+                clock,
+                counted,
+                rules: Rules::of(&config),
+            },
             server_id: server_id.into(),
-            policy,
             auditor,
-            trust_domain,
-            federator,
-            limits: Limits::new(config.ratelimit, counted.rate_limits.clone()),
             config,
-            store,
-            cache,
-            authority,
-            clock,
-            counted,
             metrics,
             health,
             log,
@@ -351,7 +362,7 @@ impl App {
             logins: Logins::default(),
             started: Instant::now(),
         };
-        context.counted.show(&context);
+        context.parts.counted.show(&context.metrics, context.shown());
         context.metrics.show_process();
         context.health.show(&context.metrics);
         health::register(&context);
@@ -448,34 +459,6 @@ impl App {
         Ok((ca_manager, authority))
     }
 
-    /// Where the network API listens.
-    ///
-    /// # Errors
-    /// What the system answers.
-    pub fn address(&self) -> std::io::Result<SocketAddr> {
-        self.tcp.local_addr()
-    }
-
-    /// Where the bundle endpoint listens, if there is one.
-    pub fn bundle_endpoint(&self) -> Option<SocketAddr> {
-        self.bundle_endpoint.as_ref().map(BundleEndpoint::address)
-    }
-
-    /// Where the OIDC discovery provider listens, if there is one on TCP.
-    pub fn oidc(&self) -> Option<SocketAddr> {
-        self.oidc.as_ref().and_then(OidcProvider::address)
-    }
-
-    /// Where the local API listens.
-    pub fn socket_path(&self) -> &PathBuf {
-        &self.context.config.socket_path
-    }
-
-    /// What the services share.
-    pub fn context(&self) -> &Context {
-        &self.context
-    }
-
     /// Starts everything. The server runs until the tasks end; hold what is returned, and close it
     /// then.
     ///
@@ -487,14 +470,14 @@ impl App {
         } = self;
         let bundle_events = self.bundle_events;
         let token = tasks.token();
-        let authorizer = Authorizer::new(&context);
+        let authorizer = Authorizer::new(&context.parts);
         // One for all listeners: writers of entries take turns, wherever they come from.
-        let use_cases = UseCases::new(&context, &attestors);
+        let use_cases = UseCases::new(&context.parts, &attestors);
         let network = grpc::routes(&context, &use_cases, &authorizer, tasks);
         let nearby = grpc::local_routes(&context, &use_cases, &authorizer, tasks);
         let auditor = context.auditor.clone();
         tasks.spawn("authority_audit", {
-            let watching = auditor.clone().watch_authorities(context.authority.view());
+            let watching = auditor.clone().watch_authorities(context.parts.authority.view());
             let token = token.clone();
             async move { _ = token.run_until_cancelled(watching).await }
         });
@@ -516,24 +499,24 @@ impl App {
         let interceptor = Interceptor::new(authorizer, auditor.clone(), &context.metrics);
         let address = tcp.local_addr().map(|address| address.to_string()).unwrap_or_default();
         let trusted = context.config.proxy_protocol_trusted_cidrs.clone();
-        bundle_events.spawn(tasks, &context.cache, &context.counted);
+        bundle_events.spawn(tasks, &context.parts.cache, &context.parts.counted);
         let (upkeep, stop) = (keys.port(), token.clone());
         tasks.spawn("key_manager", async move {
             stop.run_until_cancelled(upkeep.run()).await;
         });
         reload::spawn(tasks, &context, &attestors, bundle_events, keys)?;
         prune::spawn(tasks, &context);
-        context.federator.spawn(tasks);
+        context.parts.federator.spawn(tasks);
         if let Some(endpoint) = self.bundle_endpoint {
-            endpoint.spawn(tasks, &context.cache);
+            endpoint.spawn(tasks, &context.parts.cache);
         }
         if let Some(oidc) = self.oidc {
-            oidc.spawn(tasks, &context.cache);
+            oidc.spawn(tasks, &context.parts.cache);
         }
         servers::spawn(tasks, &context);
         tasks.spawn("ca", ca_manager.run(token.clone()));
         let staleness = context.config.max_store_staleness;
-        let follower = follower.counting(context.counted.cache_reload.clone());
+        let follower = follower.counting(context.parts.counted.cache_reload.clone());
         tasks.spawn_critical("change_feed", follower.run(token.clone(), staleness));
         tasks.spawn("server_svid", identity.run(token.clone()));
 
@@ -556,11 +539,11 @@ impl App {
         tracing::info!(
             address,
             socket = %context.config.socket_path.display(),
-            trust_domain = %context.trust_domain,
+            trust_domain = %context.parts.trust_domain,
             "Server APIs are served"
         );
         let chain = context.auditor.chain().cloned();
-        Ok(Running { store: context.store, chain, _lock: self.lock })
+        Ok(Running { store: context.parts.store, chain, _lock: self.lock })
     }
 }
 

@@ -177,7 +177,8 @@ impl Cache {
     /// before: nothing that was asked of this server since then could have been stored.
     ///
     /// # Errors
-    /// [`NotFresh`].
+    /// [`NotFresh`] when entries are not in memory yet, or memory has not caught up and the
+    /// database has been away for longer.
     pub async fn fresh_or_away(&self, max_staleness: Duration) -> Result<(), NotFresh> {
         match self.fresh().await {
             Err(NotFresh::Store(StoreError::Unavailable { .. }))

@@ -23,7 +23,10 @@ pub use console::ConsoleSettings;
 pub use federation::{BundleEndpoint, EndpointProfile, Federation, ServingCertFile};
 pub use flags::RunFlags;
 
-use crate::{plugins::Plugins, policy::PolicySettings};
+use crate::{
+    plugins::{Plugins, data_store::StoreRules},
+    policy::PolicySettings,
+};
 
 /// Everything `signet-server run` was told.
 #[derive(Clone, Debug)]
@@ -84,6 +87,16 @@ pub struct Config {
     pub health_checks: Option<HealthSettings>,
     /// Sentences that are logged at start: settings that work, but not as one may think.
     pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// What a data store is opened by beside its own settings.
+    pub(crate) fn store_rules(&self) -> StoreRules {
+        StoreRules {
+            changes_max_age: self.experimental.prune_events_older_than,
+            unknown_bundles: !self.federation.require_bundle,
+        }
+    }
 }
 
 /// How the server's own authorities are made.

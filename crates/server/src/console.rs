@@ -11,15 +11,16 @@ mod confirm;
 mod federation;
 mod forms;
 mod listen;
-mod look;
+mod logins;
 mod lookup;
 mod problems;
 mod read;
 mod recent;
+mod scan;
 mod write;
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -40,6 +41,7 @@ use signet_console::{
 use tokio::sync::Semaphore;
 
 pub use listen::{ConsoleError, ConsoleServer};
+pub use logins::Logins;
 pub use recent::Recent;
 
 use self::{
@@ -64,9 +66,6 @@ const MAX_FORM: usize = 256 * 1024;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// One-time codes and sessions; shared with the service that hands out codes.
-pub type Logins = Arc<Mutex<Sessions<Peer>>>;
-
 /// What the pages are made of. Cheap to clone.
 #[derive(Clone)]
 pub struct Console(Arc<Inner>);
@@ -82,7 +81,7 @@ struct Inner {
     csrf: String,
     hosts: Vec<String>,
     permits: Semaphore,
-    looked: look::Last,
+    scan: scan::LastScan,
 }
 
 /// An answer: a page, or where to go.
@@ -113,7 +112,7 @@ impl Console {
             csrf: uuid::Uuid::new_v4().to_string(),
             hosts: hosts.into_iter().map(|host| host.to_ascii_lowercase()).collect(),
             permits: Semaphore::new(AT_A_TIME),
-            looked: look::Last::default(),
+            scan: scan::LastScan::default(),
         }))
     }
 
@@ -248,8 +247,8 @@ impl Console {
         };
         let frame = Frame {
             sections,
-            trust_domain: self.0.context.trust_domain.to_string(),
-            now: self.0.context.clock.unix(),
+            trust_domain: self.0.context.parts.trust_domain.to_string(),
+            now: self.0.context.parts.clock.unix(),
             user: caller.map(Caller::name).unwrap_or_default(),
             csrf: caller.map(|caller| caller.csrf.clone()).unwrap_or_default(),
             can_log_out: caller.is_some_and(|caller| caller.by_session),
@@ -262,7 +261,7 @@ impl Console {
     /// Waits until memory has everything, what was done before this request included, so that whoever
     /// has just changed something sees it. While the store is away pages show what is known.
     async fn current(&self) {
-        let _ = self.0.context.cache.current().await;
+        let _ = self.0.context.parts.cache.current().await;
     }
 
     /// The parts of the console that are anything to the caller.

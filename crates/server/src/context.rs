@@ -2,48 +2,26 @@
 
 use std::sync::Arc;
 
-use signet_authority::Authority;
-use signet_base::SharedClock;
 use signet_daemon::{health::Health, logging::LogHandle, metrics::Metrics};
-use signet_identity::TrustDomain;
-use signet_store::Store;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    audit::Auditor, cache::Cache, config::Config, console::Logins, federation::Federator,
-    limits::Limits, metrics::ServerMetrics, policy::Policy,
+    audit::Auditor, config::Config, console::Logins, metrics::Shown, usecase::parts::Parts,
 };
 
-/// The parts of a running server, shared by its services. Cheap to clone.
+/// A running server, as those who serve it see it. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
+    /// What use cases are made of.
+    pub parts: Parts,
     /// This server's ID: see [`crate::server_id`].
     pub server_id: Arc<str>,
-    /// The trust domain.
-    pub trust_domain: TrustDomain,
     /// Where the traces of calls go.
     pub auditor: Auditor,
-    /// Who may do what to what.
-    pub policy: Policy,
     /// The configuration.
     pub config: Arc<Config>,
-    /// The registration store: all writes, and reads that page or filter.
-    pub store: Store,
-    /// What is answered from memory. After a write, await [`Cache::fresh`] before answering, so
-    /// that the caller's next call sees it.
-    pub cache: Arc<Cache>,
-    /// Signs, and manages the authorities.
-    pub authority: Authority,
-    /// Fetches the bundles of others.
-    pub federator: Federator,
-    /// Rate limits.
-    pub limits: Limits,
-    /// The wall clock.
-    pub clock: SharedClock,
     /// Metrics.
     pub metrics: Metrics,
-    /// What is counted where it happens.
-    pub counted: ServerMetrics,
     /// Health checks of all parts.
     pub health: Health,
     /// The log level at run time.
@@ -56,8 +34,25 @@ pub struct Context {
     pub started: Instant,
 }
 
+impl Context {
+    /// What the metrics show of it: not all, for it holds the metrics, which would then hold
+    /// themselves.
+    pub fn shown(&self) -> Shown {
+        Shown {
+            trust_domain: self.parts.trust_domain.clone(),
+            cache: Arc::clone(&self.parts.cache),
+            authority: self.parts.authority.clone(),
+            clock: Arc::clone(&self.parts.clock),
+            server_svid: self.server_svid.clone(),
+            started: self.started,
+        }
+    }
+}
+
 impl std::fmt::Debug for Context {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context").field("trust_domain", &self.trust_domain).finish_non_exhaustive()
+        f.debug_struct("Context")
+            .field("trust_domain", &self.parts.trust_domain)
+            .finish_non_exhaustive()
     }
 }

@@ -8,6 +8,7 @@
 //! numbers never go back on their own.
 
 mod fetch;
+pub(crate) mod foreign;
 mod schedule;
 
 use std::{
@@ -37,7 +38,6 @@ use crate::{
     cache::{Cache, CachedBundle},
     config::Config,
     metrics::FederationMetrics,
-    usecase::bundles,
 };
 
 /// How many endpoints are asked at a time.
@@ -435,7 +435,7 @@ impl Federator {
         let answer = fetch(&client, &relationship.bundle_endpoint_url, tag).await?;
         let Some(document) = &answer.document else { return Ok((false, answer)) };
         let found = jwks::decode_spiffe(trust_domain.clone(), document)?;
-        let found = bundles::foreign(found).map_err(RefreshError::Unusable)?;
+        let found = foreign::accept(found).map_err(RefreshError::Unusable)?;
         if let Some(CachedBundle { bundle: held, .. }) = held.as_deref() {
             if says_the_same(held, &found) {
                 return Ok((false, answer));
@@ -561,7 +561,11 @@ impl Federator {
             let Some(inner) = me.upgrade() else { return };
             let now = inner.clock.unix();
             for status in Self(Arc::clone(&inner)).statuses() {
-                inner.metrics.show(&status, now);
+                inner.metrics.show(
+                    &status.relationship.trust_domain,
+                    (status.failures, status.last_success),
+                    now,
+                );
             }
         });
     }

@@ -49,7 +49,7 @@ impl ServerIdentity {
     /// Signs the first SVID; later ones are counted in `rotations`.
     ///
     /// # Errors
-    /// [`IdentityError`].
+    /// [`IdentityError`] when no key can be made, or it cannot be signed.
     pub async fn new(
         authority: Authority,
         clock: SharedClock,

@@ -12,10 +12,9 @@ use signet_daemon::metrics::{Calls, Counter, Gauge, Metrics};
 
 use self::state::StateMetrics;
 pub use self::{
-    authorities::AuthorityMetrics, federation::FederationMetrics, keys::MeasuredKeys,
+    authorities::AuthorityMetrics, federation::FederationMetrics, keys::MeasuredKeys, state::Shown,
     store::StoreMetrics,
 };
-use crate::context::Context;
 
 /// The server's metrics. Clones share them.
 #[derive(Clone, Debug)]
@@ -146,7 +145,7 @@ impl ServerMetrics {
     }
 
     /// Shows the state of a server at each reading.
-    pub fn show(&self, context: &Context) {
-        self.state.show(context);
+    pub fn show(&self, metrics: &Metrics, shown: Shown) {
+        self.state.show(metrics, shown);
     }
 }

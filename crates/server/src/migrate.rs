@@ -6,10 +6,10 @@
 //! they have: nobody attests again.
 
 mod copy;
+mod database;
 mod from_spire;
 mod journal;
 mod keys;
-mod place;
 mod report;
 mod to_spire;
 
@@ -27,7 +27,7 @@ use crate::{
 
 pub use report::Report;
 
-use place::Place;
+use database::Database;
 
 /// Flags of `signet-server migrate`.
 #[derive(Clone, Debug, clap::Args)]
@@ -182,13 +182,13 @@ pub async fn migrate(
 ) -> Result<Report, MigrateError> {
     match (&flags.from_spire, &flags.to_spire, &flags.from_store) {
         (Some(database), None, None) => {
-            from_spire::import(config, flags, &Place::parse("from-spire", database)?, now).await
+            from_spire::import(config, flags, &Database::parse("from-spire", database)?, now).await
         }
         (None, Some(database), None) => {
-            to_spire::export(config, flags, &Place::parse("to-spire", database)?, now).await
+            to_spire::export(config, flags, &Database::parse("to-spire", database)?, now).await
         }
         (None, None, Some(store)) => {
-            copy::copy(config, flags, &Place::parse("from-store", store)?, now).await
+            copy::copy(config, flags, &Database::parse("from-store", store)?, now).await
         }
         _ => Err(MigrateError::Usage(
             "give one of -from-spire, -to-spire and -from-store".to_owned(),

@@ -5,9 +5,10 @@ use std::{process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use signet_base::{SystemClock, Tasks, chain};
 use signet_daemon::{
-    logging::{self, LogLevel, LogSettings},
-    process,
+    cli::EXIT_USAGE,
+    logging, process,
     program::Program,
+    run::{Failure, exit_code, prepare_process, stop},
     signal, spans,
 };
 use signet_oidc::listener::Listener;
@@ -20,8 +21,8 @@ use crate::{
 
 /// How long open calls may take to end after the signal to stop.
 const GRACE: Duration = Duration::from_secs(10);
-/// The exit code for wrong usage or configuration.
-pub const EXIT_USAGE: u8 = 64;
+/// What the log says of a server that does not come up.
+const CANNOT_START: &str = "The server cannot start";
 /// The most threads that serve calls, however many processors there are: each costs memory.
 const MAX_WORKERS: usize = 16;
 
@@ -31,35 +32,7 @@ pub fn run(program: Program, flags: &RunFlags) -> ExitCode {
         Ok(config) => config,
         Err(code) => return code,
     };
-    match serve(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            if !failure.seen {
-                eprintln!("{}: {:#}", program.server_name(), failure.error);
-            }
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Why the server ended.
-struct Failure {
-    error: anyhow::Error,
-    /// Whether standard output has it, from the log.
-    seen: bool,
-}
-
-impl From<anyhow::Error> for Failure {
-    fn from(error: anyhow::Error) -> Self {
-        Self { error, seen: false }
-    }
-}
-
-/// Logs why the server ends. With a log on standard output that is all that is said.
-fn failed(message: &str, error: impl Into<anyhow::Error>, log: &LogSettings) -> Failure {
-    let error = error.into();
-    tracing::error!(error = format!("{error:#}"), "{message}");
-    Failure { error, seen: log.file.is_none() && log.level >= LogLevel::Error }
+    exit_code(program.server_name(), serve(config))
 }
 
 /// Checks the configuration as [`run`] does, and reads the files that its plugins name; opens, binds
@@ -123,19 +96,16 @@ fn serve(config: Config) -> Result<(), Failure> {
         .worker_threads(workers)
         .enable_all()
         .build()
-        .context("starting threads")?;
+        .context("starting threads")
+        .map_err(Failure::new)?;
     runtime.block_on(async {
         let clock = SystemClock::shared();
         let settings = config.log.clone();
         let traces = config.telemetry.traces.as_ref();
         let clock_of_log = std::sync::Arc::clone(&clock);
         let log = logging::init_traced(&settings, traces, "signet-server", clock_of_log);
-        let log = log.map_err(anyhow::Error::new)?;
-        process::restrict_umask();
-        process::raise_nofile();
-        if let Err(error) = process::protect_memory() {
-            tracing::warn!(%error, "Keys in memory are not kept from core dumps");
-        }
+        let log = log.map_err(Failure::new)?;
+        prepare_process();
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"),
             trust_domain = %config.trust_domain,
@@ -144,27 +114,19 @@ fn serve(config: Config) -> Result<(), Failure> {
             "Configured"
         );
         let tasks = Tasks::new();
-        signal::end_on_signal(&tasks).context("handling signals")?;
+        signal::end_on_signal(&tasks).context("handling signals").map_err(Failure::new)?;
         let app = match App::build(config, clock, log).await {
             Ok(app) => app,
-            Err(error) => return Err(failed("The server cannot start", error, &settings)),
+            Err(error) => return Err(Failure::logged(CANNOT_START, error, &settings)),
         };
         let spawned = app.spawn(&tasks);
-        let running =
-            spawned.map_err(|error| failed("The server cannot start", error, &settings))?;
+        let running = spawned.map_err(|error| Failure::logged(CANNOT_START, error, &settings))?;
         process::notify_ready();
         tasks.token().cancelled().await;
         process::notify_stopping();
-        let ended = tasks.shutdown(GRACE).await;
+        let ended = stop("Server", &tasks, GRACE).await;
         running.close().await;
         spans::flush().await;
-        match ended {
-            Ok(()) => tracing::info!("Server stopped gracefully"),
-            Err(signet_base::ShutdownError::Unfinished(left)) => {
-                tracing::info!(?left, "Server stopped; open calls were cut off");
-            }
-            Err(error) => return Err(failed("Fatal run error", error, &settings)),
-        }
-        Ok(())
+        ended.map_err(|error| Failure::logged("Fatal run error", error, &settings))
     })
 }

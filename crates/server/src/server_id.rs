@@ -49,7 +49,8 @@ pub enum ServerIdError {
 /// is one of version 0.1 or of a migration, or its own from before its data directory was lost.
 ///
 /// # Errors
-/// [`ServerIdError`].
+/// [`ServerIdError`] when the file with the ID cannot be read or written or holds none, or the
+/// store fails.
 pub async fn claim(store: &Store, data_dir: &Path, now: UnixTime) -> Result<String, ServerIdError> {
     let id = own(data_dir)?;
     if !store.is_shared()
@@ -65,7 +66,8 @@ pub async fn claim(store: &Store, data_dir: &Path, now: UnixTime) -> Result<Stri
 /// The ID of the server with this data directory, made now if there is none.
 ///
 /// # Errors
-/// [`ServerIdError`].
+/// [`ServerIdError`] when the file with the ID cannot be read or written or holds none, or the
+/// store fails.
 pub fn own(data_dir: &Path) -> Result<String, ServerIdError> {
     match kept(data_dir)? {
         Some(id) => Ok(id),
@@ -76,7 +78,8 @@ pub fn own(data_dir: &Path) -> Result<String, ServerIdError> {
 /// The CA journal of the server with this data directory, or else the only one there is.
 ///
 /// # Errors
-/// [`ServerIdError`].
+/// [`ServerIdError`] when the file with the ID cannot be read or written or holds none, or the
+/// store fails.
 pub async fn own_journal(store: &Store, data_dir: &Path) -> Result<Option<Vec<u8>>, ServerIdError> {
     if let Some(id) = kept(data_dir)?
         && let Some(journal) = store.journal(&id).await?

@@ -22,12 +22,12 @@ const RETIRED: Duration = Duration::from_secs(5 * 60);
 
 /// Starts telling of this server, and looking after those that are gone.
 pub(crate) fn spawn(tasks: &Tasks, context: &Context) {
-    if !context.store.is_shared() {
+    if !context.parts.store.is_shared() {
         // Nobody else is there to be told of it.
         return;
     }
     let token = tasks.token();
-    let started_at = context.clock.unix();
+    let started_at = context.parts.clock.unix();
     let host = hostname();
     tasks.spawn("servers", {
         let (context, host, token) = (context.clone(), host, token.clone());
@@ -67,11 +67,11 @@ async fn tell(context: &Context, host: &str, started_at: UnixTime) {
         host: host.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         started_at,
-        seen_at: context.clock.unix(),
-        issued_until: context.authority.issued_until(),
+        seen_at: context.parts.clock.unix(),
+        issued_until: context.parts.authority.issued_until(),
         retired_at: UnixTime::EPOCH,
     };
-    if let Err(error) = context.store.put_server(&record).await {
+    if let Err(error) = context.parts.store.put_server(&record).await {
         tracing::debug!(error = &error as &dyn std::error::Error, "Cannot tell of this server");
     }
 }
@@ -79,12 +79,17 @@ async fn tell(context: &Context, host: &str, started_at: UnixTime) {
 /// Whether this server is the one that does `job` for all, for the time until it is next due. A
 /// store that nobody shares is this server's own.
 pub(crate) async fn holds(context: &Context, job: &str, every: Duration) -> bool {
-    if !context.store.is_shared() {
+    if !context.parts.store.is_shared() {
         return true;
     }
     // Longer than the time between two turns, so that the holder comes first when it is there.
     let seconds = u32::try_from(every.as_secs().saturating_mul(2)).unwrap_or(u32::MAX);
-    let taken = context.store.take_lease(job, &context.server_id, seconds, context.clock.unix());
+    let taken = context.parts.store.take_lease(
+        job,
+        &context.server_id,
+        seconds,
+        context.parts.clock.unix(),
+    );
     match taken.await {
         Ok(held) => held,
         Err(error) => {

@@ -15,21 +15,23 @@ pub mod error;
 pub mod explain;
 pub mod federation;
 pub mod issuance;
+pub mod parts;
 pub mod principal;
 pub mod search;
 pub mod tenants;
 
 use signet_audit::Field;
 use signet_base::chain;
-use signet_identity::{EntryDraft, SpiffeId, Tenant, TenantDenial, TrustDomain};
+use signet_identity::{EntrySpec, SpiffeId, Tenant, TenantDenial, TrustDomain};
 use signet_store::StoreError;
 
 use self::{
     authorization::Action,
     error::{Error, ErrorKind},
+    parts::Parts,
     principal::Principal,
 };
-use crate::{attestors::Attestors, audit::Audit, cache::Cache, context::Context, policy::Scope};
+use crate::{attestors::Attestors, audit::Audit, cache::Cache, policy::Scope};
 
 /// One request: who asks, and where to say what came of it.
 #[derive(Clone, Debug)]
@@ -77,7 +79,7 @@ impl Call {
     }
 
     /// Whether the caller may see an entry.
-    pub fn sees(&self, entry: &EntryDraft) -> bool {
+    pub fn sees(&self, entry: &EntrySpec) -> bool {
         self.scope().is_none_or(|scope| {
             let verb = self.principal.action.verb().unwrap_or("entry.read");
             scope.allows_entry("entry.read", entry) || scope.allows_entry(verb, entry)
@@ -102,7 +104,7 @@ impl Call {
     ///
     /// # Errors
     /// `Denied`.
-    pub fn may_grant(&self, entry: &EntryDraft) -> Result<(), Error> {
+    pub fn may_grant(&self, entry: &EntrySpec) -> Result<(), Error> {
         let (Some(scope), Some(verb)) = (self.scope(), self.principal.action.verb()) else {
             return Ok(());
         };
@@ -145,17 +147,17 @@ pub struct UseCases {
 
 impl UseCases {
     /// The use cases of a server with these parts.
-    pub fn new(context: &Context, attestors: &Attestors) -> Self {
+    pub fn new(parts: &Parts, attestors: &Attestors) -> Self {
         Self {
-            agents: agents::Agents::new(context),
-            attestation: attestation::Attestation::new(context, attestors.clone()),
-            authorities: authorities::Authorities::new(context),
-            bundles: bundles::Bundles::new(context),
-            entries: entries::Entries::new(context),
-            explain: explain::Explain::new(context),
-            federation: federation::Federation::new(context),
-            issuance: issuance::Issuance::new(context),
-            tenants: tenants::TenantRegistry::new(context),
+            agents: agents::Agents::new(parts),
+            attestation: attestation::Attestation::new(parts, attestors.clone()),
+            authorities: authorities::Authorities::new(parts),
+            bundles: bundles::Bundles::new(parts),
+            entries: entries::Entries::new(parts),
+            explain: explain::Explain::new(parts),
+            federation: federation::Federation::new(parts),
+            issuance: issuance::Issuance::new(parts),
+            tenants: tenants::TenantRegistry::new(parts),
         }
     }
 }

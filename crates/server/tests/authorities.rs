@@ -185,7 +185,7 @@ async fn an_upstream_authority_on_disk_signs_the_ca_and_may_be_exchanged() {
     let agent = server.agent().await;
     assert_eq!(agent.chain.len(), 2, "the CA goes along");
     agent.entries(&server).await.unwrap();
-    let authority = &server.context.authority;
+    let authority = &server.context.parts.authority;
     let first = authority.view().borrow().x509.active.clone().unwrap();
     assert!(!first.upstream_authority_id.is_empty());
     authority.taint(AuthorityKind::X509, &first.authority_id).await.unwrap_err();
@@ -194,13 +194,13 @@ async fn an_upstream_authority_on_disk_signs_the_ca_and_may_be_exchanged() {
     let prepared = authority.prepare(AuthorityKind::X509).await.unwrap();
     assert_ne!(prepared.upstream_authority_id, first.upstream_authority_id);
     authority.activate(AuthorityKind::X509, &prepared.authority_id).await.unwrap();
-    server.context.cache.fresh().await.unwrap();
+    server.context.parts.cache.fresh().await.unwrap();
     let renewed = server.agent().await;
     renewed.entries(&server).await.unwrap();
     agent.entries(&server).await.unwrap();
     authority.taint_upstream(&first.upstream_authority_id).await.unwrap();
     authority.revoke_upstream(&first.upstream_authority_id).await.unwrap();
-    server.context.cache.fresh().await.unwrap();
+    server.context.parts.cache.fresh().await.unwrap();
     assert!(
         server.try_connect(Some(agent.identity())).await.is_err() || {
             agent.entries(&server).await.is_err()
@@ -213,7 +213,7 @@ async fn an_upstream_authority_on_disk_signs_the_ca_and_may_be_exchanged() {
 #[tokio::test]
 async fn a_taint_renews_the_servers_own_svid_at_once() {
     let server = TestServer::start().await;
-    let authority = server.context.authority.clone();
+    let authority = server.context.parts.authority.clone();
     let mut own = server.context.server_svid.clone();
     let first = authority.view().borrow().x509.active.clone().unwrap().authority_id;
     let issuer =
@@ -225,7 +225,7 @@ async fn a_taint_renews_the_servers_own_svid_at_once() {
     own.changed().await.unwrap();
     assert_eq!(issuer(&own.borrow()), prepared);
     authority.revoke(AuthorityKind::X509, &first).await.unwrap();
-    server.context.cache.fresh().await.unwrap();
+    server.context.parts.cache.fresh().await.unwrap();
     server.agent().await.entries(&server).await.unwrap();
     server.stop().await;
 }
@@ -244,10 +244,15 @@ async fn a_server_heals_itself_after_its_clock_jumped_over_everything() {
             server.clock.jump_back(days)
         }
         // A refused signature wakes the authorities; the server's own SVID follows.
-        let _ =
-            server.context.authority.sign_server_x509(new_key().public_key()).await.unwrap_err();
+        let _ = server
+            .context
+            .parts
+            .authority
+            .sign_server_x509(new_key().public_key())
+            .await
+            .unwrap_err();
         own.changed().await.unwrap();
-        server.context.cache.fresh().await.unwrap();
+        server.context.parts.cache.fresh().await.unwrap();
         let after = server.agent().await;
         after.entries(&server).await.unwrap();
         drop(before);
@@ -315,7 +320,7 @@ async fn without_its_store_a_yes_from_memory_holds_for_a_while_and_not_longer() 
     let agent = server.agent().await;
     let entry = server.create_entry("spiffe://example.org/w", &agent.id, "unix:uid:0").await;
     assert_eq!(agent.entries(&server).await.unwrap(), std::slice::from_ref(&entry));
-    server.context.store.close().await;
+    server.context.parts.store.close().await;
     assert_eq!(agent.entries(&server).await.unwrap(), [entry]);
     let refused = async {
         loop {

@@ -57,11 +57,11 @@ impl Browser {
         let lines = format!("ratelimit {{ attestation = false }} {lines}");
         let server = TestServer::with(Options { server: lines, ..Options::default() }).await;
         let context = &server.context;
-        let recent = Arc::new(Recent::new(Arc::clone(&context.clock)));
+        let recent = Arc::new(Recent::new(Arc::clone(&context.parts.clock)));
         let console = Console::new(
             context,
-            UseCases::new(context, &Attestors::new(Vec::new())),
-            Authorizer::new(context),
+            UseCases::new(&context.parts, &Attestors::new(Vec::new())),
+            Authorizer::new(&context.parts),
             Auditor::with_sink(Some(Arc::clone(&recent) as _)),
             recent,
             vec!["localhost".to_owned()],

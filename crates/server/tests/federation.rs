@@ -143,7 +143,7 @@ impl TestServer {
 
     fn held(&self, domain: &str) -> Option<signet_identity::Bundle> {
         let domain: TrustDomain = domain.parse().unwrap();
-        self.context.cache.bundle(&domain).map(|held| held.bundle.clone())
+        self.context.parts.cache.bundle(&domain).map(|held| held.bundle.clone())
     }
 
     /// A TLS identity of this trust domain.
@@ -287,7 +287,7 @@ async fn bundles_are_fetched_at_once_and_a_new_key_comes_with_the_next_poll() {
     let mut authorities = LocalAuthorityClient::new(b.local.clone());
     authorities.prepare_jwt_authority(authority_pb::PrepareJwtAuthorityRequest {}).await.unwrap();
     // An unknown key has it fetched before its time.
-    a.context.federator.demand(&b_test());
+    a.context.parts.federator.demand(&b_test());
     eventually("the new key", || a.held("b.test").unwrap().jwt_authorities.len() == 2).await;
     assert_eq!(a.refresh("nobody.test").await.unwrap_err().code(), Code::NotFound);
 }
@@ -447,7 +447,7 @@ async fn a_hostile_endpoint_costs_nothing_but_itself() {
     for (domain, _, why) in cases.iter().chain([&("wrong.test", Vec::new(), "unexpected peer ID")])
     {
         let trust_domain: TrustDomain = domain.parse().unwrap();
-        let status = || a.context.federator.status(&trust_domain).unwrap();
+        let status = || a.context.parts.federator.status(&trust_domain).unwrap();
         eventually(domain, || status().last_error.is_some()).await;
         let error = status().last_error.unwrap();
         assert!(error.contains(why), "{domain}: {error}");

@@ -77,7 +77,7 @@ async fn keys_move_with_their_settings_and_a_wrong_file_changes_nothing() {
     let (subscriber, _) = with_writer(&settings, Arc::clone(&shared), log.clone());
     let _guard = tracing::subscriber::set_default(subscriber);
     let app = App::build(config(path), shared, support::log(&clock)).await.unwrap();
-    let authority = app.context().authority.clone();
+    let authority = app.context().parts.authority.clone();
     let tasks = Tasks::new();
     let running = app.spawn(&tasks).unwrap();
 

@@ -25,7 +25,7 @@ use signet_api::pb::{
     },
 };
 use signet_identity::{
-    EntryDraft, SpiffeId,
+    EntrySpec, SpiffeId,
     tenant::{Assignment, TenantState},
 };
 use signet_pki::{
@@ -205,7 +205,7 @@ async fn what_no_longer_fits_is_neither_sent_to_an_agent_nor_signed() {
     // Behind the back of the rules: as from before tenants were required, or by a race.
     let foreign = |entry_id: &str, path: &str, tenant: Option<&str>| {
         let selectors = ["unix:uid:1".parse().unwrap()].into_iter().collect();
-        let mut draft = EntryDraft::new(id(path), agent.id.clone(), selectors);
+        let mut draft = EntrySpec::new(id(path), agent.id.clone(), selectors);
         draft.tenant = tenant.map(|name| name.parse().unwrap());
         NewEntry { id: entry_id.parse().unwrap(), draft }
     };
@@ -214,7 +214,7 @@ async fn what_no_longer_fits_is_neither_sent_to_an_agent_nor_signed() {
         foreign("path", "/tenants/red/path", Some("blue")),
         foreign("green", "/tenants/green/x", Some("green")),
     ];
-    server.context.store.create_entries(behind, UnixTime::from_seconds(1)).await.unwrap();
+    server.context.parts.store.create_entries(behind, UnixTime::from_seconds(1)).await.unwrap();
     let mut both = vec![blue.clone(), red.clone()];
     both.sort();
     assert_eq!(agent.entries(&server).await.unwrap(), both);
@@ -229,11 +229,11 @@ async fn what_no_longer_fits_is_neither_sent_to_an_agent_nor_signed() {
     // Suspended, and not any more for this agent.
     let red_tenant = || "red".parse().unwrap();
     let suspended = Assignment::Tenant(red_tenant(), TenantState::Suspended);
-    server.context.store.assign(suspended, UnixTime::from_seconds(1)).await.unwrap();
+    server.context.parts.store.assign(suspended, UnixTime::from_seconds(1)).await.unwrap();
     assert_eq!(agent.entries(&server).await.unwrap(), std::slice::from_ref(&blue));
     assert_eq!(code(&x509(&server, &agent, &red).await.message), "tenant_suspended");
     let only_red = Assignment::Agent(agent.id.clone(), [red_tenant()].into_iter().collect());
-    server.context.store.assign(only_red, UnixTime::from_seconds(1)).await.unwrap();
+    server.context.parts.store.assign(only_red, UnixTime::from_seconds(1)).await.unwrap();
     assert_eq!(agent.entries(&server).await.unwrap(), [""; 0]);
     assert_eq!(code(&x509(&server, &agent, &blue).await.message), "tenant_agent_mismatch");
 
@@ -297,7 +297,7 @@ async fn as_admin(server: &TestServer, path: &str) -> Channel {
         dns_names: &[],
         subject: None,
     };
-    let svid = server.context.authority.sign_workload_x509(params).await.unwrap();
+    let svid = server.context.parts.authority.sign_workload_x509(params).await.unwrap();
     let identity = TlsIdentity::new(&svid.chain, key.signer().unwrap()).unwrap();
     server.connect(Some(identity)).await
 }
@@ -417,10 +417,10 @@ async fn an_administrator_without_a_tenant_is_none_and_one_by_entry_has_its_entr
 
     // From before tenants were required.
     let selectors = ["unix:uid:1".parse().unwrap()].into_iter().collect();
-    let mut draft = EntryDraft::new(id("/old-admin"), agent.id.clone(), selectors);
+    let mut draft = EntrySpec::new(id("/old-admin"), agent.id.clone(), selectors);
     draft.admin = true;
     let old = NewEntry { id: "old".parse().unwrap(), draft };
-    server.context.store.create_entries(vec![old], UnixTime::from_seconds(1)).await.unwrap();
+    server.context.parts.store.create_entries(vec![old], UnixTime::from_seconds(1)).await.unwrap();
     let mut entries = EntryClient::new(as_admin(&server, "/old-admin").await);
     let refused = entries.list_entries(entry_pb::ListEntriesRequest::default()).await.unwrap_err();
     assert_eq!(code(refused.message()), "tenant_missing");
@@ -440,13 +440,13 @@ async fn a_policy_is_read_again_without_a_restart_and_a_broken_one_changes_nothi
     };
     assert!(may_read().await);
     std::fs::write(&file, rule("\"agent.read\"")).unwrap();
-    assert!(server.context.policy.reload().unwrap());
+    assert!(server.context.parts.policy.reload().unwrap());
     assert!(!may_read().await);
     std::fs::write(&file, rule("\"entry.eat\"")).unwrap();
-    assert!(server.context.policy.reload().is_err());
+    assert!(server.context.parts.policy.reload().is_err());
     assert!(!may_read().await);
     std::fs::write(&file, rule("\"entry.*\"")).unwrap();
-    assert!(server.context.policy.reload().unwrap());
-    assert!(!server.context.policy.reload().unwrap(), "nothing is different");
+    assert!(server.context.parts.policy.reload().unwrap());
+    assert!(!server.context.parts.policy.reload().unwrap(), "nothing is different");
     assert!(may_read().await);
 }

@@ -22,7 +22,7 @@ use signet_api::pb::spire::api::server::entry::v1::{
     GetAuthorizedEntriesRequest, entry_client::EntryClient,
 };
 use signet_base::TestClock;
-use signet_identity::{EntryDraft, SpiffeId};
+use signet_identity::{EntrySpec, SpiffeId};
 use signet_store::{NewEntry, Store, StoreOptions};
 use signet_time::UnixTime;
 use support::{Options, TestServer};
@@ -93,7 +93,7 @@ async fn the_other_process() {
             ("entry", agent) => {
                 let selectors = ["unix:uid:1".parse().unwrap()].into_iter().collect();
                 let id = "spiffe://example.org/by-the-other".parse().unwrap();
-                let draft = EntryDraft::new(id, agent.parse().unwrap(), selectors);
+                let draft = EntrySpec::new(id, agent.parse().unwrap(), selectors);
                 let entry = NewEntry { id: "by-the-other".parse().unwrap(), draft };
                 store.create_entries(vec![entry], UnixTime::from_seconds(1)).await.unwrap();
             }
@@ -114,7 +114,7 @@ async fn a_ban_and_an_entry_of_another_process_hold_at_once() {
     let mut other = Other::start(&database);
 
     // Without asking for anything the server takes over what the other has committed.
-    let mut changes = server.context.cache.subscribe(Some(&agent.id));
+    let mut changes = server.context.parts.cache.subscribe(Some(&agent.id));
     changes.mark_unchanged();
     other.tell(&format!("entry {}", agent.id));
     tokio::time::timeout(Duration::from_secs(10), changes.changed()).await.unwrap().unwrap();

@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use signet_identity::{AuthorizedIndex, EntryDraft, IndexChange, MatchBehavior, SelectorSet};
+use signet_identity::{AuthorizedIndex, EntrySpec, IndexChange, MatchBehavior, SelectorSet};
 use signet_store::{EntryFilter, NewEntry, PageRequest, Store, StoreOptions};
 use signet_time::UnixTime;
 
@@ -101,7 +101,7 @@ async fn create(
 }
 
 fn entry(number: usize) -> Result<NewEntry, Box<dyn std::error::Error>> {
-    let draft = EntryDraft::new(
+    let draft = EntrySpec::new(
         format!("spiffe://example.org/workload/{number}").parse()?,
         "spiffe://example.org/spire/agent/join_token/a".parse()?,
         selectors(if number % 10 == 7 { number } else { 0 })?,

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use signet_identity::{AuthorizedIndex, Entry, EntryDraft, IndexChange, Selector, TrustDomain};
+use signet_identity::{AuthorizedIndex, Entry, EntrySpec, IndexChange, Selector, TrustDomain};
 use signet_store::{Contents, EntryFilter, Store, StoreOptions};
 use signet_time::UnixTime;
 
@@ -51,7 +51,7 @@ fn entry(n: u64) -> Entry {
         Selector::new("k8s", &format!("ns:namespace-{}", n % 200)),
     ];
     let selectors = selectors.into_iter().map(|selector| selector.expect("a selector")).collect();
-    let body = EntryDraft::new(
+    let spec = EntrySpec::new(
         id(format!("spiffe://example.org/ns/namespace-{}/sa/account-{n}", n % 200)),
         id(format!("spiffe://example.org/spire/agent/k8s_psat/cluster/node-{}", n / CHILDREN)),
         selectors,
@@ -59,7 +59,7 @@ fn entry(n: u64) -> Entry {
     let name = format!("ffffff01-9b76-8{:03x}-8000-{n:012x}", n % 0xfff);
     Entry {
         id: name.parse().expect("an ID"),
-        body,
+        spec,
         revision_number: 0,
         created_at: UnixTime::from_seconds(1),
     }

@@ -16,8 +16,8 @@ use crate::{
     FeedPosition, OpenError,
     sqlite::{
         fault::Fault,
-        feed,
         open::{self, FileLock, beside, sqlite_error},
+        position,
     },
 };
 
@@ -191,7 +191,7 @@ async fn check(path: &Path) -> Result<Summary, BackupError> {
                 let revision: i64 = newest.fetch_one(&mut conn).await?.try_get(0)?;
                 FeedPosition { epoch: "".into(), revision: revision.cast_unsigned() }
             }
-            _ => feed::position(&mut conn).await?,
+            _ => position::position(&mut conn).await?,
         };
         conn.close().await?;
         let [entries, nodes, bundles] = counts;
@@ -209,7 +209,7 @@ async fn renew(path: &Path) -> Result<(), BackupError> {
     let options = SqliteConnectOptions::new().filename(path).foreign_keys(true);
     let mut conn = SqliteConnection::connect_with(&options).await.map_err(sqlite)?;
     open::migrate(&mut conn, path, false).await?;
-    feed::renew_epoch(&mut conn).await.map_err(sqlite)?;
+    position::renew_epoch(&mut conn).await.map_err(sqlite)?;
     conn.close().await.map_err(sqlite)?;
     Ok(())
 }

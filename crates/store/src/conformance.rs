@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use signet_identity::{
-    AttestedNode, Bundle, Entry, EntryDraft, EntryId, SelectorSet, X509Authority,
+    AttestedNode, Bundle, Entry, EntryId, EntrySpec, SelectorSet, X509Authority,
 };
 use signet_time::UnixTime;
 
@@ -129,7 +129,7 @@ impl<'d> Fixture<'d> {
     }
 
     /// Creates one entry.
-    pub(crate) async fn create(&self, id: &str, draft: EntryDraft) -> Entry {
+    pub(crate) async fn create(&self, id: &str, draft: EntrySpec) -> Entry {
         let outcomes = self
             .store
             .create_entries(vec![new(id, draft)], UnixTime::from_seconds(1))
@@ -168,7 +168,7 @@ pub fn id(text: &str) -> EntryId {
     text.parse().unwrap()
 }
 
-pub fn new(entry_id: &str, draft: EntryDraft) -> NewEntry {
+pub fn new(entry_id: &str, draft: EntrySpec) -> NewEntry {
     NewEntry { id: id(entry_id), draft }
 }
 
@@ -177,8 +177,8 @@ pub fn set(all: &[&str]) -> SelectorSet {
 }
 
 /// An entry `spiffe://td/<path>` under `spiffe://td/<parent>`.
-pub fn draft(path: &str, parent: &str, selectors: &[&str]) -> EntryDraft {
-    EntryDraft::new(
+pub fn draft(path: &str, parent: &str, selectors: &[&str]) -> EntrySpec {
+    EntrySpec::new(
         format!("spiffe://td/{path}").parse().unwrap(),
         format!("spiffe://td/{parent}").parse().unwrap(),
         set(selectors),
@@ -186,7 +186,7 @@ pub fn draft(path: &str, parent: &str, selectors: &[&str]) -> EntryDraft {
 }
 
 /// One with everything set.
-pub fn full_draft() -> EntryDraft {
+pub fn full_draft() -> EntrySpec {
     let mut draft = draft("full", "parent", &["a:\"quoted\"\n", "k8s:ns:ä", "unix:uid:1"]);
     draft.x509_svid_ttl = 11;
     draft.jwt_svid_ttl = 12;

@@ -1,6 +1,6 @@
 //! What is true or false of an entry, in one number: the form of every store.
 
-use signet_identity::EntryDraft;
+use signet_identity::EntrySpec;
 
 const ADMIN: i64 = 1;
 const DOWNSTREAM: i64 = 2;
@@ -9,7 +9,7 @@ const DISABLE_PREFETCH: i64 = 8;
 const INCLUDE_JTI: i64 = 16;
 const TENANT_CLAIM: i64 = 32;
 
-pub(crate) fn pack(entry: &EntryDraft) -> i64 {
+pub(crate) fn pack(entry: &EntrySpec) -> i64 {
     let flag = |set: bool, flag: i64| if set { flag } else { 0 };
     flag(entry.admin, ADMIN)
         | flag(entry.downstream, DOWNSTREAM)
@@ -19,7 +19,7 @@ pub(crate) fn pack(entry: &EntryDraft) -> i64 {
         | flag(entry.jwt_svid_tenant_claim, TENANT_CLAIM)
 }
 
-pub(crate) fn unpack(flags: i64, draft: &mut EntryDraft) {
+pub(crate) fn unpack(flags: i64, draft: &mut EntrySpec) {
     draft.admin = flags & ADMIN != 0;
     draft.downstream = flags & DOWNSTREAM != 0;
     draft.store_svid = flags & STORE_SVID != 0;

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use signet_identity::{AttestedNode, EntryDraft, Selector, SpiffeId, TrustDomain};
+use signet_identity::{AttestedNode, EntrySpec, Selector, SpiffeId, TrustDomain};
 
 /// The hash of one criterion.
 pub(crate) type Term = i64;
@@ -29,7 +29,7 @@ const LOWER: Term = 0xffff_ffff;
 /// Same SPIFFE ID, parent and selectors. The upper half is a hash of the SPIFFE ID alone, so that
 /// one pair answers both questions: see [`spiffe_id`]. (Each more pair at a random place of the
 /// index costs a page written per new entry.)
-pub(crate) fn similar(draft: &EntryDraft) -> Term {
+pub(crate) fn similar(draft: &EntrySpec) -> Term {
     let mut hash = Hash::new(Kind::Similar).id(&draft.parent_id);
     for selector in &draft.selectors {
         hash = hash.text(selector.kind()).text(selector.value());
@@ -72,7 +72,7 @@ pub(crate) fn banned() -> Term {
 }
 
 /// Every term of an entry, sorted, each once.
-pub(crate) fn of_entry(draft: &EntryDraft) -> Vec<Term> {
+pub(crate) fn of_entry(draft: &EntrySpec) -> Vec<Term> {
     let mut terms = vec![similar(draft), parent(&draft.parent_id)];
     terms.extend(draft.selectors.iter().map(selector));
     terms.extend(draft.federates_with.iter().map(federates_with));
@@ -152,7 +152,7 @@ mod tests {
         for number in 0..100 {
             let id: SpiffeId = format!("spiffe://td/{number}").parse().unwrap();
             let selectors = [Selector::new("a", "b").unwrap()].into_iter().collect();
-            let draft = EntryDraft::new(id.clone(), parent.clone(), selectors);
+            let draft = EntrySpec::new(id.clone(), parent.clone(), selectors);
             assert!(spiffe_id(&id).contains(&similar(&draft)));
         }
     }

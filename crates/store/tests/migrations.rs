@@ -66,7 +66,7 @@ fn check(contents: &Contents) {
     let ids: Vec<&str> = contents.entries.iter().map(|entry| entry.id.as_str()).collect();
     assert_eq!(ids, ["full", "plain", "alias"]);
     let (full, plain) = (&contents.entries[0], &contents.entries[1]);
-    assert_eq!(full.body, full_draft());
+    assert_eq!(full.spec, full_draft());
     assert_eq!((plain.revision_number, plain.created_at.seconds()), (1, 1_700_000_004));
     assert_eq!(plain.hint, "h");
     let mut one = node("one");

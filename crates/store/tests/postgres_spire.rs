@@ -12,12 +12,12 @@ use signet_testkit::{Postgres, skip};
 use signet_time::UnixTime;
 
 fn contents() -> Contents {
-    let entry = |name: &str, mut body: signet_identity::EntryDraft, revision_number| {
+    let entry = |name: &str, mut body: signet_identity::EntrySpec, revision_number| {
         body.federates_with.sort();
         let new = new(name, body);
         signet_identity::Entry {
             id: new.id,
-            body: new.draft,
+            spec: new.draft,
             revision_number,
             created_at: UnixTime::from_seconds(1_700_000_000),
         }

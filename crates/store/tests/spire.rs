@@ -55,13 +55,13 @@ fn contents() -> SpireContents {
             entries: vec![
                 Entry {
                     id: id("full"),
-                    body: full,
+                    spec: full,
                     revision_number: 3,
                     created_at: UnixTime::from_seconds(1_700_000_000),
                 },
                 Entry {
                     id: id("plain"),
-                    body: draft("w", "p", &["x:1"]),
+                    spec: draft("w", "p", &["x:1"]),
                     revision_number: 0,
                     created_at: UnixTime::from_seconds(5),
                 },

@@ -44,7 +44,8 @@ impl Client {
     /// Logs in unless there is a good token already.
     ///
     /// # Errors
-    /// [`VaultError`].
+    /// [`VaultError`] when Vault cannot be reached, is sealed or refuses, no login succeeds, or its
+    /// answer cannot be read.
     pub async fn log_in(&self) -> Result<(), VaultError> {
         self.session.token(&self.transport).await.map(drop)
     }
@@ -53,7 +54,8 @@ impl Client {
     /// out to have been revoked.
     ///
     /// # Errors
-    /// [`VaultError`].
+    /// [`VaultError`] when Vault cannot be reached, is sealed or refuses, no login succeeds, or its
+    /// answer cannot be read.
     pub async fn send(&self, request: Request) -> Result<Answer, VaultError> {
         if !request.with_token {
             self.transport.refresh().await;
@@ -85,7 +87,8 @@ impl Client {
     /// Writes to a path.
     ///
     /// # Errors
-    /// [`VaultError`].
+    /// [`VaultError`] when Vault cannot be reached, is sealed or refuses, no login succeeds, or its
+    /// answer cannot be read.
     pub async fn write(
         &self,
         path: impl Into<String>,
@@ -97,7 +100,8 @@ impl Client {
     /// Deletes what is at a path.
     ///
     /// # Errors
-    /// [`VaultError`].
+    /// [`VaultError`] when Vault cannot be reached, is sealed or refuses, no login succeeds, or its
+    /// answer cannot be read.
     pub async fn delete(&self, path: impl Into<String>) -> Result<Answer, VaultError> {
         self.send(Request::new(Method::DELETE, path)).await
     }

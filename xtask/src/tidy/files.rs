@@ -25,7 +25,7 @@ const AT_HOME: &[(&str, &[&str], &str)] = &[
         &[
             "crates/attest/",
             "crates/agent/src/csi/",
-            "crates/controller/src/leader/place.rs",
+            "crates/controller/src/leader/host_lock.rs",
             // What a process knows of itself, and what a person asks to be told of the machine.
             "crates/daemon/src/metrics/process.rs",
             "crates/daemon/src/support.rs",

@@ -20,8 +20,8 @@ use tonic::{Status, Streaming, transport::Channel};
 
 use super::{ClientError, MAX_ANSWER, RPC_TIMEOUT, ServerClient};
 use crate::{
-    audit,
     entry::{AgentEntry, EntryMap},
+    request_id,
 };
 
 const SYNC: &str = "SyncAuthorizedEntries";
@@ -97,7 +97,8 @@ fn output_mask() -> EntryMask {
 
 async fn get(channel: Channel, known: &EntryMap) -> Result<EntrySync, Status> {
     let request = GetAuthorizedEntriesRequest { output_mask: Some(output_mask()) };
-    let answer = client(channel).get_authorized_entries(audit::named(request)).await?.into_inner();
+    let answer =
+        client(channel).get_authorized_entries(request_id::named(request)).await?.into_inner();
     let mut next = Collector::new(known);
     next.entries(answer.entries)?;
     Ok(next.finish())
@@ -109,7 +110,7 @@ async fn sync(channel: Channel, known: &EntryMap) -> Result<EntrySync, Status> {
     let first = SyncAuthorizedEntriesRequest { output_mask: Some(output_mask()), ids: Vec::new() };
     requests.send(first).await.map_err(|_| closed())?;
     let mut answers = client(channel)
-        .sync_authorized_entries(audit::named(ReceiverStream::new(receiver)))
+        .sync_authorized_entries(request_id::named(ReceiverStream::new(receiver)))
         .await?
         .into_inner();
 

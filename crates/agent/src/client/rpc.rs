@@ -42,7 +42,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::{ClientError, MAX_ANSWER, RPC_TIMEOUT, ServerClient};
-use crate::{audit, jwt_cache::JwtSvid};
+use crate::{jwt_cache::JwtSvid, request_id};
 
 /// How long a whole attestation may take, challenges included.
 const ATTEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -154,7 +154,7 @@ impl ServerClient {
             }))
             .await?;
             let mut answers = AgentClient::new(channel)
-                .attest_agent(audit::named(ReceiverStream::new(receiver)))
+                .attest_agent(request_id::named(ReceiverStream::new(receiver)))
                 .await?
                 .into_inner();
             for _ in 0..=MAX_CHALLENGES {
@@ -190,14 +190,15 @@ impl ServerClient {
     /// Has a new SVID of this agent signed: certificates, DER, leaf first.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`] when the server cannot be reached or is not trusted, does not answer in
+    /// time, refuses, or answers what cannot be read.
     pub async fn renew(&self, csr: &[u8]) -> Result<Vec<Vec<u8>>, ClientError> {
         const METHOD: &str = "RenewAgent";
         let answer = self
             .call(METHOD, RPC_TIMEOUT, |channel| {
                 let params = AgentX509svidParams { csr: Bytes::copy_from_slice(csr) };
                 let request = RenewAgentRequest { params: Some(params) };
-                async move { AgentClient::new(channel).renew_agent(audit::named(request)).await }
+                async move { AgentClient::new(channel).renew_agent(request_id::named(request)).await }
             })
             .await?
             .into_inner();
@@ -212,14 +213,15 @@ impl ServerClient {
     /// Tells the server which version this agent is.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`] when the server cannot be reached or is not trusted, does not answer in
+    /// time, refuses, or answers what cannot be read.
     pub async fn post_status(&self, version: &str) -> Result<(), ClientError> {
         self.call("PostStatus", RPC_TIMEOUT, |channel| {
             let request = PostStatusRequest {
                 agent_version: version.to_owned(),
                 ..PostStatusRequest::default()
             };
-            async move { AgentClient::new(channel).post_status(audit::named(request)).await }
+            async move { AgentClient::new(channel).post_status(request_id::named(request)).await }
         })
         .await?;
         Ok(())
@@ -229,12 +231,13 @@ impl ServerClient {
     /// have; a SPIRE server does not listen.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`] when the server cannot be reached or is not trusted, does not answer in
+    /// time, refuses, or answers what cannot be read.
     pub async fn report_unknown_key(&self, trust_domain: &TrustDomain) -> Result<(), ClientError> {
         self.call("ReportUnknownKey", REPORT_TIMEOUT, |channel| {
             let request = ReportUnknownKeyRequest { trust_domain: trust_domain.to_string() };
             async move {
-                FederationClient::new(channel).report_unknown_key(audit::named(request)).await
+                FederationClient::new(channel).report_unknown_key(request_id::named(request)).await
             }
         })
         .await?;
@@ -244,14 +247,15 @@ impl ServerClient {
     /// The bundle of the own trust domain.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`] when the server cannot be reached or is not trusted, does not answer in
+    /// time, refuses, or answers what cannot be read.
     pub async fn bundle(&self) -> Result<Bundle, ClientError> {
         const METHOD: &str = "GetBundle";
         let answer = self
             .call(METHOD, RPC_TIMEOUT, |channel| async move {
                 BundleClient::new(channel)
                     .max_decoding_message_size(MAX_ANSWER)
-                    .get_bundle(audit::named(GetBundleRequest::default()))
+                    .get_bundle(request_id::named(GetBundleRequest::default()))
                     .await
             })
             .await?;
@@ -262,7 +266,8 @@ impl ServerClient {
     /// The bundle of a foreign trust domain; none when the server has none.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`] when the server cannot be reached or is not trusted, does not answer in
+    /// time, refuses, or answers what cannot be read.
     pub async fn federated_bundle(
         &self,
         trust_domain: &TrustDomain,
@@ -277,7 +282,7 @@ impl ServerClient {
                 async move {
                     BundleClient::new(channel)
                         .max_decoding_message_size(MAX_ANSWER)
-                        .get_federated_bundle(audit::named(request))
+                        .get_federated_bundle(request_id::named(request))
                         .await
                 }
             })
@@ -309,7 +314,7 @@ impl ServerClient {
                 async move {
                     SvidClient::new(channel)
                         .max_decoding_message_size(MAX_ANSWER)
-                        .batch_new_x509svid(audit::named(BatchNewX509svidRequest { params }))
+                        .batch_new_x509svid(request_id::named(BatchNewX509svidRequest { params }))
                         .await
                 }
             })
@@ -345,7 +350,8 @@ impl ServerClient {
     /// Has a JWT-SVID signed.
     ///
     /// # Errors
-    /// [`ClientError`].
+    /// [`ClientError`] when the server cannot be reached or is not trusted, does not answer in
+    /// time, refuses, or answers what cannot be read.
     pub async fn sign_jwt(
         &self,
         entry_id: &EntryId,
@@ -359,7 +365,7 @@ impl ServerClient {
                     entry_id: entry_id.to_string(),
                     audience: audience.to_vec(),
                 };
-                let request = audit::named(request);
+                let request = request_id::named(request);
                 async move { SvidClient::new(channel).new_jwtsvid(request).await }
             })
             .await?
@@ -393,7 +399,7 @@ impl ServerClient {
                 async move {
                     SvidClient::new(channel)
                         .max_decoding_message_size(MAX_ANSWER)
-                        .batch_new_witsvid(audit::named(request))
+                        .batch_new_witsvid(request_id::named(request))
                         .await
                 }
             })
@@ -428,9 +434,9 @@ impl ServerClient {
         };
         let subscribed = self.call("Subscribe", SUBSCRIBE_TIMEOUT, |channel| {
             let request = request.clone();
-            async move { PushClient::new(channel).subscribe(audit::named(request)).await }
+            async move { PushClient::new(channel).subscribe(request_id::named(request)).await }
         });
-        let (request_id, stream) = audit::under_its_id(subscribed).await;
+        let (request_id, stream) = request_id::under_its_id(subscribed).await;
         Ok(NoticeStream { stream: stream?.into_inner(), request_id })
     }
 }

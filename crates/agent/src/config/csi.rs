@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use signet_config::{Block, absolute_path};
 
 use super::{SvidCache, flags::CsiFlags};
-use crate::csi::{CsiSettings, DEFAULT_NODE_ID_ENV, GivenSettings, Setting};
+use crate::csi::settings::{CsiSettings, DEFAULT_NODE_ID_ENV, GivenSettings, Setting};
 use crate::plugins::key_manager::KeyManager;
 
 /// `kubelet_dir` unless told.

@@ -9,7 +9,11 @@ use signet_config::{
     Block, ConfigError, Context, Document, absolute_path, decode_document, health_checks,
     log_settings, path_over, socket_path, telemetry, text_over,
 };
-use signet_daemon::{flags::Environment, program::Program};
+use signet_daemon::{
+    flags::Environment,
+    program::Program,
+    settings::{self, check_spiffe_id},
+};
 use signet_identity::{SpiffeId, TrustDomain};
 use signet_pki::KeyType;
 
@@ -62,11 +66,6 @@ impl Config {
     }
 }
 
-/// Whether a text is a SPIFFE ID, or why not.
-fn is_spiffe_id(text: &str) -> Result<(), String> {
-    text.parse::<SpiffeId>().map(drop).map_err(|error| error.to_string())
-}
-
 fn decode(
     program: Program,
     flags: &RunFlags,
@@ -75,7 +74,7 @@ fn decode(
     document: &Document,
 ) -> Option<Config> {
     let root = Block::root(context, document);
-    let telemetry = telemetry(&root, is_spiffe_id);
+    let telemetry = telemetry(&root, check_spiffe_id);
     let health_checks = health_checks(&root);
     let Some(agent) = root.block("agent") else {
         root.missing("agent");
@@ -87,7 +86,8 @@ fn decode(
     let plugins = Plugins::read(&root, join_token.is_some());
     root.finish();
 
-    let trust_domain = trust_domain(&agent, flags.common.trust_domain.as_ref());
+    let trust_domain = text_over(flags.common.trust_domain.as_ref(), &agent, "trust_domain");
+    let trust_domain = settings::trust_domain(&agent, trust_domain);
     let server_address = text_over(flags.server_address.as_ref(), &agent, "server_address");
     let server_address = agent.required("server_address", server_address);
     let server_port = agent.port("server_port");
@@ -167,18 +167,6 @@ fn decode(
         health_checks,
         warnings: Vec::new(),
     })
-}
-
-fn trust_domain(agent: &Block<'_>, flag: Option<&String>) -> Option<TrustDomain> {
-    let text = text_over(flag, agent, "trust_domain");
-    let text = agent.required("trust_domain", text)?;
-    match TrustDomain::from_name_or_id(&text) {
-        Ok(trust_domain) => Some(trust_domain),
-        Err(error) => {
-            agent.error("trust_domain", format_args!("{text:?}: {error}"));
-            None
-        }
-    }
 }
 
 /// The public and the admin socket.

@@ -15,7 +15,9 @@ use signet_daemon::{
     logging, process, signal,
 };
 
-use super::{CsiSettings, DEFAULT_NODE_ID_ENV, DEFAULT_PLUGIN_NAME, DEFAULT_SOCKET, GivenSettings};
+use super::settings::{
+    CsiSettings, DEFAULT_NODE_ID_ENV, DEFAULT_PLUGIN_NAME, DEFAULT_SOCKET, GivenSettings,
+};
 
 /// How long open calls may take to end after the signal to stop.
 const GRACE: Duration = Duration::from_secs(10);

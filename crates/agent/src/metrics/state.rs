@@ -11,7 +11,7 @@ use signet_time::UnixTime;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    cache::Cache, client::SyncStats, data_dir::DataDir, jwt_cache::JwtCache, sync::Status,
+    cache::Cache, client::SyncStats, data_dir::DataDir, jwt_cache::JwtCache, status::Status,
 };
 
 /// How things stand. Clones share it.

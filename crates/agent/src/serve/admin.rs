@@ -36,7 +36,7 @@ use super::{
     endpoint::{Answer, MAX_REQUEST},
     sds::Peers,
 };
-use crate::{audit::Audit, jwt::JwtService, sync::View, trace::Traces, workload::CallerAttestor};
+use crate::{audit::Audit, jwt::JwtService, status::View, trace::Traces, workload::CallerAttestor};
 
 /// What is served there beside health and reflection.
 pub(crate) const SERVICES: &[&str] = &[

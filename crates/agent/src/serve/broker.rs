@@ -28,7 +28,7 @@ use crate::{
     config::{BrokerRights, BrokerSettings, Transports},
     jwt::JwtService,
     serve::workload_api::{check_audience, jwt_bundles, x509_bundle},
-    sync::View,
+    status::View,
     workload::CallerAttestor,
 };
 

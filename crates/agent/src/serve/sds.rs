@@ -33,7 +33,7 @@ use delta::Delta;
 use peers::PeerGuard;
 pub use peers::{PeerStream, Peers, Sent};
 use protocol::{Answer, Protocol, Verdict};
-pub use secrets::About;
+pub use secrets::SecretInfo;
 use secrets::{Form, Secrets};
 use sotw::Sotw;
 
@@ -332,11 +332,11 @@ impl<P: Protocol> Stream<P> {
         self.sds.look_at(&self.call, &answer.as_ref().err(), update, &self.subscription);
         let now = self.sds.clock.unix();
         for secret in self.protocol.known(&secrets) {
-            self.peer.has(Arc::clone(&secret.about), now);
+            self.peer.has(Arc::clone(&secret.info), now);
         }
         let Some(answer) = answer? else { return Ok(None) };
-        let about = answer.secrets.iter().map(|secret| Arc::clone(&secret.about)).collect();
-        self.peer.sent(answer.nonce, about, &answer.removed);
+        let info = answer.secrets.iter().map(|secret| Arc::clone(&secret.info)).collect();
+        self.peer.sent(answer.nonce, info, &answer.removed);
         Ok(Some(answer))
     }
 }

@@ -14,8 +14,7 @@ use signet_pki::{
     tls::{BundleSource, SwappableIdentity},
     x509::{CertError, Certificate, TrustBundle},
 };
-use signet_time::UnixTime;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 
 use crate::{
     agent_identity::AgentIdentity,
@@ -26,6 +25,8 @@ use crate::{
     jwt_cache::JwtCache,
     metrics::AgentMetrics,
     rotation::RotationRule,
+    status::Status,
+    wake::Wake,
 };
 
 /// What the manager was told.
@@ -57,67 +58,6 @@ pub struct Settings {
     pub svid_cache: SvidCache,
     /// The names of the secret stores that there are.
     pub svid_stores: Vec<&'static str>,
-}
-
-/// How the agent stands.
-#[derive(Clone, Debug, Default)]
-pub struct Status {
-    /// Who the agent is, once attested.
-    pub identity: Option<Arc<AgentIdentity>>,
-    /// The last successful sync, Unix seconds; 0 for never.
-    pub last_sync: UnixTime,
-    /// Whether the server answered at the last try.
-    pub server_reachable: bool,
-    /// Whether there is something to serve workloads from.
-    pub serving: bool,
-    /// What kept the agent from having an SVID at the last try; none once that went well.
-    pub trouble: Option<Arc<str>>,
-}
-
-/// What those outside see of the manager.
-#[derive(Clone, Debug)]
-pub struct View {
-    /// What workloads are served from.
-    pub cache: Arc<Cache>,
-    /// How the agent stands.
-    pub status: watch::Receiver<Status>,
-    /// The wall clock.
-    pub clock: SharedClock,
-}
-
-/// Wakes the manager.
-#[derive(Debug, Default)]
-pub struct Wake {
-    sync: Notify,
-    token: Notify,
-}
-
-impl Wake {
-    /// The server is to be asked at once.
-    pub fn sync(&self) {
-        self.sync.notify_one();
-    }
-
-    /// The same where the server refused the agent: the manager is to hear of it from the server
-    /// itself.
-    pub fn sync_if_refused<T>(&self, result: &Result<T, ClientError>) {
-        if result.as_ref().is_err_and(|error| error.refusal().is_some()) {
-            self.sync();
-        }
-    }
-
-    /// A JWT-SVID came and is to be put away.
-    pub fn token_came(&self) {
-        self.token.notify_one();
-    }
-
-    pub(super) async fn to_sync(&self) {
-        self.sync.notified().await;
-    }
-
-    pub(super) async fn by_token(&self) {
-        self.token.notified().await;
-    }
 }
 
 /// How writing the sealed cache went at the last try, so that each trouble is told once.
@@ -356,17 +296,6 @@ impl AgentBundles {
 impl BundleSource for AgentBundles {
     fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<TrustBundle>> {
         self.0.load_full().filter(|bundle| bundle.trust_domain() == trust_domain)
-    }
-}
-
-/// The bundles that workloads get, for verifying those who connect to the agent.
-#[derive(Debug)]
-pub(crate) struct CacheBundles(pub(crate) Arc<Cache>);
-
-impl BundleSource for CacheBundles {
-    fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<TrustBundle>> {
-        let bundle = self.0.watch_bundles().borrow().get(trust_domain).cloned()?;
-        TrustBundle::from_bundle(&bundle).ok().map(Arc::new)
     }
 }
 

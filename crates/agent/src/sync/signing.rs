@@ -23,14 +23,13 @@ use crate::{
     cache::Wanted,
     client::{ClientError, NewSvid, SignRequest},
     svid::X509Svid,
+    workload_keys,
 };
 
 /// The most requests in one batch (SPIRE's limit).
 const MAX_BATCH: usize = 500;
 /// How many batches run at once.
 const MAX_BATCHES: usize = 2;
-/// Up to this many keys are made on the thread that asks for them.
-const MAX_INLINE_KEYS: usize = 8;
 /// The pauses of an entry that fails.
 const MIN_PAUSE: Duration = Duration::from_millis(500);
 const MAX_PAUSE: Duration = Duration::from_secs(240);
@@ -229,23 +228,10 @@ async fn sign_all(shared: &Shared, wanted: &[Wanted]) -> Result<Vec<Signed>, Cli
     let subjects: Vec<(EntryId, SpiffeId)> =
         wanted.iter().map(|w| (w.entry.id.clone(), w.entry.spiffe_id.clone())).collect();
     let count = subjects.len();
-    let made = make_keys(key_type, count, move || prepare(key_type, subjects)).await?;
+    let made = workload_keys::make(key_type, count, move || prepare(key_type, subjects)).await?;
     let (keys, requests): (Vec<_>, Vec<_>) = made.into_iter().unzip();
     let results = shared.server.client.sign_x509(&requests).await?;
     Ok(keys.into_iter().zip(results).collect())
-}
-
-/// Does what makes `count` keys: away from the thread that serves, unless they are few and quick.
-pub(crate) async fn make_keys<T: Send + 'static>(
-    key_type: KeyType,
-    count: usize,
-    make: impl FnOnce() -> Result<T, ClientError> + Send + 'static,
-) -> Result<T, ClientError> {
-    if key_type == KeyType::EcP256 && count <= MAX_INLINE_KEYS {
-        return make();
-    }
-    let made = tokio::task::spawn_blocking(make).await;
-    made.map_err(|error| ClientError::Local(error.to_string()))?
 }
 
 fn prepare(

@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use signet_agent::{
     app::App,
     config::{Config, RunFlags},
-    sync::Status as AgentStatus,
+    status::Status as AgentStatus,
 };
 use signet_api::{
     connect,

@@ -1,7 +1,7 @@
 //! Registration entries.
 
 use signet_identity::{
-    Entry, EntryDraft, EntryError, SelectorSet, SpiffeId, TrustDomain, entry::MAX_HINT_LEN,
+    Entry, EntryError, EntrySpec, SelectorSet, SpiffeId, TrustDomain, entry::MAX_HINT_LEN,
     entry::check_dns_name,
 };
 use signet_time::UnixTime;
@@ -76,7 +76,7 @@ pub fn entry_to_pb(entry: &Entry, mask: Option<&EntryMask>) -> types::Entry {
 pub fn entry_from_pb(
     trust_domain: &TrustDomain,
     entry: &types::Entry,
-) -> Result<EntryDraft, ConvertError> {
+) -> Result<EntrySpec, ConvertError> {
     let change = EntryChange::from_pb(trust_domain, entry, None)?;
     // With every field selected, these three are there.
     let (Some(spiffe_id), Some(parent_id), Some(selectors)) =
@@ -84,7 +84,7 @@ pub fn entry_from_pb(
     else {
         return Err(ConvertError::Missing("missing entry"));
     };
-    let mut draft = EntryDraft::new(spiffe_id, parent_id, selectors);
+    let mut draft = EntrySpec::new(spiffe_id, parent_id, selectors);
     change.apply(&mut draft);
     draft.check(trust_domain)?;
     Ok(draft)
@@ -92,7 +92,7 @@ pub fn entry_from_pb(
 
 /// What an update changes: the fields of its input mask, each checked.
 ///
-/// The whole still has to pass [`EntryDraft::check`] when applied, for two fields may conflict.
+/// The whole still has to pass [`EntrySpec::check`] when applied, for two fields may conflict.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EntryChange {
     spiffe_id: Option<SpiffeId>,
@@ -164,7 +164,7 @@ impl EntryChange {
     }
 
     /// Applies the change; the result is not checked as a whole.
-    pub fn apply(self, draft: &mut EntryDraft) {
+    pub fn apply(self, draft: &mut EntrySpec) {
         set(&mut draft.spiffe_id, self.spiffe_id);
         set(&mut draft.parent_id, self.parent_id);
         set(&mut draft.selectors, self.selectors);
@@ -184,9 +184,9 @@ impl EntryChange {
     }
 }
 
-impl From<EntryDraft> for EntryChange {
+impl From<EntrySpec> for EntryChange {
     /// Every field as it is in `draft`.
-    fn from(draft: EntryDraft) -> Self {
+    fn from(draft: EntrySpec) -> Self {
         Self {
             spiffe_id: Some(draft.spiffe_id),
             parent_id: Some(draft.parent_id),
@@ -272,7 +272,7 @@ mod tests {
     fn stored(entry: &types::Entry) -> Entry {
         Entry {
             id: entry.id.parse().unwrap(),
-            body: entry_from_pb(&td(), entry).unwrap(),
+            spec: entry_from_pb(&td(), entry).unwrap(),
             revision_number: entry.revision_number,
             created_at: UnixTime::from_seconds(entry.created_at),
         }
@@ -290,9 +290,9 @@ mod tests {
         let mask = EntryMask { hint: true, ..Default::default() };
         let update = types::Entry { hint: "new".into(), ..Default::default() };
         let change = EntryChange::from_pb(&td(), &update, Some(&mask)).unwrap();
-        let mut draft = stored(&pb()).body;
+        let mut draft = stored(&pb()).spec;
         change.apply(&mut draft);
-        assert_eq!(draft, EntryDraft { hint: "new".into(), ..stored(&pb()).body });
+        assert_eq!(draft, EntrySpec { hint: "new".into(), ..stored(&pb()).spec });
     }
 
     #[test]

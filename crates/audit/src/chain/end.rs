@@ -9,9 +9,9 @@ use std::{
 
 use super::{
     FILE_PREFIX, FILE_SUFFIX,
+    error::ChainError,
     line::{self, Hash},
     read,
-    writer::ChainError,
 };
 
 /// The last whole record of a log.

@@ -20,8 +20,9 @@ use signet_pki::{files::write_atomic, random};
 use super::{
     ChainOptions, HEAD_FILE, Head, HeadKey, KEY_FILE, OnFailure, PUBLIC_KEY_FILE,
     end::{End, file_of, open_file},
+    error::ChainError,
     line::{self, Hash, NOTHING},
-    read::{self, LogError},
+    read,
 };
 use crate::{
     event::{AuditEvent, Kind},
@@ -36,44 +37,6 @@ const COMPLAIN: Duration = Duration::from_secs(60);
 const BATCH: usize = 1_000;
 /// A head is signed after so many records at the latest.
 const RECORDS_PER_HEAD: u64 = 10_000;
-
-/// Why a log cannot be opened.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ChainError {
-    /// Something about a file.
-    #[error("audit log: {doing} {}", .path.display())]
-    File {
-        /// What was being done.
-        doing: &'static str,
-        /// To which file.
-        path: PathBuf,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
-    /// The end of the log cannot be read.
-    #[error("audit log")]
-    Log(#[from] LogError),
-    /// The log is not what was written.
-    #[error(
-        "audit log: {} does not reach record {head}, for which there is a signed head: its end was \
-         cut off or changed; keep the directory for whoever looks into it, and name another one",
-        .path.display()
-    )]
-    Tampered {
-        /// Where.
-        path: PathBuf,
-        /// Which record.
-        head: u64,
-    },
-    /// Another program writes there.
-    #[error("audit log: another program writes to {}", .0.display())]
-    InUse(PathBuf),
-    /// There is no randomness.
-    #[error("audit log: {0}")]
-    Random(String),
-}
 
 /// A log that is being written. Cheap to clone; all clones are the same log.
 #[derive(Clone)]

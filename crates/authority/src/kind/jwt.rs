@@ -6,11 +6,12 @@ use signet_identity::{Bundle, JwtAuthority};
 use signet_pki::{KeyType, ManagedKey, PublicKey, jwt::JwtAuthorityHeader, random};
 use signet_time::UnixTime;
 
-use super::{Handle, Kind, Made, Published, Record, Withdrawal, Words};
+use super::{Handle, Kind, KindNames, NewAuthority, Published, Withdrawal};
 use crate::{
     AuthorityError, AuthorityOptions, OperationError,
     context::Context,
-    journal::{Journal, JwtRecord, SlotId, Status},
+    journal::{Journal, JwtRecord, Record, SlotId, Status},
+    material::JwtKey,
     slot::LocalAuthority,
 };
 
@@ -18,20 +19,12 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Jwt;
 
-/// A JWT authority that can sign.
-#[derive(Debug)]
-pub(crate) struct JwtKey {
-    pub header: JwtAuthorityHeader,
-    pub key: ManagedKey,
-    pub issued_at: UnixTime,
-}
-
 impl Kind for Jwt {
     type Material = JwtKey;
     type Record = JwtRecord;
     type Publication = JwtAuthority;
 
-    const WORDS: Words = Words {
+    const NAMES: KindNames = KindNames {
         log: "JWT key",
         api: "JWT",
         disabled: "JWT functionality is disabled",
@@ -67,7 +60,7 @@ impl Kind for Jwt {
         context: &mut Context,
         slot: SlotId,
         key: ManagedKey,
-    ) -> Result<Made<Self>, AuthorityError> {
+    ) -> Result<NewAuthority<Self>, AuthorityError> {
         made(context, slot, key)
     }
 
@@ -122,7 +115,7 @@ pub(super) fn made<K>(
     context: &Context,
     slot: SlotId,
     key: ManagedKey,
-) -> Result<Made<K>, AuthorityError>
+) -> Result<NewAuthority<K>, AuthorityError>
 where
     K: Kind<Material = JwtKey, Record = JwtRecord, Publication = JwtAuthority>,
 {
@@ -135,7 +128,7 @@ where
         key_id: random::key_id()?,
         public_key: key.public_key().spki_der().to_vec(),
     };
-    Ok(Made {
+    Ok(NewAuthority {
         authority: LocalAuthority::prepared(&record, K::load(&record, key)?),
         publication: K::publication(&record),
         record,

@@ -9,10 +9,10 @@ use signet_pki::{MemoryKeyManager, PrivateKey, wit::WitClaims};
 use super::{Arc, Bundle, BundleEdit, Handle, KeyType, Kind, Wit, Withdrawal, edit_of};
 use crate::{
     AuthorityOptions, AuthorityPorts, LostKeys, TrustRoot, WitOptions,
-    authority::Shared,
     context::Context,
-    machine::{Current, Machine},
+    machine::Machine,
     ports::{BundleStore, JournalStore, PortError},
+    shared::{Current, Shared},
     slot::Due,
 };
 

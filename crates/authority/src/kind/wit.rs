@@ -3,11 +3,12 @@
 use signet_identity::{Bundle, JwtAuthority};
 use signet_pki::{KeyType, ManagedKey, wit};
 
-use super::{Handle, Jwt, JwtKey, Kind, Made, Published, Withdrawal, Words, jwt};
+use super::{Handle, Jwt, Kind, KindNames, NewAuthority, Published, Withdrawal, jwt};
 use crate::{
     AuthorityError, AuthorityOptions, OperationError,
     context::Context,
     journal::{Journal, JwtRecord, SlotId},
+    material::JwtKey,
     slot::LocalAuthority,
 };
 
@@ -20,12 +21,12 @@ impl Kind for Wit {
     type Record = JwtRecord;
     type Publication = JwtAuthority;
 
-    const WORDS: Words = Words {
+    const NAMES: KindNames = KindNames {
         log: "WIT key",
         api: "WIT",
         disabled: "WIT functionality is disabled",
         nothing_to_taint: "no WIT Key found with provided key ID",
-        ..Jwt::WORDS
+        ..Jwt::NAMES
     };
     const TAINT_IS_ANNOUNCED: bool = false;
 
@@ -53,7 +54,7 @@ impl Kind for Wit {
         context: &mut Context,
         slot: SlotId,
         key: ManagedKey,
-    ) -> Result<Made<Self>, AuthorityError> {
+    ) -> Result<NewAuthority<Self>, AuthorityError> {
         jwt::made(context, slot, key)
     }
 

@@ -13,11 +13,12 @@ use signet_pki::{
 };
 use signet_time::UnixTime;
 
-use super::{Handle, Kind, Made, Published, Record, Withdrawal, Words};
+use super::{Handle, Kind, KindNames, NewAuthority, Published, Withdrawal};
 use crate::{
     AuthorityError, AuthorityOptions, OperationClass, OperationError, TrustRoot,
     context::{Context, UPSTREAM_DEADLINE, composing, within},
-    journal::{Journal, SlotId, Status, X509Record},
+    journal::{Journal, Record, SlotId, Status, X509Record},
+    material::X509Ca,
     ports::BundleEdit,
     slot::LocalAuthority,
 };
@@ -29,20 +30,12 @@ const KEY_CERT_SIGN: u16 = 1 << 5;
 #[derive(Debug)]
 pub(crate) struct X509;
 
-/// An X.509 authority that can sign.
-#[derive(Debug)]
-pub(crate) struct X509Ca {
-    pub ca: Ca,
-    pub key: ManagedKey,
-    pub issued_at: UnixTime,
-}
-
 impl Kind for X509 {
     type Material = X509Ca;
     type Record = X509Record;
     type Publication = Vec<Arc<[u8]>>;
 
-    const WORDS: Words = Words {
+    const NAMES: KindNames = KindNames {
         log: "X509 CA",
         api: "X.509",
         disabled: "X.509 functionality is disabled",
@@ -78,7 +71,7 @@ impl Kind for X509 {
         context: &mut Context,
         slot: SlotId,
         key: ManagedKey,
-    ) -> Result<Made<Self>, AuthorityError> {
+    ) -> Result<NewAuthority<Self>, AuthorityError> {
         let now = context.now();
         let (ca, roots) = match context.ports.trust_root.clone() {
             TrustRoot::Upstream(upstream) => mint(context, &*upstream, key, now).await?,
@@ -103,7 +96,7 @@ impl Kind for X509 {
             upstream_chain: ca.ca.upstream_chain().iter().map(|der| der.to_vec()).collect(),
         };
         let publication = roots.into_iter().map(|root| root.der).filter(is_needed).collect();
-        Ok(Made {
+        Ok(NewAuthority {
             authority: LocalAuthority::prepared(&record, ca),
             record,
             publication,
@@ -212,23 +205,6 @@ impl Record for X509Record {
     fn is_for(&self, key: &PublicKey) -> bool {
         Certificate::from_der(&self.certificate)
             .is_ok_and(|certificate| certificate.public_key().ok() == Some(key))
-    }
-}
-
-impl X509Ca {
-    /// Whether one of `roots` (DER) signed a certificate of this CA's chain, or is one of them.
-    pub(crate) fn is_under(&self, roots: &[Arc<[u8]>]) -> bool {
-        let keys: Vec<_> = roots
-            .iter()
-            .filter_map(|der| Certificate::from_der(der).ok())
-            .filter_map(|root| root.public_key().ok().cloned())
-            .collect();
-        let own = std::iter::once(self.ca.certificate().der());
-        own.chain(self.ca.upstream_chain()).any(|der| {
-            let signed =
-                |certificate: Certificate| keys.iter().any(|key| certificate.is_signed_by(key));
-            roots.contains(der) || Certificate::from_der(der).is_ok_and(signed)
-        })
     }
 }
 

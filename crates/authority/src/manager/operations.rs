@@ -1,5 +1,5 @@
 //! What an operator may do with the authorities, with SPIRE's checks in SPIRE's order and in its
-//! words.
+//! names.
 //!
 //! What may be tainted and revoked goes beyond SPIRE 1.15, which knows only the authority in the
 //! other slot (SPIRE issue 6198): anything in the bundle, however old, but what signs now or is
@@ -131,7 +131,7 @@ impl CaManager {
         let found = X509::published(&bundle, id);
         let roots: Vec<_> = certificates(&found).collect();
         let uses = |ca: &LocalAuthority<_>| {
-            let is_above = |material: &Arc<crate::kind::X509Ca>| material.is_under(&roots);
+            let is_above = |material: &Arc<crate::material::X509Ca>| material.is_under(&roots);
             ca.upstream_authority_id == id || ca.material.as_ref().is_some_and(is_above)
         };
         if self.x509.slots.active().is_some_and(uses) {
@@ -186,7 +186,7 @@ impl<K: Kind> Machine<K> {
                 local_authority_id = id,
                 known_at = known_at.seconds(),
                 "The {} is activated before federated trust domains can be expected to know it",
-                K::WORDS.log
+                K::NAMES.log
             );
         }
         self.activate(context)
@@ -219,7 +219,7 @@ impl<K: Kind> Machine<K> {
         if K::TAINT_IS_ANNOUNCED {
             context.announce_taint();
         }
-        tracing::info!(local_authority_id = id, "{} authority tainted successfully", K::WORDS.api);
+        tracing::info!(local_authority_id = id, "{} authority tainted successfully", K::NAMES.api);
         let view = self.slots.view();
         Ok(view.next.filter(|next| next.authority_id == id).unwrap_or_else(|| AuthorityState {
             authority_id: id.to_owned(),
@@ -238,22 +238,22 @@ impl<K: Kind> Machine<K> {
         match self.place_of(id) {
             _ if id.is_empty() => return refuse("no authority ID provided"),
             Place::Active => return refuse("unable to use current authority"),
-            Place::Prepared => return refuse(K::WORDS.prepared_is_not_revoked),
+            Place::Prepared => return refuse(K::NAMES.prepared_is_not_revoked),
             Place::Old | Place::None => {}
         }
         let during = failed_to::<K>("revoke");
         let found = K::published(&read(context, &during).await?, id);
         if found.is_empty() {
-            return match (self.place_of(id), K::WORDS.nothing_to_revoke) {
+            return match (self.place_of(id), K::NAMES.nothing_to_revoke) {
                 (Place::Old, Some(why)) => Err(failed(&during, why)),
                 _ => refuse(&format!(
                     "no {} authority found with provided authority ID",
-                    K::WORDS.api
+                    K::NAMES.api
                 )),
             };
         }
         withdraw::<K>(context, &found, Withdrawal::Revoke, &during).await?;
-        tracing::info!(local_authority_id = id, "{} authority revoked successfully", K::WORDS.api);
+        tracing::info!(local_authority_id = id, "{} authority revoked successfully", K::NAMES.api);
         Ok(())
     }
 
@@ -294,11 +294,11 @@ async fn withdraw<K: Kind>(
     withdrawal: Withdrawal,
     during: &str,
 ) -> Outcome<()> {
-    let words = K::WORDS;
+    let names = K::NAMES;
     let refusal = match withdrawal {
-        Withdrawal::Taint if found.is_empty() => Some(words.nothing_to_taint),
-        Withdrawal::Taint if found.iter().any(|one| one.tainted) => Some(words.already_tainted),
-        Withdrawal::Revoke if found.iter().any(|one| !one.tainted) => Some(words.not_tainted),
+        Withdrawal::Taint if found.is_empty() => Some(names.nothing_to_taint),
+        Withdrawal::Taint if found.iter().any(|one| one.tainted) => Some(names.already_tainted),
+        Withdrawal::Revoke if found.iter().any(|one| !one.tainted) => Some(names.not_tainted),
         Withdrawal::Taint | Withdrawal::Revoke => None,
     };
     if let Some(why) = refusal {
@@ -316,12 +316,12 @@ fn must_be_enabled<K: Kind>(context: &Context) -> Outcome<()> {
     if K::is_enabled(&context.shared.options) {
         return Ok(());
     }
-    Err(OperationError::new(OperationClass::Unimplemented, K::WORDS.disabled))
+    Err(OperationError::new(OperationClass::Unimplemented, K::NAMES.disabled))
 }
 
 /// `failed to prepare X.509 authority`
 fn failed_to<K: Kind>(verb: &str) -> String {
-    format!("failed to {verb} {} authority", K::WORDS.api)
+    format!("failed to {verb} {} authority", K::NAMES.api)
 }
 
 fn name(status: Status) -> &'static str {

@@ -29,7 +29,7 @@ pub struct VersionError(pub String);
 /// begin with `2.` or less is not OpenBao's, and taken as it is when `vault` says so.
 ///
 /// # Errors
-/// [`VersionError`].
+/// [`VersionError`] when it is a version that is not supported.
 pub fn check_version(version: &str, vault: bool) -> Result<(), VersionError> {
     if vault {
         return Ok(());
@@ -54,7 +54,7 @@ impl Bao {
     /// Asks for its state.
     ///
     /// # Errors
-    /// [`BaoError`].
+    /// [`BaoError`] when no address answers, or the answer cannot be read.
     pub async fn health(&self) -> Result<Health, BaoError> {
         // Every state with status 200: the body says which it is.
         let path = "sys/health?standbyok=true&sealedcode=200&uninitcode=200&drsecondarycode=200";

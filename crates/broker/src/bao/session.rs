@@ -95,7 +95,8 @@ impl Sessions {
     /// The broker's token for a tenant; logs in when there is none that lasts.
     ///
     /// # Errors
-    /// [`LoginError`].
+    /// [`LoginError`] when the broker has no identity to log in with, or OpenBao cannot be reached
+    /// or refuses.
     pub async fn token(&self, tenant: &Tenant) -> Result<Arc<Secret>, LoginError> {
         let slot = {
             let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
@@ -131,7 +132,8 @@ impl Sessions {
     /// Makes a call by the broker's own token, once more with a new one if that is refused.
     ///
     /// # Errors
-    /// [`LoginError`].
+    /// [`LoginError`] when the broker has no identity to log in with, or OpenBao cannot be reached
+    /// or refuses.
     pub async fn call(
         &self,
         tenant: &Tenant,

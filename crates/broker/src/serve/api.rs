@@ -64,8 +64,8 @@ pub struct Api {
     pub audit: Arc<dyn Sink>,
 }
 
-/// What a path asks for.
-enum Wish<'a> {
+/// What a method and path ask for.
+enum Route<'a> {
     Draw(&'a str),
     Read(&'a str),
     Granted,
@@ -74,7 +74,7 @@ enum Wish<'a> {
     GiveBack(&'a str),
 }
 
-impl Wish<'_> {
+impl Route<'_> {
     fn method(&self) -> &'static str {
         match self {
             Self::Draw(_) | Self::Read(_) => "IssueCredential",
@@ -166,20 +166,20 @@ impl Api {
         origin: &Origin,
         head: &Parts,
         body: Body,
-        ask: Wish<'_>,
+        ask: Route<'_>,
         correlation: &str,
         known: &mut Option<Caller>,
     ) -> Result<Done, Denial> {
         let name = match ask {
-            Wish::Draw(name) | Wish::Read(name) => Some(name),
+            Route::Draw(name) | Route::Read(name) => Some(name),
             _ => None,
         };
         let caller = self.caller(origin, head, name, correlation).await?;
         let caller = &*known.insert(caller);
         let done = |body: Value| Done { body, fields: Vec::new(), tenant: None };
         match ask {
-            Wish::Draw(name) | Wish::Read(name) => {
-                let ask_body = if matches!(ask, Wish::Read(_)) {
+            Route::Draw(name) | Route::Read(name) => {
+                let ask_body = if matches!(ask, Route::Read(_)) {
                     let policy = self.issuer.policy();
                     let grant = policy.decide(&caller.subject(), name)?;
                     if grant.credential.tier() == 1 {
@@ -211,7 +211,7 @@ impl Api {
                 });
                 Ok(Done { body, fields, tenant: Some(issued.tenant) })
             }
-            Wish::Granted => {
+            Route::Granted => {
                 self.issuer.admit(caller)?;
                 let policy = self.issuer.policy();
                 let granted: Vec<Value> = policy
@@ -227,8 +227,8 @@ impl Api {
                     .collect();
                 Ok(done(json!({ "credentials": granted })))
             }
-            Wish::Leases => Ok(done(json!({ "leases": self.issuer.leases(caller)? }))),
-            Wish::Renew(lease) => {
+            Route::Leases => Ok(done(json!({ "leases": self.issuer.leases(caller)? }))),
+            Route::Renew(lease) => {
                 let lease = self.issuer.renew(caller, lease, correlation).await?;
                 let fields = vec![
                     Field::Credential(lease.credential.clone()),
@@ -237,8 +237,9 @@ impl Api {
                 ];
                 Ok(Done { body: json!(lease), fields, tenant: None })
             }
-            Wish::GiveBack(lease) => {
-                let lease = self.issuer.give_back(caller, lease, &self.revoker)?;
+            Route::GiveBack(lease) => {
+                let (lease, holder) = self.issuer.give_back(caller, lease)?;
+                self.revoker.take_back(Vec::new(), vec![(lease.clone(), holder)]);
                 let fields = vec![
                     Field::Credential(lease.credential.clone()),
                     Field::LeaseId(lease.lease_id.clone()),
@@ -416,16 +417,16 @@ impl fmt::Debug for Api {
     }
 }
 
-fn asked<'a>(method: &Method, path: &'a str) -> Option<Wish<'a>> {
+fn asked<'a>(method: &Method, path: &'a str) -> Option<Route<'a>> {
     let parts: Vec<&str> = path.strip_prefix("/v1/")?.split('/').collect();
     let ask = match (method.as_str(), parts.as_slice()) {
-        ("POST", ["credentials", name]) => Wish::Draw(name),
-        ("GET", ["credentials", name]) => Wish::Read(name),
-        ("GET", ["credentials"]) => Wish::Granted,
-        ("GET", ["leases"]) => Wish::Leases,
-        ("POST", ["leases", lease, "renew"]) => Wish::Renew(lease),
+        ("POST", ["credentials", name]) => Route::Draw(name),
+        ("GET", ["credentials", name]) => Route::Read(name),
+        ("GET", ["credentials"]) => Route::Granted,
+        ("GET", ["leases"]) => Route::Leases,
+        ("POST", ["leases", lease, "renew"]) => Route::Renew(lease),
         ("POST", ["leases", lease, "revoke"]) | ("DELETE", ["leases", lease]) => {
-            Wish::GiveBack(lease)
+            Route::GiveBack(lease)
         }
         _ => return None,
     };

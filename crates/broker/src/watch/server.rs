@@ -155,7 +155,7 @@ impl Server {
     /// Subscribes to notices; `None` from a SPIRE server, which has none.
     ///
     /// # Errors
-    /// [`ServerError`].
+    /// [`ServerError`] when the server cannot be reached or refuses, or its answer cannot be read.
     pub async fn subscribe(&self) -> Result<Option<Notices>, ServerError> {
         const METHOD: &str = "Subscribe";
         let mut client = PushClient::new(self.0.clone());
@@ -171,7 +171,7 @@ impl Server {
     /// What has changed since `revision`.
     ///
     /// # Errors
-    /// [`ServerError`].
+    /// [`ServerError`] when the server cannot be reached or refuses, or its answer cannot be read.
     pub async fn changes(
         &self,
         trust_domain: &TrustDomain,
@@ -201,7 +201,7 @@ impl Server {
     /// Every entry.
     ///
     /// # Errors
-    /// [`ServerError`].
+    /// [`ServerError`] when the server cannot be reached or refuses, or its answer cannot be read.
     pub async fn entries(&self, trust_domain: &TrustDomain) -> Result<Vec<Entry>, ServerError> {
         const METHOD: &str = "ListEntries";
         let mut client =
@@ -225,7 +225,7 @@ impl Server {
     /// Every agent, banned or not.
     ///
     /// # Errors
-    /// [`ServerError`].
+    /// [`ServerError`] when the server cannot be reached or refuses, or its answer cannot be read.
     pub async fn agents(&self, trust_domain: &TrustDomain) -> Result<Vec<Agent>, ServerError> {
         const METHOD: &str = "ListAgents";
         let mut client =
@@ -261,7 +261,7 @@ impl Server {
     /// The names of the tenants that are suspended; none from a server that has no tenants.
     ///
     /// # Errors
-    /// [`ServerError`].
+    /// [`ServerError`] when the server cannot be reached or refuses, or its answer cannot be read.
     pub async fn suspended(&self) -> Result<BTreeSet<String>, ServerError> {
         const METHOD: &str = "ListTenants";
         let mut client = TenancyClient::new(self.0.clone());
@@ -291,7 +291,7 @@ fn entry(
     let convert = || -> Result<Entry, ConvertError> {
         Ok(Entry {
             id: message.id.parse().map_err(ConvertError::from)?,
-            body: entry_from_pb(trust_domain, message)?,
+            spec: entry_from_pb(trust_domain, message)?,
             revision_number: message.revision_number,
             created_at: UnixTime::from_seconds(message.created_at),
         })

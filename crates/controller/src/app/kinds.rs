@@ -7,12 +7,12 @@ use signet_k8s::{ApiServer, query_value};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
-    complaints::Complaints,
+    cluster::Kind,
     config::Config,
     data::Names,
+    error_throttle::ApiErrorThrottle,
     reflector::{Event, Reflector, Scope},
     resources::API_VERSION,
-    world::Kind,
 };
 
 /// What the engine needs to hear of.
@@ -23,21 +23,21 @@ pub(super) struct Feeds<'a> {
     pub(super) names: watch::Receiver<Option<Names>>,
     /// Services are not read before this is true.
     pub(super) services: watch::Receiver<bool>,
-    /// Who may say that the API server is away.
-    pub(super) complaints: Complaints,
+    /// Which errors are worth a line of the log.
+    pub(super) error_throttle: ApiErrorThrottle,
 }
 
 impl Feeds<'_> {
     pub(super) fn spawn(self, tasks: &Tasks, out: &mpsc::Sender<Event>) {
-        let Self { api, config, mut names, mut services, complaints } = self;
+        let Self { api, config, mut names, mut services, error_throttle } = self;
         if config.reconcile.static_entries {
-            spawn_one(tasks, api, Kind::ClusterStaticEntry, config, out, &complaints);
+            spawn_one(tasks, api, Kind::ClusterStaticEntry, config, out, &error_throttle);
         }
         if !config.reconcile.spiffe_ids {
             return;
         }
         for kind in [Kind::ClusterSpiffeId, Kind::Namespace, Kind::Node] {
-            spawn_one(tasks, api, kind, config, out, &complaints);
+            spawn_one(tasks, api, kind, config, out, &error_throttle);
         }
         let (wanted, wanted_rx) = watch::channel(Names::default());
         let scopes = scopes(Kind::Pod, config);
@@ -47,7 +47,7 @@ impl Feeds<'_> {
             scopes,
             wanted_rx,
             out.clone(),
-            complaints.clone(),
+            error_throttle.clone(),
         );
         tasks.spawn_until_end("pods", async move {
             let Ok(first) = names.wait_for(Option::is_some).await.map(|names| names.clone()) else {
@@ -64,8 +64,14 @@ impl Feeds<'_> {
         });
         let (_, none) = watch::channel(Names::default());
         let scopes = self::scopes(Kind::Endpoints, config);
-        let endpoints =
-            Reflector::new(Arc::clone(api), Kind::Endpoints, scopes, none, out.clone(), complaints);
+        let endpoints = Reflector::new(
+            Arc::clone(api),
+            Kind::Endpoints,
+            scopes,
+            none,
+            out.clone(),
+            error_throttle,
+        );
         tasks.spawn_until_end("endpoints", async move {
             if services.wait_for(|needed| *needed).await.is_ok() {
                 endpoints.run().await;
@@ -81,12 +87,12 @@ pub(super) fn spawn_one(
     kind: Kind,
     config: &Config,
     out: &mpsc::Sender<Event>,
-    complaints: &Complaints,
+    error_throttle: &ApiErrorThrottle,
 ) {
     let (_, names) = watch::channel(Names::default());
     let scopes = scopes(kind, config);
     let reflector =
-        Reflector::new(Arc::clone(api), kind, scopes, names, out.clone(), complaints.clone());
+        Reflector::new(Arc::clone(api), kind, scopes, names, out.clone(), error_throttle.clone());
     tasks.spawn_until_end("reflector", reflector.run());
 }
 

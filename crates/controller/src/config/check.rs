@@ -12,7 +12,7 @@ use super::{
     file::{GoDuration, LeaderElection},
     host_and_port,
 };
-use crate::{engine::Ownership, resources::API_VERSION, template::Template, world::Class};
+use crate::{cluster::Class, ownership::Ownership, resources::API_VERSION, template::Template};
 
 const DEFAULT_SOCKET: &str = "/spire-server/api.sock";
 const DEFAULT_PARENT: &str =

@@ -16,12 +16,12 @@ use tokio::{
 
 use super::{Engine, Running, STATUS_PAUSE};
 use crate::{
-    book::SourceId,
-    complaints::Complaints,
+    cluster::{Kind, ResourceStatus},
+    error_throttle::ApiErrorThrottle,
     leader::Lead,
     metrics::ControllerMetrics,
+    reconciler::SourceId,
     resources::API_VERSION,
-    world::{Kind, ResourceStatus},
 };
 
 /// How long to wait after the API server refused a status.
@@ -51,8 +51,8 @@ pub struct StatusWriter {
     pub lead: watch::Receiver<Lead>,
     /// What is measured.
     pub metrics: ControllerMetrics,
-    /// Who may say that the API server is away.
-    pub complaints: Complaints,
+    /// Which errors are worth a line of the log.
+    pub error_throttle: ApiErrorThrottle,
 }
 
 impl StatusWriter {
@@ -82,7 +82,7 @@ impl StatusWriter {
             Ok(_) => true,
             Err(error) if error.is_not_found() => true,
             Err(error) => {
-                if let Some(untold) = self.complaints.tell("status", &error) {
+                if let Some(untold) = self.error_throttle.tell("status", &error) {
                     tracing::error!(
                         resource = status.name,
                         error = &error as &dyn std::error::Error,
@@ -140,7 +140,7 @@ impl Engine {
         let now = Instant::now();
         running.status_due = now + STATUS_PAUSE;
         let Some(out) = &self.statuses else {
-            self.world.touched();
+            self.cluster.touched();
             return;
         };
         // Half a start would show numbers that nobody needs.
@@ -148,14 +148,14 @@ impl Engine {
             return;
         }
         let statuses = &mut running.statuses;
-        for source in self.world.touched() {
+        for source in self.cluster.touched() {
             statuses.look_at(source);
         }
         let time = OffsetDateTime::from(self.clock.now());
         for _ in 0..statuses.queue.len() {
             let Ok(room) = out.try_reserve() else { return };
             let Some(source) = statuses.queue.pop_front() else { return };
-            let Some(status) = self.world.status(source, time) else { continue };
+            let Some(status) = self.cluster.status(source, time) else { continue };
             if statuses.under_way.contains(&key(&status)) {
                 // Looked at again when it was written.
                 continue;
@@ -173,7 +173,7 @@ impl Engine {
         let statuses = &mut running.statuses;
         let Written { status, done } = written;
         statuses.under_way.remove(&key(&status));
-        let source = self.world.source_of(&status);
+        let source = self.cluster.source_of(&status);
         match source {
             Some(source) => statuses.look_at(source),
             None => {
@@ -182,7 +182,7 @@ impl Engine {
             }
         }
         if done {
-            self.world.wrote_status(&status);
+            self.cluster.wrote_status(&status);
             statuses.last.insert(key(&status), (status.status, Instant::now()));
         }
     }

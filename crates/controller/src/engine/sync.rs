@@ -4,9 +4,10 @@ use std::collections::HashSet;
 
 use tokio::time::Instant;
 
-use super::{Engine, Owner, Running};
+use super::{Engine, Running};
 use crate::{
-    book::Current,
+    ownership::Owner,
+    reconciler::Current,
     server::{Changes, Held, ServerError},
 };
 
@@ -125,12 +126,12 @@ impl Engine {
                     ids.insert(one.id.clone());
                     self.holds(one);
                 }
-                self.world.book.saw_all(&ids);
+                self.cluster.reconciler.saw_all(&ids);
                 running.position = position;
                 if first {
                     tracing::info!(
                         entries = ids.len(),
-                        ours = self.world.book.held(),
+                        ours = self.cluster.reconciler.held(),
                         pushed = matches!(running.position, Position::At { .. }),
                         "Listed the server's entries"
                     );
@@ -141,7 +142,7 @@ impl Engine {
                 for (id, now) in entries {
                     match now {
                         Some(held) => self.holds(held),
-                        None => self.world.book.gone(&id),
+                        None => self.cluster.reconciler.gone(&id),
                     }
                 }
                 if let Position::At { revision: at, due, .. } = &mut running.position {
@@ -162,9 +163,9 @@ impl Engine {
         match self.ownership.of(held.id.as_str()) {
             Owner::Ours => {
                 let Held { id, key, body, join_token } = held;
-                self.world.book.saw(key, Current { id, body, join_token });
+                self.cluster.reconciler.saw(key, Current { id, body, join_token });
             }
-            Owner::Former => self.world.book.saw_unwanted(held.id),
+            Owner::Former => self.cluster.reconciler.saw_unwanted(held.id),
             Owner::Other => {}
         }
     }

@@ -9,8 +9,9 @@ use tonic::Code;
 
 use super::{Engine, Running, sync::Found, sync::Position};
 use crate::{
-    book::{Book, Work},
     fingerprint::EntryKey,
+    ownership::Owner,
+    reconciler::{EntryReconciler, Work},
     server::{NewEntry, Outcome, ServerError, UpdatedEntry},
 };
 
@@ -77,19 +78,19 @@ impl InFlight {
     }
 
     /// It will not be waited for: what it was to write is to be looked at again.
-    pub(super) fn give_back(self, book: &mut Book) {
+    pub(super) fn give_back(self, reconciler: &mut EntryReconciler) {
         if let Self::Writing(_, items, _) = self {
             for (key, id) in items {
-                give_back(book, key, id);
+                give_back(reconciler, key, id);
             }
         }
     }
 }
 
-fn give_back(book: &mut Book, key: Option<EntryKey>, id: Option<EntryId>) {
+fn give_back(reconciler: &mut EntryReconciler, key: Option<EntryKey>, id: Option<EntryId>) {
     match (key, id) {
-        (Some(key), _) => book.again(key),
-        (None, Some(id)) => book.saw_unwanted(id),
+        (Some(key), _) => reconciler.again(key),
+        (None, Some(id)) => reconciler.saw_unwanted(id),
         (None, None) => {}
     }
 }
@@ -110,7 +111,7 @@ impl Engine {
         }
         loop {
             let server = self.server.clone();
-            let call = match self.world.book.take(now)? {
+            let call = match self.cluster.reconciler.take(now)? {
                 Work::Delete(batch) => {
                     let ids: Vec<EntryId> = batch.iter().map(|(_, id)| id.clone()).collect();
                     let items = batch.into_iter().map(|(key, id)| (key, Some(id))).collect();
@@ -124,15 +125,15 @@ impl Engine {
                     let mut items = Vec::with_capacity(batch.len());
                     let mut entries = Vec::with_capacity(batch.len());
                     for (key, declared) in batch {
-                        let Some(draft) = self.world.draft(key, &declared) else {
-                            self.world.book.refused(key, NOT_RENDERED, now);
+                        let Some(draft) = self.cluster.draft(key, &declared) else {
+                            self.cluster.reconciler.refused(key, NOT_RENDERED, now);
                             continue;
                         };
                         let id = match self.fresh_id() {
                             Ok(id) => id,
                             Err(error) => {
                                 tracing::error!(%error, "Cannot make an entry ID");
-                                self.world.book.refused(key, &error.to_string(), now);
+                                self.cluster.reconciler.refused(key, &error.to_string(), now);
                                 continue;
                             }
                         };
@@ -152,8 +153,8 @@ impl Engine {
                     let mut items = Vec::with_capacity(batch.len());
                     let mut entries = Vec::with_capacity(batch.len());
                     for (key, id, declared) in batch {
-                        let Some(draft) = self.world.draft(key, &declared) else {
-                            self.world.book.refused(key, NOT_RENDERED, now);
+                        let Some(draft) = self.cluster.draft(key, &declared) else {
+                            self.cluster.reconciler.refused(key, NOT_RENDERED, now);
                             continue;
                         };
                         items.push((Some(key), Some(id.clone())));
@@ -224,12 +225,12 @@ impl Engine {
                     match (key, id) {
                         // One bad entry must not hold up the others.
                         (Some(key), _) if error.blames_request() && several => {
-                            self.world.book.alone(key, now);
+                            self.cluster.reconciler.alone(key, now);
                         }
                         (Some(key), _) if error.blames_request() => {
-                            self.world.book.refused(key, &error.to_string(), now);
+                            self.cluster.reconciler.refused(key, &error.to_string(), now);
                         }
-                        (key, id) => give_back(&mut self.world.book, key, id),
+                        (key, id) => give_back(&mut self.cluster.reconciler, key, id),
                     }
                 }
                 // Whether it took place is not known.
@@ -279,14 +280,14 @@ impl Engine {
         self.metrics.written.inc(&[operation.name(), word]);
         if done {
             match (operation, held, id) {
-                (Operation::Delete, _, Some(id)) => self.world.book.gone(&id),
+                (Operation::Delete, _, Some(id)) => self.cluster.reconciler.gone(&id),
                 (_, Some(held), _) => self.holds(held),
                 // The server does not say what it holds now: it has to be asked.
                 _ => running.position = Position::Unknown,
             }
             tracing::debug!(operation = operation.name(), entry_id = shown, "Wrote an entry");
             if let Some(key) = key {
-                self.world.book.done(key);
+                self.cluster.reconciler.done(key);
             }
             return;
         }
@@ -294,20 +295,20 @@ impl Engine {
         match (operation, refusal.code, held) {
             // There is such an entry; if it is ours, it is brought in line.
             (Operation::Create, Code::AlreadyExists, Some(held))
-                if self.ownership.of(held.id.as_str()) == super::Owner::Ours =>
+                if self.ownership.of(held.id.as_str()) == Owner::Ours =>
             {
                 self.holds(held);
                 if let Some(key) = key {
-                    self.world.book.done(key);
+                    self.cluster.reconciler.done(key);
                 }
                 return;
             }
             (Operation::Update, Code::NotFound, _) => {
                 if let Some(id) = &id {
-                    self.world.book.gone(id);
+                    self.cluster.reconciler.gone(id);
                 }
                 if let Some(key) = key {
-                    self.world.book.done(key);
+                    self.cluster.reconciler.done(key);
                 }
                 return;
             }
@@ -322,14 +323,14 @@ impl Engine {
             "The server refused an entry"
         );
         match (key, id) {
-            (Some(key), _) => self.world.book.refused(key, &refusal.message, now),
-            (None, Some(id)) => self.world.book.unwanted_stays(id, now),
+            (Some(key), _) => self.cluster.reconciler.refused(key, &refusal.message, now),
+            (None, Some(id)) => self.cluster.reconciler.unwanted_stays(id, now),
             (None, None) => {}
         }
     }
 
     fn resource_of(&self, key: Option<EntryKey>) -> &str {
-        let source = key.and_then(|key| self.world.book.setter(key));
-        source.map(|source| self.world.source_name(source)).unwrap_or_default()
+        let source = key.and_then(|key| self.cluster.reconciler.setter(key));
+        source.map(|source| self.cluster.source_name(source)).unwrap_or_default()
     }
 }

@@ -13,7 +13,7 @@ use signet_k8s::{ApiServer, Collection, Metadata, Object, Seen};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{kinds::Kind, settings::Settings};
-use crate::complaints::Complaints;
+use crate::error_throttle::ApiErrorThrottle;
 
 /// How many events of a kind may wait.
 const EVENTS: usize = 16;
@@ -130,7 +130,7 @@ pub fn follow(
     tasks: &Tasks,
     api: &Arc<ApiServer>,
     settings: &Settings,
-    complaints: &Complaints,
+    error_throttle: &ApiErrorThrottle,
     out: &mpsc::Sender<Event>,
 ) {
     for kind in kinds(settings) {
@@ -140,7 +140,7 @@ pub fn follow(
             selector: kind.selector(),
         };
         let (sender, mut seen) = mpsc::channel(EVENTS);
-        let (api, complaints) = (Arc::clone(api), complaints.clone());
+        let (api, error_throttle) = (Arc::clone(api), error_throttle.clone());
         let following = async move {
             let mut backoff = Backoff::new(RETRY.0, RETRY.1).with_jitter(0.3);
             loop {
@@ -151,7 +151,7 @@ pub fn follow(
                     backoff.reset();
                 }
                 let delay = backoff.next_delay().max(error.retry_after().unwrap_or_default());
-                if let Some(untold) = complaints.tell(kind.resource(), &error) {
+                if let Some(untold) = error_throttle.tell(kind.resource(), &error) {
                     tracing::error!(
                         kind = kind.name(),
                         error = &error as &dyn std::error::Error,

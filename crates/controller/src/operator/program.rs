@@ -26,8 +26,8 @@ use super::{
     settings::{Images, Platform, Settings},
 };
 use crate::{
-    complaints::Complaints,
     config::ElectionSettings,
+    error_throttle::ApiErrorThrottle,
     leader::{self, Election},
     lint, run,
 };
@@ -161,12 +161,12 @@ pub fn spawn(
     ready: signet_base::ReadyGuard,
 ) {
     let clock = SystemClock::shared();
-    let complaints = Complaints::default();
+    let error_throttle = ApiErrorThrottle::default();
     let election = election.map(|election| (Arc::clone(&api), election));
-    let lead = leader::spawn(tasks, election, &clock, &complaints);
+    let lead = leader::spawn(tasks, election, &clock, &error_throttle);
     let (out, events) = mpsc::channel::<Event>(EVENTS);
-    cache::follow(tasks, &api, &settings, &complaints, &out);
-    let operator = Operator::new(api, settings, events, lead, clock, complaints);
+    cache::follow(tasks, &api, &settings, &error_throttle, &out);
+    let operator = Operator::new(api, settings, events, lead, clock, error_throttle);
     tasks.spawn_until_end("operator", operator.run(ready));
 }
 

@@ -25,7 +25,7 @@ use super::{
     kinds::Kind,
     settings::Settings,
 };
-use crate::{complaints::Complaints, leader::Lead};
+use crate::{error_throttle::ApiErrorThrottle, leader::Lead};
 
 /// How long to wait for what comes together with a change.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -39,7 +39,7 @@ pub struct Operator {
     events: mpsc::Receiver<Event>,
     lead: watch::Receiver<Lead>,
     clock: SharedClock,
-    complaints: Complaints,
+    error_throttle: ApiErrorThrottle,
     cache: Cache,
     writer: Writer,
     /// What was told to the Operator Lifecycle Manager.
@@ -54,11 +54,11 @@ impl Operator {
         events: mpsc::Receiver<Event>,
         lead: watch::Receiver<Lead>,
         clock: SharedClock,
-        complaints: Complaints,
+        error_throttle: ApiErrorThrottle,
     ) -> Self {
         let writer = Writer::new(api, &settings);
         let cache = Cache::default();
-        Self { settings, events, lead, clock, complaints, cache, writer, told: None }
+        Self { settings, events, lead, clock, error_throttle, cache, writer, told: None }
     }
 
     /// Goes on until nobody sends events. It is ready once everything was listed.
@@ -219,7 +219,7 @@ impl Operator {
 
     /// Reports what could not be done; never good.
     fn complain(&self, what: &'static str, error: &ApiError) -> bool {
-        if let Some(untold) = self.complaints.tell(what, error) {
+        if let Some(untold) = self.error_throttle.tell(what, error) {
             tracing::error!(
                 what,
                 error = error as &dyn std::error::Error,

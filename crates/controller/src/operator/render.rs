@@ -5,7 +5,7 @@
 //! `deploy/kubernetes`, which are part of the program ([`base`]).
 
 mod agent;
-mod base;
+pub(super) mod base;
 mod controller;
 mod csi;
 mod federation;
@@ -252,12 +252,6 @@ impl Part<'_> {
             },
         })
     }
-}
-
-/// The registrar of `deploy/kubernetes`.
-pub(super) fn registrar() -> String {
-    let container = base::agent("csi-registrar");
-    container.get("image").and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
 /// Who asks the API server: an account's token, the API server's authority and the namespace.

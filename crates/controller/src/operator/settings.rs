@@ -68,7 +68,7 @@ impl Images {
             controller: ours("SIGNET_CONTROLLER", "signet-controller"),
             agent: ours("SIGNET_AGENT", "signet-agent"),
             oidc: ours("SIGNET_OIDC", "signet-oidc"),
-            registrar: set("NODE_DRIVER_REGISTRAR").unwrap_or_else(super::render::registrar),
+            registrar: set("NODE_DRIVER_REGISTRAR").unwrap_or_else(super::render::base::registrar),
             selinux: set("SPIFFE_CSI_INIT_CONTAINER"),
         }
     }

@@ -1,7 +1,7 @@
 //! ClusterStaticEntry: an entry written out.
 
 use serde::Deserialize;
-use signet_identity::{EntryDraft, Selector, SelectorSet, SpiffeId, TrustDomain};
+use signet_identity::{EntrySpec, Selector, SelectorSet, SpiffeId, TrustDomain};
 
 use super::{tenant, ttl};
 
@@ -52,7 +52,7 @@ pub struct StaticEntrySpec {
 ///
 /// # Errors
 /// The first thing that is wrong, in spire-controller-manager's words.
-pub fn parse_static_entry(spec: &StaticEntrySpec) -> Result<EntryDraft, String> {
+pub fn parse_static_entry(spec: &StaticEntrySpec) -> Result<EntrySpec, String> {
     let id = |what: &str, text: &str| {
         text.parse::<SpiffeId>().map_err(|error| format!("failed to parse {what}: {error}"))
     };
@@ -73,7 +73,7 @@ pub fn parse_static_entry(spec: &StaticEntrySpec) -> Result<EntryDraft, String> 
     if spec.jwt_svid_tenant_claim && tenant.is_none() {
         return Err("jwtSVIDTenantClaim needs a tenant".to_owned());
     }
-    Ok(EntryDraft {
+    Ok(EntrySpec {
         tenant,
         jwt_svid_tenant_claim: spec.jwt_svid_tenant_claim,
         x509_svid_ttl: ttl("x509SVIDTTL", spec.x509_svid_ttl.as_deref())?,
@@ -84,6 +84,6 @@ pub fn parse_static_entry(spec: &StaticEntrySpec) -> Result<EntryDraft, String> 
         dns_names: spec.dns_names.clone(),
         store_svid: spec.store_svid,
         hint: spec.hint.clone(),
-        ..EntryDraft::new(spiffe_id, parent_id, selectors)
+        ..EntrySpec::new(spiffe_id, parent_id, selectors)
     })
 }

@@ -89,7 +89,7 @@ impl Server {
     /// stand.
     ///
     /// # Errors
-    /// [`ServerError`].
+    /// [`ServerError`] when the server cannot be reached or refuses, or its answer cannot be read.
     pub async fn changes(&self, feed_id: &str, revision: u64) -> Result<Changes, ServerError> {
         const METHOD: &str = "ListEntryChanges";
         let request =

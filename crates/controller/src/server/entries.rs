@@ -12,7 +12,7 @@ use signet_api::pb::{
         types::{self, EntryMask},
     },
 };
-use signet_identity::{EntryDraft, EntryId};
+use signet_identity::{EntryId, EntrySpec};
 use tonic::Code;
 
 use super::{Server, ServerError};
@@ -44,7 +44,7 @@ pub struct NewEntry {
     /// Its ID, when it is not the server that makes one.
     pub id: Option<String>,
     /// What it says.
-    pub draft: EntryDraft,
+    pub draft: EntrySpec,
 }
 
 /// An entry to write over another.
@@ -53,7 +53,7 @@ pub struct UpdatedEntry {
     /// The ID of the other.
     pub id: EntryId,
     /// What it will say.
-    pub draft: EntryDraft,
+    pub draft: EntrySpec,
 }
 
 /// Why the server did not do a thing.
@@ -106,7 +106,7 @@ impl Server {
     /// Every entry of the server. All or nothing: a list that breaks off is an error.
     ///
     /// # Errors
-    /// [`ServerError`].
+    /// [`ServerError`] when the server cannot be reached or refuses, or its answer cannot be read.
     pub async fn list_entries(&self) -> Result<Vec<Held>, ServerError> {
         const METHOD: &str = "ListEntries";
         let mut all = Vec::new();
@@ -340,7 +340,7 @@ pub(super) fn held(
     })
 }
 
-fn owned(id: Option<&str>, draft: &EntryDraft) -> tenancy::TenantEntry {
+fn owned(id: Option<&str>, draft: &EntrySpec) -> tenancy::TenantEntry {
     tenancy::TenantEntry {
         entry: Some(message(id, draft)),
         tenant: Some(tenancy::EntryTenant {
@@ -350,7 +350,7 @@ fn owned(id: Option<&str>, draft: &EntryDraft) -> tenancy::TenantEntry {
     }
 }
 
-fn message(id: Option<&str>, draft: &EntryDraft) -> types::Entry {
+fn message(id: Option<&str>, draft: &EntrySpec) -> types::Entry {
     let id_message = |id: &signet_identity::SpiffeId| types::Spiffeid {
         trust_domain: id.trust_domain().as_str().to_owned(),
         path: id.path().to_owned(),

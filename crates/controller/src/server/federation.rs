@@ -33,7 +33,7 @@ impl Server {
     /// Every relationship of the server: all or nothing.
     ///
     /// # Errors
-    /// [`ServerError`].
+    /// [`ServerError`] when the server cannot be reached or refuses, or its answer cannot be read.
     pub async fn list_relationships(&self) -> Result<Vec<FederationRelationship>, ServerError> {
         const METHOD: &str = "ListFederationRelationships";
         let mut all = Vec::new();
@@ -77,7 +77,7 @@ impl Server {
     /// not say.
     ///
     /// # Errors
-    /// [`ServerError`].
+    /// [`ServerError`] when the server cannot be reached or refuses, or its answer cannot be read.
     pub async fn list_federated_bundles(
         &self,
     ) -> Result<Option<BTreeSet<TrustDomain>>, ServerError> {
@@ -124,7 +124,7 @@ impl Server {
     /// Creates relationships: what came of each, in order.
     ///
     /// # Errors
-    /// [`ServerError`].
+    /// [`ServerError`] when the server cannot be reached or refuses, or its answer cannot be read.
     pub async fn create_relationships(
         &self,
         wanted: &[Wanted],
@@ -149,7 +149,7 @@ impl Server {
     /// Writes relationships over those of the same trust domains.
     ///
     /// # Errors
-    /// [`ServerError`].
+    /// [`ServerError`] when the server cannot be reached or refuses, or its answer cannot be read.
     pub async fn update_relationships(
         &self,
         wanted: &[Wanted],
@@ -175,7 +175,7 @@ impl Server {
     /// Deletes the relationships with these trust domains.
     ///
     /// # Errors
-    /// [`ServerError`].
+    /// [`ServerError`] when the server cannot be reached or refuses, or its answer cannot be read.
     pub async fn delete_relationships(
         &self,
         trust_domains: &[TrustDomain],

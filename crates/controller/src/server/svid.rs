@@ -39,7 +39,7 @@ impl Server {
     /// seconds at most.
     ///
     /// # Errors
-    /// [`ServerError`].
+    /// [`ServerError`] when the server cannot be reached or refuses, or its answer cannot be read.
     pub async fn mint(
         &self,
         id: &SpiffeId,
@@ -82,7 +82,7 @@ impl Server {
     /// The X.509 authorities of the server's trust domain, PEM.
     ///
     /// # Errors
-    /// [`ServerError`].
+    /// [`ServerError`] when the server cannot be reached or refuses, or its answer cannot be read.
     pub async fn authorities_pem(&self) -> Result<String, ServerError> {
         const METHOD: &str = "GetBundle";
         let answer = self

@@ -12,7 +12,7 @@ use signet_time::UnixTime;
 use tokio::sync::watch;
 
 use crate::{
-    complaints::Complaints,
+    error_throttle::ApiErrorThrottle,
     metrics::ControllerMetrics,
     server::{Notice, Server, ServerError},
 };
@@ -22,9 +22,9 @@ const TTL: i32 = 24 * 3600;
 /// How often everything is looked at.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Keeps the webhook usable.
+/// Renews the webhook's certificate, and keeps the trust bundle in its configuration current.
 #[derive(Debug)]
-pub struct Keeper {
+pub struct CertificateRotator {
     /// Kubernetes.
     pub api: Arc<ApiServer>,
     /// Who signs.
@@ -41,13 +41,13 @@ pub struct Keeper {
     pub clock: SharedClock,
     /// What is measured.
     pub metrics: ControllerMetrics,
-    /// Who may say that the API server is away.
-    pub complaints: Complaints,
+    /// Which errors are worth a line of the log.
+    pub error_throttle: ApiErrorThrottle,
 }
 
 /// Why a round failed.
 #[derive(Debug, thiserror::Error)]
-enum KeepError {
+enum RotateError {
     #[error("reading or writing ValidatingWebhookConfiguration {name}")]
     Api {
         name: String,
@@ -65,7 +65,7 @@ struct Certificate {
     dns_names: Vec<String>,
 }
 
-impl Keeper {
+impl CertificateRotator {
     /// Goes on for ever; `ready` is dropped once the webhook can be used.
     pub async fn run(self, ready: ReadyGuard) {
         let mut ready = Some(ready);
@@ -82,8 +82,10 @@ impl Keeper {
                 Err(error) => {
                     let delay = backoff.next_delay();
                     let untold = match &error {
-                        KeepError::Api { source, .. } => self.complaints.tell("webhook", source),
-                        KeepError::Server(_) => Some(0),
+                        RotateError::Api { source, .. } => {
+                            self.error_throttle.tell("webhook", source)
+                        }
+                        RotateError::Server(_) => Some(0),
                     };
                     if let Some(untold) = untold {
                         tracing::error!(
@@ -104,8 +106,8 @@ impl Keeper {
         &self,
         certificate: &mut Option<Certificate>,
         bundle: &mut Option<(Option<Notice>, String)>,
-    ) -> Result<(), KeepError> {
-        let failed = |source| KeepError::Api { name: self.configuration.clone(), source };
+    ) -> Result<(), RotateError> {
+        let failed = |source| RotateError::Api { name: self.configuration.clone(), source };
         let path = format!(
             "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/{}",
             self.configuration

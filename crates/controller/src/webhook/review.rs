@@ -5,11 +5,11 @@ use serde_json::{Value, json};
 use signet_identity::TrustDomain;
 
 use crate::{
+    cluster::never_renders,
     resources::{
         FederationSpec, Rule, SpiffeIdSpec, StaticEntrySpec, parse_federation, parse_static_entry,
         resource,
     },
-    world::never_renders,
 };
 
 /// A kind of resource that is checked.

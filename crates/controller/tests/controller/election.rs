@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use signet_controller::leader::Place;
+use signet_controller::leader::HostLock;
 
 use crate::{
     fake_kube::Fault,
@@ -73,7 +73,7 @@ async fn the_lease_of_a_controller_that_was_killed_in_the_same_pod_is_taken_at_o
     f.pod("a", "one", json!({}));
     let lines = LINES.replace("resourceName: lease", "resourceName: killed");
     // What a process leaves behind that ran here and had no time to say goodbye.
-    let place = Place::take("ns", "killed").unwrap();
+    let place = HostLock::take("ns", "killed").unwrap();
     let left = format!("pod-0_{}0e0c", place.mark());
     drop(place);
     f.kube.put(

@@ -64,7 +64,7 @@ impl Https {
     /// As `settings` say; files are read, and read again when they change.
     ///
     /// # Errors
-    /// [`HttpsError`].
+    /// [`HttpsError`] when a file cannot be read, or certificate and key do not fit together.
     pub fn open(
         settings: &EndpointTls,
         svid: SvidSource,

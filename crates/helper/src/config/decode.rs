@@ -8,8 +8,8 @@ use signet_config::{Block, Context, Document, LogFlags, log_settings};
 use signet_identity::SpiffeId;
 use signet_pki::pkcs12::MAX_PASSWORD;
 
-use super::{Command, Config, Health, JwtSvidFile, Output, Password, Select, What, socket};
-use crate::{Flags, command::split_args};
+use super::{Command, Config, FileContent, Health, JwtSvidFile, Output, Password, Select, socket};
+use crate::{Flags, args::split_args};
 
 const DEFAULT_SOCKET: &str = "/tmp/spire-agent/public/api.sock";
 const DEFAULT_PORT: u16 = 8081;
@@ -120,7 +120,12 @@ impl Shared {
         }
     }
 
-    fn output(&self, dir: &Path, select: &Select, files: Vec<(PathBuf, What, u32)>) -> Output {
+    fn output(
+        &self,
+        dir: &Path,
+        select: &Select,
+        files: Vec<(PathBuf, FileContent, u32)>,
+    ) -> Output {
         Output {
             select: select.clone(),
             dir: dir.to_owned(),
@@ -228,12 +233,12 @@ fn x509(
     }
     let [pkcs12, trust_store] = stores;
     let files: Vec<_> = [
-        (svid, What::Certificates, shared.cert_mode),
-        (key, What::Key, shared.key_mode),
-        (bundle, What::Bundle, shared.cert_mode),
-        (pkcs12, What::KeyStore, shared.key_mode),
-        (trust_store, What::TrustStore, shared.cert_mode),
-        (map, What::BundleMap, shared.cert_mode),
+        (svid, FileContent::Certificates, shared.cert_mode),
+        (key, FileContent::Key, shared.key_mode),
+        (bundle, FileContent::Bundle, shared.cert_mode),
+        (pkcs12, FileContent::KeyStore, shared.key_mode),
+        (trust_store, FileContent::TrustStore, shared.cert_mode),
+        (map, FileContent::BundleMap, shared.cert_mode),
     ]
     .into_iter()
     .filter_map(|(file, what, mode)| Some((file?, what, mode)))
@@ -246,8 +251,8 @@ fn x509(
 fn folder(block: &Block<'_>, shared: &Shared, select: &Select, outputs: &mut Vec<Output>) {
     let Some(dir) = block.path("credential_folder") else { return };
     let files = vec![
-        (CREDENTIAL_BUNDLE.into(), What::CredentialBundle, shared.key_mode),
-        (TRUST_BUNDLE_SUFFIX.into(), What::TrustBundles, shared.cert_mode),
+        (CREDENTIAL_BUNDLE.into(), FileContent::CredentialBundle, shared.key_mode),
+        (TRUST_BUNDLE_SUFFIX.into(), FileContent::TrustBundles, shared.cert_mode),
     ];
     outputs.push(shared.output(&dir, select, files));
 }

@@ -178,9 +178,9 @@ impl Slots {
             // Equal texts are held once.
             if let Some(other) = other.and_then(|slot| self.at(slot)) {
                 match by {
-                    By::Parent => entry.body.parent_id = other.parent_id.clone(),
-                    By::SpiffeId => entry.body.spiffe_id = other.spiffe_id.clone(),
-                    By::Selectors => entry.body.selectors = other.selectors.clone(),
+                    By::Parent => entry.spec.parent_id = other.parent_id.clone(),
+                    By::SpiffeId => entry.spec.spiffe_id = other.spiffe_id.clone(),
+                    By::Selectors => entry.spec.selectors = other.selectors.clone(),
                 }
             }
             (by, hash, other)

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use signet_time::UnixTime;
 
 use super::*;
-use crate::EntryDraft;
+use crate::EntrySpec;
 
 /// IDs small enough to make chains, cycles and shared parents likely.
 fn id(number: u8) -> SpiffeId {
@@ -28,7 +28,7 @@ fn set(bits: u8) -> SelectorSet {
 fn entry(number: u8, spiffe_id: u8, parent_id: u8, selectors: u8) -> Entry {
     Entry {
         id: format!("e{number}").parse().unwrap(),
-        body: EntryDraft::new(id(spiffe_id), id(parent_id), set(selectors)),
+        spec: EntrySpec::new(id(spiffe_id), id(parent_id), set(selectors)),
         revision_number: 0,
         created_at: UnixTime::EPOCH,
     }

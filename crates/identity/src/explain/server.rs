@@ -4,7 +4,7 @@ use std::{collections::HashSet, fmt, sync::Arc};
 
 use signet_time::UnixTime;
 
-use super::{Candidate, Lack, MAX_NEAR_MISSES, WorkloadExplanation, workload};
+use super::{Candidate, MAX_NEAR_MISSES, MissingSelector, WorkloadExplanation, workload};
 use crate::{AuthorizedIndex, Entry, EntryId, SelectorSet, SpiffeId};
 
 /// How many node aliases one reason names.
@@ -24,7 +24,7 @@ pub enum Withheld {
         /// The alias's SPIFFE ID: the entry's parent, or a parent of that.
         alias: SpiffeId,
         /// The alias entries and what the node lacks.
-        lacks: Vec<(EntryId, Vec<Lack>)>,
+        missing: Vec<(EntryId, Vec<MissingSelector>)>,
     },
     /// Its parent is a node alias, and the agent is unknown or has no selectors.
     NodeWithoutSelectors {
@@ -45,12 +45,12 @@ impl fmt::Display for Withheld {
                  to workloads",
             ),
             Self::OtherAgent(parent) => write!(f, "its parent is another agent, {parent}"),
-            Self::AliasNotMatched { alias, lacks } => {
+            Self::AliasNotMatched { alias, missing } => {
                 write!(f, "its parent {alias} is a node alias that this node does not match")?;
-                for (entry, lacks) in lacks {
+                for (entry, missing) in missing {
                     write!(f, "; entry {entry}")?;
-                    for (position, lack) in lacks.iter().enumerate() {
-                        write!(f, "{} {lack}", if position == 0 { "" } else { "," })?;
+                    for (position, missing) in missing.iter().enumerate() {
+                        write!(f, "{} {missing}", if position == 0 { "" } else { "," })?;
                     }
                 }
                 Ok(())
@@ -185,20 +185,24 @@ fn alias_not_matched(
     let Some(selectors) = index.node_selectors(agent).filter(|set| !set.is_empty()) else {
         return Withheld::NodeWithoutSelectors { alias: alias.clone() };
     };
-    let lacks = |entry: &Entry| {
-        entry.selectors.missing_from(selectors).map(|it| Lack::of(it, selectors)).collect()
+    let missing = |entry: &Entry| {
+        entry
+            .selectors
+            .missing_from(selectors)
+            .map(|it| MissingSelector::of(it, selectors))
+            .collect()
     };
-    let mut nearest: Vec<(EntryId, Vec<Lack>)> =
-        entries.iter().map(|entry| (entry.id.clone(), lacks(entry))).collect();
+    let mut nearest: Vec<(EntryId, Vec<MissingSelector>)> =
+        entries.iter().map(|entry| (entry.id.clone(), missing(entry))).collect();
     nearest.sort_by(|(a, x), (b, y)| x.len().cmp(&y.len()).then_with(|| a.cmp(b)));
     nearest.truncate(MAX_ALIASES);
-    Withheld::AliasNotMatched { alias: alias.clone(), lacks: nearest }
+    Withheld::AliasNotMatched { alias: alias.clone(), missing: nearest }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{EntryDraft, authorized::IndexChange};
+    use crate::{EntrySpec, authorized::IndexChange};
 
     const AGENT: &str = "spiffe://td/spire/agent/t/1";
 
@@ -210,7 +214,7 @@ mod tests {
         let full = |path: &str| format!("spiffe://td{path}").parse().unwrap();
         Entry {
             id: id.parse().unwrap(),
-            body: EntryDraft::new(full(spiffe_id), full(parent), set(selectors)),
+            spec: EntrySpec::new(full(spiffe_id), full(parent), set(selectors)),
             revision_number: 0,
             created_at: UnixTime::EPOCH,
         }
@@ -222,7 +226,7 @@ mod tests {
         let agent: SpiffeId = AGENT.parse().unwrap();
         index.load(IndexChange::Node(agent.clone(), set(&["t:zone:a"])));
         let mut old = entry("old", "/old", "/spire/agent/t/1", &["unix:uid:0"]);
-        old.body.expires_at = UnixTime::from_seconds(5);
+        old.spec.expires_at = UnixTime::from_seconds(5);
         for entry in [
             old,
             entry("mine", "/mine", "/spire/agent/t/1", &["unix:uid:0"]),

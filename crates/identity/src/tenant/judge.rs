@@ -3,7 +3,7 @@
 use std::{borrow::Cow, collections::BTreeSet, collections::HashSet, sync::Arc};
 
 use super::{Directory, Tenant, TenantDenial, TenantPath, TenantState};
-use crate::{AuthorizedIndex, Entry, EntryDraft, EntryId, SelectorSet, SpiffeId};
+use crate::{AuthorizedIndex, Entry, EntryId, EntrySpec, SelectorSet, SpiffeId};
 
 /// What the operator has set about tenants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,8 +93,8 @@ impl<'a> Judge<'a> {
     /// and active, owns the path and the SPIFFE ID, and may federate as the entry does.
     ///
     /// # Errors
-    /// [`TenantDenial`].
-    pub fn standing<'e>(&self, id: Option<&EntryId>, entry: &'e EntryDraft) -> Judged<&'e Tenant> {
+    /// [`TenantDenial`]: the first rule of tenants that is broken.
+    pub fn standing<'e>(&self, id: Option<&EntryId>, entry: &'e EntrySpec) -> Judged<&'e Tenant> {
         let tenant = entry.tenant.as_ref().ok_or(TenantDenial::Missing)?;
         self.tenant(tenant)?;
         if entry.downstream {
@@ -142,12 +142,12 @@ impl<'a> Judge<'a> {
     /// created with it, and were judged.
     ///
     /// # Errors
-    /// [`TenantDenial`].
+    /// [`TenantDenial`]: the first rule of tenants that is broken.
     pub fn creation(
         &self,
         id: &EntryId,
-        entry: &EntryDraft,
-        batch: &[(&EntryId, &EntryDraft)],
+        entry: &EntrySpec,
+        batch: &[(&EntryId, &EntrySpec)],
     ) -> Judged<()> {
         let tenant = self.standing(Some(id), entry)?;
         let others = || batch.iter().filter(|(other, _)| *other != id).map(|(_, draft)| *draft);
@@ -183,7 +183,7 @@ impl<'a> Judge<'a> {
     /// Whether `entry`, seen alone, is for `agent`.
     ///
     /// # Errors
-    /// [`TenantDenial`].
+    /// [`TenantDenial`]: the first rule of tenants that is broken.
     pub fn for_agent(&self, agent: &SpiffeId, entry: &Entry) -> Judged<()> {
         let tenant = self.standing(Some(&entry.id), entry)?;
         self.agent_serves(agent, tenant)

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use signet_time::UnixTime;
 
 use super::*;
-use crate::{AuthorizedIndex, Entry, EntryDraft, EntryId, IndexChange, SelectorSet, SpiffeId};
+use crate::{AuthorizedIndex, Entry, EntryId, EntrySpec, IndexChange, SelectorSet, SpiffeId};
 
 const TENANTS: [&str; 3] = ["blue", "red", "grey"];
 const AGENTS: [&str; 3] = ["/spire/agent/t/1", "/spire/agent/t/2", "/spire/agent/k/3"];
@@ -54,14 +54,14 @@ fn tenant(n: usize) -> Tenant {
 }
 
 /// The first alias applies to the agents of `t`, the second to all.
-fn draft(path: usize, parent: usize, tenant: Option<usize>) -> EntryDraft {
+fn draft(path: usize, parent: usize, tenant: Option<usize>) -> EntrySpec {
     let all: Vec<&str> =
         AGENTS.iter().chain(&PATHS).copied().chain(std::iter::once("/spire/server")).collect();
     let selectors: SelectorSet = match path % 2 {
         0 => ["t:kind:t".parse().unwrap()].into_iter().collect(),
         _ => ["t:any:1".parse().unwrap()].into_iter().collect(),
     };
-    let mut draft = EntryDraft::new(id(PATHS[path]), id(all[parent]), selectors);
+    let mut draft = EntrySpec::new(id(PATHS[path]), id(all[parent]), selectors);
     draft.tenant = tenant.map(self::tenant);
     draft
 }
@@ -192,7 +192,7 @@ proptest! {
                         continue;
                     }
                     let entry =
-                        Entry { id: name(n), body: draft, revision_number: 0, created_at: UnixTime::EPOCH };
+                        Entry { id: name(n), spec: draft, revision_number: 0, created_at: UnixTime::EPOCH };
                     index.load(IndexChange::Entry(entry));
                     model.entries.insert(n, (path, parent, tenant));
                 }

@@ -19,7 +19,7 @@ use super::{
         watch::{Collection, Seen},
     },
     CONFLICT_PAUSE, CONFLICT_TRIES, chain,
-    notifier::{Authorities, BundleTarget},
+    target::{Authorities, BundleTarget},
 };
 
 /// Changes that wait to be looked at.

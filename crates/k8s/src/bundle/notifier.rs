@@ -3,45 +3,26 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::future::join_all;
 use serde::Deserialize;
 use serde_json::json;
 use signet_identity::Bundle;
-use signet_pki::{jwks, ports::PortError};
+use signet_pki::ports::PortError;
 use tokio::sync::watch;
 
 use super::{
     super::{
-        api::{ApiServer, Write, object_name},
+        api::{Write, object_name},
         error::ApiError,
         objects::{Metadata, null_as_default},
     },
     CONFLICT_PAUSE, CONFLICT_TRIES, chain,
     inject::{Injector, Kind},
+    target::{Authorities, BundleTarget},
 };
 
 /// The plugin's name.
 const NAME: &str = "k8sbundle";
-
-/// Where the bundle goes in one cluster.
-#[derive(Debug)]
-pub struct BundleTarget {
-    /// The cluster.
-    pub api: ApiServer,
-    /// What the cluster is called in messages.
-    pub cluster: String,
-    /// The namespace of the ConfigMap.
-    pub namespace: String,
-    /// The name of the ConfigMap, which must be there.
-    pub config_map: String,
-    /// Its key that takes the certificates, PEM.
-    pub config_map_key: String,
-    /// Webhooks with this label set to `true` get the certificates, too.
-    pub webhook_label: Option<String>,
-    /// And APIServices with this one.
-    pub api_service_label: Option<String>,
-}
 
 /// The notifier.
 #[derive(Debug)]
@@ -51,27 +32,12 @@ pub struct K8sBundle {
     newest: watch::Sender<Option<Authorities>>,
 }
 
-/// The X.509 authorities in the forms that objects take them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Authorities {
-    pub(super) pem: Arc<str>,
-    /// The PEM in base64, as `caBundle` takes it.
-    pub(super) ca_bundle: Arc<str>,
-}
-
 #[derive(Deserialize)]
 struct ConfigMap {
     #[serde(default)]
     metadata: Metadata,
     #[serde(default, deserialize_with = "null_as_default")]
     data: BTreeMap<String, String>,
-}
-
-impl Authorities {
-    fn of(bundle: &Bundle) -> Self {
-        let pem = jwks::encode_pem(bundle);
-        Self { ca_bundle: STANDARD.encode(&pem).into(), pem: pem.into() }
-    }
 }
 
 impl K8sBundle {

@@ -263,7 +263,7 @@ impl JwtIssuer {
     /// Signs; `expires_at` of the claims is capped by the key's.
     ///
     /// # Errors
-    /// [`JwtSignError`].
+    /// [`JwtSignError`] when there is no audience, the token would be too long, or signing fails.
     pub fn sign(&self, claims: &JwtClaims<'_>) -> Result<SignedJwt, JwtSignError> {
         self.header.token(claims)?.sign(&*self.signer)
     }
@@ -272,7 +272,7 @@ impl JwtIssuer {
     /// [`JwtIssuer::sign_claims`].
     ///
     /// # Errors
-    /// [`JwtSignError`].
+    /// [`JwtSignError`] when there is no audience, the token would be too long, or signing fails.
     pub fn claims(&self, claims: &JwtClaims<'_>) -> Result<Map<String, Value>, JwtSignError> {
         self.header.claims(claims)
     }
@@ -280,7 +280,7 @@ impl JwtIssuer {
     /// Signs a JSON object of claims as it is; `iat` and `exp` are read from it.
     ///
     /// # Errors
-    /// [`JwtSignError`].
+    /// [`JwtSignError`] when there is no audience, the token would be too long, or signing fails.
     pub fn sign_claims(&self, claims: &Map<String, Value>) -> Result<SignedJwt, JwtSignError> {
         self.header.token_of(claims)?.sign(&*self.signer)
     }

@@ -134,7 +134,8 @@ pub struct ValidatedJwt {
 /// subject's trust domain.
 ///
 /// # Errors
-/// [`JwtError`].
+/// [`JwtError`] when it is malformed or too long, of another audience, expired or not valid yet,
+/// names no known key, or its signature is wrong.
 pub fn validate<'a>(
     token: &str,
     audience: &[String],

@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use aws_lc_rs::signature::{self, ParsedPublicKey, VerificationAlgorithm};
+
 use super::{KeyAlgorithm, KeyError, MAX_RSA_BITS, MAX_SPKI_LEN, MIN_RSA_BITS, ec_curve};
 use crate::der::{DerError, Reader, Writer, oid, tag};
 
@@ -22,7 +24,7 @@ impl PublicKey {
     /// [`KeyError`] when it is malformed or of a kind or size that is not accepted.
     pub fn from_spki(der: &[u8]) -> Result<Self, KeyError> {
         let key = Self::from_spki_unchecked(der)?;
-        if !crate::signer::is_valid_public(&key) {
+        if !is_valid(&key) {
             return Err(KeyError::Malformed("public key"));
         }
         Ok(key)
@@ -193,4 +195,15 @@ pub(super) fn rsa_algorithm(bits: usize) -> Result<KeyAlgorithm, KeyError> {
         return Err(KeyError::RsaSize(bits));
     }
     u16::try_from(bits).map(|bits| KeyAlgorithm::Rsa { bits }).map_err(|_| KeyError::RsaSize(bits))
+}
+
+/// Whether the crypto library takes the key: its point is on the curve.
+fn is_valid(key: &PublicKey) -> bool {
+    let algorithm: &'static dyn VerificationAlgorithm = match key.algorithm() {
+        KeyAlgorithm::EcP256 => &signature::ECDSA_P256_SHA256_ASN1,
+        KeyAlgorithm::EcP384 => &signature::ECDSA_P384_SHA384_ASN1,
+        KeyAlgorithm::EcP521 => &signature::ECDSA_P521_SHA512_ASN1,
+        KeyAlgorithm::Rsa { .. } => &signature::RSA_PKCS1_2048_8192_SHA256,
+    };
+    ParsedPublicKey::new(algorithm, key.key_bits()).is_ok()
 }

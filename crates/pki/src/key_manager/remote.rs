@@ -64,7 +64,7 @@ pub trait KeyStore: Send + Sync + fmt::Debug {
     /// Hashes and signs as [`RemoteSigner::sign`] does, and is dropped in the same way.
     ///
     /// # Errors
-    /// [`SignError`].
+    /// [`SignError`] when the back end refuses, fails or answers a signature that is not the key's.
     async fn sign(
         &self,
         key: &StoredKey,

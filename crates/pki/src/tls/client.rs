@@ -5,44 +5,18 @@ use std::sync::Arc;
 use rustls::{ClientConfig, client::Resumption};
 use rustls_pki_types::ServerName;
 use signet_base::Clock;
-use signet_identity::{SpiffeId, TrustDomain};
 
 use super::{
-    BundleSource, SwappableIdentity, TlsError, TlsOptions,
+    SwappableIdentity, TlsError, TlsOptions,
     provider::{ALPN_H2, ALPN_HTTP1, ClockTime, provider, versions},
-    verifier::SpiffeServerVerifier,
+    verifier::{ServerCheck, SpiffeServerVerifier},
 };
-
-/// How the server's certificate is checked.
-#[derive(Clone, Debug)]
-pub enum ServerCheck {
-    /// A valid SVID of exactly this ID, by the bundle of its trust domain.
-    Id {
-        /// The ID it must have, `spiffe://<td>/spire/server`.
-        id: SpiffeId,
-        /// Where its bundle is found.
-        bundles: Arc<dyn BundleSource>,
-    },
-    /// A valid SVID of any member of this trust domain.
-    Member {
-        /// The trust domain.
-        trust_domain: TrustDomain,
-        /// Where its bundle is found.
-        bundles: Arc<dyn BundleSource>,
-    },
-    /// `insecure_bootstrap`: no chain check, only that the one URI SAN is this ID and that the
-    /// peer holds the key.
-    InsecureId {
-        /// The ID it must claim.
-        id: SpiffeId,
-    },
-}
 
 /// A client's TLS configuration: TLS 1.2 and 1.3, ALPN `h2`, no host names and no SNI, and our
 /// certificate when there is one and the server asks.
 ///
 /// # Errors
-/// [`TlsError`].
+/// [`TlsError`] when certificate and key cannot be read or do not fit together.
 pub fn client_config(
     check: ServerCheck,
     identity: Option<Arc<SwappableIdentity>>,
@@ -60,7 +34,7 @@ pub fn client_config(
 /// routes by it, and never checked.
 ///
 /// # Errors
-/// [`TlsError`].
+/// [`TlsError`] when certificate and key cannot be read or do not fit together.
 pub fn spiffe_web_client_config(
     check: ServerCheck,
     clock: Arc<dyn Clock>,

@@ -67,7 +67,7 @@ impl CertFiles {
     /// Reads both files.
     ///
     /// # Errors
-    /// [`CertFilesError`].
+    /// [`CertFilesError`] when a file cannot be read, or certificate and key do not fit together.
     pub fn load(
         certificates: impl Into<PathBuf>,
         key: impl Into<PathBuf>,

@@ -4,29 +4,19 @@ use std::sync::Arc;
 
 use rustls::{ServerConfig, server::NoServerSessionStorage};
 use signet_base::Clock;
-use signet_identity::{SpiffeId, TrustDomain};
 
 use super::{
     BundleSource, SwappableIdentity, TlsError, TlsOptions,
     provider::{ALPN_H2, ClockTime, provider, versions},
-    verifier::SpiffeClientVerifier,
+    verifier::{ClientPolicy, SpiffeClientVerifier},
 };
-
-/// Who may connect with a certificate. Connecting without one is always possible (attestation).
-#[derive(Clone, Debug)]
-pub struct ClientPolicy {
-    /// Every member of it.
-    pub trust_domain: TrustDomain,
-    /// And these, of any trust domain.
-    pub admin_ids: Arc<[SpiffeId]>,
-}
 
 /// The server's TLS configuration: TLS 1.2 and 1.3, ALPN `h2`, an optional client certificate
 /// that must verify against the bundle of its own trust domain, no session tickets, and the
 /// identity that is set when a connection comes in.
 ///
 /// # Errors
-/// [`TlsError`].
+/// [`TlsError`] when certificate and key cannot be read or do not fit together.
 pub fn server_config(
     identity: Arc<SwappableIdentity>,
     bundles: Arc<dyn BundleSource>,

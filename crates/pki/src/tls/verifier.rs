@@ -11,7 +11,6 @@ use rustls::{
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use signet_identity::{SpiffeId, TrustDomain};
 
-use super::{ClientPolicy, ServerCheck};
 use crate::x509::{
     CertError, Certificate, TrustBundle, VerifiedSvid, VerifyError, check_leaf,
     path::{PathError, Role, Unusable},
@@ -22,6 +21,40 @@ use crate::x509::{
 pub trait BundleSource: Send + Sync + fmt::Debug {
     /// The bundle now, if that trust domain is known.
     fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<TrustBundle>>;
+}
+
+/// How the server's certificate is checked.
+#[derive(Clone, Debug)]
+pub enum ServerCheck {
+    /// A valid SVID of exactly this ID, by the bundle of its trust domain.
+    Id {
+        /// The ID it must have, `spiffe://<td>/spire/server`.
+        id: SpiffeId,
+        /// Where its bundle is found.
+        bundles: Arc<dyn BundleSource>,
+    },
+    /// A valid SVID of any member of this trust domain.
+    Member {
+        /// The trust domain.
+        trust_domain: TrustDomain,
+        /// Where its bundle is found.
+        bundles: Arc<dyn BundleSource>,
+    },
+    /// `insecure_bootstrap`: no chain check, only that the one URI SAN is this ID and that the
+    /// peer holds the key.
+    InsecureId {
+        /// The ID it must claim.
+        id: SpiffeId,
+    },
+}
+
+/// Who may connect with a certificate. Connecting without one is always possible (attestation).
+#[derive(Clone, Debug)]
+pub struct ClientPolicy {
+    /// Every member of it.
+    pub trust_domain: TrustDomain,
+    /// And these, of any trust domain.
+    pub admin_ids: Arc<[SpiffeId]>,
 }
 
 /// Bundles that do not change: for tests and for one connection.

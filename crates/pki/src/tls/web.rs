@@ -75,7 +75,7 @@ pub fn web_client_config(
 /// identity that is set when a connection comes in.
 ///
 /// # Errors
-/// [`TlsError`].
+/// [`TlsError`] when certificate and key cannot be read or do not fit together.
 pub fn web_server_config(
     identity: Arc<SwappableIdentity>,
     clock: Arc<dyn Clock>,
@@ -86,7 +86,7 @@ pub fn web_server_config(
 /// As [`web_server_config`], with options.
 ///
 /// # Errors
-/// [`TlsError`].
+/// [`TlsError`] when certificate and key cannot be read or do not fit together.
 pub fn web_server_config_with(
     identity: Arc<dyn ResolvesServerCert>,
     clock: Arc<dyn Clock>,

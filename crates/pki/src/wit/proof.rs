@@ -146,7 +146,8 @@ impl Wit<'_> {
     /// `replays`, a proof is good for one use.
     ///
     /// # Errors
-    /// [`ProofError`].
+    /// [`ProofError`] when the proof is not for this request, audience or token, is forged, lives
+    /// too long or was used before, or when too many are remembered.
     pub fn authenticate(
         &self,
         proof: &str,

@@ -46,7 +46,7 @@ impl Replays {
     /// it was taken before.
     ///
     /// # Errors
-    /// [`TooManyProofs`].
+    /// [`TooManyProofs`] when no more can be remembered: the proof must be refused.
     pub fn take(
         &self,
         sender: &str,

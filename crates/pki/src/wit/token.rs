@@ -199,7 +199,8 @@ impl Wit<'_> {
 /// domain: no other authority can vouch for it, whatever `iss` says.
 ///
 /// # Errors
-/// [`WitError`].
+/// [`WitError`] when it is malformed, expired, of no workload, names no known key, or its signature
+/// is wrong.
 pub fn verify<'a>(
     token: &'a str,
     now: UnixTime,

@@ -2,51 +2,26 @@
 
 use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
 
-use signet_identity::{SpiffeId, SpiffeIdError};
+use signet_identity::SpiffeId;
 use signet_time::UnixTime;
 use x509_parser::{
     asn1_rs::Tag,
     certificate::X509Certificate,
-    extensions::{GeneralName, ParsedExtension, X509Extension},
     prelude::FromDer,
     x509::{AlgorithmIdentifier, X509Version},
 };
 
-use super::{MAX_AUTHORITIES, Name, Oid, Serial, limits::Limits};
+use super::{
+    Name, Serial,
+    error::{CertError, MAX_AUTHORITIES, MAX_CERT_LEN},
+    extension::Extensions,
+    limits::Limits,
+};
 use crate::{
     KeyError, PublicKey,
     der::{DerError, Reader, is_signed_structure, oid, tag},
     signer::{self, Hash},
 };
-
-/// The longest certificate that is read, bytes.
-pub const MAX_CERT_LEN: usize = 64 * 1024;
-
-/// The most certificates that a chain may hold.
-pub const MAX_CHAIN: usize = 16;
-
-const MAX_EXTENSIONS: usize = 64;
-
-/// Why bytes are not a certificate we use.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum CertError {
-    /// Not DER of the expected structure.
-    #[error("malformed {0}")]
-    Malformed(&'static str),
-    /// More bytes than a certificate may have.
-    #[error("certificate is longer than {MAX_CERT_LEN} bytes")]
-    TooLong,
-    /// The public key is of a kind or size that is not accepted.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// No URI SAN, or more than one.
-    #[error("certificate has {0} URI SANs, expected exactly one")]
-    UriCount(usize),
-    /// The URI SAN is not a SPIFFE ID.
-    #[error("certificate URI SAN is not a SPIFFE ID")]
-    SpiffeId(#[from] SpiffeIdError),
-}
 
 /// A certificate, read once. Cheap to clone.
 #[derive(Clone)]
@@ -251,98 +226,6 @@ pub fn split_der_chain(bytes: &[u8]) -> Result<Vec<&[u8]>, CertError> {
     Ok(ders)
 }
 
-/// Extensions of a certificate or a CSR that we look at.
-#[derive(Debug, Default)]
-pub(super) struct Extensions {
-    pub(super) uris: Vec<String>,
-    pub(super) dns_names: Vec<String>,
-    pub(super) ip_addresses: Vec<IpAddr>,
-    pub(super) is_ca: bool,
-    pub(super) key_usage: Option<u16>,
-    pub(super) subject_key_id: Vec<u8>,
-    pub(super) authority_key_id: Vec<u8>,
-    pub(super) emails: Vec<String>,
-    /// Whether there are SANs of other kinds than URI, DNS, IP address and email.
-    pub(super) has_other_names: bool,
-    /// Whether the SANs must be understood.
-    pub(super) has_critical_names: bool,
-    pub(super) has_basic_constraints: bool,
-    pub(super) max_path_len: Option<u32>,
-    /// All others.
-    pub(super) others: Vec<super::Extension>,
-}
-
-impl Extensions {
-    /// Takes what we look at; an extension that comes twice, or one of ours that is malformed, is
-    /// refused.
-    pub(super) fn read(list: &[X509Extension<'_>]) -> Result<Self, DerError> {
-        if list.len() > MAX_EXTENSIONS {
-            return Err(DerError);
-        }
-        let mut out = Self::default();
-        for (at, extension) in list.iter().enumerate() {
-            if list.iter().take(at).any(|earlier| earlier.oid == extension.oid) {
-                return Err(DerError);
-            }
-            out.take(extension)?;
-        }
-        Ok(out)
-    }
-
-    fn take(&mut self, extension: &X509Extension<'_>) -> Result<(), DerError> {
-        match extension.parsed_extension() {
-            ParsedExtension::SubjectAlternativeName(names) => {
-                for name in &names.general_names {
-                    self.take_name(name)?;
-                }
-                self.has_critical_names = extension.critical;
-            }
-            ParsedExtension::BasicConstraints(constraints) => {
-                self.is_ca = constraints.ca;
-                self.has_basic_constraints = true;
-                self.max_path_len = constraints.path_len_constraint;
-            }
-            ParsedExtension::KeyUsage(usage) => self.key_usage = Some(usage.flags),
-            ParsedExtension::SubjectKeyIdentifier(id) => self.subject_key_id = id.0.to_vec(),
-            ParsedExtension::AuthorityKeyIdentifier(ids) => {
-                self.authority_key_id =
-                    ids.key_identifier.as_ref().map(|id| id.0.to_vec()).unwrap_or_default();
-            }
-            ParsedExtension::ParseError { .. } if is_read(extension) => return Err(DerError),
-            _ => self.others.push(super::Extension {
-                oid: Oid::from_content(extension.oid.as_bytes()),
-                critical: extension.critical,
-                value: extension.value.to_vec(),
-            }),
-        }
-        Ok(())
-    }
-
-    fn take_name(&mut self, name: &GeneralName<'_>) -> Result<(), DerError> {
-        match name {
-            GeneralName::URI(uri) => self.uris.push(ascii(uri)?),
-            GeneralName::DNSName(name) => self.dns_names.push(ascii(name)?),
-            GeneralName::IPAddress(bytes) => self.ip_addresses.push(ip_address(bytes)?),
-            GeneralName::RFC822Name(email) => self.emails.push(ascii(email)?),
-            GeneralName::Invalid(..) => return Err(DerError),
-            _ => self.has_other_names = true,
-        }
-        Ok(())
-    }
-}
-
-/// Whether [`Extensions`] reads this extension.
-fn is_read(extension: &X509Extension<'_>) -> bool {
-    matches!(
-        extension.oid.as_bytes(),
-        oid::SUBJECT_ALT_NAME
-            | oid::BASIC_CONSTRAINTS
-            | oid::KEY_USAGE
-            | oid::SUBJECT_KEY_ID
-            | oid::AUTHORITY_KEY_ID
-    )
-}
-
 /// The hash of a signature algorithm we verify ourselves; others are left to path validation.
 pub(super) fn signature_hash(algorithm: &AlgorithmIdentifier<'_>, is_ec: bool) -> Option<Hash> {
     let parameters = algorithm.parameters.as_ref();
@@ -406,15 +289,4 @@ fn range_of(whole: &[u8], part: &[u8]) -> Option<Range<usize>> {
     let start = (part.as_ptr() as usize).checked_sub(whole.as_ptr() as usize)?;
     let range = start..start.checked_add(part.len())?;
     (whole.get(range.clone())? == part).then_some(range)
-}
-
-fn ip_address(bytes: &[u8]) -> Result<IpAddr, DerError> {
-    <[u8; 4]>::try_from(bytes)
-        .map(IpAddr::from)
-        .or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from))
-        .map_err(|_| DerError)
-}
-
-fn ascii(text: &str) -> Result<String, DerError> {
-    if text.is_ascii() { Ok(text.to_owned()) } else { Err(DerError) }
 }

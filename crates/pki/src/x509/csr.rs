@@ -7,9 +7,10 @@ use x509_parser::{
 };
 
 use super::{
-    Extension, Name,
-    cert::{Extensions, signature_hash},
-    issue::{write_signature_algorithm, write_subject_alt_name},
+    Name,
+    cert::signature_hash,
+    extension::{Extension, Extensions},
+    write::{write_signature_algorithm, write_subject_alt_name},
 };
 use crate::{
     KeyAlgorithm, KeyError, ManagedKey, PublicKey, SignError, Signer,
@@ -59,7 +60,8 @@ impl Csr {
     /// Reads a DER CSR and checks its signature.
     ///
     /// # Errors
-    /// [`CsrError`].
+    /// [`CsrError`] when it is malformed or too long, its key or signature algorithm is not
+    /// supported, or its signature (where it is checked) is wrong.
     pub fn from_der(der: &[u8]) -> Result<Self, CsrError> {
         let parts = Parts::read(der)?;
         let key = parts.verified_key()?;
@@ -70,7 +72,8 @@ impl Csr {
     /// where possession is proved by the TLS handshake that follows.
     ///
     /// # Errors
-    /// [`CsrError`].
+    /// [`CsrError`] when it is malformed or too long, its key or signature algorithm is not
+    /// supported, or its signature (where it is checked) is wrong.
     pub fn from_der_unverified(der: &[u8]) -> Result<Self, CsrError> {
         let parts = Parts::read(der)?;
         let key = PublicKey::from_spki(parts.spki())?;
@@ -80,7 +83,8 @@ impl Csr {
     /// Reads only what issuing needs, the public key, and checks the signature: the hot path.
     ///
     /// # Errors
-    /// [`CsrError`].
+    /// [`CsrError`] when it is malformed or too long, its key or signature algorithm is not
+    /// supported, or its signature (where it is checked) is wrong.
     pub fn verified_public_key(der: &[u8]) -> Result<PublicKey, CsrError> {
         Parts::read(der)?.verified_key()
     }

@@ -5,7 +5,11 @@ use std::{borrow::Cow, sync::Arc};
 use signet_identity::{SpiffeId, TrustDomain};
 use signet_time::UnixTime;
 
-use super::{CertError, Certificate, Csr, MAX_CERT_LEN, Name, Oid, Serial};
+use super::{
+    Certificate, Csr, Extension, Name, Serial,
+    error::{CertError, MAX_CERT_LEN},
+    write::{write_signature_algorithm, write_subject_alt_name},
+};
 use crate::{
     KeyAlgorithm, KeyError, ManagedKey, PublicKey, SignError, Signer,
     der::{Writer, oid, tag},
@@ -17,23 +21,6 @@ pub const NOT_BEFORE_CUSHION: i64 = 10;
 
 /// The longest signature (RSA of 8192 bits) with its algorithm and headers.
 const MAX_SIGNATURE_LEN: usize = 1100;
-
-/// An extension added as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Extension {
-    /// Which.
-    pub oid: Oid,
-    /// Whether a reader that does not know it must refuse the certificate.
-    pub critical: bool,
-    /// DER of the value.
-    pub value: Vec<u8>,
-}
-
-impl Extension {
-    pub(super) fn write(&self, w: &mut Writer) {
-        w.extension(self.oid.content(), self.critical, |w| w.raw(&self.value));
-    }
-}
 
 /// Why a certificate could not be issued.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -470,38 +457,6 @@ impl Tbs<'_> {
             extension.write(w);
         }
     }
-}
-
-/// DNS names first, then the URI.
-pub(super) fn write_subject_alt_name(
-    w: &mut Writer,
-    critical: bool,
-    dns_names: &[String],
-    uri: Option<&str>,
-) {
-    w.extension(oid::SUBJECT_ALT_NAME, critical, |w| {
-        w.sequence(|w| {
-            for name in dns_names {
-                w.primitive(tag::context(2), name.as_bytes());
-            }
-            if let Some(uri) = uri {
-                w.primitive(tag::context(6), uri.as_bytes());
-            }
-        });
-    });
-}
-
-/// The AlgorithmIdentifier of what a key of this kind signs certificates with.
-pub(super) fn write_signature_algorithm(w: &mut Writer, key: KeyAlgorithm) {
-    w.sequence(|w| match key {
-        KeyAlgorithm::EcP256 => w.oid(oid::ECDSA_SHA256),
-        KeyAlgorithm::EcP384 => w.oid(oid::ECDSA_SHA384),
-        KeyAlgorithm::EcP521 => w.oid(oid::ECDSA_SHA512),
-        KeyAlgorithm::Rsa { .. } => {
-            w.oid(oid::RSA_SHA256);
-            w.primitive(tag::NULL, &[]);
-        }
-    });
 }
 
 fn signature_algorithm(key: KeyAlgorithm) -> Vec<u8> {

@@ -1,6 +1,6 @@
 //! What a certificate says about the paths it may be part of.
 
-use super::{cert::Extensions, constraints::NameConstraints};
+use super::{constraints::NameConstraints, extension::Extensions};
 use crate::der::{DerError, Reader, oid, tag};
 
 /// Read once with the certificate, looked at by path validation alone.

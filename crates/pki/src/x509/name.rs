@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use super::CertError;
 use x509_parser::{
     asn1_rs::{Any, Tag},
     x509::X509Name,
 };
 
+use super::error::CertError;
 use crate::der::{DerError, Writer, tag};
 
 /// An object identifier: the content octets of its DER encoding.

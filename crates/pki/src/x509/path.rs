@@ -9,7 +9,7 @@
 
 use signet_time::UnixTime;
 
-use super::{Certificate, cert::MAX_CHAIN, constraints};
+use super::{Certificate, constraints::check::check_chain, error::MAX_CHAIN, shown::subject};
 
 /// How many signatures are checked for one path; as in Go.
 const MAX_SIGNATURES: usize = 100;
@@ -221,7 +221,7 @@ impl Search<'_> {
         let checked = if !chain.iter().all(is_good) {
             Err(PathError::ExtendedKeyUsage)
         } else {
-            constraints::check_chain(chain).map_err(PathError::Names)
+            check_chain(chain).map_err(PathError::Names)
         };
         match checked {
             Ok(()) => true,
@@ -284,15 +284,4 @@ fn check_issuer(
 
 fn unusable(role: Role, certificate: &Certificate, why: Unusable) -> PathError {
     PathError::Unusable { role, subject: subject(certificate), why }
-}
-
-/// The subject as an error shows it: whoever presents the certificate chooses it.
-pub(super) fn subject(certificate: &Certificate) -> String {
-    shown(&certificate.subject().to_string())
-}
-
-/// A text of a foreign certificate, for an error.
-pub(super) fn shown(text: &str) -> String {
-    const MAX_SHOWN: usize = 200;
-    text.chars().filter(|c| !c.is_control()).take(MAX_SHOWN).collect()
 }

@@ -17,7 +17,7 @@ impl Serial {
     /// A random serial in 1..2^128-1.
     ///
     /// # Errors
-    /// [`RandomError`].
+    /// [`RandomError`] when the system gives no random bytes.
     pub fn random() -> Result<Self, RandomError> {
         loop {
             let serial = Self::from_bytes(&random::bytes::<16>()?);
@@ -31,7 +31,7 @@ impl Serial {
     /// key, and that it was not made for another.
     ///
     /// # Errors
-    /// [`RandomError`].
+    /// [`RandomError`] when the system gives no random bytes.
     pub fn of_key(key: &PublicKey) -> Result<Self, RandomError> {
         loop {
             let random = random::bytes::<RANDOM>()?;

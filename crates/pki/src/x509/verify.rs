@@ -6,17 +6,14 @@ use signet_identity::{Bundle, SpiffeId, TrustDomain};
 use signet_time::UnixTime;
 
 use super::{
-    CertError, Certificate,
-    cert::MAX_CHAIN,
+    Certificate,
+    error::{CertError, MAX_AUTHORITIES, MAX_CHAIN},
     parse_chain,
     path::{PathError, Purpose, verify_path},
 };
 
 const KEY_CERT_SIGN: u16 = 1 << 5;
 const CRL_SIGN: u16 = 1 << 6;
-
-/// The most authorities of one trust domain that are used.
-pub const MAX_AUTHORITIES: usize = 1024;
 
 /// The X.509 authorities of one trust domain, prepared for verification.
 #[derive(Clone)]
@@ -29,7 +26,7 @@ impl TrustBundle {
     /// Prepares DER certificates. Authorities that cannot be read are refused.
     ///
     /// # Errors
-    /// [`CertError`].
+    /// [`CertError`] when one is malformed or has a key that is not supported.
     pub fn new<T: AsRef<[u8]>>(
         trust_domain: TrustDomain,
         authorities: &[T],
@@ -46,7 +43,7 @@ impl TrustBundle {
     /// Prepares a bundle's X.509 authorities.
     ///
     /// # Errors
-    /// [`CertError`].
+    /// [`CertError`] when one is malformed or has a key that is not supported.
     pub fn from_bundle(bundle: &Bundle) -> Result<Self, CertError> {
         let ders: Vec<&[u8]> = bundle.x509_authorities.iter().map(|a| &*a.der).collect();
         Self::new(bundle.trust_domain.clone(), &ders)
@@ -121,7 +118,8 @@ pub enum VerifyError {
 /// bundle's authorities, validity of all of it at `now` (Unix seconds).
 ///
 /// # Errors
-/// [`VerifyError`].
+/// [`VerifyError`] when the chain is empty or malformed, leads to no authority, is not valid at
+/// that time, or its first certificate is not of the kind asked for.
 pub fn verify_svid<T: AsRef<[u8]>>(
     chain: &[T],
     bundle: &TrustBundle,
@@ -164,7 +162,8 @@ pub(crate) fn verify_leaf<T: AsRef<[u8]>>(
 /// TLS servers use: the check of SPIRE's `disk` upstream authority.
 ///
 /// # Errors
-/// [`VerifyError`].
+/// [`VerifyError`] when the chain is empty or malformed, leads to no authority, is not valid at
+/// that time, or its first certificate is not of the kind asked for.
 pub fn verify_ca<T: AsRef<[u8]>>(
     chain: &[T],
     roots: &[T],

@@ -55,8 +55,8 @@ impl HealthCheck for Check {
                 true => State::good(),
                 false => State::failed("the audit log cannot be written"),
             },
-            Part::Store => match context.store.ping().await {
-                Ok(()) if context.cache.is_loaded() => State::good(),
+            Part::Store => match context.parts.store.ping().await {
+                Ok(()) if context.parts.cache.is_loaded() => State::good(),
                 // Calls are served, but not as fast as they will be.
                 Ok(()) => State {
                     ready: false,
@@ -66,28 +66,31 @@ impl HealthCheck for Check {
                     ..State::good()
                 },
                 Err(error) => {
-                    let staleness = context.cache.staleness();
+                    let staleness = context.parts.cache.staleness();
                     away(&error, staleness, context.config.max_store_staleness)
                 }
             },
-            Part::Bundle => match context.cache.own_bundle() {
+            Part::Bundle => match context.parts.cache.own_bundle() {
                 Some(_) => State::good(),
                 None => State::failed("unable to get bundle"),
             },
             Part::Authority => {
-                let view = context.authority.view();
+                let view = context.parts.authority.view();
                 let active = view.borrow().x509.active.clone();
                 match active {
-                    Some(active) if active.expires_at > context.clock.unix() => {
-                        let local = context.authority.local_intermediate_expires_at();
-                        signing(context.authority.signing_fault(), local.map(UnixTime::seconds))
+                    Some(active) if active.expires_at > context.parts.clock.unix() => {
+                        let local = context.parts.authority.local_intermediate_expires_at();
+                        signing(
+                            context.parts.authority.signing_fault(),
+                            local.map(UnixTime::seconds),
+                        )
                     }
                     Some(_) => State::failed("the X.509 CA has expired"),
                     None => State::failed("X509 CA is not available for signing"),
                 }
             }
             Part::Rotation => {
-                let failed = context.authority.view().borrow().failed_rotations;
+                let failed = context.parts.authority.view().borrow().failed_rotations;
                 if failed <= MAX_FAILED_ROTATIONS {
                     return State::good();
                 }

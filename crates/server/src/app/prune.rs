@@ -26,7 +26,7 @@ pub(super) fn spawn(tasks: &Tasks, context: &Context) {
         async move {
             while wait(&token, ENTRIES, 0.0).await {
                 if servers::holds(&context, "prune_entries", ENTRIES).await {
-                    let timer = context.counted.prune_entries.start(&[]);
+                    let timer = context.parts.counted.prune_entries.start(&[]);
                     timer.done(if entries(&context).await { "OK" } else { "Unknown" });
                 }
             }
@@ -38,7 +38,7 @@ pub(super) fn spawn(tasks: &Tasks, context: &Context) {
             async move {
                 while wait(&token, NODES, 0.25).await {
                     if servers::holds(&context, "prune_nodes", NODES).await {
-                        let timer = context.counted.prune_nodes.start(&[]);
+                        let timer = context.parts.counted.prune_nodes.start(&[]);
                         timer.done(if nodes(&context, &token).await { "OK" } else { "Unknown" });
                     }
                 }
@@ -74,16 +74,16 @@ fn pruned(context: &Context, kind: Kind, message: &'static str, fields: Vec<Fiel
 /// Whether that went well.
 async fn entries(context: &Context) -> bool {
     loop {
-        let now = context.clock.unix();
-        match context.store.prune_entries(now, BATCH, now).await {
+        let now = context.parts.clock.unix();
+        match context.parts.store.prune_entries(now, BATCH, now).await {
             Ok(gone) => {
                 let is_last = gone.len() < BATCH as usize;
                 for entry in gone {
                     let fields = vec![
                         Field::EntryId(entry.id.to_string()),
-                        Field::SpiffeId(entry.body.spiffe_id),
-                        Field::ParentId(entry.body.parent_id),
-                        Field::ExpiresAt(entry.body.expires_at),
+                        Field::SpiffeId(entry.spec.spiffe_id),
+                        Field::ParentId(entry.spec.parent_id),
+                        Field::ExpiresAt(entry.spec.expires_at),
                     ];
                     let message = "Pruned an expired registration";
                     pruned(context, Kind::Registration, message, fields);
@@ -107,9 +107,10 @@ async fn entries(context: &Context) -> bool {
 async fn nodes(context: &Context, token: &CancellationToken) -> bool {
     let Some(settings) = context.config.prune_nodes else { return true };
     while !token.is_cancelled() {
-        let now = context.clock.unix();
+        let now = context.parts.clock.unix();
         let limit = now - settings.expired_for;
-        match context.store.prune_nodes(limit, settings.tofu, settings.batch_size, now).await {
+        match context.parts.store.prune_nodes(limit, settings.tofu, settings.batch_size, now).await
+        {
             Ok(gone) => {
                 let count = u32::try_from(gone.len());
                 for id in gone {
@@ -133,8 +134,8 @@ async fn nodes(context: &Context, token: &CancellationToken) -> bool {
 }
 
 async fn tokens(context: &Context) {
-    let now = context.clock.unix();
-    let pruned = context.store.prune_join_tokens(now - TOKEN_GRACE).await;
+    let now = context.parts.clock.unix();
+    let pruned = context.parts.store.prune_join_tokens(now - TOKEN_GRACE).await;
     match pruned {
         Ok(0) => {}
         Ok(count) => tracing::debug!(count, "Pruned expired join tokens"),
@@ -142,7 +143,7 @@ async fn tokens(context: &Context) {
             tracing::error!(error = &error as &dyn std::error::Error, "Failed pruning join tokens")
         }
     }
-    if let Err(error) = context.store.prune_changes(now).await {
+    if let Err(error) = context.parts.store.prune_changes(now).await {
         tracing::error!(error = &error as &dyn std::error::Error, "Failed pruning the change feed");
     }
 }

@@ -40,7 +40,7 @@ pub(super) fn spawn(
     tasks.spawn("plugin_reload", async move {
         while usr1.recv(&token).await {
             tracing::info!("Reconfigure signal received");
-            match reloader.context.policy.reload() {
+            match reloader.context.parts.policy.reload() {
                 Ok(false) => {}
                 Ok(true) => {
                     tracing::info!("Policy file reloaded");
@@ -80,11 +80,11 @@ impl Reloader {
     /// them where its settings say.
     async fn reload(&mut self) -> Result<(), Failure> {
         let next = self.in_force.reload()?;
-        let Context { authority, .. } = &self.context;
-        let authorities = own_authorities(&self.context.cache);
+        let authority = &self.context.parts.authority;
+        let authorities = own_authorities(&self.context.parts.cache);
         let scope = Scope {
-            trust_domain: &self.context.trust_domain,
-            clock: &self.context.clock,
+            trust_domain: &self.context.parts.trust_domain,
+            clock: &self.context.parts.clock,
             authorities: &authorities,
         };
         let attestors = node_attestor::open(&next.node_attestors, &scope)?;
@@ -95,7 +95,7 @@ impl Reloader {
         let replace_sinks = self.bundle_events.prepare(&next, &scope)?;
         // The one that may still fail comes first.
         if next.key_manager != self.in_force.key_manager {
-            self.keys.reconfigure(&next.key_manager, &self.context.clock).await?;
+            self.keys.reconfigure(&next.key_manager, &self.context.parts.clock).await?;
         }
         if let Some(upstream) = upstream {
             authority.replace_upstream(upstream).await?;

@@ -1,4 +1,4 @@
-use signet_identity::{AttestedNode, EntryDraft, Selector, SelectorSet};
+use signet_identity::{AttestedNode, EntrySpec, Selector, SelectorSet};
 use signet_store::{NewEntry, StoreOptions};
 
 use super::*;
@@ -12,7 +12,7 @@ fn selectors(all: &[&str]) -> SelectorSet {
 }
 
 async fn create(store: &Store, name: &str, spiffe_id: &str, parent: &str, all: &[&str]) {
-    let draft = EntryDraft::new(id(spiffe_id), id(parent), selectors(all));
+    let draft = EntrySpec::new(id(spiffe_id), id(parent), selectors(all));
     let entry = NewEntry { id: name.parse().unwrap(), draft };
     store.create_entries(vec![entry], UnixTime::from_seconds(1)).await.unwrap();
 }

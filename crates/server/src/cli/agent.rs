@@ -104,7 +104,8 @@ pub struct PurgeFlags {
 /// Runs a command.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] when flags do not fit together, the server cannot be reached or refuses, or the
+/// output cannot be written.
 pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     match command {
         Command::Ban(flags) => ban(flags, env).await,

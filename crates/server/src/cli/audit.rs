@@ -122,7 +122,8 @@ pub struct ExportFlags {
 /// Runs a command.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] when a file cannot be read, the log does not hold together, or the output cannot be
+/// written.
 pub fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     match command {
         Command::Export(flags) => export(&flags, env),

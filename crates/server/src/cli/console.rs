@@ -24,7 +24,8 @@ pub struct Flags {
 /// Runs a command.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] when flags do not fit together, the server cannot be reached or refuses, or the
+/// output cannot be written.
 pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     let Command::Login(Flags { common }) = command;
     let mut client = ConsoleClient::new(env.connect(&common.socket).await?);

@@ -28,7 +28,8 @@ pub struct Flags {
 /// Runs a command.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] when flags do not fit together, the server cannot be reached or refuses, or the
+/// output cannot be written.
 pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     let Command::Getinfo(flags) = command;
     let mut client = DebugClient::new(env.connect(&flags.common.socket).await?);

@@ -1,10 +1,10 @@
 //! `entry`: registration entries.
 
 mod data;
-mod doubt;
 mod explain;
 mod flags;
 mod print;
+mod warnings;
 
 use std::{collections::BTreeSet, io::IsTerminal as _};
 
@@ -104,7 +104,8 @@ pub struct ShowFlags {
 /// Runs a command.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] when flags do not fit together, the server cannot be reached or refuses, or the
+/// output cannot be written.
 pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     match command {
         Command::Count(flags) => count(flags, env).await,
@@ -138,7 +139,7 @@ async fn count(flags: CountFlags, env: &mut Env) -> Result<(), CliError> {
 
 async fn create(flags: CreateFlags, env: &mut Env) -> Result<(), CliError> {
     let entries = flags.entries(env)?;
-    doubt::warn(&entries, now(), env)?;
+    warnings::warn(&entries, now(), env)?;
     let channel = env.connect(&flags.common().socket).await?;
     let mut client = EntryClient::new(channel.clone());
     let mut progress = Progress::new("create", &entries);
@@ -167,13 +168,13 @@ async fn create(flags: CreateFlags, env: &mut Env) -> Result<(), CliError> {
     }
     let written: Vec<types::Entry> =
         results.iter().filter(|one| is_good(one)).map(|(_, entry)| entry.clone()).collect();
-    doubt::warn_of_parents(&written, channel, env).await?;
+    warnings::warn_of_parents(&written, channel, env).await?;
     all_good(&results, "failed to create one or more entries")
 }
 
 async fn update(flags: UpdateFlags, env: &mut Env) -> Result<(), CliError> {
     let entries = flags.entries(env)?;
-    doubt::warn(&entries, now(), env)?;
+    warnings::warn(&entries, now(), env)?;
     let channel = env.connect(&flags.common().socket).await?;
     let mut client = EntryClient::new(channel.clone());
     let mut progress = Progress::new("update", &entries);

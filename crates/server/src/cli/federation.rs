@@ -174,7 +174,8 @@ pub struct ShowFlags {
 /// Runs a command.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] when flags do not fit together, the server cannot be reached or refuses, or the
+/// output cannot be written.
 pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     match command {
         Command::Create(flags) => create(*flags, env).await,

@@ -64,7 +64,8 @@ type Client = LocalAuthorityClient<tonic::transport::Channel>;
 /// Runs a command.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] when flags do not fit together, the server cannot be reached or refuses, or the
+/// output cannot be written.
 pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     match command {
         Command::Jwt(operation) => jwt(operation, env).await,

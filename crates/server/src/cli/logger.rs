@@ -61,7 +61,8 @@ pub enum Level {
 /// Runs a command.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] when flags do not fit together, the server cannot be reached or refuses, or the
+/// output cannot be written.
 pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     let (Command::Get(Flags { common })
     | Command::Reset(Flags { common })

@@ -91,7 +91,8 @@ pub struct VerbsFlags {}
 /// Runs a command.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] when a file cannot be read or says what is wrong, a check fails, or the output
+/// cannot be written.
 pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     match command {
         Command::Check(flags) => check(&flags, env),

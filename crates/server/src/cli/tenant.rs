@@ -65,7 +65,8 @@ pub struct AssignFlags {
 /// Runs a command.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] when flags do not fit together, the server cannot be reached or refuses, or the
+/// output cannot be written.
 pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     match command {
         Command::Create(flags) => set(flags, State::Unspecified, "created", env).await,
@@ -127,7 +128,8 @@ async fn list(flags: ListFlags, env: &mut Env) -> Result<(), CliError> {
 /// Assigns an agent or a trust domain to tenants, or shows for which it is.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] when flags do not fit together, the server cannot be reached or refuses, or the
+/// output cannot be written.
 pub(super) async fn assign(
     flags: AssignFlags,
     kind: Kind,

@@ -38,7 +38,8 @@ pub struct GenerateFlags {
 /// Runs a command.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] when flags do not fit together, the server cannot be reached or refuses, or the
+/// output cannot be written.
 pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     let Command::Generate(flags) = command;
     let id = flags.spiffe_id.filter(|id| !id.is_empty());

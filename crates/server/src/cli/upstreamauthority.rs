@@ -30,7 +30,8 @@ pub struct Flags {
 /// Runs a command.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] when flags do not fit together, the server cannot be reached or refuses, or the
+/// output cannot be written.
 pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     let (Command::Revoke(flags) | Command::Taint(flags)) = &command;
     if flags.subject_key_id.is_empty() {

@@ -57,7 +57,8 @@ pub fn is_on(variable: impl Fn(&str) -> Option<String>) -> bool {
 /// Runs a command.
 ///
 /// # Errors
-/// [`CliError`].
+/// [`CliError`] when flags do not fit together, the server cannot be reached or refuses, or the
+/// output cannot be written.
 pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
     let Command::Mint(flags) = command;
     let id = text::parse_id("spiffeID", &flags.spiffe_id)?;

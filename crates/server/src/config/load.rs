@@ -7,8 +7,12 @@ use signet_config::{
     Block, ConfigError, Context, Document, decode_document, format_duration, health_checks,
     log_settings, path_over, socket_path, telemetry, text_over,
 };
-use signet_daemon::{flags::Environment, program::Program};
-use signet_identity::{SpiffeId, TrustDomain};
+use signet_daemon::{
+    flags::Environment,
+    program::Program,
+    settings::{self, check_spiffe_id},
+};
+use signet_identity::SpiffeId;
 use signet_pki::KeyType;
 
 use super::{
@@ -56,11 +60,6 @@ impl Config {
     }
 }
 
-/// Whether a text is a SPIFFE ID, or why not.
-fn is_spiffe_id(text: &str) -> Result<(), String> {
-    text.parse::<SpiffeId>().map(drop).map_err(|error| error.to_string())
-}
-
 fn decode(
     program: Program,
     flags: &RunFlags,
@@ -68,7 +67,7 @@ fn decode(
     document: &Document,
 ) -> Option<Config> {
     let root = Block::root(context, document);
-    let telemetry = telemetry(&root, is_spiffe_id);
+    let telemetry = telemetry(&root, check_spiffe_id);
     let health_checks = health_checks(&root);
     let plugins = Plugins::read(&root);
     let Some(server) = root.block("server") else {
@@ -78,7 +77,8 @@ fn decode(
     };
     root.finish();
 
-    let trust_domain = trust_domain(&server, flags.common.trust_domain.as_ref());
+    let trust_domain = text_over(flags.common.trust_domain.as_ref(), &server, "trust_domain");
+    let trust_domain = settings::trust_domain(&server, trust_domain);
     let data_dir = path_over(flags.common.data_dir.as_ref(), &server, "data_dir");
     let data_dir = server.required("data_dir", data_dir);
     let bind_address = text_over(flags.bind_address.as_ref(), &server, "bind_address");
@@ -142,18 +142,6 @@ fn decode(
         health_checks,
         warnings: Vec::new(),
     })
-}
-
-fn trust_domain(server: &Block<'_>, flag: Option<&String>) -> Option<TrustDomain> {
-    let text = text_over(flag, server, "trust_domain");
-    let text = server.required("trust_domain", text)?;
-    match TrustDomain::from_name_or_id(&text) {
-        Ok(trust_domain) => Some(trust_domain),
-        Err(error) => {
-            server.error("trust_domain", format_args!("{text:?}: {error}"));
-            None
-        }
-    }
 }
 
 fn ca(server: &Block<'_>, flags: &RunFlags) -> CaSettings {

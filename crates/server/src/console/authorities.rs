@@ -17,7 +17,7 @@ impl Console {
     pub(super) async fn authorities(&self, caller: &Caller) -> Result<Authorities, Error> {
         let mut kinds = Vec::new();
         for (kind, name) in KINDS {
-            if !self.0.context.authority.has(kind) {
+            if !self.0.context.parts.authority.has(kind) {
                 continue;
             }
             let view = self
@@ -40,14 +40,14 @@ impl Console {
             authorities.extend(all.into_iter().filter(|authority| !known.contains(&authority.id)));
             kinds.push(KindPage { kind: name.to_owned(), authorities });
         }
-        let failed_rotations = self.0.context.authority.view().borrow().failed_rotations;
+        let failed_rotations = self.0.context.parts.authority.view().borrow().failed_rotations;
         let may_write = self.may(caller, Action::ManageAuthorities).await;
         Ok(Authorities { kinds, failed_rotations, may_write })
     }
 
     /// Those of the trust bundle.
     fn bundle_authorities(&self, kind: AuthorityKind) -> Vec<Authority> {
-        let Some(own) = self.0.context.cache.own_bundle() else { return Vec::new() };
+        let Some(own) = self.0.context.parts.cache.own_bundle() else { return Vec::new() };
         let status = |tainted| if tainted { "tainted" } else { "in bundle" }.to_owned();
         match kind {
             AuthorityKind::X509 => {

@@ -47,7 +47,7 @@ impl ConsoleServer {
     /// Reads the certificate, if the settings name one, and binds the address.
     ///
     /// # Errors
-    /// [`ConsoleError`].
+    /// [`ConsoleError`] when a certificate file cannot be used, or the address cannot be bound.
     pub async fn bind(
         settings: &ConsoleSettings,
         listener: Option<TcpListener>,

@@ -5,7 +5,7 @@ use signet_console::page::{Expiring, Problem, Problems, Severity};
 use signet_store::NodeFilter;
 use signet_time::UnixTime;
 
-use super::{Console, caller::Caller, look::Looked, read::encode};
+use super::{Console, caller::Caller, read::encode, scan::Scan};
 use crate::usecase::{
     authorization::Action,
     error::{Error, ErrorKind},
@@ -23,7 +23,7 @@ impl Console {
     /// Of what the caller may see: each part is left out to which it has no right.
     pub(super) async fn problems(&self, caller: &Caller) -> Result<Problems, Error> {
         let context = &self.0.context;
-        let now = context.clock.unix();
+        let now = context.parts.clock.unix();
         let mut page = Problems::default();
         let mut rights = 0;
         self.current().await;
@@ -77,7 +77,7 @@ impl Console {
                 });
             }
         }
-        let staleness = self.0.context.cache.staleness();
+        let staleness = self.0.context.parts.cache.staleness();
         if staleness > STALE {
             problems.push(Problem {
                 severity: Severity::Error,
@@ -97,7 +97,7 @@ impl Console {
     ) -> Result<(), Error> {
         let authorities = &self.0.use_cases.authorities;
         for kind in AuthorityKind::ALL {
-            if !self.0.context.authority.has(kind) {
+            if !self.0.context.parts.authority.has(kind) {
                 continue;
             }
             let name = kind.name();
@@ -126,7 +126,7 @@ impl Console {
                 link: "/authorities".to_owned(),
             });
         }
-        let failed = self.0.context.authority.view().borrow().failed_rotations;
+        let failed = self.0.context.parts.authority.view().borrow().failed_rotations;
         if failed > 0 {
             page.problems.push(Problem {
                 severity: Severity::Error,
@@ -148,7 +148,7 @@ impl Console {
         let agents = &self.0.use_cases.agents;
         let ttl = i64::try_from(self.0.context.config.ttl.agent.as_secs()).unwrap_or(i64::MAX);
         let before = |time| NodeFilter { expires_before: Some(time), ..NodeFilter::default() };
-        let cache = &self.0.context.cache;
+        let cache = &self.0.context.parts.cache;
         let ((all, expired, soon), next) = self
             .with(caller, Action::ReadAgents, "Agents", async |call| {
                 let counts = (
@@ -206,7 +206,7 @@ impl Console {
         page.foreign_bundles =
             Some(federation.relationships.iter().filter(|it| it.authorities.is_some()).count()
                 as u64);
-        for (name, at) in self.0.context.cache.foreign_expiries() {
+        for (name, at) in self.0.context.parts.cache.foreign_expiries() {
             if here(name.as_str()) && at > now {
                 page.expiring.push(Expiring {
                     what: "last known authority of another trust domain".to_owned(),
@@ -247,18 +247,18 @@ impl Console {
         page: &mut Problems,
     ) -> Result<(), Error> {
         let entries = &self.0.use_cases.entries;
-        let (looked, total) = self
+        let (scan, total) = self
             .with(caller, Action::ReadEntries, "Entries", async |call| {
-                let looked = self.looked(call).await?;
+                let scan = self.scan(call).await?;
                 let total = match call.scope() {
-                    None => self.0.context.cache.entry_count() as u64,
+                    None => self.0.context.parts.cache.entry_count() as u64,
                     Some(_) => entries.search(call, EntrySearch::default(), None, 1).await?.total,
                 };
-                Ok((looked, total))
+                Ok((scan, total))
             })
             .await?;
         page.entries = Some(total);
-        let Looked { unserved, expiring, .. } = looked;
+        let Scan { unserved, expiring, .. } = scan;
         page.expiring.extend(expiring.into_iter().filter(|(at, _)| *at > now).map(
             |(at, entry)| Expiring {
                 what: "entry".to_owned(),

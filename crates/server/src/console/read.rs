@@ -76,7 +76,7 @@ impl Console {
         };
         if let Some(text) = query.text("expires_within") {
             let within = parse_duration(text).map_err(|error| wrong("expires_within", error))?;
-            filter.expires_before = Some(self.0.context.clock.unix() + within);
+            filter.expires_before = Some(self.0.context.parts.clock.unix() + within);
         }
         let agents = &self.0.use_cases.agents;
         let names = ["id", "selector", "attestation_type", "expires_within", "banned", "after"];
@@ -115,7 +115,7 @@ impl Console {
         let node = self
             .with(caller, Action::ReadAgents, "GetAgent", async |call| agents.get(call, &id).await)
             .await?;
-        let cache = &self.0.context.cache;
+        let cache = &self.0.context.parts.cache;
         let mut entries = match self.may(caller, Action::ReadEntries).await {
             false => Vec::new(),
             true => {
@@ -217,7 +217,7 @@ impl Console {
         parent: &SpiffeId,
         most: usize,
     ) -> (Vec<String>, u64) {
-        let cache = &self.0.context.cache;
+        let cache = &self.0.context.parts.cache;
         let texts = |agents: &[SpiffeId]| agents.iter().map(ToString::to_string).collect();
         let narrowed = match self.scope(caller, Action::ReadAgents).await {
             None => return (Vec::new(), 0),
@@ -322,7 +322,7 @@ impl Console {
             None => UnixTime::MIN,
             Some(text) => {
                 let within = parse_duration(text).map_err(|error| wrong("within", error))?;
-                self.0.context.clock.unix() - within
+                self.0.context.parts.clock.unix() - within
             }
         };
         let (records, more) = self.0.recent.newest(RECORDS, |event| {
@@ -343,7 +343,7 @@ impl Console {
                     || has(&record.outcome)
                     || record.fields.iter().any(|(_, value)| has(value)))
         });
-        let now = self.0.context.clock.unix();
+        let now = self.0.context.parts.clock.unix();
         let since = self.0.recent.since();
         let note = match since {
             Some((at, true)) => format!(
@@ -369,7 +369,7 @@ impl Console {
         .await?;
         let context = &self.0.context;
         let config = &context.config;
-        let cache = &context.cache;
+        let cache = &context.parts.cache;
         let own = |name: &str, value: &dyn Display| (name.to_owned(), value.to_string());
         let seconds = |duration: std::time::Duration| format!("{} s", duration.as_secs());
         let report = context.health.report().await;
@@ -392,7 +392,7 @@ impl Console {
                     "Server".to_owned(),
                     vec![
                         own("Version", &env!("CARGO_PKG_VERSION")),
-                        own("Trust domain", &context.trust_domain),
+                        own("Trust domain", &context.parts.trust_domain),
                         own("Running for", &seconds(context.started.elapsed())),
                         own("Live", &report.live),
                         own("Ready", &report.ready),
@@ -455,8 +455,8 @@ fn in_words(
         }),
     );
     missed.extend(told.authorized.near_misses.iter().filter_map(|it| {
-        let lacks: Vec<_> = it.lacks.iter().map(ToString::to_string).collect();
-        Some((row(&it.entry.entry_id)?, lacks.join("; ")))
+        let missing: Vec<_> = it.missing.iter().map(ToString::to_string).collect();
+        Some((row(&it.entry.entry_id)?, missing.join("; ")))
     }));
     (matched, missed, told.agent_known)
 }

@@ -6,7 +6,7 @@ use signet_console::{
     Page,
     page::{Confirm, EntryForm},
 };
-use signet_identity::{EntryDraft, EntryId, Selector, SelectorSet, SpiffeId, TrustDomain};
+use signet_identity::{EntryId, EntrySpec, Selector, SelectorSet, SpiffeId, TrustDomain};
 use signet_store::NewEntry;
 
 use super::{
@@ -83,12 +83,12 @@ impl Console {
         let id = percent_encoding::percent_decode_str(id).decode_utf8_lossy().into_owned();
         let stored = self.stored(caller, &id).await?;
         let place = format!("/entries/{}", encode(&id));
-        let draft = match draft(form, Some(&stored.body)).and_then(|draft| self.checked(draft)) {
+        let draft = match draft(form, Some(&stored.spec)).and_then(|draft| self.checked(draft)) {
             Ok(draft) => draft,
             Err(error) => return Ok(again(form, Some(id), &error)),
         };
         if form.get("confirmed") != "yes" {
-            let mut effects = changes(&stored.body, &draft);
+            let mut effects = changes(&stored.spec, &draft);
             if effects.is_empty() {
                 return Ok(Answer::Redirect(place));
             }
@@ -189,14 +189,14 @@ impl Console {
         Ok(Answer::Redirect("/authorities".to_owned()))
     }
 
-    fn checked(&self, draft: EntryDraft) -> Result<EntryDraft, Error> {
-        let checked = draft.check(&self.0.context.trust_domain);
+    fn checked(&self, draft: EntrySpec) -> Result<EntrySpec, Error> {
+        let checked = draft.check(&self.0.context.parts.trust_domain);
         checked.map_err(|error| Error::invalid(error.to_string()))?;
         Ok(draft)
     }
 
     /// Who gets what by an entry.
-    async fn gets(&self, caller: &Caller, draft: &EntryDraft) -> Vec<String> {
+    async fn gets(&self, caller: &Caller, draft: &EntrySpec) -> Vec<String> {
         let (_, agents) = self.agents_of(caller, &draft.parent_id, 0).await;
         let selectors: Vec<_> = draft.selectors.iter().map(ToString::to_string).collect();
         let who = format!(
@@ -220,7 +220,7 @@ impl Console {
 }
 
 /// The entry of a form; what the form does not have stays as it was.
-fn draft(form: &Form, stored: Option<&EntryDraft>) -> Result<EntryDraft, Error> {
+fn draft(form: &Form, stored: Option<&EntrySpec>) -> Result<EntrySpec, Error> {
     let spiffe_id: SpiffeId = parsed("spiffe_id", form.get("spiffe_id"))?;
     let parent_id: SpiffeId = parsed("parent_id", form.get("parent_id"))?;
     let selectors: Result<SelectorSet, Error> =
@@ -228,7 +228,7 @@ fn draft(form: &Form, stored: Option<&EntryDraft>) -> Result<EntryDraft, Error> 
     let selectors = selectors?;
     let mut draft = match stored {
         Some(stored) => stored.clone(),
-        None => EntryDraft::new(spiffe_id.clone(), parent_id.clone(), selectors.clone()),
+        None => EntrySpec::new(spiffe_id.clone(), parent_id.clone(), selectors.clone()),
     };
     (draft.spiffe_id, draft.parent_id, draft.selectors) = (spiffe_id, parent_id, selectors);
     let seconds = |field: &str| form.text(field).map_or(Ok(0), |text| parsed(field, text));
@@ -246,8 +246,8 @@ fn draft(form: &Form, stored: Option<&EntryDraft>) -> Result<EntryDraft, Error> 
 }
 
 /// What differs, a line each.
-fn changes(old: &EntryDraft, new: &EntryDraft) -> Vec<String> {
-    let list = |draft: &EntryDraft| -> BTreeMap<&'static str, String> {
+fn changes(old: &EntrySpec, new: &EntrySpec) -> Vec<String> {
+    let list = |draft: &EntrySpec| -> BTreeMap<&'static str, String> {
         let selectors: Vec<_> = draft.selectors.iter().map(ToString::to_string).collect();
         let federates: Vec<_> = draft.federates_with.iter().map(ToString::to_string).collect();
         [

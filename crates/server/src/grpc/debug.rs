@@ -29,7 +29,7 @@ impl DebugService {
     /// The service of a server.
     pub fn new(context: &Context) -> Self {
         Self {
-            cache: Arc::clone(&context.cache),
+            cache: Arc::clone(&context.parts.cache),
             server_svid: context.server_svid.clone(),
             started: context.started,
         }

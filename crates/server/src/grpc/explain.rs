@@ -43,9 +43,9 @@ impl ExplainService {
     /// The service of this server.
     pub fn new(context: &Context, explain: Explain) -> Self {
         Self {
-            trust_domain: context.trust_domain.clone(),
-            cache: Arc::clone(&context.cache),
-            clock: Arc::clone(&context.clock),
+            trust_domain: context.parts.trust_domain.clone(),
+            cache: Arc::clone(&context.parts.cache),
+            clock: Arc::clone(&context.parts.clock),
             explain,
         }
     }
@@ -133,8 +133,8 @@ fn explained(
         ));
     }
     let near_misses = explanation.authorized.near_misses.iter().map(|miss: &NearMiss| {
-        let lacks: Vec<_> = miss.lacks.iter().map(|lack| lack.wanted.clone()).collect();
-        to_pb(index, agent, &miss.entry, true, &lacks, miss.to_string())
+        let missing: Vec<_> = miss.missing.iter().map(|selector| selector.wanted.clone()).collect();
+        to_pb(index, agent, &miss.entry, true, &missing, miss.to_string())
     });
     let authorized = explanation.authorized.matching.len()
         + explanation.authorized.near_misses.len()

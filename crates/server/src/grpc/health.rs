@@ -35,9 +35,9 @@ impl HealthService {
     /// The service of a server.
     pub fn new(context: &Context) -> Self {
         Self {
-            trust_domain: context.trust_domain.clone(),
-            store: context.store.clone(),
-            cache: Arc::clone(&context.cache),
+            trust_domain: context.parts.trust_domain.clone(),
+            store: context.parts.store.clone(),
+            cache: Arc::clone(&context.parts.cache),
             max_staleness: context.config.max_store_staleness,
         }
     }

@@ -42,7 +42,7 @@ pub struct PushService {
 impl PushService {
     /// The service of this server; streams end with `tasks`.
     pub fn new(authorizer: Authorizer, context: &Context, entries: Entries, tasks: Tasks) -> Self {
-        let (cache, counted) = (Arc::clone(&context.cache), context.counted.clone());
+        let (cache, counted) = (Arc::clone(&context.parts.cache), context.parts.counted.clone());
         Self { authorizer, cache, entries, counted, tasks }
     }
 

@@ -71,7 +71,8 @@ impl BundleEndpoint {
     /// Binds it, or takes a listener that is bound already. `identity` is the server's own SVID.
     ///
     /// # Errors
-    /// [`BundleEndpointError`].
+    /// [`BundleEndpointError`] when a certificate file cannot be used, or the address cannot be
+    /// bound.
     pub async fn bind(
         settings: &Settings,
         listener: Option<TcpListener>,

@@ -28,7 +28,7 @@ impl OidcProvider {
     /// Opens its listener.
     ///
     /// # Errors
-    /// [`BindError`].
+    /// [`BindError`] when a certificate file cannot be used, or the address cannot be bound.
     pub async fn bind(serving: &Serving, clock: SharedClock) -> Result<Self, BindError> {
         let listener = serving.listener.bind(Arc::clone(&clock)).await?;
         let keys = Keys::new(serving.publishing, clock);

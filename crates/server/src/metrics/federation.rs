@@ -6,8 +6,6 @@ use signet_daemon::metrics::{Calls, Counter, Gauge, Metrics};
 use signet_identity::TrustDomain;
 use signet_time::UnixTime;
 
-use crate::federation::Status;
-
 /// What fetching the bundles of others counts and shows.
 #[derive(Clone, Debug)]
 pub struct FederationMetrics {
@@ -49,11 +47,17 @@ impl FederationMetrics {
         self.updated.inc(&[trust_domain.as_str()]);
     }
 
-    /// Shows how fetching goes at `now`, Unix seconds.
-    pub fn show(&self, status: &Status, now: UnixTime) {
-        let trust_domain = status.relationship.trust_domain.as_str();
-        self.failures.set(&[trust_domain], f64::from(status.failures));
-        if let Some(last) = status.last_success {
+    /// Shows how fetching goes at `now`: how many polls of the endpoint of `trust_domain` failed in
+    /// a row, and when the last one succeeded.
+    pub fn show(
+        &self,
+        trust_domain: &TrustDomain,
+        (failures, last_success): (u32, Option<UnixTime>),
+        now: UnixTime,
+    ) {
+        let trust_domain = trust_domain.as_str();
+        self.failures.set(&[trust_domain], f64::from(failures));
+        if let Some(last) = last_success {
             self.success_age.set(&[trust_domain], (now - last) as f64);
         }
     }

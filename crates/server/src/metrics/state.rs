@@ -2,12 +2,32 @@
 
 use std::sync::Arc;
 
-use signet_authority::journal::Status;
+use signet_authority::{Authority, journal::Status};
+use signet_base::SharedClock;
 use signet_daemon::metrics::{Gauge, Metrics};
+use signet_identity::TrustDomain;
 use signet_pki::x509::Certificate;
 use signet_time::UnixTime;
+use tokio::{sync::watch, time::Instant};
 
-use crate::context::Context;
+use crate::cache::Cache;
+
+/// What is looked at.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// Entries and agents in memory.
+    pub cache: Arc<Cache>,
+    /// The authorities.
+    pub authority: Authority,
+    /// The wall clock.
+    pub clock: SharedClock,
+    /// The chain of the server's own SVID, DER, leaf first.
+    pub server_svid: watch::Receiver<Arc<[Arc<[u8]>]>>,
+    /// When the server started.
+    pub started: Instant,
+}
 
 /// How things stand.
 #[derive(Clone, Debug)]
@@ -94,16 +114,11 @@ impl StateMetrics {
         }
     }
 
-    pub(super) fn show(&self, context: &Context) {
-        let trust_domain = context.trust_domain.as_str();
-        self.started.set(&[env!("CARGO_PKG_VERSION"), trust_domain], 1.0);
+    pub(super) fn show(&self, metrics: &Metrics, shown: Shown) {
+        let Shown { trust_domain, cache, authority, clock, server_svid, started } = shown;
+        self.started.set(&[env!("CARGO_PKG_VERSION"), trust_domain.as_str()], 1.0);
         let me = self.clone();
-        // Not the context itself: it holds the metrics, which would then hold themselves.
-        let (cache, authority) = (Arc::clone(&context.cache), context.authority.clone());
-        let (clock, started) = (Arc::clone(&context.clock), context.started);
-        let server_svid = context.server_svid.clone();
-        let trust_domain = context.trust_domain.clone();
-        context.metrics.before_reading(move || {
+        metrics.before_reading(move || {
             let now = clock.unix();
             let left = |at: UnixTime| (at - now) as f64;
             me.uptime.set(&[], started.elapsed().as_secs_f64() * 1e3);

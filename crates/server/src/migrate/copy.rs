@@ -5,7 +5,7 @@ use signet_pki::digest::Sha256;
 use signet_store::{Contents, Store};
 use signet_time::UnixTime;
 
-use super::{MigrateError, MigrateFlags, Report, place::Place};
+use super::{MigrateError, MigrateFlags, Report, database::Database};
 use crate::config::Config;
 
 /// Copies everything, the CA journals of all servers included, into the configured store, which
@@ -13,10 +13,10 @@ use crate::config::Config;
 pub(super) async fn copy(
     config: &Config,
     flags: &MigrateFlags,
-    from: &Place,
+    from: &Database,
     now: UnixTime,
 ) -> Result<Report, MigrateError> {
-    let to = Place::configured(config)?;
+    let to = Database::configured(config)?;
     if from.to_string() == to.to_string() {
         return Err(MigrateError::Usage(format!(
             "connection_string in {} names the store that is to be copied: name the new one",
@@ -61,12 +61,12 @@ pub(super) async fn copy(
 pub(super) async fn compare(
     store: &Store,
     contents: &Contents,
-    place: &Place,
+    database: &Database,
 ) -> Result<(), MigrateError> {
     if checksum(&store.export().await?) == checksum(contents) {
         return Ok(());
     }
-    Err(MigrateError::Different { place: place.name() })
+    Err(MigrateError::Different { place: database.name() })
 }
 
 /// SHA-256 over everything in its order, lower-case hex.

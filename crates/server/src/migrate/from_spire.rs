@@ -11,7 +11,7 @@ use signet_store::{
 use signet_time::UnixTime;
 
 use super::{
-    MigrateError, MigrateFlags, Report, copy, disk_keys, journal, keys::Keys, place::Place,
+    MigrateError, MigrateFlags, Report, copy, database::Database, disk_keys, journal, keys::Keys,
     remote_keys,
 };
 use crate::{config::Config, plugins::key_manager, ports::UNCLAIMED_JOURNAL, server_id};
@@ -20,10 +20,10 @@ use crate::{config::Config, plugins::key_manager, ports::UNCLAIMED_JOURNAL, serv
 pub(super) async fn import(
     config: &Config,
     flags: &MigrateFlags,
-    from: &Place,
+    from: &Database,
     now: UnixTime,
 ) -> Result<Report, MigrateError> {
-    let to = Place::configured(config)?;
+    let to = Database::configured(config)?;
     let same = match (to.file(), from.file()) {
         (Some(to), Some(from)) => same_file(to, from),
         _ => false,
@@ -104,15 +104,15 @@ pub(super) async fn import(
     }
     let contents = &found.contents;
     match &to {
-        Place::File(path) => {
+        Database::File(path) => {
             let unfinished = Unfinished::beside(path);
-            let beside = Place::File(unfinished.0.clone());
+            let beside = Database::File(unfinished.0.clone());
             fill(&beside, contents, journal.as_ref(), UNCLAIMED_JOURNAL, now).await?;
             unfinished
                 .rename(path)
                 .map_err(|source| MigrateError::Io { path: path.clone(), source })?;
         }
-        Place::Postgres(_) => {
+        Database::Postgres(_) => {
             // Others may share the database: the journal is this server's from the beginning.
             let id = server_id::own(&config.data_dir)?;
             fill(&to, contents, journal.as_ref(), &id, now).await?;
@@ -214,19 +214,19 @@ fn keys_to_copy(
 
 /// Fills a store that is empty, and reads it back. The journal is the one of `server`.
 async fn fill(
-    place: &Place,
+    database: &Database,
     contents: &Contents,
     journal: Option<&Journal>,
     server: &str,
     now: UnixTime,
 ) -> Result<(), MigrateError> {
-    let store = place.open().await?;
+    let store = database.open().await?;
     let filled = async {
         store.import(contents, now).await?;
         if let Some(journal) = journal {
             store.put_journal(server, &journal.encode()?, now).await?;
         }
-        copy::compare(&store, contents, place).await
+        copy::compare(&store, contents, database).await
     };
     let filled = filled.await;
     store.close().await;

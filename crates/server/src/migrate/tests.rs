@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 use signet_authority::journal::{Journal, JwtRecord, SlotId, Status, X509Record};
-use signet_identity::{AttestedNode, Bundle, Entry, EntryDraft, JoinToken, X509Authority};
+use signet_identity::{AttestedNode, Bundle, Entry, EntrySpec, JoinToken, X509Authority};
 use signet_pki::{DiskKeyManager, KeyManager as _, KeyType, key_manager::Sealing};
 use signet_store::{
     Contents, Store, StoreOptions,
@@ -103,7 +103,7 @@ fn contents() -> Contents {
     let mut bundle = Bundle::empty("td.test".parse().unwrap());
     bundle.x509_authorities.push(X509Authority { der: vec![1; 99].into(), tainted: false });
     bundle.sequence_number = 4;
-    let draft = EntryDraft::new(
+    let draft = EntrySpec::new(
         "spiffe://td.test/w".parse().unwrap(),
         "spiffe://td.test/spire/agent/join_token/x".parse().unwrap(),
         ["unix:uid:0".parse().unwrap()].into_iter().collect(),
@@ -111,7 +111,7 @@ fn contents() -> Contents {
     Contents {
         entries: vec![Entry {
             id: "e".parse().unwrap(),
-            body: draft,
+            spec: draft,
             revision_number: 2,
             created_at: UnixTime::from_seconds(7),
         }],

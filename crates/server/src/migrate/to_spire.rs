@@ -8,17 +8,19 @@ use signet_pki::{DiskKeyManager, key_manager::Sealing};
 use signet_store::spire::SpireContents;
 use signet_time::UnixTime;
 
-use super::{MigrateError, MigrateFlags, Report, disk_keys, journal, keys::Keys, place::Place};
+use super::{
+    MigrateError, MigrateFlags, Report, database::Database, disk_keys, journal, keys::Keys,
+};
 use crate::{config::Config, plugins::key_manager::KeyManager, server_id};
 
 /// Writes a database for SPIRE, and its keys.
 pub(super) async fn export(
     config: &Config,
     flags: &MigrateFlags,
-    to: &Place,
+    to: &Database,
     now: UnixTime,
 ) -> Result<Report, MigrateError> {
-    let from = Place::configured(config)?;
+    let from = Database::configured(config)?;
     if from.file().is_some_and(|path| !path.exists()) {
         return Err(MigrateError::Usage(format!(
             "there is no store {from}, which connection_string in {} names",
@@ -62,7 +64,7 @@ pub(super) async fn export(
 }
 
 async fn read(
-    from: &Place,
+    from: &Database,
     data_dir: &Path,
 ) -> Result<(signet_store::Contents, Option<Journal>), MigrateError> {
     let store = from.open().await?;

@@ -3,15 +3,13 @@
 mod iam;
 mod postgres;
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use percent_encoding::percent_decode_str;
 use signet_config::{Block, Count, Kind};
 use signet_store::{Observer, OpenError, Store, StoreOptions};
 
 pub use postgres::PostgresStore;
-
-use crate::config::Config;
 
 /// `DataStore`.
 pub(super) const KIND: Kind<DataStore> = Kind {
@@ -21,6 +19,15 @@ pub(super) const KIND: Kind<DataStore> = Kind {
     plugins: &[("sql", sql)],
     absent: &[],
 };
+
+/// What the configuration says about a store outside of its plugin.
+#[derive(Clone, Copy, Debug)]
+pub struct StoreRules {
+    /// `prune_events_older_than`: how long changes stay in the change feed.
+    pub changes_max_age: Duration,
+    /// Whether entries may federate with trust domains of which there is no bundle.
+    pub unknown_bundles: bool,
+}
 
 /// The registration store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,39 +47,39 @@ impl DataStore {
             Self::Sqlite(SqliteStore { path: None, .. }) => "a database in memory".to_owned(),
         }
     }
-}
 
-/// Opens the store that the configuration names, for the server itself; `observer` is told of its
-/// operations.
-///
-/// # Errors
-/// [`OpenError`].
-pub async fn open(
-    config: &Config,
-    observer: Option<Arc<dyn Observer>>,
-) -> Result<Store, OpenError> {
-    let changes_max_age =
-        i64::try_from(config.experimental.prune_events_older_than.as_secs()).unwrap_or(i64::MAX);
-    match &config.plugins.data_store.settings {
-        DataStore::Postgres(postgres) => {
-            let mut options = postgres.options();
-            options.changes_max_age = changes_max_age;
-            options.unknown_bundles = !config.federation.require_bundle;
-            options.observer = observer;
-            Store::open_postgres(options).await
-        }
-        DataStore::Sqlite(sqlite) => {
-            let mut options = match &sqlite.path {
-                Some(path) => StoreOptions::file(path),
-                None => StoreOptions::memory(),
-            };
-            options.exclusive = true;
-            options.disable_migration = sqlite.disable_migration;
-            options.unknown_bundles = !config.federation.require_bundle;
-            options.readers = sqlite.max_open_conns.min(options.readers);
-            options.changes_max_age = changes_max_age;
-            options.observer = observer;
-            Store::open(options).await
+    /// Opens it for the server itself; `observer` is told of its operations.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the database cannot be reached, is damaged, in use, of another program, or
+    /// of a version this one does not know.
+    pub async fn open(
+        &self,
+        rules: StoreRules,
+        observer: Option<Arc<dyn Observer>>,
+    ) -> Result<Store, OpenError> {
+        let changes_max_age = i64::try_from(rules.changes_max_age.as_secs()).unwrap_or(i64::MAX);
+        match self {
+            Self::Postgres(postgres) => {
+                let mut options = postgres.options();
+                options.changes_max_age = changes_max_age;
+                options.unknown_bundles = rules.unknown_bundles;
+                options.observer = observer;
+                Store::open_postgres(options).await
+            }
+            Self::Sqlite(sqlite) => {
+                let mut options = match &sqlite.path {
+                    Some(path) => StoreOptions::file(path),
+                    None => StoreOptions::memory(),
+                };
+                options.exclusive = true;
+                options.disable_migration = sqlite.disable_migration;
+                options.unknown_bundles = rules.unknown_bundles;
+                options.readers = sqlite.max_open_conns.min(options.readers);
+                options.changes_max_age = changes_max_age;
+                options.observer = observer;
+                Store::open(options).await
+            }
         }
     }
 }

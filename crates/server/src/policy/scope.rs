@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use signet_identity::{EntryDraft, SpiffeId, Tenant};
+use signet_identity::{EntrySpec, SpiffeId, Tenant};
 
 /// Every verb of policy files, with what it stands for.
 pub const VERBS: &[(&str, &str)] = &[
@@ -125,7 +125,7 @@ impl Scope {
     }
 
     /// Whether this can be done to an entry.
-    pub fn allows_entry(&self, verb: &str, entry: &EntryDraft) -> bool {
+    pub fn allows_entry(&self, verb: &str, entry: &EntrySpec) -> bool {
         self.allows(verb, entry.tenant.as_ref(), &entry.spiffe_id)
     }
 

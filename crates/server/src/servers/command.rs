@@ -12,7 +12,6 @@ use super::HEARTBEAT;
 use crate::{
     config::Config,
     offline::{self, ConfigFlags},
-    plugins::data_store,
 };
 
 /// `signet-server server …`.
@@ -68,7 +67,7 @@ pub fn run(program: Program, command: &Command) -> ExitCode {
 }
 
 async fn done(config: &Config, command: &Command, now: UnixTime) -> anyhow::Result<String> {
-    let store = data_store::open(config, None).await?;
+    let store = config.plugins.data_store.settings.open(config.store_rules(), None).await?;
     let text = match command {
         Command::List(flags) => list(&store, flags.output, now).await,
         Command::Retire(flags) => retire(&store, flags, now).await,

@@ -15,14 +15,14 @@ const UNSEEN: u32 = 2;
 /// Takes what a retired server had in the bundle out of it, once the last SVID that it signed has
 /// expired; then forgets the server.
 pub(super) async fn clean(context: &Context) {
-    let servers = match context.store.servers().await {
+    let servers = match context.parts.store.servers().await {
         Ok(servers) => servers,
         Err(error) => {
             tracing::debug!(error = &error as &dyn std::error::Error, "Cannot read the servers");
             return;
         }
     };
-    let now = context.clock.unix();
+    let now = context.parts.clock.unix();
     for server in servers.iter().filter(|server| server.retired_at != UnixTime::EPOCH) {
         if needed_until(context, server) >= now {
             continue;
@@ -48,22 +48,23 @@ pub(super) fn needed_until(context: &Context, server: &ServerRecord) -> UnixTime
 }
 
 async fn forget(context: &Context, server: &ServerRecord, now: UnixTime) -> Result<(), String> {
-    let read = context.store.journal(&server.id).await.map_err(|error| error.to_string())?;
+    let read = context.parts.store.journal(&server.id).await.map_err(|error| error.to_string())?;
     let edit = match &read {
         Some(data) => edit(&Journal::decode(data).map_err(|error| error.to_string())?),
         None => BundleEdit::default(),
     };
     if !edit.is_empty() {
         let changed = context
+            .parts
             .store
-            .change_bundle(&context.trust_domain, now, move |bundle| {
+            .change_bundle(&context.parts.trust_domain, now, move |bundle| {
                 edit.apply(bundle);
                 Ok::<_, std::convert::Infallible>(())
             })
             .await;
         changed.map_err(|error| error.to_string())?.map(drop).unwrap_or_default();
     }
-    let forgotten = context.store.forget_server(&server.id).await;
+    let forgotten = context.parts.store.forget_server(&server.id).await;
     if forgotten.map_err(|error| error.to_string())? {
         tracing::info!(
             server_id = server.id,

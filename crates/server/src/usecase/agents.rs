@@ -6,7 +6,7 @@ use signet_audit::Field;
 use signet_authority::Authority;
 use signet_base::SharedClock;
 use signet_identity::{
-    AttestedNode, EntryDraft, JoinToken, Selector, SelectorSet, SpiffeId, TrustDomain,
+    AttestedNode, EntrySpec, JoinToken, Selector, SelectorSet, SpiffeId, TrustDomain,
 };
 use signet_pki::random;
 use signet_store::{CreateOutcome, NewEntry, NodeFilter, Page, PageRequest, Store};
@@ -16,10 +16,10 @@ use super::{
     authorization::Action,
     error::{Denial, Error, ErrorKind},
     issuance::{Issued, public_key},
+    parts::Parts,
 };
 use crate::{
     cache::Cache,
-    context::Context,
     limits::{Limit, Limits},
     metrics::ServerMetrics,
     policy::Policy,
@@ -47,16 +47,16 @@ pub struct Agents {
 
 impl Agents {
     /// Those of a server with these parts.
-    pub fn new(context: &Context) -> Self {
+    pub fn new(parts: &Parts) -> Self {
         Self {
-            trust_domain: context.trust_domain.clone(),
-            store: context.store.clone(),
-            cache: Arc::clone(&context.cache),
-            clock: Arc::clone(&context.clock),
-            authority: context.authority.clone(),
-            limits: context.limits.clone(),
-            counted: context.counted.clone(),
-            policy: context.policy.clone(),
+            trust_domain: parts.trust_domain.clone(),
+            store: parts.store.clone(),
+            cache: Arc::clone(&parts.cache),
+            clock: Arc::clone(&parts.clock),
+            authority: parts.authority.clone(),
+            limits: parts.limits.clone(),
+            counted: parts.counted.clone(),
+            policy: parts.policy.clone(),
         }
     }
 
@@ -319,7 +319,7 @@ impl Agents {
                 })?;
                 let selectors = std::iter::once(selector).collect();
                 let tenants = self.policy.tenants_of(&self.cache, &parent, &none);
-                let mut draft = EntryDraft::new(alias, parent, selectors);
+                let mut draft = EntrySpec::new(alias, parent, selectors);
                 // The alias is of the agent's tenant, where that is one.
                 draft.tenant = tenants.iter().next().filter(|_| tenants.len() == 1).cloned();
                 call.may_touch(draft.tenant.as_ref(), &draft.spiffe_id)?;

@@ -18,10 +18,10 @@ use super::{
     authorization::Action,
     error::{Error, ErrorKind},
     issuance::{Issued, public_key},
+    parts::Parts,
 };
 use crate::{
-    attestors::Attestors, cache::Cache, context::Context, limits::Limits, metrics::ServerMetrics,
-    policy::Policy,
+    attestors::Attestors, cache::Cache, limits::Limits, metrics::ServerMetrics, policy::Policy,
 };
 
 const TOKEN_UNUSABLE: &str = "failed to attest: join token does not exist or has already been used";
@@ -87,18 +87,18 @@ impl Evidence {
 
 impl Attestation {
     /// That of a server with these parts.
-    pub fn new(context: &Context, attestors: Attestors) -> Self {
+    pub fn new(parts: &Parts, attestors: Attestors) -> Self {
         Self {
-            trust_domain: context.trust_domain.clone(),
-            store: context.store.clone(),
-            clock: std::sync::Arc::clone(&context.clock),
-            authority: context.authority.clone(),
+            trust_domain: parts.trust_domain.clone(),
+            store: parts.store.clone(),
+            clock: std::sync::Arc::clone(&parts.clock),
+            authority: parts.authority.clone(),
             attestors,
-            limits: context.limits.clone(),
-            counted: context.counted.clone(),
-            cache: std::sync::Arc::clone(&context.cache),
-            policy: context.policy.clone(),
-            id_is_selector: context.config.experimental.agent_spiffe_id_as_selector,
+            limits: parts.limits.clone(),
+            counted: parts.counted.clone(),
+            cache: std::sync::Arc::clone(&parts.cache),
+            policy: parts.policy.clone(),
+            id_is_selector: parts.rules.agent_id_as_selector,
         }
     }
 

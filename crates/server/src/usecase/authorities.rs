@@ -10,8 +10,8 @@ use super::{
     Call,
     authorization::Action,
     error::{Error, ErrorKind},
+    parts::Parts,
 };
-use crate::context::Context;
 
 /// What can be done with authorities. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -21,8 +21,8 @@ pub struct Authorities {
 
 impl Authorities {
     /// Those of a server with these parts.
-    pub fn new(context: &Context) -> Self {
-        Self { authority: context.authority.clone() }
+    pub fn new(parts: &Parts) -> Self {
+        Self { authority: parts.authority.clone() }
     }
 
     /// Which authorities there are.

@@ -6,11 +6,7 @@ use signet_audit::Field;
 use signet_authority::{Authority, AuthorityKind};
 use signet_base::{SharedClock, chain};
 use signet_identity::{Bundle, JwtAuthority, TrustDomain};
-use signet_pki::{
-    PublicKey, digest,
-    jwks::{MAX_KEY_ID_LEN, MAX_KEYS},
-    x509::{Certificate, MAX_AUTHORITIES},
-};
+use signet_pki::digest;
 use signet_store::{
     BundleUpdate, CreateOutcome, DeleteBundleMode, DeleteBundleOutcome, Page, PageRequest, Store,
 };
@@ -20,11 +16,13 @@ use super::{
     authorities::must_be_on,
     authorization::Action,
     error::{Error, ErrorKind},
-    outcomes, settle,
+    outcomes,
+    parts::Parts,
+    settle,
 };
 use crate::{
     cache::{Cache, CachedBundle},
-    context::Context,
+    federation::foreign,
     limits::{Limit, Limits},
 };
 
@@ -72,15 +70,15 @@ pub enum ForeignOnly {
 
 impl Bundles {
     /// Those of a server with these parts.
-    pub fn new(context: &Context) -> Self {
+    pub fn new(parts: &Parts) -> Self {
         Self {
-            trust_domain: context.trust_domain.clone(),
-            store: context.store.clone(),
-            cache: Arc::clone(&context.cache),
-            clock: Arc::clone(&context.clock),
-            max_staleness: context.config.max_store_staleness,
-            authority: context.authority.clone(),
-            limits: context.limits.clone(),
+            trust_domain: parts.trust_domain.clone(),
+            store: parts.store.clone(),
+            cache: Arc::clone(&parts.cache),
+            clock: Arc::clone(&parts.clock),
+            max_staleness: parts.rules.max_staleness,
+            authority: parts.authority.clone(),
+            limits: parts.limits.clone(),
         }
     }
 
@@ -117,9 +115,9 @@ impl Bundles {
     pub async fn append(&self, call: &Call, mut bundle: Bundle) -> Result<Bundle, Error> {
         call.may(Action::AppendBundle)?;
         call.about(Field::X509AuthoritiesSha256(fingerprints(&bundle)));
-        check_authorities(&bundle)
+        foreign::check_authorities(&bundle)
             .map_err(|why| Error::invalid("failed to convert authorities").because(why))?;
-        untaint(&mut bundle);
+        foreign::untaint(&mut bundle);
         let bundle = self.store.append_bundle(bundle, self.clock.unix()).await;
         let bundle = bundle.map_err(|error| Error::store("failed to append bundle", &error))?;
         settle(&self.cache).await;
@@ -147,7 +145,7 @@ impl Bundles {
     ) -> Result<Vec<JwtAuthority>, Error> {
         call.may(Action::PublishAuthority)?;
         key.tainted = false;
-        check_key(&key, "JWT")
+        foreign::check_key(&key, "JWT")
             .map_err(|why| Error::invalid("invalid JWT authority").because(why))?;
         let all =
             self.authority.publish_jwt_key(key).await.map_err(|error| {
@@ -170,7 +168,7 @@ impl Bundles {
         call.may(Action::PublishAuthority)?;
         must_be_on(&self.authority, AuthorityKind::Wit)?;
         key.tainted = false;
-        check_key(&key, "WIT")
+        foreign::check_key(&key, "WIT")
             .map_err(|why| Error::invalid("invalid WIT authority").because(why))?;
         let all =
             self.authority.publish_wit_key(key).await.map_err(|error| {
@@ -348,7 +346,7 @@ impl Bundles {
                 .may(Action::ManageBundles)
                 .and_then(|()| self.must_be_foreign(&bundle.trust_domain, doing))
                 .and_then(|()| {
-                    foreign(bundle)
+                    foreign::accept(bundle)
                         .map_err(|why| Error::invalid("failed to convert bundle").because(why))
                 });
             items.push((about, admitted.map(|bundle| good.push(bundle))));
@@ -405,59 +403,6 @@ impl Batch {
         });
         items.collect()
     }
-}
-
-/// Checks a bundle from outside, and takes what a foreign bundle may say. Taints are not taken over,
-/// as in SPIRE: only the trust domain's own server says what is tainted.
-///
-/// # Errors
-/// What is wrong, in one line.
-pub(crate) fn foreign(mut bundle: Bundle) -> Result<Bundle, String> {
-    check_authorities(&bundle)?;
-    untaint(&mut bundle);
-    Ok(bundle)
-}
-
-/// Checks that the authorities of a bundle from outside are certificates and keys, and not too
-/// many. Keys of kinds that verify nothing here are stored and passed on, as SPIRE does.
-///
-/// # Errors
-/// What is wrong, in one line.
-fn check_authorities(bundle: &Bundle) -> Result<(), String> {
-    if bundle.x509_authorities.len() > MAX_AUTHORITIES
-        || bundle.jwt_authorities.len() + bundle.wit_authorities.len() > MAX_KEYS
-    {
-        return Err(format!(
-            "more than {MAX_AUTHORITIES} X.509 authorities or {MAX_KEYS} JWT authorities"
-        ));
-    }
-    let keys = [(&bundle.jwt_authorities, "JWT"), (&bundle.wit_authorities, "WIT")];
-    for (authorities, kind) in keys {
-        authorities.iter().try_for_each(|authority| check_key(authority, kind))?;
-    }
-    for authority in &bundle.x509_authorities {
-        Certificate::from_der(&authority.der)
-            .map_err(|error| format!("unable to parse X.509 authority: {}", chain(&error)))?;
-    }
-    Ok(())
-}
-
-/// Checks a JWT or WIT authority from outside.
-///
-/// # Errors
-/// What is wrong, in one line.
-fn check_key(key: &JwtAuthority, kind: &str) -> Result<(), String> {
-    if key.key_id.len() > MAX_KEY_ID_LEN {
-        return Err(format!("a {kind} authority's key ID is longer than {MAX_KEY_ID_LEN} bytes"));
-    }
-    PublicKey::check_spki(&key.public_key)
-        .map_err(|error| format!("unable to parse {kind} authority: {}", chain(&error)))
-}
-
-fn untaint(bundle: &mut Bundle) {
-    bundle.x509_authorities.iter_mut().for_each(|authority| authority.tainted = false);
-    let keys = bundle.jwt_authorities.iter_mut().chain(&mut bundle.wit_authorities);
-    keys.for_each(|authority| authority.tainted = false);
 }
 
 /// The SHA-256 of each X.509 authority, hex: which roots are meant.

@@ -9,7 +9,7 @@ use std::{
 use signet_api::convert::EntryChange;
 use signet_audit::Field;
 use signet_base::{SharedClock, Throttle};
-use signet_identity::{Entry, EntryDraft, EntryError, EntryId, SpiffeId, Tenant, TrustDomain};
+use signet_identity::{Entry, EntryError, EntryId, EntrySpec, SpiffeId, Tenant, TrustDomain};
 use signet_store::{
     ChangeKind, Changes, CreateEntryOutcome, EntryFilter, EntryUpdate, FeedPosition, NewEntry,
     Page, PageRequest, Store, UpdateEntryOutcome,
@@ -19,9 +19,11 @@ use super::{
     Call,
     authorization::Action,
     error::{Error, ErrorKind},
-    outcomes, settle,
+    outcomes,
+    parts::Parts,
+    settle,
 };
-use crate::{cache::Cache, context::Context, entry_id, policy::Policy};
+use crate::{cache::Cache, entry_id, policy::Policy};
 
 /// How often it is recorded that an agent is not given an entry because of its tenant.
 const WITHHELD_INTERVAL: Duration = Duration::from_secs(600);
@@ -75,7 +77,7 @@ pub struct TenantEdit {
 
 impl TenantEdit {
     /// Says so.
-    pub fn apply(self, draft: &mut EntryDraft) {
+    pub fn apply(self, draft: &mut EntrySpec) {
         draft.tenant = self.tenant;
         draft.jwt_svid_tenant_claim = self.claim;
     }
@@ -97,14 +99,14 @@ pub struct Changed {
 
 impl Entries {
     /// Those of a server with these parts.
-    pub fn new(context: &Context) -> Self {
+    pub fn new(parts: &Parts) -> Self {
         Self {
-            trust_domain: context.trust_domain.clone(),
-            store: context.store.clone(),
-            cache: Arc::clone(&context.cache),
-            clock: Arc::clone(&context.clock),
-            max_staleness: context.config.max_store_staleness,
-            policy: context.policy.clone(),
+            trust_domain: parts.trust_domain.clone(),
+            store: parts.store.clone(),
+            cache: Arc::clone(&parts.cache),
+            clock: Arc::clone(&parts.clock),
+            max_staleness: parts.rules.max_staleness,
+            policy: parts.policy.clone(),
             turn: Arc::default(),
             withheld: Arc::new(Throttle::new(1, WITHHELD_INTERVAL)),
         }
@@ -286,7 +288,7 @@ impl Entries {
 
     /// Which of new entries the caller's scope and their tenants allow.
     fn admitted(&self, call: &Call, new: &[NewEntry]) -> Vec<Result<(), Error>> {
-        let mut before: Vec<(&EntryId, &EntryDraft)> = Vec::new();
+        let mut before: Vec<(&EntryId, &EntrySpec)> = Vec::new();
         let judged = new.iter().map(|NewEntry { id, draft }| {
             call.may_touch(draft.tenant.as_ref(), &draft.spiffe_id)?;
             call.may_grant(draft)?;
@@ -314,7 +316,7 @@ impl Entries {
             let (call, policy, cache) = (call.clone(), self.policy.clone(), self.cache.clone());
             let entry = id.clone();
             EntryUpdate::new(id, move |draft| {
-                let touches = |draft: &EntryDraft| {
+                let touches = |draft: &EntrySpec| {
                     let touched = call.may_touch(draft.tenant.as_ref(), &draft.spiffe_id);
                     touched.map_err(|_| EntryError::OutOfScope)
                 };
@@ -546,7 +548,7 @@ fn fields(call: &Call, new: &NewEntry) -> Vec<Field> {
     }
 }
 
-fn all_fields(entry: &EntryDraft) -> Vec<Field> {
+fn all_fields(entry: &EntrySpec) -> Vec<Field> {
     let mut fields = vec![
         Field::SpiffeId(entry.spiffe_id.clone()),
         Field::ParentId(entry.parent_id.clone()),

@@ -10,10 +10,9 @@ use signet_identity::{
     tenant::Judge,
 };
 
-use super::{Call, authorization::Action, error::Error};
+use super::{Call, authorization::Action, error::Error, parts::Parts};
 use crate::{
     cache::{Cache, NotFresh},
-    context::Context,
     policy::Policy,
 };
 
@@ -30,11 +29,11 @@ pub struct Explain {
 
 impl Explain {
     /// Those of a server with these parts.
-    pub fn new(context: &Context) -> Self {
+    pub fn new(parts: &Parts) -> Self {
         Self {
-            cache: Arc::clone(&context.cache),
-            clock: Arc::clone(&context.clock),
-            policy: context.policy.clone(),
+            cache: Arc::clone(&parts.cache),
+            clock: Arc::clone(&parts.clock),
+            policy: parts.policy.clone(),
         }
     }
 

@@ -11,14 +11,14 @@ use signet_store::{CreateOutcome, FederationUpdate, Page, PageRequest, Store};
 use super::{
     Call,
     authorization::Action,
-    bundles,
     error::{Error, ErrorKind},
-    outcomes, settle,
+    outcomes,
+    parts::Parts,
+    settle,
 };
 use crate::{
     cache::{Cache, CachedBundle},
-    context::Context,
-    federation::{Federator, RefreshError, Status},
+    federation::{Federator, RefreshError, Status, foreign},
 };
 
 /// What can be done with federation relationships. Cheap to clone.
@@ -42,13 +42,13 @@ pub struct Related {
 
 impl Federation {
     /// Those of a server with these parts.
-    pub fn new(context: &Context) -> Self {
+    pub fn new(parts: &Parts) -> Self {
         Self {
-            trust_domain: context.trust_domain.clone(),
-            store: context.store.clone(),
-            cache: Arc::clone(&context.cache),
-            clock: Arc::clone(&context.clock),
-            federator: context.federator.clone(),
+            trust_domain: parts.trust_domain.clone(),
+            store: parts.store.clone(),
+            cache: Arc::clone(&parts.cache),
+            clock: Arc::clone(&parts.clock),
+            federator: parts.federator.clone(),
         }
     }
 
@@ -308,7 +308,7 @@ impl fmt::Debug for Federation {
 }
 
 fn admitted(bundle: Option<Bundle>) -> Result<Option<Bundle>, Error> {
-    bundle.map(bundles::foreign).transpose().map_err(|why| {
+    bundle.map(foreign::accept).transpose().map_err(|why| {
         Error::invalid("failed to convert federation relationship")
             .because(format_args!("failed to parse bundle: {why}"))
     })

@@ -21,10 +21,12 @@ use signet_pki::{
 };
 use tracing::Instrument as _;
 
-use super::{Call, authorities::must_be_on, authorization::Action, error::Error, principal::Role};
+use super::{
+    Call, authorities::must_be_on, authorization::Action, error::Error, parts::Parts,
+    principal::Role,
+};
 use crate::{
     cache::Cache,
-    context::Context,
     limits::{Limit, Limits},
     metrics::ServerMetrics,
     policy::Policy,
@@ -83,14 +85,14 @@ struct JwtExtras<'a> {
 
 impl Issuance {
     /// Those of a server with these parts.
-    pub fn new(context: &Context) -> Self {
+    pub fn new(parts: &Parts) -> Self {
         Self {
-            trust_domain: context.trust_domain.clone(),
-            cache: Arc::clone(&context.cache),
-            authority: context.authority.clone(),
-            limits: context.limits.clone(),
-            counted: context.counted.clone(),
-            policy: context.policy.clone(),
+            trust_domain: parts.trust_domain.clone(),
+            cache: Arc::clone(&parts.cache),
+            authority: parts.authority.clone(),
+            limits: parts.limits.clone(),
+            counted: parts.counted.clone(),
+            policy: parts.policy.clone(),
         }
     }
 

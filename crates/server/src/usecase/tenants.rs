@@ -17,10 +17,10 @@ use super::{
     authorization::Action,
     entries::{Entries, TenantEdit},
     error::{Error, ErrorKind},
+    parts::Parts,
 };
 use crate::{
     cache::{Cache, NotFresh},
-    context::Context,
     policy::Policy,
 };
 
@@ -52,13 +52,13 @@ pub struct Overview {
 
 impl TenantRegistry {
     /// Those of a server with these parts.
-    pub fn new(context: &Context) -> Self {
+    pub fn new(parts: &Parts) -> Self {
         Self {
-            trust_domain: context.trust_domain.clone(),
-            store: context.store.clone(),
-            cache: Arc::clone(&context.cache),
-            clock: Arc::clone(&context.clock),
-            policy: context.policy.clone(),
+            trust_domain: parts.trust_domain.clone(),
+            store: parts.store.clone(),
+            cache: Arc::clone(&parts.cache),
+            clock: Arc::clone(&parts.clock),
+            policy: parts.policy.clone(),
         }
     }
 
@@ -282,7 +282,7 @@ impl TenantRegistry {
         let found = entries.some(call, ids).await?;
         let owned = found.into_iter().filter(|entry| entry.tenant.is_some()).map(|entry| {
             let claim = entry.jwt_svid_tenant_claim;
-            (entry.id, TenantEdit { tenant: entry.body.tenant, claim })
+            (entry.id, TenantEdit { tenant: entry.spec.tenant, claim })
         });
         Ok(owned.collect())
     }

@@ -145,7 +145,7 @@ impl TestServer {
 
     /// The server's bundle as an operator would hand it to an agent.
     pub fn trust(&self) -> Arc<TrustBundle> {
-        self.context.cache.own_bundle().unwrap().trust.clone().unwrap()
+        self.context.parts.cache.own_bundle().unwrap().trust.clone().unwrap()
     }
 
     pub async fn connect(&self, identity: Option<TlsIdentity>) -> Channel {

@@ -1,6 +1,6 @@
 //! Promises about entries.
 
-use signet_identity::{Entry, EntryDraft, EntryError, MatchBehavior};
+use signet_identity::{Entry, EntryError, EntrySpec, MatchBehavior};
 use signet_time::UnixTime;
 
 use super::{Database, Fixture, bundle, draft, full_draft, id, new, set};
@@ -21,7 +21,7 @@ pub async fn every_field_of_an_entry_survives_a_restart(database: &dyn Database)
     let other = fixture.create("other", stored).await;
     let fixture = fixture.reopen().await;
     assert_eq!(fixture.store.entry(&id("full")).await.unwrap(), Some(created.clone()));
-    assert_eq!(created.body, full_draft());
+    assert_eq!(created.spec, full_draft());
     assert_eq!(fixture.store.entry(&id("other")).await.unwrap(), Some(other.clone()));
     assert_eq!(fixture.store.entry(&id("none")).await.unwrap(), None);
     let listed = fixture.store.list_entries(&EntryFilter::default(), PageRequest::all()).await;
@@ -81,7 +81,7 @@ pub async fn an_update_bumps_the_revision_and_moves_the_entry_in_every_index(
 ) {
     let fixture = Fixture::new(database).await;
     fixture.create("e", draft("a", "p", &["x:1"])).await;
-    let update = |id_: &str, change: fn(&mut EntryDraft) -> Result<(), EntryError>| {
+    let update = |id_: &str, change: fn(&mut EntrySpec) -> Result<(), EntryError>| {
         EntryUpdate::new(id(id_), change)
     };
     let outcomes = fixture

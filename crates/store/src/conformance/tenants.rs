@@ -12,7 +12,7 @@ pub async fn an_entry_keeps_its_tenant_through_updates_and_restarts(database: &d
     owned.tenant = Some("blue".parse().unwrap());
     owned.jwt_svid_tenant_claim = true;
     let created = fixture.create("one", owned.clone()).await;
-    assert_eq!(created.body, owned);
+    assert_eq!(created.spec, owned);
     let update = EntryUpdate::new(id("one"), |draft| {
         draft.hint = "h".into();
         Ok(())

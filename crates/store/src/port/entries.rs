@@ -2,19 +2,19 @@
 
 use async_trait::async_trait;
 use signet_identity::{
-    Entry, EntryDraft, EntryError, EntryId, MatchBehavior, SelectorSet, SpiffeId, TrustDomain,
+    Entry, EntryError, EntryId, EntrySpec, MatchBehavior, SelectorSet, SpiffeId, TrustDomain,
 };
 use signet_time::UnixTime;
 
 use crate::{FeedPosition, Page, PageRequest, StoreError};
 
-/// An entry to create. The draft must have passed [`EntryDraft::check`].
+/// An entry to create. The draft must have passed [`EntrySpec::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewEntry {
     /// Its ID: the author's, or a fresh UUID of the caller.
     pub id: EntryId,
     /// Its content.
-    pub draft: EntryDraft,
+    pub draft: EntrySpec,
 }
 
 /// What came of one [`NewEntry`].
@@ -31,7 +31,7 @@ pub enum CreateEntryOutcome {
 }
 
 /// Changes a draft, or refuses to.
-pub type EntryChange = dyn Fn(&mut EntryDraft) -> Result<(), EntryError> + Send + Sync;
+pub type EntryChange = dyn Fn(&mut EntrySpec) -> Result<(), EntryError> + Send + Sync;
 
 /// A change of one entry, applied within the transaction to what is stored then.
 pub struct EntryUpdate {
@@ -45,7 +45,7 @@ impl EntryUpdate {
     /// An update from a closure. It is cloned for each try of the transaction.
     pub fn new(
         id: EntryId,
-        change: impl FnOnce(&mut EntryDraft) -> Result<(), EntryError> + Clone + Send + Sync + 'static,
+        change: impl FnOnce(&mut EntrySpec) -> Result<(), EntryError> + Clone + Send + Sync + 'static,
     ) -> Self {
         Self { id, change: Box::new(move |draft| change.clone()(draft)) }
     }
@@ -89,7 +89,7 @@ pub struct EntryFilter {
 
 impl EntryFilter {
     /// Whether `entry` passes.
-    pub fn accepts(&self, entry: &EntryDraft) -> bool {
+    pub fn accepts(&self, entry: &EntrySpec) -> bool {
         let same = |wanted: &Option<SpiffeId>, id| wanted.as_ref().is_none_or(|it| it == id);
         same(&self.spiffe_id, &entry.spiffe_id)
             && same(&self.parent_id, &entry.parent_id)

@@ -31,7 +31,7 @@ impl ConnectionStringError {
 }
 
 /// What a connection string is read together with.
-pub trait Surroundings {
+pub trait Environment {
     /// A variable of the environment.
     fn variable(&self, name: &str) -> Option<String>;
 
@@ -48,11 +48,11 @@ pub trait Surroundings {
     fn read(&self, path: &Path) -> std::io::Result<String>;
 }
 
-/// The surroundings of this process.
+/// The environment of this process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ThisProcess;
 
-impl Surroundings for ThisProcess {
+impl Environment for ThisProcess {
     fn variable(&self, name: &str) -> Option<String> {
         std::env::var(name).ok()
     }
@@ -199,7 +199,7 @@ impl ConnectionString {
     ///
     /// # Errors
     /// [`ConnectionStringError`] names the parameter and what was expected.
-    pub fn parse(text: &str, around: &dyn Surroundings) -> Result<Self, ConnectionStringError> {
+    pub fn parse(text: &str, around: &dyn Environment) -> Result<Self, ConnectionStringError> {
         settings::read(text, around)
     }
 

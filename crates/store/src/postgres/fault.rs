@@ -1,10 +1,14 @@
 //! Errors on their way out: what went wrong, what helps, and how it is told.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio_postgres::error::SqlState;
 
 use crate::StoreError;
+
+/// How long to wait before the second try, and at most before a later one.
+pub(super) const PAUSES: (Duration, Duration) =
+    (Duration::from_millis(5), Duration::from_millis(500));
 
 /// What went wrong within an operation.
 #[derive(Debug)]

@@ -1,25 +1,22 @@
 //! The change feed: its counter, its rows, and whether history was rewritten behind our back.
 
 use std::{
-    sync::{
-        PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use async_trait::async_trait;
 use signet_time::UnixTime;
 use tokio::{sync::watch, time::Instant};
-use tokio_postgres::Row;
 
 use super::{
     fault::Fault,
+    mark::{Mark, new_epoch, read_mark, read_position},
     sql::{Query, params},
     store::PostgresStore,
     tx::Lock,
 };
-use crate::{Change, ChangeKind, ChangedTo, Changes, Feed, FeedPosition, Operation, StoreError};
+use crate::{Change, ChangedTo, Changes, Feed, FeedPosition, Operation, StoreError};
 
 /// How many rows are dropped at once, so that other writers get their turn.
 const PRUNED_AT_ONCE: i64 = 10_000;
@@ -28,70 +25,6 @@ const POSITION: Duration = Duration::from_secs(2);
 /// How often to ask for changes that nobody tells of, and how often while they are told of.
 const POLL: Duration = Duration::from_millis(250);
 const POLL_LISTENING: Duration = Duration::from_secs(5);
-
-/// Advances the counter by $1 and writes the changes before it.
-pub(super) const ADVANCE: &str = "\
-    WITH f AS (UPDATE signet_feed SET revision = revision + $1 WHERE id = 1 \
-               RETURNING epoch, revision), \
-    w AS (INSERT INTO signet_changes (revision, kind, key, at, tx) \
-          SELECT f.revision - $1 + c.n, c.kind, c.key, $2, $3 \
-          FROM f CROSS JOIN unnest($4::bigint[], $5::text[]) WITH ORDINALITY AS c(kind, key, n)) \
-    SELECT epoch, revision FROM f";
-
-/// Writes more changes after revision $1.
-pub(super) const APPEND: &str = "\
-    INSERT INTO signet_changes (revision, kind, key, at, tx) \
-    SELECT $1 + c.n, c.kind, c.key, $2, $3 \
-    FROM unnest($4::bigint[], $5::text[]) WITH ORDINALITY AS c(kind, key, n)";
-
-/// A place in the feed, with what it is recognised by.
-#[derive(Clone, Debug)]
-pub(super) struct Mark {
-    pub(super) position: FeedPosition,
-    /// The random key of the transaction that made the change: after a failover that lost some,
-    /// another change may have got the same revision.
-    pub(super) tag: Option<[u8; 16]>,
-}
-
-/// The question how far the database has come, which many ask at the same time: whoever began to
-/// wait before it was put shares the answer.
-#[derive(Debug, Default)]
-pub(super) struct Asked {
-    /// How often it was put.
-    count: AtomicU64,
-    /// The last answer, and to which question.
-    last: tokio::sync::Mutex<Option<(u64, Result<FeedPosition, String>)>>,
-}
-
-/// How a kind is stored.
-pub(super) fn number(kind: ChangeKind) -> i64 {
-    crate::recent::number(kind)
-}
-
-/// The place in a row that begins with `epoch, revision`.
-pub(super) fn read_position(row: &Row) -> Result<FeedPosition, Fault> {
-    Ok(FeedPosition {
-        epoch: row.try_get::<_, &str>(0)?.into(),
-        revision: row.try_get::<_, i64>(1)?.cast_unsigned(),
-    })
-}
-
-/// Where the feed stands, and what stands at revision `seen`.
-pub(super) async fn read_mark(query: &Query, seen: u64) -> Result<(Mark, Option<[u8; 16]>), Fault> {
-    let row = query
-        .one(
-            "SELECT f.epoch, f.revision, n.tx, o.tx FROM signet_feed AS f \
-             LEFT JOIN signet_changes AS n ON n.revision = f.revision \
-             LEFT JOIN signet_changes AS o ON o.revision = $1 WHERE f.id = 1",
-            params![seen.cast_signed() => INT8],
-        )
-        .await?;
-    let tag = |column| -> Result<Option<[u8; 16]>, Fault> {
-        let bytes: Option<&[u8]> = row.try_get(column)?;
-        Ok(bytes.and_then(|bytes| bytes.try_into().ok()))
-    };
-    Ok((Mark { position: read_position(&row)?, tag: tag(2)? }, tag(3)?))
-}
 
 /// Whether the database has a history in which `seen` did not happen, though it did.
 fn is_rewritten(seen: &Mark, now: &FeedPosition, there: Option<[u8; 16]>) -> bool {
@@ -149,14 +82,6 @@ impl PostgresStore {
         self.publish(mark);
         Ok(position)
     }
-}
-
-/// A name for a history, which nobody has seen.
-pub(super) fn new_epoch() -> Result<String, Fault> {
-    let mut bytes = [0; 16];
-    signet_pki::random::fill(&mut bytes)
-        .map_err(|error| Fault::corrupt("random generator", error))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[async_trait]

@@ -11,11 +11,9 @@ use tokio::sync::Notify;
 
 use super::{
     connect::{Connector, Heard},
+    mark::CHANNEL,
     store::{Inner, PostgresStore},
 };
-
-/// The name of the channel.
-pub(super) const CHANNEL: &str = "signet_feed";
 
 /// How often it is tried out whether notifications still come through.
 const PROBE: Duration = Duration::from_secs(30);

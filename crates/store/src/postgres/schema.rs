@@ -5,11 +5,10 @@ use tokio::time::Instant;
 
 use super::{
     PostgresOptions,
-    fault::{Fault, Remedy},
-    feed::{self, Mark},
+    fault::{Fault, PAUSES, Remedy},
+    mark::{self, Mark},
     pool::Pool,
     sql::{Query, params},
-    store::PAUSES,
 };
 use crate::OpenError;
 
@@ -195,7 +194,7 @@ async fn history(query: &Query) -> Result<Mark, Fault> {
                 "The database is on another timeline than before: everything is read anew"
             );
         }
-        let new = feed::new_epoch()?;
+        let new = mark::new_epoch()?;
         let now = now.unwrap_or_default();
         query
             .execute(
@@ -204,5 +203,5 @@ async fn history(query: &Query) -> Result<Mark, Fault> {
             )
             .await?;
     }
-    Ok(feed::read_mark(query, 0).await?.0)
+    Ok(mark::read_mark(query, 0).await?.0)
 }

@@ -13,20 +13,13 @@ use tokio::{sync::watch, task::AbortHandle, time::Instant};
 
 use super::{
     PostgresOptions,
-    connect::Connector,
-    fault::{Fault, Remedy},
-    feed::{Asked, Mark},
-    listen,
+    fault::{Fault, PAUSES, Remedy},
+    mark::{Asked, Mark},
     pool::{Conn, Pool},
     replica::Replica,
-    schema,
     sql::Query,
 };
-use crate::{Contents, DataStore, FeedPosition, OpenError, Operation, StoreError, recent::Recent};
-
-/// How long to wait before the second try, and at most before a later one.
-pub(super) const PAUSES: (std::time::Duration, std::time::Duration) =
-    (std::time::Duration::from_millis(5), std::time::Duration::from_millis(500));
+use crate::{Contents, DataStore, FeedPosition, Operation, StoreError, recent::Recent};
 
 /// How long the database may take to show that it works.
 const PING: std::time::Duration = std::time::Duration::from_secs(2);
@@ -48,8 +41,8 @@ pub(super) struct Inner {
     pub(super) asked: Asked,
     /// Whether what others commit is heard of at once.
     pub(super) listening: AtomicBool,
-    listener: Mutex<Option<AbortHandle>>,
-    closed: AtomicBool,
+    pub(super) listener: Mutex<Option<AbortHandle>>,
+    pub(super) closed: AtomicBool,
     pub(super) options: PostgresOptions,
 }
 
@@ -60,44 +53,6 @@ impl std::fmt::Debug for PostgresStore {
 }
 
 impl PostgresStore {
-    /// Opens the database and brings its schema up to date.
-    ///
-    /// # Errors
-    /// [`OpenError`]; the database is then as it was.
-    pub(crate) async fn open(mut options: PostgresOptions) -> Result<Self, OpenError> {
-        options.database = options.database.for_writing();
-        let database = options.database.to_string();
-        let connector = |to: &_| {
-            Connector::new(Clone::clone(to), options.passwords.clone())
-                .map_err(|why| OpenError::Postgres { database: database.clone(), why })
-        };
-        let pool = Pool::new(connector(&options.database)?, options.pool);
-        let replica = match &options.replica {
-            Some(replica) => Some(Replica::new(Pool::new(connector(replica)?, options.pool))),
-            None => None,
-        };
-        let listener = connector(options.listen.as_ref().unwrap_or(&options.database))?;
-        let mark = schema::open(&pool, &options).await?;
-        let store = Self {
-            inner: Arc::new(Inner {
-                pool,
-                replica,
-                known: watch::Sender::new(mark.position.clone()),
-                mark: Mutex::new(mark),
-                recent: Mutex::default(),
-                asked: Asked::default(),
-                listening: AtomicBool::new(false),
-                listener: Mutex::new(None),
-                closed: AtomicBool::new(false),
-                options,
-            }),
-        };
-        let listening = tokio::spawn(listen::run(Arc::downgrade(&store.inner), listener));
-        *store.inner.listener.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some(listening.abort_handle());
-        Ok(store)
-    }
-
     /// Reads within one operation: timed, named, and tried again on another connection when one
     /// breaks. `work` is run from the beginning each time.
     pub(super) async fn reading<T, W: Future<Output = Result<T, Fault>>>(

@@ -15,11 +15,10 @@ use signet_time::UnixTime;
 use tokio::time::Instant;
 
 use super::{
-    fault::{Fault, Remedy},
-    feed::{self, Mark},
-    listen::CHANNEL,
+    fault::{Fault, PAUSES, Remedy},
+    mark::{self, CHANNEL, Mark},
     sql::{Query, params},
-    store::{PAUSES, PostgresStore},
+    store::PostgresStore,
 };
 use crate::{Change, ChangeKind, ChangedTo, FeedPosition, Operation, StoreError};
 
@@ -119,7 +118,7 @@ impl PostgresStore {
                     .await?;
                 query.batch("ROLLBACK").await?;
                 query.set_in_transaction(false);
-                found.as_ref().map(feed::read_position).transpose()
+                found.as_ref().map(mark::read_position).transpose()
             };
             match asked.await {
                 Ok(found) => return Ok(found),
@@ -230,7 +229,7 @@ impl Tx {
         let count = changes.len() as i64;
         let (first, others) = changes.split_at(changes.len().min(CHANGES_AT_ONCE));
         let columns = |some: &[Change]| -> (Vec<i64>, Vec<String>) {
-            some.iter().map(|it| (feed::number(it.kind), it.key.clone())).unzip()
+            some.iter().map(|it| (mark::number(it.kind), it.key.clone())).unzip()
         };
         let (kinds, keys) = columns(first);
         let client = self.query.client()?;
@@ -238,11 +237,11 @@ impl Tx {
             count => INT8, self.now.seconds() => INT8, key.as_slice() => BYTEA,
             kinds => INT8_ARRAY, keys => TEXT_ARRAY,
         ];
-        let write = client.query_typed(feed::ADVANCE, values);
+        let write = client.query_typed(mark::ADVANCE, values);
         let deadline = self.query.deadline();
         let late = |_| Fault::Late;
         let position = |rows: Vec<tokio_postgres::Row>| match rows.first() {
-            Some(row) => feed::read_position(row),
+            Some(row) => mark::read_position(row),
             None => Err(Fault::corrupt("change feed", "its counter is missing")),
         };
         if others.is_empty() {
@@ -262,7 +261,7 @@ impl Tx {
                 at => INT8, self.now.seconds() => INT8, key.as_slice() => BYTEA,
                 kinds => INT8_ARRAY, keys => TEXT_ARRAY,
             ];
-            self.query.execute(feed::APPEND, values).await?;
+            self.query.execute(mark::APPEND, values).await?;
             at += some.len() as i64;
         }
         self.query.batch("COMMIT").await?;

@@ -1,6 +1,6 @@
 //! The protobuf messages in SPIRE's blob columns.
 
-use signet_identity::{Bundle, EntryDraft, JwtAuthority, TrustDomain, X509Authority};
+use signet_identity::{Bundle, EntrySpec, JwtAuthority, TrustDomain, X509Authority};
 use signet_time::UnixTime;
 
 use super::{
@@ -81,7 +81,7 @@ fn write_public_key(authority: &JwtAuthority) -> Vec<u8> {
 }
 
 /// Reads the additional attributes of an entry into its draft.
-pub(super) fn read_attributes(data: &[u8], draft: &mut EntryDraft) -> Result<(), Malformed> {
+pub(super) fn read_attributes(data: &[u8], draft: &mut EntrySpec) -> Result<(), Malformed> {
     for (field, value) in fields(data)? {
         match field {
             1 => draft.disable_x509_svid_prefetch = value.number()? != 0,
@@ -93,7 +93,7 @@ pub(super) fn read_attributes(data: &[u8], draft: &mut EntryDraft) -> Result<(),
 }
 
 /// The additional attributes of an entry; `None` when all are unset.
-pub(super) fn write_attributes(draft: &EntryDraft) -> Option<Vec<u8>> {
+pub(super) fn write_attributes(draft: &EntrySpec) -> Option<Vec<u8>> {
     let message = Message::default()
         .number(1, draft.disable_x509_svid_prefetch.into())
         .number(2, draft.jwt_svid_include_jti.into())

@@ -191,8 +191,8 @@ impl Reader {
                 dns_names.get(&number).map_or(&[], Vec::as_slice),
                 federated.get(&number).map_or(&[], Vec::as_slice),
             );
-            let (id, mut body) = match (id.parse(), drafted) {
-                (Ok(id), Ok(body)) => (id, body),
+            let (id, mut spec) = match (id.parse(), drafted) {
+                (Ok(id), Ok(spec)) => (id, spec),
                 (Err(error), _) => {
                     self.skip(&what, error);
                     continue;
@@ -202,17 +202,17 @@ impl Reader {
                     continue;
                 }
             };
-            body.x509_svid_ttl = row.try_get(4)?;
-            body.admin = row.try_get(5)?;
-            body.downstream = row.try_get(6)?;
-            body.expires_at = UnixTime::from_seconds(row.try_get(7)?);
-            body.store_svid = row.try_get(9)?;
-            body.hint = row.try_get(10)?;
-            body.jwt_svid_ttl = row.try_get(11)?;
-            blobs::read_attributes(row.try_get(12)?, &mut body).map_err(damaged(&what))?;
+            spec.x509_svid_ttl = row.try_get(4)?;
+            spec.admin = row.try_get(5)?;
+            spec.downstream = row.try_get(6)?;
+            spec.expires_at = UnixTime::from_seconds(row.try_get(7)?);
+            spec.store_svid = row.try_get(9)?;
+            spec.hint = row.try_get(10)?;
+            spec.jwt_svid_ttl = row.try_get(11)?;
+            blobs::read_attributes(row.try_get(12)?, &mut spec).map_err(damaged(&what))?;
             contents.entries.push(Entry {
                 id,
-                body,
+                spec,
                 revision_number: row.try_get(8)?,
                 created_at: UnixTime::from_seconds(row.try_get(13)?),
             });

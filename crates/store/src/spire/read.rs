@@ -6,7 +6,7 @@ use std::{
 };
 
 use signet_identity::{
-    AttestedNode, BundleEndpointProfile, Entry, EntryDraft, FederationRelationship, JoinToken,
+    AttestedNode, BundleEndpointProfile, Entry, EntrySpec, FederationRelationship, JoinToken,
     Selector, SpiffeId, TrustDomain,
 };
 use signet_time::UnixTime;
@@ -190,7 +190,7 @@ impl Reader {
             blobs::read_attributes(row.try_get(12)?, &mut draft).map_err(damaged(&what))?;
             contents.entries.push(Entry {
                 id,
-                body: draft,
+                spec: draft,
                 revision_number: row.try_get(8)?,
                 created_at: UnixTime::from_seconds(row.try_get(13)?),
             });
@@ -312,11 +312,11 @@ pub(super) fn draft(
     selectors: &[(String, String)],
     dns_names: &[String],
     federated: &[String],
-) -> Result<EntryDraft, String> {
+) -> Result<EntrySpec, String> {
     let id = |text: &str| {
         text.parse::<SpiffeId>().map_err(|error| format!("SPIFFE ID \"{text}\": {error}"))
     };
-    let mut draft = EntryDraft::new(id(&spiffe_id)?, id(&parent_id)?, set(selectors)?);
+    let mut draft = EntrySpec::new(id(&spiffe_id)?, id(&parent_id)?, set(selectors)?);
     draft.dns_names = dns_names.to_vec();
     let mut seen = HashSet::new();
     for name in federated {

@@ -8,12 +8,7 @@ use sqlx::Row;
 use crate::{
     BundleChange, BundleUpdate, Bundles, CreateOutcome, DeleteBundleMode, DeleteBundleOutcome,
     Operation, Page, PageRequest, StoreError,
-    sqlite::{
-        SqliteStore, entries,
-        fault::Fault,
-        terms::{self, Index},
-        tx::Tx,
-    },
+    sqlite::{SqliteStore, entries, fault::Fault, index::Index, terms, tx::Tx},
 };
 
 pub(crate) mod rows;
@@ -191,7 +186,7 @@ async fn delete(
             DeleteBundleMode::Delete => entries::write::delete(tx, &entries).await?,
             DeleteBundleMode::Dissociate => {
                 for (row, mut entry) in entries {
-                    let mut draft = entry.body.clone();
+                    let mut draft = entry.spec.clone();
                     draft.federates_with.retain(|name| name != trust_domain);
                     entries::write::rewrite(tx, row, &mut entry, draft).await?;
                 }

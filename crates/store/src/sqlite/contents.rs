@@ -6,7 +6,7 @@ use crate::{
     Bundles, ChangeKind, ChangedTo, Contents, Entries, EntryFilter, Federations, JoinTokens,
     NodeFilter, Nodes, Operation, PageRequest, StoreError, Tenants,
     sqlite::{
-        SqliteStore, bundles, entries, fault::Fault, federation, nodes, tenants, terms::Index,
+        SqliteStore, bundles, entries, fault::Fault, federation, index::Index, nodes, tenants,
         tokens,
     },
 };

@@ -2,12 +2,12 @@
 
 use async_trait::async_trait;
 use signet_time::UnixTime;
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use sqlx::Row;
 use tokio::sync::watch;
 
 use crate::{
     Change, ChangeKind, ChangedTo, Changes, Feed, FeedPosition, Operation, StoreError, recent,
-    sqlite::{SqliteStore, fault::Fault},
+    sqlite::{SqliteStore, fault::Fault, position},
 };
 
 /// How many rows are dropped at once, so that other writers get their turn.
@@ -16,28 +16,6 @@ const PRUNED_AT_ONCE: u64 = 10_000;
 /// How a kind is read.
 fn kind(number: i64) -> Result<ChangeKind, Fault> {
     recent::kind(number).ok_or_else(|| Fault::corrupt("change feed", format_args!("kind {number}")))
-}
-
-/// Where the feed stands.
-pub(crate) async fn position(conn: &mut SqliteConnection) -> Result<FeedPosition, Fault> {
-    let row = sqlx::query("SELECT epoch, revision FROM feed WHERE id = 1").fetch_one(conn).await?;
-    read_position(&row)
-}
-
-/// The place in a row that begins with `epoch, revision`.
-pub(super) fn read_position(row: &SqliteRow) -> Result<FeedPosition, Fault> {
-    Ok(FeedPosition {
-        epoch: row.try_get::<&str, _>(0)?.into(),
-        revision: row.try_get::<i64, _>(1)?.cast_unsigned(),
-    })
-}
-
-/// Gives the history another name, which nobody has seen.
-pub(crate) async fn renew_epoch(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    sqlx::query("UPDATE feed SET epoch = lower(hex(randomblob(16))) WHERE id = 1")
-        .execute(conn)
-        .await?;
-    Ok(())
 }
 
 #[async_trait]
@@ -60,7 +38,7 @@ impl Feed for SqliteStore {
         }
         self.reading(Operation::READ_POSITION, async {
             let mut conn = self.reader().await?;
-            let position = position(&mut conn).await?;
+            let position = position::position(&mut conn).await?;
             self.publish(position.clone());
             Ok(position)
         })
@@ -84,7 +62,7 @@ impl Feed for SqliteStore {
             .bind(i64::from(limit.max(1)))
             .fetch_all(&mut *conn)
             .await?;
-            let now = read_position(rows.first().ok_or(sqlx::Error::RowNotFound)?)?;
+            let now = position::read_position(rows.first().ok_or(sqlx::Error::RowNotFound)?)?;
             self.publish(now.clone());
             let mut changes = Vec::with_capacity(rows.len());
             for row in &rows {

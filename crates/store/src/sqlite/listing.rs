@@ -9,8 +9,9 @@ use crate::{
     Page, PageRequest,
     sqlite::{
         fault::Fault,
+        index::Index,
         sql,
-        terms::{self, Index, Term},
+        terms::{self, Term},
     },
 };
 

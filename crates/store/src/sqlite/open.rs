@@ -17,7 +17,7 @@ use crate::{
     options::Location,
     sqlite::{
         fault::{Code, Fault},
-        feed,
+        position,
     },
 };
 
@@ -138,13 +138,13 @@ async fn position(
     writer: &mut SqliteConnection,
     lock: Option<&mut FileLock>,
 ) -> Result<FeedPosition, Fault> {
-    let found = feed::position(writer).await?;
+    let found = position::position(writer).await?;
     let Some(lock) = lock else { return Ok(found) };
     if lock.found_as_left(&found) {
         return Ok(found);
     }
-    feed::renew_epoch(writer).await?;
-    feed::position(writer).await
+    position::renew_epoch(writer).await?;
+    position::position(writer).await
 }
 
 /// A file beside the database, locked: a lock on the database itself would get into SQLite's own.

@@ -18,8 +18,8 @@ use crate::{
     recent::Recent,
     sqlite::{
         fault::Fault,
-        feed,
         open::{self, FileLock},
+        position,
     },
 };
 
@@ -147,7 +147,7 @@ impl DataStore for SqliteStore {
         }
         let Some(mut writer) = self.inner.writer.lock().await.take() else { return };
         let position = match writer.settle().await {
-            Ok(()) => feed::position(&mut writer.conn).await,
+            Ok(()) => position::position(&mut writer.conn).await,
             Err(fault) => Err(fault),
         };
         match writer.conn.close().await {

@@ -2,27 +2,11 @@
 
 use sqlx::{Row, SqliteConnection};
 
-use crate::sqlite::{fault::Fault, sql, tx::Tx};
+use crate::sqlite::{fault::Fault, index::Index, sql, tx::Tx};
 pub(crate) use crate::terms::{
     Term, attestation_type, banned, downstream, federates_with, hint, of_entry, of_node, parent,
     selector, similar, spiffe_id,
 };
-
-/// Which of the inverted indexes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Index {
-    Entries,
-    Nodes,
-}
-
-impl Index {
-    pub(crate) fn table(self) -> &'static str {
-        match self {
-            Self::Entries => "entry_terms",
-            Self::Nodes => "node_terms",
-        }
-    }
-}
 
 /// Adds pairs that are not there yet.
 pub(crate) async fn insert(tx: &mut Tx, index: Index, pairs: &[(Term, i64)]) -> Result<(), Fault> {

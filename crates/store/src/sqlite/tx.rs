@@ -12,10 +12,10 @@ use crate::{
     sqlite::{
         SqliteStore,
         fault::Fault,
-        feed,
+        index::Index,
+        position,
         sql::{self, Answers, Batch},
         store::Writer,
-        terms::Index,
     },
 };
 
@@ -103,7 +103,7 @@ impl Begun {
     fn read(answer: &[SqliteRow]) -> Result<Self, Fault> {
         let row = answer.first().ok_or(sqlx::Error::RowNotFound)?;
         Ok(Self {
-            position: feed::read_position(row)?,
+            position: position::read_position(row)?,
             next_entry: row.try_get(2)?,
             next_node: row.try_get(3)?,
         })
@@ -250,7 +250,7 @@ impl Drop for Tx {
             runtime.spawn(async move {
                 if let Ok(mut writer) = store.writer().await
                     && writer.settle().await.is_ok()
-                    && let Ok(position) = feed::position(&mut writer.conn).await
+                    && let Ok(position) = position::position(&mut writer.conn).await
                 {
                     store.publish(position);
                 }

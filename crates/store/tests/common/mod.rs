@@ -1,7 +1,7 @@
 //! What the tests share.
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part")]
 
-use signet_identity::{Entry, EntryDraft};
+use signet_identity::{Entry, EntrySpec};
 pub use signet_store::conformance::{bundle, draft, full_draft, id, new, node};
 use signet_store::{CreateEntryOutcome, Store, StoreOptions};
 use signet_time::UnixTime;
@@ -30,7 +30,7 @@ impl Fixture {
     }
 
     /// Creates one entry.
-    pub async fn create(&self, id: &str, draft: EntryDraft) -> Entry {
+    pub async fn create(&self, id: &str, draft: EntrySpec) -> Entry {
         let outcomes = self
             .store
             .create_entries(vec![new(id, draft)], UnixTime::from_seconds(1))

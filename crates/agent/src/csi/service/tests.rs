@@ -6,7 +6,7 @@ use signet_api::pb::csi::v1::{
 };
 
 use super::*;
-use crate::csi::GivenSettings;
+use crate::csi::settings::GivenSettings;
 
 fn driver(dir: &std::path::Path) -> Driver {
     let given = GivenSettings {

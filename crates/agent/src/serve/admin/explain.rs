@@ -159,11 +159,11 @@ impl explain_server::Explain for Explain {
             .iter()
             .map(|miss| {
                 let missing: SelectorSet =
-                    miss.lacks.iter().map(|lack| lack.wanted.clone()).collect();
-                let lacks: Vec<String> = miss.lacks.iter().map(ToString::to_string).collect();
+                    miss.missing.iter().map(|selector| selector.wanted.clone()).collect();
+                let notes: Vec<String> = miss.missing.iter().map(ToString::to_string).collect();
                 explain_workload_response::Match {
                     missing: convert::selectors_to_pb(&missing),
-                    note: lacks.join("; "),
+                    note: notes.join("; "),
                     ..message(&miss.entry)
                 }
             })

@@ -7,7 +7,7 @@ use signet_api::pb::signet::api::agent::secretstreams::v1::{
 };
 use tonic::{Request, Response, Status};
 
-use crate::serve::sds::{About, PeerStream, Peers};
+use crate::serve::sds::{PeerStream, Peers, SecretInfo};
 
 pub(super) struct Streams {
     peers: Peers,
@@ -31,14 +31,14 @@ impl secret_streams_server::SecretStreams for Streams {
                 || stream
                     .accepted
                     .iter()
-                    .any(|about| about.authorities.iter().any(|id| **id == *authority))
+                    .any(|info| info.authorities.iter().any(|id| **id == *authority))
         };
         let streams = self.peers.all().into_iter().filter(holds).map(|stream| Stream {
             pid: stream.pid,
             method: stream.method.to_owned(),
             node_id: stream.node_id.to_string(),
             names: stream.names.iter().map(ToString::to_string).collect(),
-            accepted: stream.accepted.iter().map(|about| secret(about)).collect(),
+            accepted: stream.accepted.iter().map(|info| secret(info)).collect(),
             pending: stream.sent.iter().flat_map(|sent| &sent.secrets).map(|a| secret(a)).collect(),
             rejected: stream.rejected.to_string(),
             accepted_at: stream.accepted_at.seconds(),
@@ -48,11 +48,11 @@ impl secret_streams_server::SecretStreams for Streams {
     }
 }
 
-fn secret(about: &About) -> Secret {
+fn secret(info: &SecretInfo) -> Secret {
     Secret {
-        name: about.name.to_string(),
-        version: about.version.to_string(),
-        authority_ids: about.authorities.iter().map(ToString::to_string).collect(),
-        expires_at: about.expires_at.seconds(),
+        name: info.name.to_string(),
+        version: info.version.to_string(),
+        authority_ids: info.authorities.iter().map(ToString::to_string).collect(),
+        expires_at: info.expires_at.seconds(),
     }
 }

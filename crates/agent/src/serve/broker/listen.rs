@@ -26,9 +26,10 @@ use tower::Service as _;
 
 use super::{Broker, Peer, routes};
 use crate::{
+    cache::CacheBundles,
     caller::Caller,
     serve::{endpoint::MAX_REQUEST, workload_api::has_security_header},
-    sync::{CacheBundles, Status as AgentStatus},
+    status::Status as AgentStatus,
 };
 
 /// Brokers are few; each may have some connections.

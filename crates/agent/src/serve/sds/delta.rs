@@ -143,7 +143,7 @@ impl Protocol for Delta {
             let told = self.told.get(&name);
             match secrets.get(&name)? {
                 Some(secret) => {
-                    let version = Told::Version(secret.about.version.clone());
+                    let version = Told::Version(secret.info.version.clone());
                     if told != Some(&version) {
                         self.told.insert(name, version);
                         chosen.push(secret);
@@ -164,7 +164,7 @@ impl Protocol for Delta {
             return Ok(None);
         }
         self.nonce += 1;
-        self.said.retain(|name| !chosen.iter().any(|secret| secret.about.name == *name));
+        self.said.retain(|name| !chosen.iter().any(|secret| secret.info.name == *name));
         let own = DeltaDiscoveryResponse {
             system_version_info: self.version.to_string(),
             type_url: SECRET_TYPE.to_owned(),
@@ -180,7 +180,7 @@ impl Protocol for Delta {
     fn known(&mut self, secrets: &Secrets<'_>) -> Vec<Arc<Secret>> {
         let said = std::mem::take(&mut self.said);
         let named = said.iter().filter_map(|name| secrets.get(name).ok().flatten());
-        named.filter(|secret| self.has(&secret.about.name, &secret.about.version)).collect()
+        named.filter(|secret| self.has(&secret.info.name, &secret.info.version)).collect()
     }
 }
 
@@ -234,14 +234,14 @@ mod tests {
             let secrets = Secrets { update: &update, settings: &settings, form: Form::Validator };
             self.stream.updated();
             let answer = self.stream.answer(&secrets).unwrap()?;
-            let names = answer.secrets.iter().map(|secret| secret.about.name.to_string());
+            let names = answer.secrets.iter().map(|secret| secret.info.name.to_string());
             Some((names.collect(), answer.removed))
         }
 
         fn version(&self, name: &str) -> String {
             let (update, settings) = (update(&self.ids, &[]), SdsSettings::default());
             let secrets = Secrets { update: &update, settings: &settings, form: Form::Validator };
-            secrets.get(name).unwrap().unwrap().about.version.to_string()
+            secrets.get(name).unwrap().unwrap().info.version.to_string()
         }
     }
 

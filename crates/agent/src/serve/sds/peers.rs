@@ -7,7 +7,7 @@ use std::{
 
 use signet_time::UnixTime;
 
-use super::secrets::About;
+use super::secrets::SecretInfo;
 
 /// How many answers of a stream are remembered that its peer has neither accepted nor rejected.
 const MAX_UNANSWERED: usize = 8;
@@ -37,7 +37,7 @@ pub struct PeerStream {
     /// What it subscribes to; none for everything.
     pub names: Vec<Box<str>>,
     /// What it accepted last, by name.
-    pub accepted: Vec<Arc<About>>,
+    pub accepted: Vec<Arc<SecretInfo>>,
     /// Answers it has not accepted, oldest first.
     pub sent: VecDeque<Sent>,
     /// Why it rejected the last answer; empty unless it did.
@@ -54,7 +54,7 @@ pub struct Sent {
     /// Its number on the stream.
     pub nonce: u64,
     /// Its secrets.
-    pub secrets: Vec<Arc<About>>,
+    pub secrets: Vec<Arc<SecretInfo>>,
     /// Whether it was rejected.
     pub rejected: bool,
 }
@@ -112,16 +112,16 @@ impl PeerGuard {
     pub fn subscribes(&self, names: Vec<Box<str>>) {
         self.change(|stream| {
             if !names.is_empty() {
-                stream.accepted.retain(|about| names.contains(&about.name));
+                stream.accepted.retain(|info| names.contains(&info.name));
             }
             stream.names = names;
         });
     }
 
     /// Notes an answer, with the names of what it takes away.
-    pub fn sent(&self, nonce: u64, secrets: Vec<Arc<About>>, removed: &[String]) {
+    pub fn sent(&self, nonce: u64, secrets: Vec<Arc<SecretInfo>>, removed: &[String]) {
         self.change(|stream| {
-            stream.accepted.retain(|about| !removed.iter().any(|name| **name == *about.name));
+            stream.accepted.retain(|info| !removed.iter().any(|name| **name == *info.name));
             stream.sent.push_back(Sent { nonce, secrets, rejected: false });
             while stream.sent.len() > MAX_UNANSWERED {
                 stream.sent.pop_front();
@@ -130,7 +130,7 @@ impl PeerGuard {
     }
 
     /// Notes what the peer still has from another stream.
-    pub fn has(&self, secret: Arc<About>, now: UnixTime) {
+    pub fn has(&self, secret: Arc<SecretInfo>, now: UnixTime) {
         self.change(|stream| {
             stream.accepted.push(secret);
             stream.accepted_at = now;
@@ -194,8 +194,8 @@ impl Drop for PeerGuard {
 mod tests {
     use super::*;
 
-    fn secret(name: &str, version: &str) -> Arc<About> {
-        Arc::new(About {
+    fn secret(name: &str, version: &str) -> Arc<SecretInfo> {
+        Arc::new(SecretInfo {
             name: name.into(),
             version: version.into(),
             authorities: Vec::new(),
@@ -204,7 +204,7 @@ mod tests {
     }
 
     fn versions(stream: &PeerStream) -> Vec<&str> {
-        stream.accepted.iter().map(|about| &*about.version).collect()
+        stream.accepted.iter().map(|info| &*info.version).collect()
     }
 
     #[test]

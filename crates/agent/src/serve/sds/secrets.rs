@@ -53,7 +53,7 @@ pub enum Form {
 
 /// What is known of a secret beside its content. It outlives the content where a peer still has it.
 #[derive(Debug, PartialEq, Eq)]
-pub struct About {
+pub struct SecretInfo {
     /// Its name on the stream.
     pub name: Box<str>,
     /// A hash of the content: the same after a restart, another when the content is.
@@ -68,7 +68,7 @@ pub struct About {
 #[derive(Debug)]
 pub struct Secret {
     /// What is known of it.
-    pub about: Arc<About>,
+    pub info: Arc<SecretInfo>,
     /// Whose certificate it is; none for a bundle.
     pub identity: Option<Identity>,
     /// The field with the secret, as both protocols have it.
@@ -170,7 +170,7 @@ impl Secrets<'_> {
 
 fn encode(name: &str, content: &Content<'_>, form: Form) -> Secret {
     let mut content_of = Vec::new();
-    let mut about = |data: &[u8]| {
+    let mut info = |data: &[u8]| {
         content_of.extend_from_slice(&wide(data.len()).to_be_bytes());
         content_of.extend_from_slice(data);
     };
@@ -180,7 +180,7 @@ fn encode(name: &str, content: &Content<'_>, form: Form) -> Secret {
     match content {
         Content::Svid(svid) => {
             // The leaf names the public key, so the private one is not hashed.
-            svid.svid.chain.iter().for_each(|certificate| about(certificate));
+            svid.svid.chain.iter().for_each(|certificate| info(certificate));
             let parsed = svid.svid.chain.iter().filter_map(|der| Certificate::from_der(der).ok());
             authorities.extend(parsed.map(|certificate| certificate.authority_key_id_hex()));
             expires_at = svid.svid.not_after;
@@ -188,11 +188,11 @@ fn encode(name: &str, content: &Content<'_>, form: Form) -> Secret {
             identity = Some((*svid).clone());
         }
         Content::Bundles(bundles) => {
-            about(if form == Form::Roots { b"roots" } else { b"validator" });
+            info(if form == Form::Roots { b"roots" } else { b"validator" });
             for bundle in bundles {
-                about(bundle.trust_domain.as_str().as_bytes());
+                info(bundle.trust_domain.as_str().as_bytes());
                 for authority in &bundle.x509_authorities {
-                    about(&authority.der);
+                    info(&authority.der);
                     let parsed = Certificate::from_der(&authority.der);
                     authorities.extend(parsed.map(|certificate| certificate.subject_key_id_hex()));
                 }
@@ -205,15 +205,15 @@ fn encode(name: &str, content: &Content<'_>, form: Form) -> Secret {
     }
     let mut version = sha256_hex(&content_of);
     version.truncate(32);
-    let about = About {
+    let info = SecretInfo {
         name: name.into(),
         version: version.into(),
         authorities: authorities.into_iter().map(Into::into).collect(),
         expires_at,
     };
     let resource = resource(&message);
-    let delta_head = delta_head(&about, resource.len());
-    Secret { about: Arc::new(about), identity, resource, delta_head }
+    let delta_head = delta_head(&info, resource.len());
+    Secret { info: Arc::new(info), identity, resource, delta_head }
 }
 
 fn certificate(identity: &Identity) -> TlsCertificate {
@@ -274,8 +274,8 @@ fn resource(message: &SecretMessage) -> Bytes {
 }
 
 /// What makes the field of [`resource`] that of a delta answer.
-fn delta_head(about: &About, resource: usize) -> Bytes {
-    let (version, name) = (about.version.as_bytes(), about.name.as_bytes());
+fn delta_head(info: &SecretInfo, resource: usize) -> Bytes {
+    let (version, name) = (info.version.as_bytes(), info.name.as_bytes());
     let own = 2 + length_delimited(version.len()) + length_delimited(name.len());
     let mut out = Vec::with_capacity(16 + own);
     head(RESOURCE_FIELD, own + resource, &mut out);
@@ -351,8 +351,8 @@ pub(super) mod tests {
         let delta = DeltaDiscoveryResponse::decode(&*secret.delta().concat()).unwrap();
         assert_eq!(whole.resources[0].type_url, SECRET_TYPE);
         assert_eq!(delta.resources[0].resource.as_ref(), Some(&whole.resources[0]));
-        assert_eq!(delta.resources[0].name, &*secret.about.name);
-        assert_eq!(delta.resources[0].version, &*secret.about.version);
+        assert_eq!(delta.resources[0].name, &*secret.info.name);
+        assert_eq!(delta.resources[0].version, &*secret.info.version);
         SecretMessage::decode(&*whole.resources[0].value).unwrap()
     }
 
@@ -376,7 +376,7 @@ pub(super) mod tests {
         // The first identity has an alias.
         let default = all.get("default").unwrap().unwrap();
         assert_eq!(decoded(&default).name, "default");
-        assert_eq!(default.about.version, all.get("spiffe://td/a").unwrap().unwrap().about.version);
+        assert_eq!(default.info.version, all.get("spiffe://td/a").unwrap().unwrap().info.version);
         assert!(all.get("spiffe://td/c").unwrap().is_none());
     }
 
@@ -408,7 +408,7 @@ pub(super) mod tests {
         let version = |content, name: &str| {
             let update = update(&[("a", content)], &["x.org"]);
             let secret = secrets(&update, &settings, Form::Validator).get(name).unwrap().unwrap();
-            secret.about.version.clone()
+            secret.info.version.clone()
         };
         assert_eq!(version(1, "default"), version(1, "default"));
         assert_ne!(version(1, "default"), version(2, "default"));

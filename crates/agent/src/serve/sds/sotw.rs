@@ -11,7 +11,7 @@ use tonic::Status;
 
 use super::{
     protocol::{Answer, Asked, MAX_NAMES, Protocol, Verdict, hex_nonce, parse_nonce, reason},
-    secrets::{About, Secret, Secrets},
+    secrets::{Secret, SecretInfo, Secrets},
 };
 use crate::config::UnknownNames;
 
@@ -34,7 +34,7 @@ pub struct Sotw {
     /// There was an update since the last look.
     updated: bool,
     /// What was sent last.
-    last: Vec<Arc<About>>,
+    last: Vec<Arc<SecretInfo>>,
 }
 
 impl Sotw {
@@ -90,12 +90,12 @@ impl Protocol for Sotw {
             return Ok(None);
         }
         let chosen = choose(secrets, names, self.unknown)?;
-        let about: Vec<_> = chosen.iter().map(|secret| Arc::clone(&secret.about)).collect();
+        let info: Vec<_> = chosen.iter().map(|secret| Arc::clone(&secret.info)).collect();
         let nothing_new = match self.due {
-            true => about.is_empty() && self.unknown == UnknownNames::Wait,
-            false => about == self.last,
+            true => info.is_empty() && self.unknown == UnknownNames::Wait,
+            false => info == self.last,
         };
-        if nothing_new || (about.is_empty() && !self.due) {
+        if nothing_new || (info.is_empty() && !self.due) {
             return Ok(None);
         }
         self.due = false;
@@ -107,7 +107,7 @@ impl Protocol for Sotw {
             resources: Vec::new(),
         };
         let parts = Parts::new(&own.encode_to_vec(), chosen.iter().map(|secret| secret.whole()))?;
-        self.last = about;
+        self.last = info;
         Ok(Some(Answer { parts, nonce: self.nonce, secrets: chosen, removed: Vec::new() }))
     }
 }
@@ -217,7 +217,7 @@ mod tests {
     }
 
     fn told(answer: &Answer) -> Vec<&str> {
-        answer.secrets.iter().map(|secret| &*secret.about.name).collect()
+        answer.secrets.iter().map(|secret| &*secret.info.name).collect()
     }
 
     #[test]

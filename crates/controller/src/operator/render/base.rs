@@ -7,6 +7,9 @@ use serde_json::Value;
 
 type Manifest = LazyLock<Vec<Value>>;
 
+/// The socket.
+pub(super) const SOCKET: &str = "/tmp/spire-server/private/api.sock";
+
 static SERVER: Manifest =
     LazyLock::new(|| read(include_str!("../../../../../deploy/kubernetes/34-server.yaml")));
 static AGENT: Manifest =
@@ -80,6 +83,12 @@ pub(super) fn csi_driver() -> Value {
 fn at(manifest: &Manifest, kind: &str, pointer: &str) -> Value {
     let of_kind = manifest.iter().find(|one| one.get("kind").and_then(Value::as_str) == Some(kind));
     of_kind.and_then(|one| one.pointer(pointer)).cloned().unwrap_or_default()
+}
+
+/// The registrar of `deploy/kubernetes`.
+pub(in crate::operator) fn registrar() -> String {
+    let container = agent("csi-registrar");
+    container.get("image").and_then(Value::as_str).unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::{Part, Wanted, api_token_mount, base, server::SOCKET};
+use super::{
+    Part, Wanted, api_token_mount,
+    base::{self, SOCKET},
+};
 use crate::operator::{CLASS, kinds::Kind};
 
 pub(super) const NAME: &str = "spire-controller-manager";

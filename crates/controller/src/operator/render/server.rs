@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    DATABASE_CERTIFICATES, Part, SERVICE_CERTIFICATE, Wanted, api_token, api_token_mount, base,
+    DATABASE_CERTIFICATES, Part, SERVICE_CERTIFICATE, Wanted, api_token, api_token_mount,
+    base::{self, SOCKET},
     configuration, controller, federation, log_level, set, with_texts,
 };
 use crate::operator::{
@@ -18,8 +19,6 @@ const NAME: &str = "spire-server";
 const DATA: &str = "/run/spire/data";
 /// The directory of the server's own socket, which the controller shares.
 const SOCKETS: &str = "/tmp/spire-server";
-/// The socket.
-pub(super) const SOCKET: &str = "/tmp/spire-server/private/api.sock";
 const CONFIGURATION: &str = "/run/spire/config";
 const CERTIFICATE: &str = "/run/spire/server-tls";
 /// The Secret into which OpenShift puts a certificate for the server's service.

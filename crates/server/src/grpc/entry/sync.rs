@@ -171,7 +171,7 @@ fn revision(entry: &Entry) -> pb::EntryRevision {
 
 #[cfg(test)]
 mod tests {
-    use signet_identity::EntryDraft;
+    use signet_identity::EntrySpec;
     use signet_time::UnixTime;
 
     use super::*;
@@ -179,16 +179,16 @@ mod tests {
     fn entries(n: usize, hint: &str) -> Vec<Arc<Entry>> {
         (0..n)
             .map(|i| {
-                let mut body = EntryDraft::new(
+                let mut spec = EntrySpec::new(
                     "spiffe://td/w".parse().unwrap(),
                     "spiffe://td/n".parse().unwrap(),
                     ["a:b".parse().unwrap()].into_iter().collect(),
                 );
-                body.hint = hint.to_owned();
+                spec.hint = hint.to_owned();
                 let id = format!("e{i:05}").parse().unwrap();
                 Arc::new(Entry {
                     id,
-                    body,
+                    spec,
                     revision_number: 3,
                     created_at: UnixTime::from_seconds(4),
                 })

@@ -23,7 +23,8 @@ impl Authorizer {
     /// Checks the certificate of an agent, and makes a renewed one the active one.
     ///
     /// # Errors
-    /// [`AgentRefusal`].
+    /// [`AgentRefusal`] when the agent is not attested, is banned, or its certificate is expired or
+    /// not the active one, or when the store cannot say.
     pub async fn agent(&self, svid: &PeerSvid) -> Result<(), AgentRefusal> {
         let id = &svid.spiffe_id;
         let now = self.inner.clock.unix();

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use super::{ConnectionStringError, Surroundings};
+use super::{ConnectionStringError, Environment};
 
 /// The parameters of the service `name` in the file `path`.
 pub(super) fn read(
     path: &Path,
     name: &str,
-    around: &dyn Surroundings,
+    around: &dyn Environment,
 ) -> Result<Vec<(String, String)>, ConnectionStringError> {
     let fail = |why: String| ConnectionStringError::new(format!("service: {why}"));
     let text = around.read(path).map_err(|error| fail(format!("{}: {error}", path.display())))?;

@@ -10,8 +10,8 @@ use std::{
 use zeroize::Zeroizing;
 
 use super::{
-    ConnectionString, ConnectionStringError, Host, Pem, Roots, SessionAttributes, SslMode,
-    Surroundings, Tls, keyword, passfile, service, url,
+    ConnectionString, ConnectionStringError, Environment, Host, Pem, Roots, SessionAttributes,
+    SslMode, Tls, keyword, passfile, service, url,
 };
 
 /// The parameters that lib/pq knows, each with its variable of the environment.
@@ -79,7 +79,7 @@ fn fail<T>(why: impl std::fmt::Display) -> Outcome<T> {
     Err(ConnectionStringError::new(why))
 }
 
-pub(super) fn read(text: &str, around: &dyn Surroundings) -> Outcome<ConnectionString> {
+pub(super) fn read(text: &str, around: &dyn Environment) -> Outcome<ConnectionString> {
     let pairs = match url::after_scheme(text.trim()) {
         Some(rest) => url::read(rest)?,
         None => keyword::read(text)?,
@@ -96,7 +96,7 @@ struct Given {
 }
 
 impl Given {
-    fn collect(pairs: Vec<(String, String)>, around: &dyn Surroundings) -> Outcome<Self> {
+    fn collect(pairs: Vec<(String, String)>, around: &dyn Environment) -> Outcome<Self> {
         if let Some(name) = REFUSED.iter().find(|name| around.variable(name).is_some()) {
             return fail(format!("the environment variable {name} is not supported: unset it"));
         }
@@ -153,7 +153,7 @@ impl Given {
         fail(format!("{key}: found {found:?}, expected one of {}", names.join(", ")))
     }
 
-    fn connection(&self, around: &dyn Surroundings) -> Outcome<ConnectionString> {
+    fn connection(&self, around: &dyn Environment) -> Outcome<ConnectionString> {
         for key in ["krbsrvname", "krbspn"] {
             if self.text(key).is_some() {
                 return fail(format!("{key}: Kerberos is not supported"));
@@ -281,7 +281,7 @@ impl Given {
         Ok(hosts)
     }
 
-    fn passwords(&self, hosts: &mut [Host], dbname: &str, user: &str, around: &dyn Surroundings) {
+    fn passwords(&self, hosts: &mut [Host], dbname: &str, user: &str, around: &dyn Environment) {
         if let Some(password) = self.text("password") {
             for host in hosts {
                 host.password = Some(Zeroizing::new(password.to_owned()));
@@ -321,7 +321,7 @@ impl Given {
         Ok((!all.is_empty()).then(|| all.to_owned()))
     }
 
-    fn tls(&self, hosts: &[Host], around: &dyn Surroundings) -> Outcome<Tls> {
+    fn tls(&self, hosts: &[Host], around: &dyn Environment) -> Outcome<Tls> {
         use SslMode::*;
         let all = [
             ("disable", Disable),
@@ -367,7 +367,7 @@ impl Given {
         Ok(tls)
     }
 
-    fn roots(&self, mode: SslMode, inline: bool, around: &dyn Surroundings) -> Outcome<Roots> {
+    fn roots(&self, mode: SslMode, inline: bool, around: &dyn Environment) -> Outcome<Roots> {
         let must = matches!(mode, SslMode::VerifyCa | SslMode::VerifyFull);
         let there = |path: &Path| around.read(path).is_ok();
         match self.text("sslrootcert") {
@@ -390,7 +390,7 @@ impl Given {
         }
     }
 
-    fn identity(&self, inline: bool, around: &dyn Surroundings) -> Outcome<Option<(Pem, Pem)>> {
+    fn identity(&self, inline: bool, around: &dyn Environment) -> Outcome<Option<(Pem, Pem)>> {
         let (cert, key) = (self.text("sslcert"), self.text("sslkey"));
         let text = |text: &str| Pem::Text(Zeroizing::new(text.to_owned()));
         let home = |name: &str| around.home().map(|home| home.join(".postgresql").join(name));

@@ -2,7 +2,7 @@ use std::collections::HashMap;
 
 use super::*;
 
-/// Surroundings of a test: variables and files.
+/// Environment of a test: variables and files.
 #[derive(Default)]
 struct Given {
     variables: HashMap<String, String>,
@@ -21,7 +21,7 @@ impl Given {
     }
 }
 
-impl Surroundings for Given {
+impl Environment for Given {
     fn variable(&self, name: &str) -> Option<String> {
         self.variables.get(name).cloned()
     }

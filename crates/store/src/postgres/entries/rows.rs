@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use signet_identity::{Entry, EntryDraft, EntryId, TrustDomain};
+use signet_identity::{Entry, EntryId, EntrySpec, TrustDomain};
 use signet_time::UnixTime;
 use tokio_postgres::Row;
 
@@ -31,7 +31,7 @@ impl Listed for Entry {
             seconds.try_into().map_err(|error| Fault::corrupt(&what, error))
         };
         let flags: i64 = row.try_get(10)?;
-        let mut draft = EntryDraft::new(
+        let mut draft = EntrySpec::new(
             parse(&what, row.try_get(2)?)?,
             parse(&what, row.try_get(3)?)?,
             json::read_selectors(row.try_get(4)?).map_err(|error| Fault::corrupt(&what, error))?,
@@ -52,7 +52,7 @@ impl Listed for Entry {
         draft.expires_at = UnixTime::from_seconds(row.try_get(11)?);
         Ok(Self {
             id: parse(&what, entry_id)?,
-            body: draft,
+            spec: draft,
             created_at: UnixTime::from_seconds(row.try_get(12)?),
             revision_number: row.try_get(13)?,
         })

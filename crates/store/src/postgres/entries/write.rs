@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use signet_identity::{Entry, EntryDraft, EntryId, TrustDomain};
+use signet_identity::{Entry, EntryId, EntrySpec, TrustDomain};
 
 use super::rows::{self, Columns};
 use crate::{
@@ -43,7 +43,7 @@ pub(in super::super) async fn create(
         }
         let entry = Entry {
             id: new.id.clone(),
-            body: new.draft.clone(),
+            spec: new.draft.clone(),
             revision_number: 0,
             created_at: now,
         };
@@ -88,7 +88,7 @@ impl Known {
         Ok(Self { ids, similar, trust_domains: federated(tx, drafts).await? })
     }
 
-    fn similar_to(&self, term: Term, draft: &EntryDraft) -> Option<&Entry> {
+    fn similar_to(&self, term: Term, draft: &EntrySpec) -> Option<&Entry> {
         self.similar.get(&term)?.iter().find(|entry| {
             entry.spiffe_id == draft.spiffe_id
                 && entry.parent_id == draft.parent_id
@@ -96,7 +96,7 @@ impl Known {
         })
     }
 
-    fn unknown_bundle<'d>(&self, draft: &'d EntryDraft) -> Option<&'d TrustDomain> {
+    fn unknown_bundle<'d>(&self, draft: &'d EntrySpec) -> Option<&'d TrustDomain> {
         draft.federates_with.iter().find(|name| !self.trust_domains.contains(*name))
     }
 }
@@ -104,7 +104,7 @@ impl Known {
 /// Those trust domains that the drafts federate with and that have a bundle.
 async fn federated(
     tx: &Tx,
-    drafts: impl Iterator<Item = &EntryDraft>,
+    drafts: impl Iterator<Item = &EntrySpec>,
 ) -> Result<HashSet<TrustDomain>, Fault> {
     let wanted: HashSet<&TrustDomain> =
         drafts.flat_map(|draft| draft.federates_with.iter()).collect();
@@ -128,7 +128,7 @@ pub(super) async fn update(
             outcomes.push(UpdateEntryOutcome::NotFound);
             continue;
         };
-        let mut draft = stored.body.clone();
+        let mut draft = stored.spec.clone();
         if let Err(refused) = (update.change)(&mut draft) {
             outcomes.push(UpdateEntryOutcome::Refused(refused));
             continue;
@@ -140,7 +140,7 @@ pub(super) async fn update(
             outcomes.push(UpdateEntryOutcome::UnknownBundle(unknown.clone()));
             continue;
         }
-        stored.body = draft;
+        stored.spec = draft;
         stored.revision_number += 1;
         changed.insert(stored.id.clone());
         entry_changed(tx, stored);
@@ -156,10 +156,10 @@ pub(super) async fn update(
 pub(in super::super) async fn rewrite(
     tx: &mut Tx,
     mut entries: Vec<(i64, Entry)>,
-    change: impl Fn(&mut EntryDraft),
+    change: impl Fn(&mut EntrySpec),
 ) -> Result<(), Fault> {
     for (_, entry) in &mut entries {
-        change(&mut entry.body);
+        change(&mut entry.spec);
         entry.revision_number += 1;
         entry_changed(tx, entry);
     }

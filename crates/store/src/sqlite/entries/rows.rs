@@ -4,7 +4,7 @@ mod packed;
 
 use std::{borrow::Cow, fmt::Display};
 
-use signet_identity::{Entry, EntryDraft, EntryId, SpiffeId, TrustDomain};
+use signet_identity::{Entry, EntryId, EntrySpec, SpiffeId, TrustDomain};
 use signet_time::UnixTime;
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
@@ -12,10 +12,11 @@ use crate::{
     flags,
     sqlite::{
         fault::Fault,
+        index::Index,
         json, listing,
         listing::Listed,
         sql::{self, Batch},
-        terms::{Index, Term},
+        terms::Term,
         tx::Tx,
     },
 };
@@ -93,7 +94,7 @@ impl Raw<'_> {
         let spiffe_id = id(raw.spiffe_id, raw.like.map(|entry| &entry.spiffe_id))?;
         let parent_id = id(raw.parent_id, Some(raw.like.map_or(&spiffe_id, |it| &it.parent_id)))?;
         let selectors = json::read_selectors(raw.selectors).map_err(|error| corrupt(&error))?;
-        let mut draft = EntryDraft::new(spiffe_id, parent_id, selectors);
+        let mut draft = EntrySpec::new(spiffe_id, parent_id, selectors);
         draft.federates_with = json::read_list(raw.federates_with)
             .map_err(|error| corrupt(&error))?
             .iter()
@@ -115,7 +116,7 @@ impl Raw<'_> {
         draft.expires_at = UnixTime::from_seconds(raw.expires_at);
         Ok(Entry {
             id: raw.entry_id.parse().map_err(|error| corrupt(&error))?,
-            body: draft,
+            spec: draft,
             created_at: UnixTime::from_seconds(raw.created_at),
             revision_number: raw.revision,
         })

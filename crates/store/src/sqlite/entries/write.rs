@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use signet_identity::{Entry, EntryDraft, EntryId, TrustDomain};
+use signet_identity::{Entry, EntryId, EntrySpec, TrustDomain};
 
 use super::rows;
 use crate::{
@@ -13,9 +13,10 @@ use crate::{
     sqlite::{
         bundles::rows::known_trust_domains,
         fault::Fault,
+        index::Index,
         listing::Listed,
         sql,
-        terms::{self, Index, Term},
+        terms::{self, Term},
         tx::Tx,
     },
 };
@@ -48,7 +49,7 @@ pub(crate) async fn create(
         }
         let entry = Entry {
             id: new.id.clone(),
-            body: new.draft.clone(),
+            spec: new.draft.clone(),
             revision_number: 0,
             created_at: now,
         };
@@ -114,7 +115,7 @@ impl Known {
         Ok(Self { ids, similar, trust_domains: federated(tx, drafts).await? })
     }
 
-    fn similar_to(&self, term: Term, draft: &EntryDraft) -> Option<&Entry> {
+    fn similar_to(&self, term: Term, draft: &EntrySpec) -> Option<&Entry> {
         self.similar.get(&term)?.iter().find(|entry| {
             entry.spiffe_id == draft.spiffe_id
                 && entry.parent_id == draft.parent_id
@@ -122,7 +123,7 @@ impl Known {
         })
     }
 
-    fn unknown_bundle<'d>(&self, draft: &'d EntryDraft) -> Option<&'d TrustDomain> {
+    fn unknown_bundle<'d>(&self, draft: &'d EntrySpec) -> Option<&'d TrustDomain> {
         draft.federates_with.iter().find(|name| !self.trust_domains.contains(*name))
     }
 }
@@ -130,7 +131,7 @@ impl Known {
 /// Those trust domains that the drafts federate with and that have a bundle.
 async fn federated(
     tx: &mut Tx,
-    drafts: impl Iterator<Item = &EntryDraft>,
+    drafts: impl Iterator<Item = &EntrySpec>,
 ) -> Result<HashSet<TrustDomain>, Fault> {
     let wanted: HashSet<&TrustDomain> =
         drafts.flat_map(|draft| draft.federates_with.iter()).collect();
@@ -153,7 +154,7 @@ pub(crate) async fn update(
             outcomes.push(UpdateEntryOutcome::NotFound);
             continue;
         };
-        let mut draft = stored.body.clone();
+        let mut draft = stored.spec.clone();
         if let Err(refused) = (update.change)(&mut draft) {
             outcomes.push(UpdateEntryOutcome::Refused(refused));
             continue;
@@ -176,10 +177,10 @@ pub(crate) async fn rewrite(
     tx: &mut Tx,
     row: i64,
     stored: &mut Entry,
-    draft: EntryDraft,
+    draft: EntrySpec,
 ) -> Result<(), Fault> {
     let old = terms::of_entry(stored);
-    stored.body = draft;
+    stored.spec = draft;
     stored.revision_number += 1;
     let text =
         format!("REPLACE INTO entries ({}) VALUES {}", Entry::COLUMNS, sql::values(1, rows::WIDTH));

@@ -8,14 +8,7 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     ChangeKind, ChangedTo,
-    sqlite::{
-        fault::Fault,
-        json,
-        listing::Listed,
-        sql,
-        terms::{self, Index},
-        tx::Tx,
-    },
+    sqlite::{fault::Fault, index::Index, json, listing::Listed, sql, terms, tx::Tx},
 };
 
 impl Listed for AttestedNode {
