@@ -1,6 +1,7 @@
 //! X.509: CSRs, SVIDs and CA certificates, verification to a trust bundle.
 
 mod cert;
+mod challenge;
 mod constraints;
 mod csr;
 mod issue;
@@ -11,6 +12,7 @@ mod serial;
 mod verify;
 
 pub use cert::{CertError, Certificate, MAX_CERT_LEN, MAX_CHAIN, parse_chain, split_der_chain};
+pub use challenge::challenge_certificate;
 pub use csr::{Csr, CsrError, CsrParams, MAX_CSR_LEN, create_csr, create_csr_with};
 pub use issue::{
     Ca, CaIssuer, CaParams, Extension, IssueError, Issued, NOT_BEFORE_CUSHION, SvidParams,
