@@ -34,11 +34,7 @@ impl Certificates {
     }
 
     /// Answers the challenge of a domain for as long as what is returned lives.
-    pub(crate) fn answer(
-        self: &Arc<Self>,
-        domain: &str,
-        answer: TlsIdentity,
-    ) -> Answering {
+    pub(crate) fn answer(self: &Arc<Self>, domain: &str, answer: TlsIdentity) -> Answering {
         self.challenges().insert(domain.to_owned(), answer);
         Answering { certificates: Arc::clone(self), domain: domain.to_owned() }
     }

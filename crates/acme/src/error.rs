@@ -38,7 +38,9 @@ pub enum AcmeError {
     #[error("the key of the answer to the challenge")]
     Key(#[from] KeyError),
     /// It offers no challenge of the kind that a listener can answer.
-    #[error("the certificate authority offers no tls-alpn-01 challenge, the only kind that is answered")]
+    #[error(
+        "the certificate authority offers no tls-alpn-01 challenge, the only kind that is answered"
+    )]
     NoChallenge,
     /// What it sent is no PEM.
     #[error("the certificate that came")]

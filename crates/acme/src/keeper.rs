@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use instant_acme::Error;
 use signet_base::{Backoff, Jitter, SharedClock, chain, sleep_until};
 use signet_http::HttpClient;
-use signet_pki::{tls::TlsIdentity, x509::Certificate};
+use signet_pki::{ManagedKey, tls::TlsIdentity, x509::Certificate};
 use signet_time::UnixTime;
 
 use crate::{
-    Acme, AcmeError, Settings, Status, Store,
+    Acme, AcmeError, Pace, Settings, Status, Store,
     certificates::Certificates,
     error::{readable, shown},
     order::Authority,
@@ -22,16 +22,15 @@ const ORDER: Duration = Duration::from_secs(600);
 /// How long to wait before the authority is asked again when it would not say when to renew.
 const NOT_SAID: Duration = Duration::from_secs(6 * 3600);
 
-/// Orders one certificate at a time.
+/// Does one thing at a time. Between two of them nothing of the authority is held, so that roots and
+/// accounts are as they are then.
 pub(crate) struct Keeper {
     settings: Settings,
+    pace: Pace,
     store: Arc<dyn Store>,
     clock: SharedClock,
     certificates: Arc<Certificates>,
     status: Status,
-    domains: Vec<Domain>,
-    authority: Option<Authority>,
-    http: Option<HttpClient>,
     asked: Asked,
     random: Jitter,
 }
@@ -56,35 +55,21 @@ enum Task {
 impl Keeper {
     pub(crate) fn new(acme: Acme) -> Self {
         let Acme { settings, pace, store, clock, certificates, status } = acme;
-        let now = clock.unix();
+        let (asked, random) = (Asked::default(), Jitter::new());
+        Self { settings, pace, store, clock, certificates, status, asked, random }
+    }
+
+    /// Never ends; is dropped at any point.
+    pub(crate) async fn run(mut self) {
+        let now = self.clock.unix();
         let domain = |name: &String| Domain {
             name: name.clone(),
             leaf: None,
             order_at: now,
             ask_at: UnixTime::MAX,
-            backoff: Backoff::new(pace.first, pace.max),
+            backoff: Backoff::new(self.pace.first, self.pace.max),
         };
-        let domains = settings.domains.iter().map(domain).collect();
-        Self {
-            settings,
-            store,
-            clock,
-            certificates,
-            status,
-            domains,
-            authority: None,
-            http: None,
-            asked: Asked::default(),
-            random: Jitter::new(),
-        }
-    }
-
-    /// Never ends; is dropped at any point.
-    pub(crate) async fn run(mut self) {
-        let mut domains = std::mem::take(&mut self.domains);
-        for domain in &mut domains {
-            self.load(domain).await;
-        }
+        let mut domains: Vec<_> = self.settings.domains.iter().map(domain).collect();
         loop {
             let next = domains.iter_mut().min_by_key(|domain| domain.next().0);
             let Some(domain) = next else { return };
@@ -97,75 +82,46 @@ impl Keeper {
         }
     }
 
-    /// Takes what is kept of a domain.
-    async fn load(&mut self, domain: &mut Domain) {
-        let kept = async {
-            let chain = self.store.chain(&domain.name).await?;
-            if chain.is_empty() {
-                return Ok(None);
-            }
-            let key = self.store.certificate_key(&domain.name).await?;
-            Ok::<_, AcmeError>(Some(TlsIdentity::managed(&chain, &key)?))
-        };
-        match kept.await {
-            Ok(None) => tracing::info!(domain = domain.name, "There is no certificate yet"),
-            Ok(Some(identity)) => {
-                self.present(domain, identity);
-                // At once: a certificate that is about to be revoked was perhaps issued long ago.
-                domain.ask_at = self.clock.unix();
-                tracing::info!(
-                    domain = domain.name,
-                    expiration = self.expiration(domain),
-                    "The certificate of before is served"
-                );
-            }
-            Err(error) => tracing::warn!(
-                domain = domain.name,
-                error = shown(&error),
-                "The certificate that is kept cannot be used; another one is ordered"
-            ),
-        }
-    }
-
-    /// Orders a certificate; a failure leaves the one before in use.
+    /// Sees to it that there is a certificate; a failure leaves the one before in use.
     async fn order(&mut self, domain: &mut Domain) {
         self.asked.take();
         let obtained = tokio::time::timeout(ORDER, self.obtain(domain)).await;
-        let obtained = obtained.unwrap_or(Err(AcmeError::TimedOut(ORDER.as_secs())));
-        if let Err(error) = obtained {
-            self.failed(domain, &error);
-            return;
-        }
-        let now = self.clock.unix();
-        if domain.order_at <= now {
-            let error = AcmeError::Unfit(
+        let mut obtained = obtained.unwrap_or(Err(AcmeError::TimedOut(ORDER.as_secs())));
+        if obtained.is_ok() && domain.order_at <= self.clock.unix() {
+            obtained = Err(AcmeError::Unfit(
                 "so short-lived, or this machine's clock so wrong, that it is due for renewal already",
-            );
-            self.failed(domain, &error);
-            return;
+            ));
         }
-        domain.backoff.reset();
-        domain.ask_at = now + NOT_SAID;
-        self.status.change(&domain.name, |status| {
-            status.failures = 0;
-            status.last_error = None;
-        });
+        match obtained {
+            Ok(()) => {
+                domain.backoff.reset();
+                self.status.change(&domain.name, |status| {
+                    status.failures = 0;
+                    status.last_error = None;
+                });
+            }
+            Err(error) => self.failed(domain, &error),
+        }
+    }
+
+    /// Takes what is kept, or orders a certificate.
+    async fn obtain(&mut self, domain: &mut Domain) -> Result<(), AcmeError> {
+        // Made before the authority is bothered.
+        let key = self.store.certificate_key(&domain.name).await?;
+        if domain.leaf.is_none() && self.load(domain, &key).await? {
+            return Ok(());
+        }
+        let (certificates, clock) = (Arc::clone(&self.certificates), Arc::clone(&self.clock));
+        let authority = self.authority().await?;
+        let chain = authority.obtain(&domain.name, &key, &certificates, &*clock).await?;
+        self.present(domain, TlsIdentity::managed(&chain, &key)?);
+        domain.ask_at = self.clock.unix() + NOT_SAID;
         tracing::info!(
             domain = domain.name,
             expiration = self.expiration(domain),
             renewal = domain.order_at.seconds(),
             "Obtained a certificate"
         );
-    }
-
-    async fn obtain(&mut self, domain: &mut Domain) -> Result<(), AcmeError> {
-        // Made before the authority is bothered.
-        let key = self.store.certificate_key(&domain.name).await?;
-        let (certificates, clock) = (Arc::clone(&self.certificates), Arc::clone(&self.clock));
-        let authority = self.authority().await?;
-        let chain = authority.obtain(&domain.name, &key, &certificates, &*clock).await?;
-        let identity = TlsIdentity::managed(&chain, &key)?;
-        self.present(domain, identity);
         if let Err(error) = self.store.keep(&domain.name, &chain).await {
             tracing::error!(
                 domain = domain.name,
@@ -176,25 +132,43 @@ impl Keeper {
         Ok(())
     }
 
-    /// Our account, asked for anew after each failure: an authority may have forgotten it.
-    async fn authority(&mut self) -> Result<&Authority, AcmeError> {
-        let authority = match self.authority.take() {
-            Some(authority) => authority,
-            None => {
-                let http = match self.http.take() {
-                    Some(http) => http,
-                    None => HttpClient::builder().build()?,
-                };
-                let http = self.http.insert(http);
-                let key = self.store.account_key().await?;
-                Authority::open(&self.settings, http, key, self.asked.clone()).await?
+    /// Takes what is kept of a domain; says whether that will do.
+    async fn load(&mut self, domain: &mut Domain, key: &ManagedKey) -> Result<bool, AcmeError> {
+        let chain = self.store.chain(&domain.name).await?;
+        if chain.is_empty() {
+            tracing::info!(domain = domain.name, "There is no certificate yet");
+            return Ok(false);
+        }
+        match TlsIdentity::managed(&chain, key) {
+            Ok(identity) => self.present(domain, identity),
+            Err(error) => {
+                tracing::warn!(
+                    domain = domain.name,
+                    error = signet_base::chain(&error),
+                    "The certificate that is kept cannot be used; another one is ordered"
+                );
+                return Ok(false);
             }
-        };
-        Ok(self.authority.insert(authority))
+        }
+        let now = self.clock.unix();
+        // At once: the authority may have changed its mind while nobody asked.
+        domain.ask_at = now;
+        tracing::info!(
+            domain = domain.name,
+            expiration = self.expiration(domain),
+            "The certificate that is kept is served"
+        );
+        Ok(domain.order_at > now)
+    }
+
+    /// Our account at the authority.
+    async fn authority(&self) -> Result<Authority, AcmeError> {
+        let key = self.store.account_key().await?;
+        let http = HttpClient::builder().build()?;
+        Authority::open(&self.settings, &http, key, self.asked.clone()).await
     }
 
     fn failed(&mut self, domain: &mut Domain, error: &AcmeError) {
-        self.authority = None;
         let delay = domain.backoff.next_delay().max(self.asked.take().unwrap_or_default());
         domain.order_at = self.clock.unix() + delay.max(Duration::from_secs(1));
         let text = shown(error);
@@ -230,8 +204,7 @@ impl Keeper {
                 let sooner = within(domain.order_at, suggested, &mut self.random);
                 if sooner < domain.order_at {
                     domain.order_at = sooner;
-                    self.status
-                        .change(&domain.name, |status| status.next_order = Some(sooner));
+                    self.status.change(&domain.name, |status| status.next_order = Some(sooner));
                     tracing::info!(
                         domain = domain.name,
                         renewal = sooner.seconds(),
@@ -243,7 +216,6 @@ impl Keeper {
                 let is_unknown = matches!(&error, AcmeError::Authority(Error::Unsupported(_)));
                 domain.ask_at = now + NOT_SAID;
                 if !is_unknown {
-                    self.authority = None;
                     tracing::debug!(
                         domain = domain.name,
                         error = readable(&chain(&error)),

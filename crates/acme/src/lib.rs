@@ -5,20 +5,23 @@
 //! listen. The protocol is `instant-acme`'s; keys stay where a [`Store`] has them, which may be a key
 //! manager that never shows them.
 //!
-//! A listener takes its TLS from [`Acme::server_config`], closes connections for which
-//! [`is_challenge`] says so, and starts [`Acme::spawn`]. Nothing waits for the authority: until there
+//! A listener takes its TLS from [`Acme::server_config`], asks [`refuse_challenge`] about each
+//! connection, and starts [`Acme::spawn`]. Nothing waits for the authority: until there
 //! is a certificate, handshakes fail, and [`Acme::status`] says why.
 
 mod certificates;
+mod config;
 mod error;
 mod keeper;
 mod order;
 mod schedule;
 mod status;
 mod store;
+#[cfg(test)]
+mod tests;
 mod transport;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc, time::Duration};
 
 use rustls::{ServerConfig, ServerConnection};
 use signet_base::{SharedClock, Tasks};
@@ -26,6 +29,7 @@ use signet_pki::tls::{TlsError, TlsOptions, web_server_config_with};
 
 use self::{certificates::Certificates, keeper::Keeper};
 pub use self::{
+    config::{BadDomainName, DomainName, settings},
     error::AcmeError,
     status::{DomainStatus, Status},
     store::{CacheDir, KeyManagerStore, Store, StoreError},
@@ -125,8 +129,14 @@ impl fmt::Debug for Acme {
     }
 }
 
-/// Whether a connection, its handshake done, was an authority's to confirm a domain: it is closed
-/// then, nothing is served on it.
-pub fn is_challenge(connection: &ServerConnection) -> bool {
-    connection.alpn_protocol() == Some(ALPN_CHALLENGE)
+/// Refuses to serve anything on a connection that was an authority's to confirm a domain: the
+/// handshake was all of it.
+///
+/// # Errors
+/// For such a connection.
+pub fn refuse_challenge(connection: &ServerConnection) -> io::Result<()> {
+    match connection.alpn_protocol() {
+        Some(ALPN_CHALLENGE) => Err(io::Error::other("a challenge of a certificate authority")),
+        _ => Ok(()),
+    }
 }

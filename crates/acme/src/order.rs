@@ -13,7 +13,8 @@ use signet_pki::{
     KeyType, ManagedKey, PrivateKey, digest, jws, pem,
     tls::TlsIdentity,
     x509::{
-        Certificate, CsrParams, MAX_CHAIN, Name, challenge_certificate, create_csr_with, parse_chain,
+        Certificate, CsrParams, MAX_CHAIN, Name, challenge_certificate, create_csr_with,
+        parse_chain,
     },
 };
 use signet_time::UnixTime;

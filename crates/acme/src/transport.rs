@@ -134,10 +134,9 @@ mod tests {
         let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
         for (kind, alg) in [(KeyType::EcP256, "ES256"), (KeyType::EcP384, "ES384")] {
             let key: ManagedKey = PrivateKey::generate(kind).unwrap().signer().unwrap().into();
-            for (given, wanted) in [
-                (json!({"kty": "EC"}), Some(jws::jwk(key.public_key()))),
-                (Value::Null, None),
-            ] {
+            for (given, wanted) in
+                [(json!({"kty": "EC"}), Some(jws::jwk(key.public_key()))), (Value::Null, None)]
+            {
                 let mut header = json!({"alg": "ES256", "nonce": "n", "url": "https://ca.test/x"});
                 match given.is_null() {
                     true => header["kid"] = "https://ca.test/1".into(),
@@ -152,7 +151,10 @@ mod tests {
                 let read: Value = serde_json::from_slice(&read).unwrap();
                 assert_eq!((&read["alg"], &read["nonce"]), (&json!(alg), &json!("n")));
                 assert_eq!(read["url"], "https://ca.test/x");
-                assert_eq!((read.get("jwk").cloned(), read.get("kid")), (wanted, header.get("kid")));
+                assert_eq!(
+                    (read.get("jwk").cloned(), read.get("kid")),
+                    (wanted, header.get("kid"))
+                );
                 assert_eq!(signed["payload"], "e30");
                 assert_ne!(signed["signature"], "AA");
             }

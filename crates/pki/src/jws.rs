@@ -86,8 +86,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_signed_is_as_long_as_the_curve_says() {
-        for (kind, name, length) in
-            [(KeyType::EcP256, "ES256", 64), (KeyType::EcP384, "ES384", 96)]
+        for (kind, name, length) in [(KeyType::EcP256, "ES256", 64), (KeyType::EcP384, "ES384", 96)]
         {
             let key: ManagedKey = PrivateKey::generate(kind).unwrap().signer().unwrap().into();
             assert_eq!(algorithm(key.public_key()), name);

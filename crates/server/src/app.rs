@@ -44,7 +44,7 @@ use crate::{
     federation::Federator,
     grpc::{self, interceptor::Interceptor},
     http::{
-        bundle_endpoint::{BundleEndpoint, BundleEndpointError},
+        bundle_endpoint::{self, BundleEndpoint, BundleEndpointError},
         oidc::OidcProvider,
     },
     identity::{IdentityError, ServerIdentity},
@@ -305,9 +305,13 @@ impl App {
         )?;
         let bundle_endpoint = match &config.federation.bundle_endpoint {
             Some(settings) => {
-                let (listener, identity) = (prepared.bundle_endpoint, identity.tls());
-                let clock = Arc::clone(&clock);
-                Some(BundleEndpoint::bind(settings, listener, identity, clock, tls_options).await?)
+                let sources = bundle_endpoint::Sources {
+                    identity: identity.tls(),
+                    keys: keys.port(),
+                    data_dir: config.data_dir.clone(),
+                };
+                let (listener, clock) = (prepared.bundle_endpoint, Arc::clone(&clock));
+                Some(BundleEndpoint::bind(settings, listener, sources, clock, tls_options).await?)
             }
             None => None,
         };
@@ -315,6 +319,10 @@ impl App {
             Some(serving) => Some(OidcProvider::bind(serving, Arc::clone(&clock)).await?),
             None => None,
         };
+        let acme = [
+            bundle_endpoint.as_ref().and_then(BundleEndpoint::acme),
+            oidc.as_ref().and_then(OidcProvider::acme),
+        ];
         let federator = Federator::new(
             &config,
             store.clone(),
@@ -336,6 +344,7 @@ impl App {
             policy,
             auditor,
             trust_domain,
+            acme: acme.into_iter().flatten().collect(),
             federator,
             limits: Limits::new(config.ratelimit, counted.rate_limits.clone()),
             config,

@@ -34,6 +34,8 @@ pub struct Context {
     pub cache: Arc<Cache>,
     /// Signs, and manages the authorities.
     pub authority: Authority,
+    /// How the certificates by ACME of listeners fare.
+    pub acme: Arc<[signet_acme::Status]>,
     /// Fetches the bundles of others.
     pub federator: Federator,
     /// Rate limits.

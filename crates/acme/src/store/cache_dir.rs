@@ -114,9 +114,7 @@ fn read(path: &Path) -> Result<Option<Kept>, StoreError> {
     Ok(Some(Kept { key, chain: certificates.map(|block| block.der.as_slice().into()).collect() }))
 }
 
-fn lock(
-    held: &Mutex<BTreeMap<String, Arc<Kept>>>,
-) -> MutexGuard<'_, BTreeMap<String, Arc<Kept>>> {
+fn lock(held: &Mutex<BTreeMap<String, Arc<Kept>>>) -> MutexGuard<'_, BTreeMap<String, Arc<Kept>>> {
     held.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

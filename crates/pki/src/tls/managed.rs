@@ -67,10 +67,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        KeyType, PrivateKey,
+        PrivateKey,
         key_manager::{RemoteSigner, SigningLimits, SigningQueue},
         tls::{SwappableIdentity, TlsOptions, WebCheck, web_client_config, web_server_config_with},
-        x509::challenge_certificate,
     };
 
     /// Signs elsewhere, after a while.
@@ -90,13 +89,13 @@ mod tests {
     }
 
     fn identity() -> TlsIdentity {
-        let signer = PrivateKey::generate(KeyType::EcP256).unwrap().signer().unwrap();
-        let now = signet_base::Clock::unix(&SystemClock);
-        let issued = challenge_certificate("web.test", &[0; 32], &*signer, now).unwrap();
+        let made = rcgen::generate_simple_self_signed(["web.test".to_owned()]).unwrap();
+        let signer = PrivateKey::from_pem(&made.signing_key.serialize_pem()).unwrap();
+        let signer = signer.signer().unwrap();
         let queue = SigningQueue::new("elsewhere", SigningLimits::default());
         let public = signer.public_key().clone();
         let key = ManagedKey::remote(public, Arc::new(Elsewhere(signer)), queue);
-        TlsIdentity::managed(&[issued.der.into()], &key).unwrap()
+        TlsIdentity::managed(&[made.cert.der().to_vec().into()], &key).unwrap()
     }
 
     async fn handshake() -> std::io::Result<()> {

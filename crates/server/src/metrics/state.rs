@@ -12,6 +12,8 @@ use crate::context::Context;
 /// How things stand.
 #[derive(Clone, Debug)]
 pub(super) struct StateMetrics {
+    acme_days: Gauge,
+    acme_failed: Gauge,
     agents: Gauge,
     agents_by_expiry: Gauge,
     agents_expired: Gauge,
@@ -39,6 +41,16 @@ impl StateMetrics {
         let node = |what: &str, help: &str| m.gauge(&["node", what, "count"], help, &[]);
         let entry = |what: &str, help: &str| m.gauge(&["entry", what, "count"], help, &[]);
         Self {
+            acme_days: m.gauge(
+                &["acme", "certificate_days_left"],
+                "Days until the certificate by ACME of a domain expires",
+                &["domain"],
+            ),
+            acme_failed: m.gauge(
+                &["acme", "failed_orders"],
+                "Orders of a certificate by ACME that failed in a row",
+                &["domain"],
+            ),
             agents: node("agents_by_id_cache", "Agents in memory"),
             agents_by_expiry: node("agents_by_expiresat_cache", "Agents in memory"),
             agents_expired: node("agents_expired", "Agents whose SVID has expired"),
@@ -103,6 +115,7 @@ impl StateMetrics {
         let (clock, started) = (Arc::clone(&context.clock), context.started);
         let server_svid = context.server_svid.clone();
         let trust_domain = context.trust_domain.clone();
+        let acme = Arc::clone(&context.acme);
         context.metrics.before_reading(move || {
             let now = clock.unix();
             let left = |at: UnixTime| (at - now) as f64;
@@ -111,6 +124,12 @@ impl StateMetrics {
             me.staleness.set(&[], cache.staleness().as_secs_f64());
             me.behind.set(&[], cache.behind() as f64);
             me.skipped.iter().for_each(|skipped| skipped.set(&[], 0.0));
+
+            for (domain, it) in acme.iter().flat_map(signet_acme::Status::domains) {
+                let days = it.not_after.map(|end| left(end) / 86_400.0);
+                tell(&me.acme_days, &[&domain], days);
+                me.acme_failed.set(&[&domain], f64::from(it.failures));
+            }
 
             let agents = cache.agent_expiries(now);
             me.agents.set_len(&[], agents.known);
