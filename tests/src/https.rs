@@ -46,7 +46,8 @@ pub fn ask(
     let name = ServerName::try_from("localhost").map_err(|error| error.to_string())?;
     let mut tls = ClientConnection::new(config, name).map_err(|error| error.to_string())?;
     let mut tcp = http::connect(port).map_err(|error| error.to_string())?;
-    let answered = http::ask(&mut Stream::new(&mut tls, &mut tcp), method, path, &[], body);
+    let headers = ["User-Agent: e2e"];
+    let answered = http::ask(&mut Stream::new(&mut tls, &mut tcp), method, path, &headers, body);
     let (status, body) = answered?;
     let presented = tls.peer_certificates().and_then(<[_]>::first).ok_or("no certificate")?;
     let leaf = Certificate::from_der(presented).map_err(|error| error.to_string())?;

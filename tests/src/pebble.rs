@@ -40,8 +40,8 @@ impl Pebble {
     /// When it does not start.
     pub fn start(dir: &Arc<TestDir>, challenge_port: u16, lifetime: u64) -> Result<Self, String> {
         let [pebble, names] = clients::pebble()?;
-        let port = free_ports(3);
-        let (management, dns) = (port + 1, port + 2);
+        let port = free_ports(4);
+        let [management, dns, unused] = [1, 2, 3].map(|step| port + step);
         let web = WebCertificate::make(dir, "pebble");
         let config = json!({ "pebble": {
             "listenAddress": format!("127.0.0.1:{port}"),
@@ -59,9 +59,11 @@ impl Pebble {
         let dns = format!("127.0.0.1:{dns}");
         let mut command = Command::new(names);
         command.args(["-dnsserver", &dns, "-defaultIPv4", "127.0.0.1", "-defaultIPv6", ""]);
-        for other in ["-http01", "-https01", "-doh", "-tlsalpn01", "-management"] {
+        for other in ["-http01", "-https01", "-doh", "-tlsalpn01"] {
             command.args([other, ""]);
         }
+        // It cannot be left out.
+        command.args(["-management", &format!("127.0.0.1:{unused}")]);
         let names = Process::start("pebble-challtestsrv", &mut command, &dir.join("names.log"));
         let mut command = Command::new(pebble);
         command.arg("-config").arg(config).args(["-dnsserver", &dns]);
