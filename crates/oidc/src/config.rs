@@ -403,7 +403,7 @@ mod tests {
             (acme("", &format!("{GOOD} domains = [\"b.test\"]")), "b.test is not among"),
             (acme("", &format!("{GOOD} domains = []")), "none that a certificate could be for"),
             (acme("insecure_addr = \":80\"", GOOD), "mutually exclusive"),
-            (acme("", &format!("{GOOD} tos = true")), "did you mean"),
+            (acme("", &format!("{GOOD} tos = true")), "unknown key \"tos\""),
             (listen.to_owned(), "exactly one of server_api, workload_api and file"),
             (format!("{listen}{SERVER} file {{ path = \"/f\" }}"), "mutually exclusive"),
             (format!("{listen}server_api {{}}"), "address must be configured in server_api {}"),
