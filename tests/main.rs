@@ -8,6 +8,8 @@
     reason = "a test says by a panic that something is not as it should be"
 )]
 
+#[path = "tests/acme.rs"]
+mod acme;
 #[path = "tests/anchors.rs"]
 mod anchors;
 #[path = "tests/attestors.rs"]

@@ -1,7 +1,7 @@
 //! Asking over plain HTTP.
 
 use std::{
-    io::{Error, Read as _, Write as _},
+    io::{Error, Read, Write},
     net::TcpStream,
     time::Duration,
 };
@@ -22,18 +22,46 @@ pub fn get(port: u16, path: &str) -> Result<(u16, String), String> {
 /// # Errors
 /// A sentence, when there is no answer.
 pub fn get_with(port: u16, path: &str, headers: &[&str]) -> Result<(u16, String), String> {
+    let mut stream = connect(port).map_err(|error| error.to_string())?;
+    ask(&mut stream, "GET", path, headers, "")
+}
+
+/// A connection that does not wait for ever.
+pub(crate) fn connect(port: u16) -> Result<TcpStream, Error> {
+    let stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// One request on a connection that is for it alone: the status and the body.
+pub(crate) fn ask(
+    stream: &mut (impl Read + Write),
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &str,
+) -> Result<(u16, String), String> {
     let failed = |e: Error| e.to_string();
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).map_err(failed)?;
-    stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    let mut request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
+    let mut request =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n");
     for header in headers {
         request.push_str(header);
         request.push_str("\r\n");
     }
+    if !body.is_empty() {
+        request.push_str(&format!("Content-Length: {}\r\n", body.len()));
+    }
     request.push_str("\r\n");
+    request.push_str(body);
     stream.write_all(request.as_bytes()).map_err(failed)?;
     let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).map_err(failed)?;
+    let read = stream.read_to_end(&mut answer);
+    // Many servers end TLS without its closing words.
+    if let Err(error) = read
+        && (error.kind() != std::io::ErrorKind::UnexpectedEof || answer.is_empty())
+    {
+        return Err(failed(error));
+    }
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());

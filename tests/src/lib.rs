@@ -22,8 +22,10 @@ pub mod dir;
 pub mod envoy;
 pub mod helper;
 pub mod http;
+pub mod https;
 pub mod kubernetes;
 pub mod node;
+pub mod pebble;
 pub mod process;
 pub mod raw;
 pub mod secrets;
@@ -39,6 +41,7 @@ pub use dir::TestDir;
 pub use envoy::Envoy;
 pub use nix::sys::signal::Signal;
 pub use node::Node;
+pub use pebble::Pebble;
 pub use process::Process;
 pub use server::{Server, ServerOptions};
 pub use signet_testkit::{

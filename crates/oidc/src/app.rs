@@ -49,8 +49,11 @@ impl App {
             tracing::warn!("{warning}");
         }
         let listener = config.listener.bind(Arc::clone(&clock)).await?;
-        let keys = Keys::new(config.publishing, clock);
+        let keys = Keys::new(config.publishing, Arc::clone(&clock));
         let checks = Health::new();
+        if let Some(status) = listener.acme() {
+            checks.add("certificate", Arc::new(health::Certificates::new(status, clock)));
+        }
         let check = health::Source::new(keys.clone(), config.source.poll_interval());
         checks.add("source", Arc::new(check));
         let health = match &config.health_checks {

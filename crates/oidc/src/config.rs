@@ -2,8 +2,9 @@
 //!
 //! A [`Config`] is fully checked; nothing is bound or read while it is made.
 
-use std::{path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
+use signet_acme::DomainName;
 use signet_config::{
     Block, ConfigError, Context, Document, HealthSettings, LogLevel, LogSettings, decode_document,
     log_format, read,
@@ -13,7 +14,7 @@ use signet_daemon::{flags::Environment, settings};
 use crate::{
     keys::Publishing,
     listener::{Address, Listener},
-    provider::Settings,
+    provider::{Domain, Settings},
     source::Source,
 };
 
@@ -22,8 +23,8 @@ const POLL_INTERVAL: Duration = Duration::from_secs(10);
 /// How often certificate files are looked at, unless configured.
 const FILE_SYNC_INTERVAL: Duration = Duration::from_secs(60);
 
-const ACME: &str = "this release fetches no certificates by ACME; have a client such as certbot or \
-                    cert-manager write them, and use serving_cert_file";
+/// Where certificates by ACME are kept, unless configured.
+const CACHE_DIR: &str = "./.acme-cache";
 const PIPE: &str = "named pipes belong to Windows; use a Unix socket";
 
 /// The flags of `run` and `validate`.
@@ -144,32 +145,66 @@ pub fn serving(block: &Block<'_>) -> Option<Serving> {
     };
     let max_age = block.duration("cache_max_age").filter(|age| !age.is_zero());
     let publishing = Publishing { key_use: block.flag("set_key_use"), max_age };
-    let listener = listener(block);
+    let listener = listener(block, &settings.domains);
     Some(Serving { settings, publishing, listener: listener? })
 }
 
 /// Of several, SPIRE's first.
-fn listener(block: &Block<'_>) -> Option<Listener> {
-    let has_acme = block.holds_block("acme");
-    if let Some(acme) = block.block("acme") {
-        for key in ["directory_url", "email", "cache_dir"] {
-            let _ = acme.text(key);
-        }
-        let _ = acme.flag("tos_accepted");
-        acme.finish();
-    }
+fn listener(block: &Block<'_>, domains: &BTreeSet<Domain>) -> Option<Listener> {
     let insecure = block.parsed::<Address>("insecure_addr").map(Listener::Insecure);
     let socket = block.path("listen_socket_path").map(Listener::Socket);
     let files = block.block("serving_cert_file").map(serving_cert_file);
-    let is_set = files.is_some() || has_acme || block.pos_of("insecure_addr").is_some();
-    if has_acme && insecure.is_none() && socket.is_none() && files.is_none() {
-        block.error("acme", ACME);
-    } else if !is_set && socket.is_none() {
-        let message = "one of serving_cert_file, listen_socket_path and insecure_addr must be \
+    let has_acme = block.holds_block("acme");
+    let acme = block.block("acme").map(|block| acme(block, domains));
+    let is_insecure = block.pos_of("insecure_addr").is_some();
+    if has_acme && is_insecure {
+        block.error("insecure_addr", "insecure_addr and acme are mutually exclusive");
+    } else if files.is_none() && !has_acme && !is_insecure && socket.is_none() {
+        let message = "one of acme, serving_cert_file, listen_socket_path and insecure_addr must be \
                        configured";
         block.context().error(block.pos(), message);
     }
-    insecure.or(socket).or(files.flatten())
+    insecure.or(socket).or(files.flatten()).or(acme.flatten())
+}
+
+/// `acme`. Certificates are for its own `domains`, else for those of the provider that the world can
+/// know: SPIRE waits for somebody to ask for a domain before it orders, and orders for no others.
+fn acme(block: Block<'_>, all: &BTreeSet<Domain>) -> Option<Listener> {
+    let own = block.parsed_list::<DomainName>("domains");
+    if let Some(other) = own.iter().find(|name| !all.iter().any(|it| it.as_str() == name.as_str()))
+    {
+        block.error("domains", format_args!("{other} is not among the provider's domains"));
+    }
+    let domains: Vec<DomainName> = match block.pos_of("domains") {
+        Some(_) => own,
+        None => {
+            let names = all.iter().filter_map(|domain| domain.as_str().parse().ok());
+            names.filter(DomainName::has_parent).collect()
+        }
+    };
+    if domains.is_empty() {
+        let message = "there is none that a certificate could be for: expected a name such as \
+                       oidc.example.org";
+        block.error("domains", message);
+    }
+    let email = block.text("email");
+    let email = block.required("email", email);
+    let settings = signet_acme::settings(&block, domains);
+    let address = block.parsed("addr").unwrap_or_else(|| Address::any(443));
+    // An empty text is no directory, on purpose.
+    let cache_dir = match block.pos_of("cache_dir") {
+        Some(_) => block.path("cache_dir"),
+        None => Some(PathBuf::from(CACHE_DIR)),
+    };
+    if cache_dir.is_none() {
+        block.warn(
+            "cache_dir",
+            "nothing is kept, so that each start orders certificates: authorities allow few",
+        );
+    }
+    block.finish();
+    email?;
+    Some(Listener::Acme { address, settings: settings?, cache_dir })
 }
 
 fn serving_cert_file(block: Block<'_>) -> Option<Listener> {
@@ -314,6 +349,38 @@ mod tests {
         assert_eq!(config.warnings.len(), 2, "{:?}", config.warnings);
     }
 
+    const GOOD: &str = "email = \"a@b.test\" tos_accepted = true";
+
+    fn acme(outside: &str, inside: &str) -> String {
+        format!("domains = [\"a.test\", \"localhost\"] {outside} acme {{ {inside} }} {SERVER}")
+    }
+
+    #[test]
+    fn acme_has_spire_s_defaults() {
+        let listener = |text: &str| load(text).unwrap().listener;
+        let Listener::Acme { address, settings, cache_dir } = listener(&acme("", GOOD)) else {
+            panic!()
+        };
+        assert_eq!(address.to_string(), ":443");
+        assert_eq!(cache_dir, Some("./.acme-cache".into()));
+        assert_eq!(settings.directory_url, "https://acme-v02.api.letsencrypt.org/directory");
+        assert_eq!(settings.email.as_deref(), Some("a@b.test"));
+        assert_eq!(settings.domains, ["a.test"]);
+
+        let inside = format!(
+            "{GOOD} cache_dir = \"\" addr = \"127.0.0.1:8443\" domains = [\"localhost\"] \
+             directory_url = \"https://ca.test/dir\""
+        );
+        let Listener::Acme { address, settings, cache_dir } = listener(&acme("", &inside)) else {
+            panic!()
+        };
+        assert_eq!((address.to_string().as_str(), cache_dir), ("127.0.0.1:8443", None));
+        assert_eq!(settings.directory_url, "https://ca.test/dir");
+        assert_eq!(settings.domains, ["localhost"]);
+        let socket = acme("listen_socket_path = \"/s.sock\"", GOOD);
+        assert_eq!(listener(&socket), Listener::Socket("/s.sock".into()));
+    }
+
     #[test]
     fn what_is_wrong_is_said_by_key_and_line() {
         let listen = "domains = [\"a.test\"]\ninsecure_addr = \":80\"\n";
@@ -323,8 +390,15 @@ mod tests {
                 format!("domains = [\"a b\"] insecure_addr = \":80\" {SERVER}"),
                 "expected a host name",
             ),
-            (format!("domains = [\"a.test\"] {SERVER}"), "one of serving_cert_file,"),
-            (format!("domains = [\"a.test\"] acme {{ email = \"x\" }} {SERVER}"), "ACME"),
+            (format!("domains = [\"a.test\"] {SERVER}"), "one of acme, serving_cert_file,"),
+            (acme("", "email = \"a@b.test\""), "tos_accepted: it must be true"),
+            (acme("", "email = \"a@b.test\" tos_accepted = false"), "tos_accepted: it must be"),
+            (acme("", "tos_accepted = true"), "email must be configured in acme {}"),
+            (acme("", &format!("{GOOD} directory_url = \"http://ca.test\"")), "expected an https"),
+            (acme("", &format!("{GOOD} domains = [\"b.test\"]")), "b.test is not among"),
+            (acme("", &format!("{GOOD} domains = []")), "none that a certificate could be for"),
+            (acme("insecure_addr = \":80\"", GOOD), "mutually exclusive"),
+            (acme("", &format!("{GOOD} tos = true")), "unknown key \"tos\""),
             (listen.to_owned(), "exactly one of server_api, workload_api and file"),
             (format!("{listen}{SERVER} file {{ path = \"/f\" }}"), "mutually exclusive"),
             (format!("{listen}server_api {{}}"), "address must be configured in server_api {}"),

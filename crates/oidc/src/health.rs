@@ -1,8 +1,10 @@
-//! `health_checks`: whether the keys are current.
+//! `health_checks`: whether the keys are current, and what there is to say of certificates.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
+use signet_acme::Status;
+use signet_base::SharedClock;
 use signet_daemon::health::{HealthCheck, State};
 use tokio::time::Instant;
 
@@ -45,6 +47,35 @@ impl HealthCheck for Source {
             return State::good();
         }
         State::failed(format!("the source has given no keys for {} s", age.as_secs()))
+    }
+}
+
+/// Tells of certificates by ACME that are missing or not renewed. The provider counts as ready all the
+/// same: an authority can confirm a domain only where connections are sent to the provider.
+#[derive(Debug)]
+pub struct Certificates {
+    status: Status,
+    clock: SharedClock,
+}
+
+impl Certificates {
+    /// Of a listener.
+    pub fn new(status: Status, clock: SharedClock) -> Self {
+        Self { status, clock }
+    }
+}
+
+#[async_trait]
+impl HealthCheck for Certificates {
+    async fn check(&self) -> State {
+        let complaints = self.status.complaints(self.clock.unix());
+        match complaints.is_empty() {
+            true => State::good(),
+            false => State {
+                ready_details: serde_json::json!({ "message": complaints.join("; ") }),
+                ..State::good()
+            },
+        }
     }
 }
 

@@ -1,9 +1,10 @@
-//! Where a provider is reached: by TLS with certificate files, by plain TCP behind something that
-//! does TLS, or on a Unix socket.
+//! Where a provider is reached: by TLS with certificate files or with certificates by ACME, by plain
+//! TCP behind something that does TLS, or on a Unix socket.
 
 use std::{fmt, io, net::SocketAddr, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use signet_acme::{Acme, CacheDir, Status};
 use signet_base::{SharedClock, Tasks, chain};
 use signet_daemon::{
     http::{Duplex, HttpServer, PUBLIC, Secure, spawn_on_socket},
@@ -25,6 +26,16 @@ const SOCKET: UnixOptions =
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listener {
+    /// `acme`: HTTPS with certificates that an authority issues.
+    Acme {
+        /// `addr` (our own key), default `:443`.
+        address: Address,
+        /// Whom to ask for which certificates.
+        settings: signet_acme::Settings,
+        /// `cache_dir`, default `./.acme-cache`: where keys and certificates are kept; none keeps them
+        /// in memory alone.
+        cache_dir: Option<PathBuf>,
+    },
     /// `serving_cert_file`: HTTPS.
     CertFiles {
         /// `addr`, default `:443`.
@@ -109,6 +120,7 @@ pub struct Bound(Kind);
 
 #[derive(Debug)]
 enum Kind {
+    Acme(HttpServer, Acme),
     Plain(HttpServer),
     Secured(HttpServer, CertFiles, Duration),
     Socket(UnixSocket),
@@ -119,7 +131,9 @@ struct Tls(TlsAcceptor);
 #[async_trait]
 impl Secure for Tls {
     async fn secure(&self, stream: TcpStream) -> io::Result<Box<dyn Duplex>> {
-        Ok(Box::new(self.0.accept(stream).await?))
+        let stream = self.0.accept(stream).await?;
+        signet_acme::refuse_challenge(stream.get_ref().1)?;
+        Ok(Box::new(stream))
     }
 }
 
@@ -131,6 +145,14 @@ impl Listener {
     pub async fn bind(&self, clock: SharedClock) -> Result<Bound, BindError> {
         const NAME: &str = "oidc";
         Ok(Bound(match self {
+            Self::Acme { address, settings, cache_dir } => {
+                let store = Arc::new(CacheDir::new(cache_dir.clone()));
+                let acme = Acme::new(settings.clone(), store, clock);
+                let tls = acme.server_config(TlsOptions::default())?;
+                let server = HttpServer::new(NAME, address.bind().await?)?;
+                let server = server.secured(Arc::new(Tls(TlsAcceptor::from(tls)))).capped(PUBLIC);
+                Kind::Acme(server, acme)
+            }
             Self::CertFiles { address, cert, key, sync_interval } => {
                 let files = CertFiles::load(cert, key)?;
                 let tls = web_server_config_with(files.identity(), clock, TlsOptions::default())?;
@@ -150,14 +172,29 @@ impl Bound {
     /// Where it listens, unless on a Unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match &self.0 {
-            Kind::Plain(server) | Kind::Secured(server, ..) => Some(server.address()),
+            Kind::Acme(server, _) | Kind::Plain(server) | Kind::Secured(server, ..) => {
+                Some(server.address())
+            }
             Kind::Socket(_) => None,
+        }
+    }
+
+    /// How its certificates by ACME fare, if it has such.
+    pub fn acme(&self) -> Option<Status> {
+        match &self.0 {
+            Kind::Acme(_, acme) => Some(acme.status()),
+            _ => None,
         }
     }
 
     /// Serves until the tasks end.
     pub fn spawn(self, tasks: &Tasks, provider: Provider) {
         match self.0 {
+            Kind::Acme(server, acme) => {
+                tracing::info!(address = %server.address(), "Serving HTTPS via ACME");
+                server.spawn(tasks, provider.router(true));
+                acme.spawn(tasks);
+            }
             Kind::Plain(server) => {
                 tracing::warn!(address = %server.address(), "Serving HTTP (insecure)");
                 server.spawn(tasks, provider.router(false));

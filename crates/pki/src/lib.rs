@@ -9,6 +9,7 @@ pub mod der;
 pub mod digest;
 pub mod files;
 pub mod jwks;
+pub mod jws;
 pub mod jwt;
 pub mod key;
 pub mod key_manager;

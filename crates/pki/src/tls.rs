@@ -4,6 +4,7 @@ mod client;
 mod endpoint;
 mod files;
 mod identity;
+mod managed;
 mod provider;
 mod server;
 mod verifier;

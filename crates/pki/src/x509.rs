@@ -1,6 +1,7 @@
 //! X.509: CSRs, SVIDs and CA certificates, verification to a trust bundle.
 
 mod cert;
+mod challenge;
 mod constraints;
 mod csr;
 mod error;
@@ -15,6 +16,7 @@ mod verify;
 mod write;
 
 pub use cert::{Certificate, parse_chain, split_der_chain};
+pub use challenge::challenge_certificate;
 pub use csr::{Csr, CsrError, CsrParams, MAX_CSR_LEN, create_csr, create_csr_with};
 pub use error::{CertError, MAX_AUTHORITIES, MAX_CERT_LEN, MAX_CHAIN};
 pub use extension::Extension;

@@ -45,7 +45,7 @@ use crate::{
     federation::Federator,
     grpc::{self, interceptor::Interceptor},
     http::{
-        bundle_endpoint::{BundleEndpoint, BundleEndpointError},
+        bundle_endpoint::{self, BundleEndpoint, BundleEndpointError},
         oidc::OidcProvider,
     },
     identity::{IdentityError, ServerIdentity},
@@ -313,9 +313,13 @@ impl App {
         )?;
         let bundle_endpoint = match &config.federation.bundle_endpoint {
             Some(settings) => {
-                let (listener, identity) = (prepared.bundle_endpoint, identity.tls());
-                let clock = Arc::clone(&clock);
-                Some(BundleEndpoint::bind(settings, listener, identity, clock, tls_options).await?)
+                let sources = bundle_endpoint::Sources {
+                    identity: identity.tls(),
+                    keys: keys.port(),
+                    data_dir: config.data_dir.clone(),
+                };
+                let (listener, clock) = (prepared.bundle_endpoint, Arc::clone(&clock));
+                Some(BundleEndpoint::bind(settings, listener, sources, clock, tls_options).await?)
             }
             None => None,
         };
@@ -323,6 +327,10 @@ impl App {
             Some(serving) => Some(OidcProvider::bind(serving, Arc::clone(&clock)).await?),
             None => None,
         };
+        let acme = [
+            bundle_endpoint.as_ref().and_then(BundleEndpoint::acme),
+            oidc.as_ref().and_then(OidcProvider::acme),
+        ];
         let federator = Federator::new(
             &config,
             store.clone(),
@@ -354,6 +362,7 @@ impl App {
             },
             server_id: server_id.into(),
             auditor,
+            acme: acme.into_iter().flatten().collect(),
             config,
             metrics,
             health,

@@ -20,6 +20,8 @@ pub struct Context {
     pub auditor: Auditor,
     /// The configuration.
     pub config: Arc<Config>,
+    /// How the certificates by ACME of listeners fare.
+    pub acme: Arc<[signet_acme::Status]>,
     /// Metrics.
     pub metrics: Metrics,
     /// Health checks of all parts.
@@ -42,6 +44,7 @@ impl Context {
             trust_domain: self.parts.trust_domain.clone(),
             cache: Arc::clone(&self.parts.cache),
             authority: self.parts.authority.clone(),
+            acme: Arc::clone(&self.acme),
             clock: Arc::clone(&self.parts.clock),
             server_svid: self.server_svid.clone(),
             started: self.started,

@@ -29,7 +29,9 @@ impl Tls {
 #[async_trait]
 impl Secure for Tls {
     async fn secure(&self, stream: TcpStream) -> io::Result<Box<dyn Duplex>> {
-        Ok(Box::new(self.0.accept(stream).await?))
+        let stream = self.0.accept(stream).await?;
+        signet_acme::refuse_challenge(stream.get_ref().1)?;
+        Ok(Box::new(stream))
     }
 }
 

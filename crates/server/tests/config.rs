@@ -161,7 +161,7 @@ fn wrong_values_are_refused_with_their_place() {
         ("federation { bundle_endpoint {} }", "port must be configured in bundle_endpoint {}"),
         (
             "federation { bundle_endpoint { port = 1 profile \"https_web\" {} } }",
-            "serving_cert_file must be configured in profile \"https_web\" {}",
+            "either acme or serving_cert_file must be configured",
         ),
         (
             "federation { bundle_endpoint { port = 1 profile \"ftp\" {} } }",
@@ -237,6 +237,43 @@ fn the_bundle_endpoint_has_the_defaults_of_spire_and_its_warnings() {
     ] {
         let (_, warnings) = endpoint(&format!("port = 1 profile \"https_spiffe\" {{}} {text}"));
         assert!(warnings.len() == 1 && warnings[0].contains(wanted), "{warnings:?}");
+    }
+}
+
+#[test]
+fn a_bundle_endpoint_by_acme_is_read_where_spire_has_it() {
+    const GOOD: &str = "domain_name = \"Bundle.example.org\" tos_accepted = true";
+    let read = |endpoint: &str| {
+        let config = good(&format!("federation {{ bundle_endpoint {{ port = 443 {endpoint} }} }}"));
+        let profile = config.federation.bundle_endpoint.unwrap().profile;
+        let EndpointProfile::HttpsWebAcme(acme) = profile else { panic!("{profile:?}") };
+        (acme, config.warnings)
+    };
+    let (acme, warnings) = read(&format!("profile \"https_web\" {{ acme {{ {GOOD} }} }}"));
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(acme.directory_url, "https://acme-v02.api.letsencrypt.org/directory");
+    assert_eq!((acme.email, acme.domains), (None, vec!["bundle.example.org".to_owned()]));
+    let given = "email = \"a@example.org\" directory_url = \"https://ca.example.org/dir\"";
+    let (acme, warnings) = read(&format!("acme {{ {GOOD} {given} }}"));
+    assert!(warnings.len() == 1 && warnings[0].contains("https_web"), "{warnings:?}");
+    assert_eq!(acme.directory_url, "https://ca.example.org/dir");
+    assert_eq!(acme.email.as_deref(), Some("a@example.org"));
+
+    let web = |inside: &str| format!("profile \"https_web\" {{ acme {{ {inside} }} }}");
+    for (endpoint, wanted) in [
+        (web("domain_name = \"a.test\""), "tos_accepted: it must be true"),
+        (web("tos_accepted = true"), "domain_name must be configured"),
+        (web("domain_name = \"https://a.test\" tos_accepted = true"), "expected a domain name"),
+        (web("domain_name = \"127.0.0.1\" tos_accepted = true"), "expected a domain name"),
+        (web(&format!("{GOOD} directory_url = \"http://a\"")), "expected an https:// URL"),
+        (web(&format!("{GOOD} email = \"a\"")), "expected one address"),
+        (format!("acme {{ {GOOD} }}"), "email must be configured"),
+        (format!("acme {{ {GOOD} {given} }} {}", web(GOOD)), "but not both"),
+        ("profile \"https_web\" {}".to_owned(), "either acme or serving_cert_file"),
+    ] {
+        let text = format!("federation {{ bundle_endpoint {{ port = 443 {endpoint} }} }}");
+        let error = bad(&text);
+        assert!(error.contains(wanted), "{endpoint}: {error}");
     }
 }
 

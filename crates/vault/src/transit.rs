@@ -20,6 +20,9 @@ use crate::{Client, VaultError, error::shown, path};
 
 /// The plugin's name.
 const NAME: &str = "hashicorp_vault";
+/// What stands for "+", which a name may not have: the account's key of a bundle endpoint with ACME
+/// has one in its name.
+const PLUS: &str = "_2b";
 /// How many keys are read at once.
 const AT_ONCE: usize = 8;
 /// How many keys one server may have: two for each authority, and what was left behind.
@@ -59,11 +62,11 @@ impl Transit {
     }
 
     /// The name that the server gave the key with this handle, if it is a key of this server.
-    fn id_of<'a>(&self, handle: &'a str) -> Option<&'a str> {
+    fn id_of(&self, handle: &str) -> Option<String> {
         let rest = handle.strip_prefix(&*self.server_id)?.strip_prefix('-')?;
         let (uuid, id) = (rest.get(..36)?, rest.get(36..)?);
         let id = id.strip_prefix('-')?;
-        (is_uuid(uuid) && !id.is_empty()).then_some(id)
+        (is_uuid(uuid) && !id.is_empty()).then(|| id.replace(PLUS, "+"))
     }
 
     async fn read(&self, handle: String) -> Result<Option<StoredKey>, VaultError> {
@@ -94,7 +97,7 @@ impl Transit {
         let der = der.ok_or_else(|| nonsense("its public key is not PEM"))?;
         let public_key =
             PublicKey::from_spki(&der.der).map_err(|error| nonsense(&chain(&error)))?;
-        let id = self.id_of(&handle).unwrap_or_default().to_owned();
+        let id = self.id_of(&handle).unwrap_or_default();
         Ok(Some(StoredKey { handle, id, public_key, made: made.unix_timestamp_nanos() }))
     }
 }
@@ -107,7 +110,7 @@ impl KeyStore for Transit {
 
     fn new_handle(&self, id: &str) -> Result<String, KeyStoreError> {
         let uuid = random::uuid_v4().map_err(KeyStoreError::undone)?;
-        let handle = format!("{}-{uuid}-{id}", self.server_id);
+        let handle = format!("{}-{uuid}-{}", self.server_id, id.replace('+', PLUS));
         // The engine's own rule for names.
         let edge = |byte: Option<u8>| byte.is_some_and(|b| b.is_ascii_alphanumeric() || b == b'_');
         let inside = |b: u8| b.is_ascii_alphanumeric() || b"_-.".contains(&b);

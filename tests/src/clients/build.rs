@@ -47,6 +47,14 @@ pub fn csi_binary() -> Result<PathBuf, String> {
         .map(|words| PathBuf::from(&words[0]))
 }
 
+/// Pebble, and the program that tells it where domains are. An error says what is missing.
+pub fn pebble() -> Result<[PathBuf; 2], String> {
+    static PEBBLE: OnceLock<Built> = OnceLock::new();
+    let words = PEBBLE.get_or_init(|| locked("clients/pebble", "", go_tools)).clone()?;
+    let dir = PathBuf::from(&words[0]);
+    Ok(["pebble", "pebble-challtestsrv"].map(|name| dir.join(name)))
+}
+
 /// The program that judges manifests as Kubernetes and Helm do.
 pub fn kubernetes_judge() -> Built {
     static JUDGE: OnceLock<Built> = OnceLock::new();
@@ -76,6 +84,14 @@ fn go(sources: &Path, dir: &Path, program: &str) -> Built {
     // Go knows by itself when there is nothing to do.
     tool(Command::new("go").current_dir(sources).args(["build", "-o"]).arg(&program).arg("."))?;
     Ok(vec![program.display().to_string()])
+}
+
+/// Builds the tools that a module names; returns the directory that they are in.
+fn go_tools(sources: &Path, dir: &Path, _: &str) -> Built {
+    // With a stroke at the end it is a directory.
+    let target = format!("{}/", dir.display());
+    tool(Command::new("go").current_dir(sources).args(["build", "-o", &target, "tool"]))?;
+    Ok(vec![target])
 }
 
 fn java(sources: &Path, dir: &Path, _: &str) -> Built {

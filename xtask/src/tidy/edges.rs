@@ -16,6 +16,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("aws-lc-rs", &["pki"]),
     ("axum", &["controller", "daemon", "helper", "oidc", "server"]),
     ("cryptoki", &["pkcs11"]),
+    ("instant-acme", &["acme"]),
     ("jsonwebtoken", &["pki"]),
     ("prometheus-client", &["daemon"]),
     ("prost", &["api", "server", "agent"]),

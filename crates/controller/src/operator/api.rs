@@ -162,10 +162,24 @@ pub struct BundleEndpoint {
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpsWeb {
-    /// By ACME, which is refused.
-    pub acme: Option<Value>,
+    /// By ACME.
+    pub acme: Option<Acme>,
     /// From a Secret.
     pub serving_cert: Option<ServingCert>,
+}
+
+/// A certificate that an authority issues to the server itself.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Acme {
+    /// The authority's directory, `https://…`.
+    pub directory_url: String,
+    /// The endpoint's name.
+    pub domain_name: String,
+    /// Whom the authority may write to.
+    pub email: String,
+    /// `true` when the authority's terms of service are accepted.
+    pub tos_accepted: String,
 }
 
 /// A certificate in a Secret.

@@ -98,11 +98,27 @@ fn federates(settings: &Settings, manager: &ManagerSpec, federation: &Federation
         const FIELD: &str = "spec.federation.bundleEndpoint.httpsWeb";
         let web = endpoint.https_web.clone().unwrap_or_default();
         match (&web.acme, &web.serving_cert) {
-            (Some(_), _) => bad(format!(
-                "{FIELD}.acme: certificates by ACME are not supported; name a Secret, which \
-                 cert-manager for example keeps fresh, in servingCert.externalSecretRef"
-            )),
-            (None, None) => bad(format!("{FIELD}: servingCert is required for https_web")),
+            (Some(_), Some(_)) => bad(format!("{FIELD}: either acme or servingCert, not both")),
+            (Some(acme), None) => {
+                let is_good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+                let name = &acme.domain_name;
+                if !acme.directory_url.starts_with("https://") {
+                    bad(format!("{FIELD}.acme.directoryUrl: expected an https:// URL"));
+                }
+                if name.is_empty() || !name.chars().all(is_good) {
+                    bad(format!("{FIELD}.acme.domainName: expected a domain name"));
+                }
+                if !acme.email.contains('@') {
+                    bad(format!("{FIELD}.acme.email: expected an address"));
+                }
+                if acme.tos_accepted != "true" {
+                    bad(format!(
+                        "{FIELD}.acme.tosAccepted: it must be true: no certificate is issued to \
+                         those who do not accept the authority's terms of service"
+                    ));
+                }
+            }
+            (None, None) => bad(format!("{FIELD}: acme or servingCert is required for https_web")),
             (None, Some(cert)) if cert.external_secret_ref.is_empty() => {
                 if !settings.platform.openshift {
                     bad(format!(
@@ -321,8 +337,14 @@ mod tests {
             ("{jwtIssuer: 'https://o', keyManager: {memoryEnabled: 'true'}}", "InvalidKeyManager"),
             (
                 "{jwtIssuer: 'https://o', federation: {bundleEndpoint: {profile: https_web, \
-                 httpsWeb: {acme: {}}}}}",
+                 httpsWeb: {acme: {directoryUrl: 'https://ca', domainName: a.example, email: a@b}}}}}",
                 "InvalidFederationConfiguration",
+            ),
+            (
+                "{jwtIssuer: 'https://o', federation: {bundleEndpoint: {profile: https_web, \
+                 httpsWeb: {acme: {directoryUrl: 'https://ca', domainName: a.example, email: a@b, \
+                 tosAccepted: 'true'}}}}}",
+                "",
             ),
             (
                 "{jwtIssuer: 'https://o', federation: {federatesWith: [{trustDomain: a.example, \

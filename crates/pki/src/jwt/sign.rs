@@ -334,9 +334,18 @@ pub(crate) fn push_signature(
     signature: &[u8],
 ) -> Result<(), SignError> {
     token.push('.');
+    write_signature(token, algorithm, signature)
+}
+
+/// Appends a signature that a key of this kind made, as JWS writes it: base64url.
+pub(crate) fn write_signature(
+    text: &mut String,
+    algorithm: KeyAlgorithm,
+    signature: &[u8],
+) -> Result<(), SignError> {
     match algorithm.coordinate_len() {
-        Some(size) => URL_SAFE_NO_PAD.encode_string(fixed_width(signature, size)?, token),
-        None => URL_SAFE_NO_PAD.encode_string(signature, token),
+        Some(size) => URL_SAFE_NO_PAD.encode_string(fixed_width(signature, size)?, text),
+        None => URL_SAFE_NO_PAD.encode_string(signature, text),
     }
     Ok(())
 }

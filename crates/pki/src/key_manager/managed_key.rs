@@ -92,8 +92,8 @@ impl ManagedKey {
         }
     }
 
-    /// What signs with the key where it is in this process's memory: TLS cannot wait for another
-    /// holder.
+    /// What signs with the key where it is in this process's memory; for one that is elsewhere, TLS
+    /// has [`TlsIdentity::managed`](crate::tls::TlsIdentity::managed).
     pub fn in_memory(&self) -> Option<Arc<dyn Signer>> {
         match &self.holder {
             Holder::Local(signer) => Some(Arc::clone(signer)),

@@ -395,22 +395,22 @@ impl Template {
 }
 
 /// A certificate to be signed.
-struct Tbs<'a> {
-    subject: &'a [u8],
-    key: &'a PublicKey,
-    not_before: UnixTime,
-    not_after: UnixTime,
+pub(super) struct Tbs<'a> {
+    pub(super) subject: &'a [u8],
+    pub(super) key: &'a PublicKey,
+    pub(super) not_before: UnixTime,
+    pub(super) not_after: UnixTime,
     /// Key usage, extended key usage and basic constraints, DER.
-    usage: &'a [u8],
+    pub(super) usage: &'a [u8],
     /// The extension, DER; empty for none.
-    authority_key_id: &'a [u8],
-    dns_names: &'a [String],
-    uri: Option<&'a str>,
-    extensions: &'a [Extension],
+    pub(super) authority_key_id: &'a [u8],
+    pub(super) dns_names: &'a [String],
+    pub(super) uri: Option<&'a str>,
+    pub(super) extensions: &'a [Extension],
 }
 
 impl Tbs<'_> {
-    fn encode<'a>(
+    pub(super) fn encode<'a>(
         &self,
         serial: Serial,
         issuer: &[u8],
@@ -459,13 +459,13 @@ impl Tbs<'_> {
     }
 }
 
-fn signature_algorithm(key: KeyAlgorithm) -> Vec<u8> {
+pub(super) fn signature_algorithm(key: KeyAlgorithm) -> Vec<u8> {
     let mut writer = Writer::default();
     write_signature_algorithm(&mut writer, key);
     writer.into_bytes()
 }
 
-fn svid_usage() -> Vec<u8> {
+pub(super) fn svid_usage() -> Vec<u8> {
     let mut writer = Writer::default();
     // digitalSignature, keyEncipherment, keyAgreement
     writer.extension(oid::KEY_USAGE, true, |w| w.bit_string(3, &[0b1010_1000]));

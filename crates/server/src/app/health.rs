@@ -30,10 +30,14 @@ pub(super) fn register(context: &Context) {
     if context.auditor.chain().is_some() {
         add("server.audit", Part::Audit);
     }
+    if !context.acme.is_empty() {
+        add("server.acme", Part::Acme);
+    }
 }
 
 #[derive(Clone, Copy)]
 enum Part {
+    Acme,
     Audit,
     Authority,
     Bundle,
@@ -51,6 +55,18 @@ impl HealthCheck for Check {
     async fn check(&self) -> State {
         let context = &self.context;
         match self.part {
+            // Said, and no reason to send agents elsewhere: the certificates are for others.
+            Part::Acme => {
+                let now = context.parts.clock.unix();
+                let all: Vec<_> = context.acme.iter().flat_map(|it| it.complaints(now)).collect();
+                match all.is_empty() {
+                    true => State::good(),
+                    false => State {
+                        ready_details: serde_json::json!({ "message": all.join("; ") }),
+                        ..State::good()
+                    },
+                }
+            }
             Part::Audit => match context.auditor.chain().is_none_or(Chain::works) {
                 true => State::good(),
                 false => State::failed("the audit log cannot be written"),

@@ -2,6 +2,7 @@
 
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
+use signet_acme::DomainName;
 use signet_config::Block;
 use signet_identity::{BundleEndpointProfile, FederationRelationship, SpiffeId, TrustDomain};
 
@@ -43,6 +44,8 @@ pub struct BundleEndpoint {
 pub enum EndpointProfile {
     /// `https_spiffe`: by the server's X.509-SVID.
     HttpsSpiffe,
+    /// `https_web { acme {} }`: by a certificate that an authority issues.
+    HttpsWebAcme(signet_acme::Settings),
     /// `https_web { serving_cert_file {} }`: by a certificate in files.
     HttpsWeb(ServingCertFile),
 }
@@ -92,17 +95,29 @@ fn bundle_endpoint(block: Block<'_>) -> Option<BundleEndpoint> {
         block.warn("refresh_hint", "SPIRE servers do not refresh more often than every minute");
     }
     let publish_wit_keys = block.flag("publish_wit_keys");
-    block.refuse("acme", ACME);
     let mut profiles = block.labelled("profile");
     if profiles.len() > 1 {
         block.error("profile", "exactly one bundle endpoint profile is expected");
     }
-    let profile = match profiles.pop() {
-        None => {
+    // Where SPIRE had it first.
+    let has_acme = block.holds_block("acme");
+    let acme = block.block("acme").map(|block| {
+        let email = block.text("email");
+        let email = block.required("email", email);
+        acme(block).filter(|_| email.is_some())
+    });
+    if has_acme && !profiles.is_empty() {
+        block.error("acme", "either acme or profile can be set, but not both");
+    } else if has_acme {
+        block.warn("acme", "it belongs into profile \"https_web\"");
+    }
+    let profile = match (profiles.pop(), acme) {
+        (None, Some(acme)) => acme,
+        (None, None) => {
             block.warn("profile", "none is set, so https_spiffe is served; name it");
             Some(EndpointProfile::HttpsSpiffe)
         }
-        Some((name, profile)) => endpoint_profile(&name, profile),
+        (Some((name, profile)), _) => endpoint_profile(&name, profile),
     };
     block.finish();
     Some(BundleEndpoint {
@@ -114,9 +129,6 @@ fn bundle_endpoint(block: Block<'_>) -> Option<BundleEndpoint> {
     })
 }
 
-const ACME: &str = "this release fetches no certificates by ACME; have a client such as certbot or \
-                    cert-manager write them, and use serving_cert_file";
-
 fn endpoint_profile(name: &str, block: Block<'_>) -> Option<EndpointProfile> {
     match name {
         "https_spiffe" => {
@@ -124,18 +136,24 @@ fn endpoint_profile(name: &str, block: Block<'_>) -> Option<EndpointProfile> {
             Some(EndpointProfile::HttpsSpiffe)
         }
         "https_web" => {
-            block.refuse("acme", ACME);
-            let has_acme = block.holds_block("acme");
-            if has_acme {
-                block.error("acme", ACME);
-            }
-            let files = block.block("serving_cert_file");
-            if files.is_none() && !has_acme {
-                block.missing("serving_cert_file");
-            }
-            let files = files.and_then(serving_cert_file);
+            let profile = match (block.block("acme"), block.block("serving_cert_file")) {
+                // SPIRE looks no further.
+                (Some(acme_block), files) => {
+                    if files.is_some() {
+                        block.warn("serving_cert_file", "it is not used: there is acme");
+                    }
+                    files.map(serving_cert_file);
+                    acme(acme_block)
+                }
+                (None, Some(files)) => serving_cert_file(files).map(EndpointProfile::HttpsWeb),
+                (None, None) => {
+                    let message = "either acme or serving_cert_file must be configured";
+                    block.error("serving_cert_file", message);
+                    None
+                }
+            };
             block.finish();
-            files.map(EndpointProfile::HttpsWeb)
+            profile
         }
         _ => {
             let message = format!("found profile {name:?}, expected https_spiffe or https_web");
@@ -143,6 +161,15 @@ fn endpoint_profile(name: &str, block: Block<'_>) -> Option<EndpointProfile> {
             None
         }
     }
+}
+
+/// `acme`: a certificate for one domain.
+fn acme(block: Block<'_>) -> Option<EndpointProfile> {
+    let domain = block.parsed::<DomainName>("domain_name");
+    let domain = block.required("domain_name", domain);
+    let settings = signet_acme::settings(&block, domain.into_iter().collect());
+    block.finish();
+    settings.map(EndpointProfile::HttpsWebAcme)
 }
 
 fn serving_cert_file(block: Block<'_>) -> Option<ServingCertFile> {

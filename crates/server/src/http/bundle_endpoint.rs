@@ -8,6 +8,7 @@
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -19,6 +20,7 @@ use axum::{
     response::Response,
     routing::any,
 };
+use signet_acme::{Acme, KeyManagerStore, Status};
 use signet_base::{SharedClock, Tasks, chain};
 use signet_daemon::{
     http::{Document, HttpServer, PUBLIC, not_allowed, text},
@@ -26,7 +28,7 @@ use signet_daemon::{
 };
 use signet_identity::Bundle;
 use signet_pki::{
-    digest, jwks,
+    KeyManager, digest, jwks,
     tls::{
         CertFiles, CertFilesError, SwappableIdentity, TlsError, TlsOptions, web_server_config_with,
     },
@@ -42,6 +44,9 @@ use crate::{
 /// For how long an answer is fresh, at most: half of how long a new key may take to reach those who
 /// honour it.
 const MAX_AGE: Duration = Duration::from_secs(15);
+
+/// Where SPIRE keeps the certificate by ACME too, below the data directory.
+const ACME_DIR: &str = "bundle-acme";
 
 /// Why the endpoint cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -62,13 +67,35 @@ pub enum BundleEndpointError {
 #[derive(Debug)]
 pub struct BundleEndpoint {
     server: HttpServer,
-    files: Option<(CertFiles, Duration)>,
+    certificate: Certificate,
     refresh_hint: Duration,
     with_wit: bool,
 }
 
+/// Whose work its certificate is.
+#[derive(Debug)]
+enum Certificate {
+    /// An authority's.
+    Acme(Acme),
+    /// That of who writes the files, which are looked at that often.
+    Files(CertFiles, Duration),
+    /// The server's: its SVID.
+    Svid,
+}
+
+/// What the endpoint's certificate may come from.
+#[derive(Debug)]
+pub struct Sources {
+    /// The server's own SVID.
+    pub identity: Arc<SwappableIdentity>,
+    /// What keeps the keys of certificates by ACME.
+    pub keys: Arc<dyn KeyManager>,
+    /// `data_dir`: these certificates are in `bundle-acme` below it.
+    pub data_dir: PathBuf,
+}
+
 impl BundleEndpoint {
-    /// Binds it, or takes a listener that is bound already. `identity` is the server's own SVID.
+    /// Binds it, or takes a listener that is bound already.
     ///
     /// # Errors
     /// [`BundleEndpointError`] when a certificate file cannot be used, or the address cannot be
@@ -76,18 +103,32 @@ impl BundleEndpoint {
     pub async fn bind(
         settings: &Settings,
         listener: Option<TcpListener>,
-        identity: Arc<SwappableIdentity>,
+        sources: Sources,
         clock: SharedClock,
         options: TlsOptions,
     ) -> Result<Self, BundleEndpointError> {
-        let (identity, files) = match &settings.profile {
-            EndpointProfile::HttpsSpiffe => (identity, None),
+        let (tls, certificate) = match &settings.profile {
+            EndpointProfile::HttpsSpiffe => {
+                let tls = web_server_config_with(sources.identity, clock, options)?;
+                (tls, Certificate::Svid)
+            }
+            EndpointProfile::HttpsWebAcme(settings) => {
+                if !sources.keys.outlives_process() {
+                    tracing::warn!(
+                        "The key manager forgets the key of the bundle endpoint's certificate: each \
+                         start orders another one, and authorities allow few"
+                    );
+                }
+                let store = KeyManagerStore::new(sources.keys, sources.data_dir.join(ACME_DIR));
+                let acme = Acme::new(settings.clone(), Arc::new(store), clock);
+                (acme.server_config(options)?, Certificate::Acme(acme))
+            }
             EndpointProfile::HttpsWeb(files) => {
                 let loaded = CertFiles::load(&files.cert, &files.key)?;
-                (loaded.identity(), Some((loaded, files.sync_interval)))
+                let tls = web_server_config_with(loaded.identity(), clock, options)?;
+                (tls, Certificate::Files(loaded, files.sync_interval))
             }
         };
-        let tls = web_server_config_with(identity, clock, options)?;
         let listener = match listener {
             Some(listener) => listener,
             None => bind_host(&settings.address, settings.port).await?,
@@ -95,12 +136,20 @@ impl BundleEndpoint {
         let server = HttpServer::new("bundle_endpoint", listener)?;
         let server = server.secured(Tls::new(tls)).capped(PUBLIC);
         let (refresh_hint, with_wit) = (settings.refresh_hint, settings.publish_wit_keys);
-        Ok(Self { server, files, refresh_hint, with_wit })
+        Ok(Self { server, certificate, refresh_hint, with_wit })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.server.address()
+    }
+
+    /// How its certificate by ACME fares, if it has one.
+    pub fn acme(&self) -> Option<Status> {
+        match &self.certificate {
+            Certificate::Acme(acme) => Some(acme.status()),
+            Certificate::Files(..) | Certificate::Svid => None,
+        }
     }
 
     /// Serves until the tasks end.
@@ -110,8 +159,12 @@ impl BundleEndpoint {
             refresh_hint = self.refresh_hint.as_secs(),
             "Serving bundle endpoint"
         );
-        if let Some((files, interval)) = self.files {
-            watch_files(tasks, "bundle_endpoint", files, interval);
+        match self.certificate {
+            Certificate::Acme(acme) => acme.spawn(tasks),
+            Certificate::Files(files, interval) => {
+                watch_files(tasks, "bundle_endpoint", files, interval);
+            }
+            Certificate::Svid => {}
         }
         let source = Arc::new(Source {
             cache: Arc::clone(cache),

@@ -41,6 +41,11 @@ impl OidcProvider {
         self.listener.address()
     }
 
+    /// How its certificates by ACME fare, if it has such.
+    pub fn acme(&self) -> Option<signet_acme::Status> {
+        self.listener.acme()
+    }
+
     /// Serves until the tasks end.
     pub fn spawn(self, tasks: &Tasks, cache: &Arc<Cache>) {
         let Self { listener, provider, keys } = self;

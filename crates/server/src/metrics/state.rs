@@ -21,6 +21,8 @@ pub struct Shown {
     pub cache: Arc<Cache>,
     /// The authorities.
     pub authority: Authority,
+    /// How the certificates by ACME of listeners fare.
+    pub acme: Arc<[signet_acme::Status]>,
     /// The wall clock.
     pub clock: SharedClock,
     /// The chain of the server's own SVID, DER, leaf first.
@@ -32,6 +34,8 @@ pub struct Shown {
 /// How things stand.
 #[derive(Clone, Debug)]
 pub(super) struct StateMetrics {
+    acme_days: Gauge,
+    acme_failed: Gauge,
     agents: Gauge,
     agents_by_expiry: Gauge,
     agents_expired: Gauge,
@@ -59,6 +63,16 @@ impl StateMetrics {
         let node = |what: &str, help: &str| m.gauge(&["node", what, "count"], help, &[]);
         let entry = |what: &str, help: &str| m.gauge(&["entry", what, "count"], help, &[]);
         Self {
+            acme_days: m.gauge(
+                &["acme", "certificate_days_left"],
+                "Days until the certificate by ACME of a domain expires",
+                &["domain"],
+            ),
+            acme_failed: m.gauge(
+                &["acme", "failed_orders"],
+                "Orders of a certificate by ACME that failed in a row",
+                &["domain"],
+            ),
             agents: node("agents_by_id_cache", "Agents in memory"),
             agents_by_expiry: node("agents_by_expiresat_cache", "Agents in memory"),
             agents_expired: node("agents_expired", "Agents whose SVID has expired"),
@@ -115,7 +129,7 @@ impl StateMetrics {
     }
 
     pub(super) fn show(&self, metrics: &Metrics, shown: Shown) {
-        let Shown { trust_domain, cache, authority, clock, server_svid, started } = shown;
+        let Shown { trust_domain, cache, authority, acme, clock, server_svid, started } = shown;
         self.started.set(&[env!("CARGO_PKG_VERSION"), trust_domain.as_str()], 1.0);
         let me = self.clone();
         metrics.before_reading(move || {
@@ -126,6 +140,12 @@ impl StateMetrics {
             me.staleness.set(&[], cache.staleness().as_secs_f64());
             me.behind.set(&[], cache.behind() as f64);
             me.skipped.iter().for_each(|skipped| skipped.set(&[], 0.0));
+
+            for (domain, it) in acme.iter().flat_map(signet_acme::Status::domains) {
+                let days = it.not_after.map(|end| left(end) / 86_400.0);
+                tell(&me.acme_days, &[&domain], days);
+                me.acme_failed.set(&[&domain], f64::from(it.failures));
+            }
 
             let agents = cache.agent_expiries(now);
             me.agents.set_len(&[], agents.known);

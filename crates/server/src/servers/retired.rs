@@ -39,7 +39,7 @@ pub(super) async fn clean(context: &Context) {
 /// Until when something signed by a server may be valid.
 pub(super) fn needed_until(context: &Context, server: &ServerRecord) -> UnixTime {
     let ttl = &context.config.ttl;
-    let has_wit = context.authority.has(AuthorityKind::Wit);
+    let has_wit = context.parts.authority.has(AuthorityKind::Wit);
     let wit = if has_wit { WitOptions::default().svid_ttl } else { Duration::ZERO };
     let longest = ttl.x509_svid.max(ttl.jwt_svid).max(ttl.agent).max(wit);
     let unseen = super::HEARTBEAT * UNSEEN;

@@ -104,7 +104,15 @@ fn name(trust_domain: &str) -> String {
 /// The block `federation` of the server's configuration.
 pub(super) fn endpoint(federation: &Federation, certificate: &str) -> Value {
     let given = &federation.bundle_endpoint;
-    let profile = if given.profile == "https_web" {
+    let acme = given.https_web.as_ref().and_then(|web| web.acme.as_ref());
+    let profile = if let (true, Some(acme)) = (given.profile == "https_web", acme) {
+        json!({ "https_web": { "acme": {
+            "directory_url": acme.directory_url,
+            "domain_name": acme.domain_name,
+            "email": acme.email,
+            "tos_accepted": acme.tos_accepted == "true",
+        } } })
+    } else if given.profile == "https_web" {
         let cert = given.https_web.as_ref().and_then(|web| web.serving_cert.clone());
         let interval = cert.unwrap_or_default().file_sync_interval;
         let interval = if interval == 0 { 3600 } else { interval };
@@ -134,7 +142,9 @@ pub(super) fn route(part: &Part<'_>, spec: &ServerSpec) -> Vec<Wanted> {
     let mut all = Vec::new();
     let endpoint = &federation.bundle_endpoint;
     let mut tls = json!({ "insecureEdgeTerminationPolicy": "Redirect" });
-    if or(&endpoint.profile, "https_spiffe") == "https_spiffe" {
+    let has_acme = endpoint.https_web.as_ref().is_some_and(|web| web.acme.is_some());
+    // The authority looks at the endpoint's own TLS.
+    if or(&endpoint.profile, "https_spiffe") == "https_spiffe" || has_acme {
         set(&mut tls, "termination", json!("passthrough"));
     } else {
         set(&mut tls, "termination", json!("reencrypt"));
@@ -162,6 +172,30 @@ pub(super) fn route(part: &Part<'_>, spec: &ServerSpec) -> Vec<Wanted> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_by_acme_is_the_server_s_own_work() {
+        let given: Federation = serde_json::from_value(json!({ "bundleEndpoint": {
+            "profile": "https_web",
+            "httpsWeb": { "acme": {
+                "directoryUrl": "https://ca.example/dir",
+                "domainName": "federation.a.example",
+                "email": "admin@a.example",
+                "tosAccepted": "true",
+            } },
+        } }))
+        .unwrap();
+        let profile = endpoint(&given, "/certificate")["bundle_endpoint"]["profile"].clone();
+        assert_eq!(
+            profile,
+            json!({ "https_web": { "acme": {
+                "directory_url": "https://ca.example/dir",
+                "domain_name": "federation.a.example",
+                "email": "admin@a.example",
+                "tos_accepted": true,
+            } } })
+        );
+    }
 
     #[test]
     fn every_trust_domain_has_a_resource_with_a_name_that_kubernetes_takes() {
