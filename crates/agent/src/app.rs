@@ -23,7 +23,7 @@ use signet_daemon::{
     program::Program,
     signal::UserSignal,
 };
-use signet_http::{HttpError, Proxies, ProxyUrlError};
+use signet_http::{Proxies, ProxyUrlError};
 use signet_pki::KeyManagerError;
 use tokio::{net::TcpListener, sync::watch, time::Instant};
 
@@ -52,7 +52,7 @@ use crate::{
         workload_api::{Handler, WorkloadApiSettings},
     },
     state::{AgentState, StateError},
-    svid_store::SvidStores,
+    svid_store::{OpenError, SvidStores},
     sync::{CurrentAttestor, Manager, Parts, Settings, Status},
     wit::WitService,
     workload::{AdminSocket, CallerAttestor},
@@ -138,7 +138,7 @@ pub enum BuildError {
     State(#[from] StateError),
     /// A secret store cannot be used.
     #[error("SVIDStore")]
-    SvidStore(#[source] HttpError),
+    SvidStore(#[source] OpenError),
     /// TLS cannot be set up.
     #[error("TLS: {0}")]
     Tls(ClientError),

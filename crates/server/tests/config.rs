@@ -314,7 +314,10 @@ fn plugins_that_do_not_exist_here_are_refused_with_what_to_use() {
             "service_account_allow_list must be configured",
         ),
         ("NodeAttestor \"aws_iid\" {}", "use k8s_psat, x509pop, http_challenge or join_token"),
-        ("UpstreamAuthority \"ejbca\" {}", "is not in this release; use UpstreamAuthority \"disk\""),
+        (
+            "UpstreamAuthority \"ejbca\" {}",
+            "is not in this release; use UpstreamAuthority \"disk\"",
+        ),
         ("Notifier \"gcs_bundle\" {}", "use Notifier \"k8sbundle\""),
         ("Notifier \"x\" {}", "unknown notifier; this build has k8sbundle"),
         (
