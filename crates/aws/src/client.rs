@@ -165,7 +165,11 @@ impl Client {
         let mut pause = FIRST_PAUSE;
         let mut attempt = 1;
         loop {
-            let keys = self.0.credentials.keys().await?;
+            // Whatever went wrong there, the call itself was not made.
+            let keys = self.0.credentials.keys().await.map_err(|error| match error {
+                AwsError::Credentials(_) => error,
+                error => AwsError::Credentials(signet_base::chain(&error)),
+            })?;
             let outcome = send_signed(&self.0, request, &keys).await;
             let Err(error) = outcome else { return outcome };
             let again = if error.is_of_credentials() {

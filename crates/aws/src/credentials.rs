@@ -30,7 +30,7 @@ pub use sts::CallerIdentity;
 
 /// How long before their end credentials are renewed, seconds.
 const EARLY: i64 = 300;
-/// How long after a failure credentials that are still good are not renewed again.
+/// How long after a failure nobody is asked again.
 const REST: Duration = Duration::from_secs(10);
 /// How deep a role may be built upon another.
 const MAX_DEPTH: u8 = 5;
@@ -161,12 +161,12 @@ impl Credentials {
     /// [`AwsError::Credentials`] when there are none, with all that was tried; other errors of the
     /// service that was asked for them.
     pub async fn keys(&self) -> Result<Arc<Keys>, AwsError> {
-        if let Some(keys) = self.fresh() {
-            return Ok(keys);
+        if let Some(known) = self.known() {
+            return known;
         }
         let _getting = self.0.getting.lock().await;
-        if let Some(keys) = self.fresh() {
-            return Ok(keys);
+        if let Some(known) = self.known() {
+            return known;
         }
         let got = self.get(self.0.source.clone(), 0).await;
         let mut current = self.current();
@@ -234,13 +234,20 @@ impl Credentials {
         sts::caller_identity(&self.0.place, &*self.keys().await?).await
     }
 
-    /// Keys that need no renewal, or whose renewal has failed a moment ago.
-    fn fresh(&self) -> Option<Arc<Keys>> {
+    /// What can be said without asking anybody: keys that need no renewal, and for a moment after a
+    /// failure what there is.
+    fn known(&self) -> Option<Result<Arc<Keys>, AwsError>> {
         let current = self.current();
-        let keys = current.keys.clone()?;
-        let left = self.left(&keys);
-        let has_failed = current.failed.as_ref().is_some_and(|(at, _)| at.elapsed() < REST);
-        (left > EARLY || (left > 0 && has_failed)).then_some(keys)
+        let failure = current.failed.as_ref().filter(|(at, _)| at.elapsed() < REST);
+        let left = current.keys.as_ref().map_or(0, |keys| self.left(keys));
+        match (&current.keys, failure) {
+            (Some(keys), _) if left > EARLY => Some(Ok(Arc::clone(keys))),
+            (Some(keys), Some(_)) if left > 0 => Some(Ok(Arc::clone(keys))),
+            (_, Some((_, why))) => {
+                Some(Err(AwsError::Credentials(format!("{why} (tried again soon)"))))
+            }
+            _ => None,
+        }
     }
 
     /// How long keys are good, seconds.

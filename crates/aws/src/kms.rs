@@ -69,6 +69,9 @@ struct Inner {
     /// The policy of new keys; nothing where KMS's own is to hold.
     policy: OnceCell<Option<String>>,
     state: Mutex<State>,
+    /// Held while an alias of this server is looked at and changed: a refresh must not undo a
+    /// rotation.
+    aliases: tokio::sync::Mutex<()>,
     is_loaded: Notify,
 }
 
@@ -108,6 +111,7 @@ impl Kms {
             names,
             policy: OnceCell::new(),
             state: Mutex::default(),
+            aliases: tokio::sync::Mutex::default(),
             is_loaded: Notify::new(),
             settings,
         })))
@@ -158,6 +162,7 @@ impl Kms {
         }
         let unknown = |error: AwsError| KeyStoreError::unknown(chain(&error));
         let public_key = self.new_public_key(&made.arn).await.map_err(unknown)?;
+        let _aliases = self.0.aliases.lock().await;
         let has_alias = self.state().own.contains_key(id);
         self.0.api.set_alias(&alias, &made.arn, has_alias).await.map_err(unknown)?;
         self.state().own.insert(id.to_owned(), made.arn);
@@ -215,6 +220,7 @@ impl Kms {
     /// Takes the alias of a name from a key that is to go: back to the one that is in use.
     async fn give_alias_back(&self, id: &str, arn: &str) -> Result<(), AwsError> {
         let alias = self.0.names.alias(id)?;
+        let _aliases = self.0.aliases.lock().await;
         match self.0.api.describe(&alias).await {
             Ok(target) if target.arn == arn => {}
             Ok(_) => return Ok(()),

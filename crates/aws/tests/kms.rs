@@ -198,6 +198,12 @@ async fn keys_are_kept_alive_for_servers_of_both_kinds() {
     assert_eq!(account.aws.count("TagResource"), asked + 1);
     account.aws.release();
 
+    // What was given up half-way left the alias with a key that is to be deleted.
+    let given_up = account.add(Some(&name), "", &[]);
+    account.world.lock().unwrap().keys.get_mut(&given_up).unwrap().state = "PendingDeletion";
+    store.refresh().await.unwrap();
+    assert_eq!(account.target(&name), Some(arn));
+
     // A replica with the same key identifier has rotated the key: it is left as it is.
     let rotated = account.add(Some(&name), "", &[]);
     store.refresh().await.unwrap();

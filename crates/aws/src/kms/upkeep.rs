@@ -80,23 +80,27 @@ impl Kms {
 
     async fn refresh_one(&self, id: &str, arn: &str) -> Result<(), AwsError> {
         let (api, alias) = (&self.0.api, self.0.names.alias(id)?);
+        let aliases = self.0.aliases.lock().await;
+        // It may have been rotated meanwhile.
+        if self.state().own.get(id).is_none_or(|own| own != arn) {
+            return Ok(());
+        }
         match api.describe(&alias).await {
-            Ok(target) if target.arn == arn => api.set_alias(&alias, arn, true).await?,
-            Ok(target) => {
-                // A replica with the same key identifier, or this server a moment ago.
-                let is_own = self.state().own.get(id).is_some_and(|own| *own == arn);
-                if is_own {
-                    tracing::warn!(
-                        alias,
-                        key = arn,
-                        other = target.arn,
-                        "The alias of a key leads to another key by now; it is left as it is"
-                    );
-                }
+            // A key that is about to be deleted is no rotation, but what one that was given up left.
+            Ok(target) if target.arn == arn || !target.enabled => {
+                api.set_alias(&alias, arn, true).await?;
             }
+            Ok(target) => tracing::warn!(
+                alias,
+                key = arn,
+                other = target.arn,
+                "The alias of a key leads to another key by now, which a replica may have made; it \
+                 is left as it is"
+            ),
             Err(error) if error.is_not_found() => api.set_alias(&alias, arn, false).await?,
             Err(error) => return Err(error),
         }
+        drop(aliases);
         if self.0.settings.by_tags {
             return api.tag_key(arn, &self.own_tags(id)).await;
         }
