@@ -19,8 +19,9 @@ use e2e::{
 };
 use nix::{sys::signal::kill, unistd::Pid};
 use serde_json::{Value, json};
+use signet_aws::{Access, Credentials, Environment, Keys, Place, Service};
 use signet_base::SystemClock;
-use signet_testkit::{Bao, Suspended};
+use signet_testkit::{Bao, LocalKms, Suspended};
 use signet_vault::{Auth, Client, Settings, VaultError};
 
 /// What an operator does with Vault.
@@ -281,6 +282,76 @@ fn a_server_killed_at_any_call_to_vault_loses_no_active_key_and_leaves_none_behi
     }
     assert!(sprung >= 8, "it was ended {sprung} times");
     assert!(!server.log().contains("The key of the active"), "no key was lost");
+}
+
+/// How many keys a KMS has that are not deleted.
+fn kms_keys(kms: &LocalKms) -> usize {
+    let url = kms.url();
+    let environment =
+        Environment::from_fn(move |name| (name == "AWS_ENDPOINT_URL_KMS").then(|| url.clone()));
+    let place = Place::new(LocalKms::REGION, environment, Arc::new(SystemClock));
+    let keys = Some(Keys::new("AK", "SK", None));
+    let credentials = Credentials::new(place, &Access { keys, assume_role_arn: None });
+    let client = signet_aws::Client::new(Service::KMS, None, &credentials).expect("a client");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let call = |action, body: Value| {
+        runtime.block_on(client.call::<Value>(action, &body)).expect("an answer")
+    };
+    let listed = call("ListKeys", json!({ "Limit": 1000 }));
+    let arns = listed["Keys"].as_array().expect("a list");
+    let describe = |key: &Value| call("DescribeKey", json!({ "KeyId": key["KeyArn"] }));
+    arns.iter().filter(|key| describe(key)["KeyMetadata"]["Enabled"] == true).count()
+}
+
+#[test]
+fn a_server_lives_with_its_keys_in_kms_and_makes_no_more_in_a_crash_loop() {
+    let Some(kms) = LocalKms::start() else { skip!("there is no local-kms") };
+    let dir = Arc::new(TestDir::new());
+    std::fs::write(dir.join("policy.json"), "{\"Statement\":[]}").expect("a file");
+    let key_manager = |file: &str| {
+        let policy = dir.join("policy.json").display().to_string();
+        format!(
+            "KeyManager \"aws_kms\" {{ plugin_data {{ region = \"{}\" key_identifier_file = \
+             \"DIR/{file}\" key_policy_file = \"{policy}\" access_key_id = \"AK\" \
+             secret_access_key = \"SK-hush\" }} }}",
+            LocalKms::REGION
+        )
+    };
+    let env = vec![("AWS_ENDPOINT_URL_KMS".to_owned(), kms.url())];
+    let options = ServerOptions {
+        key_manager: key_manager("key_id"),
+        env: env.clone(),
+        ..ServerOptions::default()
+    };
+    let mut node = Node::with(options, AgentOptions::default());
+    node.register_caller("/workload", "");
+    assert_eq!(chain_of(&node), 1);
+    let x509 = rotate(&node.server, "x509");
+    let jwt = rotate(&node.server, "jwt");
+    node.server.restart();
+    assert_eq!((active(&node.server, "x509"), active(&node.server, "jwt")), (x509, jwt));
+    assert_eq!(chain_of(&node), 1);
+    node.agent.cli().line("api fetch jwt -audience a").ok();
+    assert!(!node.server.log().contains("SK-hush"), "the secret is not logged");
+    let before = kms_keys(&kms);
+    assert!((2..=4).contains(&before), "{before} keys");
+
+    // Another server, whose upstream authority is away, starts again and again.
+    let upstream = "UpstreamAuthority \"vault\" { plugin_data { vault_addr = \
+                    \"http://127.0.0.1:1\" token_auth { token = \"t\" } } }";
+    let options = ServerOptions {
+        key_manager: key_manager("other_key_id"),
+        plugins: upstream.to_owned(),
+        env,
+        ..ServerOptions::default()
+    };
+    let mut server = Server::prepare_in(&dir, "crashing", options);
+    for _ in 0..20 {
+        server.launch();
+        assert_eq!(server.process().wait(e2e::DEADLINE), 1, "{}", server.log());
+    }
+    let left = kms_keys(&kms) - before;
+    assert!(left <= 2, "{left} keys");
 }
 
 static TOKENS: AtomicU16 = AtomicU16::new(0);

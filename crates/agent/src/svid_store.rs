@@ -15,6 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use serde_json::{Map, Value};
+use signet_aws::AwsError;
 use signet_base::{CancellationToken, SharedClock};
 use signet_http::HttpError;
 use signet_identity::{Bundle, EntryId, SelectorSet};
@@ -50,6 +51,17 @@ enum StoreError {
     #[error("{0}")]
     Failed(String),
     /// It could not be reached.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+}
+
+/// Why a store cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// AWS's.
+    #[error(transparent)]
+    Aws(#[from] AwsError),
+    /// The machine's roots or proxies cannot be used.
     #[error(transparent)]
     Http(#[from] HttpError),
 }
@@ -154,17 +166,17 @@ impl SvidStores {
     /// The stores of `settings`.
     ///
     /// # Errors
-    /// [`HttpError`] when the machine's roots or proxies cannot be used.
+    /// [`OpenError`] when the settings, or the machine's roots or proxies, cannot be used.
     pub fn new<'a>(
         settings: impl IntoIterator<Item = &'a SvidStore>,
         cache: Arc<Cache>,
         clock: &SharedClock,
-    ) -> Result<Self, HttpError> {
+    ) -> Result<Self, OpenError> {
         let trust_domain = cache.own_bundle().trust_domain.clone();
         let mut stores: BTreeMap<&'static str, Box<dyn Store>> = BTreeMap::new();
         for store in settings {
             let opened: Box<dyn Store> = match store {
-                SvidStore::Aws(aws) => Box::new(aws::Aws::new(aws.clone(), Arc::clone(clock))?),
+                SvidStore::Aws(aws) => Box::new(aws::Aws::new(aws, clock)?),
                 SvidStore::Disk { directory } => Box::new(disk::Disk::new(directory.clone())),
                 SvidStore::Gcp(gcp) => {
                     Box::new(gcp::Gcp::new(gcp.clone(), &trust_domain, Arc::clone(clock))?)

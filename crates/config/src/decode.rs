@@ -10,7 +10,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt::Display,
     path::PathBuf,
     str::FromStr,
@@ -308,6 +308,16 @@ impl<'a> Block<'a> {
         }
         let items = inner.into_iter().flatten();
         found.then(|| Self::new(self.context, format!("{key} {{}}"), pos, items))
+    }
+
+    /// A block whose keys are names of the user's, each with a text; the last of a name counts.
+    pub fn text_map(&self, key: &'static str) -> BTreeMap<String, String> {
+        let mut lists = Vec::new();
+        for item in self.all(key) {
+            self.objects(key, &item.value, &mut lists);
+        }
+        let items = lists.into_iter().flatten();
+        items.filter_map(|item| Some((item.key.clone(), self.text_of(key, &item.value)?))).collect()
     }
 
     /// Blocks with a label, `key "label" { … }`, in the order of the file; those of one label are

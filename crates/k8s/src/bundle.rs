@@ -12,7 +12,7 @@ use super::ApiError;
 
 pub use self::{
     notifier::K8sBundle,
-    publisher::{BundleFormat, K8sConfigMap, PublishTarget},
+    publisher::{K8sConfigMap, PublishTarget},
     target::BundleTarget,
 };
 

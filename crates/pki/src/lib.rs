@@ -22,6 +22,7 @@ pub mod seal;
 pub mod signer;
 pub mod text_file;
 pub mod tls;
+pub mod upstream_ca;
 pub mod upstream_disk;
 pub mod wit;
 pub mod x509;

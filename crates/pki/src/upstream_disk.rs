@@ -7,19 +7,16 @@ use std::{
 };
 
 use async_trait::async_trait;
-use signet_base::Clock;
-use signet_identity::{TrustDomain, X509Authority};
+use signet_base::{Clock, chain};
+use signet_identity::TrustDomain;
 use signet_time::UnixTime;
 
 use crate::{
-    Signer,
     ports::{MintedCa, PortError, UpstreamAuthority, UpstreamBundle},
     text_file,
-    x509::{CaIssuer, CaParams, Certificate, Csr, Name, verify_ca},
+    upstream_ca::{UpstreamCa, UpstreamCaError},
+    x509::Certificate,
 };
-
-/// The life of a minted CA when the caller has no wish, seconds: as SPIRE.
-const DEFAULT_TTL: Duration = Duration::from_secs(60 * 60);
 
 /// Where the files are.
 #[derive(Clone, Debug)]
@@ -39,13 +36,7 @@ pub struct DiskUpstream {
     trust_domain: TrustDomain,
     clock: Arc<dyn Clock>,
     /// What was good last; used while the files are not.
-    loaded: Mutex<Arc<Loaded>>,
-}
-
-#[derive(Debug)]
-struct Loaded {
-    issuer: CaIssuer,
-    roots: Vec<X509Authority>,
+    loaded: Mutex<Arc<UpstreamCa>>,
 }
 
 impl DiskUpstream {
@@ -64,7 +55,7 @@ impl DiskUpstream {
 
     /// Reads the files again. While they are broken (someone is replacing them) the last good
     /// content stays in use, and a warning is logged.
-    async fn reload(&self) -> Result<Arc<Loaded>, PortError> {
+    async fn reload(&self) -> Result<Arc<UpstreamCa>, PortError> {
         let (config, now) = (self.config.clone(), self.clock.unix());
         let read = tokio::task::spawn_blocking(move || load(&config, now))
             .await
@@ -87,57 +78,28 @@ impl UpstreamAuthority for DiskUpstream {
     }
 
     async fn mint_x509_ca(&self, csr: &[u8], ttl: Duration) -> Result<MintedCa, PortError> {
-        let csr = Csr::from_der(csr).map_err(failed)?;
-        let wanted = self.trust_domain.id_string();
-        if csr.uris() != [wanted.as_str()] {
-            return Err(failed(format!("the CSR must have exactly one URI SAN, {wanted}")));
-        }
         let loaded = self.reload().await?;
-        let now = self.clock.unix();
-        let ttl = if ttl.is_zero() { DEFAULT_TTL } else { ttl };
-        let params = CaParams {
-            trust_domain: self.trust_domain.clone(),
-            subject: Name::default(),
-            extensions: Vec::new(),
-            now,
-            not_after: now + ttl,
-        };
-        let issued = loaded.issuer.issue_ca_from_csr(&csr, &params).map_err(failed)?;
-        let mut chain: Vec<Arc<[u8]>> = vec![issued.der.into()];
-        chain.extend(loaded.issuer.upstream_chain().iter().cloned());
-        Ok(MintedCa { chain, upstream_roots: loaded.roots.clone() })
+        loaded.mint(csr, ttl, &self.trust_domain, self.clock.unix()).map_err(|e| failed(chain(&e)))
     }
 
     async fn upstream_bundle(&self) -> Result<Option<UpstreamBundle>, PortError> {
-        Ok(Some(UpstreamBundle::of_roots(self.reload().await?.roots.clone())))
+        Ok(Some(UpstreamBundle::of_roots(self.reload().await?.roots().to_vec())))
     }
 }
 
-fn load(config: &DiskUpstreamConfig, now: UnixTime) -> Result<Loaded, PortError> {
+fn load(config: &DiskUpstreamConfig, now: UnixTime) -> Result<UpstreamCa, PortError> {
     let key_path = &config.key_file_path;
     let key = text_file::private_key(key_path).map_err(failed)?;
-    let signer: Arc<dyn Signer> = key.signer().map_err(|e| in_file(key_path, &e))?;
     let chain = certificates(&config.cert_file_path)?;
-    let (ca, _) = chain.split_first().ok_or_else(|| failed("no certificate"))?;
-    let (roots, upstream_chain) = match &config.bundle_file_path {
-        Some(path) => (certificates(path)?, chain.clone()),
-        None if chain.len() == 1 => (chain.clone(), Vec::new()),
-        None => {
-            return Err(in_file(
-                &config.cert_file_path,
-                &"holds several certificates: set bundle_file_path to the roots",
-            ));
-        }
-    };
-    let ders = |certificates: &[Certificate]| -> Vec<Arc<[u8]>> {
-        certificates.iter().map(|c| c.der().clone()).collect()
-    };
-    verify_ca(&ders(&chain), &ders(&roots), now)
-        .map_err(|e| in_file(&config.cert_file_path, &e))?;
-    let issuer = CaIssuer::new(ca.clone(), ders(&upstream_chain), signer)
-        .map_err(|e| in_file(&config.cert_file_path, &e))?;
-    let roots = ders(&roots).into_iter().map(|der| X509Authority { der, tainted: false }).collect();
-    Ok(Loaded { issuer, roots })
+    let roots = config.bundle_file_path.as_deref().map(certificates).transpose()?;
+    UpstreamCa::new(&key, &chain, roots.as_deref(), now).map_err(|error| match error {
+        UpstreamCaError::Key(error) => in_file(key_path, &error),
+        UpstreamCaError::NoRoots => in_file(
+            &config.cert_file_path,
+            &"holds several certificates: set bundle_file_path to the roots",
+        ),
+        error => in_file(&config.cert_file_path, &self::chain(&error)),
+    })
 }
 
 fn certificates(path: &Path) -> Result<Vec<Certificate>, PortError> {

@@ -4,6 +4,7 @@
 //! takes other settings while the server runs. [`Plugins`] holds the settings of all of them; each
 //! of its functions takes it apart field by field, so that none can forget a kind.
 
+mod aws;
 pub mod bundle_publisher;
 pub mod credential_composer;
 pub mod data_store;
@@ -150,7 +151,7 @@ impl Plugins {
         let nobody: Arc<dyn Fn() -> Vec<Certificate> + Send + Sync> = Arc::new(Vec::new);
         let scope = Scope { trust_domain, clock, authorities: &nobody };
         let mut problems = Vec::new();
-        problems.extend(key_manager::check(key_manager, clock).err());
+        problems.extend(key_manager::check(key_manager, trust_domain, clock).err());
         for plugin in node_attestors {
             problems.extend(node_attestor::check(plugin, &scope).err());
         }

@@ -345,14 +345,16 @@ fn plugins_become_typed_values() {
 #[test]
 fn plugins_that_do_not_exist_here_are_refused_with_what_to_use() {
     for (plugin, wanted) in [
-        ("KeyManager \"aws_kms\" {}", "is not in this release; use KeyManager \"disk\""),
         ("KeyManager \"x\" {}", "unknown key manager"),
         (
             "NodeAttestor \"k8s_psat\" { plugin_data { clusters = { \"c\" = {} } } }",
             "service_account_allow_list must be configured",
         ),
         ("NodeAttestor \"aws_iid\" {}", "use k8s_psat, x509pop, http_challenge or join_token"),
-        ("UpstreamAuthority \"aws_pca\" {}", "use UpstreamAuthority \"disk\""),
+        (
+            "UpstreamAuthority \"ejbca\" {}",
+            "is not in this release; use UpstreamAuthority \"disk\"",
+        ),
         ("Notifier \"gcs_bundle\" {}", "use Notifier \"k8sbundle\""),
         ("Notifier \"x\" {}", "unknown notifier; this build has k8sbundle"),
         (
@@ -367,7 +369,6 @@ fn plugins_that_do_not_exist_here_are_refused_with_what_to_use() {
             "Notifier \"k8sbundle\" { plugin_data { namespace = \"../x\" } }",
             "is not the name of a Kubernetes object",
         ),
-        ("BundlePublisher \"aws_s3\" {}", "use BundlePublisher \"k8s_configmap\""),
         ("BundlePublisher \"x\" {}", "unknown bundle publisher"),
         (
             "BundlePublisher \"k8s_configmap\" { plugin_data { clusters = { c = {} } } }",

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
+use signet_aws::{Access, Keys};
 use signet_config::{Block, Count, Kind};
-use zeroize::Zeroizing;
 
 /// `SVIDStore`.
 pub(super) const KIND: Kind<SvidStore> = Kind {
@@ -29,24 +29,14 @@ pub enum SvidStore {
 }
 
 /// `aws_secretsmanager`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Aws {
     /// `region`, required.
     pub region: String,
-    /// `access_key_id`, else `AWS_ACCESS_KEY_ID`.
-    pub access_key_id: String,
-    /// `secret_access_key`, else `AWS_SECRET_ACCESS_KEY`.
-    pub secret_access_key: Zeroizing<String>,
-    /// `AWS_SESSION_TOKEN`.
-    pub session_token: Option<String>,
+    /// `access_key_id` and `secret_access_key`; else they are looked for where AWS's SDKs look.
+    pub access: Access,
     /// `endpoint` (our own key): the service's URL, for endpoints in a VPC.
-    pub endpoint: String,
-}
-
-impl std::fmt::Debug for Aws {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Aws({}, {}, ..)", self.region, self.access_key_id)
-    }
+    pub endpoint: Option<String>,
 }
 
 /// `gcp_secretmanager`.
@@ -74,29 +64,28 @@ fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
-fn endpoint(block: &Block<'_>, default: String) -> String {
-    let endpoint = block.text("endpoint").unwrap_or(default);
+fn endpoint(block: &Block<'_>) -> Option<String> {
+    let endpoint = block.text("endpoint")?;
     if !endpoint.starts_with("https://") && !endpoint.starts_with("http://127.0.0.1:") {
         block.error("endpoint", "it must be an https:// URL");
     }
-    endpoint.trim_end_matches('/').to_owned()
+    Some(endpoint.trim_end_matches('/').to_owned())
 }
 
 fn aws(block: &Block<'_>) -> Option<SvidStore> {
     let region = block.required_text("region");
-    let id = block.text("access_key_id").or_else(|| variable("AWS_ACCESS_KEY_ID"));
-    let secret = block.text("secret_access_key").or_else(|| variable("AWS_SECRET_ACCESS_KEY"));
-    let default = region.as_ref().map(|r| format!("https://secretsmanager.{r}.amazonaws.com"));
-    let endpoint = endpoint(block, default.unwrap_or_else(|| "https://".to_owned()));
-    let access_key_id = block.required("access_key_id", id);
-    let secret_access_key = block.required("secret_access_key", secret);
-    Some(SvidStore::Aws(Aws {
-        region: region?,
-        access_key_id: access_key_id?,
-        secret_access_key: Zeroizing::new(secret_access_key?),
-        session_token: variable("AWS_SESSION_TOKEN"),
-        endpoint,
-    }))
+    let keys = match (block.text("access_key_id"), block.text("secret_access_key")) {
+        (Some(id), Some(secret)) => Some(Keys::new(&id, &secret, None)),
+        (None, None) => None,
+        _ => {
+            let message = "access_key_id and secret_access_key need each other";
+            block.error("access_key_id", message);
+            None
+        }
+    };
+    let access = Access { keys, assume_role_arn: None };
+    let endpoint = endpoint(block);
+    Some(SvidStore::Aws(Aws { region: region?, access, endpoint }))
 }
 
 fn disk(block: &Block<'_>) -> Option<SvidStore> {
@@ -107,6 +96,7 @@ fn disk(block: &Block<'_>) -> Option<SvidStore> {
 fn gcp(block: &Block<'_>) -> Option<SvidStore> {
     let file = block.path("service_account_file");
     let file = file.or_else(|| variable("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from));
-    let endpoint = endpoint(block, "https://secretmanager.googleapis.com".to_owned());
+    let endpoint = endpoint(block);
+    let endpoint = endpoint.unwrap_or_else(|| "https://secretmanager.googleapis.com".to_owned());
     Some(SvidStore::Gcp(Gcp { service_account_file: file, endpoint }))
 }

@@ -2,7 +2,6 @@
 
 use std::{
     fmt,
-    str::FromStr,
     sync::{Mutex, PoisonError},
 };
 
@@ -10,7 +9,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use serde_json::json;
 use signet_identity::Bundle;
-use signet_pki::{jwks, ports::PortError};
+use signet_pki::{jwks::BundleFormat, ports::PortError};
 
 use super::{
     super::api::{ApiServer, Write, object_name},
@@ -22,22 +21,6 @@ const NAME: &str = "k8s_configmap";
 /// Who owns the key of the ConfigMap, by the rules of server-side apply: SPIRE's name, so that
 /// either program goes on where the other stopped.
 const FIELD_MANAGER: &str = "spire-bundlepublisher-k8s_configmap";
-
-/// The form of a published bundle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BundleFormat {
-    /// A JWK set of the X.509 and JWT authorities without SPIFFE's own members.
-    Jwks,
-    /// The X.509 authorities.
-    Pem,
-    /// The SPIFFE bundle document.
-    Spiffe,
-}
-
-/// Not a [`BundleFormat`].
-#[derive(Debug, thiserror::Error)]
-#[error("unknown bundle format {0:?}, expected spiffe, jwks or pem")]
-pub struct FormatError(String);
 
 /// Where the bundle goes in one cluster.
 #[derive(Debug)]
@@ -63,19 +46,6 @@ pub struct K8sConfigMap {
     targets: Vec<(PublishTarget, Mutex<Option<Bundle>>)>,
 }
 
-impl FromStr for BundleFormat {
-    type Err = FormatError;
-
-    fn from_str(text: &str) -> Result<Self, FormatError> {
-        match text.to_ascii_lowercase().as_str() {
-            "jwks" => Ok(Self::Jwks),
-            "pem" => Ok(Self::Pem),
-            "spiffe" => Ok(Self::Spiffe),
-            _ => Err(FormatError(text.to_owned())),
-        }
-    }
-}
-
 impl fmt::Debug for K8sConfigMap {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.targets.iter().map(|(target, _)| target)).finish()
@@ -83,20 +53,9 @@ impl fmt::Debug for K8sConfigMap {
 }
 
 impl PublishTarget {
-    fn document(&self, bundle: &Bundle) -> Result<String, jwks::BundleError> {
-        match self.format {
-            BundleFormat::Pem => Ok(jwks::encode_pem(bundle)),
-            BundleFormat::Jwks => jwks::encode_published(bundle, false),
-            BundleFormat::Spiffe => {
-                let mut bundle = bundle.clone();
-                bundle.refresh_hint = self.refresh_hint.unwrap_or(bundle.refresh_hint);
-                jwks::encode_published(&bundle, true)
-            }
-        }
-    }
-
     async fn publish(&self, bundle: &Bundle) -> Result<(), String> {
-        let document = self.document(bundle).map_err(|error| error.to_string())?;
+        let document = self.format.encode(bundle, self.refresh_hint);
+        let document = document.map_err(|error| error.to_string())?;
         let names = object_name(&self.namespace)
             .and_then(|namespace| object_name(&self.config_map).map(|name| (namespace, name)));
         let (namespace, name) = names.map_err(|error| error.to_string())?;

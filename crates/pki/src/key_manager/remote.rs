@@ -54,6 +54,12 @@ pub trait KeyStore: Send + Sync + fmt::Debug {
         key_type: KeyType,
     ) -> Result<PublicKey, KeyStoreError>;
 
+    /// By what the store knows the key that was just made under a handle, where it names keys
+    /// itself. Asked for once, after [`KeyStore::create`] went well.
+    fn final_handle(&self, handle: &str) -> String {
+        handle.to_owned()
+    }
+
     /// All keys of this server, and of no other. Several may have the same name: the newest of
     /// them is in use.
     ///
@@ -258,6 +264,7 @@ impl KeyManager for RemoteKeyManager {
             }
         };
         begun.handle = None;
+        let handle = store.final_handle(&handle);
         let key = StoredKey { handle, id: id.to_owned(), public_key, made: i128::MAX };
         let managed = shared.managed(&key);
         let old = lock(&shared.keys).get_or_insert_default().insert(id.to_owned(), key);

@@ -95,7 +95,7 @@ impl Reloader {
         let replace_sinks = self.bundle_events.prepare(&next, &scope)?;
         // The one that may still fail comes first.
         if next.key_manager != self.in_force.key_manager {
-            self.keys.reconfigure(&next.key_manager, &self.context.parts.clock).await?;
+            self.keys.reconfigure(&next.key_manager, scope.trust_domain, scope.clock).await?;
         }
         if let Some(upstream) = upstream {
             authority.replace_upstream(upstream).await?;

@@ -1,11 +1,14 @@
 //! `BundlePublisher`: who publishes the bundle.
 
+mod aws;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use signet_config::{Block, Count, Kind};
-use signet_k8s::bundle::{BundleFormat, K8sConfigMap as K8sConfigMapPort, PublishTarget};
-use signet_pki::BundlePublisher as BundlePublisherPort;
+use signet_k8s::bundle::{K8sConfigMap as K8sConfigMapPort, PublishTarget};
+use signet_pki::{BundlePublisher as BundlePublisherPort, jwks::BundleFormat};
 
+pub use self::aws::{AwsRolesAnywhere, AwsS3};
 use super::{
     PluginError, Scope,
     kubernetes::{self, api_server, data_key, object_name},
@@ -20,9 +23,13 @@ pub(super) const KIND: Kind<BundlePublisher> = Kind {
     name: "BundlePublisher",
     noun: "bundle publisher",
     count: Count::Any,
-    plugins: &[("k8s_configmap", k8s_config_map)],
+    plugins: &[
+        ("aws_rolesanywhere_trustanchor", aws::roles_anywhere),
+        ("aws_s3", aws::s3),
+        ("k8s_configmap", k8s_config_map),
+    ],
     absent: &[(
-        &["aws_rolesanywhere_trustanchor", "aws_s3", "azure_blob", "gcp_cloudstorage"],
+        &["azure_blob", "gcp_cloudstorage"],
         "use BundlePublisher \"k8s_configmap\", or upload what `bundle show -format spiffe` \
          prints",
     )],
@@ -31,6 +38,10 @@ pub(super) const KIND: Kind<BundlePublisher> = Kind {
 /// Who publishes the bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BundlePublisher {
+    /// `aws_rolesanywhere_trustanchor`.
+    AwsRolesAnywhere(AwsRolesAnywhere),
+    /// `aws_s3`.
+    AwsS3(AwsS3),
     /// `k8s_configmap`.
     K8sConfigMap(K8sConfigMap),
 }
@@ -74,19 +85,7 @@ fn k8s_config_map(block: &Block<'_>) -> Option<BundlePublisher> {
         let configmap_key = required("configmap_key", data_key(&cluster, "configmap_key"));
         let format = cluster.required("format", cluster.parsed::<BundleFormat>("format"));
         let kubeconfig_path = cluster.path("kubeconfig_path");
-        let refresh_hint = cluster.duration("refresh_hint").filter(|hint| !hint.is_zero());
-        match refresh_hint {
-            Some(hint) if hint >= LONGEST_REFRESH_HINT => cluster.warn(
-                "refresh_hint",
-                "consumers learn of an unscheduled change late; a value such as 5m is better",
-            ),
-            Some(hint) if hint < SHORTEST_REFRESH_HINT => {
-                cluster.warn("refresh_hint", "consumers do not look more often than once a minute");
-            }
-            _ => {}
-        }
-        let refresh_hint =
-            refresh_hint.map(|hint| i64::try_from(hint.as_secs()).unwrap_or(i64::MAX));
+        let refresh_hint = refresh_hint(&cluster);
         cluster.finish();
         let (Some(namespace), Some(configmap_name), Some(configmap_key), Some(format)) =
             (namespace, configmap_name, configmap_key, format)
@@ -106,6 +105,18 @@ fn k8s_config_map(block: &Block<'_>) -> Option<BundlePublisher> {
     Some(BundlePublisher::K8sConfigMap(K8sConfigMap { clusters }))
 }
 
+/// `refresh_hint`, seconds: how often consumers look again.
+fn refresh_hint(block: &Block<'_>) -> Option<i64> {
+    let hint = block.duration("refresh_hint").filter(|hint| !hint.is_zero())?;
+    if hint >= LONGEST_REFRESH_HINT {
+        let message = "consumers learn of an unscheduled change late; a value such as 5m is better";
+        block.warn("refresh_hint", message);
+    } else if hint < SHORTEST_REFRESH_HINT {
+        block.warn("refresh_hint", "consumers do not look more often than once a minute");
+    }
+    Some(i64::try_from(hint.as_secs()).unwrap_or(i64::MAX))
+}
+
 /// The bundle publisher of these settings.
 ///
 /// # Errors
@@ -114,7 +125,13 @@ pub(crate) fn open(
     settings: &BundlePublisher,
     scope: &Scope<'_>,
 ) -> Result<Arc<dyn BundlePublisherPort>, PluginError> {
-    let BundlePublisher::K8sConfigMap(published) = settings;
+    let published = match settings {
+        BundlePublisher::AwsRolesAnywhere(anchor) => {
+            return aws::open_roles_anywhere(anchor, scope);
+        }
+        BundlePublisher::AwsS3(s3) => return aws::open_s3(s3, scope),
+        BundlePublisher::K8sConfigMap(published) => published,
+    };
     let targets = published.clusters.iter().map(|cluster| {
         let api = api_server(cluster.kubeconfig_path.as_deref(), scope.clock).map_err(|why| {
             let why = format!("cluster {:?}: {why}", cluster.name);
@@ -138,7 +155,12 @@ pub(crate) fn open(
 /// # Errors
 /// [`PluginError`] for the first cluster whose kubeconfig cannot be used.
 pub(super) fn check(settings: &BundlePublisher, scope: &Scope<'_>) -> Result<(), PluginError> {
-    let BundlePublisher::K8sConfigMap(published) = settings;
+    let published = match settings {
+        BundlePublisher::AwsRolesAnywhere(_) | BundlePublisher::AwsS3(_) => {
+            return open(settings, scope).map(drop);
+        }
+        BundlePublisher::K8sConfigMap(published) => published,
+    };
     published.clusters.iter().try_for_each(|cluster| {
         kubernetes::check(cluster.kubeconfig_path.as_deref(), scope.clock).map_err(|why| {
             let why = format!("cluster {:?}: {why}", cluster.name);

@@ -1,5 +1,6 @@
 //! `KeyManager`: where the server's private keys are.
 
+mod aws_kms;
 mod disk;
 mod hashicorp_vault;
 mod pkcs11;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 
 use signet_base::{SharedClock, chain};
 use signet_config::{Block, Count, Kind};
+use signet_identity::TrustDomain;
 use signet_pki::{
     DiskKeyManager, KeyManager as KeyManagerPort, MemoryKeyManager,
     key_manager::{KeyIdentifier, KeyManagerError, KeyStore, RemoteKeyManager, SigningLimits},
@@ -15,6 +17,7 @@ use signet_pki::{
 
 pub(crate) use self::disk::open_disk;
 pub use self::{
+    aws_kms::AwsKmsKeys,
     disk::{DiskKeys, SealKey},
     hashicorp_vault::VaultKeys,
     pkcs11::Pkcs11Keys,
@@ -27,13 +30,14 @@ pub(super) const KIND: Kind<KeyManager> = Kind {
     noun: "key manager",
     count: Count::One,
     plugins: &[
+        ("aws_kms", aws_kms::aws_kms),
         ("disk", disk::disk),
         ("memory", memory),
         ("hashicorp_vault", hashicorp_vault::hashicorp_vault),
         ("pkcs11", pkcs11::pkcs11),
     ],
     absent: &[(
-        &["aws_kms", "azure_key_vault", "gcp_kms"],
+        &["azure_key_vault", "gcp_kms"],
         "use KeyManager \"disk\", sealed by seal_key_file or seal_passphrase_file",
     )],
 };
@@ -41,6 +45,8 @@ pub(super) const KIND: Kind<KeyManager> = Kind {
 /// Where the server's private keys are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyManager {
+    /// In the Key Management Service of AWS.
+    AwsKms(AwsKmsKeys),
     /// In a file.
     Disk(DiskKeys),
     /// In memory: new authorities at each start.
@@ -55,6 +61,7 @@ impl KeyManager {
     /// The plugin's name.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::AwsKms(_) => "aws_kms",
             Self::Disk(_) => "disk",
             Self::Memory => "memory",
             Self::Vault(_) => "hashicorp_vault",
@@ -107,12 +114,16 @@ impl OpenKeyManager {
     /// # Errors
     /// [`PluginError`] when the key file or what it is sealed with cannot be read, or what the
     /// settings of another back end name.
-    pub fn open(settings: &KeyManager, clock: &SharedClock) -> Result<Self, PluginError> {
+    pub fn open(
+        settings: &KeyManager,
+        trust_domain: &TrustDomain,
+        clock: &SharedClock,
+    ) -> Result<Self, PluginError> {
         Ok(match settings {
             KeyManager::Memory => Self::Memory(Arc::new(MemoryKeyManager::new())),
             KeyManager::Disk(disk) => Self::Disk(open_disk(disk)?),
             remote => {
-                let store = key_store(remote, clock)?;
+                let store = key_store(remote, trust_domain, clock)?;
                 let limits = match remote {
                     KeyManager::Pkcs11(pkcs11) => pkcs11.limits(),
                     _ => SigningLimits::default(),
@@ -139,6 +150,7 @@ impl OpenKeyManager {
     pub async fn reconfigure(
         &self,
         settings: &KeyManager,
+        trust_domain: &TrustDomain,
         clock: &SharedClock,
     ) -> Result<(), PluginError> {
         // The kind of a plugin is fixed by the main file, and memory has no settings.
@@ -151,7 +163,8 @@ impl OpenKeyManager {
                 moved.map_err(|error| settings.failed(&error))
             }
             (Self::Remote(keys), remote) => {
-                let replaced = keys.replace_store(key_store(remote, clock)?).await;
+                let store = key_store(remote, trust_domain, clock)?;
+                let replaced = keys.replace_store(store).await;
                 replaced.map_err(|error| settings.failed(&error))
             }
             _ => Ok(()),
@@ -166,17 +179,20 @@ impl OpenKeyManager {
 /// [`PluginError`] when the settings cannot be used or the back end fails.
 pub(crate) async fn remote_keys(
     settings: &KeyManager,
+    trust_domain: &TrustDomain,
     clock: &SharedClock,
 ) -> Result<Option<Vec<(String, String)>>, PluginError> {
     let identifier = match settings {
         KeyManager::Disk(_) | KeyManager::Memory => return Ok(None),
+        KeyManager::AwsKms(aws) => &aws.key_identifier,
         KeyManager::Vault(vault) => &vault.key_identifier,
         KeyManager::Pkcs11(pkcs11) => &pkcs11.key_identifier,
     };
     if matches!(identifier, KeyIdentifier::File(path) if !path.exists()) {
         return Ok(Some(Vec::new()));
     }
-    let keys = RemoteKeyManager::new(key_store(settings, clock)?, SigningLimits::default());
+    let store = key_store(settings, trust_domain, clock)?;
+    let keys = RemoteKeyManager::new(store, SigningLimits::default());
     let keys = keys.list().await.map_err(|error| settings.failed(&error))?;
     let hex = |bytes: [u8; 20]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let id = |(name, key): (String, signet_pki::ManagedKey)| {
@@ -186,8 +202,13 @@ pub(crate) async fn remote_keys(
 }
 
 /// Where a remote key manager's keys are.
-fn key_store(settings: &KeyManager, clock: &SharedClock) -> Result<Arc<dyn KeyStore>, PluginError> {
+fn key_store(
+    settings: &KeyManager,
+    trust_domain: &TrustDomain,
+    clock: &SharedClock,
+) -> Result<Arc<dyn KeyStore>, PluginError> {
     match settings {
+        KeyManager::AwsKms(aws) => aws_kms::store(aws, trust_domain, clock),
         KeyManager::Vault(vault) => hashicorp_vault::store(vault, clock),
         KeyManager::Pkcs11(pkcs11) => pkcs11::store(pkcs11, clock),
         KeyManager::Disk(_) | KeyManager::Memory => Err(settings.failed(&KeyManagerError::Stopped)),
@@ -199,8 +220,13 @@ fn key_store(settings: &KeyManager, clock: &SharedClock) -> Result<Arc<dyn KeySt
 ///
 /// # Errors
 /// [`PluginError`] when a file that the settings name cannot be read.
-pub(super) fn check(settings: &KeyManager, clock: &SharedClock) -> Result<(), PluginError> {
+pub(super) fn check(
+    settings: &KeyManager,
+    trust_domain: &TrustDomain,
+    clock: &SharedClock,
+) -> Result<(), PluginError> {
     match settings {
+        KeyManager::AwsKms(aws) => aws_kms::check(aws, trust_domain, clock),
         KeyManager::Disk(disk) => disk::sealing(disk).map(drop),
         KeyManager::Memory => Ok(()),
         KeyManager::Vault(vault) => hashicorp_vault::check(vault, clock),

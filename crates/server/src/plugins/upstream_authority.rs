@@ -1,5 +1,7 @@
 //! `UpstreamAuthority`: who signs the server's X.509 authority.
 
+mod aws;
+
 use std::{path::PathBuf, sync::Arc};
 
 use signet_base::chain;
@@ -12,6 +14,7 @@ use signet_pki::{
 use signet_nested::{Settings as SpireSettings, SpireUpstream};
 use signet_vault::{Pki, Settings};
 
+pub use self::aws::{AwsPca, AwsSecret};
 use super::{PluginError, Scope, vault};
 
 /// `UpstreamAuthority`.
@@ -19,9 +22,15 @@ pub(super) const KIND: Kind<UpstreamAuthority> = Kind {
     name: "UpstreamAuthority",
     noun: "upstream authority",
     count: Count::AtMostOne,
-    plugins: &[("disk", disk), ("spire", spire), ("vault", vault)],
+    plugins: &[
+        ("aws_pca", aws::pca),
+        ("awssecret", aws::secret),
+        ("disk", disk),
+        ("spire", spire),
+        ("vault", vault),
+    ],
     absent: &[(
-        &["aws_pca", "awssecret", "cert-manager", "ejbca", "gcp_cas"],
+        &["cert-manager", "ejbca", "gcp_cas"],
         "use UpstreamAuthority \"disk\" with a key and a certificate from it",
     )],
 };
@@ -29,6 +38,10 @@ pub(super) const KIND: Kind<UpstreamAuthority> = Kind {
 /// Who signs the server's X.509 authority.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UpstreamAuthority {
+    /// `aws_pca`.
+    AwsPca(AwsPca),
+    /// `awssecret`.
+    AwsSecret(AwsSecret),
     /// `disk`.
     Disk(DiskUpstream),
     /// `spire`.
@@ -110,6 +123,8 @@ pub(crate) fn open(
     scope: &Scope<'_>,
 ) -> Result<Arc<dyn UpstreamAuthorityPort>, PluginError> {
     match settings {
+        UpstreamAuthority::AwsPca(settings) => aws::open_pca(settings, scope),
+        UpstreamAuthority::AwsSecret(settings) => aws::open_secret(settings, scope),
         UpstreamAuthority::Disk(disk) => {
             let files = DiskUpstreamConfig {
                 cert_file_path: disk.cert_file_path.clone(),

@@ -6,6 +6,7 @@ use signet_config::Block;
 use signet_store::postgres::{ConnectionString, PoolSize, PostgresOptions, ThisProcess};
 
 use super::{DataStore, iam::Iam};
+use crate::plugins;
 
 /// A PostgreSQL database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,13 +47,8 @@ pub(super) fn plain(block: &Block<'_>) -> Option<DataStore> {
 /// With tokens of AWS IAM.
 pub(super) fn aws(block: &Block<'_>, aws: &Block<'_>) -> Option<DataStore> {
     let region = aws.required_text("region");
-    let access_key_id = aws.text("access_key_id");
-    let secret_access_key = aws.text("secret_access_key");
-    if access_key_id.is_some() != secret_access_key.is_some() {
-        aws.error("access_key_id", "it needs secret_access_key, and the other way round");
-    }
-    let keys = access_key_id.zip(secret_access_key);
-    let iam = region.map(|region| Arc::new(Iam::new(region, keys)));
+    let access = plugins::aws::access(aws);
+    let iam = region.map(|region| Arc::new(Iam::new(region, access)));
     read(block, Some(iam?))
 }
 
