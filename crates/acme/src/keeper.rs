@@ -165,7 +165,8 @@ impl Keeper {
     async fn authority(&self) -> Result<Authority, AcmeError> {
         let key = self.store.account_key().await?;
         let http = HttpClient::builder().build()?;
-        Authority::open(&self.settings, &http, key, self.asked.clone()).await
+        let (asked, clock) = (self.asked.clone(), Arc::clone(&self.clock));
+        Authority::open(&self.settings, &http, key, asked, clock).await
     }
 
     fn failed(&mut self, domain: &mut Domain, error: &AcmeError) {

@@ -7,7 +7,7 @@ use instant_acme::{
     NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use rustls_pki_types::Der;
-use signet_base::{Clock, chain};
+use signet_base::{Clock, SharedClock, chain};
 use signet_http::HttpClient;
 use signet_pki::{
     KeyType, ManagedKey, PrivateKey, digest, jws, pem,
@@ -53,9 +53,10 @@ impl Authority {
         http: &HttpClient,
         key: ManagedKey,
         asked: Asked,
+        clock: SharedClock,
     ) -> Result<Self, AcmeError> {
         let thumbprint = jws::thumbprint(key.public_key());
-        let transport = Transport::new(http, key, asked);
+        let transport = Transport::new(http, key, asked, clock);
         let contact = settings.email.as_ref().map(|email| format!("mailto:{email}"));
         let contact: Vec<&str> = contact.as_deref().into_iter().collect();
         let account = NewAccount {

@@ -6,7 +6,7 @@
 use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -19,8 +19,10 @@ use http::{
 use http_body_util::{BodyExt, Full};
 use instant_acme::{BodyWrapper, BytesResponse, Error};
 use serde_json::{Map, Value, json};
+use signet_base::SharedClock;
 use signet_http::HttpClient;
 use signet_pki::{ManagedKey, jws};
+use signet_time::UnixTime;
 use time::{OffsetDateTime, format_description::well_known::Rfc2822};
 
 /// How long one request may take.
@@ -52,11 +54,17 @@ pub(crate) struct Transport {
     http: HttpClient,
     key: ManagedKey,
     asked: Asked,
+    clock: SharedClock,
 }
 
 impl Transport {
-    pub(crate) fn new(http: &HttpClient, key: ManagedKey, asked: Asked) -> Self {
-        Self { http: http.with_limits(TIMEOUT, MAX_BODY), key, asked }
+    pub(crate) fn new(
+        http: &HttpClient,
+        key: ManagedKey,
+        asked: Asked,
+        clock: SharedClock,
+    ) -> Self {
+        Self { http: http.with_limits(TIMEOUT, MAX_BODY), key, asked, clock }
     }
 }
 
@@ -66,6 +74,7 @@ impl instant_acme::HttpClient for Transport {
         request: Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Answer> + Send>> {
         let (http, key, asked) = (self.http.clone(), self.key.clone(), self.asked.clone());
+        let clock = Arc::clone(&self.clock);
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
             if head.uri.scheme() != Some(&Scheme::HTTPS) {
@@ -80,7 +89,7 @@ impl instant_acme::HttpClient for Transport {
             };
             let answer = http.send(Request::from_parts(head, body)).await;
             let mut answer = answer.map_err(|error| Error::Other(Box::new(error)))?;
-            let wait = retry_after(answer.headers());
+            let wait = retry_after(answer.headers(), clock.unix());
             if let Some(wait) = wait {
                 // The library adds it to the time now, whatever it is.
                 answer.headers_mut().insert(RETRY_AFTER, HeaderValue::from(wait.as_secs()));
@@ -114,13 +123,14 @@ async fn resign(key: &ManagedKey, body: &[u8]) -> Result<Bytes, Error> {
 }
 
 /// Seconds or a date (RFC 9110, section 10.2.3), at most [`MAX_WAIT`].
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+fn retry_after(headers: &HeaderMap, now: UnixTime) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds).min(MAX_WAIT));
     }
-    let at = SystemTime::from(OffsetDateTime::parse(text, &Rfc2822).ok()?);
-    Some(at.duration_since(SystemTime::now()).unwrap_or_default().min(MAX_WAIT))
+    let at = UnixTime::from(OffsetDateTime::parse(text, &Rfc2822).ok()?);
+    let seconds = u64::try_from(at - now).unwrap_or_default();
+    Some(Duration::from_secs(seconds).min(MAX_WAIT))
 }
 
 #[cfg(test)]
@@ -170,11 +180,12 @@ mod tests {
     fn an_authority_is_left_alone_for_as_long_as_it_asks_but_not_for_ever() {
         let of = |text: &str| {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
-            retry_after(&headers).map(|wait| wait.as_secs())
+            retry_after(&headers, UnixTime::from_seconds(946_684_700)).map(|wait| wait.as_secs())
         };
         assert_eq!((of("30"), of(" 7 ")), (Some(30), Some(7)));
         assert_eq!(of("18446744073709551615"), Some(86_400));
-        assert_eq!(of("Fri, 31 Dec 1999 23:59:59 GMT"), Some(0));
+        assert_eq!(of("Fri, 31 Dec 1999 23:59:59 GMT"), Some(99));
+        assert_eq!(of("Fri, 31 Dec 1999 23:00:00 GMT"), Some(0));
         assert_eq!(of("Fri, 31 Dec 9999 23:59:59 GMT"), Some(86_400));
         assert_eq!((of("soon"), of("-1")), (None, None));
     }
