@@ -22,7 +22,7 @@ use signet_time::UnixTime;
 use tokio::{task::JoinHandle, time::timeout};
 
 use crate::{
-    metrics::KeyMetrics,
+    metrics::keys::KeyMetrics,
     rotation::{self, RotationRule},
 };
 

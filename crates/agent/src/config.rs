@@ -4,7 +4,7 @@
 //! I/O happens besides reading the files it names as configuration.
 
 mod bootstrap;
-mod broker;
+pub(crate) mod broker;
 mod csi;
 mod flags;
 mod load;
@@ -18,7 +18,6 @@ use zeroize::Zeroizing;
 
 use crate::{csi::settings::CsiSettings, plugins::Plugins};
 
-pub(crate) use broker::brokers;
 pub use broker::{BrokerRights, BrokerSettings, KUBERNETES_REFERENCE, PID_REFERENCE, Transports};
 pub use flags::{CsiFlags, RunFlags};
 

@@ -1,6 +1,6 @@
 //! What the agent measures, under SPIRE's names where SPIRE has them; `docs/metrics.md` lists all.
 
-mod keys;
+pub mod keys;
 mod rpc;
 mod state;
 

@@ -24,7 +24,7 @@ use signet_http::{HttpClient, Trust};
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::spans::TRACEPARENT;
+use crate::spans::names::TRACEPARENT;
 
 /// How long one batch may take.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -3,7 +3,7 @@
 //! A span is one of `tracing` with the target [`TARGET`], and nothing unless the program was built
 //! with the feature `otel` and its configuration names a collector. The log has nothing of it.
 
-mod names;
+pub mod names;
 
 use tracing::Span;
 

@@ -11,7 +11,7 @@ mod confirm;
 mod federation;
 mod forms;
 mod listen;
-mod logins;
+pub mod logins;
 mod lookup;
 mod problems;
 mod read;

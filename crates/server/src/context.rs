@@ -6,7 +6,7 @@ use signet_daemon::{health::Health, logging::LogHandle, metrics::Metrics};
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    audit::Auditor, config::Config, console::Logins, metrics::Shown, usecase::parts::Parts,
+    audit::Auditor, config::Config, console::logins::Logins, metrics::Shown, usecase::parts::Parts,
 };
 
 /// A running server, as those who serve it see it. Cheap to clone.

@@ -19,7 +19,7 @@ use signet_identity::SpiffeId;
 use crate::{
     config,
     metrics::RateLimitMetrics,
-    usecase::{authorization::Action, error::Error, principal::Principal},
+    usecase::{authorization::action::Action, error::Error, principal::Principal},
 };
 
 pub use calls::CallLimits;

@@ -5,7 +5,7 @@
 //! data, no programs; it is read again on SIGUSR1.
 
 mod file;
-mod scope;
+pub mod scope;
 
 use std::{
     borrow::Cow,

@@ -1,6 +1,6 @@
 //! May this principal do this, to this: one table, whatever edge the request comes through.
 
-mod action;
+pub mod action;
 mod agent;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};

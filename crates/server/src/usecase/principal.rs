@@ -5,8 +5,8 @@ use std::{net::SocketAddr, sync::Arc};
 use signet_identity::{Entry, SpiffeId};
 use signet_time::UnixTime;
 
-use super::{authorization::Action, error::Error};
-use crate::policy::Scope;
+use super::{authorization::action::Action, error::Error};
+use crate::policy::scope::Scope;
 
 /// The other end of a connection.
 #[derive(Clone, Debug)]

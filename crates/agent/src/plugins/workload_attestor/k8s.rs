@@ -13,7 +13,7 @@ use signet_base::SharedClock;
 use signet_config::Block;
 
 use super::{SIGSTORE, WorkloadAttestor};
-use crate::config;
+use crate::config::broker;
 
 const DEFAULT_CA_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt";
 const DEFAULT_KUBELET_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
@@ -193,7 +193,7 @@ fn broker_policy(block: Block<'_>) -> Option<BrokerPolicy> {
         }
         None => None,
     };
-    let brokers = config::brokers(&block, pod_scope);
+    let brokers = broker::brokers(&block, pod_scope);
     block.finish();
     Some(BrokerPolicy { enforced: enforced?, brokers })
 }
