@@ -99,6 +99,13 @@ async fn keys_are_named_as_spire_names_them_and_those_of_others_are_left_alone()
     let again = manager(&admin, "srv", SigningLimits::default());
     let found = again.get_key("x509-CA-A").await.unwrap().unwrap();
     assert_eq!(found.public_key(), made.public_key(), "a restart finds the key");
+
+    // One that the engine does not take as it is.
+    let id = "bundle-acme-acme_account+key";
+    let made = keys.generate_key(id, KeyType::EcP256).await.unwrap();
+    let again = manager(&admin, "srv", SigningLimits::default());
+    let found = again.get_key(id).await.unwrap().unwrap();
+    assert_eq!(found.public_key(), made.public_key());
 }
 
 #[tokio::test]
