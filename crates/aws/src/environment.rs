@@ -2,9 +2,11 @@
 
 use std::{fmt, sync::Arc};
 
+type LookUp = dyn Fn(&str) -> Option<String> + Send + Sync;
+
 /// Where variables are looked up: the process, or what a test says.
 #[derive(Clone)]
-pub struct Environment(Arc<dyn Fn(&str) -> Option<String> + Send + Sync>);
+pub struct Environment(Arc<LookUp>);
 
 impl Environment {
     /// That of this process.

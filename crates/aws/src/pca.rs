@@ -234,8 +234,11 @@ impl UpstreamAuthority for Pca {
     }
 }
 
-/// The certificate with what is between it and the root, and the root: the last of the chain.
-fn chain_of(issued: &Issued) -> Result<(Vec<Arc<[u8]>>, Option<Vec<u8>>), String> {
+/// A certificate with what is between it and the root, and the root.
+type Chain = (Vec<Arc<[u8]>>, Option<Vec<u8>>);
+
+/// Reads an answer: the root is the last of its chain.
+fn chain_of(issued: &Issued) -> Result<Chain, String> {
     let read = |text: &str| pem::decode_certificates(text).map_err(|error| chain(&error));
     let own = read(&issued.certificate)?;
     let above = issued.certificate_chain.as_deref().map(str::trim).filter(|text| !text.is_empty());

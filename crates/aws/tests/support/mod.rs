@@ -9,7 +9,7 @@ pub mod signature;
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Condvar, Mutex,
+        Arc, Condvar, Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
@@ -63,6 +63,8 @@ struct Shared {
     silent: Mutex<usize>,
     released: Condvar,
     silence_began: tokio::sync::Notify,
+    /// Made once, for that reads the machine's roots.
+    credentials: OnceLock<Credentials>,
     /// Keys that are believed: ID, secret, session token.
     pub keys: Mutex<Vec<(String, String, Option<String>)>>,
 }
@@ -79,6 +81,7 @@ impl Aws {
             silent: Mutex::default(),
             released: Condvar::new(),
             silence_began: tokio::sync::Notify::new(),
+            credentials: OnceLock::new(),
             keys: Mutex::new(vec![(ID.to_owned(), SECRET.to_owned(), None)]),
         }));
         let served = aws.clone();
@@ -154,8 +157,11 @@ impl Aws {
 
     /// The account's own keys.
     pub fn credentials(&self) -> Credentials {
-        let access = Access { keys: Some(Keys::new(ID, SECRET, None)), assume_role_arn: None };
-        Credentials::new(self.place(&[]), &access)
+        let made = || {
+            let access = Access { keys: Some(Keys::new(ID, SECRET, None)), assume_role_arn: None };
+            Credentials::new(self.place(&[]), &access)
+        };
+        self.0.credentials.get_or_init(made).clone()
     }
 
     fn answer(&self, asked: &Asked) -> (u16, String) {
