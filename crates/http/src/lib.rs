@@ -7,6 +7,7 @@ mod connect;
 mod error;
 mod peers;
 mod proxy;
+pub mod rest;
 mod url;
 
 use std::{

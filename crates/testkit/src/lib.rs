@@ -11,6 +11,8 @@
 mod anchors;
 mod bao;
 mod captured;
+#[cfg(feature = "clouds")]
+pub mod clouds;
 mod fake_http;
 mod metrics_doc;
 mod mutated;
@@ -24,7 +26,7 @@ mod suspended;
 pub use anchors::{AnchorCase, HOST, TRUST_DOMAIN, anchor_cases};
 pub use bao::Bao;
 pub use captured::Captured;
-pub use fake_http::{Asked, FakeHttp};
+pub use fake_http::{Asked, FakeHttp, Reply};
 pub use metrics_doc::assert_metrics_documented;
 pub use mutated::mutated;
 pub use ports::{free_port, free_ports};
