@@ -1,6 +1,7 @@
 //! Google Cloud and Azure, as far as our plugins use them: fakes that refuse what the published
 //! protocols refuse, and can be told to misbehave.
 
+mod azure;
 mod gcp;
 
 use std::{
@@ -24,7 +25,10 @@ use aws_lc_rs::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use percent_encoding::percent_decode_str;
 
-pub use self::gcp::{FakeGcp, KEY_RING};
+pub use self::{
+    azure::FakeAzure,
+    gcp::{FakeGcp, KEY_RING},
+};
 use crate::{Asked, Reply};
 
 /// How long a silent service is silent: longer than anybody waits.
