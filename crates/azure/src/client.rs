@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc};
 
+use bytes::Bytes;
+use http::Response;
 use serde_json::Value;
 use signet_http::{
     HttpClient, HttpError, Proxies,
@@ -31,6 +33,14 @@ impl Azure {
         let source = Arc::new(Source::new(credentials, resource.into(), rest, direct));
         let tokens = Tokens::new(Arc::clone(&source) as _);
         Ok(Self { rest: Rest::new(http, Some(Arc::new(tokens))), source })
+    }
+
+    /// Sends a request.
+    ///
+    /// # Errors
+    /// [`RestError`]: no token, no answer, or one that is a failure.
+    pub async fn send(&self, call: &Call) -> Result<Response<Bytes>, RestError> {
+        self.rest.send(call).await
     }
 
     /// Sends a request and reads the JSON of the answer; null where it is empty.

@@ -4,10 +4,12 @@
 //! identity, or the managed identity of the machine. Every request has a deadline, every answer a
 //! largest size, and one token is asked for at a time.
 
+mod blob;
 mod client;
 mod credentials;
 mod vault;
 
+pub use blob::{Blob, BlobAccess, BlobSettings};
 pub use client::Azure;
 pub use credentials::{AUTHORITY, Credentials};
 pub use vault::{KeyVault, VaultSettings};

@@ -11,7 +11,7 @@ use super::ApiError;
 
 pub use self::{
     notifier::{BundleTarget, K8sBundle},
-    publisher::{BundleFormat, K8sConfigMap, PublishTarget},
+    publisher::{K8sConfigMap, PublishTarget},
 };
 
 /// How often a write is tried that others get ahead of, and the first pause between two tries.

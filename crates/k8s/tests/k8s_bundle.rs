@@ -19,9 +19,9 @@ use signet_base::SystemClock;
 use signet_identity::{Bundle, JwtAuthority, X509Authority};
 use signet_k8s::{
     ApiServer,
-    bundle::{BundleFormat, BundleTarget, K8sBundle, K8sConfigMap, PublishTarget},
+    bundle::{BundleTarget, K8sBundle, K8sConfigMap, PublishTarget},
 };
-use signet_pki::{BundlePublisher as _, Notifier as _, jwks};
+use signet_pki::{BundlePublisher as _, Notifier as _, jwks, published::BundleFormat};
 use signet_time::UnixTime;
 
 const CONFIG_MAP: &str = "/api/v1/namespaces/spire/configmaps/spire-bundle";

@@ -259,7 +259,7 @@ impl App {
         let local = bind_unix(&config.socket_path, SOCKET).await?;
         let (chain, sinks, otlp) = audit::sinks(&config, &clock, &host)?;
         // A key file that cannot be opened is found out before the database is touched.
-        let keys = OpenKeyManager::open(&config.plugins.key_manager, &clock)?;
+        let keys = OpenKeyManager::open(&config.plugins.key_manager, &trust_domain, &clock)?;
         let counted = ServerMetrics::new(&metrics);
         let store = match prepared.store {
             Some(store) => store,

@@ -199,7 +199,7 @@ pub async fn migrate(
 /// The keys that are elsewhere, where the configuration says so: names and subject key IDs.
 async fn remote_keys(config: &Config) -> Result<Option<Vec<(String, String)>>, MigrateError> {
     let clock: signet_base::SharedClock = std::sync::Arc::new(signet_base::SystemClock);
-    Ok(key_manager::remote_keys(&config.plugins.key_manager, &clock).await?)
+    Ok(key_manager::remote_keys(&config.plugins.key_manager, &config.trust_domain, &clock).await?)
 }
 
 /// The settings of the disk key manager, if that is the one.

@@ -10,7 +10,7 @@
 
 use signet_config::parse;
 use signet_daemon::program::Program;
-use signet_k8s::bundle::BundleFormat;
+use signet_pki::published::BundleFormat;
 use signet_server::{
     config::{Config, RunFlags},
     plugins::{

@@ -2,6 +2,7 @@
 //! protocols refuse, and can be told to misbehave.
 
 mod azure;
+mod cas;
 mod gcp;
 
 use std::{

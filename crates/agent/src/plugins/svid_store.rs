@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use signet_config::{Block, Count, Kind};
+use signet_gcp::Credentials;
 use zeroize::Zeroizing;
 
 /// `SVIDStore`.
@@ -54,7 +55,7 @@ impl std::fmt::Debug for Aws {
 pub struct Gcp {
     /// `service_account_file`, else `GOOGLE_APPLICATION_CREDENTIALS`; the instance's own account
     /// where there is neither.
-    pub service_account_file: Option<PathBuf>,
+    pub credentials: Credentials,
     /// `endpoint` (our own key): the service's URL.
     pub endpoint: String,
 }
@@ -105,8 +106,7 @@ fn disk(block: &Block<'_>) -> Option<SvidStore> {
 }
 
 fn gcp(block: &Block<'_>) -> Option<SvidStore> {
-    let file = block.path("service_account_file");
-    let file = file.or_else(|| variable("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from));
+    let credentials = Credentials::choose(block.path("service_account_file"));
     let endpoint = endpoint(block, "https://secretmanager.googleapis.com".to_owned());
-    Some(SvidStore::Gcp(Gcp { service_account_file: file, endpoint }))
+    Some(SvidStore::Gcp(Gcp { credentials, endpoint }))
 }

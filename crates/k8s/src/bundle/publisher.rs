@@ -1,16 +1,15 @@
 //! The bundle publisher `k8s_configmap`, as SPIRE has it.
 
-use std::{
-    fmt,
-    str::FromStr,
-    sync::{Mutex, PoisonError},
-};
+use std::fmt;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use serde_json::json;
 use signet_identity::Bundle;
-use signet_pki::{jwks, ports::PortError};
+use signet_pki::{
+    ports::PortError,
+    published::{BundleFormat, Published},
+};
 
 use super::{
     super::api::{ApiServer, Write, object_name},
@@ -22,22 +21,6 @@ const NAME: &str = "k8s_configmap";
 /// Who owns the key of the ConfigMap, by the rules of server-side apply: SPIRE's name, so that
 /// either program goes on where the other stopped.
 const FIELD_MANAGER: &str = "spire-bundlepublisher-k8s_configmap";
-
-/// The form of a published bundle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BundleFormat {
-    /// A JWK set of the X.509 and JWT authorities without SPIFFE's own members.
-    Jwks,
-    /// The X.509 authorities.
-    Pem,
-    /// The SPIFFE bundle document.
-    Spiffe,
-}
-
-/// Not a [`BundleFormat`].
-#[derive(Debug, thiserror::Error)]
-#[error("unknown bundle format {0:?}, expected spiffe, jwks or pem")]
-pub struct FormatError(String);
 
 /// Where the bundle goes in one cluster.
 #[derive(Debug)]
@@ -60,20 +43,7 @@ pub struct PublishTarget {
 
 /// The publisher.
 pub struct K8sConfigMap {
-    targets: Vec<(PublishTarget, Mutex<Option<Bundle>>)>,
-}
-
-impl FromStr for BundleFormat {
-    type Err = FormatError;
-
-    fn from_str(text: &str) -> Result<Self, FormatError> {
-        match text.to_ascii_lowercase().as_str() {
-            "jwks" => Ok(Self::Jwks),
-            "pem" => Ok(Self::Pem),
-            "spiffe" => Ok(Self::Spiffe),
-            _ => Err(FormatError(text.to_owned())),
-        }
-    }
+    targets: Vec<(PublishTarget, Published)>,
 }
 
 impl fmt::Debug for K8sConfigMap {
@@ -83,20 +53,9 @@ impl fmt::Debug for K8sConfigMap {
 }
 
 impl PublishTarget {
-    fn document(&self, bundle: &Bundle) -> Result<String, jwks::BundleError> {
-        match self.format {
-            BundleFormat::Pem => Ok(jwks::encode_pem(bundle)),
-            BundleFormat::Jwks => jwks::encode_published(bundle, false),
-            BundleFormat::Spiffe => {
-                let mut bundle = bundle.clone();
-                bundle.refresh_hint = self.refresh_hint.unwrap_or(bundle.refresh_hint);
-                jwks::encode_published(&bundle, true)
-            }
-        }
-    }
-
     async fn publish(&self, bundle: &Bundle) -> Result<(), String> {
-        let document = self.document(bundle).map_err(|error| error.to_string())?;
+        let document = self.format.document(bundle, self.refresh_hint);
+        let document = document.map_err(|error| error.to_string())?;
         let names = object_name(&self.namespace)
             .and_then(|namespace| object_name(&self.config_map).map(|name| (namespace, name)));
         let (namespace, name) = names.map_err(|error| error.to_string())?;
@@ -117,7 +76,7 @@ impl PublishTarget {
 impl K8sConfigMap {
     /// A publisher to these clusters. Nothing is sent yet.
     pub fn new(targets: Vec<PublishTarget>) -> Self {
-        Self { targets: targets.into_iter().map(|target| (target, Mutex::default())).collect() }
+        Self { targets: targets.into_iter().map(|target| (target, Published::default())).collect() }
     }
 }
 
@@ -129,16 +88,13 @@ impl signet_pki::BundlePublisher for K8sConfigMap {
 
     async fn publish(&self, bundle: &Bundle) -> Result<(), PortError> {
         let attempts = self.targets.iter().map(|(target, published)| async move {
-            let held = |published: &Mutex<Option<Bundle>>| {
-                published.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(bundle)
-            };
-            if held(published) {
+            if published.is(bundle) {
                 return Ok(());
             }
             target.publish(bundle).await.map_err(|error| {
                 format!("failed to apply ConfigMap for cluster {:?}: {error}", target.cluster)
             })?;
-            *published.lock().unwrap_or_else(PoisonError::into_inner) = Some(bundle.clone());
+            published.set(bundle);
             tracing::debug!(
                 cluster_id = target.cluster,
                 namespace = target.namespace,

@@ -95,7 +95,8 @@ impl Reloader {
         let replace_sinks = self.bundle_events.prepare(&next, &scope)?;
         // The one that may still fail comes first.
         if next.key_manager != self.in_force.key_manager {
-            self.keys.reconfigure(&next.key_manager, &self.context.clock).await?;
+            let Context { trust_domain, clock, .. } = &self.context;
+            self.keys.reconfigure(&next.key_manager, trust_domain, clock).await?;
         }
         if let Some(upstream) = upstream {
             authority.replace_upstream(upstream).await?;

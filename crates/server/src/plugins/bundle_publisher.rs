@@ -1,11 +1,15 @@
 //! `BundlePublisher`: who publishes the bundle.
 
+mod azure_blob;
+mod gcp_cloudstorage;
+
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use signet_config::{Block, Count, Kind};
-use signet_k8s::bundle::{BundleFormat, K8sConfigMap as K8sConfigMapPort, PublishTarget};
-use signet_pki::BundlePublisher as BundlePublisherPort;
+use signet_k8s::bundle::{K8sConfigMap as K8sConfigMapPort, PublishTarget};
+use signet_pki::{BundlePublisher as BundlePublisherPort, published::BundleFormat};
 
+pub use self::{azure_blob::AzureBlob, gcp_cloudstorage::GcpCloudStorage};
 use super::{
     PluginError, Scope,
     kubernetes::{self, api_server, data_key, object_name},
@@ -20,9 +24,13 @@ pub(super) const KIND: Kind<BundlePublisher> = Kind {
     name: "BundlePublisher",
     noun: "bundle publisher",
     count: Count::Any,
-    plugins: &[("k8s_configmap", k8s_config_map)],
+    plugins: &[
+        ("azure_blob", azure_blob::azure_blob),
+        ("gcp_cloudstorage", gcp_cloudstorage::gcp_cloudstorage),
+        ("k8s_configmap", k8s_config_map),
+    ],
     absent: &[(
-        &["aws_rolesanywhere_trustanchor", "aws_s3", "azure_blob", "gcp_cloudstorage"],
+        &["aws_rolesanywhere_trustanchor", "aws_s3"],
         "use BundlePublisher \"k8s_configmap\", or upload what `bundle show -format spiffe` \
          prints",
     )],
@@ -33,6 +41,10 @@ pub(super) const KIND: Kind<BundlePublisher> = Kind {
 pub enum BundlePublisher {
     /// `k8s_configmap`.
     K8sConfigMap(K8sConfigMap),
+    /// `azure_blob`.
+    AzureBlob(AzureBlob),
+    /// `gcp_cloudstorage`.
+    GcpCloudStorage(GcpCloudStorage),
 }
 
 /// `BundlePublisher "k8s_configmap"`.
@@ -74,19 +86,7 @@ fn k8s_config_map(block: &Block<'_>) -> Option<BundlePublisher> {
         let configmap_key = required("configmap_key", data_key(&cluster, "configmap_key"));
         let format = cluster.required("format", cluster.parsed::<BundleFormat>("format"));
         let kubeconfig_path = cluster.path("kubeconfig_path");
-        let refresh_hint = cluster.duration("refresh_hint").filter(|hint| !hint.is_zero());
-        match refresh_hint {
-            Some(hint) if hint >= LONGEST_REFRESH_HINT => cluster.warn(
-                "refresh_hint",
-                "consumers learn of an unscheduled change late; a value such as 5m is better",
-            ),
-            Some(hint) if hint < SHORTEST_REFRESH_HINT => {
-                cluster.warn("refresh_hint", "consumers do not look more often than once a minute");
-            }
-            _ => {}
-        }
-        let refresh_hint =
-            refresh_hint.map(|hint| i64::try_from(hint.as_secs()).unwrap_or(i64::MAX));
+        let refresh_hint = refresh_hint(&cluster);
         cluster.finish();
         let (Some(namespace), Some(configmap_name), Some(configmap_key), Some(format)) =
             (namespace, configmap_name, configmap_key, format)
@@ -106,15 +106,37 @@ fn k8s_config_map(block: &Block<'_>) -> Option<BundlePublisher> {
     Some(BundlePublisher::K8sConfigMap(K8sConfigMap { clusters }))
 }
 
+/// `refresh_hint`, seconds; unset or zero for what the bundle says.
+fn refresh_hint(block: &Block<'_>) -> Option<i64> {
+    let hint = block.duration("refresh_hint").filter(|hint| !hint.is_zero())?;
+    if hint >= LONGEST_REFRESH_HINT {
+        let message = "consumers learn of an unscheduled change late; a value such as 5m is better";
+        block.warn("refresh_hint", message);
+    } else if hint < SHORTEST_REFRESH_HINT {
+        block.warn("refresh_hint", "consumers do not look more often than once a minute");
+    }
+    Some(i64::try_from(hint.as_secs()).unwrap_or(i64::MAX))
+}
+
 /// The bundle publisher of these settings.
 ///
 /// # Errors
-/// [`PluginError`] when a cluster's configuration cannot be used.
+/// [`PluginError`] when what they name cannot be used.
 pub(crate) fn open(
     settings: &BundlePublisher,
     scope: &Scope<'_>,
 ) -> Result<Arc<dyn BundlePublisherPort>, PluginError> {
-    let BundlePublisher::K8sConfigMap(published) = settings;
+    match settings {
+        BundlePublisher::K8sConfigMap(published) => open_config_map(published, scope),
+        BundlePublisher::AzureBlob(blob) => azure_blob::open(blob, scope),
+        BundlePublisher::GcpCloudStorage(object) => gcp_cloudstorage::open(object, scope),
+    }
+}
+
+fn open_config_map(
+    published: &K8sConfigMap,
+    scope: &Scope<'_>,
+) -> Result<Arc<dyn BundlePublisherPort>, PluginError> {
     let targets = published.clusters.iter().map(|cluster| {
         let api = api_server(cluster.kubeconfig_path.as_deref(), scope.clock).map_err(|why| {
             let why = format!("cluster {:?}: {why}", cluster.name);
@@ -136,9 +158,13 @@ pub(crate) fn open(
 /// Reads what the settings name, as [`open`] does.
 ///
 /// # Errors
-/// [`PluginError`] for the first cluster whose kubeconfig cannot be used.
+/// [`PluginError`] for the first file that cannot be used.
 pub(super) fn check(settings: &BundlePublisher, scope: &Scope<'_>) -> Result<(), PluginError> {
-    let BundlePublisher::K8sConfigMap(published) = settings;
+    let published = match settings {
+        BundlePublisher::K8sConfigMap(published) => published,
+        BundlePublisher::AzureBlob(blob) => return azure_blob::check(blob),
+        BundlePublisher::GcpCloudStorage(object) => return gcp_cloudstorage::check(object),
+    };
     published.clusters.iter().try_for_each(|cluster| {
         kubernetes::check(cluster.kubeconfig_path.as_deref(), scope.clock).map_err(|why| {
             let why = format!("cluster {:?}: {why}", cluster.name);

@@ -1,6 +1,8 @@
 //! `KeyManager`: where the server's private keys are.
 
+mod azure_key_vault;
 mod disk;
+mod gcp_kms;
 mod hashicorp_vault;
 mod pkcs11;
 
@@ -8,6 +10,7 @@ use std::sync::Arc;
 
 use signet_base::{SharedClock, chain};
 use signet_config::{Block, Count, Kind};
+use signet_identity::TrustDomain;
 use signet_pki::{
     DiskKeyManager, KeyManager as KeyManagerPort, MemoryKeyManager,
     key_manager::{KeyIdentifier, KeyManagerError, KeyStore, RemoteKeyManager, SigningLimits},
@@ -15,7 +18,9 @@ use signet_pki::{
 
 pub(crate) use self::disk::open_disk;
 pub use self::{
+    azure_key_vault::AzureKeys,
     disk::{DiskKeys, SealKey},
+    gcp_kms::GcpKeys,
     hashicorp_vault::VaultKeys,
     pkcs11::Pkcs11Keys,
 };
@@ -29,11 +34,13 @@ pub(super) const KIND: Kind<KeyManager> = Kind {
     plugins: &[
         ("disk", disk::disk),
         ("memory", memory),
+        ("azure_key_vault", azure_key_vault::azure_key_vault),
+        ("gcp_kms", gcp_kms::gcp_kms),
         ("hashicorp_vault", hashicorp_vault::hashicorp_vault),
         ("pkcs11", pkcs11::pkcs11),
     ],
     absent: &[(
-        &["aws_kms", "azure_key_vault", "gcp_kms"],
+        &["aws_kms"],
         "use KeyManager \"disk\", sealed by seal_key_file or seal_passphrase_file",
     )],
 };
@@ -47,6 +54,10 @@ pub enum KeyManager {
     Memory,
     /// In the transit secrets engine of a Vault server.
     Vault(VaultKeys),
+    /// In Azure Key Vault.
+    Azure(AzureKeys),
+    /// In Google Cloud KMS.
+    Gcp(GcpKeys),
     /// In a hardware security module or TPM.
     Pkcs11(Pkcs11Keys),
 }
@@ -58,6 +69,8 @@ impl KeyManager {
             Self::Disk(_) => "disk",
             Self::Memory => "memory",
             Self::Vault(_) => "hashicorp_vault",
+            Self::Azure(_) => "azure_key_vault",
+            Self::Gcp(_) => "gcp_kms",
             Self::Pkcs11(_) => "pkcs11",
         }
     }
@@ -107,12 +120,16 @@ impl OpenKeyManager {
     /// # Errors
     /// [`PluginError`] when the key file or what it is sealed with cannot be read, or what the
     /// settings of another back end name.
-    pub fn open(settings: &KeyManager, clock: &SharedClock) -> Result<Self, PluginError> {
+    pub fn open(
+        settings: &KeyManager,
+        trust_domain: &TrustDomain,
+        clock: &SharedClock,
+    ) -> Result<Self, PluginError> {
         Ok(match settings {
             KeyManager::Memory => Self::Memory(Arc::new(MemoryKeyManager::new())),
             KeyManager::Disk(disk) => Self::Disk(open_disk(disk)?),
             remote => {
-                let store = key_store(remote, clock)?;
+                let store = key_store(remote, trust_domain, clock)?;
                 let limits = match remote {
                     KeyManager::Pkcs11(pkcs11) => pkcs11.limits(),
                     _ => SigningLimits::default(),
@@ -139,6 +156,7 @@ impl OpenKeyManager {
     pub async fn reconfigure(
         &self,
         settings: &KeyManager,
+        trust_domain: &TrustDomain,
         clock: &SharedClock,
     ) -> Result<(), PluginError> {
         // The kind of a plugin is fixed by the main file, and memory has no settings.
@@ -151,7 +169,8 @@ impl OpenKeyManager {
                 moved.map_err(|error| settings.failed(&error))
             }
             (Self::Remote(keys), remote) => {
-                let replaced = keys.replace_store(key_store(remote, clock)?).await;
+                let store = key_store(remote, trust_domain, clock)?;
+                let replaced = keys.replace_store(store).await;
                 replaced.map_err(|error| settings.failed(&error))
             }
             _ => Ok(()),
@@ -166,17 +185,21 @@ impl OpenKeyManager {
 /// [`PluginError`] when the settings cannot be used or the back end fails.
 pub(crate) async fn remote_keys(
     settings: &KeyManager,
+    trust_domain: &TrustDomain,
     clock: &SharedClock,
 ) -> Result<Option<Vec<(String, String)>>, PluginError> {
     let identifier = match settings {
         KeyManager::Disk(_) | KeyManager::Memory => return Ok(None),
         KeyManager::Vault(vault) => &vault.key_identifier,
+        KeyManager::Azure(azure) => &azure.key_identifier,
+        KeyManager::Gcp(gcp) => &gcp.key_identifier,
         KeyManager::Pkcs11(pkcs11) => &pkcs11.key_identifier,
     };
     if matches!(identifier, KeyIdentifier::File(path) if !path.exists()) {
         return Ok(Some(Vec::new()));
     }
-    let keys = RemoteKeyManager::new(key_store(settings, clock)?, SigningLimits::default());
+    let store = key_store(settings, trust_domain, clock)?;
+    let keys = RemoteKeyManager::new(store, SigningLimits::default());
     let keys = keys.list().await.map_err(|error| settings.failed(&error))?;
     let hex = |bytes: [u8; 20]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let id = |(name, key): (String, signet_pki::ManagedKey)| {
@@ -186,9 +209,15 @@ pub(crate) async fn remote_keys(
 }
 
 /// Where a remote key manager's keys are.
-fn key_store(settings: &KeyManager, clock: &SharedClock) -> Result<Arc<dyn KeyStore>, PluginError> {
+fn key_store(
+    settings: &KeyManager,
+    trust_domain: &TrustDomain,
+    clock: &SharedClock,
+) -> Result<Arc<dyn KeyStore>, PluginError> {
     match settings {
         KeyManager::Vault(vault) => hashicorp_vault::store(vault, clock),
+        KeyManager::Azure(azure) => azure_key_vault::store(azure, trust_domain, clock),
+        KeyManager::Gcp(gcp) => gcp_kms::store(gcp, trust_domain, clock),
         KeyManager::Pkcs11(pkcs11) => pkcs11::store(pkcs11, clock),
         KeyManager::Disk(_) | KeyManager::Memory => Err(settings.failed(&KeyManagerError::Stopped)),
     }
@@ -204,6 +233,8 @@ pub(super) fn check(settings: &KeyManager, clock: &SharedClock) -> Result<(), Pl
         KeyManager::Disk(disk) => disk::sealing(disk).map(drop),
         KeyManager::Memory => Ok(()),
         KeyManager::Vault(vault) => hashicorp_vault::check(vault, clock),
+        KeyManager::Azure(azure) => azure_key_vault::check(azure),
+        KeyManager::Gcp(gcp) => gcp_kms::check(gcp),
         KeyManager::Pkcs11(pkcs11) => pkcs11::check(pkcs11),
     }
 }

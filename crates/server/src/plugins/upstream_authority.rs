@@ -1,5 +1,8 @@
 //! `UpstreamAuthority`: who signs the server's X.509 authority.
 
+mod cert_manager;
+mod gcp_cas;
+
 use std::{path::PathBuf, sync::Arc};
 
 use signet_base::chain;
@@ -12,6 +15,7 @@ use signet_pki::{
 use signet_nested::{Settings as SpireSettings, SpireUpstream};
 use signet_vault::{Pki, Settings};
 
+pub use self::{cert_manager::CertManagerUpstream, gcp_cas::GcpCas};
 use super::{PluginError, Scope, vault};
 
 /// `UpstreamAuthority`.
@@ -19,9 +23,15 @@ pub(super) const KIND: Kind<UpstreamAuthority> = Kind {
     name: "UpstreamAuthority",
     noun: "upstream authority",
     count: Count::AtMostOne,
-    plugins: &[("disk", disk), ("spire", spire), ("vault", vault)],
+    plugins: &[
+        ("cert-manager", cert_manager::cert_manager),
+        ("disk", disk),
+        ("gcp_cas", gcp_cas::gcp_cas),
+        ("spire", spire),
+        ("vault", vault),
+    ],
     absent: &[(
-        &["aws_pca", "awssecret", "cert-manager", "ejbca", "gcp_cas"],
+        &["aws_pca", "awssecret", "ejbca"],
         "use UpstreamAuthority \"disk\" with a key and a certificate from it",
     )],
 };
@@ -35,6 +45,10 @@ pub enum UpstreamAuthority {
     Spire(SpireSettings),
     /// `vault`.
     Vault(VaultUpstream),
+    /// `cert-manager`.
+    CertManager(CertManagerUpstream),
+    /// `gcp_cas`.
+    GcpCas(GcpCas),
 }
 
 /// `UpstreamAuthority "vault"`.
@@ -132,6 +146,22 @@ pub(crate) fn open(
         UpstreamAuthority::Vault(settings) => {
             let client = vault::open(KIND.name, "vault", &settings.server, scope.clock)?;
             Ok(Arc::new(Pki::new(client, &*settings.pki_mount_point)))
+        }
+        UpstreamAuthority::CertManager(settings) => cert_manager::open(settings, scope),
+        UpstreamAuthority::GcpCas(settings) => gcp_cas::open(settings, scope),
+    }
+}
+
+/// Reads what the settings name, as [`open`] does and somewhat further; nothing is asked.
+///
+/// # Errors
+/// [`PluginError`] when a file is not right.
+pub(super) fn check(settings: &UpstreamAuthority, scope: &Scope<'_>) -> Result<(), PluginError> {
+    match settings {
+        UpstreamAuthority::CertManager(settings) => cert_manager::check(settings, scope),
+        UpstreamAuthority::GcpCas(settings) => gcp_cas::check(settings),
+        UpstreamAuthority::Disk(_) | UpstreamAuthority::Spire(_) | UpstreamAuthority::Vault(_) => {
+            open(settings, scope).map(drop)
         }
     }
 }

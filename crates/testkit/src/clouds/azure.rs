@@ -11,7 +11,11 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use aws_lc_rs::hmac;
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use serde_json::{Value, json};
 
 use super::{Fault, Faults, Key, form, lock, query, random};
@@ -19,6 +23,7 @@ use crate::{Asked, FakeHttp, Reply};
 
 const TENANT: &str = "11111111-2222-3333-4444-555555555555";
 const CLIENT: &str = "66666666-7777-8888-9999-000000000000";
+const STORAGE_KEY: &[u8] = b"a key of the storage account, 64 bytes long or nearly so, perhaps";
 const SECRET: &str = "application-secret";
 const RESOURCES: [&str; 2] = ["https://vault.azure.net", "https://storage.azure.com"];
 /// How many items a page has at most: few, so that there are pages.
@@ -46,6 +51,8 @@ struct State {
     keys: BTreeMap<String, Held>,
     /// Seconds since 1970; unset, those of the machine.
     now: Option<i64>,
+    /// By container and name, with the media type.
+    blobs: BTreeMap<String, (String, String)>,
 }
 
 struct Held {
@@ -141,6 +148,16 @@ impl FakeAzure {
         lock(&self.inner.state).keys.insert(name.to_owned(), held);
     }
 
+    /// A key of the storage account `account1`.
+    pub fn storage_key(&self) -> String {
+        STANDARD.encode(STORAGE_KEY)
+    }
+
+    /// A blob, `container/name`: its media type and its content.
+    pub fn blob(&self, name: &str) -> Option<(String, String)> {
+        lock(&self.inner.state).blobs.get(name).cloned()
+    }
+
     /// Disables a key, or enables it.
     pub fn enable(&self, name: &str, enabled: bool) {
         lock(&self.inner.state).keys.get_mut(name).expect("a key").enabled = enabled;
@@ -186,6 +203,9 @@ impl Inner {
             }
             ("GET", "/metadata/identity/oauth2/token") => return self.metadata(asked, &query),
             _ => {}
+        }
+        if asked.method == "PUT" {
+            return self.put_blob(asked, &path);
         }
         let bearer = asked.header("authorization").and_then(|text| text.strip_prefix("Bearer "));
         let is_known = bearer.is_some_and(|token| {
@@ -296,6 +316,81 @@ impl Inner {
                 "token_type": "Bearer",
             }),
         )
+    }
+
+    /// By a token for storage, or "Shared Key".
+    fn put_blob(&self, asked: &Asked, path: &str) -> Reply {
+        let header = |name: &str| asked.header(name).unwrap_or_default().to_owned();
+        let authorization = header("authorization");
+        let known = match authorization.split_once(' ') {
+            Some(("Bearer", token)) => {
+                let token = (token.to_owned(), RESOURCES[1].to_owned());
+                lock(&self.state).tokens.contains(&token)
+            }
+            Some(("SharedKey", given)) => {
+                // Headers that are not there are empty lines.
+                let names = [
+                    "content-encoding",
+                    "content-language",
+                    "content-length",
+                    "content-md5",
+                    "content-type",
+                    "date",
+                    "if-modified-since",
+                    "if-match",
+                    "if-none-match",
+                    "if-unmodified-since",
+                    "range",
+                ];
+                let mut text = "PUT\n".to_owned();
+                for name in names {
+                    let value = header(name);
+                    // Nothing stands for a length of 0.
+                    let value = if name == "content-length" && value == "0" { "" } else { &value };
+                    text.push_str(&format!("{value}\n"));
+                }
+                let mut special: Vec<_> = asked
+                    .headers
+                    .iter()
+                    .filter_map(|line| line.split_once(':'))
+                    .map(|(name, value)| (name.to_lowercase(), value.trim().to_owned()))
+                    .filter(|(name, _)| name.starts_with("x-ms-"))
+                    .collect();
+                special.sort();
+                for (name, value) in special {
+                    text.push_str(&format!("{name}:{value}\n"));
+                }
+                text.push_str(&format!("/account1{}", asked.target));
+                let key = hmac::Key::new(hmac::HMAC_SHA256, STORAGE_KEY);
+                let sum = hmac::sign(&key, text.as_bytes());
+                given == format!("account1:{}", STANDARD.encode(sum.as_ref()))
+            }
+            _ => false,
+        };
+        let xml = |code: &str| {
+            format!(
+                "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>no</Message></Error>"
+            )
+        };
+        if !known {
+            return Reply::new(403, xml("AuthenticationFailed"));
+        }
+        let date = header("x-ms-date");
+        if header("x-ms-blob-type") != "BlockBlob"
+            || header("x-ms-version").len() != 10
+            || !date.ends_with(" GMT")
+            || date.len() != 29
+        {
+            return Reply::new(400, xml("MissingRequiredHeader"));
+        }
+        let name = path.trim_start_matches('/');
+        if !name.starts_with("container1/") {
+            return Reply::new(404, xml("ContainerNotFound"));
+        }
+        let text = String::from_utf8_lossy(&asked.body).into_owned();
+        let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned();
+        lock(&self.state).blobs.insert(name, (header("content-type"), text));
+        Reply::new(201, "")
     }
 
     fn list(&self, state: &State, query: &BTreeMap<String, String>) -> Reply {

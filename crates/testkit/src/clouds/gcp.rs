@@ -22,7 +22,11 @@ use base64::{
 use crc::{CRC_32_ISCSI, Crc};
 use serde_json::{Value, json};
 
-use super::{Fault, Faults, Key, form, lock, pem, query, random};
+use super::{
+    Fault, Faults, Key,
+    cas::{self, Cas},
+    form, lock, pem, query, random,
+};
 use crate::{Asked, FakeHttp, Reply};
 
 /// The key ring that is there.
@@ -54,6 +58,9 @@ struct State {
     keys: BTreeMap<String, CryptoKey>,
     /// How often a new version is looked at before it is there.
     generation: u32,
+    /// By bucket and name, with the media type.
+    objects: BTreeMap<String, (String, String)>,
+    cas: Cas,
 }
 
 struct CryptoKey {
@@ -206,6 +213,25 @@ impl FakeGcp {
         lock(&self.inner.state).keys.insert(id.to_owned(), key);
     }
 
+    /// An object of Cloud Storage, `bucket/name`: its media type and its content.
+    pub fn object(&self, name: &str) -> Option<(String, String)> {
+        lock(&self.inner.state).objects.get(name).cloned()
+    }
+
+    /// Makes an authority of Certificate Authority Service in a pool, below a root of its own on
+    /// request; its root, DER.
+    pub fn put_authority(
+        &self,
+        pool: &str,
+        id: &str,
+        label: (&str, &str),
+        state: &str,
+        years: u32,
+        below_root: bool,
+    ) -> Vec<u8> {
+        lock(&self.inner.state).cas.put(pool, id, label, state, years, below_root)
+    }
+
     /// Adds an enabled version, as a server does that is stopped after that.
     pub fn put_version(&self, id: &str) {
         let mut state = lock(&self.inner.state);
@@ -253,6 +279,9 @@ impl Inner {
         let Some(bearer) = bearer.filter(|token| lock(&self.state).tokens.contains(*token)) else {
             return failure(401, "UNAUTHENTICATED", "Request had invalid credentials.");
         };
+        if let Some(bucket) = path.strip_prefix("/upload/storage/v1/b/") {
+            return self.upload(asked, bucket.strip_suffix("/o").unwrap_or_default(), &query);
+        }
         let Some(resource) = path.strip_prefix("/v1/") else { return not_found() };
         if let Some(account) = resource.strip_suffix(":generateAccessToken") {
             let body: Value = serde_json::from_slice(&asked.body).unwrap_or_default();
@@ -271,6 +300,9 @@ impl Inner {
             (false, Ok(json)) if asked.header("content-type") == Some("application/json") => json,
             _ => return failure(400, "INVALID_ARGUMENT", "Invalid JSON payload received."),
         };
+        if resource.contains("/caPools") {
+            return cas::reply(&mut lock(&self.state).cas, &asked.method, resource, &query, &body);
+        }
         kms(&mut lock(&self.state), &asked.method, resource, &query, &body, damaged)
     }
 
@@ -352,6 +384,31 @@ impl Inner {
         )
     }
 
+    fn upload(&self, asked: &Asked, bucket: &str, query: &BTreeMap<String, String>) -> Reply {
+        let name = query.get("name").cloned().unwrap_or_default();
+        if asked.method != "POST" || query.get("uploadType").is_none_or(|kind| kind != "media") {
+            return not_found();
+        }
+        if bucket != "bucket-1" || name.is_empty() {
+            return failure(404, "notFound", "The specified bucket does not exist.");
+        }
+        let sum = STANDARD.encode(CRC32C.checksum(&asked.body).to_be_bytes());
+        let text = String::from_utf8_lossy(&asked.body).into_owned();
+        let media = asked.header("content-type").unwrap_or_default().to_owned();
+        lock(&self.state).objects.insert(format!("{bucket}/{name}"), (media.clone(), text));
+        Reply::new(
+            200,
+            json!({
+                "kind": "storage#object",
+                "bucket": bucket,
+                "name": name,
+                "contentType": media,
+                "size": asked.body.len().to_string(),
+                "crc32c": sum,
+            }),
+        )
+    }
+
     fn metadata(&self, asked: &Asked, path: &str) -> Reply {
         if asked.header("metadata-flavor") != Some("Google") {
             return Reply::new(403, "missing required header \"Metadata-Flavor\": \"Google\"");
@@ -371,16 +428,16 @@ impl Inner {
     }
 }
 
-fn failure(status: u16, code: &str, message: &str) -> Reply {
+pub(super) fn failure(status: u16, code: &str, message: &str) -> Reply {
     let error = json!({ "code": status, "message": message, "status": code });
     Reply::new(status, json!({ "error": error }))
 }
 
-fn not_found() -> Reply {
+pub(super) fn not_found() -> Reply {
     failure(404, "NOT_FOUND", "Requested entity was not found.")
 }
 
-fn invalid(message: &str) -> Reply {
+pub(super) fn invalid(message: &str) -> Reply {
     failure(400, "INVALID_ARGUMENT", message)
 }
 
@@ -602,7 +659,7 @@ fn list_keys(state: &State, query: &BTreeMap<String, String>) -> Reply {
     paged("cryptoKeys", found.map(|(id, key)| shown_key(id, key)).collect(), query)
 }
 
-fn paged(member: &str, items: Vec<Value>, query: &BTreeMap<String, String>) -> Reply {
+pub(super) fn paged(member: &str, items: Vec<Value>, query: &BTreeMap<String, String>) -> Reply {
     let begin = query.get("pageToken").and_then(|token| token.parse().ok()).unwrap_or(0);
     let page: Vec<_> = items.iter().skip(begin).take(PAGE).cloned().collect();
     let mut answer = json!({ "totalSize": items.len() });
