@@ -97,7 +97,10 @@ fn the_form_that_the_hardened_helm_chart_writes_is_read() {
     assert_eq!(paths, [None, Some("/kubeconfigs/a".into()), Some("/kubeconfigs/b".into())]);
     assert_eq!(found[1].config_map, "bundle");
     let config = load("s.json", json);
-    let BundlePublisher::K8sConfigMap(published) = &config.plugins.bundle_publishers[0].settings;
+    let BundlePublisher::K8sConfigMap(published) = &config.plugins.bundle_publishers[0].settings
+    else {
+        panic!("another publisher")
+    };
     let found: Vec<_> = published
         .clusters
         .iter()

@@ -4,6 +4,7 @@
 mod azure;
 mod cas;
 mod gcp;
+mod kms;
 
 use std::{
     collections::BTreeMap,
@@ -26,10 +27,7 @@ use aws_lc_rs::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use percent_encoding::percent_decode_str;
 
-pub use self::{
-    azure::FakeAzure,
-    gcp::{FakeGcp, KEY_RING},
-};
+pub use self::{azure::FakeAzure, gcp::FakeGcp, kms::KEY_RING};
 use crate::{Asked, Reply};
 
 /// How long a silent service is silent: longer than anybody waits.

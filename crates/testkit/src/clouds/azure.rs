@@ -233,7 +233,7 @@ impl Inner {
         let parts: Vec<_> = path.trim_start_matches('/').split('/').collect();
         let mut state = lock(&self.state);
         match (&*asked.method, &parts[..]) {
-            ("GET", ["keys"]) => self.list(&state, &query),
+            ("GET", ["keys"]) => list(asked, &state, &query),
             ("POST", ["keys", name, "create"]) => self.create(&mut state, name, &body),
             ("GET", ["keys", name]) => match state.keys.get(*name) {
                 Some(held) => self.shown(name, held, held.versions.last()),
@@ -393,20 +393,6 @@ impl Inner {
         Reply::new(201, "")
     }
 
-    fn list(&self, state: &State, query: &BTreeMap<String, String>) -> Reply {
-        let begin = query.get("$skiptoken").and_then(|token| token.parse().ok()).unwrap_or(0);
-        let page = state.keys.iter().skip(begin).take(PAGE).map(|(name, held)| {
-            json!({
-                "kid": format!("{}/keys/{name}", self.url()),
-                "attributes": attributes(held, held.versions.first()),
-                "tags": held.tags,
-            })
-        });
-        let next = (begin + PAGE < state.keys.len())
-            .then(|| format!("{}/keys?api-version=7.4&$skiptoken={}", self.url(), begin + PAGE));
-        Reply::new(200, json!({ "value": page.collect::<Vec<_>>(), "nextLink": next }))
-    }
-
     fn create(&self, state: &mut State, name: &str, body: &Value) -> Reply {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
         let operations = json!(["sign", "verify"]);
@@ -480,6 +466,22 @@ impl Inner {
         let attributes = attributes(held, Some(version));
         Reply::new(200, json!({ "key": key, "attributes": attributes, "tags": held.tags }))
     }
+}
+
+/// The next page is where the request came to, which may be a way to here.
+fn list(asked: &Asked, state: &State, query: &BTreeMap<String, String>) -> Reply {
+    let url = format!("http://{}", asked.header("host").unwrap_or_default());
+    let begin = query.get("$skiptoken").and_then(|token| token.parse().ok()).unwrap_or(0);
+    let page = state.keys.iter().skip(begin).take(PAGE).map(|(name, held)| {
+        json!({
+            "kid": format!("{url}/keys/{name}"),
+            "attributes": attributes(held, held.versions.first()),
+            "tags": held.tags,
+        })
+    });
+    let next = (begin + PAGE < state.keys.len())
+        .then(|| format!("{url}/keys?api-version=7.4&$skiptoken={}", begin + PAGE));
+    Reply::new(200, json!({ "value": page.collect::<Vec<_>>(), "nextLink": next }))
 }
 
 fn attributes(held: &Held, version: Option<&Version>) -> Value {
