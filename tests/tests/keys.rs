@@ -30,7 +30,7 @@ struct Admin {
 }
 
 impl Admin {
-    fn new(address: &str) -> Self {
+    fn new(bao: &Bao) -> Self {
         let token = Auth::Token(Bao::ROOT.to_owned().into());
         let settings = Settings::new(bao.address(), token);
         let client = Client::open(&settings, Arc::new(SystemClock)).expect("a client");
