@@ -34,6 +34,8 @@ mod cli_reference;
 mod cli_server;
 #[path = "tests/clock.rs"]
 mod clock;
+#[path = "tests/clouds.rs"]
+mod clouds;
 #[path = "tests/config.rs"]
 mod config;
 #[path = "tests/console.rs"]

@@ -72,12 +72,12 @@ fn key_manager(address: &str) -> String {
     )
 }
 
-fn active(server: &Server, kind: &str) -> String {
+pub(crate) fn active(server: &Server, kind: &str) -> String {
     let shown = server.cli().json(&format!("localauthority {kind} show"));
     shown["active"]["authority_id"].as_str().unwrap_or_default().to_owned()
 }
 
-fn rotate(server: &Server, kind: &str) -> String {
+pub(crate) fn rotate(server: &Server, kind: &str) -> String {
     let cli = server.cli();
     let prepared = cli.json(&format!("localauthority {kind} prepare"));
     let next = prepared["prepared_authority"]["authority_id"].as_str().expect("an ID").to_owned();
@@ -86,7 +86,7 @@ fn rotate(server: &Server, kind: &str) -> String {
 }
 
 /// Whether a workload gets an X.509-SVID; its chain's length.
-fn chain_of(node: &Node) -> usize {
+pub(crate) fn chain_of(node: &Node) -> usize {
     let dir = node.agent.socket().parent().expect("a directory").to_owned();
     let write = format!("api fetch x509 -write {}", dir.display());
     eventually("an identity", || (node.agent.cli().line(&write).code == 0).then_some(()));
@@ -139,7 +139,7 @@ fn a_server_lives_with_its_keys_and_its_root_in_vault() {
     });
 }
 
-/// A way to Vault that ends the server at a chosen request.
+/// A way to a back end that ends the server at a chosen request.
 struct Trap {
     port: u16,
     plan: Arc<Mutex<Plan>>,
@@ -151,16 +151,16 @@ struct Plan {
     victim: Option<u32>,
     /// How many more requests go through before it is ended.
     left: usize,
-    /// Whether the fatal request still reaches Vault.
+    /// Whether the fatal request still reaches the back end.
     after: bool,
 }
 
 impl Trap {
-    fn new(bao: &Bao) -> Self {
+    fn new(address: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its number").port();
         let plan: Arc<Mutex<Plan>> = Arc::default();
-        let (target, shared) = (bao.address().replace("http://", ""), Arc::clone(&plan));
+        let (target, shared) = (address.replace("http://", ""), Arc::clone(&plan));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let (target, plan) = (target.clone(), Arc::clone(&shared));
@@ -194,7 +194,7 @@ fn pass(mut client: TcpStream, target: &str, plan: &Mutex<Plan>) {
         let _ = end(victim);
         return;
     }
-    let mut server = TcpStream::connect(target).expect("Vault");
+    let mut server = TcpStream::connect(target).expect("the back end");
     server.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
     server.write_all(&request).expect("a request");
     let mut answer = vec![0; 64 * 1024];
@@ -235,11 +235,20 @@ fn a_server_killed_at_any_call_to_vault_loses_no_active_key_and_leaves_none_behi
     let Some(bao) = Bao::start(false) else { skip!("there is no bao") };
     let admin = Admin::new(&bao);
     admin.set_up();
-    let trap = Trap::new(&bao);
-    let options = ServerOptions {
-        key_manager: key_manager(&format!("http://127.0.0.1:{}", trap.port)),
-        ..ServerOptions::default()
-    };
+    let options =
+        |url: &str| ServerOptions { key_manager: key_manager(url), ..ServerOptions::default() };
+    killed_at_any_call(&bao.address(), options, || admin.keys());
+}
+
+/// Rotates with a server that is killed at each request to the back end at `address` in turn, before
+/// and after it was answered. `keys` says how many keys of each name there are.
+pub(crate) fn killed_at_any_call(
+    address: &str,
+    options: impl Fn(&str) -> ServerOptions,
+    keys: impl Fn() -> BTreeMap<String, usize>,
+) {
+    let trap = Trap::new(address);
+    let options = options(&format!("http://127.0.0.1:{}", trap.port));
     let mut server = Server::start_in(&Arc::new(TestDir::new()), "server", options);
     let mut sprung = 0;
     // From the first request of a rotation to where it makes no more of them.
@@ -271,12 +280,12 @@ fn a_server_killed_at_any_call_to_vault_loses_no_active_key_and_leaves_none_behi
             }
             server.cli().line("x509 mint -spiffeID spiffe://example.org/w").ok();
             eventually("no key is left behind", || {
-                admin.keys().values().all(|count| *count == 1).then_some(())
+                keys().values().all(|count| *count == 1).then_some(())
             });
             // A key that was made and not published would be taken again, with fewer calls.
             rotate(&server, "x509");
             eventually("no key is left behind", || {
-                admin.keys().values().all(|count| *count == 1).then_some(())
+                keys().values().all(|count| *count == 1).then_some(())
             });
         }
     }

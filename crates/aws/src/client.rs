@@ -11,13 +11,12 @@ use percent_encoding::{AsciiSet, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use signet_base::{Jitter, SharedClock};
-use signet_http::{HttpClient, Trust, UNRESERVED};
+use signet_http::{HttpClient, Trust, UNRESERVED, shown};
 use zeroize::Zeroizing;
 
 use crate::{
     AwsError, Credentials, Environment, Keys, Service,
     endpoint::Endpoint,
-    error::shown,
     sign::{self, Scope, Signed},
 };
 

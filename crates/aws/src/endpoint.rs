@@ -4,8 +4,9 @@
 //! AWS's SDKs for the variables.
 
 use http::Uri;
+use signet_http::shown;
 
-use crate::{AwsError, Environment, error::shown};
+use crate::{AwsError, Environment};
 
 /// A service of AWS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,10 +2,7 @@
 
 use http::Response;
 use serde_json::Value;
-use signet_http::HttpError;
-
-/// How much of what a service says is shown, characters.
-const MAX_SHOWN: usize = 400;
+use signet_http::{HttpError, shown};
 
 /// Why a call was not answered as hoped. Nothing secret is in it.
 #[derive(Debug, thiserror::Error)]
@@ -103,14 +100,7 @@ impl AwsError {
     /// Whether the call certainly had no effect, so that it can be made again whatever it is.
     pub fn had_no_effect(&self) -> bool {
         match self {
-            Self::Http(error) => matches!(
-                error,
-                HttpError::BadUrl(_)
-                    | HttpError::Connect { .. }
-                    | HttpError::Proxy { .. }
-                    | HttpError::Refused { .. }
-                    | HttpError::Tls { .. }
-            ),
+            Self::Http(error) => error.had_no_effect(),
             Self::Server { .. } | Self::Nonsense { .. } => false,
             _ => true,
         }
@@ -190,16 +180,6 @@ pub(crate) fn element(xml: &str, name: &str) -> Option<String> {
 
 fn said(message: &str) -> String {
     if message.is_empty() { String::new() } else { format!(": {message}") }
-}
-
-/// Text of a service for a message: bounded, on one line.
-pub(crate) fn shown(text: &str) -> String {
-    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.retain(|c| !c.is_control());
-    if line.chars().count() > MAX_SHOWN {
-        line = line.chars().take(MAX_SHOWN).chain("…".chars()).collect();
-    }
-    line
 }
 
 #[cfg(test)]

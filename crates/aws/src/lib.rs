@@ -11,7 +11,6 @@ mod environment;
 mod error;
 mod kms;
 mod pca;
-mod published;
 mod roles_anywhere;
 mod s3;
 mod secret_authority;

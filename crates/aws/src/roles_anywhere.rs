@@ -8,9 +8,9 @@ use serde_json::json;
 use signet_base::chain;
 use signet_http::UNRESERVED;
 use signet_identity::Bundle;
-use signet_pki::{BundlePublisher, jwks, ports::PortError};
+use signet_pki::{BundlePublisher, jwks, ports::PortError, published::Published};
 
-use crate::{AwsError, Client, Credentials, Service, client::Request, published::Published};
+use crate::{AwsError, Client, Credentials, Service, client::Request};
 
 /// The plugin's name.
 const NAME: &str = "aws_rolesanywhere_trustanchor";

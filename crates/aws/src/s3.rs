@@ -4,14 +4,17 @@ use bytes::Bytes;
 use http::Method;
 use percent_encoding::utf8_percent_encode;
 use signet_base::chain;
+use signet_http::shown;
 use signet_identity::Bundle;
-use signet_pki::{BundlePublisher, jwks::BundleFormat, ports::PortError};
+use signet_pki::{
+    BundlePublisher,
+    ports::PortError,
+    published::{BundleFormat, Published},
+};
 
 use crate::{
     AwsError, Client, Credentials, Service,
     client::{PATH, Request},
-    error::shown,
-    published::Published,
 };
 
 /// The plugin's name.
@@ -67,17 +70,13 @@ impl S3 {
 
     async fn put(&self, bundle: &Bundle) -> Result<(), String> {
         let S3Settings { format, refresh_hint, .. } = &self.settings;
-        let document = format.encode(bundle, *refresh_hint).map_err(|error| chain(&error))?;
-        let content_type = match format {
-            BundleFormat::Pem => "application/x-pem-file",
-            BundleFormat::Jwks | BundleFormat::Spiffe => "application/json",
-        };
+        let document = format.document(bundle, *refresh_hint).map_err(|error| chain(&error))?;
         let request = Request {
             method: Method::PUT,
             action: "PutObject",
             base: self.base.clone(),
             path: self.path.clone(),
-            headers: vec![("content-type", content_type.to_owned())],
+            headers: vec![("content-type", format.media_type().to_owned())],
             body: Bytes::from(document),
             is_repeatable: true,
         };

@@ -10,10 +10,7 @@ use std::{collections::HashMap, sync::Arc, sync::Mutex};
 use serde_json::{Value, json};
 use signet_aws::{RolesAnywhere, S3, S3Settings};
 use signet_identity::{Bundle, X509Authority};
-use signet_pki::{
-    BundlePublisher,
-    jwks::{self, BundleFormat},
-};
+use signet_pki::{BundlePublisher, jwks, published::BundleFormat};
 use support::{Aws, Fault, failure, fields};
 
 fn bundle(authorities: usize) -> Bundle {

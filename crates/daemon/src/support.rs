@@ -18,6 +18,7 @@ pub const MASKED: &str = "(masked)";
 /// Words in the name of a key whose value is not shown.
 const SECRET_WORDS: &[&str] = &[
     "access_key",
+    "account_key",
     "api_key",
     "apikey",
     "auth",
@@ -195,6 +196,7 @@ mod tests {
                     vault_addr = "https://me:hunter2@vault.example.org:8200"
                     token_auth { token = "hvs.hunter2" } approle_auth { approle_secret_id = "hunter2" } } }
                 NodeAttestor "join_token" { plugin_data {} }
+                BundlePublisher "azure_blob" { plugin_data { storage_account_key = "hunter2" } }
             }"#;
         let document = signet_config::parse("a.conf", text).unwrap();
         let shown = configuration(&document).to_string();

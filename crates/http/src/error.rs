@@ -93,6 +93,19 @@ pub enum HttpError {
 }
 
 impl HttpError {
+    /// Whether the request certainly never reached its server, so that it can be sent again whatever
+    /// it is.
+    pub fn had_no_effect(&self) -> bool {
+        matches!(
+            self,
+            Self::BadUrl(_)
+                | Self::Connect { .. }
+                | Self::Proxy { .. }
+                | Self::Refused { .. }
+                | Self::Tls { .. }
+        )
+    }
+
     pub(super) fn bad_url(url: &str) -> Self {
         Self::BadUrl(redacted(url))
     }

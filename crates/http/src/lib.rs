@@ -8,6 +8,7 @@ mod error;
 mod peers;
 mod proxy;
 mod redact;
+pub mod rest;
 mod url;
 
 use std::{
@@ -39,6 +40,7 @@ pub use self::{
     error::{HttpError, ProxyUrlError},
     peers::{Peers, is_of_no_other_machine},
     proxy::Proxies,
+    redact::shown,
     url::UNRESERVED,
 };
 

@@ -8,6 +8,8 @@
 mod api;
 #[cfg(feature = "k8s-bundle")]
 pub mod bundle;
+#[cfg(feature = "k8s-bundle")]
+mod cert_manager;
 mod config;
 mod error;
 mod exec;
@@ -15,6 +17,8 @@ mod objects;
 mod resources;
 mod watch;
 
+#[cfg(feature = "k8s-bundle")]
+pub use self::cert_manager::{CertManager, CertManagerSettings};
 pub use self::{
     api::{ApiServer, Write},
     config::KubeSource,

@@ -21,10 +21,7 @@ use signet_k8s::{
     ApiServer,
     bundle::{BundleTarget, K8sBundle, K8sConfigMap, PublishTarget},
 };
-use signet_pki::{
-    BundlePublisher as _, Notifier as _,
-    jwks::{self, BundleFormat},
-};
+use signet_pki::{BundlePublisher as _, Notifier as _, jwks, published::BundleFormat};
 use signet_time::UnixTime;
 
 const CONFIG_MAP: &str = "/api/v1/namespaces/spire/configmaps/spire-bundle";

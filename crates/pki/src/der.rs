@@ -211,7 +211,7 @@ pub(crate) fn ecdsa_numbers(signature: &[u8]) -> Result<(&[u8], &[u8]), DerError
 }
 
 /// Joins r and s (big endian) to an ECDSA signature.
-pub(crate) fn ecdsa_signature(r: &[u8], s: &[u8]) -> Vec<u8> {
+pub fn ecdsa_signature(r: &[u8], s: &[u8]) -> Vec<u8> {
     let mut writer = Writer::with_capacity(r.len() + s.len() + 9);
     writer.sequence(|w| {
         w.unsigned(r);

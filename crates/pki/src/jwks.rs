@@ -1,6 +1,5 @@
 //! Trust bundles as documents: the SPIFFE bundle format, the Workload API's JWKS, and PEM.
 
-mod format;
 mod jwk;
 
 use std::{collections::HashSet, sync::Arc};
@@ -11,7 +10,6 @@ use serde_json::{Map, Value};
 use signet_identity::{Bundle, JwtAuthority, TrustDomain, X509Authority};
 use signet_time::UnixTime;
 
-pub use self::format::{BundleFormat, FormatError};
 use self::jwk::{Jwk, Members, NoKey, without_line_ends};
 use crate::{
     KeyError, pem,

@@ -17,6 +17,7 @@ pub mod pem;
 pub mod pkcs12;
 pub mod pop;
 pub mod ports;
+pub mod published;
 pub mod random;
 pub mod seal;
 pub mod signer;

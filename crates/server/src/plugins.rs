@@ -5,9 +5,11 @@
 //! of its functions takes it apart field by field, so that none can forget a kind.
 
 mod aws;
+mod azure;
 pub mod bundle_publisher;
 pub mod credential_composer;
 pub mod data_store;
+mod gcp;
 pub mod key_manager;
 mod kubernetes;
 pub mod node_attestor;
@@ -156,7 +158,7 @@ impl Plugins {
             problems.extend(node_attestor::check(plugin, &scope).err());
         }
         if let Some(plugin) = upstream_authority {
-            problems.extend(upstream_authority::open(plugin, &scope).err());
+            problems.extend(upstream_authority::check(plugin, &scope).err());
         }
         for plugin in notifiers {
             problems.extend(notifier::check(plugin, &scope).err());

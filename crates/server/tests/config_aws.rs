@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 use signet_aws::{Keys, PcaSettings, S3Settings, SecretSettings};
 use signet_base::SystemClock;
 use signet_daemon::program::Program;
-use signet_pki::{jwks::BundleFormat, key_manager::KeyIdentifier};
+use signet_pki::{key_manager::KeyIdentifier, published::BundleFormat};
 use signet_server::{
     config::{Config, RunFlags},
     plugins::{

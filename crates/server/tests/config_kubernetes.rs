@@ -10,7 +10,7 @@
 
 use signet_config::parse;
 use signet_daemon::program::Program;
-use signet_pki::jwks::BundleFormat;
+use signet_pki::published::BundleFormat;
 use signet_server::{
     config::{Config, RunFlags},
     plugins::{
@@ -99,7 +99,7 @@ fn the_form_that_the_hardened_helm_chart_writes_is_read() {
     let config = load("s.json", json);
     let BundlePublisher::K8sConfigMap(published) = &config.plugins.bundle_publishers[0].settings
     else {
-        panic!()
+        panic!("another publisher")
     };
     let found: Vec<_> = published
         .clusters

@@ -33,6 +33,36 @@ impl Asked {
     }
 }
 
+/// What a request is answered with.
+#[derive(Clone, Debug, Default)]
+pub struct Reply {
+    /// The HTTP status; 0 closes the connection without an answer.
+    pub status: u16,
+    /// Names and values.
+    pub headers: Vec<(&'static str, String)>,
+    /// JSON, or whatever a test wants to pass for it.
+    pub body: String,
+}
+
+impl Reply {
+    /// Without headers of its own.
+    pub fn new(status: u16, body: impl ToString) -> Self {
+        Self { status, headers: Vec::new(), body: body.to_string() }
+    }
+
+    /// No answer.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// With a header more.
+    #[must_use]
+    pub fn header(mut self, name: &'static str, value: impl ToString) -> Self {
+        self.headers.push((name, value.to_string()));
+        self
+    }
+}
+
 /// A server on 127.0.0.1, one request for each connection. It is there as long as the process.
 #[derive(Debug)]
 pub struct FakeHttp {
@@ -48,6 +78,18 @@ impl FakeHttp {
     ///
     /// When there is no port.
     pub fn start(answer: impl Fn(&Asked) -> (u16, String) + Send + Sync + 'static) -> Self {
+        Self::replying(move |asked| {
+            let (status, body) = answer(asked);
+            Reply::new(status, body)
+        })
+    }
+
+    /// Starts a server that answers with what `answer` gives.
+    ///
+    /// # Panics
+    ///
+    /// When there is no port.
+    pub fn replying(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("its own address").port();
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -71,7 +113,7 @@ impl FakeHttp {
 fn serve(
     mut stream: TcpStream,
     noted: &Mutex<Vec<Asked>>,
-    answer: &dyn Fn(&Asked) -> (u16, String),
+    answer: &dyn Fn(&Asked) -> Reply,
 ) -> std::io::Result<()> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut reader = BufReader::new(stream.try_clone()?);
@@ -94,11 +136,16 @@ fn serve(
     asked.body.resize(length.unwrap_or(0), 0);
     reader.read_exact(&mut asked.body)?;
     noted.lock().unwrap_or_else(PoisonError::into_inner).push(asked.clone());
-    let (status, body) = answer(&asked);
+    let Reply { status, headers, body } = answer(&asked);
+    if status == 0 {
+        return Ok(());
+    }
+    let headers: String =
+        headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     write!(
         stream,
         "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nConnection: close\r\n\
-         Content-Length: {}\r\n\r\n{body}",
+         {headers}Content-Length: {}\r\n\r\n{body}",
         body.len()
     )
 }

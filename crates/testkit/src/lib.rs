@@ -11,6 +11,8 @@
 mod anchors;
 mod bao;
 mod captured;
+#[cfg(feature = "clouds")]
+pub mod clouds;
 mod fake_http;
 mod local_kms;
 mod metrics_doc;
@@ -25,7 +27,7 @@ mod suspended;
 pub use anchors::{AnchorCase, HOST, TRUST_DOMAIN, anchor_cases};
 pub use bao::Bao;
 pub use captured::Captured;
-pub use fake_http::{Asked, FakeHttp};
+pub use fake_http::{Asked, FakeHttp, Reply};
 pub use local_kms::LocalKms;
 pub use metrics_doc::assert_metrics_documented;
 pub use mutated::mutated;

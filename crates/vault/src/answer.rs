@@ -6,9 +6,10 @@ use bytes::Bytes;
 use http::{Response, StatusCode, header::RETRY_AFTER};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::Value;
+use signet_http::shown;
 use zeroize::Zeroizing;
 
-use crate::{VaultError, error::shown};
+use crate::VaultError;
 
 /// A successful answer. What it holds may be secret, and is not shown.
 #[derive(Clone, Default)]

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use signet_http::HttpError;
-
-/// How much of what a server says is shown, characters.
-const MAX_SHOWN: usize = 300;
+use signet_http::{HttpError, shown};
 
 /// Why a request was not answered as hoped. Nothing secret is in it.
 #[derive(Debug, thiserror::Error)]
@@ -123,16 +120,6 @@ impl VaultError {
 fn said(errors: &[String]) -> String {
     let all = errors.iter().map(|error| shown(error)).collect::<Vec<_>>().join("; ");
     if all.is_empty() { all } else { format!(": {}", shown(&all)) }
-}
-
-/// Text of a server for a message.
-pub(crate) fn shown(text: &str) -> String {
-    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    line.retain(|c| !c.is_control());
-    if line.chars().count() > MAX_SHOWN {
-        line = line.chars().take(MAX_SHOWN).chain("…".chars()).collect();
-    }
-    line
 }
 
 #[cfg(test)]

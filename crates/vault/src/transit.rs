@@ -8,6 +8,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::Deserialize;
 use serde_json::json;
 use signet_base::chain;
+use signet_http::shown;
 use signet_pki::{
     KeyType, PublicKey, SignError, SignatureAlgorithm,
     key_manager::{KeyStore, KeyStoreError, StoredKey, is_uuid},
@@ -16,7 +17,7 @@ use signet_pki::{
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::task::JoinSet;
 
-use crate::{Client, VaultError, error::shown, path};
+use crate::{Client, VaultError, path};
 
 /// The plugin's name.
 const NAME: &str = "hashicorp_vault";

@@ -13,14 +13,14 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, header::LOCATION};
 use rustls::ClientConfig;
 use signet_base::{Jitter, SharedClock, chain};
-use signet_http::{HttpClient, Trust, system_roots};
+use signet_http::{HttpClient, Trust, shown, system_roots};
 use signet_pki::{
     text_file,
     tls::{SwappableIdentity, TlsIdentity, WebCheck, web_client_config},
 };
 use tokio::time::Instant;
 
-use crate::{Answer, Auth, Request, Settings, VaultError, error::shown};
+use crate::{Answer, Auth, Request, Settings, VaultError};
 
 /// The largest answer that is read, bytes.
 const MAX_BODY: usize = 4 * 1024 * 1024;

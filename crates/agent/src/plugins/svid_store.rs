@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use signet_aws::{Access, Keys};
 use signet_config::{Block, Count, Kind};
+use signet_gcp::Credentials;
 
 /// `SVIDStore`.
 pub(super) const KIND: Kind<SvidStore> = Kind {
@@ -44,7 +45,7 @@ pub struct Aws {
 pub struct Gcp {
     /// `service_account_file`, else `GOOGLE_APPLICATION_CREDENTIALS`; the instance's own account
     /// where there is neither.
-    pub service_account_file: Option<PathBuf>,
+    pub credentials: Credentials,
     /// `endpoint` (our own key): the service's URL.
     pub endpoint: String,
 }
@@ -58,10 +59,6 @@ impl SvidStore {
             Self::Gcp(_) => "gcp_secretmanager",
         }
     }
-}
-
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn endpoint(block: &Block<'_>) -> Option<String> {
@@ -94,9 +91,8 @@ fn disk(block: &Block<'_>) -> Option<SvidStore> {
 }
 
 fn gcp(block: &Block<'_>) -> Option<SvidStore> {
-    let file = block.path("service_account_file");
-    let file = file.or_else(|| variable("GOOGLE_APPLICATION_CREDENTIALS").map(PathBuf::from));
+    let credentials = Credentials::choose(block.path("service_account_file"));
     let endpoint = endpoint(block);
     let endpoint = endpoint.unwrap_or_else(|| "https://secretmanager.googleapis.com".to_owned());
-    Some(SvidStore::Gcp(Gcp { service_account_file: file, endpoint }))
+    Some(SvidStore::Gcp(Gcp { credentials, endpoint }))
 }

@@ -6,55 +6,29 @@
 )]
 
 use async_trait::async_trait;
-use base64::{
-    Engine as _,
-    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
-};
-use bytes::Bytes;
-use http::{Method, Request, header::CONTENT_TYPE};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use http::Method;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
-use signet_base::{SharedClock, files::read_regular};
-use signet_http::{HttpClient, HttpError};
+use signet_base::{SharedClock, chain};
+use signet_http::{HttpError, rest::Call};
 use signet_identity::TrustDomain;
-use signet_pki::{PrivateKey, digest::sha1_hex};
-use signet_time::UnixTime;
+use signet_pki::digest::sha1_hex;
 use zeroize::Zeroizing;
 
 use super::{Place, Secret, Store, StoreError, needed};
 use crate::plugins::svid_store::Gcp as Settings;
 
-const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
-const METADATA: &str = "http://metadata.google.internal";
 /// The label by which secrets of ours (and SPIRE's) are known from others; its value is a digest of
 /// the trust domain.
 const LABEL: &str = "spire-svid";
-/// How long an access token is used, seconds.
-const TOKEN_LIFE: i64 = 3600;
-/// It is replaced before it expires.
-const TOKEN_MARGIN: i64 = 300;
-/// The largest service account file, bytes.
-const MAX_ACCOUNT: u64 = 64 * 1024;
 
 /// The store.
 #[derive(Debug)]
 pub(super) struct Gcp {
-    settings: Settings,
+    client: signet_gcp::Gcp,
+    endpoint: String,
     label: String,
-    client: HttpClient,
-    clock: SharedClock,
-    token: tokio::sync::Mutex<Option<Token>>,
-}
-
-struct Token {
-    text: Zeroizing<String>,
-    expires_at: UnixTime,
-}
-
-impl std::fmt::Debug for Token {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Token(.., {})", self.expires_at.seconds())
-    }
 }
 
 impl Gcp {
@@ -64,75 +38,8 @@ impl Gcp {
         clock: SharedClock,
     ) -> Result<Self, HttpError> {
         let label = sha1_hex(trust_domain.as_str().as_bytes());
-        let client = HttpClient::builder().build()?;
-        Ok(Self { settings, label, client, clock, token: tokio::sync::Mutex::default() })
-    }
-
-    async fn token(&self) -> Result<Zeroizing<String>, StoreError> {
-        let mut token = self.token.lock().await;
-        let now = self.clock.unix();
-        if let Some(token) = &*token
-            && token.expires_at - TOKEN_MARGIN > now
-        {
-            return Ok(token.text.clone());
-        }
-        let answer = match &self.settings.service_account_file {
-            Some(path) => {
-                let failed = |error: &dyn std::fmt::Display| {
-                    StoreError::Failed(format!("{}: {error}", path.display()))
-                };
-                let bytes = read_regular(path, MAX_ACCOUNT).map_err(|error| failed(&error))?;
-                let bytes = Zeroizing::new(bytes);
-                let account: Value =
-                    serde_json::from_slice(&bytes).map_err(|error| failed(&error))?;
-                let text = |name: &str| {
-                    let value = account[name].as_str().filter(|value| !value.is_empty());
-                    value.ok_or_else(|| failed(&format!("there is no {name}")))
-                };
-                let token_uri = text("token_uri")?;
-                let claims = json!({
-                    "iss": text("client_email")?,
-                    "scope": SCOPE,
-                    "aud": token_uri,
-                    "iat": now,
-                    "exp": now + TOKEN_LIFE,
-                });
-                let key = PrivateKey::from_pem(text("private_key")?);
-                let key = key.map_err(|error| failed(&error))?;
-                let signer = key.signer().map_err(|error| failed(&error))?;
-                let head = URL_SAFE_NO_PAD.encode(r#"{"alg":"RS256","typ":"JWT"}"#);
-                let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(claims.to_string()));
-                let signature = signet_pki::Signer::sign(
-                    &*signer,
-                    signet_pki::SignatureAlgorithm::RsaPkcs1Sha256,
-                    signed.as_bytes(),
-                );
-                let signature = signature.map_err(|error| failed(&error))?;
-                let body = format!(
-                    "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion=\
-                     {signed}.{}",
-                    URL_SAFE_NO_PAD.encode(signature)
-                );
-                let form = "application/x-www-form-urlencoded";
-                self.client.post(token_uri, form, body).await?
-            }
-            None => {
-                let path = "computeMetadata/v1/instance/service-accounts/default/token";
-                let request = Request::get(format!("{METADATA}/{path}"))
-                    .header("metadata-flavor", "Google")
-                    .body(Bytes::new())
-                    .map_err(|error| StoreError::Failed(error.to_string()))?;
-                self.client.send(request).await?
-            }
-        };
-        let json: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-        let (text, life) = (json["access_token"].as_str(), json["expires_in"].as_i64());
-        let text = text.filter(|_| answer.status().is_success()).ok_or_else(|| {
-            StoreError::Failed(format!("no access token: {} {}", answer.status(), json["error"]))
-        })?;
-        let text = Zeroizing::new(text.to_owned());
-        *token = Some(Token { text: text.clone(), expires_at: now + life.unwrap_or(TOKEN_LIFE) });
-        Ok(text)
+        let client = signet_gcp::Gcp::new(settings.credentials, clock)?;
+        Ok(Self { client, endpoint: settings.endpoint, label })
     }
 
     /// Calls a method; none when what it is about is not there.
@@ -142,29 +49,14 @@ impl Gcp {
         path: &str,
         body: Option<&Value>,
     ) -> Result<Option<Value>, StoreError> {
-        let failed = |what: String| StoreError::Failed(format!("{method} {path}: {what}"));
-        let token = self.token().await?;
-        let mut request = Request::builder()
-            .method(method.clone())
-            .uri(format!("{}/v1/{path}", self.settings.endpoint))
-            .header("authorization", format!("Bearer {}", *token));
-        let body = match body {
-            Some(body) => {
-                request = request.header(CONTENT_TYPE, "application/json");
-                Bytes::from_owner(Zeroizing::new(body.to_string()))
-            }
-            None => Bytes::new(),
-        };
-        let request = request.body(body).map_err(|error| failed(error.to_string()))?;
-        let answer = self.client.send(request).await?;
-        let json: Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-        match answer.status() {
-            status if status.is_success() => Ok(Some(json)),
-            http::StatusCode::NOT_FOUND => Ok(None),
-            status => {
-                let why = json["error"]["message"].as_str().unwrap_or_default();
-                Err(failed(format!("{} {why}", status.as_u16())))
-            }
+        let mut call = Call::new(method, format!("{}/v1/{path}", self.endpoint));
+        if let Some(body) = body {
+            call = call.json(body);
+        }
+        match self.client.json(call).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(StoreError::Failed(chain(&error))),
         }
     }
 

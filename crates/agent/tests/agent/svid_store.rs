@@ -209,6 +209,7 @@ async fn google_secret_manager_has_an_identity_while_there_is_an_entry() {
     let key = signet_pki::PrivateKey::generate(signet_pki::KeyType::Rsa2048).unwrap();
     let account = fixture.dir.path().join("account.json");
     let text = json!({
+        "type": "service_account",
         "client_email": "agent@p.test",
         "private_key": key.to_pem().as_str(),
         "token_uri": format!("{url}/token"),

@@ -5,12 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Uri, header::AUTHORIZATION};
 use serde::Deserialize;
-use signet_http::{HttpClient, Proxies, Trust};
+use signet_http::{HttpClient, Proxies, Trust, shown};
 use signet_time::UnixTime;
 use zeroize::Zeroizing;
 
 use super::{Keys, Place, file, time};
-use crate::{AwsError, Environment, endpoint::is_this_machine, error::shown};
+use crate::{AwsError, Environment, endpoint::is_this_machine};
 
 /// Where containers of ECS ask.
 const ECS: &str = "http://169.254.170.2";

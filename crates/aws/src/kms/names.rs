@@ -5,10 +5,11 @@
 //! `alias/SPIRE_SERVER/<trust domain>/<server>/<key>`, descriptions
 //! `SPIRE_SERVER_KEY/<trust domain>/<key>` and tags.
 
+use signet_http::shown;
 use signet_pki::key_manager::is_uuid;
 
 use super::BEGUN;
-use crate::{AwsError, error::shown};
+use crate::AwsError;
 
 /// The trust domain.
 pub(super) const TAG_DOMAIN: &str = "spire-server-td";

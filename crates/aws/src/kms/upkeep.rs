@@ -7,8 +7,7 @@
 
 use std::time::Duration;
 
-use signet_base::chain;
-use tokio::time::{Instant, sleep_until};
+use signet_base::{chain, periodically};
 
 use super::{Described, Kms, api, names};
 use crate::AwsError;
@@ -40,25 +39,18 @@ impl Kms {
         self.0.is_loaded.notified().await;
         let dispose_every =
             if self.0.settings.by_tags { DISPOSE_TAGGED_EVERY } else { DISPOSE_EVERY };
-        let start = Instant::now();
-        let mut refresh = start;
-        let mut dispose = start + FIRST_DISPOSE;
-        let mut sweep = start + FIRST_SWEEP;
-        loop {
-            tokio::select! {
-                () = sleep_until(refresh) => {
-                    refresh = next("Keys could not be kept alive", self.refresh().await, REFRESH_EVERY);
-                }
-                () = sleep_until(dispose) => {
-                    let what = "Keys of servers that are gone could not be removed";
-                    dispose = next(what, self.dispose().await, dispose_every);
-                }
-                () = sleep_until(sweep) => {
-                    let what = "Keys without an alias could not be removed";
-                    sweep = next(what, self.sweep().await, SWEEP_EVERY);
-                }
-            }
-        }
+        let refresh = || async { is_done("Keys could not be kept alive", self.refresh().await) };
+        let dispose = || async {
+            let what = "Keys of servers that are gone could not be removed";
+            is_done(what, self.dispose().await)
+        };
+        let sweep =
+            || async { is_done("Keys without an alias could not be removed", self.sweep().await) };
+        tokio::join!(
+            periodically(Duration::ZERO, REFRESH_EVERY, AGAIN, refresh),
+            periodically(FIRST_DISPOSE, dispose_every, AGAIN, dispose),
+            periodically(FIRST_SWEEP, SWEEP_EVERY, AGAIN, sweep),
+        );
     }
 
     /// Says of every key in use that its server is there: to those who go by aliases, and to those
@@ -263,13 +255,10 @@ impl Kms {
     }
 }
 
-/// When something is to be done again.
-fn next(what: &'static str, outcome: Result<(), AwsError>, every: Duration) -> Instant {
-    match outcome {
-        Ok(()) => Instant::now() + every,
-        Err(error) => {
-            tracing::warn!(error = chain(&error), "{what}; it is tried again in ten minutes");
-            Instant::now() + AGAIN
-        }
+/// Whether it went well; logs what did not.
+fn is_done(what: &'static str, outcome: Result<(), AwsError>) -> bool {
+    if let Err(error) = &outcome {
+        tracing::warn!(error = chain(error), "{what}; it is tried again in ten minutes");
     }
+    outcome.is_ok()
 }

@@ -1,15 +1,15 @@
 //! The bundle publisher `k8s_configmap`, as SPIRE has it.
 
-use std::{
-    fmt,
-    sync::{Mutex, PoisonError},
-};
+use std::fmt;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use serde_json::json;
 use signet_identity::Bundle;
-use signet_pki::{jwks::BundleFormat, ports::PortError};
+use signet_pki::{
+    ports::PortError,
+    published::{BundleFormat, Published},
+};
 
 use super::{
     super::api::{ApiServer, Write, object_name},
@@ -43,7 +43,7 @@ pub struct PublishTarget {
 
 /// The publisher.
 pub struct K8sConfigMap {
-    targets: Vec<(PublishTarget, Mutex<Option<Bundle>>)>,
+    targets: Vec<(PublishTarget, Published)>,
 }
 
 impl fmt::Debug for K8sConfigMap {
@@ -54,7 +54,7 @@ impl fmt::Debug for K8sConfigMap {
 
 impl PublishTarget {
     async fn publish(&self, bundle: &Bundle) -> Result<(), String> {
-        let document = self.format.encode(bundle, self.refresh_hint);
+        let document = self.format.document(bundle, self.refresh_hint);
         let document = document.map_err(|error| error.to_string())?;
         let names = object_name(&self.namespace)
             .and_then(|namespace| object_name(&self.config_map).map(|name| (namespace, name)));
@@ -76,7 +76,7 @@ impl PublishTarget {
 impl K8sConfigMap {
     /// A publisher to these clusters. Nothing is sent yet.
     pub fn new(targets: Vec<PublishTarget>) -> Self {
-        Self { targets: targets.into_iter().map(|target| (target, Mutex::default())).collect() }
+        Self { targets: targets.into_iter().map(|target| (target, Published::default())).collect() }
     }
 }
 
@@ -88,16 +88,13 @@ impl signet_pki::BundlePublisher for K8sConfigMap {
 
     async fn publish(&self, bundle: &Bundle) -> Result<(), PortError> {
         let attempts = self.targets.iter().map(|(target, published)| async move {
-            let held = |published: &Mutex<Option<Bundle>>| {
-                published.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == Some(bundle)
-            };
-            if held(published) {
+            if published.is(bundle) {
                 return Ok(());
             }
             target.publish(bundle).await.map_err(|error| {
                 format!("failed to apply ConfigMap for cluster {:?}: {error}", target.cluster)
             })?;
-            *published.lock().unwrap_or_else(PoisonError::into_inner) = Some(bundle.clone());
+            published.set(bundle);
             tracing::debug!(
                 cluster_id = target.cluster,
                 namespace = target.namespace,

@@ -1,6 +1,8 @@
 //! A Kubernetes API server as far as the bundle plugins need one: real paths, content types,
 //! versions, watches and errors.
 
+#![allow(dead_code, reason = "each test file uses some of it")]
+
 use std::{
     collections::{BTreeMap, VecDeque},
     path::{Path, PathBuf},
@@ -124,6 +126,19 @@ impl Fake {
         }
     }
 
+    /// The paths of all objects below one.
+    pub fn below(&self, path: &str) -> Vec<String> {
+        let state = self.state.lock().unwrap();
+        state.objects.keys().filter(|at| is_in(at, path)).cloned().collect()
+    }
+
+    /// Changes an object, as a controller does.
+    pub fn change(&self, path: &str, change: impl FnOnce(&mut Value)) {
+        let mut object = self.get(path).unwrap();
+        change(&mut object);
+        self.write(path, object);
+    }
+
     /// Forgets the past: watches from before are told that they are too old.
     pub fn compact(&self) {
         let mut state = self.state.lock().unwrap();
@@ -239,6 +254,20 @@ impl Fake {
                 None if is_collection(path) => self.list(&mut stream, path, query).await,
                 None => refuse(&mut stream, 404, &not_found(path), "").await,
             },
+            "POST" if body["metadata"]["generateName"].is_string() => {
+                let count = self.state.lock().unwrap().version;
+                let begin = body["metadata"]["generateName"].as_str().unwrap();
+                let path = format!("{path}/{begin}{count:05}");
+                let mut object = body;
+                object["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z".into();
+                self.write(&path, object);
+                answer(&mut stream, 201, &self.get(&path).unwrap()).await
+            }
+            "DELETE" if self.get(path).is_some() => {
+                self.delete(path);
+                answer(&mut stream, 200, &json!({ "kind": "Status", "status": "Success" })).await
+            }
+            "DELETE" => refuse(&mut stream, 404, &not_found(path), "").await,
             "PATCH" => self.patch(&mut stream, path, query, &header("content-type"), &body).await,
             _ => refuse(&mut stream, 405, "no such method", "").await,
         }
@@ -361,7 +390,9 @@ fn merge(into: &mut Value, patch: &Value) {
 }
 
 fn is_collection(path: &str) -> bool {
-    ["webhookconfigurations", "apiservices"].iter().any(|end| path.ends_with(end))
+    ["webhookconfigurations", "apiservices", "certificaterequests"]
+        .iter()
+        .any(|end| path.ends_with(end))
 }
 
 fn is_in(at: &str, collection: &str) -> bool {

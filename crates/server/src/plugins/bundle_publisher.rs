@@ -1,14 +1,20 @@
 //! `BundlePublisher`: who publishes the bundle.
 
 mod aws;
+mod azure_blob;
+mod gcp_cloudstorage;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use signet_config::{Block, Count, Kind};
 use signet_k8s::bundle::{K8sConfigMap as K8sConfigMapPort, PublishTarget};
-use signet_pki::{BundlePublisher as BundlePublisherPort, jwks::BundleFormat};
+use signet_pki::{BundlePublisher as BundlePublisherPort, published::BundleFormat};
 
-pub use self::aws::{AwsRolesAnywhere, AwsS3};
+pub use self::{
+    aws::{AwsRolesAnywhere, AwsS3},
+    azure_blob::AzureBlob,
+    gcp_cloudstorage::GcpCloudStorage,
+};
 use super::{
     PluginError, Scope,
     kubernetes::{self, api_server, data_key, object_name},
@@ -26,13 +32,11 @@ pub(super) const KIND: Kind<BundlePublisher> = Kind {
     plugins: &[
         ("aws_rolesanywhere_trustanchor", aws::roles_anywhere),
         ("aws_s3", aws::s3),
+        ("azure_blob", azure_blob::azure_blob),
+        ("gcp_cloudstorage", gcp_cloudstorage::gcp_cloudstorage),
         ("k8s_configmap", k8s_config_map),
     ],
-    absent: &[(
-        &["azure_blob", "gcp_cloudstorage"],
-        "use BundlePublisher \"k8s_configmap\", or upload what `bundle show -format spiffe` \
-         prints",
-    )],
+    absent: &[],
 };
 
 /// Who publishes the bundle.
@@ -42,6 +46,10 @@ pub enum BundlePublisher {
     AwsRolesAnywhere(AwsRolesAnywhere),
     /// `aws_s3`.
     AwsS3(AwsS3),
+    /// `azure_blob`.
+    AzureBlob(AzureBlob),
+    /// `gcp_cloudstorage`.
+    GcpCloudStorage(GcpCloudStorage),
     /// `k8s_configmap`.
     K8sConfigMap(K8sConfigMap),
 }
@@ -105,7 +113,7 @@ fn k8s_config_map(block: &Block<'_>) -> Option<BundlePublisher> {
     Some(BundlePublisher::K8sConfigMap(K8sConfigMap { clusters }))
 }
 
-/// `refresh_hint`, seconds: how often consumers look again.
+/// `refresh_hint`, seconds; unset or zero for what the bundle says.
 fn refresh_hint(block: &Block<'_>) -> Option<i64> {
     let hint = block.duration("refresh_hint").filter(|hint| !hint.is_zero())?;
     if hint >= LONGEST_REFRESH_HINT {
@@ -120,18 +128,24 @@ fn refresh_hint(block: &Block<'_>) -> Option<i64> {
 /// The bundle publisher of these settings.
 ///
 /// # Errors
-/// [`PluginError`] when a cluster's configuration cannot be used.
+/// [`PluginError`] when what they name cannot be used.
 pub(crate) fn open(
     settings: &BundlePublisher,
     scope: &Scope<'_>,
 ) -> Result<Arc<dyn BundlePublisherPort>, PluginError> {
-    let published = match settings {
-        BundlePublisher::AwsRolesAnywhere(anchor) => {
-            return aws::open_roles_anywhere(anchor, scope);
-        }
-        BundlePublisher::AwsS3(s3) => return aws::open_s3(s3, scope),
-        BundlePublisher::K8sConfigMap(published) => published,
-    };
+    match settings {
+        BundlePublisher::AwsRolesAnywhere(anchor) => aws::open_roles_anywhere(anchor, scope),
+        BundlePublisher::AwsS3(s3) => aws::open_s3(s3, scope),
+        BundlePublisher::AzureBlob(blob) => azure_blob::open(blob, scope),
+        BundlePublisher::GcpCloudStorage(object) => gcp_cloudstorage::open(object, scope),
+        BundlePublisher::K8sConfigMap(published) => open_config_map(published, scope),
+    }
+}
+
+fn open_config_map(
+    published: &K8sConfigMap,
+    scope: &Scope<'_>,
+) -> Result<Arc<dyn BundlePublisherPort>, PluginError> {
     let targets = published.clusters.iter().map(|cluster| {
         let api = api_server(cluster.kubeconfig_path.as_deref(), scope.clock).map_err(|why| {
             let why = format!("cluster {:?}: {why}", cluster.name);
@@ -153,12 +167,14 @@ pub(crate) fn open(
 /// Reads what the settings name, as [`open`] does.
 ///
 /// # Errors
-/// [`PluginError`] for the first cluster whose kubeconfig cannot be used.
+/// [`PluginError`] for the first file that cannot be used.
 pub(super) fn check(settings: &BundlePublisher, scope: &Scope<'_>) -> Result<(), PluginError> {
     let published = match settings {
         BundlePublisher::AwsRolesAnywhere(_) | BundlePublisher::AwsS3(_) => {
             return open(settings, scope).map(drop);
         }
+        BundlePublisher::AzureBlob(blob) => return azure_blob::check(blob),
+        BundlePublisher::GcpCloudStorage(object) => return gcp_cloudstorage::check(object),
         BundlePublisher::K8sConfigMap(published) => published,
     };
     published.clusters.iter().try_for_each(|cluster| {

@@ -1,7 +1,9 @@
 //! `KeyManager`: where the server's private keys are.
 
 mod aws_kms;
+mod azure_key_vault;
 mod disk;
+mod gcp_kms;
 mod hashicorp_vault;
 mod pkcs11;
 
@@ -18,7 +20,9 @@ use signet_pki::{
 pub(crate) use self::disk::open_disk;
 pub use self::{
     aws_kms::AwsKmsKeys,
+    azure_key_vault::AzureKeys,
     disk::{DiskKeys, SealKey},
+    gcp_kms::GcpKeys,
     hashicorp_vault::VaultKeys,
     pkcs11::Pkcs11Keys,
 };
@@ -31,15 +35,14 @@ pub(super) const KIND: Kind<KeyManager> = Kind {
     count: Count::One,
     plugins: &[
         ("aws_kms", aws_kms::aws_kms),
+        ("azure_key_vault", azure_key_vault::azure_key_vault),
         ("disk", disk::disk),
-        ("memory", memory),
+        ("gcp_kms", gcp_kms::gcp_kms),
         ("hashicorp_vault", hashicorp_vault::hashicorp_vault),
+        ("memory", memory),
         ("pkcs11", pkcs11::pkcs11),
     ],
-    absent: &[(
-        &["azure_key_vault", "gcp_kms"],
-        "use KeyManager \"disk\", sealed by seal_key_file or seal_passphrase_file",
-    )],
+    absent: &[],
 };
 
 /// Where the server's private keys are.
@@ -47,14 +50,18 @@ pub(super) const KIND: Kind<KeyManager> = Kind {
 pub enum KeyManager {
     /// In the Key Management Service of AWS.
     AwsKms(AwsKmsKeys),
+    /// In Azure Key Vault.
+    Azure(AzureKeys),
     /// In a file.
     Disk(DiskKeys),
+    /// In Google Cloud KMS.
+    Gcp(GcpKeys),
     /// In memory: new authorities at each start.
     Memory,
-    /// In the transit secrets engine of a Vault server.
-    Vault(VaultKeys),
     /// In a hardware security module or TPM.
     Pkcs11(Pkcs11Keys),
+    /// In the transit secrets engine of a Vault server.
+    Vault(VaultKeys),
 }
 
 impl KeyManager {
@@ -62,10 +69,12 @@ impl KeyManager {
     pub fn name(&self) -> &'static str {
         match self {
             Self::AwsKms(_) => "aws_kms",
+            Self::Azure(_) => "azure_key_vault",
             Self::Disk(_) => "disk",
+            Self::Gcp(_) => "gcp_kms",
             Self::Memory => "memory",
-            Self::Vault(_) => "hashicorp_vault",
             Self::Pkcs11(_) => "pkcs11",
+            Self::Vault(_) => "hashicorp_vault",
         }
     }
 
@@ -185,8 +194,10 @@ pub(crate) async fn remote_keys(
     let identifier = match settings {
         KeyManager::Disk(_) | KeyManager::Memory => return Ok(None),
         KeyManager::AwsKms(aws) => &aws.key_identifier,
-        KeyManager::Vault(vault) => &vault.key_identifier,
+        KeyManager::Azure(azure) => &azure.key_identifier,
+        KeyManager::Gcp(gcp) => &gcp.key_identifier,
         KeyManager::Pkcs11(pkcs11) => &pkcs11.key_identifier,
+        KeyManager::Vault(vault) => &vault.key_identifier,
     };
     if matches!(identifier, KeyIdentifier::File(path) if !path.exists()) {
         return Ok(Some(Vec::new()));
@@ -209,8 +220,10 @@ fn key_store(
 ) -> Result<Arc<dyn KeyStore>, PluginError> {
     match settings {
         KeyManager::AwsKms(aws) => aws_kms::store(aws, trust_domain, clock),
-        KeyManager::Vault(vault) => hashicorp_vault::store(vault, clock),
+        KeyManager::Azure(azure) => azure_key_vault::store(azure, trust_domain, clock),
+        KeyManager::Gcp(gcp) => gcp_kms::store(gcp, trust_domain, clock),
         KeyManager::Pkcs11(pkcs11) => pkcs11::store(pkcs11, clock),
+        KeyManager::Vault(vault) => hashicorp_vault::store(vault, clock),
         KeyManager::Disk(_) | KeyManager::Memory => Err(settings.failed(&KeyManagerError::Stopped)),
     }
 }
@@ -227,9 +240,11 @@ pub(super) fn check(
 ) -> Result<(), PluginError> {
     match settings {
         KeyManager::AwsKms(aws) => aws_kms::check(aws, trust_domain, clock),
+        KeyManager::Azure(azure) => azure_key_vault::check(azure),
         KeyManager::Disk(disk) => disk::sealing(disk).map(drop),
+        KeyManager::Gcp(gcp) => gcp_kms::check(gcp),
         KeyManager::Memory => Ok(()),
-        KeyManager::Vault(vault) => hashicorp_vault::check(vault, clock),
         KeyManager::Pkcs11(pkcs11) => pkcs11::check(pkcs11),
+        KeyManager::Vault(vault) => hashicorp_vault::check(vault, clock),
     }
 }

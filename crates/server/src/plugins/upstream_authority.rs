@@ -1,6 +1,8 @@
 //! `UpstreamAuthority`: who signs the server's X.509 authority.
 
 mod aws;
+mod cert_manager;
+mod gcp_cas;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -14,7 +16,11 @@ use signet_pki::{
 use signet_nested::{Settings as SpireSettings, SpireUpstream};
 use signet_vault::{Pki, Settings};
 
-pub use self::aws::{AwsPca, AwsSecret};
+pub use self::{
+    aws::{AwsPca, AwsSecret},
+    cert_manager::CertManagerUpstream,
+    gcp_cas::GcpCas,
+};
 use super::{PluginError, Scope, vault};
 
 /// `UpstreamAuthority`.
@@ -25,14 +31,13 @@ pub(super) const KIND: Kind<UpstreamAuthority> = Kind {
     plugins: &[
         ("aws_pca", aws::pca),
         ("awssecret", aws::secret),
+        ("cert-manager", cert_manager::cert_manager),
         ("disk", disk),
+        ("gcp_cas", gcp_cas::gcp_cas),
         ("spire", spire),
         ("vault", vault),
     ],
-    absent: &[(
-        &["cert-manager", "ejbca", "gcp_cas"],
-        "use UpstreamAuthority \"disk\" with a key and a certificate from it",
-    )],
+    absent: &[(&["ejbca"], "use UpstreamAuthority \"disk\" with a key and a certificate from it")],
 };
 
 /// Who signs the server's X.509 authority.
@@ -42,8 +47,12 @@ pub enum UpstreamAuthority {
     AwsPca(AwsPca),
     /// `awssecret`.
     AwsSecret(AwsSecret),
+    /// `cert-manager`.
+    CertManager(CertManagerUpstream),
     /// `disk`.
     Disk(DiskUpstream),
+    /// `gcp_cas`.
+    GcpCas(GcpCas),
     /// `spire`.
     Spire(SpireSettings),
     /// `vault`.
@@ -125,6 +134,7 @@ pub(crate) fn open(
     match settings {
         UpstreamAuthority::AwsPca(settings) => aws::open_pca(settings, scope),
         UpstreamAuthority::AwsSecret(settings) => aws::open_secret(settings, scope),
+        UpstreamAuthority::CertManager(settings) => cert_manager::open(settings, scope),
         UpstreamAuthority::Disk(disk) => {
             let files = DiskUpstreamConfig {
                 cert_file_path: disk.cert_file_path.clone(),
@@ -137,6 +147,7 @@ pub(crate) fn open(
                 opened.map_err(|error| PluginError::new(KIND.name, "disk", chain(&error)))?;
             Ok(Arc::new(opened))
         }
+        UpstreamAuthority::GcpCas(settings) => gcp_cas::open(settings, scope),
         UpstreamAuthority::Spire(settings) => {
             let (trust_domain, clock) = (scope.trust_domain.clone(), Arc::clone(scope.clock));
             let opened = SpireUpstream::new(settings.clone(), trust_domain, clock);
@@ -148,5 +159,21 @@ pub(crate) fn open(
             let client = vault::open(KIND.name, "vault", &settings.server, scope.clock)?;
             Ok(Arc::new(Pki::new(client, &*settings.pki_mount_point)))
         }
+    }
+}
+
+/// Reads what the settings name, as [`open`] does and somewhat further; nothing is asked.
+///
+/// # Errors
+/// [`PluginError`] when a file is not right.
+pub(super) fn check(settings: &UpstreamAuthority, scope: &Scope<'_>) -> Result<(), PluginError> {
+    match settings {
+        UpstreamAuthority::CertManager(settings) => cert_manager::check(settings, scope),
+        UpstreamAuthority::GcpCas(settings) => gcp_cas::check(settings),
+        UpstreamAuthority::AwsPca(_)
+        | UpstreamAuthority::AwsSecret(_)
+        | UpstreamAuthority::Disk(_)
+        | UpstreamAuthority::Spire(_)
+        | UpstreamAuthority::Vault(_) => open(settings, scope).map(drop),
     }
 }

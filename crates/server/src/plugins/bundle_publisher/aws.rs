@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use signet_aws::{Access, RolesAnywhere, S3, S3Settings};
 use signet_config::Block;
-use signet_pki::{BundlePublisher as BundlePublisherPort, jwks::BundleFormat};
+use signet_pki::{BundlePublisher as BundlePublisherPort, published::BundleFormat};
 
 use super::{BundlePublisher, KIND, refresh_hint};
 use crate::plugins::{PluginError, Scope, aws};
