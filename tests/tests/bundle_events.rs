@@ -6,7 +6,6 @@ use e2e::{Server, ServerOptions, Signal, TestDir, eventually};
 use serde_json::{Value, json};
 
 #[path = "../../crates/k8s/tests/fake/mod.rs"]
-#[allow(dead_code, reason = "shared with the tests of the plugins themselves")]
 mod fake;
 
 use fake::{Fake, Fault};

@@ -94,9 +94,9 @@ fn a_server_lives_with_keys_root_and_bundle_in_google_cloud() {
     });
     // Keys in use are marked as alive.
     eventually("marks", || {
-        let ids = gcp_keys(&fake).into_keys();
+        let mut ids = gcp_keys(&fake).into_keys();
         let marked = |id: String| fake.labels(&id).contains_key("spire-last-update");
-        ids.map(marked).all(|marked| marked).then_some(())
+        ids.all(marked).then_some(())
     });
 
     // A new authority gets the label: its root is trusted before anything is signed by it.
