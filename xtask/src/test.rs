@@ -17,6 +17,8 @@ use crate::{
 
 /// How long each coverage-guided test runs.
 const FUZZ_SECONDS: u32 = 5;
+/// How documentation is checked. It is for readers of the source, who see what is private too.
+const RUSTDOC_FLAGS: &str = "-Dwarnings -Arustdoc::private_intra_doc_links";
 /// The programs that can send traces, with the feature `otel`.
 const TRACED: [&str; 3] = ["signet-agent", "signet-broker", "signet-server"];
 
@@ -64,7 +66,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         let done = match name {
             "tests" => tests(&mut command),
             "build with traces" => crate::run::run(&mut command).and_then(|()| put_aside()),
-            "documentation" => crate::run::run(command.env("RUSTDOCFLAGS", "-Dwarnings")),
+            "documentation" => crate::run::run(command.env("RUSTDOCFLAGS", RUSTDOC_FLAGS)),
             _ => crate::run::run(&mut command),
         };
         eprintln!("{name}: {} s", begun.elapsed().as_secs());

@@ -5,6 +5,9 @@
 //! the message it was read from alive, so copy what is kept for long.
 #![allow(
     missing_docs,
+    rustdoc::invalid_html_tags,
+    rustdoc::bare_urls,
+    rustdoc::broken_intra_doc_links,
     clippy::all,
     clippy::allow_attributes_without_reason,
     unused_qualifications,
