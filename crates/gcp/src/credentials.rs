@@ -22,12 +22,11 @@ use signet_http::{
 use signet_pki::{PrivateKey, SignatureAlgorithm, Signer, text_file};
 use zeroize::Zeroizing;
 
-use crate::federation::External;
+use crate::{
+    federation::External,
+    token::{SCOPE, TOKEN_LIFE, read_token, safe_url},
+};
 
-/// What a token is for: everything that the account may do.
-pub(crate) const SCOPE: &str = "https://www.googleapis.com/auth/cloud-platform";
-/// How long an access token is asked for, seconds.
-pub(crate) const TOKEN_LIFE: i64 = 3600;
 /// The metadata server, which every machine of Google Cloud has.
 const METADATA: &str = "metadata.google.internal";
 /// Its variable in the environment, as Google's libraries read it: host and port.
@@ -283,25 +282,6 @@ impl TokenSource for Source {
             }
         }
     }
-}
-
-/// Refuses a URL that secrets may not be sent to.
-pub(crate) fn safe_url(path: &Path, url: &str) -> Result<(), String> {
-    if url.starts_with("https://") || url.starts_with("http://127.0.0.1:") {
-        return Ok(());
-    }
-    Err(format!("{}: {url:?}: expected an https:// URL", path.display()))
-}
-
-/// A token from the answer of an OAuth 2.0 token endpoint.
-pub(crate) fn read_token(json: &Value) -> Result<Token, RestError> {
-    let value = json.get("access_token").and_then(Value::as_str).filter(|text| !text.is_empty());
-    let value = value.ok_or_else(|| {
-        RestError::Credentials("what was answered holds no access_token".to_owned())
-    })?;
-    let life = json.get("expires_in").and_then(Value::as_u64);
-    let life = life.unwrap_or(TOKEN_LIFE.unsigned_abs()).min(24 * 3600);
-    Ok(Token { value: Zeroizing::new(value.to_owned()), life: Duration::from_secs(life) })
 }
 
 /// The body of a form; it may hold secrets.

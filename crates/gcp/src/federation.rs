@@ -19,7 +19,7 @@ use signet_pki::text_file;
 use signet_time::UnixTime;
 use zeroize::Zeroizing;
 
-use crate::credentials::{SCOPE, TOKEN_LIFE, read_token, safe_url};
+use crate::token::{SCOPE, TOKEN_LIFE, read_token, safe_url};
 
 const EXCHANGE: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
 const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";

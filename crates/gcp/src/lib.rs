@@ -10,6 +10,7 @@ mod credentials;
 mod federation;
 mod kms;
 mod storage;
+mod token;
 
 pub use cas::{Cas, CasSettings};
 pub use client::Gcp;

@@ -1,6 +1,7 @@
 //! Google Cloud and Azure, as far as our plugins use them: fakes that refuse what the published
 //! protocols refuse, and can be told to misbehave.
 
+mod answers;
 mod azure;
 mod cas;
 mod gcp;

@@ -9,7 +9,7 @@ use rcgen::{
 };
 use serde_json::{Value, json};
 
-use super::gcp::{failure, invalid, not_found, paged};
+use super::answers::{failure, invalid, not_found, paged};
 use crate::Reply;
 
 const REGION: &str = "projects/p-1/locations/europe-west1";

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::{
     Key,
-    gcp::{failure, invalid, not_found, paged},
+    answers::{failure, invalid, not_found, paged},
     pem,
 };
 use crate::Reply;
