@@ -78,8 +78,20 @@ pub async fn measure(programs: &mut Programs, report: &mut Report) -> anyhow::Re
     Ok(())
 }
 
+/// Fetches as a client does that tries again where the socket has no room for a connection.
 async fn fetch(socket: &Path) -> anyhow::Result<()> {
-    open_stream(socket).await.map(drop)
+    loop {
+        match open_stream(socket).await {
+            Err(error) if has_no_room(&error) => tokio::time::sleep(Duration::from_millis(1)).await,
+            other => return other.map(drop),
+        }
+    }
+}
+
+/// Whether more connections wait to be accepted than the socket keeps (`EAGAIN`).
+fn has_no_room(error: &anyhow::Error) -> bool {
+    let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>());
+    causes.any(|cause| cause.kind() == std::io::ErrorKind::WouldBlock)
 }
 
 async fn attest(admin: &Channel, port: u16) -> anyhow::Result<()> {
