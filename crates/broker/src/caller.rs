@@ -127,12 +127,7 @@ impl Caller {
         if now > valid.expires_at + LEEWAY {
             return Err(Denial::new(Reason::TokenExpired, "the token has expired"));
         }
-        let Some(issued_at) = jwt::numeric_date(&valid.claims, "iat").ok().flatten() else {
-            return Err(Denial::new(Reason::IssuedAtMissing, "the token has no iat"));
-        };
-        if issued_at > now + LEEWAY {
-            return Err(Denial::new(Reason::TokenNotYetValid, "iat is in the future"));
-        }
+        let issued_at = issued_at("token", &valid.claims, now)?;
         let not_before = jwt::numeric_date(&valid.claims, "nbf").ok().flatten();
         if not_before.is_some_and(|from| from > now + LEEWAY) {
             return Err(Denial::new(Reason::TokenNotYetValid, "nbf is in the future"));
@@ -141,14 +136,7 @@ impl Caller {
             let text = format!("the token lives longer than {} s", rules.max_lifetime);
             return Err(Denial::new(Reason::LifetimeTooLong, text));
         }
-        let tenant = match claim(TENANT_CLAIM) {
-            None | Some(Value::Null) => None,
-            Some(Value::String(tenant)) => Some(tenant.clone()),
-            Some(_) => {
-                let text = "the claim tenant is not a text";
-                return Err(Denial::new(Reason::TenantUnknown, text));
-            }
-        };
+        let tenant = tenant_claim(&valid.claims)?;
         Ok(Self { id: valid.id, tenant, claims: Some(valid.claims), via: "jwt", issued_at })
     }
 
@@ -196,6 +184,29 @@ fn check_id(trust_domain: &TrustDomain, id: &SpiffeId) -> Result<(), Denial> {
         return Err(Denial::new(Reason::ReservedPath, format!("{id} is not a workload's")));
     }
     Ok(())
+}
+
+/// When the evidence was issued: it has to say so, and not be from the future.
+fn issued_at(what: &str, claims: &Map<String, Value>, now: UnixTime) -> Result<UnixTime, Denial> {
+    let Some(issued_at) = jwt::numeric_date(claims, "iat").ok().flatten() else {
+        return Err(Denial::new(Reason::IssuedAtMissing, format!("the {what} has no iat")));
+    };
+    if issued_at > now + LEEWAY {
+        return Err(Denial::new(Reason::TokenNotYetValid, "iat is in the future"));
+    }
+    Ok(issued_at)
+}
+
+/// The tenant that a token names.
+fn tenant_claim(claims: &Map<String, Value>) -> Result<Option<String>, Denial> {
+    match claims.get(TENANT_CLAIM) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(tenant)) => Ok(Some(tenant.clone())),
+        Some(_) => {
+            let text = "the claim tenant is not a text";
+            Err(Denial::new(Reason::TenantUnknown, text))
+        }
+    }
 }
 
 fn denial(error: JwtError) -> Denial {

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fmt,
     path::PathBuf,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
@@ -13,7 +14,8 @@ use signet_api::{
     connect,
     convert::split_der,
     pb::workload::{
-        JwtBundlesRequest, JwtsvidRequest, WitBundlesRequest, X509svidRequest, X509svidResponse,
+        JwtBundlesRequest, JwtBundlesResponse, JwtsvidRequest, WitBundlesRequest,
+        WitBundlesResponse, X509svidRequest, X509svidResponse,
         spiffe_workload_api_client::SpiffeWorkloadApiClient,
     },
     workload,
@@ -28,7 +30,7 @@ use signet_pki::{
     x509::TrustBundle,
 };
 use tokio::sync::watch;
-use tonic::transport::Channel;
+use tonic::{Response, Status, Streaming, transport::Channel};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -38,6 +40,10 @@ use crate::{
 
 /// How long a token may take.
 const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+type Client = SpiffeWorkloadApiClient<Channel>;
+/// A stream that is being opened.
+type Opening<T> = Pin<Box<dyn Future<Output = Result<Response<Streaming<T>>, Status>> + Send>>;
 
 /// What the Workload API gives: one identity and the bundles of its trust domain.
 pub struct Identity {
@@ -109,51 +115,60 @@ impl Identity {
 
     /// Keeps the X.509-SVID and its bundle current, for as long as it is polled.
     pub async fn follow_x509(self: Arc<Self>, ready: ReadyGuard) {
-        let mut ready = Some(ready);
-        let mut backoff = backoff();
-        loop {
-            if let Err(error) = self.stream_x509(&mut ready, &mut backoff).await {
-                tracing::warn!(error, "No X.509-SVID from the Workload API");
-            }
-            tokio::time::sleep(backoff.next_delay()).await;
-        }
+        let call = |mut client: Client| -> Opening<X509svidResponse> {
+            let request = workload::request(X509svidRequest {});
+            Box::pin(async move { client.fetch_x509svid(request).await })
+        };
+        self.follow("X.509-SVID", Some(ready), call, Self::take_x509).await;
     }
 
     /// Keeps the JWT bundles current, for as long as it is polled.
     pub async fn follow_jwt(self: Arc<Self>, ready: ReadyGuard) {
-        let mut ready = Some(ready);
-        let mut backoff = backoff();
-        loop {
-            if let Err(error) = self.stream_jwt(&mut ready, &mut backoff).await {
-                tracing::warn!(error, "No JWT bundles from the Workload API");
-            }
-            tokio::time::sleep(backoff.next_delay()).await;
-        }
+        let call = |mut client: Client| -> Opening<JwtBundlesResponse> {
+            let request = workload::request(JwtBundlesRequest {});
+            Box::pin(async move { client.fetch_jwt_bundles(request).await })
+        };
+        self.follow("JWT bundles", Some(ready), call, Self::take_jwt).await;
     }
 
     /// Keeps the WIT bundles current, for as long as it is polled.
     pub async fn follow_wit(self: Arc<Self>) {
+        let call = |mut client: Client| -> Opening<WitBundlesResponse> {
+            let request = workload::request(WitBundlesRequest {});
+            Box::pin(async move { client.fetch_wit_bundles(request).await })
+        };
+        self.follow("WIT bundles", None, call, Self::take_wit).await;
+    }
+
+    /// Opens a stream, again whenever it ends, and takes what comes. The first that is taken is what
+    /// `ready` waits for.
+    async fn follow<T>(
+        &self,
+        what: &str,
+        mut ready: Option<ReadyGuard>,
+        call: fn(Client) -> Opening<T>,
+        take: fn(&Self, &T) -> Result<(), String>,
+    ) {
         let mut backoff = backoff();
         loop {
-            if let Err(error) = self.stream_wit(&mut backoff).await {
-                tracing::warn!(error, "No WIT bundles from the Workload API");
+            if let Err(error) = self.stream(call, take, &mut ready, &mut backoff).await {
+                tracing::warn!(error, "No {what} from the Workload API");
             }
             tokio::time::sleep(backoff.next_delay()).await;
         }
     }
 
-    async fn stream_x509(
+    async fn stream<T>(
         &self,
+        call: fn(Client) -> Opening<T>,
+        take: fn(&Self, &T) -> Result<(), String>,
         ready: &mut Option<ReadyGuard>,
         backoff: &mut Backoff,
     ) -> Result<(), String> {
-        let mut answers = SpiffeWorkloadApiClient::new(self.channel.clone())
-            .fetch_x509svid(workload::request(X509svidRequest {}))
-            .await
-            .map_err(|status| chain(&status))?
-            .into_inner();
+        let client = SpiffeWorkloadApiClient::new(self.channel.clone());
+        let mut answers = call(client).await.map_err(|status| chain(&status))?.into_inner();
         while let Some(answer) = answers.message().await.map_err(|status| chain(&status))? {
-            self.take_x509(&answer)?;
+            take(self, &answer)?;
             backoff.reset();
             drop(ready.take());
         }
@@ -189,47 +204,26 @@ impl Identity {
         Ok(())
     }
 
-    async fn stream_jwt(
-        &self,
-        ready: &mut Option<ReadyGuard>,
-        backoff: &mut Backoff,
-    ) -> Result<(), String> {
-        let mut answers = SpiffeWorkloadApiClient::new(self.channel.clone())
-            .fetch_jwt_bundles(workload::request(JwtBundlesRequest {}))
-            .await
-            .map_err(|status| chain(&status))?
-            .into_inner();
-        while let Some(answer) = answers.message().await.map_err(|status| chain(&status))? {
-            let mut bundles = HashMap::new();
-            for (name, document) in &answer.bundles {
-                let name = TrustDomain::from_name_or_id(name).map_err(|e| e.to_string())?;
-                let keys = jwks::decode_jwt_jwks(document).map_err(|error| chain(&error))?;
-                bundles.insert(name.clone(), JwtBundle::new(name, &keys));
-            }
-            *self.jwt.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(bundles);
-            backoff.reset();
-            drop(ready.take());
+    fn take_jwt(&self, answer: &JwtBundlesResponse) -> Result<(), String> {
+        let mut bundles = HashMap::new();
+        for (name, document) in &answer.bundles {
+            let name = TrustDomain::from_name_or_id(name).map_err(|e| e.to_string())?;
+            let keys = jwks::decode_jwt_jwks(document).map_err(|error| chain(&error))?;
+            bundles.insert(name.clone(), JwtBundle::new(name, &keys));
         }
-        Err("the stream has ended".to_owned())
+        *self.jwt.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(bundles);
+        Ok(())
     }
 
-    async fn stream_wit(&self, backoff: &mut Backoff) -> Result<(), String> {
-        let mut answers = SpiffeWorkloadApiClient::new(self.channel.clone())
-            .fetch_wit_bundles(workload::request(WitBundlesRequest {}))
-            .await
-            .map_err(|status| chain(&status))?
-            .into_inner();
-        while let Some(answer) = answers.message().await.map_err(|status| chain(&status))? {
-            let mut bundles = WitBundles::new();
-            for (name, document) in &answer.bundles {
-                let name = TrustDomain::from_name_or_id(name).map_err(|e| e.to_string())?;
-                let keys = jwks::decode_wit_jwks(document.as_bytes());
-                bundles.insert(name, keys.map_err(|error| chain(&error))?);
-            }
-            *self.wit.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(bundles);
-            backoff.reset();
+    fn take_wit(&self, answer: &WitBundlesResponse) -> Result<(), String> {
+        let mut bundles = WitBundles::new();
+        for (name, document) in &answer.bundles {
+            let name = TrustDomain::from_name_or_id(name).map_err(|e| e.to_string())?;
+            let keys = jwks::decode_wit_jwks(document.as_bytes());
+            bundles.insert(name, keys.map_err(|error| chain(&error))?);
         }
-        Err("the stream has ended".to_owned())
+        *self.wit.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(bundles);
+        Ok(())
     }
 }
 

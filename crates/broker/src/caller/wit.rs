@@ -2,15 +2,14 @@
 
 use std::collections::HashMap;
 
-use serde_json::Value;
 use signet_identity::{JwtAuthority, TrustDomain};
 use signet_pki::{
-    jwt::{JwtError, numeric_date},
+    jwt::JwtError,
     wit::{self, Expected, ProofError, Replays, Tokens, WitError},
 };
 use signet_time::UnixTime;
 
-use super::{Caller, LEEWAY, check_id};
+use super::{Caller, LEEWAY, check_id, issued_at, tenant_claim};
 use crate::reason::{Denial, Reason};
 
 /// How many proofs are remembered.
@@ -67,12 +66,7 @@ impl Proofs {
         if now > wit.expires_at() + LEEWAY {
             return Err(Denial::new(Reason::TokenExpired, "the WIT-SVID has expired"));
         }
-        let issued_at = numeric_date(wit.claims(), "iat").ok().flatten();
-        let issued_at = issued_at
-            .ok_or_else(|| Denial::new(Reason::IssuedAtMissing, "the WIT-SVID has no iat"))?;
-        if issued_at > now + LEEWAY {
-            return Err(Denial::new(Reason::TokenNotYetValid, "iat is in the future"));
-        }
+        let issued_at = issued_at("WIT-SVID", wit.claims(), now)?;
         let targets: Vec<String> =
             self.uris.iter().map(|uri| format!("{uri}{}", proven.path)).collect();
         let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
@@ -81,16 +75,8 @@ impl Proofs {
         let id = wit
             .authenticate(proven.proof, &expected, Some(&self.used))
             .map_err(|error| refused_proof(&error))?;
-        let claims = wit.claims();
-        let tenant = match claims.get(super::TENANT_CLAIM) {
-            None | Some(Value::Null) => None,
-            Some(Value::String(tenant)) => Some(tenant.clone()),
-            Some(_) => {
-                let text = "the claim tenant is not a text";
-                return Err(Denial::new(Reason::TenantUnknown, text));
-            }
-        };
-        Ok(Caller { id, tenant, claims: Some(claims.clone()), via: "wit", issued_at })
+        let tenant = tenant_claim(wit.claims())?;
+        Ok(Caller { id, tenant, claims: Some(wit.claims().clone()), via: "wit", issued_at })
     }
 }
 
