@@ -13,7 +13,7 @@ use signet_api::{
             agent::v1::{CountAgentsRequest, agent_client::AgentClient},
             debug::v1::{GetInfoRequest, debug_client::DebugClient},
             localauthority::v1::{
-                GetJwtAuthorityStateRequest, GetWitAuthorityStateRequest,
+                AuthorityState, GetJwtAuthorityStateRequest, GetWitAuthorityStateRequest,
                 GetX509AuthorityStateRequest, local_authority_client::LocalAuthorityClient,
             },
         },
@@ -247,25 +247,22 @@ fn expired_before(now: UnixTime) -> String {
 
 async fn authorities(channel: &Channel, clock: &SharedClock, report: &mut Report) {
     let mut client = LocalAuthorityClient::new(channel.clone());
+    let until = |active: Option<AuthorityState>| {
+        active.map(|active| UnixTime::from_seconds(active.expires_at))
+    };
     let x509 = client.get_x509_authority_state(GetX509AuthorityStateRequest {}).await;
-    let x509 = x509.map(|answer| {
-        answer.into_inner().active.map(|active| UnixTime::from_seconds(active.expires_at))
-    });
+    let x509 = x509.map(|answer| until(answer.into_inner().active));
     report.add(authority("X.509 authority", x509, clock.unix()));
-    let is_off = |status: &tonic::Status| status.code() == tonic::Code::Unimplemented;
     let jwt = client.get_jwt_authority_state(GetJwtAuthorityStateRequest {}).await;
-    if !jwt.as_ref().is_err_and(is_off) {
-        let jwt = jwt.map(|answer| {
-            answer.into_inner().active.map(|active| UnixTime::from_seconds(active.expires_at))
-        });
-        report.add(authority("JWT authority", jwt, clock.unix()));
-    }
+    let jwt = jwt.map(|answer| until(answer.into_inner().active));
     let wit = client.get_wit_authority_state(GetWitAuthorityStateRequest {}).await;
-    if !wit.as_ref().is_err_and(is_off) {
-        let wit = wit.map(|answer| {
-            answer.into_inner().active.map(|active| UnixTime::from_seconds(active.expires_at))
-        });
-        report.add(authority("WIT authority", wit, clock.unix()));
+    let wit = wit.map(|answer| until(answer.into_inner().active));
+    for (check, state) in [("JWT authority", jwt), ("WIT authority", wit)] {
+        let is_off =
+            state.as_ref().is_err_and(|status| status.code() == tonic::Code::Unimplemented);
+        if !is_off {
+            report.add(authority(check, state, clock.unix()));
+        }
     }
 }
 
