@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use e2e::{AgentOptions, Node, Server, ServerOptions, TestDir, eventually};
 use signet_testkit::clouds::{FakeAzure, FakeGcp, Fault, KEY_RING};
 
-use crate::keys::{active, chain_of, killed_at_any_call, rotate};
+use crate::keys::{active, chain_of, killed_at_any_call, rotate, rotates_and_restarts};
 
 const AUTHORITIES: (&str, &str) = ("signet", "upstream");
 
@@ -126,13 +126,7 @@ fn a_server_lives_with_its_keys_in_azure() {
     };
     let mut node = Node::with(options, AgentOptions::default());
     node.register_caller("/workload", "");
-    assert_eq!(chain_of(&node), 1);
-    let x509 = rotate(&node.server, "x509");
-    let jwt = rotate(&node.server, "jwt");
-    node.server.restart();
-    assert_eq!((active(&node.server, "x509"), active(&node.server, "jwt")), (x509, jwt));
-    assert_eq!(chain_of(&node), 1);
-    node.agent.cli().line("api fetch jwt -audience a").ok();
+    rotates_and_restarts(&mut node);
     eventually("no key is left behind", || {
         azure_keys(&fake).values().all(|count| *count == 1).then_some(())
     });

@@ -94,6 +94,18 @@ pub(crate) fn chain_of(node: &Node) -> usize {
     chain.matches("BEGIN CERTIFICATE").count()
 }
 
+/// Both authorities rotate, are those of before after a restart, and sign: the server is its own root.
+#[track_caller]
+pub(crate) fn rotates_and_restarts(node: &mut Node) {
+    assert_eq!(chain_of(node), 1);
+    let x509 = rotate(&node.server, "x509");
+    let jwt = rotate(&node.server, "jwt");
+    node.server.restart();
+    assert_eq!((active(&node.server, "x509"), active(&node.server, "jwt")), (x509, jwt));
+    assert_eq!(chain_of(node), 1);
+    node.agent.cli().line("api fetch jwt -audience a").ok();
+}
+
 #[test]
 fn a_server_lives_with_its_keys_and_its_root_in_vault() {
     let Some(bao) = Bao::start(false) else { skip!("there is no bao") };
@@ -334,13 +346,7 @@ fn a_server_lives_with_its_keys_in_kms_and_makes_no_more_in_a_crash_loop() {
     };
     let mut node = Node::with(options, AgentOptions::default());
     node.register_caller("/workload", "");
-    assert_eq!(chain_of(&node), 1);
-    let x509 = rotate(&node.server, "x509");
-    let jwt = rotate(&node.server, "jwt");
-    node.server.restart();
-    assert_eq!((active(&node.server, "x509"), active(&node.server, "jwt")), (x509, jwt));
-    assert_eq!(chain_of(&node), 1);
-    node.agent.cli().line("api fetch jwt -audience a").ok();
+    rotates_and_restarts(&mut node);
     assert!(!node.server.log().contains("SK-hush"), "the secret is not logged");
     let before = kms_keys(&kms);
     assert!((2..=4).contains(&before), "{before} keys");
@@ -404,13 +410,7 @@ fn a_server_lives_with_its_keys_on_a_token() {
     };
     let mut node = Node::with(options, AgentOptions::default());
     node.register_caller("/workload", "");
-    assert_eq!(chain_of(&node), 1);
-    let x509 = rotate(&node.server, "x509");
-    let jwt = rotate(&node.server, "jwt");
-    node.server.restart();
-    assert_eq!((active(&node.server, "x509"), active(&node.server, "jwt")), (x509, jwt));
-    assert_eq!(chain_of(&node), 1);
-    node.agent.cli().line("api fetch jwt -audience a").ok();
+    rotates_and_restarts(&mut node);
     assert!(!node.server.log().contains("1234\""), "the PIN is not logged");
 
     // A wrong PIN is named, once.
