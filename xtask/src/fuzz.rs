@@ -67,7 +67,9 @@ pub(crate) fn run_all(options: &Options) -> Result<()> {
         options.targets.is_empty() || options.targets.iter().any(|chosen| chosen == name)
     };
     let chosen: Vec<_> = TARGETS.iter().filter(|(name, _)| is_chosen(name)).collect();
-    let mut build = cargo(&["build", "--locked", "--package", "fuzz", "--features", "engine"]);
+    // With the workspace, so that dependencies have the features that they were built with already.
+    let args = ["build", "--locked", "--workspace", "--bin", "fuzz", "--features", "fuzz/engine"];
+    let mut build = cargo(&args);
     run(build.env("RUSTC_WORKSPACE_WRAPPER", root().join("fuzz/rustc")))?;
     let bin_dir = bin_dir()?;
     let home = bin_dir.with_file_name("fuzz");
