@@ -116,10 +116,7 @@ impl Acme {
 
     /// Reads what is kept, and obtains and renews certificates until the tasks end.
     pub fn spawn(self, tasks: &Tasks) {
-        let token = tasks.token().clone();
-        tasks.spawn("acme", async move {
-            token.run_until_cancelled(Keeper::new(self).run()).await;
-        });
+        tasks.spawn_until_end("acme", Keeper::new(self).run());
     }
 }
 

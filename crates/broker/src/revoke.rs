@@ -100,14 +100,10 @@ impl Revoker {
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let turns = Arc::clone(&self.turns);
-        let token = self.tasks.token().clone();
-        self.tasks.spawn("revocation", async move {
-            let work = async move {
-                // The semaphore is never closed.
-                let _turn = turns.acquire_owned().await;
-                work.await;
-            };
-            token.run_until_cancelled(work).await;
+        self.tasks.spawn_until_end("revocation", async move {
+            // The semaphore is never closed.
+            let _turn = turns.acquire_owned().await;
+            work.await;
         });
     }
 

@@ -57,22 +57,16 @@ impl Source {
 
     /// Feeds `keys` until the tasks end.
     pub fn spawn(self, tasks: &Tasks, keys: Keys) {
-        let token = tasks.token().clone();
-        tasks.spawn("oidc_source", async move {
-            let run = async {
-                match self {
-                    Self::File { path, poll_interval } => {
-                        file::run(&path, poll_interval, &keys).await
-                    }
-                    Self::ServerApi { socket, poll_interval } => {
-                        server_api::run(&socket, poll_interval, &keys).await;
-                    }
-                    Self::WorkloadApi { socket, trust_domain, poll_interval } => {
-                        workload_api::run(&socket, &trust_domain, poll_interval, &keys).await;
-                    }
+        tasks.spawn_until_end("oidc_source", async move {
+            match self {
+                Self::File { path, poll_interval } => file::run(&path, poll_interval, &keys).await,
+                Self::ServerApi { socket, poll_interval } => {
+                    server_api::run(&socket, poll_interval, &keys).await;
                 }
-            };
-            token.run_until_cancelled(run).await;
+                Self::WorkloadApi { socket, trust_domain, poll_interval } => {
+                    workload_api::run(&socket, &trust_domain, poll_interval, &keys).await;
+                }
+            }
         });
     }
 }

@@ -485,11 +485,8 @@ impl App {
         let network = grpc::routes(&context, &use_cases, &authorizer, tasks);
         let nearby = grpc::local_routes(&context, &use_cases, &authorizer, tasks);
         let auditor = context.auditor.clone();
-        tasks.spawn("authority_audit", {
-            let watching = auditor.clone().watch_authorities(context.parts.authority.view());
-            let token = token.clone();
-            async move { _ = token.run_until_cancelled(watching).await }
-        });
+        let watching = auditor.clone().watch_authorities(context.parts.authority.view());
+        tasks.spawn_until_end("authority_audit", watching);
         if let Some(otlp) = self.otlp {
             tasks.spawn("audit_otlp", otlp.run(token.clone()));
         }
@@ -509,10 +506,8 @@ impl App {
         let address = tcp.local_addr().map(|address| address.to_string()).unwrap_or_default();
         let trusted = context.config.proxy_protocol_trusted_cidrs.clone();
         bundle_events.spawn(tasks, &context.parts.cache, &context.parts.counted);
-        let (upkeep, stop) = (keys.port(), token.clone());
-        tasks.spawn("key_manager", async move {
-            stop.run_until_cancelled(upkeep.run()).await;
-        });
+        let upkeep = keys.port();
+        tasks.spawn_until_end("key_manager", async move { upkeep.run().await });
         reload::spawn(tasks, &context, &attestors, bundle_events, keys)?;
         prune::spawn(tasks, &context);
         context.parts.federator.spawn(tasks);

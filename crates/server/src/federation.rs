@@ -281,10 +281,7 @@ impl Federator {
     pub fn spawn(&self, tasks: &Tasks) {
         let me = self.clone();
         let polls = tasks.clone();
-        tasks.spawn("federation", async move {
-            let token = polls.token().clone();
-            token.run_until_cancelled(me.run(&polls)).await;
-        });
+        tasks.spawn_until_end("federation", async move { me.run(&polls).await });
     }
 
     async fn run(&self, tasks: &Tasks) {
@@ -341,23 +338,19 @@ impl Federator {
             row.started = true;
             let (me, trust_domain) = (self.clone(), trust_domain.clone());
             let polls = Arc::clone(&self.0.polls);
-            let token = tasks.token().clone();
-            tasks.spawn("federation_poll", async move {
-                let work = async {
-                    let _permit = polls.acquire_owned().await;
-                    if let Err(error) = me.poll(&trust_domain, false).await {
-                        tracing::error!(
-                            trust_domain = %trust_domain,
-                            error = chain(&error),
-                            "Error updating bundle"
-                        );
-                    }
-                    if let Some(row) = me.table().get_mut(&trust_domain) {
-                        row.started = false;
-                    }
-                    me.0.wake.notify_one();
-                };
-                token.run_until_cancelled(work).await;
+            tasks.spawn_until_end("federation_poll", async move {
+                let _permit = polls.acquire_owned().await;
+                if let Err(error) = me.poll(&trust_domain, false).await {
+                    tracing::error!(
+                        trust_domain = %trust_domain,
+                        error = chain(&error),
+                        "Error updating bundle"
+                    );
+                }
+                if let Some(row) = me.table().get_mut(&trust_domain) {
+                    row.started = false;
+                }
+                me.0.wake.notify_one();
             });
         }
         next

@@ -49,22 +49,19 @@ impl OidcProvider {
     /// Serves until the tasks end.
     pub fn spawn(self, tasks: &Tasks, cache: &Arc<Cache>) {
         let Self { listener, provider, keys } = self;
-        let (cache, token) = (Arc::clone(cache), tasks.token().clone());
-        tasks.spawn("oidc_keys", async move {
-            let follow = async {
-                let mut changes = cache.subscribe(None);
-                loop {
-                    changes.borrow_and_update();
-                    if let Some(own) = cache.own_bundle() {
-                        keys.set(&own.bundle.jwt_authorities);
-                    }
-                    let change = bundle_change(&mut changes);
-                    if let Ok(false) = tokio::time::timeout(INTERVAL, change).await {
-                        return;
-                    }
+        let cache = Arc::clone(cache);
+        tasks.spawn_until_end("oidc_keys", async move {
+            let mut changes = cache.subscribe(None);
+            loop {
+                changes.borrow_and_update();
+                if let Some(own) = cache.own_bundle() {
+                    keys.set(&own.bundle.jwt_authorities);
                 }
-            };
-            token.run_until_cancelled(follow).await;
+                let change = bundle_change(&mut changes);
+                if let Ok(false) = tokio::time::timeout(INTERVAL, change).await {
+                    return;
+                }
+            }
         });
         listener.spawn(tasks, provider);
     }
