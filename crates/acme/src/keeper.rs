@@ -9,7 +9,7 @@ use signet_pki::{ManagedKey, tls::TlsIdentity, x509::Certificate};
 use signet_time::UnixTime;
 
 use crate::{
-    Acme, AcmeError, Pace, Settings, Status, Store,
+    Acme, AcmeError, Settings, Status, Store,
     certificates::Certificates,
     error::{readable, shown},
     order::Authority,
@@ -21,12 +21,15 @@ use crate::{
 const ORDER: Duration = Duration::from_secs(600);
 /// How long to wait before the authority is asked again when it would not say when to renew.
 const NOT_SAID: Duration = Duration::from_secs(6 * 3600);
+/// How long to wait after a first failure, doubled after each further one, and at most, unless the
+/// authority asks for more: a name that was published a moment ago is found soon, and who stays
+/// refused asks no more often than authorities allow.
+const RETRY: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(3600));
 
 /// Does one thing at a time. Between two of them nothing of the authority is held, so that roots and
 /// accounts are as they are then.
 pub(crate) struct Keeper {
     settings: Settings,
-    pace: Pace,
     store: Arc<dyn Store>,
     clock: SharedClock,
     certificates: Arc<Certificates>,
@@ -54,9 +57,9 @@ enum Task {
 
 impl Keeper {
     pub(crate) fn new(acme: Acme) -> Self {
-        let Acme { settings, pace, store, clock, certificates, status } = acme;
+        let Acme { settings, store, clock, certificates, status } = acme;
         let (asked, random) = (Asked::default(), Jitter::new());
-        Self { settings, pace, store, clock, certificates, status, asked, random }
+        Self { settings, store, clock, certificates, status, asked, random }
     }
 
     /// Never ends; is dropped at any point.
@@ -67,7 +70,7 @@ impl Keeper {
             leaf: None,
             order_at: now,
             ask_at: UnixTime::MAX,
-            backoff: Backoff::new(self.pace.first, self.pace.max),
+            backoff: Backoff::new(RETRY.0, RETRY.1),
         };
         let mut domains: Vec<_> = self.settings.domains.iter().map(domain).collect();
         loop {

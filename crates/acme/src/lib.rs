@@ -21,7 +21,7 @@ mod store;
 mod tests;
 mod transport;
 
-use std::{fmt, io, sync::Arc, time::Duration};
+use std::{fmt, io, sync::Arc};
 
 use rustls::{ServerConfig, ServerConnection};
 use signet_base::{SharedClock, Tasks};
@@ -53,27 +53,9 @@ pub struct Settings {
     pub domains: Vec<String>,
 }
 
-/// How soon is tried again after a failure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pace {
-    /// After the first failure; doubled after each further one.
-    pub first: Duration,
-    /// At most, unless the authority asks for more.
-    pub max: Duration,
-}
-
-impl Default for Pace {
-    /// 15 seconds to an hour: a name that was published a moment ago is found soon, and who stays
-    /// refused asks no more often than authorities allow.
-    fn default() -> Self {
-        Self { first: Duration::from_secs(15), max: Duration::from_secs(3600) }
-    }
-}
-
 /// Keeps the certificates of a listener.
 pub struct Acme {
     settings: Settings,
-    pace: Pace,
     store: Arc<dyn Store>,
     clock: SharedClock,
     certificates: Arc<Certificates>,
@@ -85,13 +67,7 @@ impl Acme {
     pub fn new(settings: Settings, store: Arc<dyn Store>, clock: SharedClock) -> Self {
         let certificates = Arc::new(Certificates::new(&settings.domains));
         let status = Status::new(&settings.domains);
-        Self { settings, pace: Pace::default(), store, clock, certificates, status }
-    }
-
-    /// Sets how soon is tried again after a failure.
-    #[must_use]
-    pub fn paced(self, pace: Pace) -> Self {
-        Self { pace, ..self }
+        Self { settings, store, clock, certificates, status }
     }
 
     /// The TLS of the listener: the newest certificate of the domain that a client asks for, and the

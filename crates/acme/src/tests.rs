@@ -1,6 +1,6 @@
 //! What a listener shows, and how often an authority that is not there is asked.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use rustls::pki_types::ServerName;
 use signet_base::{SystemClock, TestClock};
