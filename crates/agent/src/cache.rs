@@ -10,7 +10,7 @@
 //! is never dropped). What is not kept is signed when a subscription asks.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -248,11 +248,6 @@ impl Cache {
     /// How many subscriptions are open.
     pub fn subscriber_count(&self) -> usize {
         self.lock().subscriber_count()
-    }
-
-    /// The trust domains some entry federates with.
-    pub fn federated_with(&self) -> HashSet<TrustDomain> {
-        self.entries().iter().flat_map(|entry| entry.federates_with.iter().cloned()).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -2,7 +2,7 @@
 
 mod kinds;
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use signet_base::{Readiness, SharedClock, Tasks};
 use signet_config::TelemetrySettings;
@@ -153,21 +153,6 @@ impl App {
     /// What has to come up first.
     pub fn readiness(&self) -> Readiness {
         self.readiness.clone()
-    }
-
-    /// Where metrics are served.
-    pub fn metrics_address(&self) -> Option<SocketAddr> {
-        self.metrics_server.as_ref().map(MetricsServer::address)
-    }
-
-    /// Where health is served.
-    pub fn health_address(&self) -> Option<SocketAddr> {
-        self.health_server.as_ref().map(HealthServer::address)
-    }
-
-    /// Where the webhook is served.
-    pub fn webhook_address(&self) -> Option<SocketAddr> {
-        self.webhook.as_ref().map(|(webhook, ..)| webhook.address())
     }
 
     /// Starts everything; it ends with the tasks.

@@ -210,11 +210,6 @@ pub fn notify_stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
-/// Shows a line of status in systemd; does nothing elsewhere.
-pub fn notify_status(status: &str) {
-    notify(&[NotifyState::Status(status)]);
-}
-
 fn notify(state: &[NotifyState<'_>]) {
     if std::env::var_os("NOTIFY_SOCKET").is_some()
         && let Err(error) = sd_notify::notify(state)

@@ -202,11 +202,6 @@ impl LocalSigner {
         Ok(Self { public: key.public_key().clone(), key: key_pair })
     }
 
-    /// As a shared trait object.
-    pub fn into_dyn(self) -> Arc<dyn Signer> {
-        Arc::new(self)
-    }
-
     fn sign_ecdsa(
         &self,
         pair: &EcdsaKeyPair,
