@@ -55,6 +55,17 @@ impl State {
         Self::of(true, true)
     }
 
+    /// Live and ready, with what there is to say of it all the same.
+    pub fn good_despite(complaints: &[String]) -> Self {
+        match complaints.is_empty() {
+            true => Self::good(),
+            false => Self {
+                ready_details: serde_json::json!({ "message": complaints.join("; ") }),
+                ..Self::good()
+            },
+        }
+    }
+
     /// Live but not ready yet, nothing to tell.
     pub fn starting() -> Self {
         Self::of(true, false)
