@@ -13,6 +13,7 @@ use signet_daemon::{
     logging,
     metrics::{Metrics, MetricsServer},
     process::{self, DirLock},
+    run::{Failure, exit_code},
     signal, spans,
 };
 use signet_k8s::{ApiServer, KubeSource};
@@ -63,13 +64,7 @@ pub fn run(name: &'static str, flags: &RunFlags) -> ExitCode {
         runtime.shutdown_timeout(Duration::from_secs(1));
         result
     };
-    match served() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{name}: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(name, served().map_err(Failure::new))
 }
 
 async fn live(config: Config, policy: Policy, warnings: Vec<String>) -> anyhow::Result<()> {

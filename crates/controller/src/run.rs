@@ -7,7 +7,7 @@ use signet_base::{Readiness, SystemClock, Tasks};
 use signet_daemon::{
     cli::EXIT_USAGE,
     logging, process,
-    run::{prepare_process, stop},
+    run::{Failure, exit_code, prepare_process, stop},
     signal,
 };
 use signet_k8s::{ApiServer, KubeSource};
@@ -35,13 +35,7 @@ pub fn run(name: &'static str, flags: &RunFlags) -> ExitCode {
 
 /// Runs a program to its end, and says how it exits.
 pub(crate) fn to_end(name: &str, live: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
-    match serve(live) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{name}: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(name, serve(live).map_err(Failure::new))
 }
 
 /// Explains one pod.

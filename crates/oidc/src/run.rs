@@ -4,7 +4,12 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use signet_base::{ShutdownError, SystemClock, Tasks};
-use signet_daemon::{cli::EXIT_USAGE, logging, process, run::prepare_process, signal};
+use signet_daemon::{
+    cli::EXIT_USAGE,
+    logging, process,
+    run::{Failure, exit_code, prepare_process},
+    signal,
+};
 
 use crate::{
     app::App,
@@ -25,13 +30,7 @@ pub fn run(name: &'static str, flags: &RunFlags) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
-    match serve(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{name}: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    exit_code(name, serve(config).map_err(Failure::new))
 }
 
 fn serve(config: Config) -> anyhow::Result<()> {
