@@ -4,7 +4,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`policy`] | pure: who may have what, and why not |
-//! | [`caller`] | evidence (X.509-SVID, JWT-SVID) becomes a caller, or a reason code |
+//! | [`caller`] | evidence (X.509-SVID, JWT-SVID, WIT-SVID) becomes a caller, or a reason code |
 //! | [`bao`] | a bounded client of OpenBao and Vault, and the broker's own session per tenant |
 //! | [`journal`], [`lease_store`] | which tokens and leases exist, kept across a crash; no secret |
 //! | [`issue`], [`revoke`] | handing out, taking back |

@@ -1,5 +1,5 @@
 //! What an operator may do with the authorities, with SPIRE's checks in SPIRE's order and in its
-//! names.
+//! words.
 //!
 //! What may be tainted and revoked goes beyond SPIRE 1.15, which knows only the authority in the
 //! other slot (SPIRE issue 6198): anything in the bundle, however old, but what signs now or is

@@ -76,7 +76,7 @@ impl<'a> Reader<'a> {
     /// The next value, which must have this tag.
     ///
     /// # Errors
-    /// [`DerError`] when the next value is no such time.
+    /// [`DerError`] when the next value has another tag or is malformed, or there is none.
     pub fn expect(&mut self, tag: u8) -> Result<&'a [u8], DerError> {
         let value = self.next()?;
         if value.tag == tag { Ok(value.content) } else { Err(DerError) }
@@ -85,7 +85,7 @@ impl<'a> Reader<'a> {
     /// A reader of the content of the next value, which must have this tag.
     ///
     /// # Errors
-    /// [`DerError`] when the next value is no such time.
+    /// [`DerError`] when the next value has another tag or is malformed, or there is none.
     pub fn enter(&mut self, tag: u8) -> Result<Self, DerError> {
         self.expect(tag).map(Self)
     }
@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
     /// An INTEGER that is not negative, as big-endian bytes without a leading zero.
     ///
     /// # Errors
-    /// [`DerError`] when the next value is no such time.
+    /// [`DerError`] when the next value is no such number.
     pub fn unsigned(&mut self) -> Result<&'a [u8], DerError> {
         match self.expect(tag::INTEGER)? {
             [0] => Ok(&[]),
@@ -115,7 +115,7 @@ impl<'a> Reader<'a> {
     /// An INTEGER that fits 32 bits and is not negative.
     ///
     /// # Errors
-    /// [`DerError`] when the next value is no such time.
+    /// [`DerError`] when the next value is no such number.
     pub fn small_unsigned(&mut self) -> Result<u32, DerError> {
         let bytes = self.unsigned()?;
         if bytes.len() > 4 {
@@ -127,7 +127,7 @@ impl<'a> Reader<'a> {
     /// A BIT STRING of whole bytes.
     ///
     /// # Errors
-    /// [`DerError`] when the next value is no such time.
+    /// [`DerError`] when the next value is no such string.
     pub fn bits(&mut self) -> Result<&'a [u8], DerError> {
         match self.expect(tag::BIT_STRING)? {
             [0, rest @ ..] => Ok(rest),
