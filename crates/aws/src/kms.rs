@@ -261,8 +261,7 @@ impl KeyStore for Kms {
     }
 
     async fn list(&self) -> Result<Vec<StoredKey>, KeyStoreError> {
-        let found = self.find().await;
-        let found = found.map_err(|error| KeyStoreError::undone(chain(&error)))?;
+        let found = self.find().await?;
         let own = found.iter().map(|key| (key.id.clone(), key.handle.clone())).collect();
         self.state().own = own;
         self.0.is_loaded.notify_one();

@@ -21,10 +21,9 @@ use signet_http::rest::RestError;
 use signet_identity::TrustDomain;
 use signet_pki::{
     KeyType, PublicKey, SignError, SignatureAlgorithm,
-    key_manager::{KeyStore, KeyStoreError, StoredKey, is_uuid},
+    key_manager::{KeyStore, KeyStoreError, StoredKey, is_uuid, read_keys},
     random,
 };
-use tokio::task::JoinSet;
 
 use self::calls::{Calls, Item};
 use crate::Azure;
@@ -40,8 +39,6 @@ const TAG_SERVER: &str = "spire-server-id";
 const TAG_MADE: &str = "signet-made";
 /// The longest name of a key.
 const MAX_NAME: usize = 127;
-/// How many keys are read at once.
-const AT_ONCE: usize = 8;
 /// How often a key is asked for whose making was answered by nothing.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(250);
@@ -257,20 +254,19 @@ impl KeyStore for KeyVault {
 
     async fn list(&self) -> Result<Vec<StoredKey>, KeyStoreError> {
         let failed = |error: RestError| KeyStoreError::undone(chain(&error));
-        let mut own = self.0.own().await.map_err(failed)?.into_iter();
-        let mut reading = JoinSet::new();
+        let own = self.0.own().await.map_err(failed)?;
+        let store = Arc::clone(&self.0);
+        let reads = own.into_iter().map(move |item| {
+            let store = Arc::clone(&store);
+            async move { store.read(item.name).await.map_err(failed) }
+        });
         let mut keys = Vec::new();
-        loop {
-            while reading.len() < AT_ONCE
-                && let Some(item) = own.next()
-            {
-                let store = Arc::clone(&self.0);
-                reading.spawn(async move { store.read(item.name).await });
-            }
-            let Some(read) = reading.join_next().await else { return Ok(keys) };
-            let read = read.map_err(|error| KeyStoreError::undone(error.to_string()))?;
-            keys.extend(read.map_err(failed)?);
-        }
+        let take = |key: Option<StoredKey>| {
+            keys.extend(key);
+            Ok(())
+        };
+        read_keys(reads, take).await?;
+        Ok(keys)
     }
 
     async fn sign(

@@ -25,10 +25,9 @@ use signet_identity::TrustDomain;
 use signet_pki::{
     KeyType, PublicKey, SignError, SignatureAlgorithm,
     digest::sha1_hex,
-    key_manager::{KeyStore, KeyStoreError, StoredKey},
+    key_manager::{KeyStore, KeyStoreError, StoredKey, read_keys},
     text_file,
 };
-use tokio::task::JoinSet;
 
 use self::calls::{Calls, CryptoKey, State};
 use crate::Gcp;
@@ -47,8 +46,6 @@ const LABEL_UPDATED: &str = "spire-last-update";
 const ROLE: &str = "roles/cloudkms.signerVerifier";
 /// The longest ID of a CryptoKey.
 const MAX_ID: usize = 63;
-/// How many CryptoKeys are read at once.
-const AT_ONCE: usize = 8;
 /// How often a version is asked for whose making was answered by nothing.
 const ATTEMPTS: u32 = 3;
 const PAUSE: Duration = Duration::from_millis(250);
@@ -466,23 +463,20 @@ impl KeyStore for CloudKms {
 
     async fn list(&self) -> Result<Vec<StoredKey>, KeyStoreError> {
         let failed = |error: RestError| KeyStoreError::undone(chain(&error));
-        let mut own = self.0.own().await.map_err(failed)?.into_iter();
-        let mut reading = JoinSet::new();
+        let own = self.0.own().await.map_err(failed)?;
+        let store = Arc::clone(&self.0);
+        let reads = own.into_iter().map(move |(id, key)| {
+            let store = Arc::clone(&store);
+            async move { store.read(id, key).await.map_err(failed) }
+        });
         let mut keys = Vec::new();
         let mut known = BTreeMap::new();
-        loop {
-            while reading.len() < AT_ONCE
-                && let Some((id, key)) = own.next()
-            {
-                let store = Arc::clone(&self.0);
-                reading.spawn(async move { store.read(id, key).await });
-            }
-            let Some(read) = reading.join_next().await else { break };
-            let read = read.map_err(|error| KeyStoreError::undone(error.to_string()))?;
-            let (name, found, held) = read.map_err(failed)?;
+        let take = |(name, found, held): (String, Known, Vec<StoredKey>)| {
             known.insert(name, found);
             keys.extend(held);
-        }
+            Ok(())
+        };
+        read_keys(reads, take).await?;
         let mut all = self.0.known();
         for (name, before) in std::mem::take(&mut *all) {
             if !before.begun.is_empty() {

@@ -28,7 +28,7 @@ pub use identifier::{KeyIdentifier, is_uuid};
 pub use managed_key::{ManagedKey, RemoteSigner, SigningObserver};
 pub use memory::MemoryKeyManager;
 pub use queue::{SigningFault, SigningLimits, SigningQueue};
-pub use remote::{KeyStore, KeyStoreError, RemoteKeyManager, StoredKey};
+pub use remote::{KeyStore, KeyStoreError, RemoteKeyManager, StoredKey, read_keys};
 
 /// Holds private keys under names. A name is stable (`x509-CA-A`); generating under a name that
 /// is in use replaces that key, and keys handed out earlier go on with the old one for as long as

@@ -11,11 +11,10 @@ use signet_base::chain;
 use signet_http::shown;
 use signet_pki::{
     KeyType, PublicKey, SignError, SignatureAlgorithm,
-    key_manager::{KeyStore, KeyStoreError, StoredKey, is_uuid},
+    key_manager::{KeyStore, KeyStoreError, StoredKey, is_uuid, read_keys},
     pem, random,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::task::JoinSet;
 
 use crate::{Client, VaultError, path};
 
@@ -24,8 +23,6 @@ const NAME: &str = "hashicorp_vault";
 /// What stands for "+", which a name may not have: the account's key of a bundle endpoint with ACME
 /// has one in its name.
 const PLUS: &str = "_2b";
-/// How many keys are read at once.
-const AT_ONCE: usize = 8;
 /// How many keys one server may have: two for each authority, and what was left behind.
 const MAX_OWN: usize = 10_000;
 
@@ -162,25 +159,25 @@ impl KeyStore for Transit {
 
     async fn list(&self) -> Result<Vec<StoredKey>, KeyStoreError> {
         let failed = |error: VaultError| KeyStoreError::undone(chain(&error));
-        let names = self.client.list(path(&[&self.mount, "keys"])).await.map_err(failed)?;
-        let mut own = names.into_iter().filter(|name| self.id_of(name).is_some());
-        let mut reading = JoinSet::new();
+        let names = self.client.list(path(&[&self.mount, "keys"])).await;
+        let mut own = names.map_err(failed)?;
+        own.retain(|name| self.id_of(name).is_some());
+        let store = self.clone();
+        let reads = own.into_iter().map(move |name| {
+            let store = store.clone();
+            async move { store.read(name).await.map_err(failed) }
+        });
         let mut keys = Vec::new();
-        loop {
-            while reading.len() < AT_ONCE
-                && let Some(name) = own.next()
-            {
-                let store = self.clone();
-                reading.spawn(async move { store.read(name).await });
-            }
-            let Some(read) = reading.join_next().await else { return Ok(keys) };
-            let read = read.map_err(|error| KeyStoreError::undone(error.to_string()))?;
-            keys.extend(read.map_err(failed)?);
+        let take = |key: Option<StoredKey>| {
+            keys.extend(key);
             if keys.len() > MAX_OWN {
                 let why = format!("this server has more than {MAX_OWN} keys");
                 return Err(KeyStoreError::undone(why));
             }
-        }
+            Ok(())
+        };
+        read_keys(reads, take).await?;
+        Ok(keys)
     }
 
     async fn sign(

@@ -3,14 +3,11 @@
 use std::collections::BTreeMap;
 
 use signet_base::chain;
-use signet_pki::key_manager::StoredKey;
-use tokio::task::JoinSet;
+use signet_pki::key_manager::{KeyStoreError, StoredKey, read_keys};
 
 use super::{Described, Kms, api::Tagged, is_known_spec, names};
 use crate::AwsError;
 
-/// How many keys are looked at at once.
-const AT_ONCE: usize = 8;
 /// How many keys one server may have.
 const MAX_OWN: usize = 1_000;
 
@@ -19,7 +16,29 @@ impl Kms {
     ///
     /// The alias decides which of several it is. With tags, a key that has lost its alias, or never
     /// got it, is taken if there is no other of its name.
-    pub(super) async fn find(&self) -> Result<Vec<StoredKey>, AwsError> {
+    pub(super) async fn find(&self) -> Result<Vec<StoredKey>, KeyStoreError> {
+        let failed = |error: AwsError| KeyStoreError::undone(chain(&error));
+        let places = self.places().await.map_err(failed)?;
+        let kms = self.clone();
+        let reads = places.into_iter().map(move |(id, place, has_alias)| {
+            let kms = kms.clone();
+            async move { kms.read(id, &place, has_alias).await.map_err(failed) }
+        });
+        let mut found: BTreeMap<String, StoredKey> = BTreeMap::new();
+        let take = |key: Option<StoredKey>| {
+            let Some(key) = key else { return Ok(()) };
+            match found.get(&key.id) {
+                Some(other) if (other.made, &other.handle) >= (key.made, &key.handle) => {}
+                _ => drop(found.insert(key.id.clone(), key)),
+            }
+            Ok(())
+        };
+        read_keys(reads, take).await?;
+        Ok(found.into_values().collect())
+    }
+
+    /// The names of those keys, the alias or ARN of each, and whether it is an alias.
+    async fn places(&self) -> Result<Vec<(String, String, bool)>, AwsError> {
         let tagged = match self.0.settings.by_tags {
             true => self.own_tagged().await?,
             false => Vec::new(),
@@ -44,30 +63,11 @@ impl Kms {
         if places.len() + with_alias.len() > MAX_OWN {
             return Err(AwsError::Setting(format!("this server has more than {MAX_OWN} keys")));
         }
-        let mut wanted = with_alias.into_iter().map(|(id, alias)| (id, alias, true)).chain(
-            places
-                .into_iter()
-                .flat_map(|(id, arns)| arns.into_iter().map(move |arn| (id.clone(), arn, false))),
-        );
-        let mut reading = JoinSet::new();
-        let mut found: BTreeMap<String, StoredKey> = BTreeMap::new();
-        loop {
-            while reading.len() < AT_ONCE
-                && let Some((id, place, has_alias)) = wanted.next()
-            {
-                let kms = self.clone();
-                reading.spawn(async move { kms.read(id, &place, has_alias).await });
-            }
-            let Some(read) = reading.join_next().await else {
-                return Ok(found.into_values().collect());
-            };
-            let read = read.map_err(|error| AwsError::Setting(error.to_string()))?;
-            let Some(key) = read? else { continue };
-            match found.get(&key.id) {
-                Some(other) if (other.made, &other.handle) >= (key.made, &key.handle) => {}
-                _ => drop(found.insert(key.id.clone(), key)),
-            }
-        }
+        let aliases = with_alias.into_iter().map(|(id, alias)| (id, alias, true));
+        let tagged = places
+            .into_iter()
+            .flat_map(|(id, arns)| arns.into_iter().map(move |arn| (id.clone(), arn, false)));
+        Ok(aliases.chain(tagged).collect())
     }
 
     /// The key at an alias or ARN. One with an alias must be there and usable: else a new one would

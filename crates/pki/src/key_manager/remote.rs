@@ -14,7 +14,7 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use signet_base::Backoff;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinSet};
 
 use super::{
     KeyManager, KeyManagerError, ManagedKey, RemoteSigner, SigningFault, SigningLimits,
@@ -22,6 +22,8 @@ use super::{
 };
 use crate::{KeyType, PublicKey, SignError, SignatureAlgorithm};
 
+/// How many keys are read at once.
+const AT_ONCE: usize = 8;
 /// How many keys may wait for their deletion; beyond that the store's own records have to tell.
 const MAX_STALE: usize = 1024;
 /// How long a deletion may take.
@@ -121,6 +123,31 @@ impl KeyStoreError {
     /// Whether it was done is not known.
     pub fn unknown(message: impl fmt::Display) -> Self {
         Self { message: message.to_string(), may_be_done: true }
+    }
+}
+
+/// Reads the keys of a [`KeyStore`], some at once, and hands on what comes, in any order.
+///
+/// # Errors
+/// The first [`KeyStoreError`] of `reads` or `take`: what is still being read is given up.
+pub async fn read_keys<T, R>(
+    reads: impl IntoIterator<Item = R>,
+    mut take: impl FnMut(T) -> Result<(), KeyStoreError>,
+) -> Result<(), KeyStoreError>
+where
+    T: Send + 'static,
+    R: Future<Output = Result<T, KeyStoreError>> + Send + 'static,
+{
+    let mut reads = reads.into_iter();
+    let mut reading = JoinSet::new();
+    loop {
+        while reading.len() < AT_ONCE
+            && let Some(read) = reads.next()
+        {
+            reading.spawn(read);
+        }
+        let Some(read) = reading.join_next().await else { return Ok(()) };
+        take(read.map_err(KeyStoreError::undone)??)?;
     }
 }
 
