@@ -6,9 +6,8 @@ use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde::Deserialize;
+use serde_json::json;
 use signet_base::chain;
 use signet_http::rest::{Call, RestError};
 use signet_identity::X509Authority;
@@ -26,7 +25,8 @@ use crate::Gcp;
 const NAME: &str = "gcp_cas";
 /// How many certificates a chain may have.
 const MAX_CHAIN: usize = 32;
-const MAX_PAGES: usize = 100;
+/// How many items a page of a list has.
+const PAGE: u32 = 100;
 /// How long signing may take: keys of the enterprise tier are in hardware.
 const SIGNING: Duration = Duration::from_secs(30);
 
@@ -112,31 +112,6 @@ impl Cas {
         format!("{}/v1/{name}", self.settings.endpoint.trim_end_matches('/'))
     }
 
-    async fn pages<T: DeserializeOwned>(
-        &self,
-        name: &str,
-        member: &str,
-        filter: Option<&str>,
-    ) -> Result<Vec<T>, RestError> {
-        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        let filter = filter.map(|filter| format!("&filter={}", encode(filter)));
-        let first = format!("{}?pageSize=100{}", self.url(name), filter.unwrap_or_default());
-        let mut call = Call::get(&*first);
-        let mut items = Vec::new();
-        for _ in 0..MAX_PAGES {
-            let mut answer = self.gcp.json(call.clone()).await?;
-            let page = answer.get_mut(member).map(Value::take).unwrap_or_else(|| json!([]));
-            let page: Vec<T> = serde_json::from_value(page)
-                .map_err(|_| RestError::nonsense(&call, "it has other fields than expected"))?;
-            items.extend(page);
-            match answer.get("nextPageToken").and_then(Value::as_str).unwrap_or_default() {
-                "" => return Ok(items),
-                token => call = Call::get(format!("{first}&pageToken={}", encode(token))),
-            }
-        }
-        Err(RestError::nonsense(&call, &format!("it has more than {MAX_PAGES} pages")))
-    }
-
     /// The enabled authorities with the label, the one that expires first at the beginning.
     async fn authorities(&self) -> Result<Vec<Authority>, String> {
         let CasSettings { project, location, ca_pool, label_key, label_value, .. } = &self.settings;
@@ -145,7 +120,8 @@ impl Cas {
         let pools = match ca_pool {
             Some(pool) => vec![format!("{region}/caPools/{pool}")],
             None => {
-                let pools = self.pages::<Pool>(&format!("{region}/caPools"), "caPools", None).await;
+                let url = self.url(&format!("{region}/caPools"));
+                let pools = self.gcp.pages::<Pool>(&url, "caPools", PAGE, None).await;
                 let inside = format!("{region}/caPools/");
                 let pools = pools.map_err(failed)?.into_iter().map(|pool| pool.name);
                 pools.filter(|name| name.starts_with(&inside)).collect()
@@ -155,8 +131,9 @@ impl Cas {
         let mut found: Vec<Authority> = Vec::new();
         for pool in &pools {
             let inside = format!("{pool}/certificateAuthorities/");
-            let name = inside.trim_end_matches('/');
-            let all = self.pages::<Authority>(name, "certificateAuthorities", Some(&filter)).await;
+            let url = self.url(inside.trim_end_matches('/'));
+            let all: Result<Vec<Authority>, _> =
+                self.gcp.pages(&url, "certificateAuthorities", PAGE, Some(&filter)).await;
             let mut all = all.map_err(failed)?;
             all.retain(|ca| {
                 ca.name.starts_with(&inside) && ca.labels.get(label_key) == Some(label_value)

@@ -2,7 +2,9 @@
 
 use std::{fmt, sync::Arc};
 
-use serde_json::Value;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
 use signet_base::SharedClock;
 use signet_http::{
     HttpClient, HttpError, Proxies,
@@ -10,6 +12,9 @@ use signet_http::{
 };
 
 use crate::{Credentials, credentials::Source};
+
+/// How many pages of a list are read at most.
+const MAX_PAGES: usize = 100;
 
 /// A client of Google's services. Clones share its token.
 #[derive(Clone)]
@@ -39,6 +44,36 @@ impl Gcp {
     /// [`RestError`]: no token, no answer, or one that is a failure.
     pub async fn json(&self, call: Call) -> Result<Value, RestError> {
         self.rest.json(call).await
+    }
+
+    /// All items of the list at `url`, whose answers hold them as `member`, `size` in a page.
+    ///
+    /// # Errors
+    /// [`RestError`]: of a page, or there are too many; never part of the list.
+    pub(crate) async fn pages<T: DeserializeOwned>(
+        &self,
+        url: &str,
+        member: &str,
+        size: u32,
+        filter: Option<&str>,
+    ) -> Result<Vec<T>, RestError> {
+        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+        let filter = filter.map(|filter| format!("&filter={}", encode(filter)));
+        let first = format!("{url}?pageSize={size}{}", filter.unwrap_or_default());
+        let mut call = Call::get(&*first);
+        let mut items = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let mut answer = self.json(call.clone()).await?;
+            let page = answer.get_mut(member).map(Value::take).unwrap_or_else(|| json!([]));
+            let page: Vec<T> = serde_json::from_value(page)
+                .map_err(|_| RestError::nonsense(&call, "it has other fields than expected"))?;
+            items.extend(page);
+            match answer.get("nextPageToken").and_then(Value::as_str).unwrap_or_default() {
+                "" => return Ok(items),
+                token => call = Call::get(format!("{first}&pageToken={}", encode(token))),
+            }
+        }
+        Err(RestError::nonsense(&call, &format!("it has more than {MAX_PAGES} pages")))
     }
 
     /// The service account's email address; none where who asks has none of his own.

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, time::Duration};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use crc::{CRC_32_ISCSI, Crc};
 use http::Method;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Value, json};
 use signet_base::chain;
@@ -17,9 +16,8 @@ use crate::Gcp;
 
 /// What Google checks answers by.
 const CRC32C: Crc<u32> = Crc::<u32>::new(&CRC_32_ISCSI);
-/// How many items a page has, and how many pages are read at most.
+/// How many items a page has.
 const PAGE: u32 = 1000;
-const MAX_PAGES: usize = 100;
 /// How long the making of a key may take: RSA keys take some seconds.
 const GENERATION: Duration = Duration::from_secs(60);
 const FIRST_LOOK: Duration = Duration::from_millis(100);
@@ -148,39 +146,13 @@ impl Calls {
             .map_err(|_| RestError::nonsense(&call, "it has other fields than expected"))
     }
 
-    /// All pages of a list.
-    async fn pages<T: DeserializeOwned>(
-        &self,
-        url: &str,
-        member: &str,
-        filter: Option<&str>,
-    ) -> Result<Vec<T>, RestError> {
-        let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
-        let filter = filter.map(|filter| format!("&filter={}", encode(filter)));
-        let first = format!("{url}?pageSize={PAGE}{}", filter.unwrap_or_default());
-        let mut call = Call::get(&*first);
-        let mut items = Vec::new();
-        for _ in 0..MAX_PAGES {
-            let mut answer = self.gcp.json(call.clone()).await?;
-            let page = answer.get_mut(member).map(Value::take).unwrap_or_else(|| json!([]));
-            let page: Vec<T> = serde_json::from_value(page)
-                .map_err(|_| RestError::nonsense(&call, "it has other fields than expected"))?;
-            items.extend(page);
-            match answer.get("nextPageToken").and_then(Value::as_str).unwrap_or_default() {
-                "" => return Ok(items),
-                token => call = Call::get(format!("{first}&pageToken={}", encode(token))),
-            }
-        }
-        Err(RestError::nonsense(&call, &format!("it has more than {MAX_PAGES} pages")))
-    }
-
     pub(super) async fn crypto_keys(
         &self,
         key_ring: &str,
         filter: &str,
     ) -> Result<Vec<CryptoKey>, RestError> {
         let url = self.url(&format!("{key_ring}/cryptoKeys"));
-        let keys: Vec<CryptoKey> = self.pages(&url, "cryptoKeys", Some(filter)).await?;
+        let keys: Vec<CryptoKey> = self.gcp.pages(&url, "cryptoKeys", PAGE, Some(filter)).await?;
         let inside = format!("{key_ring}/cryptoKeys/");
         Ok(keys.into_iter().filter(|key| key.name.starts_with(&inside)).collect())
     }
@@ -191,7 +163,8 @@ impl Calls {
         filter: Option<&str>,
     ) -> Result<Vec<Version>, RestError> {
         let url = self.url(&format!("{crypto_key}/cryptoKeyVersions"));
-        let versions: Vec<Version> = self.pages(&url, "cryptoKeyVersions", filter).await?;
+        let versions: Vec<Version> =
+            self.gcp.pages(&url, "cryptoKeyVersions", PAGE, filter).await?;
         let inside = format!("{crypto_key}/cryptoKeyVersions/");
         Ok(versions.into_iter().filter(|version| version.name.starts_with(&inside)).collect())
     }
