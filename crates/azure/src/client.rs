@@ -27,7 +27,7 @@ impl Azure {
     pub fn new(credentials: Credentials, resource: impl Into<String>) -> Result<Self, HttpError> {
         let http = HttpClient::builder().build()?;
         // The metadata service is this machine's own: no proxy knows it.
-        let direct = HttpClient::builder().proxies(Proxies::none()).build()?;
+        let direct = http.with_proxies(Proxies::none());
         let rest = Rest::new(http.clone(), None);
         let direct = Rest::new(direct, None);
         let source = Arc::new(Source::new(credentials, resource.into(), rest, direct));

@@ -31,7 +31,7 @@ impl Gcp {
     pub fn new(credentials: Credentials, clock: SharedClock) -> Result<Self, HttpError> {
         let http = HttpClient::builder().build()?;
         // The metadata server is this machine's own: no proxy knows it.
-        let direct = HttpClient::builder().proxies(Proxies::none()).build()?;
+        let direct = http.with_proxies(Proxies::none());
         let source = Source::new(credentials, Rest::new(http.clone(), None), direct, clock);
         let source = Arc::new(source);
         let tokens = Tokens::new(Arc::clone(&source) as _);

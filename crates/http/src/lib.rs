@@ -101,6 +101,12 @@ impl HttpClient {
         Self { timeout, max_body, ..self.clone() }
     }
 
+    /// The same client with other proxies; the machine's roots are not read again.
+    #[must_use]
+    pub fn with_proxies(&self, proxies: Proxies) -> Self {
+        Self { proxies: Arc::new(proxies), ..self.clone() }
+    }
+
     /// Fetches `url`.
     ///
     /// # Errors
