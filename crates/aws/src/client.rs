@@ -246,7 +246,7 @@ pub(crate) fn signed(
         false => utf8_percent_encode(path, PATH).to_string(),
     };
     let method = request.method.as_str();
-    let what = Signed { method, path: &path, headers: &headers, body: &request.body };
+    let what = Signed { method, path: &path, headers: &headers, digest: &digest };
     let authorization = sign::authorization(keys, scope, &what);
     let mut message = HttpRequest::new(request.body.clone());
     *message.method_mut() = request.method.clone();
@@ -311,7 +311,7 @@ mod tests {
                 ("x-amz-date", "19700101T000000Z"),
                 ("x-amz-security-token", "TOKEN"),
             ],
-            body: b"{}",
+            digest: &signet_pki::digest::sha256_hex(b"{}"),
         };
         assert_eq!(header("authorization"), sign::authorization(&keys, scope, &what));
         let shown = format!("{message:?}");
