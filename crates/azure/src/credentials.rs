@@ -5,9 +5,8 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use http::HeaderName;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
-use signet_http::rest::{Call, Rest, RestError, Token, TokenSource};
+use signet_http::rest::{Call, Rest, RestError, Token, TokenSource, form};
 use signet_pki::text_file;
 use zeroize::Zeroizing;
 
@@ -20,7 +19,6 @@ const APP_SERVICE_VERSION: &str = "2019-08-01";
 /// How long it may take.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 const JWT_BEARER: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-const FORM: &str = "application/x-www-form-urlencoded";
 /// How long a token lives whose answer does not say.
 const DEFAULT_LIFE: u64 = 3600;
 
@@ -164,7 +162,7 @@ impl Source {
             vec![("grant_type", "client_credentials"), ("client_id", client_id), ("scope", &scope)];
         fields.extend_from_slice(proof);
         let url = format!("{}/{tenant_id}/oauth2/v2.0/token", authority.trim_end_matches('/'));
-        Ok(Call::post(url).body(FORM, form(&fields).as_bytes()).repeatable())
+        Ok(Call::post(url).form(&fields).repeatable())
     }
 
     fn managed(&self, url: &str, version: &str, client_id: Option<&str>) -> Call {
@@ -220,14 +218,6 @@ fn read_token(json: &Value) -> Result<Token, RestError> {
     let life = life.and_then(|life| life.as_u64().or_else(|| life.as_str()?.parse().ok()));
     let life = Duration::from_secs(life.unwrap_or(DEFAULT_LIFE).min(48 * 3600));
     Ok(Token { value: Zeroizing::new(value.to_owned()), life })
-}
-
-/// The body of a form; it may hold secrets.
-fn form(fields: &[(&str, &str)]) -> Zeroizing<String> {
-    let fields = fields
-        .iter()
-        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
-    Zeroizing::new(fields.collect::<Vec<_>>().join("&"))
 }
 
 impl fmt::Debug for Credentials {

@@ -11,7 +11,6 @@ use std::{
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::HeaderName;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use signet_base::{SharedClock, chain};
@@ -36,7 +35,6 @@ const ACCOUNT: &str = "computeMetadata/v1/instance/service-accounts/default";
 /// How long the metadata server may take.
 const METADATA_TIMEOUT: Duration = Duration::from_secs(5);
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
-const FORM: &str = "application/x-www-form-urlencoded";
 
 /// Where the credentials are. Files are read for each new token, so they can be replaced.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,8 +195,8 @@ impl Service {
             .sign(SignatureAlgorithm::RsaPkcs1Sha256, signed.as_bytes())
             .map_err(|error| format!("{}: {error}", path.display()))?;
         let assertion = Zeroizing::new(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)));
-        let body = form(&[("grant_type", JWT_BEARER), ("assertion", &assertion)]);
-        Ok(Call::post(&*self.token_uri).body(FORM, body.as_bytes()).repeatable())
+        let fields = [("grant_type", JWT_BEARER), ("assertion", assertion.as_str())];
+        Ok(Call::post(&*self.token_uri).form(&fields).repeatable())
     }
 }
 
@@ -268,13 +266,13 @@ impl TokenSource for Source {
             }
             Some((path, Account::AuthorizedUser(user))) => {
                 safe_url(&path, &user.token_uri).map_err(RestError::Credentials)?;
-                let body = form(&[
+                let fields = [
                     ("grant_type", "refresh_token"),
-                    ("client_id", &user.client_id),
-                    ("client_secret", &user.client_secret),
-                    ("refresh_token", &user.refresh_token),
-                ]);
-                let call = Call::post(&*user.token_uri).body(FORM, body.as_bytes()).repeatable();
+                    ("client_id", user.client_id.as_str()),
+                    ("client_secret", user.client_secret.as_str()),
+                    ("refresh_token", user.refresh_token.as_str()),
+                ];
+                let call = Call::post(&*user.token_uri).form(&fields).repeatable();
                 read_token(&self.rest.json(call).await?)
             }
             Some((_, Account::External(external))) => {
@@ -282,14 +280,6 @@ impl TokenSource for Source {
             }
         }
     }
-}
-
-/// The body of a form; it may hold secrets.
-pub(crate) fn form(fields: &[(&str, &str)]) -> Zeroizing<String> {
-    let fields = fields
-        .iter()
-        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
-    Zeroizing::new(fields.collect::<Vec<_>>().join("&"))
 }
 
 impl fmt::Debug for Source {

@@ -14,6 +14,7 @@ use http::{
     HeaderName, HeaderValue, Method, Request, Response,
     header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
 };
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use signet_base::Jitter;
 use zeroize::Zeroizing;
@@ -86,6 +87,12 @@ impl Call {
     #[must_use]
     pub fn json(self, body: &Value) -> Self {
         self.body("application/json", body.to_string())
+    }
+
+    /// Sets a form as the body, see [`form`]; it is wiped when it was sent.
+    #[must_use]
+    pub fn form(self, fields: &[(&str, &str)]) -> Self {
+        self.body("application/x-www-form-urlencoded", form(fields).as_bytes())
     }
 
     /// Sets a body; it is wiped when it was sent.
@@ -224,6 +231,14 @@ impl fmt::Debug for Rest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rest").field("tokens", &self.tokens).finish_non_exhaustive()
     }
+}
+
+/// Names and values as in the body of a form, or in a query; they may be secrets.
+pub fn form(fields: &[(&str, &str)]) -> Zeroizing<String> {
+    let fields = fields
+        .iter()
+        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
+    Zeroizing::new(fields.collect::<Vec<_>>().join("&"))
 }
 
 fn retry_after(answer: &Response<Bytes>) -> Option<Duration> {
