@@ -3,14 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use instant_acme::Error;
-use signet_base::{Backoff, Jitter, SharedClock, chain, sleep_until};
+use signet_base::{Backoff, Jitter, chain, sleep_until};
 use signet_http::HttpClient;
 use signet_pki::{ManagedKey, tls::TlsIdentity, x509::Certificate};
 use signet_time::UnixTime;
 
 use crate::{
-    Acme, AcmeError, Settings, Status, Store,
-    certificates::Certificates,
+    Acme, AcmeError,
     error::{readable, shown},
     order::Authority,
     schedule::{ask_again, renew_at, within},
@@ -29,11 +28,7 @@ const RETRY: (Duration, Duration) = (Duration::from_secs(15), Duration::from_sec
 /// Does one thing at a time. Between two of them nothing of the authority is held, so that roots and
 /// accounts are as they are then.
 pub(crate) struct Keeper {
-    settings: Settings,
-    store: Arc<dyn Store>,
-    clock: SharedClock,
-    certificates: Arc<Certificates>,
-    status: Status,
+    acme: Acme,
     asked: Asked,
     random: Jitter,
 }
@@ -57,14 +52,12 @@ enum Task {
 
 impl Keeper {
     pub(crate) fn new(acme: Acme) -> Self {
-        let Acme { settings, store, clock, certificates, status } = acme;
-        let (asked, random) = (Asked::default(), Jitter::new());
-        Self { settings, store, clock, certificates, status, asked, random }
+        Self { acme, asked: Asked::default(), random: Jitter::new() }
     }
 
     /// Never ends; is dropped at any point.
     pub(crate) async fn run(mut self) {
-        let now = self.clock.unix();
+        let now = self.acme.clock.unix();
         let domain = |name: &String| Domain {
             name: name.clone(),
             leaf: None,
@@ -72,12 +65,12 @@ impl Keeper {
             ask_at: UnixTime::MAX,
             backoff: Backoff::new(RETRY.0, RETRY.1),
         };
-        let mut domains: Vec<_> = self.settings.domains.iter().map(domain).collect();
+        let mut domains: Vec<_> = self.acme.settings.domains.iter().map(domain).collect();
         loop {
             let next = domains.iter_mut().min_by_key(|domain| domain.next().0);
             let Some(domain) = next else { return };
             let (at, task) = domain.next();
-            sleep_until(&*self.clock, at.into()).await;
+            sleep_until(&*self.acme.clock, at.into()).await;
             match task {
                 Task::Ask => self.ask(domain).await,
                 Task::Order => self.order(domain).await,
@@ -90,7 +83,7 @@ impl Keeper {
         self.asked.take();
         let obtained = tokio::time::timeout(ORDER, self.obtain(domain)).await;
         let mut obtained = obtained.unwrap_or(Err(AcmeError::TimedOut(ORDER.as_secs())));
-        if obtained.is_ok() && domain.order_at <= self.clock.unix() {
+        if obtained.is_ok() && domain.order_at <= self.acme.clock.unix() {
             obtained = Err(AcmeError::Unfit(
                 "so short-lived, or this machine's clock so wrong, that it is due for renewal already",
             ));
@@ -98,7 +91,7 @@ impl Keeper {
         match obtained {
             Ok(()) => {
                 domain.backoff.reset();
-                self.status.change(&domain.name, |status| {
+                self.acme.status.change(&domain.name, |status| {
                     status.failures = 0;
                     status.last_error = None;
                 });
@@ -110,22 +103,23 @@ impl Keeper {
     /// Takes what is kept, or orders a certificate.
     async fn obtain(&mut self, domain: &mut Domain) -> Result<(), AcmeError> {
         // Made before the authority is bothered.
-        let key = self.store.certificate_key(&domain.name).await?;
+        let key = self.acme.store.certificate_key(&domain.name).await?;
         if domain.leaf.is_none() && self.load(domain, &key).await? {
             return Ok(());
         }
-        let (certificates, clock) = (Arc::clone(&self.certificates), Arc::clone(&self.clock));
+        let (certificates, clock) =
+            (Arc::clone(&self.acme.certificates), Arc::clone(&self.acme.clock));
         let authority = self.authority().await?;
         let chain = authority.obtain(&domain.name, &key, &certificates, &*clock).await?;
         self.present(domain, TlsIdentity::managed(&chain, &key)?);
-        domain.ask_at = self.clock.unix() + NOT_SAID;
+        domain.ask_at = self.acme.clock.unix() + NOT_SAID;
         tracing::info!(
             domain = domain.name,
             expiration = self.expiration(domain),
             renewal = domain.order_at.seconds(),
             "Obtained a certificate"
         );
-        if let Err(error) = self.store.keep(&domain.name, &chain).await {
+        if let Err(error) = self.acme.store.keep(&domain.name, &chain).await {
             tracing::error!(
                 domain = domain.name,
                 error = signet_base::chain(&error),
@@ -137,7 +131,7 @@ impl Keeper {
 
     /// Takes what is kept of a domain; says whether that will do.
     async fn load(&mut self, domain: &mut Domain, key: &ManagedKey) -> Result<bool, AcmeError> {
-        let chain = self.store.chain(&domain.name).await?;
+        let chain = self.acme.store.chain(&domain.name).await?;
         if chain.is_empty() {
             tracing::info!(domain = domain.name, "There is no certificate yet");
             return Ok(false);
@@ -153,7 +147,7 @@ impl Keeper {
                 return Ok(false);
             }
         }
-        let now = self.clock.unix();
+        let now = self.acme.clock.unix();
         // At once: the authority may have changed its mind while nobody asked.
         domain.ask_at = now;
         tracing::info!(
@@ -166,25 +160,25 @@ impl Keeper {
 
     /// Our account at the authority.
     async fn authority(&self) -> Result<Authority, AcmeError> {
-        let key = self.store.account_key().await?;
+        let key = self.acme.store.account_key().await?;
         let http = HttpClient::builder().build()?;
-        let (asked, clock) = (self.asked.clone(), Arc::clone(&self.clock));
-        Authority::open(&self.settings, &http, key, asked, clock).await
+        let (asked, clock) = (self.asked.clone(), Arc::clone(&self.acme.clock));
+        Authority::open(&self.acme.settings, &http, key, asked, clock).await
     }
 
     fn failed(&mut self, domain: &mut Domain, error: &AcmeError) {
         let delay = domain.backoff.next_delay().max(self.asked.take().unwrap_or_default());
-        domain.order_at = self.clock.unix() + delay.max(Duration::from_secs(1));
+        domain.order_at = self.acme.clock.unix() + delay.max(Duration::from_secs(1));
         let text = shown(error);
         tracing::error!(
             domain = domain.name,
-            directory = self.settings.directory_url,
+            directory = self.acme.settings.directory_url,
             error = text,
             retry_seconds = delay.as_secs(),
             expiration = self.expiration(domain),
             "Failed to obtain a certificate"
         );
-        self.status.change(&domain.name, |status| {
+        self.acme.status.change(&domain.name, |status| {
             status.failures = status.failures.saturating_add(1);
             status.last_error = Some(text);
             status.next_order = Some(domain.order_at);
@@ -200,7 +194,7 @@ impl Keeper {
         let window = async { Ok::<_, AcmeError>(self.authority().await?.window(&leaf).await?) };
         let window = tokio::time::timeout(ORDER, window).await;
         let window = window.unwrap_or(Err(AcmeError::TimedOut(ORDER.as_secs())));
-        let now = self.clock.unix();
+        let now = self.acme.clock.unix();
         match window {
             Ok(window) => {
                 domain.ask_at = now + ask_again(window.ask_after);
@@ -208,7 +202,9 @@ impl Keeper {
                 let sooner = within(domain.order_at, suggested, &mut self.random);
                 if sooner < domain.order_at {
                     domain.order_at = sooner;
-                    self.status.change(&domain.name, |status| status.next_order = Some(sooner));
+                    self.acme
+                        .status
+                        .change(&domain.name, |status| status.next_order = Some(sooner));
                     tracing::info!(
                         domain = domain.name,
                         renewal = sooner.seconds(),
@@ -233,12 +229,12 @@ impl Keeper {
     fn present(&mut self, domain: &mut Domain, identity: TlsIdentity) {
         let leaf = identity.leaf().clone();
         domain.order_at = renew_at(leaf.not_before(), leaf.not_after(), &mut self.random);
-        self.status.change(&domain.name, |status| {
+        self.acme.status.change(&domain.name, |status| {
             status.not_after = Some(leaf.not_after());
             status.next_order = Some(domain.order_at);
         });
         domain.leaf = Some(leaf);
-        self.certificates.set(&domain.name, identity);
+        self.acme.certificates.set(&domain.name, identity);
     }
 
     fn expiration(&self, domain: &Domain) -> Option<i64> {
