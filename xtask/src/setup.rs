@@ -222,7 +222,12 @@ fn pip(venv: &Path) -> Command {
 /// The virtual environment `name` for packages of the index, below `target`.
 fn environment(name: &str) -> Result<PathBuf> {
     let venv = root().join("target/tools").join(name);
-    if !venv.join("bin/pip").is_file() {
+    // Its programs name the interpreter by its whole path, so a clone that was moved needs a new one.
+    if !Command::new(venv.join("bin/pip"))
+        .arg("--version")
+        .output()
+        .is_ok_and(|out| out.status.success())
+    {
         fs::create_dir_all(&venv).with_context(|| format!("creating {}", venv.display()))?;
         run(Command::new("python3").args(["-m", "venv", "--clear"]).arg(&venv))?;
     }
