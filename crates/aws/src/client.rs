@@ -190,7 +190,7 @@ impl Client {
 
 /// The roots are the machine's, or those that `AWS_CA_BUNDLE` names.
 pub(crate) fn http_client(environment: &Environment) -> Result<HttpClient, AwsError> {
-    let mut builder = HttpClient::builder().timeout(TIMEOUT).max_body(MAX_BODY);
+    let mut builder = HttpClient::builder().timeout(TIMEOUT).max_body(MAX_BODY).keep_alive();
     if let Some(path) = environment.get("AWS_CA_BUNDLE") {
         let trust = Trust::file(path.as_ref());
         let trust = trust.map_err(|error| AwsError::File(signet_base::chain(&error)))?;

@@ -25,7 +25,7 @@ impl Azure {
     /// # Errors
     /// [`HttpError`] when the machine's proxies cannot be used.
     pub fn new(credentials: Credentials, resource: impl Into<String>) -> Result<Self, HttpError> {
-        let http = HttpClient::builder().build()?;
+        let http = HttpClient::builder().keep_alive().build()?;
         // The metadata service is this machine's own: no proxy knows it.
         let direct = http.with_proxies(Proxies::none());
         let rest = Rest::new(http.clone(), None);

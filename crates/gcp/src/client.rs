@@ -29,7 +29,7 @@ impl Gcp {
     /// # Errors
     /// [`HttpError`] when the machine's proxies cannot be used.
     pub fn new(credentials: Credentials, clock: SharedClock) -> Result<Self, HttpError> {
-        let http = HttpClient::builder().build()?;
+        let http = HttpClient::builder().keep_alive().build()?;
         // The metadata server is this machine's own: no proxy knows it.
         let direct = http.with_proxies(Proxies::none());
         let source = Source::new(credentials, Rest::new(http.clone(), None), direct, clock);

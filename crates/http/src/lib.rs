@@ -1,10 +1,11 @@
 //! A bounded HTTP/1.1 client: every request has a deadline, every answer a largest size.
 //!
-//! No redirects are followed, nothing is kept between requests, and `HTTP_PROXY`, `HTTPS_PROXY`
-//! and `NO_PROXY` are honoured as Go programs do.
+//! No redirects are followed, connections are kept between requests only where a client is told so,
+//! and `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` are honoured as Go programs do.
 
 mod connect;
 mod error;
+mod idle;
 mod peers;
 mod proxy;
 mod redact;
@@ -24,8 +25,7 @@ use http::{
     header::{ACCEPT_ENCODING, CONTENT_TYPE, HOST, USER_AGENT},
 };
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{body::Incoming, client::conn::http1};
-use hyper_util::rt::TokioIo;
+use hyper::body::Incoming;
 use rustls::{ClientConfig, pki_types::CertificateDer};
 use signet_base::SystemClock;
 use signet_pki::{
@@ -34,7 +34,11 @@ use signet_pki::{
     x509::Certificate,
 };
 
-use self::{connect::Route, url::Target};
+use self::{
+    connect::Route,
+    idle::{Idle, Link},
+    url::Target,
+};
 pub use self::{
     connect::{ByteStream, connect_via_proxy},
     error::{HttpError, ProxyUrlError},
@@ -48,6 +52,9 @@ pub use self::{
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest body of an answer unless told otherwise, in bytes.
 const DEFAULT_MAX_BODY: usize = 4 * 1024 * 1024;
+/// How many connections without a request are kept at most: as many as signatures are asked of a
+/// remote key manager at once.
+const MAX_IDLE: usize = 32;
 /// The largest head of an answer, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
@@ -75,6 +82,7 @@ pub struct HttpClient {
     timeout: Duration,
     max_body: usize,
     user_agent: HeaderValue,
+    idle: Idle,
 }
 
 /// How a client is to behave; see [`HttpClient::builder`].
@@ -87,6 +95,7 @@ pub struct HttpClientBuilder {
     server_name: Option<String>,
     timeout: Option<Duration>,
     max_body: Option<usize>,
+    keep_alive: usize,
 }
 
 impl HttpClient {
@@ -104,7 +113,7 @@ impl HttpClient {
     /// The same client with other proxies; the machine's roots are not read again.
     #[must_use]
     pub fn with_proxies(&self, proxies: Proxies) -> Self {
-        Self { proxies: Arc::new(proxies), ..self.clone() }
+        Self { proxies: Arc::new(proxies), idle: self.idle.anew(), ..self.clone() }
     }
 
     /// Fetches `url`.
@@ -212,28 +221,42 @@ impl HttpClient {
     ) -> Result<T, HttpError> {
         let route = Route::of(target, self.socket.as_deref(), &self.proxies);
         let name = self.server_name.as_deref().unwrap_or(&target.host);
-        let request = self.prepare(target, &route, request)?;
-        let stream = connect::open(target, &route, &self.tls, name, &*self.peers).await?;
-        let failed = |source| HttpError::Exchange { server: target.to_string(), source };
-        let (mut sender, connection) = http1::Builder::new()
-            .max_buf_size(MAX_HEAD)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(failed)?;
-        let exchange = async {
-            let (head, body) = sender.send_request(request).await.map_err(failed)?.into_parts();
-            read(head, body).await
-        };
-        tokio::pin!(connection, exchange);
-        // The connection is driven here, not in a task: it ends with the request, come what may.
-        tokio::select! {
-            biased;
-            answer = &mut exchange => answer,
-            // An answer that came in full counts, however the connection ended: many servers close
-            // theirs without the closing words of TLS.
-            ended = &mut connection => match (exchange.await, ended) {
-                (Err(_), Err(source)) => Err(failed(source)),
-                (answer, _) => answer,
+        let mut request = self.prepare(target, &route, request)?;
+        loop {
+            let kept = self.idle.take(target).await;
+            let is_kept = kept.is_some();
+            let mut link = match kept {
+                Some(link) => link,
+                None => {
+                    let stream =
+                        connect::open(target, &route, &self.tls, name, &*self.peers).await?;
+                    Link::over(stream).await.map_err(|source| failed(target, source))?
+                }
+            };
+            let (sent, ended) =
+                driven(&mut link.driver, link.sender.try_send_request(request)).await;
+            match (sent, ended) {
+                (Ok(answer), Some(_)) => {
+                    let (head, body) = answer.into_parts();
+                    return read(head, body).await;
+                }
+                (Ok(answer), None) => {
+                    let (head, body) = answer.into_parts();
+                    let (answer, ended) = driven(&mut link.driver, read(head, body)).await;
+                    if answer.is_ok() && ended.is_none() {
+                        self.idle.keep(target.clone(), link).await;
+                    }
+                    return match (answer, ended) {
+                        (Err(_), Some(Err(source))) => Err(failed(target, source)),
+                        (answer, _) => answer,
+                    };
+                }
+                (Err(mut error), ended) => match (error.take_message(), ended) {
+                    // It had ended while it was kept, and nothing of the request went out.
+                    (Some(message), _) if is_kept => request = message,
+                    (_, Some(Err(source))) => return Err(failed(target, source)),
+                    _ => return Err(failed(target, error.into_error())),
+                },
             }
         }
     }
@@ -320,6 +343,15 @@ impl HttpClientBuilder {
         self
     }
 
+    /// Keeps connections for the requests that follow, at most 32 and each for 20 seconds; unless
+    /// set, none is kept. A request that finds its connection closed, before anything of it went out, is sent
+    /// over another; what happens later is for the caller to judge.
+    #[must_use]
+    pub fn keep_alive(mut self) -> Self {
+        self.keep_alive = MAX_IDLE;
+        self
+    }
+
     /// Makes the client; the machine's roots are read here.
     ///
     /// # Errors
@@ -339,6 +371,7 @@ impl HttpClientBuilder {
             timeout: self.timeout.unwrap_or(DEFAULT_TIMEOUT),
             max_body: self.max_body.unwrap_or(DEFAULT_MAX_BODY),
             user_agent: HeaderValue::from_static(concat!("signet/", env!("CARGO_PKG_VERSION"))),
+            idle: Idle::new(self.keep_alive),
         })
     }
 }
@@ -381,6 +414,25 @@ pub fn expect_success(answer: Response<Bytes>, url: &str) -> Result<Bytes, HttpE
     let body = String::from_utf8_lossy(answer.body());
     let body: String = body.trim().chars().filter(|c| !c.is_control()).take(200).collect();
     Err(HttpError::Status { url: redact::redacted(url), status: answer.status().as_u16(), body })
+}
+
+/// Does `work` while `driver` moves the connection: here, and not in a task, so that it ends with the
+/// request, come what may. Also how the connection ended, if it did: an answer that came in full
+/// counts all the same, as many servers close theirs without the closing words of TLS.
+async fn driven<T>(
+    driver: impl Future<Output = hyper::Result<()>> + Unpin,
+    work: impl Future<Output = T>,
+) -> (T, Option<hyper::Result<()>>) {
+    tokio::pin!(work);
+    tokio::select! {
+        biased;
+        done = &mut work => (done, None),
+        ended = driver => (work.await, Some(ended)),
+    }
+}
+
+fn failed(target: &Target, source: hyper::Error) -> HttpError {
+    HttpError::Exchange { server: target.to_string(), source }
 }
 
 fn request(method: &str, url: &str) -> Result<http::request::Builder, HttpError> {

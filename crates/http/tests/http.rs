@@ -2,13 +2,21 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use signet_http::{HttpClient, HttpError, Proxies, Trust, connect_via_proxy, expect_success};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixListener},
+    sync::mpsc,
     task::JoinHandle,
 };
 
@@ -256,4 +264,71 @@ async fn a_proxy_that_refuses_is_named_with_its_words() {
              HTTP/1.1 407 Proxy Authentication Required"
         )
     );
+}
+
+/// A server that answers so many requests over each connection and then closes it; counts the
+/// connections, and says when each was closed.
+async fn persistent_server(requests: usize) -> (SocketAddr, Arc<AtomicUsize>, mpsc::Receiver<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&connections);
+    let (closed, closings) = mpsc::channel(100);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let closed = closed.clone();
+            tokio::spawn(async move {
+                for _ in 0..requests {
+                    let mut head = Vec::new();
+                    while !head.ends_with(b"\r\n\r\n") {
+                        let Ok(byte) = stream.read_u8().await else { return };
+                        head.push(byte);
+                    }
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                    stream.write_all(answer).await.unwrap();
+                }
+                drop(stream);
+                closed.send(()).await.unwrap();
+            });
+        }
+    });
+    (address, connections, closings)
+}
+
+#[tokio::test]
+async fn a_connection_is_kept_where_the_client_is_told_so() {
+    let get = async |client: &HttpClient, address: SocketAddr| {
+        let answer = client.get(&format!("http://{address}/")).await.unwrap();
+        assert_eq!(answer.body(), "ok");
+    };
+    let (address, connections, _) = persistent_server(usize::MAX).await;
+    let keeping = HttpClient::builder().proxies(Proxies::none()).keep_alive().build().unwrap();
+    for _ in 0..10 {
+        get(&keeping, address).await;
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 1);
+    // Clones share it; at once, each has its own.
+    let clone = keeping.clone();
+    tokio::join!(get(&keeping, address), get(&clone, address));
+    assert_eq!(connections.load(Ordering::Relaxed), 2);
+    let other = keeping.with_proxies(Proxies::none());
+    get(&other, address).await;
+    assert_eq!(connections.load(Ordering::Relaxed), 3, "other proxies are another way");
+    for _ in 0..2 {
+        get(&client(), address).await;
+    }
+    assert_eq!(connections.load(Ordering::Relaxed), 5, "unless told so, none is kept");
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_was_closed_costs_no_request() {
+    let (address, connections, mut closings) = persistent_server(1).await;
+    let client = HttpClient::builder().proxies(Proxies::none()).keep_alive().build().unwrap();
+    for round in 1..=5 {
+        let answer = client.get(&format!("http://{address}/")).await.unwrap();
+        assert_eq!(answer.body(), "ok");
+        closings.recv().await.unwrap();
+        assert_eq!(connections.load(Ordering::Relaxed), round);
+    }
 }

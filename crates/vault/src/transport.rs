@@ -273,7 +273,8 @@ impl Files {
                 Some(path) => VaultError::File(format!("{}: {}", path.display(), chain(&error))),
                 None => file(&error),
             })?;
-        let mut builder = HttpClient::builder().trust(Trust::Config(tls)).max_body(MAX_BODY);
+        let mut builder =
+            HttpClient::builder().trust(Trust::Config(tls)).max_body(MAX_BODY).keep_alive();
         if let Some(socket) = &self.socket {
             builder = builder.socket(socket);
         }

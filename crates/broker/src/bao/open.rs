@@ -11,7 +11,7 @@ use crate::config::OpenBao;
 /// # Errors
 /// When the roots cannot be read.
 pub fn open(config: &OpenBao) -> anyhow::Result<Bao> {
-    let mut http = HttpClient::builder().timeout(config.timeout);
+    let mut http = HttpClient::builder().timeout(config.timeout).keep_alive();
     if let Some(path) = &config.ca_file {
         http = http.trust(Trust::file(path)?);
     }

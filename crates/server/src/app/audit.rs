@@ -54,7 +54,7 @@ pub(super) fn sinks(
 
 /// A client of the collector; what is wrong with its settings, in words.
 fn collector(target: &OtlpTarget) -> Result<HttpClient, String> {
-    let mut http = HttpClient::builder().timeout(OTLP_TIMEOUT).max_body(OTLP_ANSWER);
+    let mut http = HttpClient::builder().timeout(OTLP_TIMEOUT).max_body(OTLP_ANSWER).keep_alive();
     if let Some(path) = &target.ca_file {
         http = http.trust(Trust::file(path).map_err(|error| error.to_string())?);
     }
