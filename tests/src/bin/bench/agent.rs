@@ -35,9 +35,9 @@ pub async fn measure(
 ) -> anyhow::Result<()> {
     let pid = programs.agent_pid()?;
     if report.wants("idle") {
-        report.add(goals::AGENT_RSS_IDLE, usage::rss(pid)?, &json!({ "entries": 2 }));
+        report.add(goals::AGENT_RSS_IDLE, usage::rss(pid)?, &json!({ "entries": 2 }))?;
         let server = programs.server_pid()?;
-        report.add(goals::SERVER_RSS_IDLE, usage::rss(server)?, &json!({ "entries": 2 }));
+        report.add(goals::SERVER_RSS_IDLE, usage::rss(server)?, &json!({ "entries": 2 }))?;
     }
     if report.wants("fetch") {
         fetches(programs, pid, sizes.fetches, report).await?;
@@ -68,7 +68,7 @@ async fn fetches(
     parallel(count / 10, fetch.clone()).await?;
     let cost = cheapest(pid, count, fetch).await?;
     let more = json!({ "operations": count, "rate": cost.rate });
-    report.add(goals::AGENT_FETCH, cost.cpu_ms, &more);
+    report.add(goals::AGENT_FETCH, cost.cpu_ms, &more)?;
     Ok(())
 }
 
@@ -96,7 +96,7 @@ async fn tokens(
     parallel(100, fetch.clone()).await?;
     let cost = cheapest(pid, count, fetch).await?;
     let more = json!({ "operations": count, "rate": cost.rate });
-    report.add(goals::AGENT_JWT, cost.cpu_ms, &more);
+    report.add(goals::AGENT_JWT, cost.cpu_ms, &more)?;
     Ok(())
 }
 
@@ -111,7 +111,7 @@ async fn streams(
         held.push(open_stream(&programs.agent_socket()).await?.0);
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
-    report.add(goals::AGENT_RSS_STREAMS, usage::rss(pid)?, &json!({ "streams": held.len() }));
+    report.add(goals::AGENT_RSS_STREAMS, usage::rss(pid)?, &json!({ "streams": held.len() }))?;
     Ok(())
 }
 
@@ -140,7 +140,7 @@ async fn changes(programs: &Programs, count: usize, report: &mut Report) -> anyh
             times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1e3)
         };
         let more = json!({ "changes": times.len(), "p50": at(0.5), "max": at(1.0) });
-        report.add(goal, at(0.99), &more);
+        report.add(goal, at(0.99), &more)?;
     }
     Ok(())
 }

@@ -63,7 +63,7 @@ pub async fn measure(programs: &mut Programs, report: &mut Report) -> anyhow::Re
         let flood = Flood::start(program, kind, &socket)?;
         let beside = Times::of(ASKED, || fetch(&socket)).await?;
         drop(flood);
-        report.add(goals::FLOODED_FETCH, beside.p99 / alone.p99, &told(kind, &alone, &beside));
+        report.add(goals::FLOODED_FETCH, beside.p99 / alone.p99, &told(kind, &alone, &beside))?;
     }
     let channel = admin(programs).await?;
     let port = programs.port();
@@ -73,7 +73,7 @@ pub async fn measure(programs: &mut Programs, report: &mut Report) -> anyhow::Re
         let flood = Flood::start(&own, kind, Path::new(&port.to_string()))?;
         let beside = Times::of(ATTESTED, attest).await?;
         drop(flood);
-        report.add(goals::FLOODED_ATTEST, beside.p99 / alone.p99, &told(kind, &alone, &beside));
+        report.add(goals::FLOODED_ATTEST, beside.p99 / alone.p99, &told(kind, &alone, &beside))?;
     }
     Ok(())
 }

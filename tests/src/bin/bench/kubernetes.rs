@@ -117,7 +117,7 @@ async fn first(programs: &mut Programs, count: usize, report: &mut Report) -> an
     let at = |part: f64| times.get(((times.len() - 1) as f64 * part) as usize).copied();
     let max = at(1.0).context("no pod was measured")?;
     let more = json!({ "pods": times.len(), "p50": at(0.5), "list_bytes": node.kubelet.size(), "answer_ms": node.kubelet.answer_ms() });
-    report.add(goals::K8S_FIRST_SVID, max, &more);
+    report.add(goals::K8S_FIRST_SVID, max, &more)?;
     Ok(())
 }
 
@@ -147,9 +147,9 @@ async fn burst(programs: &mut Programs, report: &mut Report) -> anyhow::Result<(
         "list_bytes": node.kubelet.size(),
         "answer_ms": node.kubelet.answer_ms(),
     });
-    report.add(goals::K8S_BURST_TIME, last.as_secs_f64(), &more);
-    report.add(goals::K8S_BURST_CPU, cpu.as_secs_f64(), &more);
-    report.add(goals::K8S_BURST_RSS, rss, &more);
+    report.add(goals::K8S_BURST_TIME, last.as_secs_f64(), &more)?;
+    report.add(goals::K8S_BURST_CPU, cpu.as_secs_f64(), &more)?;
+    report.add(goals::K8S_BURST_RSS, rss, &more)?;
     Ok(())
 }
 
@@ -176,7 +176,7 @@ async fn idle(programs: &mut Programs, seconds: u64, report: &mut Report) -> any
         "seconds": seconds,
         "kubelet_requests": node.kubelet.asked() - asked,
     });
-    report.add(goals::K8S_IDLE_RSS, usage::rss(pid)?, &more);
-    report.add(goals::K8S_IDLE_CPU, percent, &more);
+    report.add(goals::K8S_IDLE_RSS, usage::rss(pid)?, &more)?;
+    report.add(goals::K8S_IDLE_CPU, percent, &more)?;
     Ok(())
 }

@@ -9,6 +9,7 @@ mod client;
 mod floods;
 mod goals;
 mod kubernetes;
+mod machine;
 mod programs;
 mod server;
 mod usage;

@@ -94,7 +94,7 @@ async fn signatures(
     })
     .await?;
     let more = json!({ "svids": sizes.signed, "rate": cost.rate * BATCH as f64 });
-    report.add(goals::SERVER_X509, cost.cpu_ms / BATCH as f64, &more);
+    report.add(goals::SERVER_X509, cost.cpu_ms / BATCH as f64, &more)?;
 
     let cost = cheapest(pid, sizes.signed_tokens, move |at| {
         let (channel, id) = (agent.clone(), ids.get(at % ids.len()).cloned());
@@ -107,7 +107,7 @@ async fn signatures(
     })
     .await?;
     let more = json!({ "svids": sizes.signed_tokens, "rate": cost.rate });
-    report.add(goals::SERVER_JWT, cost.cpu_ms, &more);
+    report.add(goals::SERVER_JWT, cost.cpu_ms, &more)?;
     Ok(())
 }
 
@@ -154,7 +154,7 @@ async fn attestations(
     })
     .await?;
     let more = json!({ "operations": count, "rate": cost.rate });
-    report.add(goals::SERVER_ATTEST, cost.cpu_ms, &more);
+    report.add(goals::SERVER_ATTEST, cost.cpu_ms, &more)?;
     Ok(())
 }
 
@@ -172,12 +172,12 @@ async fn scale(
     }
     // The index takes up what was created; then nothing is left to do.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    report.add(goals::SERVER_RSS_ENTRIES, usage::rss(pid)?, &json!({ "entries": total }));
+    report.add(goals::SERVER_RSS_ENTRIES, usage::rss(pid)?, &json!({ "entries": total }))?;
     let cpu = usage::cpu(pid)?;
     tokio::time::sleep(Duration::from_secs(sizes.idle)).await;
     let used = (usage::cpu(pid)? - cpu).as_secs_f64();
     let more = json!({ "entries": total, "seconds": sizes.idle });
-    report.add(goals::SERVER_IDLE, used / sizes.idle as f64 * 100.0, &more);
+    report.add(goals::SERVER_IDLE, used / sizes.idle as f64 * 100.0, &more)?;
     Ok(())
 }
 
@@ -193,7 +193,7 @@ async fn timed(
     fill(entries, &format!("/created/{batch}"), sizes.created, batch).await?;
     let more = json!({ "created": sizes.created, "entries_before": before });
     let rate = sizes.created as f64 / start.elapsed().as_secs_f64();
-    report.add(goal, rate.round(), &more);
+    report.add(goal, rate.round(), &more)?;
     Ok(sizes.created)
 }
 
