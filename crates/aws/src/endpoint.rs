@@ -4,7 +4,7 @@
 //! AWS's SDKs for the variables.
 
 use http::Uri;
-use signet_http::shown;
+use signet_http::{is_loopback, shown};
 
 use crate::{AwsError, Environment};
 
@@ -121,17 +121,12 @@ fn checked(service: Service, text: &str) -> Result<String, AwsError> {
             Err(wrong("has a user or a query, expected one such as https://host:port"))
         }
         Some("https") => Ok(url),
-        Some("http") if service.is_secret && !is_this_machine(host) => {
+        Some("http") if service.is_secret && !is_loopback(host) => {
             Err(wrong("would let secrets pass in the clear: expected an https:// URL"))
         }
         Some("http") => Ok(url),
         _ => Err(wrong("is neither https:// nor http://")),
     }
-}
-
-pub(crate) fn is_this_machine(host: &str) -> bool {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || bare.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]

@@ -6,7 +6,10 @@ use std::{fmt, path::PathBuf, time::Duration};
 use async_trait::async_trait;
 use http::HeaderName;
 use serde_json::Value;
-use signet_http::rest::{Call, Rest, RestError, Token, TokenSource, form};
+use signet_http::{
+    is_confidential,
+    rest::{Call, Rest, RestError, Token, TokenSource, form},
+};
 use signet_pki::text_file;
 use zeroize::Zeroizing;
 
@@ -128,7 +131,7 @@ impl Credentials {
 
 /// Refuses what secrets may not be sent to.
 fn safe(authority: &str, tenant_id: &str) -> Result<(), String> {
-    if !authority.starts_with("https://") && !authority.starts_with("http://127.0.0.1:") {
+    if !is_confidential(authority) {
         return Err(format!("the authority {authority:?} is no https:// URL"));
     }
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b"-.".contains(&b);

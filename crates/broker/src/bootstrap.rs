@@ -116,7 +116,7 @@ fn setup(flags: &BootstrapFlags) -> anyhow::Result<(Config, Policy, Setup)> {
     if !flags.broker.is_member_of(&config.trust_domain) {
         bail!("-brokerID {}: not a member of {}", flags.broker, config.trust_domain);
     }
-    if !(flags.issuer.starts_with("https://") || flags.issuer.starts_with("http://127.0.0.1")) {
+    if !signet_http::is_confidential(&flags.issuer) {
         bail!("-issuer {}: expected https://…, as iss has it", flags.issuer);
     }
     let read = |path: &PathBuf| {

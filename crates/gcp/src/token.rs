@@ -3,7 +3,10 @@
 use std::{path::Path, time::Duration};
 
 use serde_json::Value;
-use signet_http::rest::{RestError, Token};
+use signet_http::{
+    is_confidential,
+    rest::{RestError, Token},
+};
 use zeroize::Zeroizing;
 
 /// What a token is for: everything that the account may do.
@@ -13,7 +16,7 @@ pub(crate) const TOKEN_LIFE: i64 = 3600;
 
 /// Refuses a URL that secrets may not be sent to.
 pub(crate) fn safe_url(path: &Path, url: &str) -> Result<(), String> {
-    if url.starts_with("https://") || url.starts_with("http://127.0.0.1:") {
+    if is_confidential(url) {
         return Ok(());
     }
     Err(format!("{}: {url:?}: expected an https:// URL", path.display()))

@@ -45,7 +45,7 @@ pub use self::{
     peers::{Peers, is_of_no_other_machine},
     proxy::Proxies,
     redact::shown,
-    url::UNRESERVED,
+    url::{UNRESERVED, is_confidential, is_loopback},
 };
 
 /// How long a request may take unless told otherwise, connecting and reading included.

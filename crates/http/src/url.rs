@@ -1,6 +1,6 @@
 //! Where a request goes.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use http::Uri;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
@@ -53,6 +53,19 @@ impl fmt::Display for Target {
     }
 }
 
+/// Whether nobody on the way can read what is sent to `url`: it goes over TLS, or does not leave this
+/// machine. False for what is not the URL of a server, or names a user.
+pub fn is_confidential(url: &str) -> bool {
+    let target = url.parse::<Uri>().ok().and_then(|uri| Target::of(&uri).ok());
+    target.is_some_and(|target| target.tls || is_loopback(&target.host))
+}
+
+/// Whether a host, with or without brackets, is this machine's loopback: `localhost`, `127.0.0.0/8`
+/// or `::1`.
+pub fn is_loopback(host: &str) -> bool {
+    host == "localhost" || bare(host).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
 /// `[::1]` is `::1`.
 pub(super) fn bare(host: &str) -> &str {
     host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
@@ -79,6 +92,27 @@ mod tests {
         for bad in ["/path", "ftp://example.org/", "https://user:secret@example.org/"] {
             let error = of(bad).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_sent_in_the_clear_stays_on_this_machine() {
+        for good in
+            ["https://example.org", "http://127.0.0.1:1/a", "http://localhost", "http://[::1]:2"]
+        {
+            assert!(is_confidential(good), "{good}");
+        }
+        for bad in [
+            "http://example.org",
+            "http://127.0.0.1.example.org",
+            "http://127.0.0.1:80@example.org/",
+            "https://user@example.org",
+            "http://10.0.0.1",
+            "https://",
+            "127.0.0.1:80",
+            "",
+        ] {
+            assert!(!is_confidential(bad), "{bad}");
         }
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use signet_aws::{Access, Keys};
 use signet_config::{Block, Count, Kind};
 use signet_gcp::Credentials;
+use signet_http::is_confidential;
 
 /// `SVIDStore`.
 pub(super) const KIND: Kind<SvidStore> = Kind {
@@ -63,7 +64,7 @@ impl SvidStore {
 
 fn endpoint(block: &Block<'_>) -> Option<String> {
     let endpoint = block.text("endpoint")?;
-    if !endpoint.starts_with("https://") && !endpoint.starts_with("http://127.0.0.1:") {
+    if !is_confidential(&endpoint) {
         block.error("endpoint", "it must be an https:// URL");
     }
     Some(endpoint.trim_end_matches('/').to_owned())

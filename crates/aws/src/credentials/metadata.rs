@@ -5,12 +5,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Uri, header::AUTHORIZATION};
 use serde::Deserialize;
-use signet_http::{HttpClient, Proxies, Trust, shown};
+use signet_http::{HttpClient, Proxies, Trust, is_loopback, shown};
 use signet_time::UnixTime;
 use zeroize::Zeroizing;
 
 use super::{Keys, Place, file, time};
-use crate::{AwsError, Environment, endpoint::is_this_machine};
+use crate::{AwsError, Environment};
 
 /// Where containers of ECS ask.
 const ECS: &str = "http://169.254.170.2";
@@ -121,7 +121,7 @@ fn check_full(url: &str) -> Result<bool, AwsError> {
     let host = uri.as_ref().and_then(Uri::host).unwrap_or_default();
     match uri.as_ref().and_then(Uri::scheme_str) {
         Some("https") => Ok(true),
-        Some("http") if is_this_machine(host) || IN_THE_CLEAR.contains(&host) => Ok(false),
+        Some("http") if is_loopback(host) || IN_THE_CLEAR.contains(&host) => Ok(false),
         _ => Err(AwsError::Credentials(format!(
             "{FULL} names {:?}, expected https://, or an address of this machine, ECS or EKS",
             shown(host)

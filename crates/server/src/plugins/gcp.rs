@@ -3,6 +3,7 @@
 use signet_base::{SharedClock, chain};
 use signet_config::Block;
 use signet_gcp::{Credentials, Gcp};
+use signet_http::is_confidential;
 
 use super::PluginError;
 
@@ -14,7 +15,7 @@ pub(super) fn credentials(block: &Block<'_>) -> Credentials {
 /// `endpoint`, our own: another URL of the service.
 pub(super) fn endpoint(block: &Block<'_>, default: &str) -> String {
     let endpoint = block.text("endpoint").unwrap_or_else(|| default.to_owned());
-    if !endpoint.starts_with("https://") && !endpoint.starts_with("http://127.0.0.1:") {
+    if !is_confidential(&endpoint) {
         block.error("endpoint", "expected an https:// URL");
     }
     endpoint

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Context;
 use nix::time::{ClockId, clock_gettime};
-use signet_pki::{KeyType, PrivateKey, SignatureAlgorithm, Signer as _, pop::verify_ecdsa_der};
+use signet_pki::{KeyType, PrivateKey, SignatureAlgorithm, Signer, pop::verify_ecdsa_der};
 
 /// CPU that [`piece`] takes on the two cores that the goals were set on, with nothing else running.
 const REFERENCE: Duration = Duration::from_micros(500);
@@ -44,18 +44,14 @@ fn work() -> anyhow::Result<f64> {
     let (mut here, mut there) = UnixStream::pair().context("a pair of sockets")?;
     let (begun, cpu, mut pieces) = (Instant::now(), own_cpu()?, 0_u32);
     while begun.elapsed() < DURATION {
-        piece(&key, &mut here, &mut there)?;
+        piece(&*key, &mut here, &mut there)?;
         pieces += 1;
     }
     Ok((own_cpu()? - cpu).as_secs_f64() / f64::from(pieces))
 }
 
 /// A little of what servers do: signatures, small allocations, system calls.
-fn piece(
-    key: &impl signet_pki::Signer,
-    here: &mut UnixStream,
-    there: &mut UnixStream,
-) -> anyhow::Result<()> {
+fn piece(key: &dyn Signer, here: &mut UnixStream, there: &mut UnixStream) -> anyhow::Result<()> {
     let message = [7_u8; 512];
     for _ in 0..3 {
         let signature = key.sign(SignatureAlgorithm::EcdsaP256Sha256, &message)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use signet_azure::{Credentials, KeyVault, VaultSettings};
 use signet_base::{SharedClock, chain};
 use signet_config::Block;
+use signet_http::is_confidential;
 use signet_identity::TrustDomain;
 use signet_pki::key_manager::{KeyIdentifier, KeyStore};
 
@@ -49,11 +50,8 @@ pub(super) fn azure_key_vault(block: &Block<'_>) -> Option<KeyManager> {
 }
 
 fn is_uri(uri: &str) -> bool {
-    let uri = uri.trim_end_matches('/');
-    let host = uri.strip_prefix("https://").or_else(|| uri.strip_prefix("http://127.0.0.1:"));
-    host.is_some_and(|host| {
-        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b))
-    })
+    let host = uri.trim_end_matches('/').split_once("://").map_or("", |(_, host)| host);
+    is_confidential(uri) && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-.:[]".contains(&b))
 }
 
 /// The keys of this server; a missing key identifier file is made.
