@@ -105,7 +105,7 @@ pub struct Cost {
     pub rate: f64,
 }
 
-/// Does `count` pieces of work in three rounds, [`CONCURRENCY`] at a time, and tells what a piece
+/// Does `count` pieces of work in six rounds, [`CONCURRENCY`] at a time, and tells what a piece
 /// cost the process `pid` in the cheapest round: the machine may have other things to do.
 ///
 /// # Errors
@@ -115,7 +115,7 @@ where
     F: Future<Output = anyhow::Result<()>> + Send,
     W: Fn(usize) -> F + Clone + Send + 'static,
 {
-    const ROUNDS: usize = 3;
+    const ROUNDS: usize = 6;
     let each = (count / ROUNDS).max(1);
     let mut best: Option<Cost> = None;
     for round in 0..ROUNDS {

@@ -133,7 +133,7 @@ impl Report {
         }
         println!("{line}");
         drop(std::io::stdout().flush());
-        if reached < if self.small { 0.5 / slowness } else { 1.0 } {
+        if reached < if self.small { 0.5 / slowness.max(1.0) } else { 1.0 } {
             self.missed.push(goal.measure);
         }
         Ok(())
