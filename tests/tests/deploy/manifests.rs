@@ -1,6 +1,9 @@
 //! Manifests fit the schemas of Kubernetes, and the chart makes the same ones.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
 
 use e2e::{
     TestDir,
@@ -110,6 +113,34 @@ fn the_kustomization_lists_every_manifest() {
     let there: BTreeSet<_> =
         there.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
     assert_eq!(listed, there);
+}
+
+/// kustomize takes no file from outside of a kustomization's directory, but another kustomization.
+#[test]
+fn kustomizations_name_files_of_their_own_or_other_kustomizations() {
+    let is_one = |dir: &Path| {
+        ["Kustomization", "kustomization.yaml"].iter().find_map(|name| {
+            let path = dir.join(name);
+            path.is_file().then_some(path)
+        })
+    };
+    let mut dirs = vec![kubernetes::deploy()];
+    let mut seen = 0;
+    while let Some(dir) = dirs.pop() {
+        let entries = std::fs::read_dir(&dir).expect("a directory");
+        let entries = entries.map(|entry| entry.expect("an entry").path());
+        dirs.extend(entries.filter(|path| path.is_dir()));
+        let Some(kustomization) = is_one(&dir) else { continue };
+        seen += 1;
+        let text = std::fs::read_to_string(&kustomization).expect("a kustomization");
+        for named in text.lines().filter_map(|line| line.trim().strip_prefix("- ")) {
+            let path = dir.join(named);
+            let is_own = path.is_file() && !Path::new(named).starts_with("..");
+            let is_other = path.is_dir() && is_one(&path).is_some();
+            assert!(is_own || is_other, "{}: {named}", kustomization.display());
+        }
+    }
+    assert!(seen >= 5, "{seen} kustomizations");
 }
 
 /// Where images come from is for whoever installs to say.
