@@ -65,6 +65,11 @@ fn a_greeter_in_go() {
 }
 
 #[test]
+fn grpc_by_the_workload_api_and_by_files() {
+    run("grpc", |_| {});
+}
+
+#[test]
 fn a_greeter_in_java() {
     run("java", |_| {});
 }
