@@ -16,7 +16,13 @@ struct Nested {
 
 impl Nested {
     fn start() -> Self {
-        let above = Node::start();
+        Self::with("", "")
+    }
+
+    /// With more lines in the `server {}` and the `agent {}` blocks, above and below.
+    fn with(server: &str, agent: &str) -> Self {
+        let agent_options = || AgentOptions { agent: agent.to_owned(), ..AgentOptions::default() };
+        let above = Node::with(ServerOptions::with(server), agent_options());
         above.register("/below", &[&caller()], "-downstream");
         let plugins = format!(
             "UpstreamAuthority \"spire\" {{ plugin_data {{ server_address = \"127.0.0.1\" \
@@ -25,9 +31,9 @@ impl Nested {
             above.agent.socket().display()
         );
         let dir = Arc::clone(above.server.dir());
-        let options = ServerOptions { plugins, ..ServerOptions::default() };
+        let options = ServerOptions { plugins, ..ServerOptions::with(server) };
         let below = Server::start_in(&dir, "below", options);
-        let options = Node::agent_options(&below, AgentOptions::default());
+        let options = Node::agent_options(&below, agent_options());
         let agent = Agent::start_in(&dir, "below-agent", options);
         below.register(ALIAS, "/workload", &[&caller()], "");
         Self { above, below, agent }
@@ -52,8 +58,16 @@ fn roots(server: &Server) -> Vec<(String, bool)> {
 }
 
 fn jwt_keys(server: &Server) -> Vec<String> {
+    keys(server, "jwt_authorities")
+}
+
+fn wit_keys(server: &Server) -> Vec<String> {
+    keys(server, "wit_authorities")
+}
+
+fn keys(server: &Server, kind: &str) -> Vec<String> {
     let shown = server.cli().json("bundle show");
-    let all = shown["jwt_authorities"].as_array().cloned().unwrap_or_default();
+    let all = shown[kind].as_array().cloned().unwrap_or_default();
     let mut ids: Vec<_> =
         all.iter().filter_map(|key| key["key_id"].as_str().map(str::to_owned)).collect();
     ids.sort();
@@ -131,6 +145,47 @@ fn a_taint_and_a_revocation_above_are_followed_below() {
     eventually("a prepared key is known above", || {
         jwt_keys(&above.server).contains(&next).then_some(())
     });
+}
+
+#[test]
+fn a_wit_svid_of_a_server_below_is_valid_in_the_whole_trust_domain() {
+    const FLAG: &str = "experimental { feature_flags = [\"wit-svid\"] }";
+    const TARGET: &str = "https://api.example.org/orders";
+    let Nested { above, below, agent } = &Nested::with(FLAG, FLAG);
+    eventually("both know both keys", || {
+        (wit_keys(below).len() == 2 && wit_keys(below) == wit_keys(&above.server)).then_some(())
+    });
+    let proof = || {
+        let printed = agent.cli().line(&format!("api prove -audience {TARGET}"));
+        let field = |name: &str| {
+            let line = printed.stdout.lines().find_map(|line| line.strip_prefix(name));
+            line.map(|value| value.trim().to_owned())
+        };
+        field("Workload-Identity-Token:").zip(field("Workload-Proof-Token:"))
+    };
+    let (wit, proof) = eventually("a WIT-SVID below", proof);
+    // The agent above validates for callers that have an identity there: it has that of /below.
+    let validate = format!("api validate wit -svid {wit} -proof {proof} -audience {TARGET}");
+    eventually("the key has reached the agent above", || {
+        let validated = above.agent.cli().line(&validate);
+        (validated.code == 0).then(|| drop(validated.says("spiffe://example.org/workload")))
+    });
+
+    // What is tainted and revoked above is so below, and what signs there is another then.
+    let shown = below.cli().json("localauthority wit show");
+    let first = shown["active"]["authority_id"].as_str().expect("an ID").to_owned();
+    let cli = above.server.cli();
+    cli.line(&format!("localauthority wit taint -authorityID {first}")).ok();
+    eventually("another signs below", || {
+        let shown = below.cli().json("localauthority wit show");
+        (shown["active"]["authority_id"] != *first).then_some(())
+    });
+    cli.line(&format!("localauthority wit revoke -authorityID {first}")).ok();
+    eventually("the key is gone below, and its successor known above", || {
+        let left = wit_keys(below);
+        (left.len() == 2 && !left.contains(&first) && left == wit_keys(&above.server)).then_some(())
+    });
+    above.agent.cli().line(&validate).exits(1);
 }
 
 #[test]

@@ -176,10 +176,11 @@ impl Authority {
             .map_err(|_| AuthorityError::Stopped)?
     }
 
-    /// Publishes a downstream server's WIT key in the bundle. Answers with all WIT authorities then.
+    /// Publishes a downstream server's WIT key: upstream if that can, else in the bundle. Answers
+    /// with all WIT authorities then.
     ///
     /// # Errors
-    /// [`AuthorityError`] when the bundle cannot be reached.
+    /// [`AuthorityError`] when upstream or the bundle cannot be reached.
     pub async fn publish_wit_key(
         &self,
         key: JwtAuthority,

@@ -9,10 +9,15 @@ use signet_pki::{
     ports::{PortError, UpstreamAuthority},
 };
 use signet_time::UnixTime;
+use tokio::time::Instant;
 
 use crate::{
-    AuthorityError, AuthorityPorts, LostKeys, TrustRoot, journal::Journal, ports::BundleEdit,
-    shared::Shared, timing,
+    AuthorityError, AuthorityPorts, LostKeys, TrustRoot,
+    journal::Journal,
+    kind::{KeyEdit, KeyKind},
+    ports::BundleEdit,
+    shared::Shared,
+    timing,
 };
 
 /// How long the key manager may take for a key: a small HSM makes an RSA key in a minute.
@@ -21,8 +26,26 @@ const KEY_DEADLINE: Duration = Duration::from_secs(90);
 const STORE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the upstream authority may take to sign or publish.
 pub(crate) const UPSTREAM_DEADLINE: Duration = Duration::from_secs(60);
+/// How long an upstream authority that takes no keys of a kind is not asked to again.
+const REFUSED_FOR: Duration = Duration::from_secs(600);
 /// How long a credential composer may take.
 const COMPOSER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What is remembered of the keys of one kind in view of an upstream authority.
+#[derive(Debug, Default)]
+pub(crate) struct KeysUpstream {
+    /// When upstream said last that it takes none, of which the log has a line.
+    refused_at: Option<Instant>,
+    /// Key IDs that an operator revoked here while upstream names them still: not added again.
+    pub revoked: HashSet<Arc<str>>,
+}
+
+impl KeysUpstream {
+    /// Whether upstream said a moment ago that it takes none.
+    pub(crate) fn is_refused(&self) -> bool {
+        self.refused_at.is_some_and(|at| at.elapsed() < REFUSED_FOR)
+    }
+}
 
 pub(crate) struct Context {
     pub shared: Arc<Shared>,
@@ -34,8 +57,9 @@ pub(crate) struct Context {
     pub upstream_check_is_due: bool,
     /// Roots that an operator revoked and the upstream still names: not added again.
     pub revoked_roots: HashSet<Arc<[u8]>>,
-    warned_jwt_upstream: bool,
-    warned_wit_upstream: bool,
+    /// JWT keys and WIT keys as they are upstream.
+    pub jwt_upstream: KeysUpstream,
+    pub wit_upstream: KeysUpstream,
     /// The subject key ID of the active X.509 CA, when that may sign no local intermediate.
     pub no_intermediate_under: Option<String>,
 }
@@ -49,8 +73,8 @@ impl Context {
             journal_is_behind: false,
             upstream_check_is_due: true,
             revoked_roots: HashSet::new(),
-            warned_jwt_upstream: false,
-            warned_wit_upstream: false,
+            jwt_upstream: KeysUpstream::default(),
+            wit_upstream: KeysUpstream::default(),
             no_intermediate_under: None,
         }
     }
@@ -202,46 +226,44 @@ impl Context {
         self.journal.unpublished_keys.remove(id);
     }
 
-    /// Publishes a JWT key: upstream when that can, and in the bundle in any case.
-    pub(crate) async fn publish_jwt_key(
+    /// Publishes a key: upstream when that can, and in the bundle in any case. Answers with all keys
+    /// of its kind.
+    pub(crate) async fn publish_key<K: KeyKind>(
         &mut self,
         key: JwtAuthority,
     ) -> Result<Vec<JwtAuthority>, AuthorityError> {
-        let mut keys = vec![key];
-        if let (Some(upstream), Some(key)) = (self.upstream(), keys.first()) {
-            let published =
-                within(UPSTREAM_DEADLINE, "the upstream authority", upstream.publish_jwt_key(key));
-            match published.await? {
-                Ok(all) => keys = all,
-                Err(PortError::Unsupported { name, .. }) => {
-                    if !std::mem::replace(&mut self.warned_jwt_upstream, true) {
-                        tracing::warn!(
-                            plugin = name,
-                            "The upstream authority does not publish JWT keys: JWT-SVIDs of this \
-                             server verify only with its own bundle"
-                        );
-                    }
-                }
-                Err(error) => return Err(AuthorityError::Upstream(error)),
-            }
-        }
-        let edit = BundleEdit { append_jwt: keys, ..BundleEdit::default() };
-        Ok(self.edit_bundle(edit).await?.0.jwt_authorities)
+        let known_above = self.publish_key_upstream::<K>(&key).await?;
+        let mut append = known_above.unwrap_or_else(|| vec![key]);
+        append.retain(|key| !K::upstream_of(self).revoked.contains(&key.key_id));
+        let edit = K::edit(KeyEdit { append, ..KeyEdit::default() });
+        Ok(K::keys(&self.edit_bundle(edit).await?.0).to_vec())
     }
 
-    /// Publishes a WIT key in the bundle; no upstream authority takes any.
-    pub(crate) async fn publish_wit_key(
+    /// Publishes a key upstream: all that are known there then, or nothing where upstream takes none.
+    pub(crate) async fn publish_key_upstream<K: KeyKind>(
         &mut self,
-        key: JwtAuthority,
-    ) -> Result<Vec<JwtAuthority>, AuthorityError> {
-        if self.has_upstream() && !std::mem::replace(&mut self.warned_wit_upstream, true) {
-            tracing::warn!(
-                "WIT keys are not published upstream: WIT-SVIDs of this server verify only with its \
-                 own bundle"
-            );
+        key: &JwtAuthority,
+    ) -> Result<Option<Vec<JwtAuthority>>, AuthorityError> {
+        let Some(upstream) = self.upstream() else { return Ok(None) };
+        let publishing = K::publish_upstream(&*upstream, key);
+        match within(UPSTREAM_DEADLINE, "the upstream authority", publishing).await? {
+            Ok(keys) => {
+                K::upstream_of(self).refused_at = None;
+                Ok(Some(keys))
+            }
+            Err(PortError::Unsupported { name, .. }) => {
+                if K::upstream_of(self).refused_at.replace(Instant::now()).is_none() {
+                    let kind = K::NAMES.api;
+                    tracing::warn!(
+                        plugin = name,
+                        "The upstream authority does not publish {kind} keys: {kind}-SVIDs of this \
+                         server verify only with its own bundle"
+                    );
+                }
+                Ok(None)
+            }
+            Err(error) => Err(AuthorityError::Upstream(error)),
         }
-        let edit = BundleEdit { append_wit: vec![key], ..BundleEdit::default() };
-        Ok(self.edit_bundle(edit).await?.0.wit_authorities)
     }
 
     /// Tells those concerned that a tainted authority's SVIDs are to be replaced.

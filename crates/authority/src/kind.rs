@@ -10,8 +10,11 @@ mod tests;
 
 use std::{fmt, sync::Arc};
 
-use signet_identity::Bundle;
-use signet_pki::{KeyType, ManagedKey};
+use signet_identity::{Bundle, JwtAuthority};
+use signet_pki::{
+    KeyType, ManagedKey,
+    ports::{PortError, UpstreamAuthority},
+};
 use signet_time::UnixTime;
 
 pub(crate) use jwt::Jwt;
@@ -20,8 +23,9 @@ pub(crate) use x509::{X509, ca_attributes, check_ca};
 
 use crate::{
     AuthorityError, AuthorityOptions, OperationError,
-    context::Context,
-    journal::{Journal, Record, SlotId},
+    context::{Context, KeysUpstream},
+    journal::{Journal, JwtRecord, Record, SlotId},
+    material::JwtKey,
     ports::BundleEdit,
     slot::LocalAuthority,
 };
@@ -131,6 +135,41 @@ pub(crate) trait Kind: fmt::Debug + Send + Sync + Sized + 'static {
 
     /// Whether an operator may taint and revoke authorities of this kind himself.
     fn may_be_withdrawn(context: &Context, withdrawal: Withdrawal) -> Result<(), OperationError>;
+
+    /// An operator revoked the authority with this ID.
+    fn revoked(context: &mut Context, id: &str);
+}
+
+/// A kind whose authorities are keys: those of all servers of a trust domain are known to the
+/// upstream server, if there is one that knows such keys.
+pub(crate) trait KeyKind:
+    Kind<Material = JwtKey, Record = JwtRecord, Publication = JwtAuthority>
+{
+    /// The keys of this kind in a bundle.
+    fn keys(bundle: &Bundle) -> &[JwtAuthority];
+
+    /// The change of a bundle that is this change of its keys of this kind.
+    fn edit(edit: KeyEdit) -> BundleEdit;
+
+    /// What is remembered of this kind in view of the upstream authority.
+    fn upstream_of(context: &mut Context) -> &mut KeysUpstream;
+
+    /// Publishes a key upstream; all keys that are known there then.
+    fn publish_upstream(
+        upstream: &dyn UpstreamAuthority,
+        key: &JwtAuthority,
+    ) -> impl Future<Output = Result<Vec<JwtAuthority>, PortError>> + Send;
+}
+
+/// A change of the keys of one kind in a bundle.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct KeyEdit {
+    /// To add, unless their IDs are there.
+    pub append: Vec<JwtAuthority>,
+    /// IDs of keys to taint.
+    pub taint: Vec<Arc<str>>,
+    /// IDs of keys to remove.
+    pub remove: Vec<Arc<str>>,
 }
 
 /// An authority that was just made.

@@ -10,7 +10,10 @@ use bytes::Bytes;
 use signet_api::{
     connect, convert,
     pb::spire::api::server::{
-        bundle::v1::{GetBundleRequest, PublishJwtAuthorityRequest, bundle_client::BundleClient},
+        bundle::v1::{
+            GetBundleRequest, PublishJwtAuthorityRequest, PublishWitAuthorityRequest,
+            bundle_client::BundleClient,
+        },
         svid::v1::{NewDownstreamX509caRequest, svid_client::SvidClient},
     },
 };
@@ -146,6 +149,30 @@ impl Client {
         let keys = answer.await?.jwt_authorities;
         keys.iter()
             .map(convert::jwt_authority_from_pb)
+            .collect::<Result<_, _>>()
+            .map_err(|error| CallError::Malformed { method: METHOD, why: error.to_string() })
+    }
+
+    /// Publishes a WIT key; all keys that are known there then.
+    pub(crate) async fn publish_wit(
+        &self,
+        key: &JwtAuthority,
+    ) -> Result<Vec<JwtAuthority>, CallError> {
+        const METHOD: &str = "PublishWITAuthority";
+        let request =
+            PublishWitAuthorityRequest { wit_authority: Some(convert::wit_authority_to_pb(key)) };
+        let answer = self.call(METHOD, |channel| {
+            let request = request.clone();
+            async move {
+                BundleClient::new(channel)
+                    .max_decoding_message_size(MAX_ANSWER)
+                    .publish_wit_authority(request)
+                    .await
+            }
+        });
+        let keys = answer.await?.wit_authorities;
+        keys.iter()
+            .map(convert::wit_authority_from_pb)
             .collect::<Result<_, _>>()
             .map_err(|error| CallError::Malformed { method: METHOD, why: error.to_string() })
     }

@@ -92,6 +92,8 @@ impl UpstreamAuthority for SpireUpstream {
         Ok(Some(UpstreamBundle {
             roots: bundle.x509_authorities,
             jwt_keys: Some(bundle.jwt_authorities),
+            // A server that has WIT-SVIDs has a key of its own among them.
+            wit_keys: Some(bundle.wit_authorities).filter(|keys| !keys.is_empty()),
             tells_revocation: true,
         }))
     }
@@ -102,14 +104,25 @@ impl UpstreamAuthority for SpireUpstream {
 
     async fn publish_jwt_key(&self, key: &JwtAuthority) -> Result<Vec<JwtAuthority>, PortError> {
         self.identify().await?;
-        match self.client.publish_jwt(key).await {
-            Ok(keys) => Ok(keys),
-            Err(error) if error.is_unimplemented() => {
-                Err(PortError::Unsupported { name: NAME, what: "publishing JWT keys" })
-            }
-            Err(error) => Err(of_call(error)),
-        }
+        published(self.client.publish_jwt(key).await, "publishing JWT keys")
     }
+
+    /// A server that knows no WIT-SVIDs, or has them switched off, does not take the key: it is
+    /// never in a bundle that is read by somebody whom it would disturb.
+    async fn publish_wit_key(&self, key: &JwtAuthority) -> Result<Vec<JwtAuthority>, PortError> {
+        self.identify().await?;
+        published(self.client.publish_wit(key).await, "publishing WIT keys")
+    }
+}
+
+fn published(
+    outcome: Result<Vec<JwtAuthority>, CallError>,
+    what: &'static str,
+) -> Result<Vec<JwtAuthority>, PortError> {
+    outcome.map_err(|error| match error {
+        error if error.is_unimplemented() => PortError::Unsupported { name: NAME, what },
+        error => of_call(error),
+    })
 }
 
 fn of_call(error: CallError) -> PortError {

@@ -49,6 +49,8 @@ pub struct UpstreamBundle {
     pub roots: Vec<X509Authority>,
     /// The JWT keys of all servers, where upstream knows them.
     pub jwt_keys: Option<Vec<JwtAuthority>>,
+    /// The WIT keys of all servers, where upstream has any.
+    pub wit_keys: Option<Vec<JwtAuthority>>,
     /// Whether what was tainted and is no longer there was revoked there, and is to be revoked
     /// here; else an operator has to say so.
     pub tells_revocation: bool,
@@ -92,6 +94,15 @@ pub trait UpstreamAuthority: Send + Sync + fmt::Debug {
     async fn publish_jwt_key(&self, key: &JwtAuthority) -> Result<Vec<JwtAuthority>, PortError> {
         let _ = key;
         Err(PortError::Unsupported { name: self.name(), what: "publishing JWT keys" })
+    }
+
+    /// Publishes a WIT key upstream and returns all WIT keys known there.
+    ///
+    /// # Errors
+    /// [`PortError::Unsupported`] unless it can.
+    async fn publish_wit_key(&self, key: &JwtAuthority) -> Result<Vec<JwtAuthority>, PortError> {
+        let _ = key;
+        Err(PortError::Unsupported { name: self.name(), what: "publishing WIT keys" })
     }
 }
 

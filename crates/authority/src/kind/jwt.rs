@@ -3,15 +3,21 @@
 use std::sync::Arc;
 
 use signet_identity::{Bundle, JwtAuthority};
-use signet_pki::{KeyType, ManagedKey, PublicKey, jwt::JwtAuthorityHeader, random};
+use signet_pki::{
+    KeyType, ManagedKey, PublicKey,
+    jwt::JwtAuthorityHeader,
+    ports::{PortError, UpstreamAuthority},
+    random,
+};
 use signet_time::UnixTime;
 
-use super::{Handle, Kind, KindNames, NewAuthority, Published, Withdrawal};
+use super::{Handle, KeyEdit, KeyKind, Kind, KindNames, NewAuthority, Published, Withdrawal};
 use crate::{
     AuthorityError, AuthorityOptions, OperationError,
-    context::Context,
+    context::{Context, KeysUpstream},
     journal::{Journal, JwtRecord, Record, SlotId, Status},
     material::JwtKey,
+    ports::BundleEdit,
     slot::LocalAuthority,
 };
 
@@ -74,7 +80,7 @@ impl Kind for Jwt {
     }
 
     async fn publish(context: &mut Context, key: JwtAuthority) -> Result<(), AuthorityError> {
-        context.publish_jwt_key(key).await.map(drop)
+        context.publish_key::<Self>(key).await.map(drop)
     }
 
     fn load(record: &JwtRecord, key: ManagedKey) -> Result<JwtKey, AuthorityError> {
@@ -107,6 +113,43 @@ impl Kind for Jwt {
 
     fn may_be_withdrawn(_core: &Context, _withdrawal: Withdrawal) -> Result<(), OperationError> {
         Ok(())
+    }
+
+    fn revoked(context: &mut Context, id: &str) {
+        remember_revoked::<Self>(context, id);
+    }
+}
+
+impl KeyKind for Jwt {
+    fn keys(bundle: &Bundle) -> &[JwtAuthority] {
+        &bundle.jwt_authorities
+    }
+
+    fn edit(KeyEdit { append, taint, remove }: KeyEdit) -> BundleEdit {
+        BundleEdit {
+            append_jwt: append,
+            taint_jwt: taint,
+            remove_jwt: remove,
+            ..BundleEdit::default()
+        }
+    }
+
+    fn upstream_of(context: &mut Context) -> &mut KeysUpstream {
+        &mut context.jwt_upstream
+    }
+
+    async fn publish_upstream(
+        upstream: &dyn UpstreamAuthority,
+        key: &JwtAuthority,
+    ) -> Result<Vec<JwtAuthority>, PortError> {
+        upstream.publish_jwt_key(key).await
+    }
+}
+
+/// An operator revoked a key. Upstream may name it for as long as it is not revoked there too.
+pub(super) fn remember_revoked<K: KeyKind>(context: &mut Context, id: &str) {
+    if context.has_upstream() {
+        K::upstream_of(context).revoked.insert(id.into());
     }
 }
 

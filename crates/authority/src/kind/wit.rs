@@ -1,14 +1,21 @@
 //! WIT authorities: keys under random key IDs, as JWT authorities are, of their own.
 
 use signet_identity::{Bundle, JwtAuthority};
-use signet_pki::{KeyType, ManagedKey, wit};
+use signet_pki::{
+    KeyType, ManagedKey,
+    ports::{PortError, UpstreamAuthority},
+    wit,
+};
 
-use super::{Handle, Jwt, Kind, KindNames, NewAuthority, Published, Withdrawal, jwt};
+use super::{
+    Handle, Jwt, KeyEdit, KeyKind, Kind, KindNames, NewAuthority, Published, Withdrawal, jwt,
+};
 use crate::{
     AuthorityError, AuthorityOptions, OperationError,
-    context::Context,
+    context::{Context, KeysUpstream},
     journal::{Journal, JwtRecord, SlotId},
     material::JwtKey,
+    ports::BundleEdit,
     slot::LocalAuthority,
 };
 
@@ -63,7 +70,7 @@ impl Kind for Wit {
     }
 
     async fn publish(context: &mut Context, key: JwtAuthority) -> Result<(), AuthorityError> {
-        context.publish_wit_key(key).await.map(drop)
+        context.publish_key::<Self>(key).await.map(drop)
     }
 
     fn load(record: &JwtRecord, key: ManagedKey) -> Result<JwtKey, AuthorityError> {
@@ -95,5 +102,35 @@ impl Kind for Wit {
 
     fn may_be_withdrawn(_context: &Context, _withdrawal: Withdrawal) -> Result<(), OperationError> {
         Ok(())
+    }
+
+    fn revoked(context: &mut Context, id: &str) {
+        jwt::remember_revoked::<Self>(context, id);
+    }
+}
+
+impl KeyKind for Wit {
+    fn keys(bundle: &Bundle) -> &[JwtAuthority] {
+        &bundle.wit_authorities
+    }
+
+    fn edit(KeyEdit { append, taint, remove }: KeyEdit) -> BundleEdit {
+        BundleEdit {
+            append_wit: append,
+            taint_wit: taint,
+            remove_wit: remove,
+            ..BundleEdit::default()
+        }
+    }
+
+    fn upstream_of(context: &mut Context) -> &mut KeysUpstream {
+        &mut context.wit_upstream
+    }
+
+    async fn publish_upstream(
+        upstream: &dyn UpstreamAuthority,
+        key: &JwtAuthority,
+    ) -> Result<Vec<JwtAuthority>, PortError> {
+        upstream.publish_wit_key(key).await
     }
 }

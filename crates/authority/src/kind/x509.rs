@@ -171,6 +171,8 @@ impl Kind for X509 {
             ),
         ))
     }
+
+    fn revoked(_context: &mut Context, _id: &str) {}
 }
 
 impl Record for X509Record {

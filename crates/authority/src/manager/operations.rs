@@ -16,7 +16,7 @@ use crate::{
     AuthorityError, AuthorityKind, OperationClass, OperationError, TrustRoot,
     context::Context,
     journal::Status,
-    kind::{Handle, Kind, Published, Withdrawal, X509, edit_of},
+    kind::{Handle, Jwt, Kind, Published, Wit, Withdrawal, X509, edit_of},
     machine::Machine,
     slot::LocalAuthority,
     view::AuthorityState,
@@ -59,9 +59,9 @@ impl CaManager {
 
     pub(crate) async fn operate_revoke(&mut self, kind: AuthorityKind, id: &str) -> Outcome<()> {
         match kind {
-            AuthorityKind::X509 => self.x509.operate_revoke(&self.context, id).await,
-            AuthorityKind::Jwt => self.jwt.operate_revoke(&self.context, id).await,
-            AuthorityKind::Wit => self.wit.operate_revoke(&self.context, id).await,
+            AuthorityKind::X509 => self.x509.operate_revoke(&mut self.context, id).await,
+            AuthorityKind::Jwt => self.jwt.operate_revoke(&mut self.context, id).await,
+            AuthorityKind::Wit => self.wit.operate_revoke(&mut self.context, id).await,
         }
     }
 
@@ -100,14 +100,14 @@ impl CaManager {
         &mut self,
         key: JwtAuthority,
     ) -> Result<Vec<JwtAuthority>, AuthorityError> {
-        self.context.publish_jwt_key(key).await
+        self.context.publish_key::<Jwt>(key).await
     }
 
     pub(crate) async fn publish_wit_key(
         &mut self,
         key: JwtAuthority,
     ) -> Result<Vec<JwtAuthority>, AuthorityError> {
-        self.context.publish_wit_key(key).await
+        self.context.publish_key::<Wit>(key).await
     }
 
     fn must_have_upstream(&self) -> Outcome<()> {
@@ -231,7 +231,7 @@ impl<K: Kind> Machine<K> {
         }))
     }
 
-    async fn operate_revoke(&self, context: &Context, id: &str) -> Outcome<()> {
+    async fn operate_revoke(&self, context: &mut Context, id: &str) -> Outcome<()> {
         must_be_enabled::<K>(context)?;
         K::may_be_withdrawn(context, Withdrawal::Revoke)?;
         let refuse = |why: &str| Err(invalid(format!("invalid authority ID: {why}")));
@@ -253,6 +253,7 @@ impl<K: Kind> Machine<K> {
             };
         }
         withdraw::<K>(context, &found, Withdrawal::Revoke, &during).await?;
+        K::revoked(context, id);
         tracing::info!(local_authority_id = id, "{} authority revoked successfully", K::NAMES.api);
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Keeping in step with the upstream authority.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use signet_identity::{JwtAuthority, X509Authority};
 use signet_pki::{ports::UpstreamBundle, x509::Certificate};
@@ -9,8 +9,10 @@ use tokio::time::Instant;
 use super::CaManager;
 use crate::{
     AuthorityError,
-    context::{Chain, within},
+    context::{Chain, Context, within},
     journal::Status,
+    kind::{KeyEdit, KeyKind, Kind as _, Wit},
+    machine::Machine,
     ports::BundleEdit,
 };
 
@@ -41,54 +43,13 @@ impl CaManager {
     }
 
     async fn sync(&mut self, upstream: UpstreamBundle) -> Result<(), AuthorityError> {
-        let UpstreamBundle { roots, jwt_keys, tells_revocation } = upstream;
+        let UpstreamBundle { roots, jwt_keys, wit_keys, tells_revocation } = upstream;
         self.sync_roots(roots, tells_revocation).await?;
-        match jwt_keys {
-            Some(keys) => self.sync_jwt_keys(keys, tells_revocation).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Brings the bundle in step with the JWT keys upstream: new ones are added, tainted ones are
-    /// tainted here, and tainted ones that are gone there are revoked here. Own keys that upstream
-    /// lacks are published again (SPIRE issue 6083): a publication may have been lost there.
-    async fn sync_jwt_keys(
-        &mut self,
-        keys: Vec<JwtAuthority>,
-        tells_revocation: bool,
-    ) -> Result<(), AuthorityError> {
-        let known = self.context.read_bundle().await?.jwt_authorities;
-        let is_there = |key_id: &str| keys.iter().any(|key| *key.key_id == *key_id);
-        let is_tainted_here =
-            |key_id: &str| known.iter().any(|known| *known.key_id == *key_id && known.tainted);
-        let own = self.jwt.slots.active().into_iter().chain(self.jwt.slots.prepared());
-        let unpublished: Vec<JwtAuthority> = own
-            .filter(|own| !is_there(&own.authority_id) && !is_tainted_here(&own.authority_id))
-            .filter_map(|own| known.iter().find(|key| *key.key_id == *own.authority_id).cloned())
-            .collect();
-        let taint_jwt: Vec<_> = keys
-            .iter()
-            .filter(|key| key.tainted && !is_tainted_here(&key.key_id))
-            .map(|key| Arc::clone(&key.key_id))
-            .collect();
-        let is_revoked = |key: &&JwtAuthority| key.tainted && !is_there(&key.key_id);
-        let revoked = known.iter().filter(is_revoked).filter(|_| tells_revocation);
-        let remove_jwt: Vec<_> = revoked.map(|key| Arc::clone(&key.key_id)).collect();
-        for (key_ids, what) in [(&taint_jwt, "tainted"), (&remove_jwt, "revoked")] {
-            for key_id in key_ids {
-                tracing::warn!(
-                    key_id = &**key_id,
-                    "JWT key {what}: the upstream authority says so"
-                );
-            }
-        }
-        let edit = BundleEdit { append_jwt: keys, taint_jwt, remove_jwt, ..BundleEdit::default() };
-        self.context.edit_bundle(edit).await?;
-        for key in unpublished {
-            tracing::info!(key_id = &*key.key_id, "Publishing a JWT key upstream again");
-            self.context.publish_jwt_key(key).await?;
-        }
-        Ok(())
+        // Whoever has no WIT-SVIDs has none of their keys either.
+        let wit_keys = wit_keys.filter(|_| Wit::is_enabled(&self.context.shared.options));
+        let jwt = sync_keys(&mut self.context, &self.jwt, jwt_keys, tells_revocation).await;
+        let wit = sync_keys(&mut self.context, &self.wit, wit_keys, tells_revocation).await;
+        jwt.and(wit)
     }
 
     /// Brings the bundle in step with the upstream's roots: new ones are added, and a root that
@@ -200,6 +161,78 @@ impl CaManager {
         }
         self.reported_gone = gone;
     }
+}
+
+/// Brings the bundle in step with the keys of a kind that upstream has, where it knows such keys:
+/// new ones are added, tainted ones are tainted here, and tainted ones that are gone there are revoked
+/// here. Own keys that upstream lacks are published again (SPIRE issue 6083): a publication may have
+/// been lost there.
+///
+/// A key that an operator revoked here is not added again, though upstream may name it still.
+async fn sync_keys<K: KeyKind>(
+    context: &mut Context,
+    machine: &Machine<K>,
+    keys: Option<Vec<JwtAuthority>>,
+    tells_revocation: bool,
+) -> Result<(), AuthorityError> {
+    let Some(keys) = keys else { return Ok(()) };
+    let bundle = context.read_bundle().await?;
+    let own = machine.slots.active().into_iter().chain(machine.slots.prepared());
+    let own: Vec<_> = own.map(|own| own.authority_id.as_str()).collect();
+    let is_refused = K::upstream_of(context).is_refused();
+    let unpublished =
+        if is_refused { Vec::new() } else { unpublished(K::keys(&bundle), &keys, &own) };
+    let revoked = &mut K::upstream_of(context).revoked;
+    revoked.retain(|id| keys.iter().any(|key| key.key_id == *id));
+    let edit = in_step(K::keys(&bundle), &keys, revoked, tells_revocation);
+    for (key_ids, what) in [(&edit.taint, "tainted"), (&edit.remove, "revoked")] {
+        for key_id in key_ids {
+            let kind = K::NAMES.log;
+            tracing::warn!(key_id = &**key_id, "{kind} {what}: the upstream authority says so");
+        }
+    }
+    context.edit_bundle(K::edit(edit)).await?;
+    for key in unpublished {
+        if context.publish_key_upstream::<K>(&key).await?.is_some() {
+            tracing::info!(key_id = &*key.key_id, "Published a {} upstream again", K::NAMES.log);
+        }
+    }
+    Ok(())
+}
+
+/// The change that brings `known`, the keys of the bundle, in step with those upstream.
+fn in_step(
+    known: &[JwtAuthority],
+    upstream: &[JwtAuthority],
+    revoked_here: &HashSet<Arc<str>>,
+    tells_revocation: bool,
+) -> KeyEdit {
+    let mut edit = KeyEdit::default();
+    for key in upstream.iter().filter(|key| !revoked_here.contains(&key.key_id)) {
+        if key.tainted && find(known, &key.key_id).is_none_or(|known| !known.tainted) {
+            edit.taint.push(Arc::clone(&key.key_id));
+        }
+        edit.append.push(key.clone());
+    }
+    let is_gone = |key: &&JwtAuthority| key.tainted && find(upstream, &key.key_id).is_none();
+    let gone = known.iter().filter(is_gone).filter(|_| tells_revocation);
+    edit.remove.extend(gone.map(|key| Arc::clone(&key.key_id)));
+    edit
+}
+
+/// Those of the `own` keys that upstream lacks, but for tainted ones.
+fn unpublished(
+    known: &[JwtAuthority],
+    upstream: &[JwtAuthority],
+    own: &[&str],
+) -> Vec<JwtAuthority> {
+    let missing = own.iter().filter(|id| find(upstream, id).is_none());
+    let missing = missing.filter_map(|id| find(known, id)).filter(|key| !key.tainted);
+    missing.cloned().collect()
+}
+
+fn find<'a>(keys: &'a [JwtAuthority], id: &str) -> Option<&'a JwtAuthority> {
+    keys.iter().find(|key| *key.key_id == *id)
 }
 
 fn subject_key_id(der: &[u8]) -> String {

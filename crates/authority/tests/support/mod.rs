@@ -156,6 +156,7 @@ pub struct Upstream {
     pub older: Mutex<Vec<X509Authority>>,
     /// `None`: it does not publish them.
     pub jwt_keys: Mutex<Option<Vec<JwtAuthority>>>,
+    pub wit_keys: Mutex<Option<Vec<JwtAuthority>>>,
     pub tells_revocation: AtomicBool,
     clock: TestClock,
 }
@@ -167,6 +168,7 @@ impl Upstream {
             root: Mutex::new((new_root(clock), false)),
             older: Mutex::default(),
             jwt_keys: Mutex::default(),
+            wit_keys: Mutex::default(),
             tells_revocation: AtomicBool::new(false),
             clock: clock.clone(),
         })
@@ -247,6 +249,7 @@ impl UpstreamAuthority for Upstream {
         Ok(Some(UpstreamBundle {
             roots: self.roots(),
             jwt_keys: self.jwt_keys.lock().unwrap().clone(),
+            wit_keys: self.wit_keys.lock().unwrap().clone(),
             tells_revocation: self.tells_revocation.load(Ordering::Relaxed),
         }))
     }
@@ -256,15 +259,30 @@ impl UpstreamAuthority for Upstream {
         key: &JwtAuthority,
     ) -> Result<Vec<JwtAuthority>, UpstreamError> {
         self.answer()?;
-        let mut keys = self.jwt_keys.lock().unwrap();
-        let Some(keys) = &mut *keys else {
-            return Err(UpstreamError::Unsupported { name: "test", what: "JWT keys" });
-        };
-        if !keys.iter().any(|known| known.key_id == key.key_id) {
-            keys.push(key.clone());
-        }
-        Ok(keys.clone())
+        published(&self.jwt_keys, key)
     }
+
+    async fn publish_wit_key(
+        &self,
+        key: &JwtAuthority,
+    ) -> Result<Vec<JwtAuthority>, UpstreamError> {
+        self.answer()?;
+        published(&self.wit_keys, key)
+    }
+}
+
+fn published(
+    keys: &Mutex<Option<Vec<JwtAuthority>>>,
+    key: &JwtAuthority,
+) -> Result<Vec<JwtAuthority>, UpstreamError> {
+    let mut keys = keys.lock().unwrap();
+    let Some(keys) = &mut *keys else {
+        return Err(UpstreamError::Unsupported { name: "test", what: "such keys" });
+    };
+    if !keys.iter().any(|known| known.key_id == key.key_id) {
+        keys.push(key.clone());
+    }
+    Ok(keys.clone())
 }
 
 /// In this process; in the test binary `remote`, where all tests run again, behind a remote key
