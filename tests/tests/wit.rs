@@ -139,13 +139,39 @@ fn wit_svids_outlast_the_server_and_come_again_with_the_agent() {
     assert_eq!(token(&node).as_ref(), Some(&before), "what is kept is served");
     node.server.launch();
     node.server.ready();
+    node.agent.sealed();
     node.agent.stop();
     node.agent.launch();
     node.agent.ready();
     let after = eventually("a WIT-SVID after the restart", || token(&node));
-    assert_ne!(after, before, "the key was in memory only");
-    let fields = proven(&node, &[]);
-    validated(&node, &fields, TARGET).ok();
+    assert_eq!(after, before, "it was put away with its key");
+
+    // With the server away an agent that starts has the WIT-SVID, its key, and the bundle.
+    node.server.stop();
+    node.agent.stop();
+    node.agent.launch();
+    node.agent.ready();
+    let fields = eventually("the WIT-SVID without the server", || {
+        (token(&node).as_ref() == Some(&before)).then(|| proven(&node, &[]))
+    });
+    validated(&node, &fields, TARGET).ok().says(&node.id("/workload"));
+
+    // What is put away is nobody's once its authority was tainted meanwhile.
+    node.agent.stop();
+    node.server.launch();
+    node.server.ready();
+    let cli = node.server.cli();
+    let shown = cli.json("localauthority wit show");
+    let first = shown["active"]["authority_id"].as_str().unwrap();
+    let prepared = cli.json("localauthority wit prepare");
+    let second = prepared["prepared_authority"]["authority_id"].as_str().unwrap();
+    cli.line(&format!("localauthority wit activate -authorityID {second}")).ok();
+    cli.line(&format!("localauthority wit taint -authorityID {first}")).ok();
+    node.agent.launch();
+    node.agent.ready();
+    eventually("a WIT-SVID of the other authority", || {
+        token(&node).filter(|token| *token != before)
+    });
 }
 
 #[test]

@@ -295,7 +295,7 @@ impl App {
         };
         let hit_timeout = config.experimental.jwt_svid_cache_hit_timeout;
         let jwt = Arc::new(manager.jwt_service(hit_timeout));
-        let wit = config.experimental.wit_svids.then(|| Arc::new(manager.wit_service()));
+        let wit = manager.wit_service().map(Arc::new);
         let health = AgentHealth::new(manager.view().status, config.socket_path.clone(), clock);
         checks.add("agent", Arc::new(health.clone()));
         Ok(Self {
@@ -472,6 +472,7 @@ fn parts(
         rule: RotationRule { availability_target: config.availability_target.map_or(0, seconds) },
         sync_interval: config.experimental.sync_interval.max(Duration::from_millis(100)),
         use_sync: config.experimental.use_sync_authorized_entries,
+        wit_svids: config.experimental.wit_svids,
         workload_key_type: config.workload_key_type,
         require_pq_kem: config.experimental.require_pq_kem,
         join_token: config.join_token.clone(),

@@ -12,7 +12,9 @@ use signet_pki::x509::Certificate;
 use signet_time::UnixTime;
 use tonic::Status;
 
-use crate::{caller::Caller, jwt_cache::JwtSvid, request_id, svid::X509Svid, trace, wit::WitSvid};
+use crate::{
+    caller::Caller, jwt_cache::JwtSvid, request_id, svid::X509Svid, trace, wit_cache::WitSvid,
+};
 
 /// The Workload API, as events name it.
 pub const WORKLOAD_API: &str = "SpiffeWorkloadAPI";

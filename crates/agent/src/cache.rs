@@ -24,6 +24,7 @@ use crate::{
     jwt_cache::{JwtKey, JwtSvid},
     rotation::RotationRule,
     svid::X509Svid,
+    wit_cache::WitSvid,
 };
 
 mod bundles;
@@ -117,6 +118,8 @@ pub struct Snapshot {
     /// JWT-SVIDs, those used last first. The cache has none: whoever puts the snapshot away adds
     /// them.
     pub jwt_svids: Vec<(JwtKey, JwtSvid)>,
+    /// WIT-SVIDs by entry ID, those used last first; as the JWT-SVIDs, from elsewhere.
+    pub wit_svids: Vec<(EntryId, Arc<WitSvid>)>,
 }
 
 /// The cache. Shared by `Arc`.

@@ -34,6 +34,7 @@ pub mod sync;
 pub mod trace;
 mod wake;
 pub mod wit;
+pub mod wit_cache;
 mod workload;
 mod workload_keys;
 pub mod x509pop_source;

@@ -221,6 +221,7 @@ mod tests {
         entry::{AgentEntry, EntryMap, tests::entry},
         jwt_cache::{JwtKey, JwtSvid},
         svid::X509Svid,
+        wit_cache::tests::svid as wit,
     };
 
     fn agent() -> SpiffeId {
@@ -257,6 +258,7 @@ mod tests {
         let audience = ["x".to_owned(), "y".to_owned()];
         Snapshot {
             jwt_svids: vec![(JwtKey::new(&entry.spiffe_id, &audience), jwt)],
+            wit_svids: vec![(entry.id.clone(), Arc::new(wit("a proven token", 20)))],
             svids: BTreeMap::from([(entry.id.clone(), svid)]),
             entries: EntryMap::from([(entry.id.clone(), Arc::new(entry))]),
             bundles: BundleMap::from([(bundle.trust_domain.clone(), Arc::new(bundle))]),
@@ -276,6 +278,7 @@ mod tests {
         let id: EntryId = "a".parse().unwrap();
         assert_eq!(*back.svids[&id].key, b"private key");
         assert_eq!(back.jwt_svids, snapshot().jwt_svids);
+        assert_eq!(back.wit_svids, snapshot().wit_svids);
         assert_eq!(
             (back.svids[&id].not_before.seconds(), back.svids[&id].not_after.seconds()),
             (10, 20)
@@ -286,7 +289,7 @@ mod tests {
             assert!(matches!(other.load(), Err(SealedCacheError::Seal { .. })));
         }
         let raw = std::fs::read(cache.path()).unwrap();
-        assert!(!raw.windows(7).any(|w| w == b"private" || w == b"bearer "));
+        assert!(!raw.windows(7).any(|w| w == b"private" || w == b"bearer " || w == b"proven "));
         for path in [cache.path(), &key] {
             assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
         }
@@ -340,12 +343,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_jwt_svids_opens() {
+    fn a_file_of_an_earlier_build_opens() {
         let mut json = serde_json::to_value(Stored::from_snapshot(&snapshot())).unwrap();
-        json.as_object_mut().unwrap().remove("jwt_svids").unwrap();
+        for added in ["jwt_svids", "wit_svids"] {
+            json.as_object_mut().unwrap().remove(added).unwrap();
+        }
         let stored: Stored = serde_json::from_value(json).unwrap();
         let back = stored.into_snapshot().unwrap();
-        assert!(back.jwt_svids.is_empty() && back.svids.len() == 1);
+        assert!(back.jwt_svids.is_empty() && back.wit_svids.is_empty() && back.svids.len() == 1);
     }
 
     #[test]

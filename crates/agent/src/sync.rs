@@ -142,6 +142,7 @@ impl Manager {
         let shared = Arc::new(Shared {
             cache: Cache::new(empty, parts.max_x509_svids, Arc::clone(&clock)),
             jwt_cache: Arc::new(JwtCache::new(parts.max_jwt_svids)),
+            wit_cache: settings.wit_svids.then(Arc::default),
             data,
             server,
             attestor: Arc::new(CurrentAttestor::from(attestor.map(Arc::new))),
@@ -206,14 +207,15 @@ impl Manager {
         )
     }
 
-    /// Gives out WIT-SVIDs.
-    pub fn wit_service(&self) -> WitService {
-        WitService::new(
+    /// Gives out WIT-SVIDs, where there are any.
+    pub fn wit_service(&self) -> Option<WitService> {
+        Some(WitService::new(
             Arc::clone(&self.shared.server.client),
+            Arc::clone(self.shared.wit_cache.as_ref()?),
             Arc::clone(&self.shared.wake),
             Arc::clone(&self.shared.clock),
             self.shared.settings.workload_key_type,
-        )
+        ))
     }
 
     /// The node attestor, to be exchanged for one with new settings.

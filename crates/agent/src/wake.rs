@@ -25,7 +25,7 @@ impl Wake {
         }
     }
 
-    /// A JWT-SVID came and is to be put away.
+    /// A JWT-SVID or a WIT-SVID came and is to be put away.
     pub fn token_came(&self) {
         self.token.notify_one();
     }

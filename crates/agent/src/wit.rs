@@ -3,14 +3,13 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use signet_base::{BoundedLru, SharedClock};
-use signet_identity::{Bundle, EntryId, SpiffeId};
+use signet_base::SharedClock;
+use signet_identity::Bundle;
 use signet_pki::{KeyType, PrivateKey};
-use signet_time::UnixTime;
 use tonic::Status;
 use zeroize::Zeroizing;
 
@@ -19,52 +18,15 @@ use crate::{
     entry::AgentEntry,
     rotation::{RotationRule, draw},
     wake::Wake,
+    wit_cache::{WitCache, WitSvid},
     workload_keys,
 };
 
-/// The most WIT-SVIDs that are kept.
-const MAX_SVIDS: usize = 1000;
 /// How many are signed by one call.
 const MAX_BATCH: usize = 100;
 /// How soon what could not be renewed is tried again, and how long nobody looks at what is fresh.
 const RETRY: Duration = Duration::from_secs(10);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-
-/// A WIT-SVID with the key that proofs are signed with, which is not shown by `Debug`.
-pub struct WitSvid {
-    /// The compact JWS.
-    pub token: String,
-    /// The private key, a JSON Web Key.
-    pub key: Zeroizing<String>,
-    /// Whose it is.
-    pub spiffe_id: SpiffeId,
-    /// When it is to be renewed; not after it expires.
-    due_at: UnixTime,
-    /// When it expires.
-    pub expires_at: UnixTime,
-    /// The authority that signed it.
-    pub key_id: Box<str>,
-    /// The revision of the entry that it was signed for.
-    revision: i64,
-}
-
-impl fmt::Debug for WitSvid {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WitSvid({}, expires_at: {}, ..)", self.spiffe_id, self.expires_at)
-    }
-}
-
-impl WitSvid {
-    fn is_of(&self, entry: &AgentEntry) -> bool {
-        self.spiffe_id == entry.spiffe_id && self.revision == entry.revision_number
-    }
-
-    /// Whether an authority of `own` signed it: a tainted one, or one that is not.
-    fn is_signed_by(&self, own: &Bundle, tainted: bool) -> bool {
-        let mut authorities = own.wit_authorities.iter();
-        authorities.any(|one| one.tainted == tainted && *one.key_id == *self.key_id)
-    }
-}
 
 /// What somebody is given, and for how long that is all that can be said.
 pub struct Answer {
@@ -77,10 +39,10 @@ pub struct Answer {
 /// Gives out WIT-SVIDs. Shared by `Arc`.
 pub struct WitService {
     client: Arc<ServerClient>,
+    kept: Arc<WitCache>,
     wake: Arc<Wake>,
     clock: SharedClock,
     key_type: KeyType,
-    kept: Mutex<BoundedLru<EntryId, Arc<WitSvid>>>,
     /// One call at a time: who waits finds what the one before it brought, or how it failed.
     signing: tokio::sync::Mutex<Option<Failure>>,
 }
@@ -94,15 +56,16 @@ struct Failure {
 }
 
 impl WitService {
-    /// A service that has `client` sign for keys of this kind.
+    /// A service that has `client` sign, for keys of this kind, what is not `kept`, and wakes the
+    /// manager when it is to know of it.
     pub fn new(
         client: Arc<ServerClient>,
+        kept: Arc<WitCache>,
         wake: Arc<Wake>,
         clock: SharedClock,
         key_type: KeyType,
     ) -> Self {
-        let kept = Mutex::new(BoundedLru::new(MAX_SVIDS));
-        Self { client, wake, clock, key_type, kept, signing: tokio::sync::Mutex::default() }
+        Self { client, kept, wake, clock, key_type, signing: tokio::sync::Mutex::default() }
     }
 
     /// A WIT-SVID of each of `entries`. One that is kept is given while less than half its life has
@@ -152,21 +115,19 @@ impl WitService {
         entries: &[Arc<AgentEntry>],
         is_fresh: impl Fn(&WitSvid) -> bool,
     ) -> Vec<Arc<AgentEntry>> {
-        let mut kept = self.lock();
-        let mut has = |entry: &AgentEntry| {
-            kept.get(&entry.id).is_some_and(|svid| svid.is_of(entry) && is_fresh(svid))
+        let has = |entry: &AgentEntry| {
+            self.kept.get(&entry.id).is_some_and(|svid| svid.is_of(entry) && is_fresh(&svid))
         };
         entries.iter().filter(|entry| !has(entry)).map(Arc::clone).collect()
     }
 
     /// What is kept for an entry, unless it has expired or what signed it is tainted.
     fn usable(&self, entry: &AgentEntry, own: &Bundle) -> Option<Arc<WitSvid>> {
-        let mut kept = self.lock();
-        let svid = kept.get(&entry.id)?;
+        let svid = self.kept.get(&entry.id)?;
         let is_good = svid.is_of(entry)
             && self.clock.unix() < svid.expires_at
             && !svid.is_signed_by(own, true);
-        is_good.then(|| Arc::clone(svid))
+        is_good.then_some(svid)
     }
 
     /// Signs, unless the server has failed to answer somebody since `asked`.
@@ -207,25 +168,20 @@ impl WitService {
         for ((entry, key), result) in entries.iter().zip(&keys).zip(signed?) {
             match result.and_then(|token| accept(entry, key, token)) {
                 Ok(svid) => {
-                    self.lock().insert(entry.id.clone(), Arc::new(svid));
+                    self.kept.put(entry.id.clone(), Arc::new(svid));
                 }
                 Err(error) => failed = Some(error),
             }
         }
-        let now = self.clock.unix();
-        self.lock().retain(|_, svid| svid.expires_at > now);
+        self.kept.prune(self.clock.unix());
+        self.wake.token_came();
         failed.map_or(Ok(()), Err)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BoundedLru<EntryId, Arc<WitSvid>>> {
-        // Every critical section leaves the map whole, so a poisoned lock is still good.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl fmt::Debug for WitService {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "WitService({} kept)", self.lock().len())
+        write!(f, "WitService({} kept)", self.kept.len())
     }
 }
 

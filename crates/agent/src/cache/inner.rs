@@ -351,6 +351,7 @@ impl Inner {
                 .filter_map(|(id, record)| Some((id.clone(), Arc::clone(record.svid.as_ref()?))))
                 .collect(),
             jwt_svids: Vec::new(),
+            wit_svids: Vec::new(),
         }
     }
 

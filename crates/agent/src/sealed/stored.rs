@@ -13,6 +13,7 @@ use crate::{
     entry::{AgentEntry, EntryMap},
     jwt_cache::{JwtKey, JwtSvid},
     svid::X509Svid,
+    wit_cache::WitSvid,
 };
 
 #[derive(Serialize, Deserialize)]
@@ -23,6 +24,9 @@ pub(super) struct Stored {
     /// Absent in a file that an earlier build wrote.
     #[serde(default)]
     jwt_svids: Vec<StoredJwt>,
+    /// Absent where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    wit_svids: Vec<StoredWit>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -87,6 +91,25 @@ impl Drop for StoredJwt {
     }
 }
 
+#[derive(Serialize, Deserialize)]
+struct StoredWit {
+    entry_id: String,
+    token: String,
+    /// The private key, a JSON Web Key, in base64: with nothing to escape, no reader copies it.
+    key: String,
+    spiffe_id: String,
+    due_at: i64,
+    expires_at: i64,
+    key_id: String,
+    revision: i64,
+}
+
+impl Drop for StoredWit {
+    fn drop(&mut self) {
+        self.key.zeroize();
+    }
+}
+
 impl Stored {
     pub(super) fn from_snapshot(snapshot: &Snapshot) -> Self {
         let entries = snapshot.entries.values().map(|entry| StoredEntry {
@@ -133,11 +156,22 @@ impl Stored {
             expires_at: svid.expires_at.seconds(),
             key_id: svid.key_id.to_string(),
         });
+        let wit_svids = snapshot.wit_svids.iter().map(|(id, svid)| StoredWit {
+            entry_id: id.to_string(),
+            token: svid.token.clone(),
+            key: BASE64.encode(svid.key.as_bytes()),
+            spiffe_id: svid.spiffe_id.to_string(),
+            due_at: svid.due_at.seconds(),
+            expires_at: svid.expires_at.seconds(),
+            key_id: svid.key_id.to_string(),
+            revision: svid.revision,
+        });
         Self {
             entries: entries.collect(),
             bundles: bundles.collect(),
             svids: svids.collect(),
             jwt_svids: jwt_svids.collect(),
+            wit_svids: wit_svids.collect(),
         }
     }
 
@@ -177,7 +211,21 @@ impl Stored {
             };
             jwt_svids.push((JwtKey::from_stored(stored.found_by.clone()), svid));
         }
-        Ok(Snapshot { entries, bundles, svids, jwt_svids })
+        let mut wit_svids = Vec::with_capacity(self.wit_svids.len());
+        for stored in &self.wit_svids {
+            let key = Zeroizing::new(bytes(&stored.key)?);
+            let svid = WitSvid {
+                token: stored.token.clone(),
+                key: Zeroizing::new(std::str::from_utf8(&key).map_err(|e| text(&e))?.to_owned()),
+                spiffe_id: stored.spiffe_id.parse().map_err(|e| text(&e))?,
+                due_at: UnixTime::from_seconds(stored.due_at),
+                expires_at: UnixTime::from_seconds(stored.expires_at),
+                key_id: stored.key_id.as_str().into(),
+                revision: stored.revision,
+            };
+            wit_svids.push((stored.entry_id.parse().map_err(|e| text(&e))?, Arc::new(svid)));
+        }
+        Ok(Snapshot { entries, bundles, svids, jwt_svids, wit_svids })
     }
 
     pub(super) fn size_hint(&self) -> usize {
@@ -202,7 +250,9 @@ impl Stored {
             .iter()
             .map(|jwt| 512 + jwt.token.len() + 2 * jwt.found_by.len() + 6 * 64)
             .sum();
-        svids + bundles + entries + tokens + 64 * 1024
+        let proven: usize =
+            self.wit_svids.iter().map(|wit| 512 + wit.token.len() + wit.key.len()).sum();
+        svids + bundles + entries + tokens + proven + 64 * 1024
     }
 }
 

@@ -125,13 +125,21 @@ impl Manager {
                         self.shared.jwt_cache.put(key, svid);
                     }
                 }
+                if let Some(kept) = &self.shared.wit_cache {
+                    for (id, svid) in snapshot.wit_svids.into_iter().rev() {
+                        if svid.expires_at > now {
+                            kept.put(id, svid);
+                        }
+                    }
+                }
                 let jwt_svids = self.shared.jwt_cache.len();
+                let wit_svids = self.shared.wit_cache.as_ref().map(|kept| kept.len());
                 self.shared.cache.update(&snapshot.entries, snapshot.bundles);
                 self.shared
                     .cache
                     .put(snapshot.svids.into_iter().map(|(id, svid)| (id, Some(svid))).collect());
                 self.entries = Arc::new(snapshot.entries);
-                tracing::info!(entries, svids, jwt_svids, "Sealed cache opened");
+                tracing::info!(entries, svids, jwt_svids, wit_svids, "Sealed cache opened");
             }
             Ok(Ok(None)) => {}
             Ok(Err(error)) => {

@@ -182,7 +182,12 @@ async fn write(shared: &Arc<Shared>, outdated: &AtomicBool) -> bool {
         snapshot.entries.values().map(|entry| &entry.spiffe_id).collect();
     let mut tokens = shared.jwt_cache.most_recent(shared.clock.unix());
     tokens.retain(|(_, svid)| alive.contains(&svid.spiffe_id));
+    let mut wit_svids = shared.wit_cache.as_ref().map(|kept| kept.most_recent(shared.clock.unix()));
+    if let Some(kept) = &mut wit_svids {
+        kept.retain(|(id, svid)| snapshot.entries.get(id).is_some_and(|entry| svid.is_of(entry)));
+    }
     snapshot.jwt_svids = tokens;
+    snapshot.wit_svids = wit_svids.unwrap_or_default();
     let stored = tokio::task::spawn_blocking(move || {
         let stored = file.store(&snapshot);
         if stored.is_err() && was_outdated {

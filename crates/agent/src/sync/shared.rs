@@ -27,6 +27,7 @@ use crate::{
     rotation::RotationRule,
     status::Status,
     wake::Wake,
+    wit_cache::WitCache,
 };
 
 /// What the manager was told.
@@ -46,6 +47,8 @@ pub struct Settings {
     pub sync_interval: Duration,
     /// Whether `SyncAuthorizedEntries` is tried.
     pub use_sync: bool,
+    /// Whether there are WIT-SVIDs.
+    pub wit_svids: bool,
     /// The kind of workload keys.
     pub workload_key_type: KeyType,
     /// Whether TLS must use hybrid post-quantum key exchange.
@@ -115,6 +118,8 @@ pub(super) struct Shared {
     pub(super) cache: Arc<Cache>,
     /// JWT-SVIDs at hand.
     pub(super) jwt_cache: Arc<JwtCache>,
+    /// WIT-SVIDs at hand; absent unless they are switched on.
+    pub(super) wit_cache: Option<Arc<WitCache>>,
     /// What is kept over a restart: the agent's state and its own keys.
     pub(super) data: Arc<DataDir>,
     /// The server.

@@ -11,7 +11,8 @@ use crate::{
     audit::Call,
     cache::Subscription,
     trace,
-    wit::{Answer, WitService, WitSvid},
+    wit::{Answer, WitService},
+    wit_cache::WitSvid,
 };
 
 /// An open stream of WIT-SVIDs. It is looked at when the caller's identities or bundles change, and
