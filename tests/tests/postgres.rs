@@ -18,6 +18,16 @@ fn roots(server: &Server) -> usize {
     bundle["x509_authorities"].as_array().map_or(0, Vec::len)
 }
 
+/// The key IDs of WIT authorities in the bundle.
+fn wit_keys(server: &Server) -> Vec<String> {
+    let bundle = server.cli().json("bundle show");
+    let keys = bundle["wit_authorities"].as_array().cloned().unwrap_or_default();
+    let mut ids: Vec<_> =
+        keys.iter().filter_map(|key| key["key_id"].as_str().map(str::to_owned)).collect();
+    ids.sort();
+    ids
+}
+
 fn fetches(agent: &Agent, path: &str) -> bool {
     let said = agent.cli().line("api fetch x509 -timeout 2s");
     said.code == 0 && said.stdout.contains(path)
@@ -81,6 +91,66 @@ fn servers_that_share_a_database_are_one() {
     let shown: Value = b.cli().json("agent list");
     assert_eq!(shown["agents"][0]["banned"], true);
     assert_eq!(agent.process().wait(Duration::from_secs(15)), 1);
+}
+
+#[test]
+fn servers_that_share_a_database_know_each_other_s_wit_authorities() {
+    const FLAG: &str = "experimental { feature_flags = [\"wit-svid\"] }";
+    const TARGET: &str = "https://api.example.org/orders";
+    let Some(postgres) = Postgres::shared() else { skip!("PostgreSQL is not installed") };
+    let options = ServerOptions {
+        server: FLAG.to_owned(),
+        ..ServerOptions::on_postgres(&postgres.dsn(&postgres.database()))
+    };
+    let dir = Arc::new(TestDir::new());
+    let mut a = Server::start_in(&dir, "a", options.clone());
+    let b = Server::start_in(&dir, "b", options);
+    eventually("each has the keys of both", || {
+        (wit_keys(&a).len() == 2 && wit_keys(&a) == wit_keys(&b)).then_some(())
+    });
+    let active = |server: &Server| {
+        let shown = server.cli().json("localauthority wit show");
+        shown["active"]["authority_id"].as_str().expect("an ID").to_owned()
+    };
+    let mut both = vec![active(&a), active(&b)];
+    both.sort();
+    assert_eq!(wit_keys(&a), both);
+
+    // What the server of one agent signs, the agent of the other validates.
+    let agents = [("agent-a", &a), ("agent-b", &b)].map(|(name, server)| {
+        let options = AgentOptions { agent: FLAG.to_owned(), ..AgentOptions::default() };
+        Agent::start_in(&dir, name, Node::agent_options(server, options))
+    });
+    a.register(ALIAS, "/shared", &[&caller()], "");
+    for [from, to] in [[&agents[0], &agents[1]], [&agents[1], &agents[0]]] {
+        let printed = eventually("a proof", || {
+            let proven = from.cli().line(&format!("api prove -audience {TARGET}"));
+            (proven.code == 0).then_some(proven.stdout)
+        });
+        let field = |name: &str| {
+            let line = printed.lines().find_map(|line| line.strip_prefix(name));
+            line.expect("a field").trim().to_owned()
+        };
+        let (wit, proof) = (field("Workload-Identity-Token:"), field("Workload-Proof-Token:"));
+        let validate = format!("api validate wit -svid {wit} -proof {proof} -audience {TARGET}");
+        eventually("the other agent knows the key", || {
+            let validated = to.cli().line(&validate);
+            (validated.code == 0).then(|| drop(validated.says("/shared")))
+        });
+    }
+
+    // The journal is in the database too: after a restart the same one signs. What is tainted and
+    // revoked through one server is replaced by the one whose it is.
+    let (mine, other) = (active(&a), active(&b));
+    a.restart();
+    a.ready();
+    assert_eq!(active(&a), mine);
+    a.cli().line(&format!("localauthority wit taint -authorityID {other}")).ok();
+    eventually("another signs at B", || (active(&b) != other).then_some(()));
+    a.cli().line(&format!("localauthority wit revoke -authorityID {other}")).ok();
+    eventually("the key is gone at both", || {
+        (!wit_keys(&a).contains(&other) && !wit_keys(&b).contains(&other)).then_some(())
+    });
 }
 
 #[test]

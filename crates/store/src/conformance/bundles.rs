@@ -86,6 +86,7 @@ pub async fn bundles_keep_their_order_and_grow_by_one_with_each_change(database:
         fixture.store.append_bundle(first.clone(), UnixTime::from_seconds(1)).await.unwrap();
     assert_eq!(stored.sequence_number, 1);
     assert_eq!(stored.jwt_authorities, first.jwt_authorities);
+    assert_eq!(stored.wit_authorities, first.wit_authorities);
     let again = fixture.store.append_bundle(first, UnixTime::from_seconds(1)).await.unwrap();
     assert_eq!(again.sequence_number, 1);
     let own = "td".parse().unwrap();
