@@ -10,11 +10,16 @@ use std::{
     sync::Arc,
 };
 
-use e2e::{Node, TestDir, WebCertificate, cli::run, eventually, on_path};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use e2e::{
+    AgentOptions, Keycloak, Node, ServerOptions, TestDir, WebCertificate, cli::run, eventually,
+    free_port, keycloak::federated_client, on_path,
+};
 use rustls::{
     RootCertStore, ServerConfig, ServerConnection, StreamOwned, server::WebPkiClientVerifier,
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use serde_json::json;
 use signet_base::{Clock as _, SystemClock};
 use signet_identity::TrustDomain;
 use signet_pki::{
@@ -97,6 +102,128 @@ fn a_jwt_svid_authenticates_a_client_to_one_authorization_server() {
     let second = node.id("/second");
     let named = fetch(&format!("-audience {ISSUER} -clientAssertion -spiffeID {second}"));
     assert_eq!(authenticated(&named.ok().stdout, &bundle, &second), Ok(second));
+}
+
+#[test]
+fn keycloak_takes_assertions_by_the_bundle_endpoint_and_by_the_oidc_provider_and_no_others() {
+    let dir = TestDir::new();
+    let web = WebCertificate::make(&dir, "web");
+    let mut keycloak = match Keycloak::launch(&dir, &web.ca) {
+        Ok(keycloak) => keycloak,
+        Err(why) => skip!("{why}"),
+    };
+    let (bundles, oidc) = (free_port(), free_port());
+    let files = format!(
+        "cert_file_path = \"{}\" key_file_path = \"{}\"",
+        web.cert.display(),
+        web.key.display()
+    );
+    let issuer = format!("https://localhost:{oidc}");
+    // With keys of WIT-SVIDs in the bundle, too: Keycloak has no use for them.
+    let server = format!(
+        "jwt_issuer = \"{issuer}\"\n\
+         experimental {{ feature_flags = [\"wit-svid\"] }}\n\
+         federation {{ bundle_endpoint {{ address = \"127.0.0.1\" port = {bundles} \
+         publish_wit_keys = true profile \"https_web\" {{ serving_cert_file {{ {files} }} }} }} }}\n\
+         oidc_discovery_provider {{ domains = [\"localhost\"] \
+         serving_cert_file {{ {files} addr = \"127.0.0.1:{oidc}\" }} }}"
+    );
+    let node = Node::with(ServerOptions::with(&server), AgentOptions::default());
+    // Each assertion is taken once by an OIDC provider's clients, so each is to be another.
+    for path in ["/client", "/other", "/service"] {
+        node.register_caller(path, "-jwtSVIDIncludeJTI");
+    }
+    keycloak.ready();
+    keycloak.make_realm(
+        "demo",
+        &[
+            json!({"alias": "bundle", "providerId": "spiffe", "config": {
+                "trustDomain": "spiffe://example.org",
+                "bundleEndpoint": format!("https://localhost:{bundles}/"),
+            }}),
+            json!({"alias": "oidc", "providerId": "oidc", "config": {
+                "issuer": issuer, "jwksUrl": format!("{issuer}/keys"), "useJwksUrl": "true",
+                "validateSignature": "true", "supportsClientAssertions": "true",
+                // It has to have these, and asks nobody there.
+                "authorizationUrl": issuer, "tokenUrl": issuer, "clientId": "-", "clientSecret": "-",
+            }}),
+        ],
+        &[
+            federated_client("by-bundle", "bundle", &node.id("/client")),
+            federated_client("by-oidc", "oidc", &node.id("/service")),
+        ],
+    );
+    let realm = keycloak.issuer("demo");
+    let assertion = |path: &str, audience: &str| {
+        let id = node.id(path);
+        let fetch = format!("api fetch jwt -clientAssertion -audience {audience} -spiffeID {id}");
+        eventually("an assertion", || {
+            let fetched = node.agent.cli().line(&fetch);
+            (fetched.code == 0).then(|| fetched.stdout.trim().to_owned())
+        })
+    };
+    let jwt_bearer = |assertion: &str| {
+        let (_, token) = assertion.split_once("client_assertion=").expect("an assertion");
+        let token = token.split('&').next().unwrap_or_default();
+        let kind = "urn%3Aietf%3Aparams%3Aoauth%3Aclient-assertion-type%3Ajwt-bearer";
+        format!("client_assertion_type={kind}&client_assertion={token}")
+    };
+    let ask = |assertion: &str| {
+        keycloak.token("demo", &format!("grant_type=client_credentials&{assertion}"))
+    };
+    let taken = |assertion: &str, client: &str| {
+        let (status, answer) = ask(assertion);
+        assert_eq!(status, 200, "{answer}");
+        let token = answer["access_token"].as_str().expect("a token");
+        let claims = token.split('.').nth(1).map(|claims| URL_SAFE_NO_PAD.decode(claims));
+        let claims = claims.expect("claims").expect("base64");
+        let claims: serde_json::Value = serde_json::from_slice(&claims).expect("JSON");
+        assert_eq!(claims["client_id"], client, "{claims}");
+    };
+    let refused = |assertion: &str, why: &str| {
+        let (status, answer) = ask(assertion);
+        assert_ne!(status, 200, "{answer}");
+        assert_eq!(answer["error"], "invalid_client", "{answer}");
+        let described = answer["error_description"].as_str().unwrap_or_default();
+        assert!(described.contains(why), "{answer}");
+    };
+
+    // By the bundle, as the SPIFFE document has it.
+    let good = assertion("/client", &realm);
+    taken(&good, "by-bundle");
+    refused(&assertion("/other", &realm), "Invalid client");
+    refused(&assertion("/client", "https://other.test"), "Invalid token audience");
+    let two = node.agent.cli().json(&format!("api fetch jwt -audience {realm},other"));
+    let tokens = two[0]["svids"].as_array().expect("tokens");
+    let is_client = |token: &&serde_json::Value| token["spiffe_id"] == node.id("/client").as_str();
+    let two = tokens.iter().find(is_client).expect("that of the client");
+    let two = two["svid"].as_str().expect("a token");
+    let kind = TYPE.replace(':', "%3A");
+    refused(
+        &format!("client_assertion_type={kind}&client_assertion={two}"),
+        "Multiple audiences not allowed",
+    );
+    let forged = format!("{}AAAA", &good[..good.len() - 4]);
+    refused(&forged, "");
+
+    // By the OIDC provider.
+    let good = jwt_bearer(&assertion("/service", &realm));
+    taken(&good, "by-oidc");
+    refused(&good, "");
+    refused(&jwt_bearer(&assertion("/other", &realm)), "Invalid client");
+    refused(&jwt_bearer(&assertion("/service", "https://other.test")), "Invalid token audience");
+
+    // A new authority is taken up by both; Keycloak asks for keys every 10 seconds at most.
+    let cli = node.server.cli();
+    let prepared = cli.json("localauthority jwt prepare");
+    let next = prepared["prepared_authority"]["authority_id"].as_str().expect("an ID");
+    cli.line(&format!("localauthority jwt activate -authorityID {next}")).ok();
+    eventually("the new key is known from the bundle", || {
+        (ask(&assertion("/client", &realm)).0 == 200).then_some(())
+    });
+    eventually("the new key is known from the OIDC provider", || {
+        (ask(&jwt_bearer(&assertion("/service", &realm))).0 == 200).then_some(())
+    });
 }
 
 /// A token endpoint that asks for certificates of the bundle; answers with the client that a request

