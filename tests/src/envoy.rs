@@ -34,6 +34,19 @@ pub enum Sds {
     Whole,
     /// `DeltaSecrets`.
     Delta,
+    /// `StreamSecrets` as istiod's configuration asks for them: through the cluster `sds-grpc`, for as
+    /// long as it takes, and with the peers' trust domain in the validation of clients.
+    Istio,
+}
+
+impl Sds {
+    /// The cluster that is the agent.
+    fn cluster(self) -> &'static str {
+        match self {
+            Self::Whole | Self::Delta => "agent",
+            Self::Istio => "sds-grpc",
+        }
+    }
 }
 
 /// One port of a proxy that takes TLS, and what is behind it.
@@ -99,7 +112,7 @@ impl Envoy {
         let admin = free_port();
         let (own, others) = ports.split_at(inbound.len());
         let mut listeners = String::new();
-        let mut clusters = agent_cluster(agent);
+        let mut clusters = agent_cluster(sds.cluster(), agent);
         for (n, (port, side)) in own.iter().zip(inbound).enumerate() {
             listeners.push_str(&inbound_listener(n, *port, side, sds));
             clusters.push_str(&plain_cluster(&format!("backend{n}"), side.backend));
@@ -179,9 +192,9 @@ fn answer(stream: TcpStream) {
     }
 }
 
-fn agent_cluster(socket: &Path) -> String {
+fn agent_cluster(name: &str, socket: &Path) -> String {
     format!(
-        "  - name: agent
+        "  - name: {name}
     type: STATIC
     connect_timeout: 1s
     typed_extension_protocol_options:
@@ -189,7 +202,7 @@ fn agent_cluster(socket: &Path) -> String {
         \"@type\": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
         explicit_http_config: {{http2_protocol_options: {{}}}}
     load_assignment:
-      cluster_name: agent
+      cluster_name: {name}
       endpoints: [{{lb_endpoints: [{{endpoint: {{address: {{pipe: {{path: {}}}}}}}}}]}}]
 ",
         socket.display()
@@ -215,14 +228,16 @@ fn endpoint(name: &str, port: u16) -> String {
 }
 
 fn source(sds: Sds) -> String {
-    let kind = match sds {
-        Sds::Whole => "GRPC",
-        Sds::Delta => "DELTA_GRPC",
+    let (kind, more) = match sds {
+        Sds::Whole => ("GRPC", ""),
+        Sds::Delta => ("DELTA_GRPC", ""),
+        Sds::Istio => ("GRPC", "initial_fetch_timeout: 0s, "),
     };
     format!(
-        "{{resource_api_version: V3, api_config_source: {{api_type: {kind}, \
+        "{{resource_api_version: V3, {more}api_config_source: {{api_type: {kind}, \
          transport_api_version: V3, set_node_on_first_message_only: true, grpc_services: \
-         [{{envoy_grpc: {{cluster_name: agent}}}}]}}}}"
+         [{{envoy_grpc: {{cluster_name: {}}}}}]}}}}",
+        sds.cluster()
     )
 }
 
@@ -283,6 +298,17 @@ fn inbound_listener(n: usize, port: u16, side: &Inbound, sds: Sds) -> String {
             secret(&side.certificate, sds)
         )
     };
+    let bundle = secret(&side.bundle, sds);
+    let validation = match sds {
+        Sds::Whole | Sds::Delta => {
+            format!("            validation_context_sds_secret_config: {bundle}")
+        }
+        Sds::Istio => format!(
+            "            combined_validation_context:
+              default_validation_context: {{match_typed_subject_alt_names: [{{san_type: URI, matcher: {{prefix: \"spiffe://example.org/\"}}}}]}}
+              validation_context_sds_secret_config: {bundle}"
+        ),
+    };
     let resumption = match side.on_demand {
         true => {
             "          disable_stateless_session_resumption: true
@@ -302,10 +328,9 @@ fn inbound_listener(n: usize, port: u16, side: &Inbound, sds: Sds) -> String {
           \"@type\": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext
           require_client_certificate: true
 {resumption}          common_tls_context:
-{certificate}            validation_context_sds_secret_config: {bundle}
+{certificate}{validation}
 ",
         filters = manager(&format!("in{n}"), &format!("backend{n}"), &rbac, more),
-        bundle = secret(&side.bundle, sds),
     )
 }
 

@@ -24,6 +24,12 @@ fn streams(agent: &Agent, more: &str) -> Vec<Value> {
     listed["streams"].as_array().expect("streams").clone()
 }
 
+/// Whether a certificate was accepted on a stream, and not a bundle only.
+fn is_of_svid(stream: &Value) -> bool {
+    let accepted = stream["accepted"].as_array().expect("secrets");
+    accepted.iter().any(|secret| secret["expires_at"] != "0")
+}
+
 /// Waits until every open stream has accepted what it was sent last.
 fn settled(agent: &Agent, count: usize) {
     eventually("all proxies have accepted what they were sent", || {
@@ -169,11 +175,7 @@ fn requests_between_proxies_survive_every_rotation_and_the_death_of_the_agent() 
         cli.line(&format!("localauthority x509 taint -authorityID {old}")).ok();
         eventually("no proxy has a certificate of the old authority", || {
             let with = streams(&mesh.node.agent, &format!("-authorityID {old}"));
-            let of_svid = |stream: &Value| {
-                let accepted = stream["accepted"].as_array().expect("secrets");
-                accepted.iter().any(|secret| secret["expires_at"] != "0")
-            };
-            (!with.iter().any(of_svid)).then_some(())
+            (!with.iter().any(is_of_svid)).then_some(())
         });
         cli.line(&format!("localauthority x509 revoke -authorityID {old}")).ok();
         eventually("no bundle has the old authority", || {
@@ -285,6 +287,70 @@ fn a_proxy_that_is_there_before_its_entry_serves_as_soon_as_there_is_one() {
         get(client.ports[0], "/").ok().filter(|(status, _)| *status == 200)
     });
     assert!(answer.1.contains(&node.id("/both")), "{answer:?}");
+}
+
+/// A sidecar asks the socket that is mounted for it in the terms that istiod's configuration has, before
+/// the controller has made its entry.
+#[test]
+fn sidecars_of_istio_get_default_and_rootca_from_the_socket_that_is_mounted_for_them() {
+    if let Err(why) = available() {
+        skip!("{why}");
+    }
+    let options = AgentOptions {
+        agent: "sds { unknown_names = \"wait\" }".to_owned(),
+        ..AgentOptions::default()
+    };
+    let node = Node::with(ServerOptions::default(), options);
+    let dir = node.agent.dir().clone();
+    // The directory of the socket is what is mounted; the file's name is in
+    // WORKLOAD_IDENTITY_SOCKET_FILE.
+    let mounted = dir.subdir("secrets").join("workload-spiffe-uds");
+    let socket = node.agent.socket();
+    std::os::unix::fs::symlink(socket.parent().unwrap(), &mounted).unwrap();
+    let socket = mounted.join(socket.file_name().unwrap());
+    let account = "/ns/shop/sa/web";
+    let inbound = Inbound {
+        certificate: "default".to_owned(),
+        bundle: "ROOTCA".to_owned(),
+        allow: vec![node.id(account)],
+        backend: backend(),
+        on_demand: false,
+    };
+    let from = (socket.as_path(), Sds::Istio);
+    let mut server = Envoy::launch(&dir, "server-sidecar", from, &[inbound], &[]);
+    eventually("the sidecar waits", || (streams(&node.agent, "").len() == 2).then_some(()));
+    node.register_caller(account, "");
+    server.ready();
+    let outbound = |account: &str| Outbound {
+        certificate: "default".to_owned(),
+        bundle: "ROOTCA".to_owned(),
+        server: node.id(account),
+        port: server.ports[0],
+    };
+    let outbound = [outbound(account), outbound("/ns/shop/sa/other")];
+    let client = Envoy::start(&dir, "client-sidecar", from, &[], &outbound);
+    let served = || {
+        eventually("an answer", || {
+            get(client.ports[0], "/").ok().filter(|(status, _)| *status == 200)
+        })
+    };
+    assert!(served().1.contains(&node.id(account)));
+    assert_eq!(get(client.ports[1], "/").expect("an answer").0, 503, "it is another account");
+
+    // A new root reaches both before anything is signed under it.
+    let cli = node.server.cli();
+    let shown = cli.json("localauthority x509 show");
+    let old = shown["active"]["authority_id"].as_str().expect("an ID");
+    let prepared = cli.json("localauthority x509 prepare");
+    let next = prepared["prepared_authority"]["authority_id"].as_str().expect("an ID");
+    cli.line(&format!("localauthority x509 activate -authorityID {next}")).ok();
+    cli.line(&format!("localauthority x509 taint -authorityID {old}")).ok();
+    eventually("both sidecars have a certificate of the new root", || {
+        let streams = streams(&node.agent, &format!("-authorityID {old}"));
+        (!streams.iter().any(is_of_svid)).then_some(())
+    });
+    served();
+    assert_eq!(client.stat("update_rejected") + server.stat("update_rejected"), 0);
 }
 
 #[test]
