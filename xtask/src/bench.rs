@@ -13,8 +13,8 @@ pub(crate) struct Options {
     #[arg(long)]
     small: bool,
     /// Only this part: idle, fetch, jwt, propagate, streams, sign, attest, scale,
-    /// k8s_first_svid, k8s_burst_200 or k8s_idle_110; may be repeated. floods (as root) only when it
-    /// is named
+    /// k8s_first_svid, k8s_burst_200 or k8s_idle_110; may be repeated. floods and sds (as root) only
+    /// when they are named
     #[arg(long, value_name = "PART")]
     only: Vec<String>,
     /// Measure this server instead of ours
@@ -27,7 +27,7 @@ pub(crate) struct Options {
 
 /// Builds everything in release mode and runs the measuring client; it prints JSON lines.
 pub(crate) fn run(options: &Options) -> Result<()> {
-    let mut packages = vec!["-p", "e2e", "--bin", "bench"];
+    let mut packages = vec!["-p", "e2e", "--bin", "bench", "--bin", "sds-load"];
     if options.server.is_none() {
         packages.extend(["-p", "signet-server", "--bin", "signet-server"]);
         packages.extend(["-p", "signet-agent", "--bin", "signet-agent"]);

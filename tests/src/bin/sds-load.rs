@@ -1,10 +1,11 @@
 //! What SDS costs: a crowd of proxies, and the plainest server that could serve them.
 //!
-//! `sds-load load SOCKET CONNECTIONS STREAMS` opens that many connections with that many streams
-//! each, sends what Envoy sends (a node with over 500 extensions), accepts every answer, and prints a
+//! `sds-load load SOCKET CONNECTIONS STREAMS [UID]` opens that many connections with that many
+//! streams each, as that user if one is named (root only), sends what Envoy sends (a node with over 500
+//! extensions), accepts every answer, and prints a
 //! line whenever all streams have had one more. `sds-load bare SOCKET` is a tonic server without
 //! anything behind it: it answers the first request of each stream, and all streams again for each
-//! line on its standard input. `docs/benchmarks.md` says how both are compared.
+//! line on its standard input. `cargo xtask bench --only sds` compares both.
 
 use std::{
     io::BufRead as _,
@@ -18,6 +19,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use e2e::raw::PlainBytes;
+use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use prost::{
     Message as _,
     encoding::{WireType, encode_key, encode_varint},
@@ -57,8 +59,15 @@ async fn main() -> anyhow::Result<()> {
         ["load", socket, connections, streams] => {
             load(socket, connections.parse()?, streams.parse()?).await
         }
+        ["load", socket, connections, streams, uid] => {
+            let uid: u32 = uid.parse()?;
+            setgroups(&[]).context("giving up groups")?;
+            setgid(Gid::from_raw(uid)).context("setting the group")?;
+            setuid(Uid::from_raw(uid)).context("setting the user")?;
+            load(socket, connections.parse()?, streams.parse()?).await
+        }
         ["bare", socket] => bare(socket).await,
-        _ => bail!("usage: sds-load load SOCKET CONNECTIONS STREAMS | bare SOCKET"),
+        _ => bail!("usage: sds-load load SOCKET CONNECTIONS STREAMS [UID] | bare SOCKET"),
     }
 }
 

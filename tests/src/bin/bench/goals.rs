@@ -75,6 +75,11 @@ pub const K8S_BURST_RSS: Goal = at_most("k8s_burst_200_agent_rss", "MB", 30.0, f
 pub const K8S_IDLE_RSS: Goal = at_most("k8s_idle_110_agent_rss", "MB", 20.0, f64::NAN);
 /// The same: CPU.
 pub const K8S_IDLE_CPU: Goal = cpu_at_most("k8s_idle_110_agent_cpu", "% of a core", 0.2, f64::NAN);
+/// The agent's memory for a thousand proxies of three SDS streams, beside that of a tonic server with
+/// nothing behind it.
+pub const SDS_MEMORY: Goal = at_most("sds_1000x3_memory", "times a bare server", 1.1, f64::NAN);
+/// The same for the CPU of an answer to a renewal.
+pub const SDS_ANSWER: Goal = at_most("sds_1000x3_cpu_answer", "times a bare server", 1.1, f64::NAN);
 /// How many times longer the slowest of a hundred fetches takes beside a flood of another user.
 pub const FLOODED_FETCH: Goal = at_most("flooded_fetch_p99", "times", 2.0, f64::NAN);
 /// The same for attestations, beside a flood of those who have no identity.

@@ -11,6 +11,7 @@ mod goals;
 mod kubernetes;
 mod machine;
 mod programs;
+mod sds;
 mod server;
 mod usage;
 
@@ -45,6 +46,8 @@ pub struct Sizes {
     pub idle: u64,
     /// Pods that start one after the other.
     pub pods: usize,
+    /// Proxies with three SDS streams each.
+    pub proxies: usize,
 }
 
 const FULL: Sizes = Sizes {
@@ -59,6 +62,7 @@ const FULL: Sizes = Sizes {
     created: 5000,
     idle: 30,
     pods: 30,
+    proxies: 1000,
 };
 
 const SMALL: Sizes = Sizes {
@@ -73,6 +77,7 @@ const SMALL: Sizes = Sizes {
     created: 2000,
     idle: 10,
     pods: 8,
+    proxies: 300,
 };
 
 struct Options {
@@ -97,7 +102,7 @@ fn options() -> anyhow::Result<Options> {
             "--agent" => agent = Some(PathBuf::from(value()?)),
             _ => bail!(
                 "usage: bench [--small] [--only idle|fetch|jwt|propagate|streams|sign|attest|scale|\
-                 k8s_first_svid|k8s_burst_200|k8s_idle_110|floods]... \
+                 k8s_first_svid|k8s_burst_200|k8s_idle_110|floods|sds]... \
                  [--server PROGRAM] [--agent PROGRAM]"
             ),
         }
@@ -149,6 +154,7 @@ async fn run() -> anyhow::Result<bool> {
     agent::measure(&mut programs, sizes, &mut report).await?;
     server::measure(&mut programs, sizes, &mut report).await?;
     kubernetes::measure(&mut programs, sizes, &mut report).await?;
+    sds::measure(&mut programs, sizes.proxies, &mut report).await?;
     floods::measure(&mut programs, &mut report).await?;
     programs.stop();
     report.finish()
