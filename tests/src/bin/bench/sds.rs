@@ -101,13 +101,13 @@ pub async fn measure(
     }
     let agent = crowd.used;
 
-    let told = |agent: f64, bare: f64| json!({ "proxies": proxies, "agent": agent, "bare": bare });
-    let ratio = agent.memory / bare.memory;
-    report.add(goals::SDS_MEMORY, ratio, &told(agent.memory, bare.memory))?;
-    let ratio = agent.answer / bare.answer;
-    let mut more = told(agent.answer, bare.answer);
-    more["open_ms"] = json!({ "agent": agent.open, "bare": bare.open });
-    report.add(goals::SDS_ANSWER, ratio, &more)?;
+    let more = json!({ "proxies": proxies, "agent": agent.memory, "bare": bare.memory });
+    report.add(goals::SDS_MEMORY, agent.memory / bare.memory, &more)?;
+    let more = json!({
+        "proxies": proxies, "agent": agent.answer, "bare": bare.answer,
+        "open_ms": { "agent": agent.open, "bare": bare.open },
+    });
+    report.add(goals::SDS_ANSWER, agent.answer / bare.answer, &more)?;
     Ok(())
 }
 
