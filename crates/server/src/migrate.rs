@@ -13,10 +13,14 @@ mod keys;
 mod report;
 mod to_spire;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use signet_base::SystemClock;
 use signet_daemon::{cli::Output, program::Program};
+use signet_identity::Bundle;
 use signet_time::UnixTime;
 
 use crate::{
@@ -37,9 +41,13 @@ use database::Database;
         All servers must be stopped. With -from-spire, the registration database of SPIRE 1.15 \
         (SQLite or PostgreSQL) is imported into the store that the configuration file names, which \
         must not hold anything yet, and the keys are copied to its key manager. With -to-spire, a \
-        database for SPIRE is written. With -from-store, another store of Signet is copied. \
-        Nothing that exists is changed; what was written is read back and compared. A database is \
-        a file, or a connection string of PostgreSQL."
+        database for SPIRE is written. Nothing that exists is changed; what was written is read back \
+        and compared. A database is a file, or a connection string of PostgreSQL.\n\n\
+        With -from-store, another store of Signet is copied into the one of the configuration file. \
+        Whatever interrupts it, the same command goes on with it, and no server opens the copy before \
+        it is finished. With -online the servers on the old store go on meanwhile, and most is copied \
+        before they are stopped; without it the rest is copied, everything is compared by count and \
+        checksum, and the old store is closed: it takes no more changes, so that none is lost."
 )]
 pub struct MigrateFlags {
     /// SPIRE's database to import
@@ -47,7 +55,7 @@ pub struct MigrateFlags {
         long = "from-spire",
         alias = "fromSpire",
         value_name = "DB",
-        required_unless_present_any = ["to_spire", "from_store"]
+        required_unless_present_any = ["to_spire", "from_store", "reopen"]
     )]
     pub from_spire: Option<String>,
     /// Database to write for SPIRE; must not exist, or hold no tables of SPIRE's
@@ -61,6 +69,13 @@ pub struct MigrateFlags {
         conflicts_with_all = ["from_spire", "to_spire"]
     )]
     pub from_store: Option<String>,
+    /// With -from-store: copy while servers use that store, and do not finish
+    #[arg(long = "online", requires = "from_store")]
+    pub online: bool,
+    /// Let servers use the store of the configuration file again, which was copied with -from-store.
+    /// What the copy got since is not in it
+    #[arg(long = "reopen", conflicts_with_all = ["from_spire", "to_spire", "from_store"])]
+    pub reopen: bool,
     /// Signet's configuration file: trust domain, store and key manager are taken from it
     #[arg(long = "config", value_name = "FILE", default_value = "conf/server/server.conf")]
     pub config: PathBuf,
@@ -92,6 +107,9 @@ pub enum MigrateError {
         /// Where.
         place: PathBuf,
     },
+    /// A store could not be copied to its end.
+    #[error("copying the store: run the same command again, which goes on where it stopped")]
+    Copy(#[from] signet_store::copying::CopyError),
     /// What is to be written is there already.
     #[error("{path} exists already: {hint}")]
     Exists {
@@ -121,6 +139,19 @@ pub enum MigrateError {
     /// A server runs on the data directory.
     #[error("the server must be stopped first")]
     Running(#[from] signet_daemon::process::LockError),
+    /// The store that is to be copied has an older schema, and a server may run on it.
+    #[error(
+        "the database {path} has schema version {found}, and this version copies {known}: start its \
+         server with this version once, or stop it and copy without -online"
+    )]
+    OldSource {
+        /// The database.
+        path: PathBuf,
+        /// Its schema version.
+        found: i64,
+        /// The one needed.
+        known: i64,
+    },
     /// Which journal is the server's own cannot be found out.
     #[error(transparent)]
     ServerId(#[from] crate::server_id::ServerIdError),
@@ -136,6 +167,9 @@ pub enum MigrateError {
          registers would be missing here"
     )]
     SpireRuns(PathBuf),
+    /// A server runs on the store that is to be copied.
+    #[error("{0} is in use by a server: stop it, or copy ahead while it runs with -online")]
+    SourceRuns(PathBuf),
     /// SPIRE's database cannot be read or written.
     #[error(transparent)]
     Spire(#[from] signet_store::spire::SpireError),
@@ -162,6 +196,9 @@ pub fn run(program: Program, flags: &MigrateFlags) -> ExitCode {
     let config = ConfigFlags { config: flags.config.clone(), expand_env: flags.expand_env };
     let now = SystemClock::shared().unix();
     let work = async |config: &Config| {
+        if flags.reopen {
+            return copy::reopen(config).await;
+        }
         let report = migrate(config, flags, now).await?;
         Ok(match flags.output {
             Output::Pretty => report.to_string(),
@@ -188,12 +225,28 @@ pub async fn migrate(
             to_spire::export(config, flags, &Database::parse("to-spire", database)?, now).await
         }
         (None, None, Some(store)) => {
-            copy::copy(config, flags, &Database::parse("from-store", store)?, now).await
+            copy::copy(config, flags, &Database::parse("from-store", store)?).await
         }
         _ => Err(MigrateError::Usage(
             "give one of -from-spire, -to-spire and -from-store".to_owned(),
         )),
     }
+}
+
+fn check_trust_domain(
+    config: &Config,
+    database: &Path,
+    bundles: &[Bundle],
+) -> Result<(), MigrateError> {
+    if bundles.is_empty() || bundles.iter().any(|it| it.trust_domain == config.trust_domain) {
+        return Ok(());
+    }
+    let names: Vec<&str> = bundles.iter().map(|bundle| bundle.trust_domain.as_str()).collect();
+    Err(MigrateError::TrustDomain {
+        path: database.to_owned(),
+        wanted: config.trust_domain.to_string(),
+        found: names.join(", "),
+    })
 }
 
 /// The keys that are elsewhere, where the configuration says so: names and subject key IDs.

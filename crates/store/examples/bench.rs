@@ -1,11 +1,15 @@
-//! Measures the store: `cargo run --release -p signet-store --example bench -- [ENTRIES]`.
+//! Measures the store: `cargo run --release -p signet-store --example bench -- [ENTRIES [PLACE]]`.
+//! PLACE is a directory for an SQLite file, or the URL of an empty PostgreSQL database.
 //!
 //! Prints one JSON line for each measure.
 
 use std::time::Instant;
 
 use signet_identity::{AuthorizedIndex, EntrySpec, IndexChange, MatchBehavior, SelectorSet};
-use signet_store::{EntryFilter, NewEntry, PageRequest, Store, StoreOptions};
+use signet_store::{
+    EntryFilter, NewEntry, PageRequest, Store, StoreOptions,
+    postgres::{ConnectionString, PostgresOptions, ThisProcess},
+};
 use signet_time::UnixTime;
 
 #[tokio::main]
@@ -14,11 +18,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(count) => count.parse()?,
         None => 50_000,
     };
-    let dir = match std::env::args().nth(2) {
-        Some(path) => tempfile::tempdir_in(path)?,
-        None => tempfile::tempdir()?,
+    let place = std::env::args().nth(2);
+    let dir = match &place {
+        Some(path) if !path.starts_with("postgres") => tempfile::tempdir_in(path)?,
+        _ => tempfile::tempdir()?,
     };
-    let store = Store::open(StoreOptions::file(dir.path().join("bench.db"))).await?;
+    let store = match place.filter(|place| place.starts_with("postgres")) {
+        Some(url) => {
+            let database = ConnectionString::parse(&url, &ThisProcess)?;
+            Store::open_postgres(PostgresOptions::new(database)).await?
+        }
+        None => Store::open(StoreOptions::file(dir.path().join("bench.db"))).await?,
+    };
     create(&store, 0, existing, 500, "fill").await?;
     create(&store, existing, 5_000, 50, "create, batches of 50").await?;
     create(&store, existing + 5_000, 10_000, 500, "create, batches of 500").await?;

@@ -1,13 +1,17 @@
 //! How long a server takes to load a store of many entries, and how much memory.
 //!
-//! `cargo run --release -p signet-store --example load -- FILE [ENTRIES]` makes FILE with that many
-//! entries when it is not there, and then loads it as a starting server does.
+//! `cargo run --release -p signet-store --example load -- PLACE [ENTRIES]` fills PLACE with that many
+//! entries when it is empty, and otherwise loads it as a starting server does. PLACE is an SQLite
+//! file, or the URL of a PostgreSQL database.
 #![allow(clippy::expect_used, reason = "a program for measuring, which may panic")]
 
 use std::time::Instant;
 
 use signet_identity::{AuthorizedIndex, Entry, EntrySpec, IndexChange, Selector, TrustDomain};
-use signet_store::{Contents, EntryFilter, Store, StoreOptions};
+use signet_store::{
+    Contents, EntryFilter, Store, StoreOptions,
+    postgres::{ConnectionString, PostgresOptions, ThisProcess},
+};
 use signet_time::UnixTime;
 
 /// Entries under each parent.
@@ -16,11 +20,18 @@ const CHILDREN: u64 = 100;
 #[tokio::main]
 async fn main() {
     let mut args = std::env::args().skip(1);
-    let path = std::path::PathBuf::from(args.next().expect("a file"));
+    let place = args.next().expect("a file, or the URL of a database");
     let count: u64 = args.next().map_or(1_000_000, |text| text.parse().expect("a number"));
-    let is_new = !path.exists();
-    let store = Store::open(StoreOptions::file(&path)).await.expect("opening");
-    if is_new {
+    let store = if place.starts_with("postgres") {
+        let database = ConnectionString::parse(&place, &ThisProcess).expect("a URL");
+        let mut options = PostgresOptions::new(database);
+        // It is filled in one transaction.
+        options.patience = std::time::Duration::from_secs(1_800);
+        Store::open_postgres(options).await.expect("opening")
+    } else {
+        Store::open(StoreOptions::file(&place)).await.expect("opening")
+    };
+    if store.count_entries(&EntryFilter::default()).await.expect("counting") == 0 {
         let begun = Instant::now();
         let entries = (0..count).map(entry).collect();
         let contents = Contents { entries, ..Contents::default() };

@@ -31,6 +31,18 @@ pub enum OpenError {
         /// The file.
         path: PathBuf,
     },
+    /// The store was copied elsewhere, and closed then.
+    #[error(
+        "the database {path} was copied to {moved_to} and takes no more changes: name the new one in \
+         the configuration. To use this one all the same, and lose what the new one got since, run \
+         `signet-server migrate -reopen` with a configuration that names this one"
+    )]
+    Moved {
+        /// The file, or host and name.
+        path: PathBuf,
+        /// Where it was copied to.
+        moved_to: String,
+    },
     /// A newer version of this program wrote the file.
     #[error(
         "the database {path} has schema version {found}, newer than {known}, the newest that \
@@ -65,6 +77,17 @@ pub enum OpenError {
     Spire {
         /// The file.
         path: PathBuf,
+    },
+    /// A copy of another store that is not complete.
+    #[error(
+        "the database {path} is an unfinished copy of {source_name}: run `signet-server migrate \
+         -from-store` with that one again, which goes on where it stopped"
+    )]
+    Unfinished {
+        /// The file, or host and name.
+        path: PathBuf,
+        /// What is being copied.
+        source_name: String,
     },
     /// A PostgreSQL database cannot be used.
     #[error("opening the database {database}: {why}")]
@@ -136,6 +159,12 @@ pub enum StoreError {
         /// What was being done.
         doing: &'static str,
     },
+    /// Another process goes on with the copy that this one was making.
+    #[error("{doing}: another process has taken over")]
+    TakenOver {
+        /// What was being done.
+        doing: &'static str,
+    },
     /// The database cannot be reached, or does not answer in time. The call may be repeated; if it
     /// was one that writes, what it wrote is not stored, unless `why` says that this is unknown.
     #[error("{doing}: the database is not available: {why}")]
@@ -154,4 +183,13 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl StoreError {
+    /// The store was copied elsewhere and closed. Whoever asks may ask another server.
+    pub(crate) fn moved(doing: &'static str) -> Self {
+        let why = "it was copied to another one and takes no more changes: the server's \
+                   configuration must name the new one";
+        Self::Unavailable { doing, why: why.to_owned() }
+    }
 }

@@ -9,6 +9,7 @@
 pub mod backup;
 #[cfg(feature = "conformance")]
 pub mod conformance;
+pub mod copying;
 mod error;
 mod flags;
 mod options;
@@ -25,10 +26,11 @@ pub use error::{OpenError, StoreError};
 pub use options::StoreOptions;
 pub use page::{Page, PageRequest};
 pub use port::{
-    BundleChange, BundleUpdate, Bundles, Change, ChangeKind, ChangedTo, Changes, Contents,
-    CreateEntryOutcome, CreateOutcome, DataStore, DeleteBundleMode, DeleteBundleOutcome, Entries,
-    EntryChange, EntryFilter, EntryUpdate, FederationChange, FederationUpdate, Federations, Feed,
-    FeedPosition, JoinTokens, Journals, NewEntry, NodeChange, NodeFilter, Nodes, Observer,
-    Operation, ServerRecord, Servers, Tenants, TokenAttestation, UpdateEntryOutcome,
+    BundleChange, BundleUpdate, Bundles, Change, ChangeKind, ChangedTo, Changes, Contents, Copying,
+    CreateEntryOutcome, CreateOutcome, DataStore, DeleteBundleMode, DeleteBundleOutcome,
+    Difference, Entries, EntryChange, EntryFilter, EntryUpdate, FederationChange, FederationUpdate,
+    Federations, Feed, FeedPosition, HeldWriters, JoinTokens, Journals, NewEntry, NodeChange,
+    NodeFilter, Nodes, Observer, Operation, Reached, Record, RecordKind, Row, ServerRecord,
+    Servers, Tenants, TokenAttestation, UpdateEntryOutcome,
 };
 pub use store::Store;

@@ -17,6 +17,9 @@ pub struct StoreOptions {
     /// another. An exclusive store takes it that nobody else writes: it answers from memory how
     /// far the change feed has come, which costs nothing.
     pub exclusive: bool,
+    /// Open also what no server may use: a store that is being filled by a copy, or one that was
+    /// copied elsewhere ([`crate::copying`]).
+    pub for_copying: bool,
     /// Refuse a schema that is not up to date instead of migrating it.
     pub disable_migration: bool,
     /// Take entries that federate with a trust domain whose bundle is not stored (yet), instead of
@@ -61,6 +64,7 @@ impl StoreOptions {
             readers: 3,
             busy_timeout: Duration::from_secs(5),
             exclusive: false,
+            for_copying: false,
             disable_migration: false,
             unknown_bundles: false,
             changes_max_age: 24 * 60 * 60,

@@ -16,6 +16,7 @@
 //! - A store knows no clock: times are Unix seconds that the caller gives.
 
 mod bundles;
+mod copying;
 mod entries;
 mod federations;
 mod feed;
@@ -34,6 +35,7 @@ use signet_identity::{
 use signet_time::UnixTime;
 
 pub use bundles::{BundleChange, BundleUpdate, Bundles, DeleteBundleMode, DeleteBundleOutcome};
+pub use copying::{Copying, Difference, HeldWriters, Reached, Record, RecordKind, Row};
 pub use entries::{
     CreateEntryOutcome, Entries, EntryChange, EntryFilter, EntryUpdate, NewEntry,
     UpdateEntryOutcome,
@@ -52,6 +54,7 @@ use crate::StoreError;
 #[async_trait]
 pub trait DataStore:
     Bundles
+    + Copying
     + Entries
     + Federations
     + Feed

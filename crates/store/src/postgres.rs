@@ -7,6 +7,7 @@
 mod bundles;
 mod connect;
 mod contents;
+mod copying;
 mod dsn;
 mod entries;
 mod fault;

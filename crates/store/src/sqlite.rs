@@ -2,6 +2,7 @@
 
 mod bundles;
 mod contents;
+mod copying;
 mod entries;
 pub(crate) mod fault;
 mod federation;

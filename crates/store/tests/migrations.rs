@@ -23,7 +23,7 @@ use signet_time::UnixTime;
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 
 /// The schema version that this program writes.
-const NEWEST: usize = 4;
+const NEWEST: usize = 5;
 
 async fn connect(path: &Path) -> SqliteConnection {
     let options =

@@ -3,10 +3,11 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use signet_store::{
-    Store, StoreOptions,
+    OpenError, Store, StoreOptions,
     postgres::{ConnectionString, PostgresOptions, ThisProcess},
     spire::{self, SpireContents},
 };
@@ -14,6 +15,27 @@ use signet_time::UnixTime;
 
 use super::MigrateError;
 use crate::{config::Config, plugins::data_store::DataStore};
+
+/// How a store is opened that is to be copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// An SQLite file is this process's alone.
+    Alone,
+    /// A server goes on using it, and its schema is left as it is.
+    Beside,
+}
+
+/// How long a part of a copy may wait for the database.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn for_copying(options: &PostgresOptions) -> PostgresOptions {
+    let mut options = options.clone();
+    options.for_copying = true;
+    // SPIRE's tables stay beside ours.
+    options.beside_spire = true;
+    options.patience = PATIENCE;
+    options
+}
 
 /// A database.
 #[derive(Clone, Debug)]
@@ -64,6 +86,38 @@ impl Database {
         }
     }
 
+    /// Opens a store of ours that is to be copied.
+    pub(super) async fn open_source(&self, access: Access) -> Result<Store, OpenError> {
+        let is_alone = access == Access::Alone;
+        match self {
+            Self::File(path) => {
+                let mut options = StoreOptions::file(path);
+                options.for_copying = true;
+                options.exclusive = is_alone;
+                options.disable_migration = !is_alone;
+                Store::open(options).await
+            }
+            Self::Postgres(options) => {
+                let mut options = for_copying(options);
+                options.disable_migration = !is_alone;
+                Store::open_postgres(options).await
+            }
+        }
+    }
+
+    /// Opens a store of ours that is to be filled, and makes it where there is none.
+    pub(super) async fn open_target(&self) -> Result<Store, OpenError> {
+        match self {
+            Self::File(path) => {
+                let mut options = StoreOptions::file(path);
+                options.for_copying = true;
+                options.exclusive = true;
+                Store::open(options).await
+            }
+            Self::Postgres(options) => Store::open_postgres(for_copying(options)).await,
+        }
+    }
+
     /// Opens one of our stores, and makes it where there is none.
     pub(super) async fn open(&self) -> Result<Store, MigrateError> {
         Ok(match self {
@@ -73,7 +127,7 @@ impl Database {
                 // SPIRE's tables stay beside ours.
                 options.beside_spire = true;
                 // A transaction may hold a million rows.
-                options.patience = std::time::Duration::from_secs(1800);
+                options.patience = Duration::from_secs(1800);
                 Store::open_postgres(options).await?
             }
         })

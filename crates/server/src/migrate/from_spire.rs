@@ -11,8 +11,8 @@ use signet_store::{
 use signet_time::UnixTime;
 
 use super::{
-    MigrateError, MigrateFlags, Report, copy, database::Database, disk_keys, journal, keys::Keys,
-    remote_keys,
+    MigrateError, MigrateFlags, Report, check_trust_domain, copy, database::Database, disk_keys,
+    journal, keys::Keys, remote_keys,
 };
 use crate::{config::Config, plugins::key_manager, ports::UNCLAIMED_JOURNAL, server_id};
 
@@ -48,7 +48,7 @@ pub(super) async fn import(
     if !found.skipped.is_empty() && !flags.skip_invalid {
         return Err(MigrateError::Skipped(found.skipped));
     }
-    check_trust_domain(config, database, &found.contents)?;
+    check_trust_domain(config, database, &found.contents.bundles)?;
     if let Some(path) = to.file().filter(|path| path.exists()) {
         return Err(MigrateError::Exists {
             path: path.to_owned(),
@@ -126,23 +126,6 @@ fn same_file(a: &Path, b: &Path) -> bool {
         (Ok(a), Ok(b)) => a == b,
         _ => false,
     }
-}
-
-fn check_trust_domain(
-    config: &Config,
-    database: &Path,
-    contents: &Contents,
-) -> Result<(), MigrateError> {
-    let bundles = &contents.bundles;
-    if bundles.is_empty() || bundles.iter().any(|it| it.trust_domain == config.trust_domain) {
-        return Ok(());
-    }
-    let names: Vec<&str> = bundles.iter().map(|bundle| bundle.trust_domain.as_str()).collect();
-    Err(MigrateError::TrustDomain {
-        path: database.to_owned(),
-        wanted: config.trust_domain.to_string(),
-        found: names.join(", "),
-    })
 }
 
 /// The journal of the server whose keys these are, as SPIRE itself would choose it.

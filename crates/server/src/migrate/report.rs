@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use serde::Serialize;
 use signet_authority::journal::{Journal, Status};
-use signet_store::Contents;
+use signet_store::{Contents, RecordKind, copying};
 
 /// What a migration did, or would do.
 #[derive(Clone, Debug, Serialize)]
@@ -37,6 +37,10 @@ pub struct Report {
     pub skipped: Vec<String>,
     /// SHA-256 over all that was copied and read back; none when it was not.
     pub checksum: Option<String>,
+    /// What was copied from another store of ours, all kinds; none when nothing was.
+    pub copied: Vec<Copied>,
+    /// Whether the copy is to go on later: no server opens it yet.
+    pub unfinished: bool,
     /// What one should know.
     pub notes: Vec<String>,
 }
@@ -58,8 +62,58 @@ impl Report {
             keys_to: None,
             skipped: Vec::new(),
             checksum: None,
+            copied: Vec::new(),
+            unfinished: false,
             notes: Vec::new(),
         }
+    }
+
+    /// Takes over what was copied, also into the counts.
+    pub(super) fn copied(&mut self, copied: Vec<Copied>) {
+        for (kind, count) in [
+            (RecordKind::Entries, &mut self.entries),
+            (RecordKind::Nodes, &mut self.agents),
+            (RecordKind::Bundles, &mut self.bundles),
+            (RecordKind::Federations, &mut self.federation_relationships),
+            (RecordKind::JoinTokens, &mut self.join_tokens),
+        ] {
+            let found = copied.iter().find(|it| it.kind == kind.name());
+            *count = found.map_or(0, |it| usize::try_from(it.rows).unwrap_or(usize::MAX));
+        }
+        self.copied = copied;
+    }
+
+    /// What was copied, as lines.
+    fn copy_lines(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Copied { kind, rows, sha256 } in &self.copied {
+            write!(f, "{:<25}: {rows}", first_upper(kind))?;
+            match sha256 {
+                Some(sha256) => writeln!(f, ", SHA-256 {sha256}")?,
+                None => writeln!(f)?,
+            }
+        }
+        if !self.dry_run && !self.unfinished {
+            writeln!(f, "Counts and checksums are those of both, read from each.")?;
+        }
+        Ok(())
+    }
+
+    /// What was moved from or to SPIRE, as lines.
+    fn move_lines(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (what, count) in [
+            ("Registration entries", self.entries),
+            ("Attested agents", self.agents),
+            ("Trust bundles", self.bundles),
+            ("Federation relationships", self.federation_relationships),
+            ("Join tokens", self.join_tokens),
+        ] {
+            writeln!(f, "{what:<25}: {count}")?;
+        }
+        let none = "none, the server will make one".to_owned();
+        let x509 = self.x509_authority.as_ref().unwrap_or(&none);
+        writeln!(f, "{:<25}: {x509}", "X.509 authority")?;
+        let jwt = self.jwt_authority.as_ref().unwrap_or(&none);
+        writeln!(f, "{:<25}: {jwt}", "JWT authority")
     }
 
     pub(super) fn authorities(&mut self, journal: &Journal) {
@@ -75,24 +129,42 @@ impl Report {
     }
 }
 
+/// What was copied of one kind.
+#[derive(Clone, Debug, Serialize)]
+pub struct Copied {
+    /// What it is.
+    pub kind: &'static str,
+    /// How many.
+    pub rows: u64,
+    /// SHA-256 over them, lower-case hex; none where they were not compared in the end.
+    pub sha256: Option<String>,
+}
+
+impl From<copying::Copied> for Copied {
+    fn from(copied: copying::Copied) -> Self {
+        let ([rows, _], [sha256, _]) = (copied.rows, copied.sha256);
+        Self { kind: copied.kind.name(), rows, sha256: Some(sha256) }
+    }
+}
+
+fn first_upper(text: &str) -> String {
+    let mut chars = text.chars();
+    let first = chars.next().map(|first| first.to_uppercase().to_string());
+    first.unwrap_or_default() + chars.as_str()
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = if self.dry_run { "Would migrate" } else { "Migrated" };
+        let verb = match (self.dry_run, self.unfinished) {
+            (true, _) => "Would migrate",
+            (false, true) => "Copied ahead",
+            (false, false) => "Migrated",
+        };
         writeln!(f, "{verb} {} to {}", self.from.display(), self.to.display())?;
-        for (what, count) in [
-            ("Registration entries", self.entries),
-            ("Attested agents", self.agents),
-            ("Trust bundles", self.bundles),
-            ("Federation relationships", self.federation_relationships),
-            ("Join tokens", self.join_tokens),
-        ] {
-            writeln!(f, "{what:<25}: {count}")?;
+        match self.copied.is_empty() {
+            true => self.move_lines(f)?,
+            false => self.copy_lines(f)?,
         }
-        let none = "none, the server will make one".to_owned();
-        let x509 = self.x509_authority.as_ref().unwrap_or(&none);
-        writeln!(f, "{:<25}: {x509}", "X.509 authority")?;
-        let jwt = self.jwt_authority.as_ref().unwrap_or(&none);
-        writeln!(f, "{:<25}: {jwt}", "JWT authority")?;
         if !self.keys.is_empty() {
             write!(f, "{:<25}: {}", "Private keys", self.keys.join(", "))?;
             match &self.keys_to {

@@ -66,6 +66,8 @@ impl Place {
             from_spire: None,
             to_spire: None,
             from_store: None,
+            online: false,
+            reopen: false,
             config: self.path("server.conf"),
             expand_env: false,
             keys: Some(self.path("spire-keys.json")),

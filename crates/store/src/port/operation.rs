@@ -115,4 +115,5 @@ operations! {
     PING: "store", "ping", "checking the database";
     EXPORT: "store", "export", "exporting";
     IMPORT: "store", "import", "importing";
+    COPY: "store", "copy", "copying a store";
 }

@@ -15,6 +15,8 @@ pub(super) const PAUSES: (Duration, Duration) =
 pub(crate) enum Fault {
     Closed,
     Corrupt(String),
+    /// The store was copied elsewhere and closed.
+    Moved,
     /// Something was to be filled that is filled already.
     NotEmpty,
     /// The database said something, or the connection broke.
@@ -23,6 +25,8 @@ pub(crate) enum Fault {
     Unreachable(Arc<str>),
     /// No answer within the deadline.
     Late,
+    /// Another process goes on with the copy.
+    TakenOver,
     /// The reply to COMMIT was lost, and nobody could be asked what became of it.
     Uncertain,
     /// The reply to COMMIT was lost, and nothing had been stored.
@@ -44,7 +48,11 @@ pub(crate) enum Remedy {
 
 impl From<tokio_postgres::Error> for Fault {
     fn from(error: tokio_postgres::Error) -> Self {
-        Self::Postgres(error)
+        // What `mark::ADVANCE` does to a store that was closed.
+        let refused = error.as_db_error().is_some_and(|said| {
+            *said.code() == SqlState::NOT_NULL_VIOLATION && said.table() == Some("signet_feed")
+        });
+        if refused { Self::Moved } else { Self::Postgres(error) }
     }
 }
 
@@ -66,9 +74,13 @@ impl Fault {
             Self::Postgres(error) => error,
             Self::Undone => return Remedy::Again,
             Self::Unreachable(_) => return Remedy::Reconnect,
-            Self::Closed | Self::Corrupt(_) | Self::NotEmpty | Self::Late | Self::Uncertain => {
-                return Remedy::None;
-            }
+            Self::Closed
+            | Self::Corrupt(_)
+            | Self::Late
+            | Self::Moved
+            | Self::NotEmpty
+            | Self::TakenOver
+            | Self::Uncertain => return Remedy::None,
         };
         let Some(code) = error.code() else {
             // No answer of the server: a broken connection, unless we could not read or write
@@ -114,7 +126,9 @@ impl Fault {
         let source = match self {
             Self::Closed => return StoreError::Closed { doing },
             Self::Corrupt(why) => return StoreError::Corrupt { doing, why },
+            Self::Moved => return StoreError::moved(doing),
             Self::NotEmpty => return StoreError::NotEmpty { doing },
+            Self::TakenOver => return StoreError::TakenOver { doing },
             Self::Unreachable(why) => return unavailable(why.to_string()),
             Self::Late => return unavailable("the database did not answer in time".to_owned()),
             Self::Undone => return unavailable("the connection broke".to_owned()),

@@ -13,14 +13,21 @@ use crate::{ChangeKind, FeedPosition};
 /// The name of the channel.
 pub(super) const CHANNEL: &str = "signet_feed";
 
-/// Advances the counter by $1 and writes the changes before it.
+/// Advances the counter by $1 and writes the changes before it. A store that was closed refuses it:
+/// its revision may not be NULL.
 pub(super) const ADVANCE: &str = "\
-    WITH f AS (UPDATE signet_feed SET revision = revision + $1 WHERE id = 1 \
+    WITH f AS (UPDATE signet_feed \
+               SET revision = CASE WHEN moved_to = '' THEN revision + $1 END WHERE id = 1 \
                RETURNING epoch, revision), \
     w AS (INSERT INTO signet_changes (revision, kind, key, at, tx) \
           SELECT f.revision - $1 + c.n, c.kind, c.key, $2, $3 \
           FROM f CROSS JOIN unnest($4::bigint[], $5::text[]) WITH ORDINALITY AS c(kind, key, n)) \
     SELECT epoch, revision FROM f";
+
+/// The same where there is no change for the feed: refused by a store that was closed, and in line
+/// with whoever is about to close it.
+pub(super) const STAY: &str = "\
+    UPDATE signet_feed SET revision = CASE WHEN moved_to = '' THEN revision END WHERE id = 1";
 
 /// Writes more changes after revision $1.
 pub(super) const APPEND: &str = "\

@@ -20,6 +20,8 @@ pub struct PostgresOptions {
     pub pool: PoolSize,
     /// Make our tables also in a database that has SPIRE's and not ours yet.
     pub beside_spire: bool,
+    /// As [`crate::StoreOptions::for_copying`].
+    pub for_copying: bool,
     /// Refuse a schema that is not up to date instead of migrating it.
     pub disable_migration: bool,
     /// As [`crate::StoreOptions::unknown_bundles`].
@@ -49,6 +51,7 @@ impl PostgresOptions {
             passwords: None,
             pool: PoolSize::default(),
             beside_spire: false,
+            for_copying: false,
             disable_migration: false,
             unknown_bundles: false,
             patience: Duration::from_secs(10),

@@ -16,6 +16,7 @@ use crate::OpenError;
 const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/postgres/0001_initial.sql"),
     include_str!("../../migrations/postgres/0002_tenants.sql"),
+    include_str!("../../migrations/postgres/0003_copying.sql"),
 ];
 
 /// The oldest version of PostgreSQL that is supported.
@@ -30,10 +31,12 @@ const MIGRATION: std::time::Duration = std::time::Duration::from_secs(600);
 /// What stands in the way of a database's use.
 enum Obstacle {
     Fault(Fault),
+    Moved(String),
     Newer(i64),
     Outdated(i64),
     Spire,
     TooOld(String),
+    Unfinished(String),
 }
 
 impl From<Fault> for Obstacle {
@@ -70,6 +73,12 @@ pub(super) async fn open(pool: &Pool, options: &PostgresOptions) -> Result<Mark,
             Err(Obstacle::TooOld(version)) => {
                 let why = format!("it is {version}, and PostgreSQL {OLDEST} or later is needed");
                 return Err(OpenError::Postgres { database, why });
+            }
+            Err(Obstacle::Moved(moved_to)) => {
+                return Err(OpenError::Moved { path: database.into(), moved_to });
+            }
+            Err(Obstacle::Unfinished(source_name)) => {
+                return Err(OpenError::Unfinished { path: database.into(), source_name });
             }
             Err(Obstacle::Newer(found)) => {
                 return Err(OpenError::Newer { path: database.into(), found, known });
@@ -119,7 +128,27 @@ async fn attempt(query: &mut Query, options: &PostgresOptions) -> Result<Mark, O
         }
         migrate(query).await?;
     }
+    if !options.for_copying {
+        must_be_usable(query).await?;
+    }
     Ok(history(query).await?)
+}
+
+/// Whether a server may use it: it is no copy that was not finished, and was not copied elsewhere.
+async fn must_be_usable(query: &Query) -> Result<(), Obstacle> {
+    let row = query
+        .one(
+            "SELECT moved_to, (SELECT source FROM signet_copying WHERE id = 1) \
+             FROM signet_feed WHERE id = 1",
+            &[],
+        )
+        .await?;
+    let moved_to: String = row.try_get(0).map_err(Fault::from)?;
+    match row.try_get(1).map_err(Fault::from)? {
+        Some(source) => Err(Obstacle::Unfinished(source)),
+        None if moved_to.is_empty() => Ok(()),
+        None => Err(Obstacle::Moved(moved_to)),
+    }
 }
 
 async fn must_be_supported(query: &Query) -> Result<(), Obstacle> {

@@ -183,7 +183,7 @@ impl Tx {
         if changes.is_empty() {
             // Without a change in the feed there is nothing to recognise it by; and nothing that
             // could not be done twice.
-            return match self.query.batch("COMMIT").await {
+            return match self.finish_quietly().await {
                 Ok(()) => {
                     self.query.set_in_transaction(false);
                     Ok(())
@@ -222,6 +222,16 @@ impl Tx {
         recent.lock().unwrap_or_else(PoisonError::into_inner).push(&reached.epoch, changes);
         self.store.publish(Mark { position: reached, tag: Some(key) });
         Ok(())
+    }
+
+    /// COMMIT without a change for the feed, unless the store was closed.
+    async fn finish_quietly(&self) -> Result<(), Fault> {
+        let client = self.query.client()?;
+        let both = join(client.batch_execute(mark::STAY), client.batch_execute("COMMIT"));
+        let (stayed, committed) =
+            tokio::time::timeout_at(self.query.deadline(), both).await.map_err(|_| Fault::Late)?;
+        stayed?;
+        Ok(committed?)
     }
 
     /// The last statement, and COMMIT right behind it.

@@ -31,7 +31,10 @@ pub(super) fn named(path: &Path, fault: Fault) -> SpireError {
             path,
             source: sqlx::Error::Io(std::io::ErrorKind::AlreadyExists.into()),
         },
-        Fault::Closed => SpireError::Sqlite { path, source: sqlx::Error::PoolClosed },
+        // Those of our stores do not happen here.
+        Fault::Closed | Fault::Moved | Fault::TakenOver => {
+            SpireError::Sqlite { path, source: sqlx::Error::PoolClosed }
+        }
         Fault::Sqlx(source) if Code::of(&source) == Some(Code::Corrupt) => {
             SpireError::Corrupt { path, why: source.to_string() }
         }

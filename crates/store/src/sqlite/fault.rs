@@ -7,9 +7,13 @@ use crate::StoreError;
 pub(crate) enum Fault {
     Closed,
     Corrupt(String),
+    /// The store was copied elsewhere and closed.
+    Moved,
     /// Something was to be filled that is filled already.
     NotEmpty,
     Sqlx(sqlx::Error),
+    /// Another process goes on with the copy.
+    TakenOver,
 }
 
 impl From<sqlx::Error> for Fault {
@@ -46,7 +50,9 @@ impl Fault {
         let source = match self {
             Self::Closed => return StoreError::Closed { doing },
             Self::Corrupt(why) => return StoreError::Corrupt { doing, why },
+            Self::Moved => return StoreError::moved(doing),
             Self::NotEmpty => return StoreError::NotEmpty { doing },
+            Self::TakenOver => return StoreError::TakenOver { doing },
             Self::Sqlx(source) => source,
         };
         match Code::of(&source) {

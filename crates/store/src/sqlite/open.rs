@@ -27,6 +27,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/sqlite/0002_feed.sql"),
     include_str!("../../migrations/sqlite/0003_servers.sql"),
     include_str!("../../migrations/sqlite/0004_tenants.sql"),
+    include_str!("../../migrations/sqlite/0005_copying.sql"),
 ];
 
 /// Pages in the log before it is copied into the database file (16 MiB): a batch of entries
@@ -68,6 +69,9 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Opened, OpenError> {
 
     let mut writer = SqliteConnection::connect_with(&connect).await.map_err(sqlite)?;
     migrate(&mut writer, &path, options.disable_migration).await?;
+    if !options.for_copying {
+        must_be_usable(&mut writer, &path).await?;
+    }
     let position = position(&mut writer, lock.as_mut()).await;
     let position = position.map_err(|fault| fault_error(&path, fault))?;
     let readers = match options.location {
@@ -128,6 +132,23 @@ pub(crate) fn judge(path: &Path, tables: &[String]) -> Result<(), OpenError> {
     match tables.iter().find(|name| !name.starts_with("sqlite_")) {
         Some(table) => Err(OpenError::Foreign { path: path.to_owned(), table: table.clone() }),
         None => Ok(()),
+    }
+}
+
+/// Whether a server may use it: it is no copy that was not finished, and was not copied elsewhere.
+async fn must_be_usable(conn: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
+    let sqlite = |source| sqlite_error(path, source);
+    let row = sqlx::query(
+        "SELECT moved_to, (SELECT source FROM copying WHERE id = 1) FROM feed WHERE id = 1",
+    )
+    .fetch_one(conn)
+    .await
+    .map_err(sqlite)?;
+    let path = path.to_owned();
+    match (row.try_get(0).map_err(sqlite)?, row.try_get(1).map_err(sqlite)?) {
+        (_, Some(source_name)) => Err(OpenError::Unfinished { path, source_name }),
+        (moved_to, None) if String::is_empty(&moved_to) => Ok(()),
+        (moved_to, None) => Err(OpenError::Moved { path, moved_to }),
     }
 }
 
@@ -272,7 +293,10 @@ pub(crate) fn sqlite_error(path: &Path, source: sqlx::Error) -> OpenError {
 
 pub(crate) fn fault_error(path: &Path, fault: Fault) -> OpenError {
     match fault {
-        Fault::Closed => sqlite_error(path, sqlx::Error::PoolClosed),
+        // The last two do not happen while it is opened.
+        Fault::Closed | Fault::Moved | Fault::TakenOver => {
+            sqlite_error(path, sqlx::Error::PoolClosed)
+        }
         Fault::NotEmpty => {
             sqlite_error(path, sqlx::Error::Io(std::io::ErrorKind::AlreadyExists.into()))
         }

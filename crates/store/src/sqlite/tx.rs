@@ -98,10 +98,13 @@ impl Begun {
     const STATEMENTS: &str = "BEGIN IMMEDIATE; \
         SELECT epoch, revision, \
         (SELECT coalesce(max(id), 0) + 1 FROM entries), \
-        (SELECT coalesce(max(id), 0) + 1 FROM nodes) FROM feed WHERE id = 1";
+        (SELECT coalesce(max(id), 0) + 1 FROM nodes), moved_to FROM feed WHERE id = 1";
 
     fn read(answer: &[SqliteRow]) -> Result<Self, Fault> {
         let row = answer.first().ok_or(sqlx::Error::RowNotFound)?;
+        if !row.try_get::<&str, _>(4)?.is_empty() {
+            return Err(Fault::Moved);
+        }
         Ok(Self {
             position: position::read_position(row)?,
             next_entry: row.try_get(2)?,

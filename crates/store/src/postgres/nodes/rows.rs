@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 use crate::{
     ChangeKind, ChangedTo,
     postgres::{
+        array,
         fault::Fault,
         listing::{self, Listed},
         sql::{Query, params},
@@ -101,6 +102,56 @@ async fn insert(tx: &mut Tx, node: &AttestedNode, or: &str) -> Result<bool, Faul
     let to = ChangedTo::Node(Arc::new(node.clone()));
     tx.changed(ChangeKind::Node, node.spiffe_id.to_string(), to);
     Ok(true)
+}
+
+/// Inserts nodes with the row IDs given, as they are.
+pub(in super::super) async fn insert_all(
+    query: &Query,
+    nodes: &[(i64, AttestedNode)],
+) -> Result<(), Fault> {
+    let mut texts: [Vec<String>; 7] = Default::default();
+    let mut numbers: [Vec<i64>; 4] = Default::default();
+    for (row, node) in nodes {
+        let of_node = [
+            node.spiffe_id.to_string(),
+            node.attestation_type.clone(),
+            node.serial_number.clone(),
+            node.new_serial_number.clone(),
+            json::selectors(&node.selectors),
+            node.agent_version.clone(),
+            array(&terms::of_node(node)),
+        ];
+        let can_reattest = i64::from(node.can_reattest);
+        let expiries = [node.expires_at.seconds(), node.new_expires_at.seconds()];
+        let [expires_at, new_expires_at] = expiries;
+        texts.iter_mut().zip(of_node).for_each(|(column, text)| column.push(text));
+        let of_node = [*row, expires_at, new_expires_at, can_reattest];
+        numbers.iter_mut().zip(of_node).for_each(|(column, number)| column.push(number));
+    }
+    let [spiffe_id, kind, serial, new_serial, selectors, version, terms] = &texts;
+    let [id, expires_at, new_expires_at, can_reattest] = &numbers;
+    if id.is_empty() {
+        return Ok(());
+    }
+    query
+        .execute(
+            "INSERT INTO signet_nodes (id, spiffe_id, attestation_type, serial_number, expires_at, \
+             new_serial_number, new_expires_at, selectors, can_reattest, agent_version, terms) \
+             SELECT r.id, r.spiffe_id, r.kind, r.serial, r.expires_at, r.new_serial, \
+             r.new_expires_at, r.selectors, r.can_reattest, r.version, r.terms::bigint[] \
+             FROM unnest($1::bigint[], $2::text[], $3::text[], $4::text[], $5::bigint[], \
+             $6::text[], $7::bigint[], $8::text[], $9::bigint[], $10::text[], $11::text[]) \
+             AS r(id, spiffe_id, kind, serial, expires_at, new_serial, new_expires_at, selectors, \
+             can_reattest, version, terms)",
+            params![
+                *id => INT8_ARRAY, *spiffe_id => TEXT_ARRAY, *kind => TEXT_ARRAY,
+                *serial => TEXT_ARRAY, *expires_at => INT8_ARRAY, *new_serial => TEXT_ARRAY,
+                *new_expires_at => INT8_ARRAY, *selectors => TEXT_ARRAY,
+                *can_reattest => INT8_ARRAY, *version => TEXT_ARRAY, *terms => TEXT_ARRAY,
+            ],
+        )
+        .await
+        .map(drop)
 }
 
 pub(super) async fn delete(tx: &mut Tx, row: i64, node: &AttestedNode) -> Result<(), Fault> {

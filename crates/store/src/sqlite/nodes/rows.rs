@@ -65,6 +65,16 @@ pub(crate) async fn put(
         // A new node takes the row after all others.
         None => (tx.new_rows(Index::Nodes, 1).await?, Vec::new()),
     };
+    put_at(tx, row, &old_terms, node).await
+}
+
+/// Writes a node into this row, in which there may be one with these terms.
+pub(crate) async fn put_at(
+    tx: &mut Tx,
+    row: i64,
+    old_terms: &[terms::Term],
+    node: &AttestedNode,
+) -> Result<(), Fault> {
     let columns = AttestedNode::COLUMNS;
     let text = format!("REPLACE INTO nodes ({columns}) VALUES {}", sql::values(1, 10));
     tx.later(&text)
@@ -79,7 +89,7 @@ pub(crate) async fn put(
         .bind(json::selectors(&node.selectors))
         .bind(i64::from(node.can_reattest))
         .bind(node.agent_version.as_str());
-    terms::replace(tx, Index::Nodes, row, &old_terms, &terms::of_node(node)).await?;
+    terms::replace(tx, Index::Nodes, row, old_terms, &terms::of_node(node)).await?;
     let to = ChangedTo::Node(Arc::new(node.clone()));
     tx.changed(ChangeKind::Node, node.spiffe_id.to_string(), to);
     Ok(())
