@@ -23,7 +23,7 @@ mod store;
 mod terms;
 
 pub use error::{OpenError, StoreError};
-pub use options::StoreOptions;
+pub use options::{CopyRole, StoreOptions};
 pub use page::{Page, PageRequest};
 pub use port::{
     BundleChange, BundleUpdate, Bundles, Change, ChangeKind, ChangedTo, Changes, Contents, Copying,

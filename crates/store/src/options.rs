@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use crate::Observer;
+use crate::{Observer, OpenError};
 
 /// How to open a [`crate::Store`].
 #[derive(Clone, Debug)]
@@ -17,9 +17,8 @@ pub struct StoreOptions {
     /// another. An exclusive store takes it that nobody else writes: it answers from memory how
     /// far the change feed has come, which costs nothing.
     pub exclusive: bool,
-    /// Open also what no server may use: a store that is being filled by a copy, or one that was
-    /// copied elsewhere ([`crate::copying`]).
-    pub for_copying: bool,
+    /// Open also what no server may use, to copy it or into it ([`crate::copying`]).
+    pub copying: Option<CopyRole>,
     /// Refuse a schema that is not up to date instead of migrating it.
     pub disable_migration: bool,
     /// Take entries that federate with a trust domain whose bundle is not stored (yet), instead of
@@ -31,6 +30,35 @@ pub struct StoreOptions {
     pub changes_max_rows: u64,
     /// Is told of every operation.
     pub observer: Option<Arc<dyn Observer>>,
+}
+
+/// What a store that is opened is to a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CopyRole {
+    /// It is copied, perhaps once more after it was closed; it is no unfinished copy.
+    Source,
+    /// It is filled, perhaps since an earlier process; it was not copied elsewhere.
+    Target,
+}
+
+/// Whether a store may be used in this role (`None`: by a server), which is an unfinished copy of
+/// `source`, or was copied to `moved_to` (empty if it was not).
+pub(crate) fn judge_copy(
+    role: Option<CopyRole>,
+    path: PathBuf,
+    source: Option<String>,
+    moved_to: String,
+) -> Result<(), OpenError> {
+    match source {
+        Some(source_name) if role != Some(CopyRole::Target) => {
+            return Err(OpenError::Unfinished { path, source_name });
+        }
+        _ => {}
+    }
+    if moved_to.is_empty() || role == Some(CopyRole::Source) {
+        return Ok(());
+    }
+    Err(OpenError::Moved { path, moved_to })
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +92,7 @@ impl StoreOptions {
             readers: 3,
             busy_timeout: Duration::from_secs(5),
             exclusive: false,
-            for_copying: false,
+            copying: None,
             disable_migration: false,
             unknown_bundles: false,
             changes_max_age: 24 * 60 * 60,

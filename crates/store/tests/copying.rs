@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use common::{bundle, draft, full_draft, id, new, node};
 use signet_identity::{Entry, FederationRelationship, JoinToken, MatchBehavior, tenant::*};
 use signet_store::{
-    Contents, CreateEntryOutcome, EntryFilter, EntryUpdate, NodeFilter, OpenError, PageRequest,
-    RecordKind, ServerRecord, Store, StoreError, StoreOptions,
+    Contents, CopyRole, CreateEntryOutcome, EntryFilter, EntryUpdate, NodeFilter, OpenError,
+    PageRequest, RecordKind, ServerRecord, Store, StoreError, StoreOptions,
     conformance::set,
     copying::{Copied, Copy, CopyError, Progress},
     postgres::{ConnectionString, PostgresOptions, ThisProcess},
@@ -36,11 +36,11 @@ impl Place {
         Some(Self::Postgres(server.dsn(&server.database())))
     }
 
-    async fn try_open(&self, for_copying: bool) -> Result<Store, OpenError> {
+    async fn try_open(&self, role: Option<CopyRole>) -> Result<Store, OpenError> {
         match self {
             Self::File(dir) => {
                 let mut options = StoreOptions::file(dir.path().join("s.db"));
-                options.for_copying = for_copying;
+                options.copying = role;
                 // More than a test machine ever needs.
                 options.busy_timeout = std::time::Duration::from_secs(60);
                 Store::open(options).await
@@ -48,7 +48,7 @@ impl Place {
             Self::Postgres(dsn) => {
                 let database = ConnectionString::parse(dsn, &ThisProcess).unwrap();
                 let mut options = PostgresOptions::new(database);
-                options.for_copying = for_copying;
+                options.copying = role;
                 options.patience = std::time::Duration::from_secs(60);
                 Store::open_postgres(options).await
             }
@@ -57,12 +57,17 @@ impl Place {
 
     /// As a server does.
     async fn open(&self) -> Store {
-        self.try_open(false).await.unwrap()
+        self.try_open(None).await.unwrap()
     }
 
-    /// As whoever copies does.
-    async fn for_copying(&self) -> Store {
-        self.try_open(true).await.unwrap()
+    /// As whoever copies it does.
+    async fn source(&self) -> Store {
+        self.try_open(Some(CopyRole::Source)).await.unwrap()
+    }
+
+    /// As whoever fills it does.
+    async fn target(&self) -> Store {
+        self.try_open(Some(CopyRole::Target)).await.unwrap()
     }
 }
 
@@ -181,7 +186,7 @@ async fn finish(copy: Copy<'_>) -> Vec<Copied> {
 async fn everything_is_copied_in_its_order_and_found_again(from: &Place, to: &Place) {
     let source = from.open().await;
     fill(&source).await;
-    let (copied_from, target) = (from.for_copying().await, to.for_copying().await);
+    let (copied_from, target) = (from.source().await, to.target().await);
     let mut copy = Copy::begin(&copied_from, &target, "the old one").await.unwrap();
     let mut told = Vec::new();
     let written = copy.catch_up(&mut |progress| told.push(progress)).await.unwrap();
@@ -242,7 +247,7 @@ async fn everything_is_copied_in_its_order_and_found_again(from: &Place, to: &Pl
     assert!(matches!(outcome[0], CreateEntryOutcome::Similar(_)));
 
     // Nobody uses the old one, unless told.
-    let refused = from.try_open(false).await.unwrap_err();
+    let refused = from.try_open(None).await.unwrap_err();
     assert!(
         matches!(&refused, OpenError::Moved { moved_to, .. } if moved_to == "the new one"),
         "{refused}"
@@ -256,7 +261,7 @@ async fn everything_is_copied_in_its_order_and_found_again(from: &Place, to: &Pl
 async fn what_is_written_during_a_copy_is_in_it(from: &Place, to: &Place) {
     let source = from.open().await;
     fill(&source).await;
-    let (copied_from, target) = (from.for_copying().await, to.for_copying().await);
+    let (copied_from, target) = (from.source().await, to.target().await);
     let mut copy = Copy::begin(&copied_from, &target, "the old one").await.unwrap();
     copy.catch_up(&mut |_| ()).await.unwrap();
 
@@ -304,13 +309,15 @@ async fn interrupted(source: &Store, target: &Store, entries: u64) {
 }
 
 async fn an_interrupted_copy_is_no_store_and_goes_on(from: &Place, to: &Place) {
-    let source = from.for_copying().await;
+    let source = from.source().await;
     fill(&source).await;
     for entries in [0, 1_000] {
-        let target = to.for_copying().await;
+        let target = to.target().await;
         interrupted(&source, &target, entries).await;
         target.close().await;
-        let refused = to.try_open(false).await.unwrap_err();
+        let as_source = to.try_open(Some(CopyRole::Source)).await;
+        assert!(matches!(as_source, Err(OpenError::Unfinished { .. })), "half a store");
+        let refused = to.try_open(None).await.unwrap_err();
         assert!(
             matches!(&refused, OpenError::Unfinished { source_name, .. }
                 if source_name == "the old one"),
@@ -320,7 +327,7 @@ async fn an_interrupted_copy_is_no_store_and_goes_on(from: &Place, to: &Place) {
     // Even where it had been, all is compared in the end.
     let update = EntryUpdate::new(id("full"), |draft| Ok(draft.hint = "later".into()));
     source.update_entries(vec![update], NOW).await.unwrap();
-    let target = to.for_copying().await;
+    let target = to.target().await;
     let elsewhere = Copy::begin(&source, &target, "another one").await.unwrap();
     assert_eq!(elsewhere.reached(), None, "what was copied of another one does not count");
     interrupted(&source, &target, 1_000).await;
@@ -335,9 +342,9 @@ async fn an_interrupted_copy_is_no_store_and_goes_on(from: &Place, to: &Place) {
 }
 
 async fn of_two_that_copy_the_later_one_goes_on(from: &Place, to: &Place) {
-    let source = from.for_copying().await;
+    let source = from.source().await;
     fill(&source).await;
-    let target = to.for_copying().await;
+    let target = to.target().await;
     let mut early = Copy::begin(&source, &target, "the old one").await.unwrap();
     let late = Copy::begin(&source, &target, "the old one").await.unwrap();
     let refused = early.catch_up(&mut |_| ()).await.unwrap_err();
@@ -351,8 +358,8 @@ async fn of_two_that_copy_the_later_one_goes_on(from: &Place, to: &Place) {
 }
 
 async fn a_write_is_either_copied_or_refused(from: &Place, to: &Place) {
-    let source = from.for_copying().await;
-    let target = to.for_copying().await;
+    let source = from.source().await;
+    let target = to.target().await;
     let servers = [from.open().await, from.open().await];
     let mut copy = Copy::begin(&source, &target, "the old one").await.unwrap();
     copy.catch_up(&mut |_| ()).await.unwrap();
@@ -398,7 +405,7 @@ async fn a_write_is_either_copied_or_refused(from: &Place, to: &Place) {
     assert_eq!(there, all_acknowledged);
 
     // Journals and servers are refused as well.
-    let source = from.for_copying().await;
+    let source = from.source().await;
     assert!(source.put_journal("a", b"late", NOW).await.is_err());
     assert!(source.put_server(&ServerRecord::default()).await.is_err());
     assert!(source.reopen().await.unwrap());
@@ -411,12 +418,12 @@ async fn a_write_is_either_copied_or_refused(from: &Place, to: &Place) {
 }
 
 async fn what_holds_anything_is_not_filled(from: &Place, to: &Place) {
-    let source = from.for_copying().await;
+    let source = from.source().await;
     fill(&source).await;
     let target = to.open().await;
     target.put_journal("a", b"mine", NOW).await.unwrap();
     let before = all(&target).await;
-    let target = to.for_copying().await;
+    let target = to.target().await;
     let refused = Copy::begin(&source, &target, "x").await.unwrap_err();
     assert!(matches!(refused, CopyError::Store(StoreError::NotEmpty { .. })), "{refused}");
     assert_eq!(all(&target).await, before);

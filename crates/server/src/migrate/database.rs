@@ -7,7 +7,7 @@ use std::{
 };
 
 use signet_store::{
-    OpenError, Store, StoreOptions,
+    CopyRole, OpenError, Store, StoreOptions,
     postgres::{ConnectionString, PostgresOptions, ThisProcess},
     spire::{self, SpireContents},
 };
@@ -28,11 +28,9 @@ pub(super) enum Access {
 /// How long a part of a copy may wait for the database.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn for_copying(options: &PostgresOptions) -> PostgresOptions {
+fn for_copying(options: &PostgresOptions, role: CopyRole) -> PostgresOptions {
     let mut options = options.clone();
-    options.for_copying = true;
-    // SPIRE's tables stay beside ours.
-    options.beside_spire = true;
+    options.copying = Some(role);
     options.patience = PATIENCE;
     options
 }
@@ -92,13 +90,13 @@ impl Database {
         match self {
             Self::File(path) => {
                 let mut options = StoreOptions::file(path);
-                options.for_copying = true;
+                options.copying = Some(CopyRole::Source);
                 options.exclusive = is_alone;
                 options.disable_migration = !is_alone;
                 Store::open(options).await
             }
             Self::Postgres(options) => {
-                let mut options = for_copying(options);
+                let mut options = for_copying(options, CopyRole::Source);
                 options.disable_migration = !is_alone;
                 Store::open_postgres(options).await
             }
@@ -110,11 +108,16 @@ impl Database {
         match self {
             Self::File(path) => {
                 let mut options = StoreOptions::file(path);
-                options.for_copying = true;
+                options.copying = Some(CopyRole::Target);
                 options.exclusive = true;
                 Store::open(options).await
             }
-            Self::Postgres(options) => Store::open_postgres(for_copying(options)).await,
+            Self::Postgres(options) => {
+                let mut options = for_copying(options, CopyRole::Target);
+                // SPIRE's tables stay beside ours.
+                options.beside_spire = true;
+                Store::open_postgres(options).await
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{connect::Passwords, dsn::ConnectionString, pool::PoolSize};
-use crate::Observer;
+use crate::{CopyRole, Observer};
 
 /// How to open a store on PostgreSQL.
 #[derive(Clone, Debug)]
@@ -20,8 +20,8 @@ pub struct PostgresOptions {
     pub pool: PoolSize,
     /// Make our tables also in a database that has SPIRE's and not ours yet.
     pub beside_spire: bool,
-    /// As [`crate::StoreOptions::for_copying`].
-    pub for_copying: bool,
+    /// As [`crate::StoreOptions::copying`].
+    pub copying: Option<CopyRole>,
     /// Refuse a schema that is not up to date instead of migrating it.
     pub disable_migration: bool,
     /// As [`crate::StoreOptions::unknown_bundles`].
@@ -51,7 +51,7 @@ impl PostgresOptions {
             passwords: None,
             pool: PoolSize::default(),
             beside_spire: false,
-            for_copying: false,
+            copying: None,
             disable_migration: false,
             unknown_bundles: false,
             patience: Duration::from_secs(10),

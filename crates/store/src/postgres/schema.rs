@@ -10,7 +10,7 @@ use super::{
     pool::Pool,
     sql::{Query, params},
 };
-use crate::OpenError;
+use crate::{OpenError, options::judge_copy};
 
 /// The migrations, in order; the schema version is how many were applied.
 const MIGRATIONS: &[&str] = &[
@@ -30,13 +30,12 @@ const MIGRATION: std::time::Duration = std::time::Duration::from_secs(600);
 
 /// What stands in the way of a database's use.
 enum Obstacle {
+    Copy(OpenError),
     Fault(Fault),
-    Moved(String),
     Newer(i64),
     Outdated(i64),
     Spire,
     TooOld(String),
-    Unfinished(String),
 }
 
 impl From<Fault> for Obstacle {
@@ -74,12 +73,7 @@ pub(super) async fn open(pool: &Pool, options: &PostgresOptions) -> Result<Mark,
                 let why = format!("it is {version}, and PostgreSQL {OLDEST} or later is needed");
                 return Err(OpenError::Postgres { database, why });
             }
-            Err(Obstacle::Moved(moved_to)) => {
-                return Err(OpenError::Moved { path: database.into(), moved_to });
-            }
-            Err(Obstacle::Unfinished(source_name)) => {
-                return Err(OpenError::Unfinished { path: database.into(), source_name });
-            }
+            Err(Obstacle::Copy(error)) => return Err(error),
             Err(Obstacle::Newer(found)) => {
                 return Err(OpenError::Newer { path: database.into(), found, known });
             }
@@ -128,14 +122,12 @@ async fn attempt(query: &mut Query, options: &PostgresOptions) -> Result<Mark, O
         }
         migrate(query).await?;
     }
-    if !options.for_copying {
-        must_be_usable(query).await?;
-    }
+    must_be_usable(query, options).await?;
     Ok(history(query).await?)
 }
 
-/// Whether a server may use it: it is no copy that was not finished, and was not copied elsewhere.
-async fn must_be_usable(query: &Query) -> Result<(), Obstacle> {
+/// A server uses no copy that was not finished, and nothing that was copied elsewhere.
+async fn must_be_usable(query: &Query, options: &PostgresOptions) -> Result<(), Obstacle> {
     let row = query
         .one(
             "SELECT moved_to, (SELECT source FROM signet_copying WHERE id = 1) \
@@ -143,12 +135,10 @@ async fn must_be_usable(query: &Query) -> Result<(), Obstacle> {
             &[],
         )
         .await?;
-    let moved_to: String = row.try_get(0).map_err(Fault::from)?;
-    match row.try_get(1).map_err(Fault::from)? {
-        Some(source) => Err(Obstacle::Unfinished(source)),
-        None if moved_to.is_empty() => Ok(()),
-        None => Err(Obstacle::Moved(moved_to)),
-    }
+    let (moved_to, source) =
+        (row.try_get(0).map_err(Fault::from)?, row.try_get(1).map_err(Fault::from)?);
+    let path = options.database().to_string().into();
+    judge_copy(options.copying, path, source, moved_to).map_err(Obstacle::Copy)
 }
 
 async fn must_be_supported(query: &Query) -> Result<(), Obstacle> {

@@ -13,8 +13,8 @@ use sqlx::{
 };
 
 use crate::{
-    FeedPosition, OpenError, StoreOptions,
-    options::Location,
+    CopyRole, FeedPosition, OpenError, StoreOptions,
+    options::{Location, judge_copy},
     sqlite::{
         fault::{Code, Fault},
         position,
@@ -69,9 +69,7 @@ pub(crate) async fn open(options: &StoreOptions) -> Result<Opened, OpenError> {
 
     let mut writer = SqliteConnection::connect_with(&connect).await.map_err(sqlite)?;
     migrate(&mut writer, &path, options.disable_migration).await?;
-    if !options.for_copying {
-        must_be_usable(&mut writer, &path).await?;
-    }
+    must_be_usable(&mut writer, &path, options.copying).await?;
     let position = position(&mut writer, lock.as_mut()).await;
     let position = position.map_err(|fault| fault_error(&path, fault))?;
     let readers = match options.location {
@@ -135,8 +133,12 @@ pub(crate) fn judge(path: &Path, tables: &[String]) -> Result<(), OpenError> {
     }
 }
 
-/// Whether a server may use it: it is no copy that was not finished, and was not copied elsewhere.
-async fn must_be_usable(conn: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
+/// A server uses no copy that was not finished, and nothing that was copied elsewhere.
+async fn must_be_usable(
+    conn: &mut SqliteConnection,
+    path: &Path,
+    role: Option<CopyRole>,
+) -> Result<(), OpenError> {
     let sqlite = |source| sqlite_error(path, source);
     let row = sqlx::query(
         "SELECT moved_to, (SELECT source FROM copying WHERE id = 1) FROM feed WHERE id = 1",
@@ -144,12 +146,8 @@ async fn must_be_usable(conn: &mut SqliteConnection, path: &Path) -> Result<(), 
     .fetch_one(conn)
     .await
     .map_err(sqlite)?;
-    let path = path.to_owned();
-    match (row.try_get(0).map_err(sqlite)?, row.try_get(1).map_err(sqlite)?) {
-        (_, Some(source_name)) => Err(OpenError::Unfinished { path, source_name }),
-        (moved_to, None) if String::is_empty(&moved_to) => Ok(()),
-        (moved_to, None) => Err(OpenError::Moved { path, moved_to }),
-    }
+    let (moved_to, source) = (row.try_get(0).map_err(sqlite)?, row.try_get(1).map_err(sqlite)?);
+    judge_copy(role, path.to_owned(), source, moved_to)
 }
 
 /// Where the feed stands. An exclusive store goes on with the history that it left behind when it
