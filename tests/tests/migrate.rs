@@ -225,7 +225,8 @@ fn a_store_moves_to_postgresql_under_writes_and_through_kills_without_a_loss() {
     assert!(!acknowledged.is_empty());
     let (before, bundle) = (entries(&node.server), node.server.cli().json("bundle show"));
     let agents = node.server.cli().json("agent list");
-    assert_eq!(before.len(), 3_001 + acknowledged.len());
+    // Two more: of the workload, and of the agent's join token.
+    assert_eq!(before.len(), 3_002 + acknowledged.len());
     assert_eq!(node.server.process().terminate(), 0);
 
     let moved = migrate(&node.server, &["-from-store", &sqlite]).ok();
