@@ -96,6 +96,8 @@ mod quickstart;
 mod resilience;
 #[path = "tests/restarts.rs"]
 mod restarts;
+#[path = "tests/server_sets.rs"]
+mod server_sets;
 #[path = "tests/signals.rs"]
 mod signals;
 #[path = "tests/spire_agent.rs"]

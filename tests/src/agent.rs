@@ -21,7 +21,7 @@ use crate::{
 pub struct AgentOptions {
     /// `trust_domain`.
     pub trust_domain: String,
-    /// `server_port`; the address is 127.0.0.1.
+    /// `server_port`; the address is 127.0.0.1. Without a meaning where `agent` has `server_set`.
     pub port: u16,
     /// The bootstrap bundle; none for `insecure_bootstrap`, or for a URL in `agent`.
     pub bundle: Option<PathBuf>,
@@ -109,6 +109,10 @@ impl Agent {
             },
             |path| format!("trust_bundle_path = \"{}\"", path.display()),
         );
+        let server = match o.agent.contains("server_set") {
+            true => String::new(),
+            false => format!("server_address = \"127.0.0.1\"\n server_port = \"{}\"", o.port),
+        };
         // Each agent of a test has its own key. With `SIGNET_TEST_PLAIN=1` no keys of ours are used,
         // so that the tests themselves can be tried on SPIRE's programs.
         let own = match std::env::var_os("SIGNET_TEST_PLAIN") {
@@ -120,8 +124,7 @@ impl Agent {
             r#"agent {{
     data_dir = "DIR/data"
     log_level = "DEBUG"
-    server_address = "127.0.0.1"
-    server_port = "{port}"
+    {server}
     socket_path = "DIR/pub/api.sock"
     admin_socket_path = "DIR/adm/admin.sock"
     trust_domain = "{td}"
@@ -136,7 +139,6 @@ plugins {{
 }}
 {top}
 "#,
-            port = o.port,
             td = o.trust_domain,
             agent = o.agent,
             node_attestor = o.node_attestor,

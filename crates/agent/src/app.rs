@@ -5,18 +5,14 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
-use signet_attest::{
-    node::{NodeAttestError, NodeAttestorAgent, join_token::JoinTokenAgent},
-    procfs::ProcRoot,
-};
+use signet_attest::{node::NodeAttestError, procfs::ProcRoot};
 use signet_base::{SharedClock, Tasks};
 use signet_config::PrometheusSettings;
 use signet_daemon::{
     health::{Health, HealthServer as HttpHealth},
-    http::{Https, HttpsError},
+    http::{Https, HttpsError, SvidSource},
     listen::{ListenError, bind_host_or_all, check_unix_path, make_directories},
     logging::LogHandle,
     metrics::{Metrics, MetricsServer},
@@ -24,25 +20,21 @@ use signet_daemon::{
     program::Program,
     signal::UserSignal,
 };
-use signet_http::{Proxies, ProxyUrlError};
-use signet_pki::KeyManagerError;
+use signet_http::ProxyUrlError;
+use signet_pki::{KeyManagerError, tls::SwappableIdentity};
 use tokio::{net::TcpListener, sync::watch, time::Instant};
+use tracing::Instrument as _;
 
 use crate::{
     audit::Audit,
-    client::{ClientError, Target},
+    cache::CacheBundles,
+    client::ClientError,
     config::Config,
-    csi,
-    data_dir::{self, DataDir},
+    csi, data_dir,
     health::AgentHealth,
     jwt::JwtService,
-    metrics::AgentMetrics,
-    plugins::{
-        Plugins,
-        key_manager::{self, KeyManager},
-        node_attestor, workload_attestor,
-    },
-    rotation::RotationRule,
+    metrics::{AgentMetrics, Shown},
+    plugins::{key_manager, workload_attestor},
     serve::{
         ADMIN, PUBLIC, SOCKET_DIR_MODE, Sockets,
         admin::AdminContext,
@@ -52,13 +44,18 @@ use crate::{
         until_unused,
         workload_api::{Handler, WorkloadApiSettings},
     },
-    state::{AgentState, StateError},
-    status::Status,
+    server_sets::{Issuers, stand_as_one},
+    state::StateError,
+    status::{Status, View},
     svid_store::{OpenError, SvidStores},
-    sync::{CurrentAttestor, Manager, Parts, Settings},
+    sync::{CurrentAttestor, Manager},
     wit::WitService,
     workload::{AdminSocket, CallerAttestor},
 };
+
+mod sets;
+
+use sets::{Set, Together};
 
 /// Listeners that are bound already, for whoever starts an agent and knows where it is to listen.
 /// Where there is none, the one that the configuration names is bound.
@@ -73,12 +70,15 @@ pub struct Listeners {
 /// The agent, built and not running.
 #[derive(Debug)]
 pub struct App {
-    manager: Manager,
+    sets: Vec<Set>,
+    view: View,
+    /// How the agent stands with several sets, for the task that tells it.
+    standing: Option<watch::Sender<Status>>,
+    identity: Arc<SwappableIdentity>,
     svid_stores: Option<SvidStores>,
-    data: Arc<DataDir>,
     attestor: Arc<CallerAttestor>,
-    jwt: Arc<JwtService>,
-    wit: Option<Arc<WitService>>,
+    jwt: Arc<Issuers<JwtService>>,
+    wit: Option<Arc<Issuers<WitService>>>,
     config: Config,
     log: Option<LogHandle>,
     metrics: AgentMetrics,
@@ -213,9 +213,12 @@ impl App {
             }
         }
         // The agent before this one may still hold the ports.
-        data_dir::make(&config.data_dir)
-            .map_err(|error| BuildError::directory(config.data_dir.clone(), &error))?;
-        let lock = data_dir::lock(&config.data_dir).await?;
+        let mut locks = Vec::with_capacity(config.servers.len());
+        for set in &config.servers {
+            data_dir::make(&set.data_dir)
+                .map_err(|error| BuildError::directory(set.data_dir.clone(), &error))?;
+            locks.push(data_dir::lock(&set.data_dir).await?);
+        }
         if !config.take_over_sockets {
             let sockets = [&config.socket_path, &config.admin_socket_path, &broker];
             for path in sockets.into_iter().flatten() {
@@ -254,16 +257,12 @@ impl App {
             }
             (None, _) => None,
         };
-        let state = AgentState::open(&config.data_dir)?;
         let started = Instant::now();
         let metrics = AgentMetrics::new(&registry);
         let peers = Peers::default();
         let (outdated, open) = (metrics.sds_outdated.clone(), peers.clone());
         registry.before_reading(move || outdated.set_len(&[], open.outdated()));
         registry.show_process();
-        let keys = key_manager::open(&config.plugins.key_manager, &config.data_dir)?
-            .measured(metrics.keys.clone());
-        let data = DataDir::new(config.data_dir.clone(), lock, state, keys);
         let attestor = CallerAttestor::new(
             workload_attestor::open(&config.plugins.workload_attestors, &clock),
             config.log_selectors.clone(),
@@ -271,17 +270,30 @@ impl App {
             admin_socket(&config),
             Arc::clone(&clock),
         );
-        let parts = parts(&config, Arc::clone(&clock), Arc::clone(&data), metrics.clone())?;
-        let manager = Manager::new(parts).map_err(BuildError::Tls)?;
+        let sets = sets::build(&config, locks, &clock, &metrics)?;
+        let Together { view, standing, identity } =
+            sets::together(&sets, &config, Arc::clone(&clock))?;
         let metrics_server = match &config.telemetry.prometheus {
             Some(PrometheusSettings { tls: Some(tls), .. }) => {
                 let pq = config.experimental.require_pq_kem;
-                let https = Https::open(tls, manager.svid_source(), Arc::clone(&clock), pq)?;
+                let svid = SvidSource {
+                    identity: Arc::clone(&identity),
+                    bundles: Arc::new(CacheBundles(view.cache.clone())),
+                };
+                let https = Https::open(tls, svid, Arc::clone(&clock), pq)?;
                 metrics_server.map(|server| server.secured(Arc::new(https)))
             }
             _ => metrics_server,
         };
-        metrics.state.show(&registry, manager.shown(started, config.experimental.sync_interval));
+        let shown = Shown {
+            cache: view.cache.clone(),
+            sets: sets.iter().map(|set| (set.name.clone(), set.manager.shown())).collect(),
+            status: view.status.clone(),
+            clock: Arc::clone(&clock),
+            started,
+            sync_interval: config.experimental.sync_interval,
+        };
+        metrics.state.show(&registry, shown);
         let (waiting, callers) = (metrics.waiting.clone(), Arc::clone(&attestor));
         registry.before_reading(move || waiting.set_len(&[], callers.waiting()));
         let stores = &config.plugins.svid_stores;
@@ -289,19 +301,23 @@ impl App {
             true => None,
             false => {
                 let settings = stores.iter().map(|store| &store.settings);
-                let cache = manager.view().cache;
+                let cache = view.cache.clone();
                 Some(SvidStores::new(settings, cache, &clock).map_err(BuildError::SvidStore)?)
             }
         };
         let hit_timeout = config.experimental.jwt_svid_cache_hit_timeout;
-        let jwt = Arc::new(manager.jwt_service(hit_timeout));
-        let wit = manager.wit_service().map(Arc::new);
-        let health = AgentHealth::new(manager.view().status, config.socket_path.clone(), clock);
+        let managers = || sets.iter().map(|set| &set.manager);
+        let jwt = Issuers::new(managers().map(|it| it.jwt_issuer(hit_timeout)).collect());
+        let wit: Option<Vec<_>> = managers().map(Manager::wit_issuer).collect();
+        let wit = wit.map(Issuers::new);
+        let health = AgentHealth::new(view.status.clone(), config.socket_path.clone(), clock);
         checks.add("agent", Arc::new(health.clone()));
         Ok(Self {
-            manager,
+            sets,
+            view,
+            standing,
+            identity,
             svid_stores,
-            data,
             attestor,
             jwt,
             wit,
@@ -320,12 +336,12 @@ impl App {
 
     /// How the agent stands, now and later.
     pub fn status(&self) -> watch::Receiver<Status> {
-        self.manager.view().status
+        self.view.status.clone()
     }
 
     /// Starts everything; it ends with `tasks`.
     pub fn spawn(self, tasks: &Tasks) {
-        let view = self.manager.view();
+        let view = self.view;
         for warning in &self.config.warnings {
             tracing::warn!("{warning}");
         }
@@ -339,16 +355,31 @@ impl App {
         }
         match UserSignal::usr1() {
             Ok(signal) => {
-                let node = (self.manager.attestor(), Arc::clone(&view.clock));
+                let attestors = self.sets.iter().map(|set| set.manager.attestor()).collect();
+                let node = (attestors, Arc::clone(&view.clock));
                 let attestor = Arc::clone(&self.attestor);
                 reconfigure_on(signal, self.config.clone(), node, attestor, tasks);
             }
             Err(error) => tracing::warn!(error = %error, "SIGUSR1 is not heard"),
         }
 
-        tasks.spawn_critical("manager", self.manager.run(tasks.token().clone()));
-        let (data, stop) = (self.data, tasks.token().clone());
-        tasks.spawn("data_dir", async move { data.keep_written(&stop).await });
+        if let Some(standing) = self.standing {
+            let sets = self.sets.iter().map(|set| (set.name.clone(), set.manager.status()));
+            let clock = Arc::clone(&view.clock);
+            let one = stand_as_one(sets.collect(), standing, self.identity, clock);
+            tasks.spawn_until_end("server_sets", one);
+            tasks.spawn_until_end("server_set_bundles", view.cache.clone().follow_bundles());
+        }
+        for Set { name, manager, data } in self.sets {
+            let span = match name.as_str() {
+                "" => tracing::Span::none(),
+                name => tracing::info_span!("server_set", server_set = name),
+            };
+            let running = manager.run(tasks.token().clone());
+            tasks.spawn_critical("manager", running.instrument(span));
+            let stop = tasks.token().clone();
+            tasks.spawn("data_dir", async move { data.keep_written(&stop).await });
+        }
 
         if let Some(stores) = self.svid_stores {
             tasks.spawn("svid_stores", stores.run(tasks.token().clone()));
@@ -389,7 +420,7 @@ impl App {
             Sds::new(
                 (self.config.sds, self.config.experimental.ratelimit),
                 Arc::clone(&self.attestor),
-                Arc::clone(&view.cache),
+                view.cache.clone(),
                 (Audit::new(self.config.audit_log_enabled), self.metrics.clone(), self.peers),
                 Arc::clone(&view.clock),
                 tasks.token().clone(),
@@ -405,7 +436,7 @@ impl App {
                     audit: Audit::new(self.config.audit_log_enabled),
                 },
                 self.attestor,
-                Arc::clone(&view.cache),
+                view.cache.clone(),
                 (self.jwt, self.wit),
                 (self.metrics.clone(), Arc::clone(&view.clock)),
                 tasks.token().clone(),
@@ -452,67 +483,11 @@ fn admin_socket(config: &Config) -> AdminSocket {
     }
 }
 
-fn parts(
-    config: &Config,
-    clock: SharedClock,
-    data: Arc<DataDir>,
-    metrics: AgentMetrics,
-) -> Result<Parts, BuildError> {
-    let target = Target {
-        host: config.server_address.clone(),
-        port: config.server_port,
-        proxies: Proxies::from_env()?,
-    };
-    let seconds = |duration: Duration| i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-    let settings = Settings {
-        trust_domain: config.trust_domain.clone(),
-        bootstrap: config.bootstrap.clone(),
-        rebootstrap_mode: config.rebootstrap_mode,
-        rebootstrap_delay: config.rebootstrap_delay,
-        rule: RotationRule { availability_target: config.availability_target.map_or(0, seconds) },
-        sync_interval: config.experimental.sync_interval.max(Duration::from_millis(100)),
-        use_sync: config.experimental.use_sync_authorized_entries,
-        wit_svids: config.experimental.wit_svids,
-        workload_key_type: config.workload_key_type,
-        require_pq_kem: config.experimental.require_pq_kem,
-        join_token: config.join_token.clone(),
-        memory_keys: config.plugins.key_manager.settings == KeyManager::Memory,
-        svid_cache: config.svid_cache.clone(),
-        svid_stores: config.plugins.svid_stores.iter().map(|s| s.settings.name()).collect(),
-    };
-    Ok(Parts {
-        settings,
-        clock,
-        target,
-        attestor: node_attestor(config, &config.plugins)?,
-        data,
-        max_x509_svids: config.x509_svid_cache_max_size,
-        max_jwt_svids: config.jwt_svid_cache_max_size,
-        metrics,
-    })
-}
-
-/// The node attestor; a join token takes the place of the configured one. `None` when there is
-/// only the token that was not given: enough for an agent that has attested before.
-///
-/// # Errors
-/// [`NodeAttestError`] when what it needs cannot be used.
-fn node_attestor(
-    config: &Config,
-    plugins: &Plugins,
-) -> Result<Option<Box<dyn NodeAttestorAgent>>, NodeAttestError> {
-    match (&config.join_token, &plugins.node_attestor) {
-        (Some(token), _) => Ok(Some(Box::new(JoinTokenAgent::new(token.expose())?))),
-        (None, Some(plugin)) => node_attestor::open(plugin),
-        (None, None) => Ok(None),
-    }
-}
-
 /// Reads each `plugin_data_file` again on SIGUSR1.
 fn reconfigure_on(
     mut signal: UserSignal,
     config: Config,
-    (node, clock): (Arc<CurrentAttestor>, SharedClock),
+    (nodes, clock): (Vec<Arc<CurrentAttestor>>, SharedClock),
     attestor: Arc<CallerAttestor>,
     tasks: &Tasks,
 ) {
@@ -527,8 +502,14 @@ fn reconfigure_on(
                     continue;
                 }
             };
-            match node_attestor(&config, &next) {
-                Ok(attestor) => node.store(attestor.map(Arc::new)),
+            let opened: Result<Vec<_>, _> =
+                config.servers.iter().map(|set| sets::node_attestor(set, &next)).collect();
+            match opened {
+                Ok(opened) => {
+                    for (node, attestor) in nodes.iter().zip(opened) {
+                        node.store(attestor.map(Arc::new));
+                    }
+                }
                 Err(error) => {
                     tracing::error!(error = %error, "Failed to reconfigure the node attestor");
                     continue;

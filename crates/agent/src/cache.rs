@@ -30,10 +30,12 @@ use crate::{
 mod bundles;
 mod derived;
 mod inner;
+mod served;
 
 pub(crate) use bundles::CacheBundles;
 pub use derived::Derived;
 use inner::Inner;
+pub use served::{Served, Subscription};
 
 /// Bundles by trust domain, shared.
 pub type BundleMap = BTreeMap<TrustDomain, Arc<Bundle>>;
@@ -146,18 +148,31 @@ impl Cache {
     }
 
     /// Subscribes to what a workload with `selectors` gets. Cheap when the set is known.
-    pub fn subscribe(self: &Arc<Self>, selectors: SelectorSet) -> Subscription {
+    pub fn subscribe(self: &Arc<Self>, selectors: SelectorSet) -> SetSubscription {
         let now = self.clock.unix();
         let (selectors, receiver, pending) = self.lock().join(selectors, now);
         if pending {
             self.demand.notify_one();
         }
-        Subscription { cache: Arc::clone(self), selectors, receiver, fresh: true }
+        SetSubscription { cache: Arc::clone(self), selectors, receiver, fresh: true }
     }
 
     /// Completes when some subscription lacks an SVID that must be signed first.
     pub async fn demanded(&self) {
         self.demand.notified().await;
+    }
+
+    /// The entry here that gives the same identity to the same workloads as `entry`.
+    pub fn alike(&self, entry: &AgentEntry) -> Option<Arc<AgentEntry>> {
+        let mut matching = self.lock().matching(&entry.selectors).into_iter();
+        matching.find(|one| one.says_the_same(entry))
+    }
+
+    /// Forgets everything, the own bundle too.
+    pub fn forget(&self) {
+        let own = Bundle::empty(self.own_bundle().trust_domain.clone());
+        let own = BundleMap::from([(own.trust_domain.clone(), Arc::new(own))]);
+        self.update(&EntryMap::new(), own);
     }
 
     /// The entries a workload with `selectors` matches, in the order of their IDs.
@@ -259,16 +274,16 @@ impl Cache {
     }
 }
 
-/// A live subscription; dropping it ends it.
+/// A live subscription to one cache; dropping it ends it.
 #[derive(Debug)]
-pub struct Subscription {
+pub struct SetSubscription {
     cache: Arc<Cache>,
     selectors: Arc<SelectorSet>,
     receiver: watch::Receiver<Option<Arc<WorkloadUpdate>>>,
     fresh: bool,
 }
 
-impl Subscription {
+impl SetSubscription {
     /// The first update once it is complete, then each one that differs from the last.
     /// None when the cache is gone.
     pub async fn next(&mut self) -> Option<Arc<WorkloadUpdate>> {
@@ -296,7 +311,7 @@ impl Subscription {
     }
 }
 
-impl Drop for Subscription {
+impl Drop for SetSubscription {
     fn drop(&mut self) {
         self.cache.lock().leave(&self.selectors);
     }

@@ -8,6 +8,7 @@ pub(crate) mod broker;
 mod csi;
 mod flags;
 mod load;
+mod server_set;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -20,6 +21,7 @@ use crate::{csi::settings::CsiSettings, plugins::Plugins};
 
 pub use broker::{BrokerRights, BrokerSettings, KUBERNETES_REFERENCE, PID_REFERENCE, Transports};
 pub use flags::{CsiFlags, RunFlags};
+pub use server_set::ServerSet;
 
 /// Everything `signet-agent run` was told.
 #[derive(Clone, Debug)]
@@ -28,10 +30,9 @@ pub struct Config {
     pub file: PathBuf,
     /// `trust_domain`, required.
     pub trust_domain: TrustDomain,
-    /// `server_address`, required: a host name or an address without brackets.
-    pub server_address: String,
-    /// `server_port`, required.
-    pub server_port: u16,
+    /// Where the servers are: the one set of `server_address` and `server_port`, or each
+    /// `server_set` (our own blocks). Never empty.
+    pub servers: Vec<ServerSet>,
     /// `data_dir`, default `.`: where the agent keeps its files.
     pub data_dir: PathBuf,
     /// `socket_path` as an absolute path; none when both APIs behind it are disabled.
@@ -42,14 +43,10 @@ pub struct Config {
     pub disable_workload_api: bool,
     /// `disable_sds_api`, default false.
     pub disable_sds_api: bool,
-    /// How the agent first learns whom to trust.
-    pub bootstrap: Bootstrap,
     /// `rebootstrap_mode`, default never.
     pub rebootstrap_mode: RebootstrapMode,
     /// `rebootstrap_delay`, default 10 minutes.
     pub rebootstrap_delay: Duration,
-    /// `join_token`, or what `join_token_file` holds; it overrides the configured node attestor.
-    pub join_token: Option<JoinTokenText>,
     /// `workload_x509_svid_key_type`, default P-256.
     pub workload_key_type: KeyType,
     /// `availability_target`: how long an SVID must outlast an outage; at least 24 hours.
@@ -66,8 +63,6 @@ pub struct Config {
     pub authorized_delegates: Vec<SpiffeId>,
     /// `sds`.
     pub sds: SdsSettings,
-    /// `svid_cache` and `svid_cache_key_file` (our own keys).
-    pub svid_cache: SvidCache,
     /// `csi` (our own block): the CSI driver, when it is on.
     pub csi: Option<CsiSettings>,
     /// The `log_*` keys.

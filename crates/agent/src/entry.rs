@@ -35,6 +35,12 @@ pub struct AgentEntry {
 }
 
 impl AgentEntry {
+    /// Whether both give the same identity to the same workloads, as entries of several server sets
+    /// may.
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        self.spiffe_id == other.spiffe_id && self.selectors == other.selectors
+    }
+
     /// Whether somebody else may be given the identity for the workload, as delegates and brokers
     /// are: not that of an administrator or a downstream server.
     pub fn may_be_passed_on(&self) -> bool {

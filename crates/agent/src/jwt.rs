@@ -8,7 +8,6 @@ use std::{
 
 use signet_base::{FairQueue, SharedClock, Throttle};
 use signet_identity::{SpiffeId, TrustDomain};
-use tonic::Status;
 
 use crate::{
     client::{ClientError, RPC_TIMEOUT, ServerClient},
@@ -107,30 +106,6 @@ impl JwtService {
         drop(flight);
         self.land(&key);
         result
-    }
-
-    /// A JWT-SVID for `audience` of each of `entries`.
-    ///
-    /// # Errors
-    /// `Unavailable` when one cannot be had; it is logged.
-    pub async fn fetch_all(
-        &self,
-        entries: impl IntoIterator<Item = Arc<AgentEntry>>,
-        audience: &[String],
-    ) -> Result<Vec<(Arc<AgentEntry>, JwtSvid)>, Status> {
-        let mut found = Vec::new();
-        for entry in entries {
-            let svid = self.fetch(&entry, audience).await.map_err(|error| {
-                tracing::error!(
-                    spiffe_id = %entry.spiffe_id,
-                    error = %error,
-                    "Could not fetch JWT-SVID"
-                );
-                Status::unavailable(format!("could not fetch JWT-SVID: {error}"))
-            })?;
-            found.push((entry, svid));
-        }
-        Ok(found)
     }
 
     async fn renew(

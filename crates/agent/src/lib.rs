@@ -26,6 +26,7 @@ pub mod rotation;
 pub mod run;
 pub mod sealed;
 pub mod serve;
+pub mod server_sets;
 pub mod state;
 pub mod status;
 pub mod svid;

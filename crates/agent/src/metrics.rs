@@ -11,7 +11,7 @@ use signet_daemon::metrics::{Calls, Counter, Gauge, Histogram, Metrics};
 pub use self::{
     keys::KeyMetrics,
     rpc::{Method, OpenCall, RpcMetrics},
-    state::{Shown, StateMetrics},
+    state::{Shown, ShownSet, StateMetrics},
 };
 
 /// The agent's metrics. Clones share them.

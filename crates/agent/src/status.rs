@@ -6,7 +6,7 @@ use signet_base::SharedClock;
 use signet_time::UnixTime;
 use tokio::sync::watch;
 
-use crate::{agent_identity::AgentIdentity, cache::Cache};
+use crate::{agent_identity::AgentIdentity, cache::Served};
 
 /// How the agent stands.
 #[derive(Clone, Debug, Default)]
@@ -23,11 +23,11 @@ pub struct Status {
     pub trouble: Option<Arc<str>>,
 }
 
-/// What those outside see of the manager.
+/// What those outside see of the managers.
 #[derive(Clone, Debug)]
 pub struct View {
     /// What workloads are served from.
-    pub cache: Arc<Cache>,
+    pub cache: Served,
     /// How the agent stands.
     pub status: watch::Receiver<Status>,
     /// The wall clock.

@@ -23,7 +23,7 @@ use signet_pki::{digest::sha256, jwks, pem};
 use zeroize::Zeroizing;
 
 use crate::{
-    cache::{Cache, Identity, Subscription, WorkloadUpdate},
+    cache::{Identity, Served, Subscription, WorkloadUpdate},
     entry::AgentEntry,
     plugins::svid_store::SvidStore,
 };
@@ -151,7 +151,7 @@ struct Handled {
 
 /// Keeps the stores up to date.
 pub struct SvidStores {
-    cache: Arc<Cache>,
+    cache: Served,
     stores: BTreeMap<&'static str, Box<dyn Store>>,
     handled: HashMap<EntryId, Handled>,
 }
@@ -169,7 +169,7 @@ impl SvidStores {
     /// [`OpenError`] when the settings, or the machine's roots or proxies, cannot be used.
     pub fn new<'a>(
         settings: impl IntoIterator<Item = &'a SvidStore>,
-        cache: Arc<Cache>,
+        cache: Served,
         clock: &SharedClock,
     ) -> Result<Self, OpenError> {
         let trust_domain = cache.own_bundle().trust_domain.clone();

@@ -9,20 +9,21 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use signet_attest::node::NodeAttestorAgent;
 use signet_base::{CancellationToken, SharedClock};
-use signet_daemon::http::SvidSource;
 use signet_identity::{Bundle, SpiffeId};
-use tokio::{sync::watch, time::Instant};
+use signet_pki::tls::SwappableIdentity;
+use tokio::sync::watch;
 
 use crate::{
     agent_identity::AgentIdentity,
-    cache::{Cache, CacheBundles},
+    cache::Cache,
     client::{ClientError, EVICTED, Notice, SyncMethod, Target},
     data_dir::DataDir,
     entry::EntryMap,
     jwt::JwtService,
     jwt_cache::JwtCache,
-    metrics::{AgentMetrics, Shown},
-    status::{Status, View},
+    metrics::{AgentMetrics, ShownSet},
+    server_sets::{Alive, Issuer},
+    status::Status,
     wit::WitService,
 };
 
@@ -42,6 +43,9 @@ use shared::{SealingTrouble, Server, Shared};
 
 /// How long an agent with a sealed cache waits for its server's first answer before it serves.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
+
+/// When an agent that goes on with its other server sets asks again one that has ended.
+const ASK_AGAIN: Duration = Duration::from_secs(300);
 
 /// Why an agent attests for the first time.
 const NO_SVID: &str = "it has no SVID yet";
@@ -105,6 +109,7 @@ pub struct Manager {
     synced: Option<Notice>,
     sealer: Sealer,
     tainted: taint::Processed,
+    alive: Arc<Alive>,
     /// The node seems to be another one than was attested, and attesting anew did not change that.
     other_node: bool,
 }
@@ -128,6 +133,8 @@ pub struct Parts {
     pub max_jwt_svids: usize,
     /// What is measured.
     pub metrics: AgentMetrics,
+    /// How many server sets the agent has that go on.
+    pub alive: Arc<Alive>,
 }
 
 impl Manager {
@@ -161,61 +168,58 @@ impl Manager {
             synced: None,
             sealer: Sealer::default(),
             tainted: taint::Processed::default(),
+            alive: parts.alive,
             other_node: false,
             shared,
         })
     }
 
-    /// What others see of it.
-    pub fn view(&self) -> View {
-        View {
-            cache: Arc::clone(&self.shared.cache),
-            status: self.shared.status.subscribe(),
-            clock: Arc::clone(&self.shared.clock),
-        }
+    /// The entries, SVIDs and bundles of its servers.
+    pub fn cache(&self) -> Arc<Cache> {
+        Arc::clone(&self.shared.cache)
+    }
+
+    /// How the agent stands with its servers.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.shared.status.subscribe()
     }
 
     /// What metrics look at.
-    pub fn shown(&self, started: Instant, sync_interval: Duration) -> Shown {
-        Shown {
-            cache: Arc::clone(&self.shared.cache),
+    pub fn shown(&self) -> ShownSet {
+        ShownSet {
             jwt_cache: Arc::clone(&self.shared.jwt_cache),
-            status: self.shared.status.subscribe(),
+            status: self.status(),
             data: Arc::clone(&self.shared.data),
-            clock: Arc::clone(&self.shared.clock),
-            started,
-            sync_interval,
         }
     }
 
-    /// The agent's own SVID and the bundles it knows, for endpoints that speak TLS with them.
-    pub fn svid_source(&self) -> SvidSource {
-        SvidSource {
-            identity: Arc::clone(&self.shared.server.tls_identity),
-            bundles: Arc::new(CacheBundles(Arc::clone(&self.shared.cache))),
-        }
+    /// What the agent presents to its servers.
+    pub fn tls_identity(&self) -> Arc<SwappableIdentity> {
+        Arc::clone(&self.shared.server.tls_identity)
     }
 
     /// Gives out JWT-SVIDs; a renewal takes at most `hit_timeout` while the cached one is valid.
-    pub fn jwt_service(&self, hit_timeout: Duration) -> JwtService {
-        JwtService::new(
+    pub fn jwt_issuer(&self, hit_timeout: Duration) -> Issuer<JwtService> {
+        let service = JwtService::new(
             Arc::clone(&self.shared.server.client),
             Arc::clone(&self.shared.jwt_cache),
             Arc::clone(&self.shared.wake),
             Arc::clone(&self.shared.clock),
             hit_timeout,
-        )
+        );
+        Issuer { service, cache: self.cache(), status: self.status() }
     }
 
     /// Gives out WIT-SVIDs, where there are any.
-    pub fn wit_service(&self) -> Option<WitService> {
-        Some(WitService::new(
+    pub fn wit_issuer(&self) -> Option<Issuer<WitService>> {
+        let service = WitService::new(
             Arc::clone(&self.shared.server.client),
             Arc::clone(self.shared.wit_cache.as_ref()?),
             Arc::clone(&self.shared.wake),
             Arc::clone(&self.shared.clock),
             self.shared.settings.workload_key_type,
-        ))
+        );
+        Some(Issuer { service, cache: self.cache(), status: self.status() })
     }
 
     /// The node attestor, to be exchanged for one with new settings.
@@ -226,21 +230,58 @@ impl Manager {
     /// Runs until `stop` is cancelled.
     ///
     /// # Errors
-    /// [`Fatal`] when the agent cannot go on.
+    /// [`Fatal`] when the agent cannot go on. While other server sets go on, this one is asked again
+    /// from time to time instead, and what it gave is served no more.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), Fatal> {
-        let shared = Arc::clone(&self.shared);
-        let late = async move {
-            tokio::time::sleep(FIRST_ANSWER).await;
-            shared.late();
-            std::future::pending::<Infallible>().await
-        };
-        let result = tokio::select! {
-            result = self.live(&stop) => result,
-            never = late => match never {},
+        let result = loop {
+            let shared = Arc::clone(&self.shared);
+            let late = async move {
+                tokio::time::sleep(FIRST_ANSWER).await;
+                shared.late();
+                std::future::pending::<Infallible>().await
+            };
+            let result = tokio::select! {
+                result = self.live(&stop) => result,
+                never = late => match never {},
+            };
+            let Err(fatal) = result else { break result };
+            if self.alive.ends() {
+                break Err(fatal);
+            }
+            tracing::error!(
+                error = %fatal,
+                retry_in = ?ASK_AGAIN,
+                "The agent goes on with its other server sets"
+            );
+            self.forget(&fatal).await;
+            if stop.run_until_cancelled(tokio::time::sleep(ASK_AGAIN)).await.is_none() {
+                break Ok(());
+            }
+            self.alive.tries_again();
         };
         self.sealer.finish(&self.shared).await;
         self.shared.data.release();
         result
+    }
+
+    /// Serves nothing more of what these servers gave.
+    async fn forget(&mut self, why: &Fatal) {
+        self.erase_sealed().await;
+        self.identity = None;
+        self.entries = Arc::default();
+        self.synced = None;
+        self.tainted = taint::Processed::default();
+        self.other_node = false;
+        let shared = &self.shared;
+        shared.server.tls_identity.clear();
+        shared.server.client.release();
+        shared.cache.forget();
+        shared.jwt_cache.clear();
+        shared.status.send_modify(|status| {
+            status.identity = None;
+            status.server_reachable = false;
+            status.trouble = Some(why.to_string().into());
+        });
     }
 
     async fn live(&mut self, stop: &CancellationToken) -> Result<(), Fatal> {

@@ -15,7 +15,9 @@ use std::{
 };
 
 use signet_agent::{
-    config::{Bootstrap, BundleFormat, Config, CsiFlags, RebootstrapMode, RunFlags, SvidCache},
+    config::{
+        Bootstrap, BundleFormat, Config, CsiFlags, RebootstrapMode, RunFlags, ServerSet, SvidCache,
+    },
     plugins::{
         key_manager::KeyManager,
         node_attestor::{NodeAttestor, X509PopSource},
@@ -97,7 +99,10 @@ fn the_defaults_are_those_of_spire() {
     assert_eq!(config.sds.default_bundle_name, "ROOTCA");
     assert_eq!(config.experimental.sync_interval, Duration::from_secs(5));
     assert!(config.experimental.use_sync_authorized_entries);
-    assert!(matches!(config.bootstrap, Bootstrap::Path { format: BundleFormat::Pem, .. }));
+    assert!(matches!(
+        config.servers[0].bootstrap,
+        Bootstrap::Path { format: BundleFormat::Pem, .. }
+    ));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
 }
 
@@ -112,12 +117,13 @@ fn spire_names_bring_spire_paths() {
 #[test]
 fn exactly_one_source_of_the_first_bundle_is_configured() {
     assert!(matches!(
-        load(&agent("insecure_bootstrap = true"), &RunFlags::default()).unwrap().bootstrap,
+        load(&agent("insecure_bootstrap = true"), &RunFlags::default()).unwrap().servers[0]
+            .bootstrap,
         Bootstrap::Insecure
     ));
     let url = agent("trust_bundle_url = \"https://x\" trust_bundle_format = \"spiffe\"");
     assert!(matches!(
-        load(&url, &RunFlags::default()).unwrap().bootstrap,
+        load(&url, &RunFlags::default()).unwrap().servers[0].bootstrap,
         Bootstrap::Url { format: BundleFormat::Spiffe, unix_socket: None, .. }
     ));
     for (text, wanted) in [
@@ -251,19 +257,19 @@ fn pods_are_not_given_what_the_agent_keeps_to_itself() {
 
 #[test]
 fn the_sealed_cache_is_on_by_default_only_with_keys_on_disk() {
-    let key_file = |extra: &str| match good(extra).svid_cache {
+    let key_file = |extra: &str| match good(extra).servers[0].svid_cache.clone() {
         SvidCache::Sealed { key_file } => key_file,
         SvidCache::Off => panic!("{extra}: no sealed cache"),
     };
     let own = key_file("");
     assert_eq!(own.parent(), Some(Path::new("/run/signet-agent")));
     assert_ne!(own, key_file("data_dir = \"/elsewhere\""), "two agents have two keys");
-    assert_eq!(good("svid_cache = \"off\"").svid_cache, SvidCache::Off);
+    assert_eq!(good("svid_cache = \"off\"").servers[0].svid_cache, SvidCache::Off);
     let memory = agent("trust_bundle_path = \"b\"")
         .replace("\"disk\" { plugin_data { directory = \"/k\" } }", "memory {}");
     let config = load(&memory, &RunFlags::default()).unwrap();
     assert_eq!(config.plugins.key_manager.settings, KeyManager::Memory);
-    assert_eq!(config.svid_cache, SvidCache::Off);
+    assert_eq!(config.servers[0].svid_cache, SvidCache::Off);
 }
 
 #[test]
@@ -272,7 +278,7 @@ fn a_join_token_comes_from_flag_key_or_file_and_is_never_printed() {
     let file = dir.path().join("token");
     fs::write(&file, " secret-token\n").unwrap();
     let config = good(&format!("join_token_file = {file:?}"));
-    assert_eq!(config.join_token.as_ref().unwrap().expose(), "secret-token");
+    assert_eq!(config.servers[0].join_token.as_ref().unwrap().expose(), "secret-token");
     assert!(!format!("{config:?}").contains("secret-token"));
     fs::write(&file, "\n").unwrap();
     let error = bad(&format!("trust_bundle_path = \"b\" join_token_file = {file:?}"));
@@ -448,4 +454,76 @@ fn the_kubernetes_attestor_has_the_keys_and_defaults_of_spire() {
         let error = read(data).unwrap_err();
         assert!(error.contains(wanted), "{data}: {error}");
     }
+}
+
+/// A file with `sets` where a server's address would be.
+fn sets(sets: &str) -> Result<Config, String> {
+    let text = format!(
+        "agent {{ trust_domain = \"td\" data_dir = \"/d\" trust_bundle_path = \"b\"\n{sets}\n}}
+         plugins {{ KeyManager disk {{ plugin_data {{ directory = \"/k\" }} }}
+         NodeAttestor \"join_token\" {{ plugin_data {{}} }}
+         WorkloadAttestor unix {{ plugin_data {{}} }} }}"
+    );
+    load(&text, &RunFlags::default())
+}
+
+#[test]
+fn each_server_set_has_its_own_address_trust_token_and_files() {
+    let config = sets(
+        "server_set \"east\" { server_address = \"[::1]\" server_port = 1 join_token = \"t\" }
+         server_set \"west\" { server_address = \"w\" server_port = 2 trust_bundle_path = \"wb\" }",
+    )
+    .unwrap();
+    let [east, west] = config.servers.as_slice() else { panic!("{:?}", config.servers) };
+    assert_eq!((east.name.as_deref(), west.name.as_deref()), (Some("east"), Some("west")));
+    assert_eq!((east.server_address.as_str(), east.server_port), ("::1", 1));
+    assert_eq!(east.join_token.as_ref().unwrap().expose(), "t");
+    assert!(west.join_token.is_none());
+    let path = |set: &ServerSet| match &set.bootstrap {
+        Bootstrap::Path { path, .. } => path.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!((path(east), path(west)), ("b".into(), "wb".into()), "or that of the agent");
+    assert_eq!(east.data_dir, Path::new("/d/server_sets/east"));
+    assert_eq!(west.key_manager, KeyManager::Disk { directory: "/k/server_sets/west".into() });
+    let key_file = |set: &ServerSet| match &set.svid_cache {
+        SvidCache::Sealed { key_file } => key_file.clone(),
+        SvidCache::Off => panic!(),
+    };
+    assert_ne!(key_file(east), key_file(west));
+    // Without sets everything is where it always was.
+    let one = sets("server_address = \"s\" server_port = 1").unwrap();
+    assert_eq!((one.servers.len(), &one.servers[0].name), (1, &None));
+    assert_eq!(one.servers[0].data_dir, Path::new("/d"));
+    assert_eq!(one.servers[0].key_manager, KeyManager::Disk { directory: "/k".into() });
+}
+
+#[test]
+fn server_sets_that_cannot_be_meant_are_refused() {
+    let east = "server_set \"east\" { server_address = \"e\" server_port = 1 }";
+    for (text, wanted) in [
+        (format!("{east} server_address = \"s\""), "it belongs into each of them"),
+        (format!("{east} join_token = \"t\""), "it belongs into each of them"),
+        (format!("{east} server_set \"a/b\" {{ }}"), "found the name \"a/b\", expected 1 to 32"),
+        ("server_set \"x\" { server_port = 1 }".to_owned(), "server_address must be configured in"),
+        (format!("{east} server_set x {{ server_adress = \"e\" }}"), "did you mean"),
+        (
+            (0..5).map(|n| east.replace("east", &format!("s{n}"))).collect(),
+            "found 5 sets, expected at most 4",
+        ),
+        (
+            "rebootstrap_mode = \"auto\" server_set \"x\" { server_address = \"e\" \
+             server_port = 1 insecure_bootstrap = true }"
+                .to_owned(),
+            "a server_set with insecure_bootstrap cannot be bootstrapped again",
+        ),
+    ] {
+        let error = sets(&text).expect_err(&text);
+        assert!(error.contains(wanted), "{text}: {error}");
+    }
+    let flags = RunFlags { server_port: Some(1), ..RunFlags::default() };
+    let text =
+        format!("agent {{ trust_domain = \"td\" trust_bundle_path = \"b\" {east} }}{PLUGINS}");
+    let error = load(&text, &flags).unwrap_err();
+    assert!(error.contains("-serverPort cannot say for which of the sets"), "{error}");
 }

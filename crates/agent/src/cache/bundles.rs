@@ -5,11 +5,11 @@ use std::sync::Arc;
 use signet_identity::TrustDomain;
 use signet_pki::{tls::BundleSource, x509::TrustBundle};
 
-use super::Cache;
+use super::Served;
 
 /// The bundles that workloads get, for verifying those who connect to the agent.
 #[derive(Debug)]
-pub(crate) struct CacheBundles(pub(crate) Arc<Cache>);
+pub(crate) struct CacheBundles(pub(crate) Served);
 
 impl BundleSource for CacheBundles {
     fn bundle(&self, trust_domain: &TrustDomain) -> Option<Arc<TrustBundle>> {

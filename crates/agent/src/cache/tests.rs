@@ -7,6 +7,8 @@ use zeroize::Zeroizing;
 use super::*;
 use crate::entry::tests::entry;
 
+mod served;
+
 const RULE: RotationRule = RotationRule { availability_target: 0 };
 
 struct Fixture {

@@ -27,7 +27,7 @@ use super::{CliError, Terminal, environment};
 use crate::{
     bootstrap::{BundleQuery, fetch_bundle},
     client::{ClientError, ServerClient, Target, tls_config},
-    config::{Bootstrap, Config, RunFlags, SvidCache},
+    config::{Bootstrap, Config, RunFlags, ServerSet, SvidCache},
     plugins::{key_manager::KeyManager, workload_attestor::WorkloadAttestor},
     state::AgentState,
 };
@@ -130,9 +130,13 @@ async fn examine(config: &Config) -> (Report, Option<GetInfoResponse>) {
     let mut report = Report::default();
     report.add(doctor::clock(clock.unix()));
     report.add(doctor::descriptors());
-    files(config, &clock, &mut report);
+    for set in &config.servers {
+        files(config, set, &clock, &mut report);
+    }
     let info = sockets(config, &clock, &mut report).await;
-    server(config, &clock, &mut report).await;
+    for set in &config.servers {
+        server(config, set, &clock, &mut report).await;
+    }
     workloads(config, &mut report);
     if let Some(settings) = &config.telemetry.prometheus
         && info.is_some()
@@ -143,20 +147,20 @@ async fn examine(config: &Config) -> (Report, Option<GetInfoResponse>) {
     (report, info)
 }
 
-/// The data directory and what is in it.
-fn files(config: &Config, clock: &SharedClock, report: &mut Report) {
-    let dir = &config.data_dir;
+/// The data directory of a server set and what is in it.
+fn files(config: &Config, set: &ServerSet, clock: &SharedClock, report: &mut Report) {
+    let dir = &set.data_dir;
     report.add(doctor::directory("data_dir", dir, Access::Write));
     if dir.is_dir() {
         report.add(doctor::disk_space("disk", dir));
     }
-    if let KeyManager::Disk { directory } = &config.plugins.key_manager.settings {
+    if let KeyManager::Disk { directory } = &set.key_manager {
         let keys = directory.join("keys.json");
         if keys.exists() {
             report.add(doctor::secret_file("keys", &keys));
         }
     }
-    if let SvidCache::Sealed { key_file } = &config.svid_cache
+    if let SvidCache::Sealed { key_file } = &set.svid_cache
         && key_file.exists()
     {
         report.add(doctor::secret_file("svid_cache_key_file", key_file));
@@ -164,7 +168,7 @@ fn files(config: &Config, clock: &SharedClock, report: &mut Report) {
     match AgentState::open(dir) {
         Ok(state) => match state.svid() {
             Some(stored) => report.add(own_svid(&stored.chain, clock.unix())),
-            None if config.join_token.is_some() || config.plugins.node_attestor.is_some() => {
+            None if set.join_token.is_some() || config.plugins.node_attestor.is_some() => {
                 report.add(Finding::ok("agent SVID", "none yet: the agent attests at its start"));
             }
             None => {
@@ -251,8 +255,8 @@ async fn sockets(
 }
 
 /// Name, connection, TLS and trust, one by one.
-async fn server(config: &Config, clock: &SharedClock, report: &mut Report) {
-    let (host, port) = (config.server_address.clone(), config.server_port);
+async fn server(config: &Config, set: &ServerSet, clock: &SharedClock, report: &mut Report) {
+    let (host, port) = (set.server_address.clone(), set.server_port);
     let proxies = match Proxies::from_env() {
         Ok(proxies) => proxies,
         Err(error) => {
@@ -275,7 +279,7 @@ async fn server(config: &Config, clock: &SharedClock, report: &mut Report) {
             return;
         }
     }
-    let Some(roots) = bundle(config, clock, report).await else { return };
+    let Some(roots) = bundle(config, set, clock, report).await else { return };
     let trust = match TrustBundle::new(config.trust_domain.clone(), &roots) {
         Ok(trust) => Arc::new(trust),
         Err(error) => {
@@ -287,7 +291,7 @@ async fn server(config: &Config, clock: &SharedClock, report: &mut Report) {
     let bundles = Arc::new(StaticBundles(vec![Arc::clone(&trust)]));
     let pq = config.experimental.require_pq_kem;
     let tls = tls_config(&config.trust_domain, Some(bundles as _), None, Arc::clone(clock), pq);
-    let target = Target { host: config.server_address.clone(), port, proxies };
+    let target = Target { host: set.server_address.clone(), port, proxies };
     let asked = match tls {
         Ok(tls) => ServerClient::new(target, tls).bundle().await,
         Err(error) => Err(error),
@@ -322,8 +326,13 @@ async fn server(config: &Config, clock: &SharedClock, report: &mut Report) {
 }
 
 /// The authorities (DER) that the agent knows its server by, or will.
-async fn bundle(config: &Config, clock: &SharedClock, report: &mut Report) -> Option<Vec<Vec<u8>>> {
-    let stored = AgentState::open(&config.data_dir).map(|state| state.bundle()).unwrap_or_default();
+async fn bundle(
+    config: &Config,
+    set: &ServerSet,
+    clock: &SharedClock,
+    report: &mut Report,
+) -> Option<Vec<Vec<u8>>> {
+    let stored = AgentState::open(&set.data_dir).map(|state| state.bundle()).unwrap_or_default();
     if !stored.is_empty() {
         report.add(Finding::ok("trust bundle", format!("{} stored authorities", stored.len())));
         return Some(stored);
@@ -332,17 +341,17 @@ async fn bundle(config: &Config, clock: &SharedClock, report: &mut Report) -> Op
         rebootstrap: false,
         attempts: 1,
         since: clock.unix(),
-        server_address: config.server_address.clone(),
-        server_port: config.server_port,
+        server_address: set.server_address.clone(),
+        server_port: set.server_port,
         trust_domain: config.trust_domain.clone(),
     };
-    match fetch_bundle(&config.bootstrap, &query).await {
+    match fetch_bundle(&set.bootstrap, &query).await {
         Ok(Some(roots)) => {
             report.add(Finding::ok("trust bundle", format!("{} authorities", roots.len())));
             Some(roots)
         }
         Ok(None) => {
-            debug_assert_eq!(config.bootstrap, Bootstrap::Insecure);
+            debug_assert_eq!(set.bootstrap, Bootstrap::Insecure);
             let next = "use trust_bundle_path or trust_bundle_url in production";
             let found = "insecure_bootstrap: the first server that answers is believed";
             report.add(Finding::warning("trust bundle", found, next));

@@ -10,6 +10,19 @@ use super::{Bootstrap, BundleFormat, JoinTokenText, RebootstrapMode, RunFlags};
 /// The longest join token file that is read.
 const MAX_TOKEN_BYTES: u64 = 4096;
 
+/// Whether a block says how a server is first trusted.
+pub(super) fn is_in(block: &Block<'_>) -> bool {
+    const KEYS: [&str; 6] = [
+        "insecure_bootstrap",
+        "trust_bundle_path",
+        "trust_bundle_url",
+        "trust_bundle_unix_socket",
+        "trust_bundle_spiffe_workload_api",
+        "trust_bundle_format",
+    ];
+    KEYS.iter().any(|key| block.pos_of(key).is_some())
+}
+
 /// Reads the `trust_bundle_*` keys and `insecure_bootstrap`: exactly one way is configured.
 pub(super) fn bootstrap(agent: &Block<'_>, flags: &RunFlags) -> Option<Bootstrap> {
     let insecure = flags.insecure_bootstrap | agent.flag("insecure_bootstrap");

@@ -19,7 +19,7 @@ use signet_pki::KeyType;
 
 use super::{
     BrokerSettings, Config, Experimental, RunFlags, SdsSettings, SvidCache, UnknownNames,
-    WorkloadRateLimits, bootstrap, broker, csi,
+    WorkloadRateLimits, bootstrap, broker, csi, server_set,
 };
 use crate::plugins::{Plugins, key_manager::KeyManager};
 
@@ -82,27 +82,33 @@ fn decode(
         root.finish();
         return None;
     };
-    let join_token = bootstrap::join_token(&agent, flags);
-    let plugins = Plugins::read(&root, join_token.is_some());
+    let sets = server_set::blocks(&agent, flags);
+    let mut join_tokens = match sets.is_empty() {
+        true => vec![bootstrap::join_token(&agent, flags)],
+        false => {
+            let none = RunFlags::default();
+            sets.iter().map(|(_, set)| bootstrap::join_token(set, &none)).collect()
+        }
+    };
+    let plugins = Plugins::read(&root, join_tokens.iter().all(Option::is_some));
     root.finish();
 
     let trust_domain = text_over(flags.common.trust_domain.as_ref(), &agent, "trust_domain");
     let trust_domain = settings::trust_domain(&agent, trust_domain);
-    let server_address = text_over(flags.server_address.as_ref(), &agent, "server_address");
-    let server_address = agent.required("server_address", server_address);
-    let server_port = agent.port("server_port");
-    let server_port = flags.server_port.filter(|port| *port != 0).or(server_port);
-    let server_port = agent.required("server_port", server_port);
+    let servers = match sets.is_empty() {
+        true => server_set::only(&agent, flags, join_tokens.pop().flatten()),
+        false => server_set::all(&agent, flags, sets, join_tokens),
+    };
     let data_dir = path_over(flags.common.data_dir.as_ref(), &agent, "data_dir");
     let data_dir = data_dir.unwrap_or_else(|| ".".into());
-    let bootstrap = bootstrap::bootstrap(&agent, flags);
     let (rebootstrap_mode, rebootstrap_delay) = bootstrap::rebootstrap(&agent, flags);
+    server_set::check(&agent, servers.as_deref().unwrap_or_default(), rebootstrap_mode);
     let disable_workload_api = flags.disable_workload_api | agent.flag("disable_workload_api");
     let disable_sds_api = flags.disable_sds_api | agent.flag("disable_sds_api");
     let sockets = sockets(program, flags, &agent, !(disable_workload_api && disable_sds_api));
     let log = log_settings(&agent, &flags.common.log());
     let key_manager = plugins.as_ref().map(|plugins| &plugins.key_manager.settings);
-    let svid_cache = svid_cache(&agent, key_manager, &data_dir);
+    let (svid_cache, key_file) = svid_cache(&agent, key_manager, &data_dir);
     let authorized_delegates = delegates(&agent, trust_domain.as_ref());
     let sds = sds(&agent);
     for key in ["profiling_enabled", "profiling_port", "profiling_freq", "profiling_names"] {
@@ -132,20 +138,37 @@ fn decode(
     let csi = csi::csi(&agent, &flags.csi, env, &private);
     agent.finish();
 
+    let plugins = plugins?;
+    let sealed = |set: Option<&str>, data_dir: &Path| match (&svid_cache, set) {
+        (SvidCache::Off, _) => SvidCache::Off,
+        (SvidCache::Sealed { .. }, None) => svid_cache.clone(),
+        (SvidCache::Sealed { .. }, Some(name)) => SvidCache::Sealed {
+            key_file: match &key_file {
+                Some(path) => {
+                    let mut path = path.clone().into_os_string();
+                    path.push(format!("-{name}"));
+                    path.into()
+                }
+                None => default_key_file(data_dir),
+            },
+        },
+    };
+    let servers = servers?.into_iter().map(|set| {
+        let name = set.name().map(str::to_owned);
+        set.placed(&data_dir, &plugins.key_manager.settings, |dir| sealed(name.as_deref(), dir))
+    });
+    let servers = servers.collect();
     Some(Config {
         file: PathBuf::from(&*document.file),
         trust_domain: trust_domain?,
-        server_address: server_address?.trim_matches(['[', ']']).to_owned(),
-        server_port: server_port?,
+        servers,
         data_dir,
         socket_path,
         admin_socket_path,
         disable_workload_api,
         disable_sds_api,
-        bootstrap: bootstrap?,
         rebootstrap_mode,
         rebootstrap_delay,
-        join_token,
         workload_key_type,
         availability_target,
         x509_svid_cache_max_size,
@@ -154,7 +177,6 @@ fn decode(
         allowed_foreign_jwt_claims,
         authorized_delegates,
         sds,
-        svid_cache,
         csi,
         log,
         log_selectors,
@@ -162,7 +184,7 @@ fn decode(
         take_over_sockets,
         broker,
         experimental,
-        plugins: plugins?,
+        plugins,
         telemetry,
         health_checks,
         warnings: Vec::new(),
@@ -235,19 +257,22 @@ fn default_key_file(data_dir: &Path) -> PathBuf {
     PathBuf::from(DEFAULT_KEY_DIR).join(format!("svid_cache-{short}.key"))
 }
 
-fn svid_cache(agent: &Block<'_>, key_manager: Option<&KeyManager>, data_dir: &Path) -> SvidCache {
+/// What outlasts a restart, and the key file that the configuration names.
+fn svid_cache(
+    agent: &Block<'_>,
+    key_manager: Option<&KeyManager>,
+    data_dir: &Path,
+) -> (SvidCache, Option<PathBuf>) {
     let key_file = agent.path("svid_cache_key_file");
+    let key_file = key_file.map(|path| absolute_path(&path).unwrap_or(path));
     let sealed = || SvidCache::Sealed {
-        key_file: match &key_file {
-            Some(path) => absolute_path(path).unwrap_or_else(|_| path.clone()),
-            None => default_key_file(data_dir),
-        },
+        key_file: key_file.clone().unwrap_or_else(|| default_key_file(data_dir)),
     };
     let mode = agent.text("svid_cache");
     if mode.as_deref() == Some("off") && key_file.is_some() {
         agent.error("svid_cache_key_file", "it has no use with svid_cache = \"off\"");
     }
-    match mode.as_deref() {
+    let svid_cache = match mode.as_deref() {
         Some("sealed") => sealed(),
         Some("off") => SvidCache::Off,
         None if key_file.is_some() => sealed(),
@@ -259,7 +284,8 @@ fn svid_cache(agent: &Block<'_>, key_manager: Option<&KeyManager>, data_dir: &Pa
             agent.error("svid_cache", format_args!("found {other:?}, expected sealed or off"));
             SvidCache::Off
         }
-    }
+    };
+    (svid_cache, key_file)
 }
 
 fn sds(agent: &Block<'_>) -> SdsSettings {

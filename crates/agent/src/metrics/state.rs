@@ -11,7 +11,7 @@ use signet_time::UnixTime;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    cache::Cache, client::SyncStats, data_dir::DataDir, jwt_cache::JwtCache, status::Status,
+    cache::Served, client::SyncStats, data_dir::DataDir, jwt_cache::JwtCache, status::Status,
 };
 
 /// How things stand. Clones share it.
@@ -26,6 +26,7 @@ pub struct StateMetrics {
     agent_svid_expiry: Gauge,
     sync_age: Gauge,
     server_reachable: Gauge,
+    set_reachable: Gauge,
     state_unwritten: Gauge,
     bundles: Gauge,
     total: Gauge,
@@ -38,19 +39,28 @@ pub struct StateMetrics {
 #[derive(Clone, Debug)]
 pub struct Shown {
     /// What workloads are served from.
-    pub cache: Arc<Cache>,
-    /// JWT-SVIDs at hand.
-    pub jwt_cache: Arc<JwtCache>,
+    pub cache: Served,
+    /// What there is of each server set, by its name; an empty one where there is only one.
+    pub sets: Vec<(String, ShownSet)>,
     /// How the agent stands.
     pub status: watch::Receiver<Status>,
-    /// The agent's files.
-    pub data: Arc<DataDir>,
     /// The wall clock.
     pub clock: SharedClock,
     /// When the agent started.
     pub started: Instant,
     /// After so long, what a sync found is over: SPIRE's agent asks again then, and finds nothing.
     pub sync_interval: Duration,
+}
+
+/// What is looked at of a server set.
+#[derive(Clone, Debug)]
+pub struct ShownSet {
+    /// JWT-SVIDs at hand.
+    pub jwt_cache: Arc<JwtCache>,
+    /// How the agent stands with it.
+    pub status: watch::Receiver<Status>,
+    /// The agent's files.
+    pub data: Arc<DataDir>,
 }
 
 impl StateMetrics {
@@ -81,6 +91,11 @@ impl StateMetrics {
                 &["server_reachable"],
                 "Whether the server answered at the last try",
                 &[],
+            ),
+            set_reachable: m.gauge(
+                &["server_set_reachable"],
+                "Whether a server of this server_set answered at the last try",
+                &["server_set"],
             ),
             state_unwritten: m.gauge(
                 &["state_unwritten"],
@@ -116,9 +131,14 @@ impl StateMetrics {
         self.uptime.set(&[], shown.started.elapsed().as_millis() as f64);
         self.record_map_size.set_len(&[], shown.cache.entry_count());
         self.svid_map_size.set_len(&[], shown.cache.svid_count());
-        self.jwt_cache_size.set_len(&[], shown.jwt_cache.len());
+        self.jwt_cache_size.set_len(&[], shown.sets.iter().map(|(_, it)| it.jwt_cache.len()).sum());
         self.subscriptions.set_len(&[], shown.cache.subscriber_count());
-        self.state_unwritten.set(&[], f64::from(u8::from(shown.data.is_failing())));
+        let failing = shown.sets.iter().any(|(_, set)| set.data.is_failing());
+        self.state_unwritten.set(&[], f64::from(u8::from(failing)));
+        for (name, set) in shown.sets.iter().filter(|(name, _)| !name.is_empty()) {
+            let reachable = set.status.borrow().server_reachable;
+            self.set_reachable.set(&[name], f64::from(u8::from(reachable)));
+        }
         let next = shown.cache.next_expiry();
         tell(&self.next_expiry, &["x509_svid"], next.map(left));
         {

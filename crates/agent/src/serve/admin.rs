@@ -36,7 +36,10 @@ use super::{
     endpoint::{Answer, MAX_REQUEST},
     sds::Peers,
 };
-use crate::{audit::Audit, jwt::JwtService, status::View, trace::Traces, workload::CallerAttestor};
+use crate::{
+    audit::Audit, jwt::JwtService, server_sets::Issuers, status::View, trace::Traces,
+    workload::CallerAttestor,
+};
 
 /// What is served there beside health and reflection.
 pub(crate) const SERVICES: &[&str] = &[
@@ -56,7 +59,7 @@ pub struct AdminContext {
     /// Attests callers and named processes.
     pub attestor: Arc<CallerAttestor>,
     /// Gives out JWT-SVIDs.
-    pub jwt: Arc<JwtService>,
+    pub jwt: Arc<Issuers<JwtService>>,
     /// Changes the log level; none where logging is not ours.
     pub log: Option<LogHandle>,
     /// Who may use the Delegated Identity API.

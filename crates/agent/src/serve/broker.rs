@@ -28,6 +28,7 @@ use crate::{
     config::{BrokerRights, BrokerSettings, Transports},
     jwt::JwtService,
     serve::workload_api::{check_audience, jwt_bundles, x509_bundle},
+    server_sets::Issuers,
     status::View,
     workload::CallerAttestor,
 };
@@ -49,7 +50,7 @@ pub struct Broker(Arc<Inner>);
 struct Inner {
     view: View,
     attestor: Arc<CallerAttestor>,
-    jwt: Arc<JwtService>,
+    jwt: Arc<Issuers<JwtService>>,
     audit: Audit,
     proc_root: ProcRoot,
     settings: BrokerSettings,
@@ -86,7 +87,7 @@ impl Broker {
         settings: BrokerSettings,
         view: View,
         attestor: Arc<CallerAttestor>,
-        jwt: Arc<JwtService>,
+        jwt: Arc<Issuers<JwtService>>,
         audit: Audit,
         proc_root: ProcRoot,
         stop: CancellationToken,

@@ -22,7 +22,7 @@ use tonic::{Status, body::Body};
 
 use crate::{
     audit::{Audit, Call},
-    cache::{Cache, Subscription, WorkloadUpdate},
+    cache::{Served, Subscription, WorkloadUpdate},
     caller::Caller,
     config::{SdsSettings, WorkloadRateLimits},
     metrics::AgentMetrics,
@@ -54,7 +54,7 @@ const MAX_NODE_ID: usize = 256;
 pub struct Sds {
     settings: SdsSettings,
     attestor: Arc<CallerAttestor>,
-    cache: Arc<Cache>,
+    cache: Served,
     stream_limit: Option<RateLimiter<SelectorSet>>,
     fetch_limit: Option<RateLimiter<SelectorSet>>,
     audit: Audit,
@@ -69,7 +69,7 @@ impl Sds {
     pub fn new(
         (settings, rates): (SdsSettings, WorkloadRateLimits),
         attestor: Arc<CallerAttestor>,
-        cache: Arc<Cache>,
+        cache: Served,
         (audit, metrics, peers): (Audit, AgentMetrics, Peers),
         clock: SharedClock,
         stop: CancellationToken,

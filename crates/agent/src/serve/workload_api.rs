@@ -22,11 +22,12 @@ use super::{
 };
 use crate::{
     audit::{Audit, Call},
-    cache::{Cache, Identity, Subscription, WorkloadUpdate},
+    cache::{Identity, Served, Subscription, WorkloadUpdate},
     config::WorkloadRateLimits,
     entry::{AgentEntry, without_duplicate_hints},
     jwt::JwtService,
     metrics::AgentMetrics,
+    server_sets::Issuers,
     trace,
     wit::WitService,
     workload::CallerAttestor,
@@ -64,10 +65,10 @@ pub struct WorkloadApiSettings {
 #[derive(Debug)]
 pub struct Handler {
     attestor: Arc<CallerAttestor>,
-    cache: Arc<Cache>,
-    jwt: Arc<JwtService>,
+    cache: Served,
+    jwt: Arc<Issuers<JwtService>>,
     /// Absent unless WIT-SVIDs are switched on.
-    wit: Option<Arc<WitService>>,
+    wit: Option<Arc<Issuers<WitService>>>,
     metrics: AgentMetrics,
     validator: Validator,
     allow_unauthenticated: bool,
@@ -93,8 +94,8 @@ impl Handler {
     pub fn new(
         settings: WorkloadApiSettings,
         attestor: Arc<CallerAttestor>,
-        cache: Arc<Cache>,
-        (jwt, wit): (Arc<JwtService>, Option<Arc<WitService>>),
+        cache: Served,
+        (jwt, wit): (Arc<Issuers<JwtService>>, Option<Arc<Issuers<WitService>>>),
         (metrics, clock): (AgentMetrics, SharedClock),
         stop: CancellationToken,
     ) -> Arc<Self> {

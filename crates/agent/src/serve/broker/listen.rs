@@ -141,7 +141,7 @@ fn config(
     };
     let clock: SharedClock = Arc::clone(&view.clock);
     // Brokers connect seldom: nothing is kept ready for them.
-    let bundles = Arc::new(CacheBundles(Arc::clone(&view.cache)));
+    let bundles = Arc::new(CacheBundles(view.cache.clone()));
     server_config(identity, bundles, policy, clock, TlsOptions { require_pq_kem })
 }
 

@@ -10,6 +10,7 @@ use super::{Frames, Handler, wanted_id};
 use crate::{
     audit::Call,
     cache::Subscription,
+    server_sets::Issuers,
     trace,
     wit::{Answer, WitService},
     wit_cache::WitSvid,
@@ -19,7 +20,7 @@ use crate::{
 /// when a WIT-SVID is due.
 struct WitStream {
     handler: Arc<Handler>,
-    wit: Arc<WitService>,
+    wit: Arc<Issuers<WitService>>,
     call: Call,
     wanted: Option<SpiffeId>,
     subscription: Subscription,
@@ -30,7 +31,7 @@ struct WitStream {
 impl Handler {
     pub(super) async fn wit_svids(
         self: Arc<Self>,
-        wit: Arc<WitService>,
+        wit: Arc<Issuers<WitService>>,
         call: Call,
         request: pb::WitsvidRequest,
     ) -> Result<Frames, Status> {
