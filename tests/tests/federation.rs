@@ -1,10 +1,10 @@
 //! Federation between programs: Signet's with each other, and with go-spiffe's client and server.
 
-use std::{path::PathBuf, process::Command, time::Instant};
+use std::{path::PathBuf, process::Command, sync::Arc, time::Instant};
 
 use e2e::{
-    AgentOptions, DEADLINE, Lines, Node, Server, ServerOptions, WebCertificate, cli,
-    clients::go_binary, eventually, eventually_within, free_port, skip,
+    AgentOptions, DEADLINE, Lines, Node, Postgres, Server, ServerOptions, TestDir, WebCertificate,
+    cli, clients::go_binary, eventually, eventually_within, free_port, skip,
 };
 use serde_json::{Value, json};
 
@@ -81,6 +81,46 @@ fn a_new_key_reaches_a_peer_within_thirty_seconds_and_its_workloads() {
     node.server.cli().line("federation show -trustDomain b.test").ok();
     node.server.cli().line("federation delete -id b.test -withBundle dissociate").ok();
     eventually("a workload without it", || (fetched() == json!({})).then_some(()));
+}
+
+#[test]
+fn of_servers_that_share_a_store_one_polls_and_when_it_dies_the_other() {
+    let Some(postgres) = Postgres::shared() else { skip!("PostgreSQL is not installed") };
+    let (b, url) = with_endpoint();
+    let bundle = spiffe_bundle(&b);
+    let options = ServerOptions::on_postgres(&postgres.dsn(&postgres.database()));
+    let dir = Arc::new(TestDir::new());
+    let one = Server::start_in(&dir, "one", options.clone());
+    let other = Server::start_in(&dir, "other", options);
+    federate(&one, &url, "spiffe://b.test/spire/server", &bundle);
+    let has_polled = |server: &Server| status(server)["last_success"].as_str() != Some("0");
+    let is_one = eventually("one of them polls", || match (has_polled(&one), has_polled(&other)) {
+        (false, false) => None,
+        (is_one, _) => Some(is_one),
+    });
+    let (mut poller, spare) = if is_one { (one, other) } else { (other, one) };
+    eventually("the other knows that it does not", || {
+        (status(&spare)["polled_elsewhere"] == true).then_some(())
+    });
+
+    // What one fetched, the other has without asking.
+    b.cli().line("localauthority jwt prepare").ok();
+    poller.cli().line("federation refresh -id b.test").ok();
+    eventually("the new key on the other server", || {
+        (status(&spare)["bundle"]["jwt_authorities"] == 2).then_some(())
+    });
+    assert!(!has_polled(&spare), "{}", status(&spare));
+    // Unless it is told to.
+    spare.cli().line("federation refresh -id b.test").ok();
+    assert!(has_polled(&spare));
+
+    poller.process().kill();
+    b.cli().line("localauthority x509 prepare").ok();
+    eventually_within("the other polls once the lease has ended", DEADLINE, || {
+        let status = status(&spare);
+        (status["polled_elsewhere"] != true && status["bundle"]["x509_authorities"] == 2)
+            .then_some(())
+    });
 }
 
 #[test]

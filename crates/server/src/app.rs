@@ -333,7 +333,7 @@ impl App {
         ];
         let federator = Federator::new(
             &config,
-            store.clone(),
+            (store.clone(), server_id.to_string()),
             Arc::clone(&cache),
             Arc::clone(&clock),
             &metrics,

@@ -4,36 +4,45 @@
 //! Relationships come from the configuration file (static) and from the API (dynamic, in the
 //! store); a static one wins over a dynamic one with the same trust domain. Each is polled by
 //! itself, so that an endpoint that is slow or broken delays no other; how it goes is kept and shown
-//! ([`Status`]). What was fetched replaces the stored bundle, unless it is older than that: sequence
+//! ([`Status`]). Of servers that share a store one polls for all ([`lead`]); each of them fetches when
+//! it is told to, or meets an unknown key. What was fetched replaces the stored bundle, unless it is older than that: sequence
 //! numbers never go back on their own.
 
 mod fetch;
 pub(crate) mod foreign;
+mod lead;
 mod schedule;
+mod status;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use signet_base::{SharedClock, Tasks, chain};
 use signet_daemon::metrics::Metrics;
-use signet_http::{HttpClient, HttpError, Trust};
+use signet_http::{HttpClient, Trust};
 use signet_identity::{Bundle, FederationRelationship, JwtAuthority, TrustDomain};
 use signet_pki::{
     jwks,
-    tls::{ServerCheck, TlsError, TlsOptions, spiffe_web_client_config},
+    tls::{ServerCheck, TlsOptions, spiffe_web_client_config},
 };
 use signet_store::{PageRequest, Store, StoreError};
-use signet_time::UnixTime;
 use tokio::{
     sync::{Notify, Semaphore},
     time::Instant,
 };
 
-use self::fetch::{Answer, FetchError, fetch};
+pub use self::status::{Origin, RefreshError, Status};
+use self::{
+    fetch::{Answer, fetch},
+    lead::Lead,
+};
 use crate::{
     cache::{Cache, CachedBundle},
     config::Config,
@@ -53,92 +62,15 @@ const ROOTS_LIFE: Duration = Duration::from_secs(3600);
 /// The longest text of a failure that is kept, characters.
 const MAX_ERROR: usize = 500;
 
-/// Where a relationship comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// The configuration file.
-    Static,
-    /// The API.
-    Dynamic,
-}
-
-/// How fetching goes for one relationship. Times are Unix seconds, as this server saw them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// The relationship.
-    pub relationship: FederationRelationship,
-    /// Where it comes from.
-    pub origin: Origin,
-    /// When the endpoint was last asked.
-    pub last_poll: Option<UnixTime>,
-    /// When it last gave a good answer.
-    pub last_success: Option<UnixTime>,
-    /// When it last gave another bundle.
-    pub last_change: Option<UnixTime>,
-    /// When it is asked next.
-    pub next_poll: Option<UnixTime>,
-    /// Why the last poll failed; none when it succeeded.
-    pub last_error: Option<String>,
-    /// How many polls failed in a row.
-    pub failures: u32,
-}
-
-/// Why a bundle was not refreshed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RefreshError {
-    /// It may not be what it says it is.
-    #[error("can't perform SPIFFE Authentication: local copy of bundle not found")]
-    NoBundleOfEndpoint,
-    /// There is no such relationship.
-    #[error("no relationship with trust domain \"{0}\"")]
-    NoRelationship(TrustDomain),
-    /// The relationship was deleted meanwhile.
-    #[error("the relationship is gone")]
-    Gone,
-    /// The machine's roots or proxies cannot be used.
-    #[error("failed to create the client")]
-    Client(#[source] HttpError),
-    /// The endpoint gave none.
-    #[error("failed to fetch the bundle")]
-    Fetch(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// What it gave is no bundle.
-    #[error("failed to read the bundle")]
-    Bundle(#[from] jwks::BundleError),
-    /// What it gave cannot be used.
-    #[error("the bundle cannot be used: {0}")]
-    Unusable(String),
-    /// What it gave is older than what is held.
-    #[error(
-        "the endpoint has a bundle with sequence number {found}, older than the {held} that is \
-         held, which stays; `federation refresh -acceptOlder` takes it all the same"
-    )]
-    Older {
-        /// The sequence number of what it gave.
-        found: u64,
-        /// That of what is held.
-        held: u64,
-    },
-    /// It cannot be stored.
-    #[error("failed to store the bundle")]
-    Store(#[from] StoreError),
-    /// TLS cannot be set up.
-    #[error("setting up TLS")]
-    Tls(#[from] TlsError),
-}
-
-impl From<FetchError> for RefreshError {
-    fn from(error: FetchError) -> Self {
-        Self::Fetch(Box::new(error))
-    }
-}
-
 /// Fetches bundles. Clones share it.
 #[derive(Clone)]
 pub struct Federator(Arc<Inner>);
 
 struct Inner {
     own: TrustDomain,
+    server_id: String,
+    /// Whether another server polls.
+    elsewhere: AtomicBool,
     fixed: Vec<FederationRelationship>,
     tls: TlsOptions,
     store: Store,
@@ -165,6 +97,8 @@ struct Row {
     /// What was fetched last, to ask whether it still is the newest.
     known: Option<Known>,
     demanded: Option<Instant>,
+    /// It is to be polled here, whichever server polls otherwise.
+    wanted: bool,
 }
 
 #[derive(Clone)]
@@ -185,6 +119,7 @@ impl Row {
                 next_poll: None,
                 last_error: None,
                 failures: 0,
+                elsewhere: false,
             },
             due: Instant::now(),
             started: false,
@@ -192,6 +127,7 @@ impl Row {
             turn: Arc::default(),
             known: None,
             demanded: None,
+            wanted: false,
         }
     }
 }
@@ -200,7 +136,7 @@ impl Federator {
     /// Knows the static relationships of `config`; nothing is fetched yet.
     pub fn new(
         config: &Config,
-        store: Store,
+        (store, server_id): (Store, String),
         cache: Arc<Cache>,
         clock: SharedClock,
         metrics: &Metrics,
@@ -214,6 +150,8 @@ impl Federator {
         let table = Mutex::new(rows.collect());
         let federator = Self(Arc::new(Inner {
             own,
+            server_id,
+            elsewhere: AtomicBool::new(false),
             fixed,
             tls: TlsOptions { require_pq_kem: config.experimental.require_pq_kem },
             store,
@@ -232,12 +170,20 @@ impl Federator {
 
     /// How fetching goes, by trust domain.
     pub fn statuses(&self) -> Vec<Status> {
-        self.table().values().map(|row| row.status.clone()).collect()
+        self.table().values().map(|row| self.shown(row)).collect()
     }
 
     /// How fetching goes for one trust domain.
     pub fn status(&self, trust_domain: &TrustDomain) -> Option<Status> {
-        self.table().get(trust_domain).map(|row| row.status.clone())
+        self.table().get(trust_domain).map(|row| self.shown(row))
+    }
+
+    fn shown(&self, row: &Row) -> Status {
+        let status = row.status.clone();
+        match self.0.elsewhere.load(Ordering::Relaxed) {
+            true => Status { elsewhere: true, next_poll: None, ..status },
+            false => status,
+        }
     }
 
     /// The relationship that the configuration file fixes, if there is one.
@@ -255,6 +201,7 @@ impl Federator {
             return;
         }
         row.demanded = Some(now);
+        row.wanted = true;
         row.due = row.due.min(now);
         drop(table);
         self.0.wake.notify_one();
@@ -285,6 +232,9 @@ impl Federator {
     }
 
     async fn run(&self, tasks: &Tasks) {
+        let inner = &self.0;
+        let mut lead =
+            Lead::new(inner.store.clone(), inner.server_id.clone(), Arc::clone(&inner.clock));
         let mut changes = self.0.cache.subscribe(None);
         let mut listed = None;
         let mut bundles = None;
@@ -309,6 +259,11 @@ impl Federator {
                     }
                 }
             }
+            // Where there is nothing to poll, nobody asks the store who does.
+            if !self.table().is_empty() {
+                self.0.elsewhere.store(!lead.look().await, Ordering::Relaxed);
+                next = next.min(lead.look_at().unwrap_or(next));
+            }
             next = next.min(self.start_due(tasks).unwrap_or(next));
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
@@ -330,12 +285,15 @@ impl Federator {
     fn start_due(&self, tasks: &Tasks) -> Option<Instant> {
         let now = Instant::now();
         let mut next = None;
-        for (trust_domain, row) in self.table().iter_mut().filter(|(_, row)| !row.started) {
+        let elsewhere = self.0.elsewhere.load(Ordering::Relaxed);
+        let is_here = |row: &Row| !row.started && (row.wanted || !elsewhere);
+        for (trust_domain, row) in self.table().iter_mut().filter(|(_, row)| is_here(row)) {
             if row.due > now {
                 next = Some(next.map_or(row.due, |next: Instant| next.min(row.due)));
                 continue;
             }
             row.started = true;
+            row.wanted = false;
             let (me, trust_domain) = (self.clone(), trust_domain.clone());
             let polls = Arc::clone(&self.0.polls);
             tasks.spawn_until_end("federation_poll", async move {
@@ -553,7 +511,12 @@ impl Federator {
         metrics.before_reading(move || {
             let Some(inner) = me.upgrade() else { return };
             let now = inner.clock.unix();
+            inner.metrics.polls_here(!inner.elsewhere.load(Ordering::Relaxed));
             for status in Self(Arc::clone(&inner)).statuses() {
+                if status.elsewhere {
+                    inner.metrics.hide(&status.relationship.trust_domain);
+                    continue;
+                }
                 inner.metrics.show(
                     &status.relationship.trust_domain,
                     (status.failures, status.last_success),

@@ -77,6 +77,9 @@ fn facts(status: &Status, sequence_number: Option<u64>) -> Vec<(String, String)>
     };
     let mut facts = vec![("From".to_owned(), origin.to_owned())];
     facts.extend(sequence_number.map(|number| ("Sequence number".to_owned(), number.to_string())));
+    if status.elsewhere {
+        facts.push(("Polled by".to_owned(), "another server".to_owned()));
+    }
     if status.failures > 0 {
         facts.push(("Failed polls in a row".to_owned(), status.failures.to_string()));
     }

@@ -98,6 +98,7 @@ fn to_pb(status: &federation::Status, held: Option<&Bundle>) -> pb::Relationship
         next_poll: status.next_poll.unwrap_or_default().seconds(),
         last_error: status.last_error.clone().unwrap_or_default(),
         failures: status.failures,
+        polled_elsewhere: status.elsewhere,
         bundle: held.map(|held| pb::BundleSummary {
             sequence_number: held.sequence_number,
             refresh_hint: held.refresh_hint,

@@ -13,6 +13,7 @@ pub struct FederationMetrics {
     updated: Counter,
     failures: Gauge,
     success_age: Gauge,
+    poller: Gauge,
 }
 
 impl FederationMetrics {
@@ -33,7 +34,23 @@ impl FederationMetrics {
                 "Seconds since a bundle endpoint last gave a good answer",
                 LABELS,
             ),
+            poller: m.gauge(
+                &["federation", "poller"],
+                "Whether this server polls bundle endpoints for all that share its store",
+                &[],
+            ),
         }
+    }
+
+    /// Shows whether this server polls.
+    pub fn polls_here(&self, is_poller: bool) {
+        self.poller.set(&[], f64::from(u8::from(is_poller)));
+    }
+
+    /// Shows nothing of a trust domain that another server polls.
+    pub fn hide(&self, trust_domain: &TrustDomain) {
+        self.failures.forget(&[trust_domain.as_str()]);
+        self.success_age.forget(&[trust_domain.as_str()]);
     }
 
     /// Counts a poll.

@@ -87,7 +87,12 @@ fn with_status(one: &pb::Relationship) -> String {
     line("Last poll", time(one.last_poll));
     line("Last success", time(one.last_success));
     line("Last change", time(one.last_change));
-    line("Next poll", if one.next_poll == 0 { "now".to_owned() } else { text::utc(one.next_poll) });
+    let next = match one.next_poll {
+        _ if one.polled_elsewhere => "by another server".to_owned(),
+        0 => "now".to_owned(),
+        at => text::utc(at),
+    };
+    line("Next poll", next);
     if !one.last_error.is_empty() {
         line("Last error", format!("{} ({} in a row)", one.last_error, one.failures));
     }
