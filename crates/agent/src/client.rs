@@ -29,6 +29,10 @@ pub use rpc::{Attested, NewSvid, Notice, NoticeStream, SignRequest, SignedToken}
 
 /// How long one call may take.
 pub const RPC_TIMEOUT: Duration = Duration::from_secs(30);
+/// When to ask again, milliseconds, as a busy server says it: gRPC's retries have it so (proposal A6).
+const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// A server may not keep an agent away for longer.
+const LONGEST_PUSHBACK: Duration = Duration::from_secs(60);
 /// The longest answer read, bytes: a server's answer is trusted further than a workload's request.
 const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
@@ -147,6 +151,16 @@ impl ClientError {
             Self::Rpc { status, .. } => Some(status.code()),
             _ => None,
         }
+    }
+
+    /// How long to wait before asking again, of what one would wait by oneself: longer where a busy
+    /// server says so, spread so that those who were turned away together do not come back together.
+    pub fn pause(&self, own: Duration) -> Duration {
+        let Self::Rpc { status, .. } = self else { return own };
+        let said = status.metadata().get(RETRY_PUSHBACK).and_then(|it| it.to_str().ok());
+        let Some(said) = said.and_then(|text| text.parse().ok()) else { return own };
+        let said = Duration::from_millis(said).min(LONGEST_PUSHBACK);
+        own.max(Jitter::new().spread(said.mul_f64(1.5), 1.0 / 3.0))
     }
 
     /// Whether the server lacks the call.
@@ -312,4 +326,27 @@ fn is_transport_failure(status: &Status) -> bool {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_busy_server_says_when_to_come_again_and_not_all_come_at_once() {
+        let (one, five) = (Duration::from_secs(1), Duration::from_secs(5));
+        let said = |text: &str| {
+            let mut status = Status::resource_exhausted("busy");
+            status.metadata_mut().insert(RETRY_PUSHBACK, text.parse().unwrap());
+            ClientError::rpc("RenewAgent", status)
+        };
+        let busy = said("5000");
+        let pauses: std::collections::HashSet<_> = (0..50).map(|_| busy.pause(one)).collect();
+        assert!(pauses.iter().all(|pause| (five..=2 * five).contains(pause)), "{pauses:?}");
+        assert!(pauses.len() > 10, "they are spread: {pauses:?}");
+        assert_eq!(busy.pause(60 * one), 60 * one, "who would wait longer does");
+        assert!(said("999999999999").pause(one) <= 2 * LONGEST_PUSHBACK);
+        assert_eq!(said("-1").pause(one), one);
+        assert_eq!(ClientError::Local(String::new()).pause(one), one);
+    }
 }

@@ -49,7 +49,7 @@ use crate::{
         oidc::OidcProvider,
     },
     identity::{IdentityError, ServerIdentity},
-    limits::{CallLimits, Limits},
+    limits::{CallLimits, Limits, Turns},
     listen,
     metrics::{MeasuredKeys, ServerMetrics},
     plugins::{
@@ -355,7 +355,11 @@ impl App {
                 cache,
                 authority,
                 federator,
-                limits: Limits::new(config.ratelimit, counted.rate_limits.clone()),
+                limits: Limits::new(
+                    config.ratelimit,
+                    counted.rate_limits.clone(),
+                    Turns::new(&metrics),
+                ),
                 clock,
                 counted,
                 rules: Rules::of(&config),

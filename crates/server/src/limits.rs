@@ -9,6 +9,8 @@
 //! the agents behind the same address.
 
 mod calls;
+mod turns;
+mod urgent;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -23,6 +25,7 @@ use crate::{
 };
 
 pub use calls::CallLimits;
+pub use turns::{Turns, Work};
 
 /// Attestations per second and agent, and failed ones per second and caller.
 pub const ATTEST_PER_SECOND: u32 = 1;
@@ -53,6 +56,8 @@ pub enum Limit {
 pub struct Limits {
     inner: Arc<Buckets>,
     counted: RateLimitMetrics,
+    /// Who comes first where the server is busy.
+    pub turns: Turns,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -73,7 +78,7 @@ struct Buckets {
 
 impl Limits {
     /// The limits that the configuration asks for.
-    pub fn new(config: config::RateLimits, counted: RateLimitMetrics) -> Self {
+    pub fn new(config: config::RateLimits, counted: RateLimitMetrics, turns: Turns) -> Self {
         let signing = || config.signing.then(|| RateLimiter::new(SIGN_PER_SECOND));
         Self {
             inner: Arc::new(Buckets {
@@ -85,6 +90,7 @@ impl Limits {
                 publish: RateLimiter::new(SIGN_PER_SECOND),
             }),
             counted,
+            turns,
         }
     }
 
@@ -180,8 +186,9 @@ mod tests {
     };
 
     fn limits() -> Limits {
-        let counted = ServerMetrics::new(&Metrics::detached());
-        Limits::new(config::RateLimits::default(), counted.rate_limits)
+        let metrics = Metrics::detached();
+        let counted = ServerMetrics::new(&metrics);
+        Limits::new(config::RateLimits::default(), counted.rate_limits, Turns::new(&metrics))
     }
 
     fn caller(peer: Peer) -> Principal {

@@ -6,7 +6,7 @@ use signet_daemon::{health::Health, metrics::Metrics};
 use signet_pki::MemoryKeyManager;
 use signet_server::{
     audit::Auditor,
-    limits::CallLimits,
+    limits::{CallLimits, Turns},
     metrics::{FederationMetrics, MeasuredKeys, ServerMetrics},
 };
 use signet_testkit::assert_metrics_documented;
@@ -16,7 +16,8 @@ fn every_metric_is_documented_and_every_documented_one_exists() {
     let document = include_str!("../../../docs/metrics.md");
     let metrics = Metrics::detached();
     let keys = MeasuredKeys::new(Arc::new(MemoryKeyManager::new()), &metrics);
-    let _all = (ServerMetrics::new(&metrics), FederationMetrics::new(&metrics), keys);
+    let turns = Turns::new(&metrics);
+    let _all = (ServerMetrics::new(&metrics), FederationMetrics::new(&metrics), keys, turns);
     Health::new().show(&metrics);
     CallLimits::new(Auditor::to_all(Vec::new())).show(&metrics);
     metrics.show_process();

@@ -224,7 +224,7 @@ impl Manager {
                     previous = None;
                 }
             }
-            let pause = backoff.next_delay();
+            let pause = error.pause(backoff.next_delay());
             tracing::warn!(error = %error, retry_in = ?pause, "Node attestation failed");
             shared.unreachable();
             shared.trouble(format!("it cannot attest: {error}"));

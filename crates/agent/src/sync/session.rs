@@ -347,7 +347,7 @@ impl<'a> Session<'a> {
         if error.is_unknown_authority() && shared.untrusted(self.identity.reattestable).await {
             return Some(SessionEnd::Rebootstrap);
         }
-        let pause = self.sync_backoff.next_delay();
+        let pause = error.pause(self.sync_backoff.next_delay());
         tracing::error!(error = %error, retry_in = ?pause, "Synchronize failed");
         self.next_sync = Instant::now() + pause;
         shared.unreachable();
@@ -422,7 +422,7 @@ impl<'a> Session<'a> {
                     tracing::error!(error = %error, "Could not rotate agent SVID");
                 }
                 shared.trouble(format!("it cannot renew: {error}"));
-                self.next_renewal = Instant::now() + self.renew_backoff.next_delay();
+                self.next_renewal = Instant::now() + error.pause(self.renew_backoff.next_delay());
                 return refused(&error);
             }
         };

@@ -13,6 +13,9 @@ use crate::usecase::{
     error::{Denial, Error, ErrorKind},
 };
 
+/// When a client is to ask again, milliseconds: as gRPC's retries have it (proposal A6).
+const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
+
 /// Lets `work` answer a request: the one place where refusals and failures of use cases become
 /// statuses and lines of the log.
 ///
@@ -40,7 +43,16 @@ pub(crate) fn status(error: &Error) -> Status {
     let text = status::bounded(error.to_string());
     match error.denial() {
         Some(denial) => status::permission_denied(text, reason(denial)),
-        None => Status::new(code(error.kind()), text),
+        None => {
+            let mut status = Status::new(code(error.kind()), text);
+            if let Some(pause) = error.retry() {
+                status.metadata_mut().insert(
+                    RETRY_PUSHBACK,
+                    u64::try_from(pause.as_millis()).unwrap_or(u64::MAX).into(),
+                );
+            }
+            status
+        }
     }
 }
 

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     cache::Cache,
-    limits::{Limit, Limits},
+    limits::{Limit, Limits, Work},
     metrics::ServerMetrics,
     policy::Policy,
 };
@@ -219,6 +219,8 @@ impl Agents {
             self.cache.fresh().await?;
             self.policy.judge(&self.cache, |judge| judge.agent(id, &node.selectors).map(drop))?;
         }
+        let now = self.clock.unix();
+        let _turn = self.limits.turns.turn(&call.principal, Work::Renew, None, now).await?;
         let csr = csr.ok_or_else(|| Error::invalid("params cannot be nil"))?;
         if csr.is_empty() {
             return Err(Error::invalid("missing CSR"));

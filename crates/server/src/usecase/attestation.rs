@@ -21,7 +21,11 @@ use super::{
     parts::Parts,
 };
 use crate::{
-    attestors::Attestors, cache::Cache, limits::Limits, metrics::ServerMetrics, policy::Policy,
+    attestors::Attestors,
+    cache::Cache,
+    limits::{Limits, Work},
+    metrics::ServerMetrics,
+    policy::Policy,
 };
 
 const TOKEN_UNUSABLE: &str = "failed to attest: join token does not exist or has already been used";
@@ -177,6 +181,10 @@ impl Attestation {
                 .map_err(|error| Error::store("failed to fetch agent", &error))?,
         };
         known.as_ref().map_or(Ok(()), may_attest)?;
+        // The node has proved what it is, so what it has counts.
+        let expires_at = known.as_ref().map(|node| node.expires_at.max(node.new_expires_at));
+        let turn = self.limits.turns.turn(&call.principal, Work::Attest, expires_at, now);
+        let _turn = turn.await?;
         // For a token this comes before the token is spent, so that spending it and recording the
         // agent are one transaction; nothing leaves before that has come to pass.
         let serial = Serial::of_key(&public_key)

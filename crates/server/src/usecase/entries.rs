@@ -23,7 +23,12 @@ use super::{
     parts::Parts,
     settle,
 };
-use crate::{cache::Cache, entry_id, policy::Policy};
+use crate::{
+    cache::Cache,
+    entry_id,
+    limits::{Limits, Work},
+    policy::Policy,
+};
 
 /// How often it is recorded that an agent is not given an entry because of its tenant.
 const WITHHELD_INTERVAL: Duration = Duration::from_secs(600);
@@ -40,6 +45,7 @@ pub struct Entries {
     cache: Arc<Cache>,
     clock: SharedClock,
     max_staleness: Duration,
+    limits: Limits,
     policy: Policy,
     /// Where tenants are required, entries are judged and written one batch after the other.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -106,6 +112,7 @@ impl Entries {
             cache: Arc::clone(&parts.cache),
             clock: Arc::clone(&parts.clock),
             max_staleness: parts.rules.max_staleness,
+            limits: parts.limits.clone(),
             policy: parts.policy.clone(),
             turn: Arc::default(),
             withheld: Arc::new(Throttle::new(1, WITHHELD_INTERVAL)),
@@ -441,6 +448,9 @@ impl Entries {
         let agent = call.agent_id()?;
         self.cache.fresh_or_away(self.max_staleness).await?;
         self.policy.ready(&self.cache).await?;
+        // Whoever waits for the store takes nobody's turn.
+        let now = self.clock.unix();
+        let _turn = self.limits.turns.turn(&call.principal, Work::Sync, None, now).await?;
         let judged = self.policy.judge(&self.cache, |judge| Ok(judge.authorized(agent)))?;
         let Some(judged) = judged else { return Ok(self.cache.authorized(agent).await?) };
         self.tell_withheld(call, agent, &judged);

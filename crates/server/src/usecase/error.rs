@@ -1,6 +1,6 @@
 //! Why a use case refuses, or fails.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, time::Duration};
 
 use signet_authority::IssueError;
 use signet_base::{RateLimitError, chain};
@@ -101,12 +101,13 @@ pub struct Error {
     cause: Option<String>,
     denial: Option<Denial>,
     code: Option<&'static str>,
+    retry_after: Option<Duration>,
 }
 
 impl Error {
     /// What was refused or failed.
     pub fn new(kind: ErrorKind, what: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, what: what.into(), cause: None, denial: None, code: None }
+        Self { kind, what: what.into(), cause: None, denial: None, code: None, retry_after: None }
     }
 
     /// [`ErrorKind::Invalid`].
@@ -163,6 +164,16 @@ impl Error {
     pub fn rate_limited(doing: &str, error: RateLimitError) -> Self {
         let what = format!("rejecting request due to {doing} rate limiting");
         Self::new(ErrorKind::Exhausted, what).because(error)
+    }
+
+    /// The same, for a caller that is to ask again after so long.
+    pub fn retry_after(self, pause: Duration) -> Self {
+        Self { retry_after: Some(pause), ..self }
+    }
+
+    /// When the caller is to ask again, where that is known.
+    pub fn retry(&self) -> Option<Duration> {
+        self.retry_after
     }
 
     /// The same, for this cause.
