@@ -276,7 +276,7 @@ impl Manager {
         shared.server.tls_identity.clear();
         shared.server.client.release();
         shared.cache.forget();
-        shared.jwt_cache.clear();
+        shared.forget_tokens();
         shared.status.send_modify(|status| {
             status.identity = None;
             status.server_reachable = false;

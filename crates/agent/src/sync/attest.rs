@@ -286,7 +286,7 @@ impl Manager {
         self.shared.server.tls_identity.clear();
         // What the old authority signed is to be signed anew.
         self.shared.cache.taint(|_| true);
-        self.shared.jwt_cache.clear();
+        self.shared.forget_tokens();
         self.shared.data.keep(move |state| state.force_rebootstrap(now)).await;
     }
 

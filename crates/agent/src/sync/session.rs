@@ -227,8 +227,7 @@ impl<'a> Session<'a> {
     /// The clock was set back: what is not valid yet is of no use to anybody.
     fn set_back(&mut self, now: UnixTime) -> Option<SessionEnd> {
         let shared = self.shared();
-        shared.jwt_cache.clear();
-        shared.wit_cache.iter().for_each(|kept| kept.clear());
+        shared.forget_tokens();
         let marked = shared.cache.taint(|svid| rotation::is_not_yet_valid(now, svid.not_before));
         if marked > 0 {
             tracing::warn!(svids = marked, "These SVIDs are not valid yet; replacing them");

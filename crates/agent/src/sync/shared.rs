@@ -171,6 +171,12 @@ impl Shared {
         }
     }
 
+    /// Drops all JWT- and WIT-SVIDs: what signed them is not believed any more.
+    pub(super) fn forget_tokens(&self) {
+        self.jwt_cache.clear();
+        self.wit_cache.iter().for_each(|kept| kept.clear());
+    }
+
     /// Notes that the server has been asked for a while; what was cached is served from now on.
     pub(super) fn late(&self) {
         let cached = self.cache.entry_count() > 0;
