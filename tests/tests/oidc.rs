@@ -2,9 +2,12 @@
 
 use std::{process::Command, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use e2e::{
     Agent, AgentOptions, DEADLINE, Node, Process, Server, ServerOptions, TestDir, WebCertificate,
-    bins, cli, clients::go_binary, eventually, eventually_within, free_port, http, on_path, skip,
+    bins, cli,
+    clients::go_binary,
+    eventually, eventually_within, free_port, http, on_path, skip,
 };
 use serde_json::Value;
 use signet_testkit::Bao;
@@ -32,6 +35,11 @@ struct Issuer {
 
 impl Issuer {
     fn start(by: By) -> Self {
+        Self::start_with(by, "")
+    }
+
+    /// With more in the server's block `server`.
+    fn start_with(by: By, more: &str) -> Self {
         let dir = Arc::new(TestDir::new());
         let web = WebCertificate::make(&dir, "oidc");
         let port = free_port();
@@ -46,8 +54,9 @@ impl Issuer {
             By::Server => format!("oidc_discovery_provider {{\n{listener}}}"),
             _ => String::new(),
         };
-        let options =
-            ServerOptions::with(&format!("jwt_issuer = \"https://localhost:{port}\"\n{block}"));
+        let options = ServerOptions::with(&format!(
+            "jwt_issuer = \"https://localhost:{port}\"\n{block}\n{more}"
+        ));
         let server = Server::start_in(&dir, "server", options);
         let mut agent = None;
         let source = match by {
@@ -91,14 +100,22 @@ impl Issuer {
 
     /// A token for the audience `aud`.
     fn token(&self) -> String {
-        let mint = "jwt mint -spiffeID spiffe://example.org/web -audience aud";
-        self.server.cli().line(mint).ok().stdout.trim().to_owned()
+        self.token_for("aud")
+    }
+
+    fn token_for(&self, audience: &str) -> String {
+        let mint = format!("jwt mint -spiffeID spiffe://example.org/web -audience {audience}");
+        self.server.cli().line(&mint).ok().stdout.trim().to_owned()
     }
 
     fn check(&self, target: &str, token: Option<&str>) -> e2e::Output {
+        self.check_for(target, "aud", token)
+    }
+
+    fn check_for(&self, target: &str, audience: &str, token: Option<&str>) -> e2e::Output {
         let mut command = Command::new(bins::oidc());
         command.args(["check", "-for", target, "-output", "json", "-caCert"]);
-        command.arg(&self.web.ca).args([&self.url(), "aud"]);
+        command.arg(&self.web.ca).args([&self.url(), audience]);
         if let Some(token) = token {
             command.arg(self.dir.write("token.jwt", token));
         }
@@ -107,7 +124,11 @@ impl Issuer {
 
     /// The rules that a check says are not met.
     fn failed(&self, target: &str, token: &str) -> Vec<String> {
-        let checked = self.check(target, Some(token));
+        self.failed_for(target, "aud", token)
+    }
+
+    fn failed_for(&self, target: &str, audience: &str, token: &str) -> Vec<String> {
+        let checked = self.check_for(target, audience, Some(token));
         let found: Value = serde_json::from_str(&checked.stdout).expect("JSON");
         let all = found["findings"].as_array().expect("findings").iter();
         let failed = all.filter(|finding| finding["verdict"] == "fail");
@@ -116,8 +137,12 @@ impl Issuer {
 
     /// Puts a new key in the place of the one that signs.
     fn rotate(&self) {
+        self.rotate_by("localauthority jwt prepare");
+    }
+
+    fn rotate_by(&self, prepare: &str) {
         let cli = self.server.cli();
-        let prepared = cli.json("localauthority jwt prepare");
+        let prepared = cli.json(prepare);
         let id = prepared["prepared_authority"]["authority_id"].as_str().expect("an ID");
         cli.line(&format!("localauthority jwt activate -authorityID {id}")).ok();
     }
@@ -154,6 +179,89 @@ fn go_oidc_verifies_tokens_whoever_serves_the_keys() {
         assert_eq!(issuer.failed("aws", &token), ["issuer port"]);
         assert_eq!(issuer.failed("entra", &token), ["algorithms of the keys", "token algorithm"]);
     }
+}
+
+/// The algorithm and the key of a token.
+fn header(token: &str) -> (String, String) {
+    let part = token.split('.').next().expect("a header");
+    let header: Value =
+        serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).expect("base64")).expect("JSON");
+    let text = |name: &str| header[name].as_str().expect("a text").to_owned();
+    (text("alg"), text("kid"))
+}
+
+#[test]
+fn an_audience_that_wants_another_algorithm_gets_it_and_each_key_has_its_own_life() {
+    let go = match go_binary() {
+        Ok(go) => go,
+        Err(why) => skip!("{why}"),
+    };
+    const ENTRA: &str = "api://AzureADTokenExchange";
+    let block =
+        "second_jwt_key { key_type = \"rsa-2048\" audiences = [\"api://AzureADTokenExchange\"] }";
+    let mut issuer = Issuer::start_with(By::Server, block);
+    let verified = |issuer: &Issuer, audience: &str, token: &str| {
+        let ca = issuer.web.ca.display().to_string();
+        let args = ["oidc-verify", &issuer.url(), audience, &ca, token];
+        cli::run(Command::new(&go).args(args), "").ok().json()
+    };
+    // Both verify by the documents, each by its own algorithm; the answer is the two key IDs.
+    let both = |issuer: &Issuer| {
+        [(ENTRA, "RS256"), ("aud", "ES256")].map(|(audience, algorithm)| {
+            let token = issuer.token_for(audience);
+            let (found, key) = header(&token);
+            assert_eq!(found, algorithm, "{audience}");
+            let good = verified(issuer, audience, &token);
+            assert_eq!(good["subject"], "spiffe://example.org/web", "{audience}: {good}");
+            key
+        })
+    };
+    let [second, first] = both(&issuer);
+    let cli = issuer.server.cli();
+    let active = |cli: &e2e::Cli, show: &str| {
+        cli.json(show)["active"]["authority_id"].as_str().expect("an ID").to_owned()
+    };
+    assert_eq!(active(&cli, "localauthority jwt show"), first);
+    assert_eq!(active(&cli, "localauthority jwt show -second"), second);
+
+    // Entra takes the one, by the rules that are known of it, and not the other.
+    assert_eq!(issuer.failed_for("entra", ENTRA, &issuer.token_for(ENTRA)), Vec::<String>::new());
+    assert_eq!(issuer.failed("entra", &issuer.token()), ["token algorithm"]);
+    // One token cannot be signed by two keys.
+    let mixed =
+        format!("jwt mint -spiffeID spiffe://example.org/web -audience aud -audience {ENTRA}");
+    cli.line(&mixed).exits(1).says("wants the second JWT key").says("InvalidArgument");
+
+    // Each key is rotated by itself.
+    issuer.rotate_by("localauthority jwt prepare -second");
+    let [rotated, same] = both(&issuer);
+    assert_ne!(rotated, second);
+    assert_eq!(same, first);
+    issuer.rotate();
+    let [same, rotated_first] = both(&issuer);
+    assert_eq!(same, rotated);
+    assert_ne!(rotated_first, first);
+    // What was rotated away is tainted and revoked by its ID; what signs is not.
+    let cli = issuer.server.cli();
+    cli.line(&format!("localauthority jwt taint -authorityID {rotated}")).exits(1);
+    let old = issuer.server.cli().line("bundle show -format spiffe").ok().stdout;
+    assert!(old.contains(&second) && old.contains(&first));
+    for id in [&second, &first] {
+        cli.line(&format!("localauthority jwt taint -authorityID {id}")).ok();
+        cli.line(&format!("localauthority jwt revoke -authorityID {id}")).ok();
+    }
+    let left = issuer.server.cli().line("bundle show -format spiffe").ok().stdout;
+    assert!(!left.contains(&second) && !left.contains(&first));
+
+    issuer.server.restart();
+    eventually("the documents are served again", || {
+        (issuer.check("openbao", None).code == 0).then_some(())
+    });
+    assert_eq!(both(&issuer), [rotated, rotated_first], "a restart changes nothing");
+    let config = issuer.server.config_file();
+    let config = config.to_str().expect("UTF-8");
+    let doctor = e2e::Cli::bare(bins::server());
+    doctor.run(["doctor", "-config", config]).says("second JWT authority");
 }
 
 #[test]

@@ -122,6 +122,11 @@ pub mod signet {
                     tonic::include_proto!("signet.api.server.console.v1");
                 }
             }
+            pub mod localauthority {
+                pub mod v1 {
+                    tonic::include_proto!("signet.api.server.localauthority.v1");
+                }
+            }
             pub mod explain {
                 pub mod v1 {
                     tonic::include_proto!("signet.api.server.explain.v1");

@@ -122,6 +122,11 @@ impl Context {
         let forgotten = self.now() - timing::JOURNAL_PRUNE_AGE;
         journal.x509.retain(|record| record.not_after > forgotten);
         journal.jwt.retain(|record| record.not_after > forgotten);
+        match self.shared.options.second_jwt {
+            Some(_) => journal.second_jwt.retain(|record| record.not_after > forgotten),
+            // A program without second JWT keys reads the journal again, too.
+            None => journal.second_jwt.clear(),
+        }
         match self.shared.options.wit {
             Some(_) => journal.wit.retain(|record| record.not_after > forgotten),
             // A program without WIT-SVIDs reads the journal again, too.

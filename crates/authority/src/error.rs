@@ -159,6 +159,17 @@ pub enum IssueError {
     /// JWT-SVIDs are switched off.
     #[error("JWT functionality is disabled")]
     JwtDisabled,
+    /// Some audiences of one JWT-SVID want it signed by the one key, the others by the other.
+    #[error(
+        "the audience {second} wants the second JWT key and {first} the first: ask for a JWT-SVID \
+         for each"
+    )]
+    MixedAudiences {
+        /// An audience of the first key, quoted.
+        first: String,
+        /// An audience of the second key, quoted.
+        second: String,
+    },
     /// WIT-SVIDs are not switched on.
     #[error("WIT functionality is disabled")]
     WitDisabled,
@@ -175,6 +186,11 @@ pub enum IssueError {
 }
 
 impl IssueError {
+    /// Whether the asker asked for what there cannot be.
+    pub fn is_askers_fault(&self) -> bool {
+        matches!(self, Self::MixedAudiences { .. })
+    }
+
     /// Whether it is likely to work in a moment, here or at another server.
     pub fn is_temporary(&self) -> bool {
         use signet_pki::{SignError, jwt::JwtSignError, x509};

@@ -24,6 +24,7 @@ use crate::{
 
 const X509: &str = "X509 CA";
 const JWT: &str = "JWT key";
+const SECOND_JWT: &str = "second JWT key";
 const WIT: &str = "WIT key";
 
 /// An X.509-SVID or CA certificate with what is sent along.
@@ -192,17 +193,18 @@ impl Authority {
         Ok(self.noted(with_chain(&ca, issued)))
     }
 
-    /// Signs a JWT-SVID.
+    /// Signs a JWT-SVID, by the second key if its audience wants that; one key never stands in for
+    /// the other.
     ///
     /// # Errors
-    /// [`IssueError`] when no authority of the kind is active or valid now, the ID is of a foreign
+    /// [`IssueError`] when the audiences want different keys, no authority of the kind is active or valid now, the ID is of a foreign
     /// trust domain, a credential composer fails, or signing fails.
     pub async fn sign_jwt_svid(&self, params: JwtSvidParams<'_>) -> Result<JwtSvid, IssueError> {
         if self.shared.options.jwt_disabled {
             return Err(IssueError::JwtDisabled);
         }
         self.must_be_member(params.spiffe_id)?;
-        let key = self.jwt_key()?;
+        let key = self.jwt_key_for(params.audience)?;
         let now = self.shared.clock.unix();
         let ttl = params.ttl.filter(|ttl| !ttl.is_zero());
         let ttl = ttl.unwrap_or(self.shared.options.jwt_svid_ttl);
@@ -319,10 +321,29 @@ impl Authority {
         Ok(ca)
     }
 
-    fn jwt_key(&self) -> Result<Arc<JwtKey>, IssueError> {
-        let key = self.shared.jwt.load_full().ok_or(IssueError::NotAvailable(JWT))?;
-        self.must_be_valid(JWT, key.issued_at, key.header.expires_at())?;
+    /// The key that signs for these audiences.
+    fn jwt_key_for(&self, audience: &[String]) -> Result<Arc<JwtKey>, IssueError> {
+        let (current, what) = match self.wants_second_key(audience)? {
+            true => (&self.shared.second_jwt, SECOND_JWT),
+            false => (&self.shared.jwt, JWT),
+        };
+        let key = current.load_full().ok_or(IssueError::NotAvailable(what))?;
+        self.must_be_valid(what, key.issued_at, key.header.expires_at())?;
         Ok(key)
+    }
+
+    fn wants_second_key(&self, audience: &[String]) -> Result<bool, IssueError> {
+        let Some(second) = &self.shared.options.second_jwt else { return Ok(false) };
+        let is_listed = |one: &&String| second.audiences.iter().any(|pattern| pattern.matches(one));
+        let mut named = audience.iter().filter(|one| !one.is_empty());
+        let listed = named.clone().find(is_listed);
+        match (listed, named.find(|one| !is_listed(one))) {
+            (Some(second), Some(first)) => Err(IssueError::MixedAudiences {
+                first: format!("{first:?}"),
+                second: format!("{second:?}"),
+            }),
+            (listed, _) => Ok(listed.is_some()),
+        }
     }
 
     fn wit_key(&self) -> Result<Arc<JwtKey>, IssueError> {

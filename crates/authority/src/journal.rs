@@ -11,11 +11,13 @@ use signet_time::UnixTime;
 
 /// The newest format version that this program reads and writes. It writes the oldest that can say
 /// what is to be said.
-pub const JOURNAL_VERSION: u32 = 3;
+pub const JOURNAL_VERSION: u32 = 4;
 /// The format version of a journal without unpublished keys: what 0.1 reads.
 const FIRST_VERSION: u32 = 1;
 /// The format version of a journal with unpublished keys and without WIT authorities.
 const UNPUBLISHED_VERSION: u32 = 2;
+/// The format version of a journal with WIT authorities and without second JWT authorities.
+const WIT_VERSION: u32 = 3;
 /// How many authorities of each kind a journal keeps: the newest.
 pub const JOURNAL_CAP: usize = 10;
 /// The largest journal that is read, bytes.
@@ -55,6 +57,11 @@ impl SlotId {
     /// The key manager's key of this slot for JWTs, `JWT-Signer-A`.
     pub fn jwt_key_id(self) -> String {
         format!("JWT-Signer-{}", self.as_str())
+    }
+
+    /// The key manager's key of this slot for JWTs of the second key, `Second-JWT-Signer-A`.
+    pub fn second_jwt_key_id(self) -> String {
+        format!("Second-JWT-Signer-{}", self.as_str())
     }
 
     /// The key manager's key of this slot for WITs, `WIT-Signer-A`.
@@ -141,6 +148,8 @@ pub struct Journal {
     pub x509: Vec<X509Record>,
     /// JWT authorities, oldest first.
     pub jwt: Vec<JwtRecord>,
+    /// Second JWT authorities, oldest first.
+    pub second_jwt: Vec<JwtRecord>,
     /// WIT authorities, oldest first.
     pub wit: Vec<JwtRecord>,
     /// Keys that were made for an authority that was not published: their names in the key
@@ -175,6 +184,8 @@ struct Written<'a> {
     x509: &'a [X509Record],
     jwt: &'a [JwtRecord],
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    second_jwt: &'a [JwtRecord],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
     wit: &'a [JwtRecord],
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     unpublished_keys: &'a BTreeMap<String, String>,
@@ -193,6 +204,8 @@ struct Read {
     x509: Vec<X509Record>,
     jwt: Vec<JwtRecord>,
     #[serde(default)]
+    second_jwt: Vec<JwtRecord>,
+    #[serde(default)]
     wit: Vec<JwtRecord>,
     #[serde(default)]
     unpublished_keys: BTreeMap<String, String>,
@@ -204,13 +217,17 @@ impl Journal {
     /// # Errors
     /// [`JournalError::Encode`], in theory.
     pub fn encode(&self) -> Result<Vec<u8>, JournalError> {
-        let Self { x509, jwt, wit, unpublished_keys } = self;
-        let version = match (wit.is_empty(), unpublished_keys.is_empty()) {
-            (true, true) => FIRST_VERSION,
-            (true, false) => UNPUBLISHED_VERSION,
-            (false, _) => JOURNAL_VERSION,
+        let Self { x509, jwt, second_jwt, wit, unpublished_keys } = self;
+        let version = if !second_jwt.is_empty() {
+            JOURNAL_VERSION
+        } else if !wit.is_empty() {
+            WIT_VERSION
+        } else if !unpublished_keys.is_empty() {
+            UNPUBLISHED_VERSION
+        } else {
+            FIRST_VERSION
         };
-        serde_json::to_vec(&Written { version, x509, jwt, wit, unpublished_keys })
+        serde_json::to_vec(&Written { version, x509, jwt, second_jwt, wit, unpublished_keys })
             .map_err(JournalError::Encode)
     }
 
@@ -227,18 +244,18 @@ impl Journal {
         if version == 0 || version > JOURNAL_VERSION {
             return Err(JournalError::Version(version));
         }
-        let Read { x509, jwt, wit, unpublished_keys, .. } =
+        let Read { x509, jwt, second_jwt, wit, unpublished_keys, .. } =
             serde_json::from_slice(data).map_err(JournalError::Corrupt)?;
         let active = |status: &Status| *status == Status::Active;
         if x509.iter().filter(|r| active(&r.status)).count() > 1 {
             return Err(JournalError::TwoActive("X.509"));
         }
-        for (keys, kind) in [(&jwt, "JWT"), (&wit, "WIT")] {
+        for (keys, kind) in [(&jwt, "JWT"), (&second_jwt, "second JWT"), (&wit, "WIT")] {
             if keys.iter().filter(|r| active(&r.status)).count() > 1 {
                 return Err(JournalError::TwoActive(kind));
             }
         }
-        Ok(Self { x509, jwt, wit, unpublished_keys })
+        Ok(Self { x509, jwt, second_jwt, wit, unpublished_keys })
     }
 }
 
@@ -325,6 +342,7 @@ mod tests {
         let journal = Journal {
             x509: vec![x509(SlotId::A, Status::Old, "a"), x509(SlotId::B, Status::Active, "b")],
             jwt: vec![jwt(SlotId::A, Status::Prepared, "k")],
+            second_jwt: vec![],
             wit: vec![],
             unpublished_keys: BTreeMap::new(),
         };
@@ -340,6 +358,10 @@ mod tests {
         let bytes = journal.encode().unwrap();
         assert!(bytes.starts_with(br#"{"version":3,"#), "only where there is a WIT authority");
         assert_eq!(Journal::decode(&bytes).unwrap(), journal);
+        let journal = Journal { second_jwt: vec![jwt(SlotId::A, Status::Active, "s")], ..journal };
+        let bytes = journal.encode().unwrap();
+        assert!(bytes.starts_with(br#"{"version":4,"#), "only where there is a second JWT key");
+        assert_eq!(Journal::decode(&bytes).unwrap(), journal);
     }
 
     #[test]
@@ -353,8 +375,8 @@ mod tests {
             assert!(matches!(Journal::decode(bad.as_bytes()), Err(JournalError::Corrupt(_))));
         }
         assert!(matches!(
-            Journal::decode(br#"{"version":4,"x509":{}}"#),
-            Err(JournalError::Version(4))
+            Journal::decode(br#"{"version":5,"x509":{}}"#),
+            Err(JournalError::Version(5))
         ));
         let two = Journal {
             x509: vec![x509(SlotId::A, Status::Active, "a"), x509(SlotId::B, Status::Active, "b")],

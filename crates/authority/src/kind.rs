@@ -2,6 +2,7 @@
 //! [`Machine`](crate::machine::Machine).
 
 mod jwt;
+mod second_jwt;
 mod wit;
 mod x509;
 
@@ -18,6 +19,7 @@ use signet_pki::{
 use signet_time::UnixTime;
 
 pub(crate) use jwt::Jwt;
+pub(crate) use second_jwt::SecondJwt;
 pub(crate) use wit::Wit;
 pub(crate) use x509::{X509, ca_attributes, check_ca};
 
@@ -37,19 +39,22 @@ pub enum AuthorityKind {
     X509,
     /// Signs JWT-SVIDs.
     Jwt,
+    /// Signs JWT-SVIDs for the audiences that want another algorithm.
+    SecondJwt,
     /// Signs WIT-SVIDs.
     Wit,
 }
 
 impl AuthorityKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::X509, Self::Jwt, Self::Wit];
+    pub const ALL: [Self; 4] = [Self::X509, Self::Jwt, Self::SecondJwt, Self::Wit];
 
-    /// As answers and logs name it: `X.509`, `JWT`, `WIT`.
+    /// As answers and logs name it: `X.509`, `JWT`, `second JWT`, `WIT`.
     pub fn name(self) -> &'static str {
         match self {
             Self::X509 => X509::NAMES.api,
             Self::Jwt => Jwt::NAMES.api,
+            Self::SecondJwt => SecondJwt::NAMES.api,
             Self::Wit => Wit::NAMES.api,
         }
     }
@@ -59,6 +64,7 @@ impl AuthorityKind {
         match self {
             Self::X509 => X509::NAMES.disabled,
             Self::Jwt => Jwt::NAMES.disabled,
+            Self::SecondJwt => SecondJwt::NAMES.disabled,
             Self::Wit => Wit::NAMES.disabled,
         }
     }
@@ -67,6 +73,7 @@ impl AuthorityKind {
         match self {
             Self::X509 => X509::is_enabled(options),
             Self::Jwt => Jwt::is_enabled(options),
+            Self::SecondJwt => SecondJwt::is_enabled(options),
             Self::Wit => Wit::is_enabled(options),
         }
     }

@@ -27,6 +27,12 @@ impl<K: Kind> Machine<K> {
         Self { slots: Slots::empty(), current }
     }
 
+    /// The IDs of the authority that signs and of the one that is prepared.
+    pub(crate) fn current_ids(&self) -> impl Iterator<Item = &str> {
+        let current = self.slots.active().into_iter().chain(self.slots.prepared());
+        current.map(|authority| authority.authority_id.as_str())
+    }
+
     /// Does what the clock asks for, and what the bundle does: an authority that another server
     /// tainted or revoked there signs no longer than until the next look.
     pub(crate) async fn rotate(

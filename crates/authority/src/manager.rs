@@ -18,7 +18,7 @@ use tokio::{
 use crate::{
     AuthorityError, AuthorityPorts, AuthorityView,
     context::{Chain, Context},
-    kind::{Jwt, Wit, X509},
+    kind::{Jwt, SecondJwt, Wit, X509},
     machine::Machine,
     ports::BundleEdit,
     shared::Shared,
@@ -38,6 +38,7 @@ pub struct CaManager {
     context: Context,
     x509: Machine<X509>,
     jwt: Machine<Jwt>,
+    second_jwt: Machine<SecondJwt>,
     wit: Machine<Wit>,
     failed_rotations: u32,
     commands: mpsc::Receiver<Command>,
@@ -61,6 +62,7 @@ impl CaManager {
             context: Context::new(Arc::clone(shared), ports),
             x509: Machine::new(Arc::clone(&shared.x509)),
             jwt: Machine::new(Arc::clone(&shared.jwt)),
+            second_jwt: Machine::new(Arc::clone(&shared.second_jwt)),
             wit: Machine::new(Arc::clone(&shared.wit)),
             failed_rotations: 0,
             commands,
@@ -80,12 +82,14 @@ impl CaManager {
         tracing::info!(
             x509_cas = context.journal.x509.len(),
             jwt_keys = context.journal.jwt.len(),
+            second_jwt_keys = context.journal.second_jwt.len(),
             wit_keys = context.journal.wit.len(),
             "Journal loaded"
         );
         let bundle = context.read_bundle().await?;
         self.x509.recover(context, &bundle).await?;
         self.jwt.recover(context, &bundle).await?;
+        self.second_jwt.recover(context, &bundle).await?;
         self.wit.recover(context, &bundle).await
     }
 
@@ -168,8 +172,9 @@ impl CaManager {
             return x509;
         }
         let jwt = self.jwt.rotate(context, bundle.as_ref()).await;
+        let second_jwt = self.second_jwt.rotate(context, bundle.as_ref()).await;
         let wit = self.wit.rotate(context, bundle.as_ref()).await;
-        x509.and(jwt).and(wit)
+        x509.and(jwt).and(second_jwt).and(wit)
     }
 
     /// Drops from the bundle what expired more than a day ago; never the last of a kind that every
@@ -240,6 +245,7 @@ impl CaManager {
         let view = AuthorityView {
             x509: self.x509.slots.view(),
             jwt: self.jwt.slots.view(),
+            second_jwt: self.second_jwt.slots.view(),
             wit: self.wit.slots.view(),
             failed_rotations: self.failed_rotations,
         };
@@ -256,6 +262,7 @@ impl fmt::Debug for CaManager {
         f.debug_struct("CaManager")
             .field("x509", &self.x509)
             .field("jwt", &self.jwt)
+            .field("second_jwt", &self.second_jwt)
             .field("wit", &self.wit)
             .finish()
     }

@@ -5,7 +5,10 @@ use std::{sync::Arc, time::Duration};
 use signet_identity::TrustDomain;
 use signet_pki::{CredentialComposer, KeyManager, KeyType, UpstreamAuthority, x509::Name};
 
-use crate::ports::{AuthorityObserver, BundleStore, JournalStore};
+use crate::{
+    AudiencePattern,
+    ports::{AuthorityObserver, BundleStore, JournalStore},
+};
 
 /// What the authorities are and how long what they sign lives.
 #[derive(Clone, Debug)]
@@ -34,6 +37,8 @@ pub struct AuthorityOptions {
     pub published_for: Duration,
     /// Whether there are JWT-SVIDs at all.
     pub jwt_disabled: bool,
+    /// The second JWT key and for whom it signs; `None` when one key signs for everybody.
+    pub second_jwt: Option<SecondJwtOptions>,
     /// What WIT-SVIDs are like; `None` when there are none.
     pub wit: Option<WitOptions>,
     /// How long a local intermediate lives, where one is to sign X.509-SVIDs in place of a key
@@ -41,6 +46,15 @@ pub struct AuthorityOptions {
     pub local_intermediate: Option<Duration>,
     /// What to do when the key of the active X.509 authority was lost.
     pub lost_keys: LostKeys,
+}
+
+/// A second JWT key, of another algorithm than the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecondJwtOptions {
+    /// The kind of the key.
+    pub key_type: KeyType,
+    /// The audiences whose JWT-SVIDs it signs.
+    pub audiences: Vec<AudiencePattern>,
 }
 
 /// What WIT-SVIDs are like.
@@ -89,6 +103,7 @@ impl AuthorityOptions {
             jwt_issuer: None,
             published_for: Duration::ZERO,
             jwt_disabled: false,
+            second_jwt: None,
             wit: None,
             local_intermediate: None,
             lost_keys: LostKeys::Refuse,

@@ -49,6 +49,8 @@ pub struct AuthorityView {
     pub x509: KindView,
     /// JWT authorities.
     pub jwt: KindView,
+    /// Second JWT authorities; none unless a second key is configured.
+    pub second_jwt: KindView,
     /// WIT authorities; none unless there are WIT-SVIDs.
     pub wit: KindView,
     /// How many rotations failed in a row (prepare or activate); 0 when all is well.

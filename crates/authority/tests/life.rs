@@ -183,7 +183,7 @@ async fn a_corrupt_journal_stops_the_start_with_a_clear_error() {
     let error = machine.start().await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the CA journal has format version 7, this program reads up to 3"
+        "the CA journal has format version 7, this program reads up to 4"
     );
 }
 

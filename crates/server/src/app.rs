@@ -454,6 +454,7 @@ impl App {
                 .as_ref()
                 .map_or(Duration::ZERO, |endpoint| endpoint.refresh_hint.saturating_mul(3)),
             jwt_disabled: config.disable_jwt_svids,
+            second_jwt: config.ca.second_jwt.clone(),
             wit: config.experimental.wit.as_ref().map(|wit| WitOptions {
                 key_type: wit.key_type,
                 issuer: wit.issuer.clone(),

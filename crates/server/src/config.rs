@@ -10,9 +10,11 @@ mod flags;
 mod load;
 mod oidc;
 mod policy;
+mod second_jwt;
 
 use std::{path::PathBuf, time::Duration};
 
+use signet_authority::SecondJwtOptions;
 use signet_config::{Cidr, HealthSettings, LogSettings, TelemetrySettings};
 use signet_identity::{SpiffeId, TrustDomain};
 use signet_oidc::config::Serving;
@@ -106,6 +108,9 @@ pub struct CaSettings {
     pub key_type: KeyType,
     /// `jwt_key_type`, default `ca_key_type`.
     pub jwt_key_type: KeyType,
+    /// `second_jwt_key` (our own block): a JWT key of another algorithm, and for which audiences it
+    /// signs; none by default.
+    pub second_jwt: Option<SecondJwtOptions>,
     /// `ca_subject`, default C=US, O=SPIFFE.
     pub subject: CaSubject,
     /// `ca_ttl`, default 24 hours: the lifetime of X.509 and JWT authorities.

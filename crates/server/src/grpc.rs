@@ -16,6 +16,7 @@ pub mod localauthority;
 pub mod logger;
 pub mod methods;
 pub mod push;
+pub mod second_jwt;
 pub(crate) mod shared;
 pub mod svid;
 pub mod tenancy;
@@ -55,7 +56,8 @@ pub(crate) fn routes(
     Routes::new(agent.max_decoding_message_size(MAX_MESSAGE_SIZE))
         .add_service(bundle::BundleService::new(bundles).into_server())
         .add_service(entry::EntryService::new(entries).into_server())
-        .add_service(localauthority::LocalAuthorityService::new(authorities).into_server())
+        .add_service(localauthority::LocalAuthorityService::new(authorities.clone()).into_server())
+        .add_service(second_jwt::SecondJwtService::new(authorities).into_server())
         .add_service(push.into_server())
         .add_service(svid::SvidService::new(issuance).into_server())
         .add_service(explain.into_server())

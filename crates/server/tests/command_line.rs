@@ -70,6 +70,8 @@ fn every_command_and_flag_of_spire_is_understood() {
         "localauthority x509 revoke -authorityID i".to_owned(),
         "localauthority jwt show".to_owned(),
         "localauthority jwt prepare".to_owned(),
+        "localauthority jwt show -second".to_owned(),
+        "localauthority jwt prepare -second".to_owned(),
         "localauthority jwt activate -authorityID i".to_owned(),
         "localauthority jwt taint -authorityID i".to_owned(),
         "localauthority jwt revoke -authorityID i".to_owned(),

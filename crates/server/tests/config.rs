@@ -196,6 +196,38 @@ fn wrong_values_are_refused_with_their_place() {
 }
 
 #[test]
+fn a_second_jwt_key_is_of_another_algorithm_and_for_named_audiences() {
+    let config = good(
+        "jwt_key_type = \"ec-p256\"\nsecond_jwt_key {\nkey_type = \"rsa-2048\"\n\
+         audiences = [\"api://AzureADTokenExchange\", \"https://x/*\"] }",
+    );
+    let second = config.ca.second_jwt.unwrap();
+    assert_eq!(second.key_type, KeyType::Rsa2048);
+    assert!(second.audiences[1].matches("https://x/y") && !second.audiences[0].matches("api://"));
+    assert!(good("").ca.second_jwt.is_none());
+    let off = good(
+        "disable_jwt_svids = true\nsecond_jwt_key { key_type = \"ec-p384\" audiences = [\"a\"] }",
+    );
+    assert!(off.warnings.iter().any(|it| it.contains("second_jwt_key")), "{:?}", off.warnings);
+    for (block, wanted) in [
+        ("", "key_type must be configured in second_jwt_key {}"),
+        ("key_type = \"rsa-2048\"", "audiences must be configured in second_jwt_key {}"),
+        ("key_type = \"rsa\" audiences = [\"a\"]", "s.conf:4:18: key_type:"),
+        ("key_type = \"ec-p256\" audiences = [\"a\"]", "does not sign by ES256"),
+        ("key_type = \"rsa-2048\" audiences = [\"*\"]", "\"*\": * alone would be every audience"),
+        ("key_type = \"rsa-2048\" audiences = [\"a*b\"]", "a * stands at the end only"),
+        ("key_type = \"rsa-2048\" audiences = [\"a\"] x = 1", "unknown key \"x\""),
+    ] {
+        let error = bad(&format!("second_jwt_key {{ {block} }}"));
+        assert!(error.contains(wanted), "{block}: {error}");
+    }
+    let rsa = "jwt_key_type = \"rsa-4096\"\n";
+    let error =
+        bad(&format!("{rsa}second_jwt_key {{ key_type = \"rsa-2048\" audiences = [\"a\"] }}"));
+    assert!(error.contains("does not sign by RS256"), "{error}");
+}
+
+#[test]
 fn federation_is_read_as_typed_relationships() {
     let config = good(
         "federation { federates_with \"a.example\" { bundle_endpoint_url = \"HTTPS://a\" \

@@ -29,6 +29,7 @@ impl CaManager {
         match kind {
             AuthorityKind::X509 => self.x509.operate_prepare(&mut self.context).await,
             AuthorityKind::Jwt => self.jwt.operate_prepare(&mut self.context).await,
+            AuthorityKind::SecondJwt => self.second_jwt.operate_prepare(&mut self.context).await,
             AuthorityKind::Wit => self.wit.operate_prepare(&mut self.context).await,
         }
     }
@@ -38,9 +39,12 @@ impl CaManager {
         kind: AuthorityKind,
         id: &str,
     ) -> Outcome<AuthorityState> {
-        match kind {
+        match self.holder_of(kind, id) {
             AuthorityKind::X509 => self.x509.operate_activate(&mut self.context, id).await,
             AuthorityKind::Jwt => self.jwt.operate_activate(&mut self.context, id).await,
+            AuthorityKind::SecondJwt => {
+                self.second_jwt.operate_activate(&mut self.context, id).await
+            }
             AuthorityKind::Wit => self.wit.operate_activate(&mut self.context, id).await,
         }
     }
@@ -50,18 +54,36 @@ impl CaManager {
         kind: AuthorityKind,
         id: &str,
     ) -> Outcome<AuthorityState> {
-        match kind {
+        match self.holder_of(kind, id) {
             AuthorityKind::X509 => self.x509.operate_taint(&self.context, id).await,
             AuthorityKind::Jwt => self.jwt.operate_taint(&self.context, id).await,
+            AuthorityKind::SecondJwt => self.second_jwt.operate_taint(&self.context, id).await,
             AuthorityKind::Wit => self.wit.operate_taint(&self.context, id).await,
         }
     }
 
     pub(crate) async fn operate_revoke(&mut self, kind: AuthorityKind, id: &str) -> Outcome<()> {
-        match kind {
+        match self.holder_of(kind, id) {
             AuthorityKind::X509 => self.x509.operate_revoke(&mut self.context, id).await,
             AuthorityKind::Jwt => self.jwt.operate_revoke(&mut self.context, id).await,
+            AuthorityKind::SecondJwt => {
+                self.second_jwt.operate_revoke(&mut self.context, id).await
+            }
             AuthorityKind::Wit => self.wit.operate_revoke(&mut self.context, id).await,
+        }
+    }
+
+    /// The kind of an authority that is named as one of `kind`. Both kinds of JWT authority stand
+    /// in one list of the bundle, so whoever names one need not know which of them it is; and one
+    /// that signs is never taken for an old one of the other kind.
+    fn holder_of(&self, kind: AuthorityKind, id: &str) -> AuthorityKind {
+        let is_jwt = matches!(kind, AuthorityKind::Jwt | AuthorityKind::SecondJwt);
+        if is_jwt && self.jwt.place_of(id) != Place::None {
+            AuthorityKind::Jwt
+        } else if is_jwt && self.second_jwt.place_of(id) != Place::None {
+            AuthorityKind::SecondJwt
+        } else {
+            kind
         }
     }
 

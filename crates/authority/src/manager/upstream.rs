@@ -11,8 +11,7 @@ use crate::{
     AuthorityError,
     context::{Chain, Context, within},
     journal::Status,
-    kind::{KeyEdit, KeyKind, Kind as _, Wit},
-    machine::Machine,
+    kind::{Jwt, KeyEdit, KeyKind, Kind as _, Wit},
     ports::BundleEdit,
 };
 
@@ -47,8 +46,11 @@ impl CaManager {
         self.sync_roots(roots, tells_revocation).await?;
         // Whoever has no WIT-SVIDs has none of their keys either.
         let wit_keys = wit_keys.filter(|_| Wit::is_enabled(&self.context.shared.options));
-        let jwt = sync_keys(&mut self.context, &self.jwt, jwt_keys, tells_revocation).await;
-        let wit = sync_keys(&mut self.context, &self.wit, wit_keys, tells_revocation).await;
+        // Both kinds of JWT authority stand in one list.
+        let own: Vec<_> = self.jwt.current_ids().chain(self.second_jwt.current_ids()).collect();
+        let jwt = sync_keys::<Jwt>(&mut self.context, &own, jwt_keys, tells_revocation).await;
+        let own: Vec<_> = self.wit.current_ids().collect();
+        let wit = sync_keys::<Wit>(&mut self.context, &own, wit_keys, tells_revocation).await;
         jwt.and(wit)
     }
 
@@ -171,17 +173,15 @@ impl CaManager {
 /// A key that an operator revoked here is not added again, though upstream may name it still.
 async fn sync_keys<K: KeyKind>(
     context: &mut Context,
-    machine: &Machine<K>,
+    own: &[&str],
     keys: Option<Vec<JwtAuthority>>,
     tells_revocation: bool,
 ) -> Result<(), AuthorityError> {
     let Some(keys) = keys else { return Ok(()) };
     let bundle = context.read_bundle().await?;
-    let own = machine.slots.active().into_iter().chain(machine.slots.prepared());
-    let own: Vec<_> = own.map(|own| own.authority_id.as_str()).collect();
     let is_refused = K::upstream_of(context).is_refused();
     let unpublished =
-        if is_refused { Vec::new() } else { unpublished(K::keys(&bundle), &keys, &own) };
+        if is_refused { Vec::new() } else { unpublished(K::keys(&bundle), &keys, own) };
     let revoked = &mut K::upstream_of(context).revoked;
     revoked.retain(|id| keys.iter().any(|key| key.key_id == *id));
     let edit = in_step(K::keys(&bundle), &keys, revoked, tells_revocation);

@@ -61,6 +61,7 @@ fn name(kind: &str) -> &str {
     match kind {
         "x509" => "X.509",
         "jwt" => "JWT",
+        "second-jwt" => "Second JWT",
         other => other,
     }
 }

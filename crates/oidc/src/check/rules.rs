@@ -238,7 +238,9 @@ fn keys(findings: &mut Findings, limits: &Limits, facts: &Facts) {
         "algorithms of the keys",
         usable > 0,
         format!("{usable} of {} keys sign by one of {accepted}", all.len()),
-        format!("no key signs by one of {accepted}; set the server's jwt_key_type"),
+        format!(
+            "no key signs by one of {accepted}; set jwt_key_type or second_jwt_key of the server"
+        ),
     );
 }
 

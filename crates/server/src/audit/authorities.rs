@@ -11,7 +11,11 @@ const X509_MESSAGES: [&str; 3] =
     ["X.509 authority activated", "X.509 authority prepared", "X.509 authority set aside"];
 const JWT_MESSAGES: [&str; 3] =
     ["JWT authority activated", "JWT authority prepared", "JWT authority set aside"];
-
+const SECOND_JWT_MESSAGES: [&str; 3] = [
+    "second JWT authority activated",
+    "second JWT authority prepared",
+    "second JWT authority set aside",
+];
 const WIT_MESSAGES: [&str; 3] =
     ["WIT authority activated", "WIT authority prepared", "WIT authority set aside"];
 
@@ -26,6 +30,7 @@ impl Auditor {
             for (was, is, messages) in [
                 (&before.x509, &now.x509, X509_MESSAGES),
                 (&before.jwt, &now.jwt, JWT_MESSAGES),
+                (&before.second_jwt, &now.second_jwt, SECOND_JWT_MESSAGES),
                 (&before.wit, &now.wit, WIT_MESSAGES),
             ] {
                 let [activated, prepared, other] = messages;

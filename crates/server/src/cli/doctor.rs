@@ -9,6 +9,7 @@ use signet_api::{
         grpc::health::v1::{
             HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
         },
+        signet::api::server::localauthority::v1::second_jwt_authority_client::SecondJwtAuthorityClient,
         spire::api::server::{
             agent::v1::{CountAgentsRequest, agent_client::AgentClient},
             debug::v1::{GetInfoRequest, debug_client::DebugClient},
@@ -255,9 +256,13 @@ async fn authorities(channel: &Channel, clock: &SharedClock, report: &mut Report
     report.add(authority("X.509 authority", x509, clock.unix()));
     let jwt = client.get_jwt_authority_state(GetJwtAuthorityStateRequest {}).await;
     let jwt = jwt.map(|answer| until(answer.into_inner().active));
+    let mut seconds = SecondJwtAuthorityClient::new(channel.clone());
+    let second = seconds.get_state(GetJwtAuthorityStateRequest {}).await;
+    let second = second.map(|answer| until(answer.into_inner().active));
     let wit = client.get_wit_authority_state(GetWitAuthorityStateRequest {}).await;
     let wit = wit.map(|answer| until(answer.into_inner().active));
-    for (check, state) in [("JWT authority", jwt), ("WIT authority", wit)] {
+    let keys = [("JWT authority", jwt), ("second JWT authority", second), ("WIT authority", wit)];
+    for (check, state) in keys {
         let is_off =
             state.as_ref().is_err_and(|status| status.code() == tonic::Code::Unimplemented);
         if !is_off {

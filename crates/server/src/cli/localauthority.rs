@@ -1,8 +1,11 @@
 //! `localauthority`: the authorities of the server, one generation at a time.
 
 use prost::{Message, Name};
-use signet_api::pb::spire::api::server::localauthority::v1::{
-    self as pb, AuthorityState, local_authority_client::LocalAuthorityClient,
+use signet_api::pb::{
+    signet::api::server::localauthority::v1::second_jwt_authority_client::SecondJwtAuthorityClient,
+    spire::api::server::localauthority::v1::{
+        self as pb, AuthorityState, local_authority_client::LocalAuthorityClient,
+    },
 };
 use signet_daemon::cli::Output;
 use tonic::{Response, Status};
@@ -17,7 +20,7 @@ use super::{
 pub enum Command {
     /// JWT authorities
     #[command(subcommand)]
-    Jwt(Operation),
+    Jwt(JwtOperation),
     /// WIT authorities
     #[command(subcommand)]
     Wit(Operation),
@@ -40,6 +43,32 @@ pub enum Operation {
     /// Mark an authority that does not sign any more as compromised: what it signed is replaced at
     /// once
     Taint(IdFlags),
+}
+
+/// What to do with a JWT authority.
+#[derive(Debug, clap::Subcommand)]
+pub enum JwtOperation {
+    /// Let the prepared authority sign from now on
+    Activate(IdFlags),
+    /// Make a new authority and put it into the bundle, ready to be activated
+    Prepare(JwtFlags),
+    /// Take a tainted authority off the bundle: what it signed is trusted no longer
+    Revoke(IdFlags),
+    /// Show the active, prepared and old authority
+    Show(JwtFlags),
+    /// Mark an authority that does not sign any more as compromised: what it signed is replaced at
+    /// once
+    Taint(IdFlags),
+}
+
+/// Names one of the two kinds of JWT authority.
+#[derive(Debug, clap::Args)]
+pub struct JwtFlags {
+    /// The second JWT authority (second_jwt_key of the server's configuration) instead of the first
+    #[arg(long)]
+    second: bool,
+    #[command(flatten)]
+    common: CommonFlags,
 }
 
 /// Names an authority.
@@ -75,10 +104,20 @@ pub async fn run(command: Command, env: &mut Env) -> Result<(), CliError> {
 }
 
 const JWT: &str = "JWT";
+const SECOND_JWT: &str = "second JWT";
 const WIT: &str = "WIT";
 const X509: &str = "X.509";
 
-async fn jwt(operation: Operation, env: &mut Env) -> Result<(), CliError> {
+async fn jwt(operation: JwtOperation, env: &mut Env) -> Result<(), CliError> {
+    let operation = match operation {
+        JwtOperation::Activate(flags) => Operation::Activate(flags),
+        JwtOperation::Prepare(flags) if flags.second => return prepare_second(&flags, env).await,
+        JwtOperation::Prepare(JwtFlags { common, .. }) => Operation::Prepare(NoFlags { common }),
+        JwtOperation::Revoke(flags) => Operation::Revoke(flags),
+        JwtOperation::Show(flags) if flags.second => return show_second(&flags, env).await,
+        JwtOperation::Show(JwtFlags { common, .. }) => Operation::Show(NoFlags { common }),
+        JwtOperation::Taint(flags) => Operation::Taint(flags),
+    };
     let (mut client, common, authority_id) = operation.open(env).await?;
     match operation {
         Operation::Activate(_) => {
@@ -114,6 +153,24 @@ async fn jwt(operation: Operation, env: &mut Env) -> Result<(), CliError> {
             done(env, &common, &answer, "Tainted", JWT, state)
         }
     }
+}
+
+async fn prepare_second(flags: &JwtFlags, env: &mut Env) -> Result<(), CliError> {
+    let mut client = SecondJwtAuthorityClient::new(env.connect(&flags.common.socket).await?);
+    let request = pb::PrepareJwtAuthorityRequest {};
+    let answer = answer(client.prepare(request).await, "prepare", SECOND_JWT)?;
+    let state = answer.prepared_authority.clone();
+    done(env, &flags.common, &answer, "Prepared", SECOND_JWT, state)
+}
+
+async fn show_second(flags: &JwtFlags, env: &mut Env) -> Result<(), CliError> {
+    let mut client = SecondJwtAuthorityClient::new(env.connect(&flags.common.socket).await?);
+    let request = pb::GetJwtAuthorityStateRequest {};
+    let answer = answer(client.get_state(request).await, "get", SECOND_JWT)?;
+    if flags.common.output == Output::Json {
+        return env.json(&answer);
+    }
+    show(env, SECOND_JWT, [answer.active, answer.prepared, answer.old])
 }
 
 async fn wit(operation: Operation, env: &mut Env) -> Result<(), CliError> {

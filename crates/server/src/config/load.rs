@@ -17,7 +17,7 @@ use signet_pki::KeyType;
 
 use super::{
     CaSettings, CaSubject, Config, Experimental, PruneNodes, RateLimits, RunFlags, TtlSettings,
-    WitSettings, console, federation, oidc,
+    WitSettings, console, federation, oidc, second_jwt,
 };
 use crate::plugins::Plugins;
 
@@ -105,6 +105,9 @@ fn decode(
     let jwt_issuer = server.text("jwt_issuer");
     let oidc = oidc::provider(&server, jwt_issuer.as_deref());
     let disable_jwt_svids = server.flag("disable_jwt_svids");
+    if disable_jwt_svids && ca.second_jwt.is_some() {
+        server.warn("second_jwt_key", "it has no effect with disable_jwt_svids = true");
+    }
     let admin_ids = server.parsed_list::<SpiffeId>("admin_ids");
     let policy = super::policy::policy(&server);
     let audit = super::audit::audit(&server);
@@ -161,9 +164,11 @@ fn ca(server: &Block<'_>, flags: &RunFlags) -> CaSettings {
         }
         (!empty).then_some(subject)
     });
+    let jwt_key_type = server.parsed("jwt_key_type").unwrap_or(key_type);
     CaSettings {
         key_type,
-        jwt_key_type: server.parsed("jwt_key_type").unwrap_or(key_type),
+        jwt_key_type,
+        second_jwt: second_jwt::second_jwt_key(server, jwt_key_type),
         subject: subject.unwrap_or_default(),
         ttl: lifetime(server, "ca_ttl").unwrap_or(Duration::from_secs(24 * 3600)),
         local_intermediate: local_intermediate(server),

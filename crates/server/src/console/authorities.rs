@@ -10,8 +10,12 @@ use super::{Console, caller::Caller};
 use crate::usecase::{authorization::Action, error::Error};
 
 /// The kinds of authority, as paths name them.
-const KINDS: [(AuthorityKind, &str); 3] =
-    [(AuthorityKind::X509, "x509"), (AuthorityKind::Jwt, "jwt"), (AuthorityKind::Wit, "wit")];
+const KINDS: [(AuthorityKind, &str); 4] = [
+    (AuthorityKind::X509, "x509"),
+    (AuthorityKind::Jwt, "jwt"),
+    (AuthorityKind::SecondJwt, "second-jwt"),
+    (AuthorityKind::Wit, "wit"),
+];
 
 impl Console {
     pub(super) async fn authorities(&self, caller: &Caller) -> Result<Authorities, Error> {
@@ -67,12 +71,23 @@ impl Console {
                     })
                     .collect()
             }
-            AuthorityKind::Jwt | AuthorityKind::Wit => {
+            AuthorityKind::Jwt | AuthorityKind::SecondJwt | AuthorityKind::Wit => {
                 let keys = match kind {
                     AuthorityKind::Wit => &own.bundle.wit_authorities,
                     _ => &own.bundle.jwt_authorities,
                 };
-                let keys = keys.iter();
+                // The bundle does not say which of the JWT authorities are second ones; those that
+                // are in use are known.
+                let second = self.0.context.parts.authority.view().borrow().second_jwt.clone();
+                let is_second = |id: &str| {
+                    let known = second.active.iter().chain(&second.next);
+                    known.into_iter().any(|state| state.authority_id == id)
+                };
+                let keys = keys.iter().filter(|key| match kind {
+                    AuthorityKind::Jwt => !is_second(&key.key_id),
+                    AuthorityKind::SecondJwt => is_second(&key.key_id),
+                    AuthorityKind::Wit | AuthorityKind::X509 => true,
+                });
                 keys.map(|key| Authority {
                     id: key.key_id.to_string(),
                     status: status(key.tainted),

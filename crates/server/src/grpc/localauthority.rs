@@ -230,16 +230,17 @@ impl local_authority_server::LocalAuthority for LocalAuthorityService {
     }
 }
 
-type States = (Option<pb::AuthorityState>, Option<pb::AuthorityState>, Option<pb::AuthorityState>);
+pub(super) type States =
+    (Option<pb::AuthorityState>, Option<pb::AuthorityState>, Option<pb::AuthorityState>);
 
 /// Active, prepared and old.
-fn states(view: &KindView) -> Result<States, Error> {
+pub(super) fn states(view: &KindView) -> Result<States, Error> {
     let active = view.active.as_ref();
     let active = active.ok_or_else(|| Error::unavailable("server is initializing"))?;
     Ok((Some(state(active)), view.prepared().map(state), view.old().map(state)))
 }
 
-fn state(state: &AuthorityState) -> pb::AuthorityState {
+pub(super) fn state(state: &AuthorityState) -> pb::AuthorityState {
     pb::AuthorityState {
         authority_id: state.authority_id.clone(),
         expires_at: state.expires_at.seconds(),

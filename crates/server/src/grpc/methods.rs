@@ -68,6 +68,16 @@ const TABLE: &[Method] = &[
     everywhere("signet.api.server.federation.v1.Federation", "ListRelationships", ReadFederation),
     everywhere("signet.api.server.federation.v1.Federation", "RefreshBundle", RefreshFederation),
     everywhere("signet.api.server.federation.v1.Federation", "ReportUnknownKey", ReportUnknownKey),
+    everywhere(
+        "signet.api.server.localauthority.v1.SecondJwtAuthority",
+        "GetState",
+        ReadAuthorities,
+    ),
+    everywhere(
+        "signet.api.server.localauthority.v1.SecondJwtAuthority",
+        "Prepare",
+        ManageAuthorities,
+    ),
     everywhere("signet.api.server.tenancy.v1.Tenancy", "BatchCreateEntry", CreateEntries),
     everywhere("signet.api.server.tenancy.v1.Tenancy", "BatchUpdateEntry", UpdateEntries),
     everywhere("signet.api.server.tenancy.v1.Tenancy", "CreateJoinToken", CreateJoinToken),

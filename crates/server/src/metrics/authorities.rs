@@ -10,6 +10,7 @@ use signet_daemon::metrics::{Calls, Counter, Metrics};
 pub struct AuthorityMetrics {
     x509: Kind,
     jwt: Kind,
+    second_jwt: Kind,
     wit: Kind,
     prune: Calls,
     pruned: Counter,
@@ -36,6 +37,7 @@ impl AuthorityMetrics {
             // The keys differ in SPIRE too.
             x509: kind("x509_ca", &["ca", "manager", "x509_ca", "activate"]),
             jwt: kind("jwt_key", &["manager", "jwt_key", "activate"]),
+            second_jwt: kind("second_jwt_key", &["manager", "second_jwt_key", "activate"]),
             wit: kind("wit_key", &["manager", "wit_key", "activate"]),
             prune: metrics.calls(
                 &["ca", "manager", "bundle", "prune"],
@@ -54,6 +56,7 @@ impl AuthorityMetrics {
     fn kind(&self, kind: &str) -> &Kind {
         match kind {
             "JWT key" => &self.jwt,
+            "second JWT key" => &self.second_jwt,
             "WIT key" => &self.wit,
             _ => &self.x509,
         }

@@ -167,6 +167,7 @@ impl StateMetrics {
             let kinds = [
                 (&view.x509, "x509", "x509_authority"),
                 (&view.jwt, "jwt", "jwt_authority"),
+                (&view.second_jwt, "second_jwt", "second_jwt_authority"),
                 (&view.wit, "wit", "wit_authority"),
             ];
             for (kind, name, what) in kinds {

@@ -79,9 +79,10 @@ async fn forget(context: &Context, server: &ServerRecord, now: UnixTime) -> Resu
 /// are everybody's, and stay.
 fn edit(journal: &Journal) -> BundleEdit {
     let own = journal.x509.iter().filter(|it| it.upstream_authority_id.is_empty());
+    let jwt = journal.jwt.iter().chain(&journal.second_jwt);
     BundleEdit {
         remove_x509: own.map(|it| it.certificate.as_slice().into()).collect(),
-        remove_jwt: journal.jwt.iter().map(|it| Arc::from(it.key_id.as_str())).collect(),
+        remove_jwt: jwt.map(|it| Arc::from(it.key_id.as_str())).collect(),
         remove_wit: journal.wit.iter().map(|it| Arc::from(it.key_id.as_str())).collect(),
         ..BundleEdit::default()
     }

@@ -36,6 +36,7 @@ impl Authorities {
         let view = view.borrow();
         Ok(match kind {
             AuthorityKind::Jwt => view.jwt.clone(),
+            AuthorityKind::SecondJwt => view.second_jwt.clone(),
             AuthorityKind::Wit => view.wit.clone(),
             AuthorityKind::X509 => view.x509.clone(),
         })

@@ -153,9 +153,12 @@ impl Error {
 
     /// `what` needed a signature that could not be made.
     pub fn signing(what: impl Into<Cow<'static, str>>, error: &IssueError) -> Self {
-        let kind = match error.is_temporary() {
-            true => ErrorKind::Unavailable,
-            false => ErrorKind::Internal,
+        let kind = if error.is_askers_fault() {
+            ErrorKind::Invalid
+        } else if error.is_temporary() {
+            ErrorKind::Unavailable
+        } else {
+            ErrorKind::Internal
         };
         Self::new(kind, what).because(chain(error))
     }
