@@ -10,7 +10,9 @@ use std::{
     process::Command,
 };
 
-pub use build::{csi_binary, go_binary, kubernetes_judge, kubernetes_schemas, pebble};
+pub use build::{
+    csi_binary, go_binary, kubernetes_authenticator, kubernetes_judge, kubernetes_schemas, pebble,
+};
 pub use lines::Lines;
 
 use crate::cli::{self, Output};

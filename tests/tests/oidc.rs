@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use e2e::{
     Agent, AgentOptions, DEADLINE, Node, Process, Server, ServerOptions, TestDir, WebCertificate,
     bins, cli,
-    clients::go_binary,
+    clients::{go_binary, kubernetes_authenticator},
     eventually, eventually_within, free_port, http, on_path, skip,
 };
 use serde_json::Value;
@@ -262,6 +262,83 @@ fn an_audience_that_wants_another_algorithm_gets_it_and_each_key_has_its_own_lif
     let config = config.to_str().expect("UTF-8");
     let doctor = e2e::Cli::bare(bins::server());
     doctor.run(["doctor", "-config", config]).says("second JWT authority");
+}
+
+/// The documentation's configuration of an API server, for this issuer and what replaces a line.
+fn authentication(issuer: &Issuer, (from, to): (&str, &str)) -> String {
+    let docs = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/oidc.md");
+    let docs = std::fs::read_to_string(docs).expect("the documentation");
+    let (_, rest) = docs.split_once("## Kubernetes\n").expect("a chapter");
+    let (_, rest) = rest.split_once("```yaml\n").expect("a configuration");
+    let (config, _) = rest.split_once("```").expect("its end");
+    let ca = std::fs::read_to_string(&issuer.web.ca).expect("a CA");
+    let ca: String = ca.lines().map(|line| format!("      {line}\n")).collect();
+    let comment =
+        "    # certificateAuthority: |     # PEM, where the API server does not know it already\n";
+    for text in [comment, "https://oidc.example.org", from] {
+        assert!(config.contains(text), "{text:?} is in {config}");
+    }
+    config
+        .replace(comment, &format!("    certificateAuthority: |\n{ca}"))
+        .replace(from, to)
+        .replace("https://oidc.example.org", &issuer.url())
+}
+
+#[test]
+fn a_kubernetes_api_server_takes_tokens_for_it_and_no_others() {
+    let authenticator = match kubernetes_authenticator() {
+        Ok(authenticator) => authenticator,
+        Err(why) => skip!("{why}"),
+    };
+    let issuer = Issuer::start(By::Server);
+    let ask = |replaced: (&str, &str), tokens: &[&str]| {
+        let config = issuer.dir.write("authentication.yaml", authentication(&issuer, replaced));
+        let mut command = Command::new(&authenticator);
+        command.arg(config).args(tokens);
+        cli::run(&mut command, "")
+    };
+    let usual = ("kubernetes", "kubernetes");
+    let answers = |tokens: &[&str]| -> Vec<Value> {
+        let output = ask(usual, tokens).ok();
+        output.stdout.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    };
+    let token = issuer.token_for("kubernetes");
+    let other = issuer.token_for("other");
+    let url = issuer.url();
+    let minted = |issuer: &str| {
+        let server = Server::start(ServerOptions::with(&format!("jwt_issuer = \"{issuer}\"")));
+        let mint = "jwt mint -spiffeID spiffe://example.org/web -audience kubernetes";
+        server.cli().line(mint).ok().stdout.trim().to_owned()
+    };
+    // By another issuer; by one that only says it is this one; changed on the way.
+    let (foreign, forged) = (minted("https://other.example.org"), minted(&url));
+    let changed = format!("{}AAAA", &token[..token.len() - 4]);
+    let found = answers(&[&token, &other, &foreign, &forged, &changed]);
+    assert_eq!(found[0]["username"], "spiffe://example.org/web", "{found:?}");
+    let refused = |at: usize, why: &str| {
+        let error = found[at]["error"].as_str().unwrap_or_else(|| panic!("{at}: {found:?}"));
+        assert!(error.contains(why), "{at}: {error}");
+    };
+    refused(1, "audience");
+    refused(2, "no issuer");
+    refused(3, "verify");
+    refused(4, "verify");
+
+    let mint = "jwt mint -spiffeID spiffe://example.org/web -audience kubernetes -ttl 1s";
+    let short = issuer.server.cli().line(mint).ok().stdout;
+    eventually("a token that has expired is refused", || {
+        let answer = answers(&[short.trim()]).remove(0);
+        answer["error"].as_str().filter(|error| error.contains("expired")).map(drop)
+    });
+    // A key that the API server has not seen.
+    issuer.rotate();
+    assert_eq!(answers(&[&issuer.token_for("kubernetes")])[0]["username"], found[0]["username"]);
+    // Its own rules: a subject that no rule lets in, an issuer that is not what is served.
+    let denied = ask(("'spiffe://example.org/'", "'spiffe://example.org/ns/'"), &[&token]).ok();
+    assert!(denied.stdout.contains("only identities of example.org"), "{denied}");
+    ask(("url: https://oidc.example.org", "url: https://oidc.example.org/"), &[&token])
+        .exits(1)
+        .says("issuer did not match");
 }
 
 #[test]

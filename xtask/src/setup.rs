@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn go_has_the_version_that_the_clients_modules_ask_for() {
-        for module in ["go", "csi", "pebble"] {
+        for module in ["go", "csi", "kubernetes", "pebble"] {
             let path = root().join("tests/clients").join(module).join("go.mod");
             let text = fs::read_to_string(&path).unwrap();
             let wanted = text.lines().find_map(|line| line.strip_prefix("go ")).unwrap();

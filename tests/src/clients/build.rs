@@ -47,6 +47,16 @@ pub fn csi_binary() -> Result<PathBuf, String> {
         .map(|words| PathBuf::from(&words[0]))
 }
 
+/// The program that authenticates tokens as a Kubernetes API server does. An error says what is
+/// missing.
+pub fn kubernetes_authenticator() -> Result<PathBuf, String> {
+    static KUBERNETES: OnceLock<Built> = OnceLock::new();
+    KUBERNETES
+        .get_or_init(|| locked("clients/kubernetes", "authenticator", go))
+        .clone()
+        .map(|words| PathBuf::from(&words[0]))
+}
+
 /// Pebble, and the program that tells it where domains are. An error says what is missing.
 pub fn pebble() -> Result<[PathBuf; 2], String> {
     static PEBBLE: OnceLock<Built> = OnceLock::new();
