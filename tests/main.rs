@@ -24,6 +24,8 @@ mod bootstrap;
 mod broker;
 #[path = "tests/broker_api.rs"]
 mod broker_api;
+#[path = "tests/broker_engines.rs"]
+mod broker_engines;
 #[path = "tests/bundle_events.rs"]
 mod bundle_events;
 #[path = "tests/cli_agent.rs"]

@@ -275,8 +275,9 @@ impl Plan {
                  credential {} it is written here",
                 tenant.name, credential.name
             )),
-            Engine::Transit { key, .. } => {
-                let step = self.step("key", ns, &format!("{mount}/keys/{key}"), json!({}));
+            Engine::Transit { key, operations } => {
+                let body = json!({ "type": transit_key_type(operations) });
+                let step = self.step("key", ns, &format!("{mount}/keys/{key}"), body);
                 step.unless = Some((format!("{mount}/keys/{key}"), "name".to_owned()));
             }
             Engine::Aws { role, .. } | Engine::Pki { role } => self.warnings.push(format!(
@@ -542,6 +543,17 @@ fn broker_policy(keeps_certs: bool) -> String {
         );
     }
     text
+}
+
+/// A key of transit that does what it is for: OpenBao's default one does not sign.
+fn transit_key_type(operations: &[String]) -> &'static str {
+    let has =
+        |names: [&str; 2]| operations.iter().any(|operation| names.contains(&operation.as_str()));
+    match (has(["sign", "verify"]), has(["encrypt", "decrypt"])) {
+        (true, true) => "rsa-3072",
+        (true, false) => "ed25519",
+        (false, _) => "aes256-gcm96",
+    }
 }
 
 fn with(mut value: Value, more: Value) -> Value {
