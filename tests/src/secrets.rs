@@ -1,7 +1,7 @@
 //! Everything between a workload and its secret: server, agent, OpenBao, PostgreSQL and broker.
 
 use std::{
-    fs,
+    fmt, fs,
     io::{Read, Write},
     net::TcpStream,
     os::unix::net::UnixStream,
@@ -79,6 +79,7 @@ pub struct Secrets {
     port: u16,
     settings: String,
     own: String,
+    addresses: Vec<String>,
     program: PathBuf,
 }
 
@@ -93,8 +94,20 @@ pub struct Setup<'a> {
     pub both: &'a str,
     /// Further blocks of the server's and the agent's file.
     pub top: &'a str,
+    /// What the broker is told of OpenBao's address, in place of it.
+    pub openbao: Option<Way<'a>>,
     /// Where the programs are, if not where cargo puts them.
     pub programs: Option<&'a Path>,
+}
+
+/// From OpenBao's address to those that the broker is told of.
+#[derive(Clone, Copy)]
+pub struct Way<'a>(pub &'a dyn Fn(&str) -> Vec<String>);
+
+impl fmt::Debug for Way<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Way(..)")
+    }
 }
 
 impl Secrets {
@@ -126,6 +139,10 @@ impl Secrets {
         let audit = "audit \"file\" \"main\" { options { file_path = \"DIR/audit.log\" } }";
         let postgres = Postgres::shared().ok_or("PostgreSQL is not installed")?;
         let bao = Bao::start_with(false, audit).ok_or("bao is not installed")?;
+        let addresses = match setup.openbao {
+            Some(Way(way)) => way(&bao.address()),
+            None => vec![bao.address()],
+        };
         let server = format!("jwt_issuer = \"{ISSUER}\"\naudit_log_enabled = true\n{both}");
         let agent = format!(
             "authorized_delegates = [\"spiffe://example.org/signet-broker\"]\n\
@@ -166,6 +183,7 @@ impl Secrets {
             port: free_port(),
             settings: setup.settings.to_owned(),
             own: setup.broker.to_owned(),
+            addresses,
             program,
         };
         secrets.set_policy(POLICY);
@@ -235,7 +253,8 @@ impl Secrets {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
-    fn log_file(&self) -> PathBuf {
+    /// The file that the broker logs to.
+    pub fn log_file(&self) -> PathBuf {
         self.dir.join("broker.log")
     }
 
@@ -272,13 +291,13 @@ impl Secrets {
     {own}
 }}
 server {{ socket_path = "{server}" }}
-openbao {{ address = "{bao}" timeout = "2s" }}
+openbao {{ addresses = {bao:?} timeout = "2s" }}
 {settings}
 "#,
             workload = self.node.agent.socket().display(),
             admin = self.node.agent.admin_socket().display(),
             server = self.node.server.socket().display(),
-            bao = self.bao.address(),
+            bao = self.addresses,
             port = self.port,
             own = self.own,
             settings = self.settings,

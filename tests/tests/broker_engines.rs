@@ -1,9 +1,20 @@
-//! The engines that the broker draws from.
+//! The engines that the broker draws from, and an OpenBao that is slow or a standby.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use e2e::{
-    DEADLINE, Signal, TestDir, eventually, eventually_within, on_path,
-    secrets::{POLICY, Secrets},
+    DEADLINE, Signal, TestDir, eventually, eventually_within, free_port, on_path,
+    secrets::{POLICY, Secrets, Setup, Way},
     skip,
 };
 use serde_json::{Value, json};
@@ -147,4 +158,176 @@ fn a_key_that_stays_in_openbao_signs_what_the_policy_allows() {
     assert_eq!(code(&export), (400, "parameter_refused"));
     let other = ask("/tenants/blue/other", json!({ "operation": "sign", "input": input }));
     assert_eq!(code(&other), (403, "no_rule"));
+}
+
+/// Stands between the broker and OpenBao, and keeps every answer back for a while.
+#[derive(Clone, Default)]
+struct Slow {
+    delay: Arc<AtomicU64>,
+}
+
+impl Slow {
+    /// Listens for what is meant for `to`; answers with its own address.
+    fn before(&self, to: &str) -> String {
+        let to = to.strip_prefix("http://").expect("plain HTTP").to_owned();
+        let listener = TcpListener::bind(("127.0.0.1", free_port())).expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("an address"));
+        let delay = Arc::clone(&self.delay);
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let Ok(there) = TcpStream::connect(&to) else { continue };
+                let delay = Arc::clone(&delay);
+                let (from, into) = (copy_of(&stream), copy_of(&there));
+                thread::spawn(move || pass(from, into, &AtomicU64::new(0)));
+                thread::spawn(move || pass(there, stream, &delay));
+            }
+        });
+        address
+    }
+
+    fn set(&self, delay: Duration) {
+        let millis = u64::try_from(delay.as_millis()).expect("a short delay");
+        self.delay.store(millis, Ordering::SeqCst);
+    }
+}
+
+fn copy_of(stream: &TcpStream) -> TcpStream {
+    stream.try_clone().expect("a second handle")
+}
+
+fn pass(mut from: TcpStream, mut into: TcpStream, delay: &AtomicU64) {
+    let mut buffer = vec![0; 64 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        thread::sleep(Duration::from_millis(delay.load(Ordering::SeqCst)));
+        if into.write_all(&buffer[..read]).is_err() {
+            break;
+        }
+    }
+    let _ = into.shutdown(std::net::Shutdown::Both);
+}
+
+#[test]
+fn a_slow_openbao_is_said_to_be_and_leaves_nothing_behind() {
+    let slow = Slow::default();
+    let way = |bao: &str| vec![slow.before(bao)];
+    let setup = Setup { openbao: Some(Way(&way)), ..Setup::default() };
+    let secrets = match Secrets::with(&setup) {
+        Ok(secrets) => secrets,
+        Err(why) => skip!("{why}"),
+    };
+    let entry = secrets.workload(ORDERS, "");
+    let draw = || secrets.ask(ORDERS, "POST", "/v1/credentials/orders-db", &Value::Null);
+    let drawn = draw();
+    assert_eq!(code(&drawn), (200, "ok"), "{}", drawn.1);
+    let logins = || {
+        let user = drawn.1["data"]["username"].as_str().expect("a user");
+        let (whose, _) = user.rsplit_once('-').expect("a time");
+        let (whose, _) = whose.rsplit_once('-').expect("a random part");
+        let sql = format!("SELECT count(*) FROM pg_roles WHERE rolname LIKE '{whose}-%'");
+        secrets.postgres.sql("postgres", &sql).parse::<u32>().expect("a number")
+    };
+    assert_eq!(logins(), 1);
+
+    // Slow, and in time: it works.
+    slow.set(Duration::from_millis(300));
+    assert_eq!(code(&draw()), (200, "ok"));
+    // Slower than the broker waits (2 s): a clear error, after the deadline and not much later. The
+    // slack is for slow machines; a broker that waits for the answer would need a minute.
+    slow.set(Duration::from_secs(60));
+    let began = Instant::now();
+    let refused = draw();
+    let took = began.elapsed();
+    assert_eq!(code(&refused), (503, "openbao_unavailable"), "{}", refused.1);
+    let message = refused.1["error"]["message"].as_str().expect("a message");
+    assert!(message.contains("did not answer within 2000 ms"), "{message}");
+    assert!(took >= Duration::from_secs(2) && took < Duration::from_secs(40), "{took:?}");
+    eventually("OpenBao made the login that nobody heard of", || (logins() == 3).then_some(()));
+
+    // What ends meanwhile is taken back when OpenBao answers again: also what it made and could not
+    // tell in time.
+    secrets.node.server.delete(&entry);
+    eventually("it is tried", || secrets.log().contains("Cannot take back yet").then_some(()));
+    slow.set(Duration::ZERO);
+    eventually_within("every login is gone", DEADLINE, || (logins() == 0).then_some(()));
+}
+
+/// A server that says of itself that it is a standby, and sends everything to `to`.
+struct Standby {
+    address: String,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Standby {
+    fn start(to: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = format!("http://{}", listener.local_addr().expect("an address"));
+        let asked = Arc::<Mutex<Vec<String>>>::default();
+        let (seen, to) = (Arc::clone(&asked), to.to_owned());
+        thread::spawn(move || {
+            for (number, stream) in listener.incoming().map_while(Result::ok).enumerate() {
+                let line = answer_as_standby(stream, &to, number);
+                seen.lock().expect("no panic").push(line);
+            }
+        });
+        Self { address, asked }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().expect("no panic").clone()
+    }
+}
+
+/// One request of a connection; its first line.
+fn answer_as_standby(mut stream: TcpStream, to: &str, number: usize) -> String {
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|read| read == 1) {
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let line = head.lines().next().unwrap_or_default().to_owned();
+    let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
+    let answer = if path.starts_with("/v1/sys/health") {
+        // Standby, and Vault's performance standby, whatever was asked for.
+        let status = if number.is_multiple_of(2) { "429 Standby" } else { "473 Standby" };
+        let body = r#"{"initialized":true,"sealed":false,"standby":true,"version":"2.7.2"}"#;
+        let length = body.len();
+        format!("HTTP/1.1 {status}\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}")
+    } else {
+        format!(
+            "HTTP/1.1 307 Temporary Redirect\r\nlocation: {to}{path}\r\ncontent-length: \
+             0\r\nconnection: close\r\n\r\n"
+        )
+    };
+    let _ = stream.write_all(answer.as_bytes());
+    line
+}
+
+#[test]
+fn a_standby_is_passed_over_for_a_configured_server_and_nobody_else_gets_a_token() {
+    // Where the standby sends: a server that answers, and that the broker was not told of.
+    let elsewhere = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let stranger = format!("http://{}", elsewhere.local_addr().expect("an address"));
+    let visits = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&visits);
+    thread::spawn(move || {
+        for _ in elsewhere.incoming() {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let standby = Standby::start(&stranger);
+    let way = |bao: &str| vec![standby.address.clone(), bao.to_owned()];
+    let setup = Setup { openbao: Some(Way(&way)), ..Setup::default() };
+    let secrets = match Secrets::with(&setup) {
+        Ok(secrets) => secrets,
+        Err(why) => skip!("{why}"),
+    };
+    let entry = secrets.workload(ORDERS, "");
+    let drawn = secrets.ask(ORDERS, "POST", "/v1/credentials/orders-db", &Value::Null);
+    assert_eq!(code(&drawn), (200, "ok"), "{}", drawn.1);
+    let asked = standby.asked();
+    assert!(asked.iter().any(|line| line.contains("/v1/sys/health")), "{asked:?}");
+    assert!(asked.iter().any(|line| !line.contains("/v1/sys/health")), "{asked:?}");
+    secrets.node.server.delete(&entry);
+    eventually("the login is gone", || (!secrets.has_login(&drawn.1["data"])).then_some(()));
+    assert_eq!(visits.load(Ordering::SeqCst), 0, "nobody went where the standby sends");
 }

@@ -8,6 +8,9 @@ mod health;
 mod open;
 mod session;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     fmt,
     sync::{
@@ -18,7 +21,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request};
+use http::{HeaderValue, Method, Request, Uri, header::LOCATION};
 use serde_json::Value;
 use signet_daemon::spans;
 use signet_http::{HttpClient, HttpError};
@@ -64,6 +67,18 @@ pub enum BaoError {
     /// It is sealed, or not initialised.
     #[error("OpenBao is sealed: {0}")]
     Sealed(String),
+    /// It is a standby, which has requests made elsewhere; and no address that is configured is the
+    /// active one.
+    #[error(
+        "OpenBao at {address} is a standby that sends requests to {to}; name the active server in \
+         addresses"
+    )]
+    Standby {
+        /// Who was asked.
+        address: String,
+        /// Where it sends: an origin, or what is known of one.
+        to: String,
+    },
     /// No answer.
     #[error("OpenBao cannot be reached")]
     Unreachable(#[from] HttpError),
@@ -78,7 +93,7 @@ impl BaoError {
     /// Whether it is OpenBao's state, not the request, that is at fault: asking again may help.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Sealed(_) | Self::Unreachable(_) => true,
+            Self::Sealed(_) | Self::Standby { .. } | Self::Unreachable(_) => true,
             Self::Refused { status, .. } => *status == 429 || *status == 412 || *status >= 500,
             Self::Malformed { .. } | Self::Path(_) => false,
         }
@@ -223,8 +238,11 @@ impl Bao {
             })?;
         let status = answer.status().as_u16();
         if (300..400).contains(&status) {
-            let why = format!("{address} is a standby that sends elsewhere");
-            return Err(Missed::Elsewhere(BaoError::Sealed(why)));
+            // It is not followed: the token is for the addresses that are configured, all of which
+            // are asked in turn.
+            let to = origin_of(answer.headers().get(LOCATION));
+            let error = BaoError::Standby { address: address.to_owned(), to };
+            return Err(Missed::Elsewhere(error));
         }
         let json: Value = if answer.body().is_empty() {
             Value::Null
@@ -234,7 +252,9 @@ impl Bao {
                 Missed::Final(BaoError::Malformed { path: call.path.to_owned(), why })
             })?
         };
-        if answer.status().is_success() {
+        // A standby says by its status what it is (429, 472, 473), and in the body how it is.
+        let is_health = call.path.starts_with("sys/health") && json.get("version").is_some();
+        if answer.status().is_success() || is_health {
             return Ok((status, json));
         }
         let errors = errors_of(&json);
@@ -255,6 +275,20 @@ impl fmt::Debug for Bao {
 enum Missed {
     Elsewhere(BaoError),
     Final(BaoError),
+}
+
+/// Where a redirect leads, without its path, which may hold names.
+fn origin_of(location: Option<&HeaderValue>) -> String {
+    let uri = location.and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
+    let origin = uri.and_then(|uri: Uri| {
+        let (scheme, authority) = (uri.scheme_str()?.to_owned(), uri.authority()?);
+        let port = authority.port().map(|port| format!(":{port}")).unwrap_or_default();
+        Some(format!("{scheme}://{}{port}", authority.host()))
+    });
+    origin.map_or_else(
+        || "an address that it does not name".to_owned(),
+        |origin| origin.chars().take(200).collect(),
+    )
 }
 
 /// OpenBao's words, cut and without control characters.

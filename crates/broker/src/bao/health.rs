@@ -57,7 +57,8 @@ impl Bao {
     /// [`BaoError`] when no address answers, or the answer cannot be read.
     pub async fn health(&self) -> Result<Health, BaoError> {
         // Every state with status 200: the body says which it is.
-        let path = "sys/health?standbyok=true&sealedcode=200&uninitcode=200&drsecondarycode=200";
+        let path = "sys/health?standbyok=true&perfstandbyok=true&sealedcode=200&uninitcode=200\
+                    &drsecondarycode=200";
         let (_, answer) = self.call(BaoCall::get("", path)).await?;
         let flag = |name: &str| answer.get(name).and_then(Value::as_bool).unwrap_or_default();
         Ok(Health {
