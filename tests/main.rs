@@ -76,6 +76,8 @@ mod keys;
 mod migrate;
 #[path = "tests/monitoring.rs"]
 mod monitoring;
+#[path = "tests/moving.rs"]
+mod moving;
 #[path = "tests/nested.rs"]
 mod nested;
 #[path = "tests/oauth.rs"]

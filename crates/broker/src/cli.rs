@@ -15,6 +15,7 @@ use crate::{
     bootstrap::{self, BootstrapFlags},
     config::RunFlags,
     policy::{Policy, Subject},
+    report::{self, ReportFlags},
     run,
 };
 
@@ -48,6 +49,8 @@ enum Command {
     /// Check a policy, or ask it
     #[command(subcommand)]
     Policy(PolicyCommand),
+    /// Say who still uses an old secret and who its new credential, from audit logs
+    Report(Box<ReportFlags>),
     /// Run the broker
     Run(Box<RunFlags>),
     /// Check configuration and policy, and do nothing else
@@ -113,6 +116,7 @@ pub fn main() -> ExitCode {
             }
         },
         Command::Policy(PolicyCommand::Explain(flags)) => explain(&flags).into(),
+        Command::Report(flags) => report::main(&flags).into(),
         Command::Run(flags) => run::run(NAME, &flags),
         Command::Validate(flags) => match run::validate(&flags) {
             Ok(warnings) => {
@@ -174,11 +178,17 @@ mod tests {
             "b policy check -policy f",
             "b policy explain -policy f -as spiffe://a/b -credential c -tenant t -claim x=y",
             "b completion bash",
+            "b report -openbaoAudit f -openbaoAudit g -brokerLog h -oldPath p -same a=spiffe://a/b -quiet 1h",
         ] {
             assert!(read(line).is_ok(), "{line}: {}", read(line).unwrap_err());
         }
-        for line in ["b", "b policy", "b policy explain -policy f -as x -credential c", "b nosuch"]
-        {
+        for line in [
+            "b report",
+            "b",
+            "b policy",
+            "b policy explain -policy f -as x -credential c",
+            "b nosuch",
+        ] {
             assert!(read(line).is_err(), "{line}");
         }
     }
