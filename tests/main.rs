@@ -14,6 +14,8 @@ mod acme;
 mod anchors;
 #[path = "tests/attestors.rs"]
 mod attestors;
+#[path = "tests/audit_sinks.rs"]
+mod audit_sinks;
 #[path = "tests/authorities.rs"]
 mod authorities;
 #[path = "tests/bad_input.rs"]
