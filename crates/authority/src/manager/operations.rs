@@ -66,9 +66,7 @@ impl CaManager {
         match self.holder_of(kind, id) {
             AuthorityKind::X509 => self.x509.operate_revoke(&mut self.context, id).await,
             AuthorityKind::Jwt => self.jwt.operate_revoke(&mut self.context, id).await,
-            AuthorityKind::SecondJwt => {
-                self.second_jwt.operate_revoke(&mut self.context, id).await
-            }
+            AuthorityKind::SecondJwt => self.second_jwt.operate_revoke(&mut self.context, id).await,
             AuthorityKind::Wit => self.wit.operate_revoke(&mut self.context, id).await,
         }
     }
