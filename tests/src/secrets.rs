@@ -205,7 +205,11 @@ impl Secrets {
             "username": "vault_admin",
             "password": "v",
             "password_authentication": "scram-sha-256",
-            "username_template": "v-{{.DisplayName | truncate 28}}-{{random 12}}-{{unix_time}}",
+            // Logins are the whole server's, which other tests share: they name the database too.
+            "username_template": format!(
+                "v-{{{{.DisplayName | truncate 28}}}}-{}-{{{{random 12}}}}-{{{{unix_time}}}}",
+                self.database
+            ),
         });
         self.bao_root("blue", "POST", "database/config/app", &connection);
         for (tenant, key) in [("blue", "blue-key"), ("red", "red-key")] {
