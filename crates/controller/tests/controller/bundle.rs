@@ -265,6 +265,10 @@ fn the_bundle_has_every_definition_and_an_example_of_each() {
     {
         for entry in fs::read_dir(deploy().join(directory)).unwrap() {
             let path = entry.unwrap().path();
+            // A kustomization stands beside them.
+            if path.extension().is_none_or(|extension| extension != "yaml") {
+                continue;
+            }
             let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
             let text = fs::read_to_string(&path).unwrap();
             let copy = deploy().join(format!("bundle/manifests/{stem}.{suffix}.yaml"));
