@@ -167,7 +167,8 @@ impl Secrets {
         node.register("/signet-broker", &[&format!("unix:path:{}", program.display())], "");
         let database = postgres.database();
         // Roles are the whole server's, which other tests share.
-        let role = "DO $$ BEGIN CREATE ROLE app_rw NOLOGIN; CREATE ROLE vault_admin LOGIN CREATEROLE \
+        let role = "DO $$ BEGIN PERFORM pg_advisory_xact_lock(1); \
+                    CREATE ROLE app_rw NOLOGIN; CREATE ROLE vault_admin LOGIN CREATEROLE \
                     PASSWORD 'v'; GRANT pg_signal_backend TO vault_admin; GRANT app_rw TO \
                     vault_admin WITH ADMIN OPTION; EXCEPTION WHEN duplicate_object THEN NULL; END $$";
         postgres.sql("postgres", role);

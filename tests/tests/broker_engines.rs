@@ -63,13 +63,13 @@ fn with_policy(secrets: &mut Secrets) {
 
 /// A request for a certificate with this SPIFFE ID; `None` where there is no `openssl`.
 fn request(dir: &TestDir, name: &str, uri: &str) -> Option<String> {
-    let csr = dir.join(&format!("{name}.csr"));
+    let csr = dir.join(format!("{name}.csr"));
     let mut command = std::process::Command::new(on_path("openssl")?);
     command
         .args(["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
         .args(["-subj", &format!("/CN={name}"), "-addext", &format!("subjectAltName=URI:{uri}")])
         .arg("-keyout")
-        .arg(dir.join(&format!("{name}.key")))
+        .arg(dir.join(format!("{name}.key")))
         .arg("-out")
         .arg(&csr);
     e2e::cli::run(&mut command, "").ok();

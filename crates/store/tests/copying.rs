@@ -140,7 +140,10 @@ async fn fill(store: &Store) {
     add_entries(store, 0..2_300).await;
     let gone = (0..2_300).step_by(7).map(|n| id(&format!("e{n}"))).collect();
     store.delete_entries(gone, NOW).await.unwrap();
-    let update = EntryUpdate::new(id("e1"), |draft| Ok(draft.hint = "changed".into()));
+    let update = EntryUpdate::new(id("e1"), |draft| {
+        draft.hint = "changed".into();
+        Ok(())
+    });
     store.update_entries(vec![update], NOW).await.unwrap();
     for name in ["one", "two", "gone", "banned"] {
         store.put_node(node(name), NOW).await.unwrap();
@@ -267,7 +270,10 @@ async fn what_is_written_during_a_copy_is_in_it(from: &Place, to: &Place) {
 
     // A change at the beginning, a hole, the last row again with another entry, an ID on another
     // row; and something of the other kinds.
-    let update = EntryUpdate::new(id("full"), |draft| Ok(draft.hint = "later".into()));
+    let update = EntryUpdate::new(id("full"), |draft| {
+        draft.hint = "later".into();
+        Ok(())
+    });
     source.update_entries(vec![update], NOW).await.unwrap();
     source.delete_entries(vec![id("e1001"), id("e2299")], NOW).await.unwrap();
     add_entries(&source, 2_299..2_400).await;
@@ -325,7 +331,10 @@ async fn an_interrupted_copy_is_no_store_and_goes_on(from: &Place, to: &Place) {
         );
     }
     // Even where it had been, all is compared in the end.
-    let update = EntryUpdate::new(id("full"), |draft| Ok(draft.hint = "later".into()));
+    let update = EntryUpdate::new(id("full"), |draft| {
+        draft.hint = "later".into();
+        Ok(())
+    });
     source.update_entries(vec![update], NOW).await.unwrap();
     let target = to.target().await;
     let elsewhere = Copy::begin(&source, &target, "another one").await.unwrap();
