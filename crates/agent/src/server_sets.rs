@@ -82,6 +82,26 @@ impl<T> Issuers<T> {
         all.sort_by_key(|one| !one.status.borrow().server_reachable);
         all
     }
+
+    /// What the first set gives that has an entry like `entry` and can give it.
+    ///
+    /// # Errors
+    /// That of the last set that was asked; nothing where none has such an entry.
+    async fn first<'a, R, E, F: Future<Output = Result<R, E>>>(
+        &'a self,
+        entry: &AgentEntry,
+        ask: impl Fn(&'a T, Arc<AgentEntry>) -> F,
+    ) -> Result<R, Option<E>> {
+        let mut failed = None;
+        for set in self.in_order() {
+            let Some(theirs) = set.cache.alike(entry) else { continue };
+            match ask(&set.service, theirs).await {
+                Ok(found) => return Ok(found),
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed)
+    }
 }
 
 impl Issuers<JwtService> {
@@ -127,15 +147,10 @@ impl Issuers<JwtService> {
         if let [only] = self.0.as_slice() {
             return only.service.fetch(entry, audience).await;
         }
-        let mut failed = None;
-        for set in self.in_order() {
-            let Some(entry) = set.cache.alike(entry) else { continue };
-            match set.service.fetch(&entry, audience).await {
-                Ok(svid) => return Ok(svid),
-                Err(error) => failed = Some(error),
-            }
-        }
-        Err(failed.unwrap_or_else(|| ClientError::Local("the entry is gone".to_owned())))
+        let found = self
+            .first(entry, |service, theirs| async move { service.fetch(&theirs, audience).await });
+        let gone = || ClientError::Local("the entry is gone".to_owned());
+        found.await.map_err(|failed| failed.unwrap_or_else(gone))
     }
 }
 
@@ -155,23 +170,10 @@ impl Issuers<WitService> {
         }
         let mut all = Answer { svids: Vec::with_capacity(entries.len()), look_again: LOOK };
         for entry in entries {
-            let mut failed = None;
-            let mut found = None;
-            for set in self.in_order() {
-                let Some(theirs) = set.cache.alike(entry) else { continue };
-                match set.service.fetch(&[theirs], own).await {
-                    Ok(answer) => {
-                        found = Some(answer);
-                        break;
-                    }
-                    Err(error) => failed = Some(error),
-                }
-            }
-            let Some(answer) = found else {
-                return Err(
-                    failed.unwrap_or_else(|| RpcStatus::unavailable("could not fetch WIT-SVID"))
-                );
-            };
+            let found = self
+                .first(entry, |service, theirs| async move { service.fetch(&[theirs], own).await });
+            let gone = || RpcStatus::unavailable("could not fetch WIT-SVID");
+            let answer = found.await.map_err(|failed| failed.unwrap_or_else(gone))?;
             all.look_again = all.look_again.min(answer.look_again);
             all.svids.extend(answer.svids.into_iter().map(|(_, svid)| (Arc::clone(entry), svid)));
         }
