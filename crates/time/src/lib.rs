@@ -49,6 +49,14 @@ impl UnixTime {
         Self(self.0.midpoint(other.0))
     }
 
+    /// Reads RFC 3339, and nothing else; parts of a second are dropped.
+    ///
+    /// # Errors
+    /// [`ParseTimeError`] when it is no such text.
+    pub fn from_rfc3339(text: &str) -> Result<Self, ParseTimeError> {
+        OffsetDateTime::parse(text, &Rfc3339).map(Self::from).map_err(|_| ParseTimeError)
+    }
+
     /// RFC 3339 in UTC, such as `2026-11-21T07:49:11Z`; none for years that it cannot write.
     pub fn rfc3339(self) -> Option<String> {
         OffsetDateTime::from_unix_timestamp(self.0).ok()?.format(&Rfc3339).ok()
@@ -80,7 +88,7 @@ impl FromStr for UnixTime {
         if let Ok(seconds) = text.parse() {
             return Ok(Self(seconds));
         }
-        OffsetDateTime::parse(text, &Rfc3339).map(Self::from).map_err(|_| ParseTimeError)
+        Self::from_rfc3339(text)
     }
 }
 

@@ -89,9 +89,7 @@ impl Old {
 
 /// When a record was written.
 pub(super) fn time_of(record: &Value) -> Option<UnixTime> {
-    let format = &time::format_description::well_known::Rfc3339;
-    let time = time::OffsetDateTime::parse(text(record, "/time"), format).ok()?;
-    Some(UnixTime::from_seconds(time.unix_timestamp()))
+    UnixTime::from_rfc3339(text(record, "/time")).ok()
 }
 
 /// What a line of the broker's log says.
